@@ -1,0 +1,64 @@
+"""Figures of the miniature world: a genus as pictures, and how well the base reads each attribute.
+
+Source: our choice.
+"""
+
+from typing import Any
+
+
+def genus_sheet(rows: list[tuple[str, list[Any]]]) -> Any:
+    """Pictures of a genus: one row a sub-category (name, pictures), columns its specimens.
+
+    Args:
+        rows: [(sub-category, [PIL images])], the same number of pictures in each.
+
+    Returns:
+        The figure.
+    """
+    import matplotlib.pyplot as plt
+
+    across = len(rows[0][1])
+    fig, axes = plt.subplots(len(rows), across, figsize=(1.55 * across + 1.6, 1.6 * len(rows)), squeeze=False,
+                             layout="constrained")
+    for (name, pictures), line in zip(rows, axes):
+        for axis, picture in zip(line, pictures):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=13)
+    plt.close(fig)
+    return fig
+
+
+def attribute_reading(df: Any) -> Any:
+    """How often each attribute is read rightly from a picture, seen and unseen side by side, 95 % intervals.
+
+    Args:
+        df: card rows with super_category, attribute, categories, value, low, high.
+
+    Returns:
+        The figure, one panel a super-category.
+    """
+    import matplotlib.pyplot as plt
+
+    kinds = list(dict.fromkeys(df["super_category"]))
+    fig, axes = plt.subplots(1, len(kinds), figsize=(5.6 * len(kinds), 4.2), sharex=True, squeeze=False,
+                             layout="constrained")
+    for axis, kind in zip(axes[0], kinds):
+        part = df[df["super_category"] == kind]
+        attributes = list(dict.fromkeys(part["attribute"]))
+        for categories, colour, marker, shift in (("seen", "#0072B2", "o", -0.14), ("unseen", "#D55E00", "s", 0.14)):
+            cell = part[part["categories"] == categories].set_index("attribute").loc[attributes]
+            places = [index + shift for index in range(len(attributes))]
+            # Rounding can put a bound a hair inside its value.
+            errors = [(100 * (cell["value"] - cell["low"])).clip(0), (100 * (cell["high"] - cell["value"])).clip(0)]
+            axis.errorbar(100 * cell["value"], places, xerr=errors, fmt=marker, color=colour, capsize=3,
+                          markersize=8, label=f"{categories} sub-categories")
+        axis.axvline(92, color="#999999", linestyle=":", linewidth=1.5)
+        axis.set_yticks(range(len(attributes)), attributes, fontsize=13)
+        axis.invert_yaxis()
+        axis.set_title(kind, fontsize=15)
+        axis.set_xlabel("read rightly from the picture (%)", fontsize=13)
+        axis.tick_params(axis="x", labelsize=12)
+    axes[0][-1].legend(loc="lower left", fontsize=11, frameon=False)
+    plt.close(fig)
+    return fig

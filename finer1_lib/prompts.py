@@ -1,0 +1,73 @@
+"""Every prompt of the kit, in one registry, each with a hash that is written into every record.
+
+The wordings are the kit's own. Evaluation, CoT SFT and TAPO share them, because a model trained under one
+wording and tested under another measures the wording (the release uses three).
+
+Example:
+    >>> PROMPTS["answer_open"].text(question="What species is this bird?")
+    'What species is this bird? Give only the name in <answer></answer>.'
+
+Source: METHOD 4 (prompt sets `closed`, `open`, `answer_only`); our wording.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+FOUR_PARTS = ("analysis", "options", "comparison", "prediction")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A named template with the fields `{question}` and, in the closed world, `{options}`."""
+
+    name: str
+    template: str
+
+    def text(self, question: str = "", options: Optional[Sequence[str]] = None) -> str:
+        """Fill the template.
+
+        Args:
+            question: the item's question, e.g. "What species is this bird?".
+            options: names offered in the closed world, in the order shown; None in the open world.
+
+        Raises:
+            ValueError: if the template needs options and none are given, or the other way round.
+        """
+        if ("{options}" in self.template) != (options is not None):
+            raise ValueError(f"prompt {self.name!r} {'needs' if options is None else 'takes no'} options")
+        return self.template.replace("{question}", question).replace("{options}", ", ".join(options or []))
+
+    @property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the template's sha256: the record's proof of what was asked."""
+        return hashlib.sha256(self.template.encode("utf-8")).hexdigest()[:12]
+
+
+_COT = "Think in <think></think> with <analysis>, <options>, <comparison> and <prediction>, then give the name in <answer></answer>."
+_ANSWER = "Give only the name in <answer></answer>."
+
+PROMPTS = {
+    prompt.name: prompt
+    for prompt in (
+        Prompt("cot_open", "{question} " + _COT),
+        Prompt("cot_closed", "{question} Choose from: {options}. " + _COT),
+        Prompt("answer_open", "{question} " + _ANSWER),
+        Prompt("answer_closed", "{question} Choose from: {options}. " + _ANSWER),
+        Prompt("describe", "Describe the image in <analysis></analysis>."),
+        Prompt("species_yes_no", "Is the species {question}?"),
+    )
+}
+
+
+def prompt_hash(name: str) -> str:
+    """The hash of a registered prompt's template."""
+    return PROMPTS[name].hash
+
+
+def question_for(super_category: str) -> str:
+    """The species question about one super-category word ("bird", "aircraft").
+
+    Source: our wording of the release's question templates (eval/data/*.jsonl).
+    """
+    return f"What species is this {super_category}?"
