@@ -96,7 +96,7 @@ def test_pretraining_resumes_on_the_numbers_it_would_have_seen(tmp_path, monkeyp
     monkeypatch.setattr(pretraining, "TELL_IMAGES", 2)
     monkeypatch.setattr(pretraining, "TELL_TOKENS", 300)
     settings_ = dict(look_steps=2, tell_steps=4, pool=8)
-    whole = pretraining.pretrain(GUIDE, tmp_path / "whole", **settings_)
+    whole = pretraining.pretrain(GUIDE, tmp_path / "whole", tmp_path / "whole-base", **settings_)
 
     class Killed(Exception):
         pass
@@ -110,9 +110,9 @@ def test_pretraining_resumes_on_the_numbers_it_would_have_seen(tmp_path, monkeyp
 
     monkeypatch.setattr(pretraining, "_save_state", save_and_die)
     with pytest.raises(Killed):
-        pretraining.pretrain(GUIDE, tmp_path / "cut", **settings_)
+        pretraining.pretrain(GUIDE, tmp_path / "cut", tmp_path / "cut-base", **settings_)
     monkeypatch.setattr(pretraining, "_save_state", real)
-    again = pretraining.pretrain(GUIDE, tmp_path / "cut", **settings_)
+    again = pretraining.pretrain(GUIDE, tmp_path / "cut", tmp_path / "cut-base", **settings_)
     from safetensors.torch import load_file
 
     one, other = load_file(whole / "model.safetensors"), load_file(again / "model.safetensors")

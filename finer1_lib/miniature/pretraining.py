@@ -7,12 +7,13 @@ randomness of a step is a function of (seed, step), so a killed run resumes on t
 Source: our choice; nothing of the paper's (it starts from Qwen2.5-VL-Instruct).
 """
 
-import json
+import math
 import random
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+from ..files import atomic_directory, atomic_write_json
 from . import diet
 from .base import make_model, make_processor, make_tokenizer
 from .drawing import SIZE, draw_specimen
@@ -145,20 +146,19 @@ class _Heads:
 
 def learning_rate(step: int, total: int, peak: float, warm_up: int = 100) -> float:
     """Linear warm-up, then cosine to 3 % of the peak."""
-    import math
-
     if step < warm_up:
         return peak * (step + 1) / warm_up
     return peak * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up))))
 
 
-def pretrain(guide: dict, directory: Path, *, look_steps: int = 3000, tell_steps: int = 5000, peak: float = 1.5e-3,
-             pool: int = POOL, seed: int = 0, report: Callable[..., None] = print) -> Path:
+def pretrain(guide: dict, scratch: Path, checkpoint: Path, *, look_steps: int = 2000, tell_steps: int = 3300,
+             peak: float = 1.5e-3, pool: int = POOL, seed: int = 0, report: Callable[..., None] = print) -> Path:
     """Train the base model and save it as an ordinary checkpoint.
 
     Args:
         guide: the field guide to raise it on.
-        directory: where `state.pt` (progress, read back with weights_only) and at the end `checkpoint/` lie.
+        scratch: where `state.pt` lies, to resume from (read back with weights_only).
+        checkpoint: the folder to write at the end.
         look_steps: steps of the vision tower alone, 32 pictures each.
         tell_steps: steps of the whole model: one batch of pictures and one of text each.
         peak: the highest learning rate of both phases.
@@ -167,18 +167,18 @@ def pretrain(guide: dict, directory: Path, *, look_steps: int = 3000, tell_steps
         report: called as report(step, total, phase, {name: value}) every 25 steps.
 
     Returns:
-        The checkpoint's folder: bf16 safetensors, processor, chat template.
+        The checkpoint's folder: bf16 safetensors, processor, chat template, and the guide it was raised on.
     """
     import torch
 
-    directory.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(guide, seed)
     processor = make_processor(tokenizer, SIZE)
     model = make_model(tokenizer, seed)
     heads = _Heads(guide, model.config.text_config.hidden_size)
     groups = list(model.parameters()) + list(heads.layer.parameters())
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
-    state_file, first = directory / "state.pt", 0
+    state_file, first = scratch / "state.pt", 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
@@ -196,7 +196,7 @@ def pretrain(guide: dict, directory: Path, *, look_steps: int = 3000, tell_steps
         values, grid = patches(augment(pixels[chosen], rng), processor)
         if looking:
             tokens = torch.cat(model.model.get_image_features(values, grid).pooler_output)
-            loss = losses = {"attributes": heads.loss(tokens.view(len(chosen), -1, tokens.shape[-1]), shown)}
+            losses = {"attributes": heads.loss(tokens.view(len(chosen), -1, tokens.shape[-1]), shown)}
         else:
             told = [diet.image_sample(guide, specimen, rng) for specimen in shown]
             count = int(grid[0].prod()) // 4
@@ -221,7 +221,7 @@ def pretrain(guide: dict, directory: Path, *, look_steps: int = 3000, tell_steps
             sums = {}
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == total:
             _save_state(state_file, model, heads, optimizer, step + 1)
-    return save_checkpoint(model, processor, directory / "checkpoint")
+    return save_checkpoint(model, processor, guide, checkpoint)
 
 
 def _save_state(path: Path, model: Any, heads: _Heads, optimizer: Any, step: int) -> None:
@@ -233,12 +233,14 @@ def _save_state(path: Path, model: Any, heads: _Heads, optimizer: Any, step: int
     part.replace(path)
 
 
-def save_checkpoint(model: Any, processor: Any, directory: Path) -> Path:
-    """Write an ordinary checkpoint, bf16 safetensors, without touching the live float32 model."""
+def save_checkpoint(model: Any, processor: Any, guide: dict, directory: Path) -> Path:
+    """Write an ordinary checkpoint, bf16 safetensors, whole or not at all; the live float32 model is left alone."""
     import copy
 
     import torch
 
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory, safe_serialization=True)
-    processor.save_pretrained(directory)
+    with atomic_directory(directory) as folder:
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        atomic_write_json(folder / "guide.json", guide)
     return directory
