@@ -1,0 +1,75 @@
+"""The chain of stages: their names, what each reads, and where a run lies on the disk.
+
+One number and one name everywhere: notebook `03_tapo`, preset file `03_tapo.yaml`, output folder `03_tapo/`.
+
+Source: our choice (DESIGN 1 and 4).
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Optional
+
+from finer1_lib.errors import UserError
+
+STAGES = ("00_miniature_world", "01_data", "02_cot_sft", "03_tapo", "04_evaluation", "05_probing")
+
+NEEDS = {
+    "00_miniature_world": (),
+    "01_data": ("00_miniature_world",),
+    "02_cot_sft": ("00_miniature_world", "01_data"),
+    "03_tapo": ("00_miniature_world", "01_data", "02_cot_sft"),
+    "04_evaluation": ("00_miniature_world", "01_data", "02_cot_sft", "03_tapo"),
+    "05_probing": ("00_miniature_world", "01_data", "02_cot_sft", "03_tapo", "04_evaluation"),
+}
+
+OUTSIDE = (
+    "_root",
+    "_file",
+    "_model",
+    "checkpoint",
+)  # endings of parameters that may name the user's own files
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")
+
+
+def find_checkout(start: Path) -> Optional[Path]:
+    """The nearest folder from `start` upwards with pyproject.toml, notebooks/ and params/, or None."""
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "pyproject.toml").is_file() and all(
+            (folder / name).is_dir() for name in ("notebooks", "params")
+        ):
+            return folder
+    return None
+
+
+def find_run(output_root: str, run_name: str) -> Path:
+    """The absolute folder of a run.
+
+    A relative `output_root` counts from the checkout that holds the current folder, so that a notebook opened
+    by hand in notebooks/ and one started from the checkout's top write to the same place; outside a
+    checkout it counts from the current folder. `finer1 run` passes an absolute one.
+
+    Raises:
+        UserError: if the run name could leave the output root, or if a file lies where a folder must be.
+    """
+    if not isinstance(run_name, str) or not _RUN_NAME.match(run_name) or ".." in run_name:
+        raise UserError(
+            f"run name {run_name!r} cannot be a folder inside the output root:"
+            " use letters, digits, '_', '-', '+' and '.', without '..' and without separators"
+        )
+    if not isinstance(output_root, str) or not output_root.strip():
+        raise UserError(f"output root {output_root!r} is not a folder: give a path, for example 'outputs'")
+    root = Path(os.path.expanduser(output_root))
+    if not root.is_absolute():
+        here = Path.cwd()
+        root = (find_checkout(here) or here) / root
+    root = Path(os.path.abspath(root))
+    for folder in (root / run_name, root, *root.parents):
+        if folder.exists() and not folder.is_dir():
+            what = "run folder" if folder.name == run_name and folder.parent == root else "output root"
+            raise UserError(
+                f"{what} {folder} is a file: remove it or choose another --output-root or --run-name"
+            )
+    return root / run_name

@@ -1,0 +1,172 @@
+"""The console command `finer1`.
+
+Exit codes: 0 done; 2 the user's mistake (one line on stderr); 1 ours; 130 after Ctrl-C.
+
+Source: our choice (issue contract).
+"""
+
+import signal
+import sys
+import time
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+
+from finer1_lib.errors import UserError
+
+app = typer.Typer(
+    help="Fine-R1, step by step: run the notebooks of the kit as one chain.",
+    epilog="Environment: FINER1_KIT names a folder with notebooks/ and params/ in place of the checkout.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_RUN_HELP = "\n\n".join(
+    (
+        "Run the notebooks of a preset, one after the other, and end in a table and a report.",
+        "Stages that finished with the same parameters and inputs are skipped, and one that was interrupted"
+        " goes on where it stopped: after a crash, a kill or Ctrl-C, give the same command again.",
+        "Everything lands in OUTPUT_ROOT/RUN_NAME: a folder per stage, the executed notebooks, summary.json"
+        " and report.html.",
+        "Examples:",
+        "  finer1 run miniature",
+        "  finer1 run miniature --run-name photos --set 01_data.image_root=my_photos",
+        "  finer1 run miniature --run-name seed1 --seed 1",
+        "  finer1 run miniature --to 02_cot_sft --set 02_cot_sft.max_steps=5",
+        "Exit codes: 0 done; 2 a mistake in the command or the data, told in one line; 1 a fault of the kit;"
+        " 130 after Ctrl-C.",
+    )
+)
+
+
+@app.command(help=_RUN_HELP)
+def run(
+    preset: Annotated[
+        str, typer.Argument(help="Folder in params/, e.g. miniature; `finer1 list` shows all.")
+    ],
+    run_name: Annotated[
+        Optional[str],
+        typer.Option(help="Folder of this run inside the output root.", show_default="the preset's run_name"),
+    ] = None,
+    output_root: Annotated[
+        Optional[str],
+        typer.Option(help="Folder for all runs.", show_default="the preset's, else outputs/ in the checkout"),
+    ] = None,
+    first: Annotated[
+        Optional[str],
+        typer.Option("--from", metavar="STAGE", help="First stage to run; the ones before must be finished."),
+    ] = None,
+    last: Annotated[Optional[str], typer.Option("--to", metavar="STAGE", help="Last stage to run.")] = None,
+    settings: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--set",
+            metavar="STAGE.KEY=VALUE",
+            help="One parameter of one notebook; may be repeated. Lists as \\[a, b]. A relative folder or"
+            " file counts from the current folder.",
+        ),
+    ] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(help="Seed of every notebook.", show_default="the preset's")
+    ] = None,
+) -> None:
+    from finer1_lib.presets import find_kit, make_plan
+    from finer1_lib.runner import chosen_stages, clock, run_chain
+
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{clock(time.monotonic() - began):>7}  {line}", flush=True)
+
+    settings = settings or []
+    stages = chosen_stages(first, last, settings)
+    plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings)
+    report = run_chain(plan, stages, say)
+    if report is not None:
+        _print_table(plan.run_dir)
+        say(f"report: {report}")
+
+
+def _print_table(run_dir: Any) -> None:
+    """The main table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from finer1_lib.files import read_json
+    from finer1_lib.summary import main_table
+
+    titles, rows = main_table(read_json(run_dir / "summary.json", list))
+    if not rows:
+        return
+    table = Table(title="percent [95 % interval], strict scorer, average over super-categories")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    Console(width=max(console.width, 110) if not console.is_terminal else None).print(table)
+
+
+@app.command("list")
+def list_all(
+    preset: Annotated[Optional[str], typer.Argument(help="Show this preset's values too.")] = None,
+) -> None:
+    """List presets and stages; with a preset, every notebook's parameters and their values."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from finer1_lib.chain import NEEDS
+    from finer1_lib.presets import find_kit, list_presets, make_plan, read_parameters
+
+    console, kit = Console(), find_kit()
+    if preset is None:
+        console.print("presets: " + ", ".join(list_presets(kit)), highlight=False)
+        for stage, needs in NEEDS.items():
+            console.print(f"{stage}  reads {', '.join(needs) or 'nothing'}", highlight=False)
+        return
+    plan = make_plan(kit, preset)
+    for stage, values in plan.parameters.items():
+        table = Table("parameter", "value", "meaning", title=stage, title_justify="left")
+        for name, parameter in read_parameters(plan.notebooks[stage]).items():
+            if name != "notebook":
+                table.add_row(name, escape(str(values[name])), escape(parameter.help))
+        console.print(table)
+
+
+def _stop(signum: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+def main() -> None:
+    """Run the command line and leave with the exit code."""
+    from finer1_lib.execution import NotebookFailure
+
+    signal.signal(signal.SIGTERM, _stop)  # so that kernels are shut down before this process ends
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = _complain(str(error), 2)
+    except NotebookFailure as error:
+        code = _complain(str(error), 1)
+    except typer.TyperException as error:
+        code = _complain(" ".join(error.format_message().split()), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except SystemExit as stop:  # of `_stop`
+        code = stop.code
+    if code in (130, 143):
+        _complain("interrupted: the same command goes on from here", code)
+    sys.exit(code or 0)
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"finer1: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

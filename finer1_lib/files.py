@@ -1,0 +1,241 @@
+"""Files that are whole or absent: atomic writes, JSON lines that survive a kill, and a lock.
+
+A stage may be killed at any moment. Whatever lies under its final name is therefore complete: text, JSON and
+folders are written under a hidden temporary name beside the target and renamed into place. The exception is
+a `.jsonl` file, which grows line by line; a kill can tear its last line, which reading and appending drop.
+
+Source: our choice (DESIGN 4, "Files appear atomically").
+"""
+
+import errno
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+from finer1_lib.errors import UserError
+
+TEMPORARY = ".tmp-"  # prefix of unfinished files and folders; never hashed, swept when a stage is opened
+
+
+def plain(value: Any) -> Any:
+    """Turn numpy scalars, paths, tuples and sets into what JSON has; NaN and infinities become None.
+
+    Raises:
+        TypeError: for an object with no JSON counterpart.
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(item) for item in value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return value.as_posix()
+    if hasattr(value, "tolist"):  # numpy and torch scalars and arrays, without importing either
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+def _sync(path: Path) -> None:
+    """Flush a file's or folder's data to the disk, so that a rename never precedes its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing; parents are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp makes private files; these are for sharing
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 text file or nothing."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Write a whole JSON file or nothing (two-space indent, keys in the order given)."""
+    atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes `path` on success and vanishes on failure.
+
+    An older `path` is replaced. Between its removal and the rename nothing lies there, never a half folder.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    try:
+        yield temporary
+        files = list(temporary.rglob("*"))
+        if len(files) > 100 and hasattr(os, "sync"):
+            os.sync()  # one flush of everything is quicker than thousands of small ones
+        else:
+            for file in files:
+                _sync(file)
+        os.chmod(temporary, 0o755)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON object or, with `kind=list`, a list; an empty one where there is no file.
+
+    Raises:
+        UserError: if the file is damaged, which an atomic write never leaves.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return kind()
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: delete its folder and run again") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path} does not hold what it should: delete its folder and run again")
+    return value
+
+
+def append_jsonl(path: Path, *values: Any) -> None:
+    """Append one line per value, on the disk when this returns; a torn last line is cut off first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
+    with path.open("ab+") as file:
+        _cut_torn_line(file)
+        file.write(lines.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut_torn_line(file: Any) -> None:
+    """Truncate an open binary file after its last newline."""
+    end = file.seek(0, os.SEEK_END)
+    position = end
+    while position > 0:
+        start = max(0, position - 65536)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            position = start + newline + 1
+            break
+        position = start
+    if position < end:
+        file.truncate(position)
+    file.seek(0, os.SEEK_END)
+
+
+def read_jsonl(path: Path, truncate: bool = False) -> list[Any]:
+    """Read JSON lines; a last line without its newline was torn by a kill and is dropped.
+
+    Args:
+        path: the file; a missing file reads as no lines.
+        truncate: also cut the torn line from the file.
+
+    Raises:
+        UserError: if a whole line is not JSON, which no kill can cause.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    if truncate:
+        with path.open("rb+") as file:
+            _cut_torn_line(file)
+    values = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path} line {number} is not JSON: delete the file and run again") from error
+    return values
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left under temporary names."""
+    for leftover in list(Path(folder).rglob(TEMPORARY + "*")):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
+    """Take a lock that this process holds until `unlock` or its death, however it dies.
+
+    A kernel whose runner was killed lives on for about a second; `patience` (seconds) covers that.
+
+    Args:
+        path: the lock file; it stays and holds the holder's process id.
+        what: what the message says is in use.
+
+    Returns:
+        A handle for `unlock`; None where the system or the file system knows no locks (Windows, some mounts).
+
+    Raises:
+        UserError: if another process holds it for longer than `patience`.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.read(handle, 20).decode("ascii", "replace").strip()
+                os.close(handle)
+                raise UserError(
+                    f"{what} is in use by process {holder or 'unknown'}:"
+                    " wait for it, or shut that notebook's kernel down, or choose another --run-name"
+                ) from None
+            time.sleep(0.1)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            os.close(handle)
+            return None
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{os.getpid()}\n".encode("ascii"))
+    return handle
+
+
+def unlock(handle: Optional[int]) -> None:
+    """Give a lock back."""
+    if handle is not None:
+        os.close(handle)

@@ -1,0 +1,186 @@
+"""A notebook's parameters cell, read without running it, and the check of given values against it.
+
+papermill injects a misspelt key with no more than a warning, and YAML reads `5e-6` as text. So every value,
+from a preset, from `--set` or from papermill's own command line, is held against the names and types of the
+parameters cell first, and a mistake is one clear line.
+
+Example:
+    >>> defaults = parse_parameters('seed = 0  # random seed\\nrate = 5.0e-6  # learning rate')
+    >>> check_parameters({"rate": 1}, defaults, "params/mine/03_tapo.yaml")
+    {'rate': 1.0}
+
+Source: our choice (DESIGN 3; the papermill 2.7.0 behaviour in reference/style.md 4).
+"""
+
+import ast
+import difflib
+from dataclasses import dataclass
+from typing import Any, Iterable, Optional
+
+from finer1_lib.errors import UserError
+
+_KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list}
+_WORDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the parameters cell: its default, its type, and the comment that explains it."""
+
+    default: Any
+    kind: Optional[type]  # bool, int, float, str, list; None where the default None says nothing
+    optional: bool = False  # may be None
+    item: Optional[type] = None  # of a list's items, where the default shows it
+    help: str = ""
+
+
+def parse_parameters(source: str) -> dict[str, Parameter]:
+    """Read the assignments of a parameters cell.
+
+    Args:
+        source: the cell's text: lines `name = literal  # help`, `name: Optional[int] = None  # help`.
+
+    Raises:
+        UserError: if the cell holds anything but assignments of flat literals.
+    """
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise UserError(f"the parameters cell is not Python: {error.msg} in line {error.lineno}") from error
+    found: dict[str, Parameter] = {}
+    lines = source.splitlines()
+    for statement in statements:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # a bare string
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target, annotation = statement.targets[0], ""
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, annotation = statement.target, ast.unparse(statement.annotation)
+        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
+            continue  # `from typing import Optional`
+        else:
+            raise UserError(f"the parameters cell's line {statement.lineno} is not `name = value`")
+        try:
+            default = ast.literal_eval(statement.value)
+        except ValueError as error:
+            raise UserError(f"the parameters cell's line {statement.lineno} is no plain value") from error
+        if not isinstance(target, ast.Name):
+            raise UserError(f"the parameters cell's line {statement.lineno} does not assign one name")
+        _, _, help_text = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("#")
+        found[target.id] = _parameter(default, annotation, help_text.strip())
+    return found
+
+
+def _parameter(default: Any, annotation: str, help_text: str) -> Parameter:
+    optional = annotation.startswith("Optional[")
+    inner = annotation.removeprefix("Optional[")[:-1] if optional else annotation
+    kind = _KINDS.get(inner.partition("[")[0]) or (type(default) if default is not None else None)
+    items = {type(item) for item in default} if isinstance(default, list) else set()
+    item = float if items == {int, float} else items.pop() if len(items) == 1 else None
+    if kind is list and item is None and "[" in inner:
+        item = _KINDS.get(inner.partition("[")[2].removesuffix("]"))
+    return Parameter(default, kind, optional or default is None, item, help_text)
+
+
+def nearest(name: str, known: Iterable[str], words: str = "there are") -> str:
+    """The end of a message about an unknown name: the one that was probably meant, or all there are."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f": did you mean {close[0]}?" if close else f": {words} {', '.join(known)}" if known else ""
+
+
+def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
+    """Read a value typed on the command line as the parameter's type.
+
+    Args:
+        text: what was typed, e.g. "5e-6", "true", "a,b" or "[a, b]".
+        parameter: what it is for; None for a name that `check_parameters` will refuse.
+        where: what the message names.
+
+    Raises:
+        UserError: if the text is no value of that type.
+    """
+    if parameter is None or parameter.kind is str and not (parameter.optional and text == "null"):
+        return text
+    if parameter.optional and text == "null":
+        return None
+    try:
+        if parameter.kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if parameter.kind in (int, float):
+            return parameter.kind(text)
+    except (KeyError, ValueError):
+        raise UserError(f"{where} must be {_WORDS[parameter.kind]}, not {text!r}") from None
+    import yaml
+
+    try:
+        if parameter.kind is list:
+            items = yaml.load(text if text.startswith("[") else f"[{text}]", Loader=yaml.BaseLoader)
+            single = Parameter(None, parameter.item or str)
+            return [from_text(item, single, f"{where}[{number}]") for number, item in enumerate(items)]
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, AttributeError):
+        raise UserError(f"{where}: {text!r} is not a value: write a list as [a, b]") from None
+
+
+def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], where: str) -> dict[str, Any]:
+    """Hold values against the parameters cell's names and types.
+
+    Args:
+        given: name -> value, e.g. of a preset file.
+        parameters: of `parse_parameters`.
+        where: what the message names, e.g. "params/miniature/03_tapo.yaml" or "--set 03_tapo".
+
+    Returns:
+        The values, with whole numbers turned into floats where the cell has a float.
+
+    Raises:
+        UserError: for a name the cell lacks, or a value of another type.
+    """
+    for name in given:
+        if name not in parameters:
+            raise UserError(
+                f"{where}: the notebook has no parameter {name!r}{nearest(name, parameters, 'it has')}"
+            )
+    return {name: _checked(value, parameters[name], f"{where}: {name}") for name, value in given.items()}
+
+
+def _checked(value: Any, parameter: Parameter, where: str) -> Any:
+    if parameter.kind is None or (value is None and parameter.optional):
+        return value
+    if parameter.kind is list and isinstance(value, (list, tuple)):
+        return [_typed(item, parameter.item, f"{where}[{number}]") for number, item in enumerate(value)]
+    return _typed(value, parameter.kind, where)
+
+
+def _typed(value: Any, kind: Optional[type], where: str) -> Any:
+    if kind is None or type(value) is kind:  # `is`: True is no whole number
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    hint = ""
+    if kind in (int, float) and isinstance(value, str):
+        try:
+            hint = f"; write {_yaml_number(float(value), kind)}"
+        except ValueError:
+            pass
+    raise UserError(f"{where} must be {_WORDS.get(kind, kind.__name__)}, not {_shown(value)}{hint}")
+
+
+def _yaml_number(number: float, kind: type) -> str:
+    """A number as YAML reads it back: with a point before the exponent."""
+    if kind is int and number.is_integer():
+        return str(int(number))
+    text = repr(number)
+    mantissa, separator, exponent = text.partition("e")
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{int(exponent)}" if separator else text
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "nothing (null)"
+    return f"the text {value!r}" if isinstance(value, str) else repr(value)

@@ -1,0 +1,219 @@
+"""Presets: values in params/, held against the notebooks before anything runs.
+
+A preset is a folder params/PRESET/ with `common.yaml` and at most one file per notebook, e.g. `03_tapo.yaml`.
+Order, later wins: the notebook's parameters cell, common.yaml, the notebook's file, `--run-name`,
+`--output-root` and `--seed`, then `--set`.
+
+Source: our choice (DESIGN 1 and 3).
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import finer1_lib
+from finer1_lib.chain import OUTSIDE, STAGES, find_checkout, find_run
+from finer1_lib.errors import UserError
+from finer1_lib.parameters import Parameter, check_parameters, from_text, nearest, parse_parameters
+
+_RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command is going to run.
+
+    Attributes:
+        notebooks: stage -> its notebook file.
+        given: stage -> the values that differ from the parameters cell's, ready for papermill.
+        parameters: stage -> all values.
+        run_dir: absolute folder of the run.
+    """
+
+    notebooks: dict[str, Path]
+    given: dict[str, dict[str, Any]]
+    parameters: dict[str, dict[str, Any]]
+    run_dir: Path
+
+
+def find_kit() -> Path:
+    """The folder that holds notebooks/ and params/: FINER1_KIT, else the checkout the kit is installed from,
+    else the one around the current folder.
+
+    Raises:
+        UserError: if there is none, as when a wheel was installed away from the sources.
+    """
+    named = os.environ.get("FINER1_KIT")
+    found = (
+        Path(named).absolute()
+        if named
+        else find_checkout(Path(finer1_lib.__file__).parent) or find_checkout(Path.cwd())
+    )
+    if found is None or not (found / "notebooks").is_dir() or not (found / "params").is_dir():
+        raise UserError(
+            f"no notebooks/ and params/ {'in FINER1_KIT=' + named if named else 'here'}:"
+            " run finer1 from a checkout of the kit, or set FINER1_KIT to one"
+        )
+    return found
+
+
+def list_presets(kit: Path) -> list[str]:
+    """Names of the folders in params/."""
+    return sorted(
+        folder.name for folder in (kit / "params").iterdir() if folder.is_dir() and folder.name[0] != "."
+    )
+
+
+def read_parameters(notebook: Path) -> dict[str, Parameter]:
+    """The parameters cell of a notebook file.
+
+    Raises:
+        UserError: if the file is missing, no notebook, or has no single `parameters` cell.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except FileNotFoundError:
+        raise UserError(f"notebook {notebook} is missing") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{notebook} is not a notebook") from None
+    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if len(tagged) != 1:
+        raise UserError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: it needs exactly one")
+    try:
+        return parse_parameters("".join(tagged[0]["source"]))
+    except UserError as error:
+        raise UserError(f"{notebook.name}: {error}") from None
+
+
+def read_preset(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
+    """The files of a preset: "common" and stage -> values; a stage without a file has none.
+
+    Raises:
+        UserError: unknown preset, a file that belongs to no notebook, or YAML that is no mapping.
+    """
+    presets = list_presets(kit)
+    if preset not in presets:
+        raise UserError(f"unknown preset {preset!r}{nearest(preset, presets, 'the presets are')}")
+    values: dict[str, dict[str, Any]] = {name: {} for name in ("common", *STAGES)}
+    for file in sorted((kit / "params" / preset).iterdir()):
+        if file.suffix not in (".yaml", ".yml"):
+            continue
+        if file.stem not in values or file.suffix != ".yaml":
+            raise UserError(f"params/{preset}/{file.name} belongs to no notebook{nearest(file.stem, values)}")
+        values[file.stem] = _read_yaml(file, f"params/{preset}/{file.name}")
+    return values
+
+
+def _read_yaml(file: Path, where: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{where} is not YAML{f' (line {mark.line + 1})' if mark else ''}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{where} must hold lines `key: value`")
+    return value
+
+
+def make_plan(
+    kit: Path,
+    preset: str,
+    run_name: Optional[str] = None,
+    output_root: Optional[str] = None,
+    seed: Optional[int] = None,
+    settings: Sequence[str] = (),
+) -> Plan:
+    """Merge a preset with the command line and check every name and type against the notebooks.
+
+    Args:
+        kit: folder with notebooks/ and params/.
+        preset: folder name in params/.
+        run_name: default: the preset's own, else the preset's name.
+        output_root: counts from the current folder; default: the preset's, else `outputs` in the checkout.
+        seed: for every notebook.
+        settings: "STAGE.KEY=VALUE" each.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    values = read_preset(kit, preset)
+    notebooks = {stage: kit / "notebooks" / f"{stage}.ipynb" for stage in STAGES}
+    cells = {stage: read_parameters(file) for stage, file in notebooks.items()}
+    common = values.pop("common")
+    every = {
+        name: parameter for cell in cells.values() for name, parameter in cell.items() if name != "notebook"
+    }
+    check_parameters(common, every, f"params/{preset}/common.yaml")
+    typed = _read_settings(settings, cells)
+    wide: dict[str, Any] = {} if seed is None else {"seed": seed}
+    wide["run_name"] = run_name if run_name is not None else common.get("run_name", preset)
+    root = (
+        os.path.abspath(os.path.expanduser(output_root))
+        if output_root
+        else common.get("output_root", "outputs")
+    )
+    run_dir = find_run(root, wide["run_name"])
+    wide["output_root"] = str(run_dir.parent)
+    given, merged = {}, {}
+    for stage, cell in cells.items():
+        where = f"params/{preset}/{stage}.yaml"
+        for name in _RUN_WIDE:
+            if name in values[stage]:
+                raise UserError(
+                    f"{where}: {name} is the same for all notebooks: set it in params/{preset}/common.yaml"
+                )
+            if name not in cell:
+                raise UserError(f"{stage}.ipynb: the parameters cell does not set {name!r}")
+        shared = {name: value for name, value in common.items() if name in cell}
+        mine = check_parameters(shared, cell, f"params/{preset}/common.yaml")
+        mine |= check_parameters(values[stage], cell, where)
+        mine |= check_parameters(wide, cell, f"the command line, for {stage}") | typed[stage]
+        given[stage] = {name: _absolute(name, value, kit) for name, value in mine.items()}
+        merged[stage] = {name: parameter.default for name, parameter in cell.items()} | given[stage]
+    return Plan(notebooks, given, merged, run_dir)
+
+
+def _read_settings(
+    settings: Sequence[str], cells: dict[str, dict[str, Parameter]]
+) -> dict[str, dict[str, Any]]:
+    """Parse `--set STAGE.KEY=VALUE` by the types of the parameters cells."""
+    typed: dict[str, dict[str, Any]] = {stage: {} for stage in cells}
+    for setting in settings:
+        left, equals, text = setting.partition("=")
+        stage, dot, name = left.strip().partition(".")
+        if not (equals and dot and stage and name):
+            raise UserError(f"--set {setting}: write STAGE.KEY=VALUE, for example --set 03_tapo.seed=1")
+        if stage not in cells:
+            raise UserError(
+                f"--set {setting}: unknown stage {stage!r}{nearest(stage, cells, 'the stages are')}"
+            )
+        if name in _RUN_WIDE:
+            raise UserError(
+                f"--set {setting}: {name} is the same for all notebooks: use --{name.replace('_', '-')}"
+            )
+        value = from_text(text, cells[stage].get(name), f"--set {left}")
+        typed[stage] |= check_parameters({name: value}, cells[stage], f"--set {stage}")
+        if name.endswith(("_root", "_file")) and value and not Path(value).expanduser().exists():
+            raise UserError(f"--set {setting}: {Path(value).expanduser().absolute()} does not exist")
+    return typed
+
+
+def _absolute(name: str, value: Any, kit: Path) -> Any:
+    """Make a path that names the user's files absolute, since kernels run elsewhere.
+
+    A relative one counts from the current folder, else from the kit; what exists in neither place (a hub id,
+    say) is left as it is.
+    """
+    if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
+        return value
+    for folder in (Path.cwd(), kit):
+        path = folder / Path(value).expanduser()
+        if path.exists():
+            return str(Path(os.path.abspath(path)))
+    return value

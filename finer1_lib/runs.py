@@ -1,0 +1,110 @@
+"""The chain as a notebook sees it: its set-up cell, and the way in to everything a stage needs.
+
+Every notebook's set-up cell is `SET_UP_CELL`, byte for byte. It ends in
+
+    from finer1_lib.runs import open_stage
+    stage = open_stage(globals())
+
+after which the notebook reads earlier stages by `stage.input("01_data/images.parquet")`, writes under
+`stage.path("records.jsonl")`, and ends with `stage.finish({...})`. A notebook's current folder plays no part:
+all paths come from the stage. (`finer1 run` starts kernels in the run's folder, JupyterLab in notebooks/.)
+
+Source: our choice (DESIGN 3 and 4).
+"""
+
+import ast
+from typing import Any
+
+from finer1_lib import provenance
+from finer1_lib.chain import NEEDS, STAGES
+from finer1_lib.errors import UserError
+from finer1_lib.files import (
+    append_jsonl,
+    atomic_directory,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    read_json,
+    read_jsonl,
+)
+from finer1_lib.parameters import check_parameters, parse_parameters
+from finer1_lib.stage import Stage
+
+__all__ = [
+    "NEEDS", "SET_UP_CELL", "STAGES", "Stage", "append_jsonl", "atomic_directory", "atomic_write_bytes",
+    "atomic_write_json", "atomic_write_text", "open_stage", "read_json", "read_jsonl",
+]  # fmt: skip
+
+REPOSITORY = "OWNER/REPO"  # whoever publishes the kit puts their repository here and in the set-up cells
+
+SET_UP_CELL = f"""\
+import importlib.metadata, importlib.util, subprocess, sys
+if "google.colab" in sys.modules and not importlib.util.find_spec("finer1_lib"):
+    # On Colab: install the kit, and hold fast to the torch that Colab brings.
+    keep = [f"{{name}}=={{importlib.metadata.version(name)}}" for name in ("torch", "torchvision", "numpy")]
+    kit = "finer1-lib @ git+https://github.com/{REPOSITORY}@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", kit, *keep], check=True)
+from finer1_lib.runs import open_stage
+stage = open_stage(globals())
+"""
+
+
+def open_stage(namespace: dict[str, Any]) -> Stage:
+    """Open the stage of the running notebook.
+
+    The parameters are the names that the parameters cell assigns (the latest cell run that sets `notebook`
+    to a stage's name), with their values from the notebook's globals, so papermill's injected values and
+    edits by hand both count.
+
+    Args:
+        namespace: the notebook's `globals()`.
+
+    Raises:
+        UserError: no parameters cell was run, an injected key it does not have, or what `Stage.open` says.
+    """
+    history = namespace.get("In")
+    if not isinstance(history, list):
+        raise UserError(
+            "open_stage(globals()) works in a notebook: elsewhere use Stage.open(name, parameters)"
+        )
+    position = _find_parameters_cell(history)
+    known = parse_parameters(history[position])
+    where = namespace["notebook"]
+    if position + 1 < len(history) and history[position + 1].startswith("# Parameters"):
+        check_parameters(_assigned(history[position + 1]), known, f"parameters injected into {where}")
+    values = check_parameters({name: namespace[name] for name in known}, known, f"the parameters of {where}")
+    stage = Stage.open(values.pop("notebook"), values)
+    state = "finished already: loading" if stage.finished else "resuming" if stage.opened > 1 else "new"
+    print(f"[{stage.name}] {state}, seed {stage.seed}, folder {stage._shown()}", flush=True)
+    print(f"[{stage.name}] {provenance.line()}", flush=True)
+    return stage
+
+
+def _find_parameters_cell(history: list[str]) -> int:
+    for position in range(len(history) - 1, -1, -1):
+        if _assigned(history[position]).get("notebook") in STAGES:
+            return position
+    raise UserError("the parameters cell was not run: run the cells from the top")
+
+
+def _assigned(source: str) -> dict[str, Any]:
+    """Names that a cell sets to plain values at its top level; nothing for a cell that does not parse."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:
+        return {}
+    found = {}
+    for statement in statements:
+        target = (
+            statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        )
+        if (
+            isinstance(statement, (ast.Assign, ast.AnnAssign))
+            and isinstance(target, ast.Name)
+            and statement.value
+        ):
+            try:
+                found[target.id] = ast.literal_eval(statement.value)
+            except ValueError:
+                continue
+    return found

@@ -1,0 +1,66 @@
+"""When a stage is finished, and when what it made is still what the next one should read.
+
+Source: our choice (DESIGN 4, "A finished stage with the same parameters and inputs is not recomputed").
+"""
+
+from pathlib import Path
+from typing import Any
+
+from finer1_lib import files, hashing
+from finer1_lib.chain import NEEDS, OUTSIDE
+from finer1_lib.errors import UserError
+
+_PLACE = ("run_name", "output_root")  # where results lie, not what they are
+
+
+def signature_of(parameters: dict[str, Any], needs: dict[str, str]) -> str:
+    """sha256 of what decides a stage's results.
+
+    Args:
+        parameters: the notebook's parameters; where results are stored plays no part.
+        needs: digests of the stages it reads, of `earlier_digests`.
+    """
+    identity = {name: value for name, value in parameters.items() if name not in (*_PLACE, "notebook")}
+    outside = {
+        name: hashing.listing_digest(Path(value))
+        for name, value in identity.items()
+        if name.endswith(OUTSIDE) and isinstance(value, str) and value and Path(value).exists()
+    }
+    return hashing.digest({"parameters": identity, "outside": outside, "needs": needs})
+
+
+def is_finished(folder: Path, signature: str) -> bool:
+    """Whether stage.json has this signature and everything it lists is still there."""
+    record = files.read_json(folder / "stage.json")
+    return record.get("signature") == signature and all(
+        (folder / name).exists() for name in record["outputs"]
+    )
+
+
+def is_current(run_dir: Path, stage: str) -> bool:
+    """Whether a stage has finished and was made from the earlier stages as they lie there now."""
+    record = files.read_json(run_dir / stage / "stage.json")
+    return bool(record) and all(
+        files.read_json(run_dir / need / "stage.json").get("digest") == digest and is_current(run_dir, need)
+        for need, digest in record["needs"].items()
+    )
+
+
+def earlier_digests(run_dir: Path, notebook: str) -> dict[str, str]:
+    """Digest of each stage that a notebook reads.
+
+    Raises:
+        UserError: if one has not finished, or was made from another state of a stage that it reads itself.
+    """
+    digests = {}
+    for need in NEEDS[notebook]:
+        record = files.read_json(run_dir / need / "stage.json")
+        if not record:
+            where = f"which has not finished in run {run_dir.name!r}"
+            raise UserError(f"{notebook} needs {need}, {where}: run notebook {need} first")
+        if not is_current(run_dir, need):
+            raise UserError(
+                f"{need} of run {run_dir.name!r} was made from other inputs: run notebook {need} again"
+            )
+        digests[need] = record["digest"]
+    return digests

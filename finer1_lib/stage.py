@@ -1,0 +1,198 @@
+"""The hand-over between notebooks: what a stage finds, where it writes, and the record it leaves.
+
+A notebook opens its stage in the set-up cell (see `runs`) and closes it in its last cell with
+`stage.finish({...})`. Between the two, earlier stages are read through `stage.input(...)` and files written
+under `stage.path(...)`.
+
+A stage is known by its *signature*: its parameters (without where results are stored), the digests of the
+stages it reads, and the look of the user's own files that its parameters name. A folder with another
+signature is moved aside to `NN_stage.previous` (one is kept) and begun anew. With the same signature
+everything in the folder is kept, so heavy functions load or resume.
+
+Source: our choice (DESIGN 4).
+"""
+
+import io
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from finer1_lib import files, hashing, provenance
+from finer1_lib.chain import NEEDS, STAGES, find_run
+from finer1_lib.errors import UserError
+from finer1_lib.parameters import nearest
+from finer1_lib.signatures import earlier_digests, is_finished, signature_of
+
+_UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend on them
+SCRATCH = "checkpoints"  # what a stage needs only to resume; removed when it finishes
+_OWN = ("stage.json", "started.json", SCRATCH)  # never outputs
+
+_locks: dict[Path, int] = {}
+
+
+class Stage:
+    """One notebook's place in a run.
+
+    Attributes:
+        name: e.g. "02_cot_sft".
+        run_dir: absolute folder of the run.
+        dir: absolute folder of this stage.
+        parameters: the notebook's parameters.
+        seed: parameters["seed"].
+        signature: sha256 of what decides the results, of `signature_of`.
+        finished: True where stage.json lies there with this signature and its outputs are in place.
+    """
+
+    def __init__(self, name: str, run_dir: Path, parameters: dict[str, Any], needs: dict[str, str]) -> None:
+        self.name, self.run_dir, self.parameters = name, run_dir, dict(parameters)
+        self.dir = run_dir / name
+        self.seed = parameters["seed"]
+        self.needs = needs
+        self.signature = signature_of(parameters, needs)
+        self.finished = is_finished(self.dir, self.signature)
+        self.inputs: dict[str, str] = {}
+        self._began = time.monotonic()
+
+    @classmethod
+    def open(cls, notebook: str, parameters: dict[str, Any]) -> "Stage":
+        """Open a stage for writing.
+
+        Args:
+            notebook: the stage's name.
+            parameters: `run_name`, `output_root`, `seed` and the notebook's own scalars and lists.
+
+        Raises:
+            UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing or
+                was made from other inputs, or a folder that another process is writing.
+        """
+        if notebook not in STAGES:
+            raise UserError(f"unknown stage {notebook!r}{nearest(notebook, STAGES)}")
+        for name in ("run_name", "output_root", "seed"):
+            if name not in parameters:
+                raise UserError(f"{notebook}: the parameters cell does not set {name!r}")
+        run_dir = find_run(parameters["output_root"], parameters["run_name"])
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {run_dir}: {error.strerror}") from error
+        stage = cls(notebook, run_dir, parameters, earlier_digests(run_dir, notebook))
+        again = stage.dir in _locks  # the set-up cell was run twice
+        if not again:
+            what = f"stage {notebook} of run {run_dir.name!r}"
+            _locks[stage.dir] = files.lock(run_dir / f".{notebook}.lock", what)
+        stage._prepare(again)
+        return stage
+
+    def _prepare(self, again: bool) -> None:
+        """Keep, or move aside and begin anew, what lies in the stage's folder."""
+        started = files.read_json(self.dir / "started.json")
+        if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
+            previous = self.dir.with_name(self.name + ".previous")
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(self.dir, previous)
+            started = {}
+        self.dir.mkdir(exist_ok=True)
+        files.sweep(self.dir)
+        self.opened = started.get("opened", 0)  # sessions that worked on this stage
+        if not self.finished and not (again and self.opened):
+            self.opened += 1
+            files.atomic_write_json(
+                self.dir / "started.json",
+                {
+                    "signature": self.signature,
+                    "parameters": _recorded(self.parameters),
+                    "opened": self.opened,
+                },
+            )
+
+    def input(self, path: str) -> Path:
+        """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
+
+        Raises:
+            UserError: if it is missing or no longer what that stage recorded.
+        """
+        stage, _, rest = path.partition("/")
+        if stage not in NEEDS[self.name]:
+            raise ValueError(f"{self.name} does not read {stage!r}: NEEDS has {NEEDS[self.name]}")
+        target = self.run_dir / path
+        mend = f"delete {self.run_dir / stage} and run notebook {stage} again"
+        if not target.exists():
+            raise UserError(f"{target} is missing: {mend}")
+        recorded = files.read_json(self.run_dir / stage / "stage.json").get("outputs", {})
+        for name, sha256 in hashing.recorded_hashes(target, rest.rstrip("/")).items():
+            if recorded.get(name, sha256) != sha256:
+                raise UserError(f"{self.run_dir / stage / name} is not what {stage} recorded: {mend}")
+            self.inputs[f"{stage}/{name}"] = sha256
+        return target
+
+    def path(self, path: str) -> Path:
+        """Where to write an output, e.g. "records.jsonl"; parents are made. "checkpoints/..." is scratch."""
+        target = Path(os.path.abspath(self.dir / path))
+        if not target.is_relative_to(self.dir) or target == self.dir:
+            raise ValueError(f"{path!r} leaves the folder of {self.name}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def figure(self, figure: Any, name: str, data: Any) -> Path:
+        """Write figures/NAME.png and, beside it, figures/NAME.csv with the numbers behind it.
+
+        Args:
+            figure: a matplotlib figure.
+            name: file stem.
+            data: the pandas DataFrame that was drawn.
+        """
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        files.atomic_write_text(self.path(f"figures/{name}.csv"), data.to_csv(index=False))
+        files.atomic_write_bytes(self.path(f"figures/{name}.png"), buffer.getvalue())
+        return self.dir / "figures" / f"{name}.png"
+
+    def progress(self, step: int, total: int, /, label: str = "", **values: Any) -> None:
+        """Print one line, "[02_cot_sft] cot_sft 10/60 loss 0.123"; `finer1 run` shows it live."""
+        shown = [
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in values.items()
+        ]
+        print(
+            " ".join([f"[{self.name}]", *([label] if label else []), f"{step}/{total}", *shown]), flush=True
+        )
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Write metrics.json, then stage.json, which makes the stage finished."""
+        earlier = files.read_json(self.dir / "stage.json") if self.finished else {}
+        files.atomic_write_json(self.dir / "metrics.json", metrics)
+        outputs = hashing.recorded_hashes(self.dir, skip=_OWN)
+        record = {
+            "stage": self.name,
+            "signature": self.signature,
+            "parameters": _recorded(self.parameters),
+            "needs": self.needs,
+            "inputs": dict(sorted(self.inputs.items())),
+            "outputs": outputs,
+            "digest": hashing.digest(
+                {key: sha for key, sha in outputs.items() if not key.startswith(_UNREAD)}
+            ),
+            "seed": self.seed,
+            # A stage that was only loaded keeps the cost and the surroundings of the computation it shows.
+            **(
+                {key: earlier[key] for key in provenance.KEYS}
+                if earlier
+                else provenance.collect(time.monotonic() - self._began, self.opened)
+            ),
+        }
+        files.atomic_write_json(self.dir / "stage.json", record)
+        self.finished = True
+        shutil.rmtree(self.dir / SCRATCH, ignore_errors=True)
+        files.unlock(_locks.pop(self.dir, None))
+        print(f"[{self.name}] finished: {len(outputs)} outputs in {self._shown()}", flush=True)
+
+    def _shown(self) -> str:
+        """The stage's folder without the part of the path that only this machine has."""
+        return "/".join((self.run_dir.parent.name, self.run_dir.name, self.name))
+
+
+def _recorded(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters for the record, without the output root: a path of one machine says nothing elsewhere."""
+    return {name: value for name, value in parameters.items() if name != "output_root"}

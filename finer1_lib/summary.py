@@ -1,0 +1,107 @@
+"""The run's summary: the rows of stages 04 and 05 in one list, and the main table made from it.
+
+Every later table reads `OUTPUT_ROOT/RUN/summary.json`, a list of rows with the keys `KEYS`; values and their
+95 % interval (low, high) are fractions.
+
+Source: our choice (DESIGN 7).
+"""
+
+from pathlib import Path
+from typing import Any, Optional
+
+from finer1_lib.files import atomic_write_json, read_json
+from finer1_lib.signatures import is_current
+
+KEYS = (
+    "model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
+    "low", "high", "n", "seed",
+)  # fmt: skip
+MODELS = {
+    "base": "base",
+    "base_cot_prompt": "base + four-part prompt",
+    "sft_answer_only": "answer-only SFT",
+    "cot_sft": "CoT SFT",
+    "cot_sft_dapo": "CoT SFT + DAPO",
+    "cot_sft_tapo": "CoT SFT + TAPO",
+}
+SOURCES = ("04_evaluation", "05_probing")
+MAIN_SETTINGS = (("closed_world", "accuracy", "closed world"), ("open_world", "text_inclusion", "open world"))
+CATEGORIES = ("seen", "unseen")
+
+
+def check_rows(rows: list[Any], where: str) -> list[dict[str, Any]]:
+    """Hold rows against the contract.
+
+    Raises:
+        ValueError: naming the row and what is wrong with it.
+    """
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != set(KEYS):
+            wrong = set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}
+            raise ValueError(f"{where}, row {number}: keys missing or unknown: {', '.join(sorted(wrong))}")
+        if row["model"] not in MODELS or row["categories"] not in (*CATEGORIES, "all"):
+            raise ValueError(
+                f"{where}, row {number}: model {row['model']!r}, categories {row['categories']!r}"
+            )
+    return rows
+
+
+def join_summary(run_dir: Path) -> Optional[list[dict[str, Any]]]:
+    """Write summary.json from the stages that finished and belong together; None if neither has."""
+    rows: list[dict[str, Any]] = []
+    sources = [stage for stage in SOURCES if is_current(run_dir, stage)]
+    for stage in sources:
+        where = f"{stage}/summary_rows.json"
+        if not (run_dir / where).is_file():
+            raise ValueError(f"notebook {stage} finished without writing {where}")
+        rows += check_rows(read_json(run_dir / where, list), where)
+    if not sources:
+        return None
+    atomic_write_json(run_dir / "summary.json", rows)
+    return rows
+
+
+def percent(row: Optional[dict[str, Any]]) -> str:
+    """A value and its interval in percent, "71.2 [66.0, 76.1]"; "-" where there is none."""
+    if row is None or row["value"] is None:
+        return "-"
+    text = f"{100 * row['value']:.1f}"
+    if row["low"] is None or row["high"] is None:
+        return text
+    return f"{text} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def main_table(rows: list[dict[str, Any]], scorer: str = "strict") -> tuple[list[str], list[list[str]]]:
+    """Models by setting and categories, the unweighted average over super-categories.
+
+    Args:
+        rows: of summary.json.
+        scorer: "strict" or "official".
+
+    Returns:
+        Column titles and rows of text, one per model that has any value.
+    """
+    titles = ["model"]
+    columns = []
+    for setting, metric, words in MAIN_SETTINGS:
+        for categories in CATEGORIES:
+            titles.append(f"{words}, {categories}")
+            columns.append((setting, metric, categories))
+    table = []
+    for model, words in MODELS.items():
+        cells = [percent(_pick(rows, model, scorer, *column)) for column in columns]
+        if any(cell != "-" for cell in cells):
+            table.append([words, *cells])
+    return titles, table
+
+
+def _pick(rows: list[dict[str, Any]], model: str, scorer: str, setting: str, metric: str, categories: str):
+    """The one row of a cell; of several option orders the shuffled one, which gives position no chance."""
+    found = [
+        row
+        for row in rows
+        if (row["model"], row["scorer"], row["setting"], row["metric"]) == (model, scorer, setting, metric)
+        and (row["dataset"], row["categories"], row["variant"]) == ("average", categories, None)
+    ]
+    found.sort(key=lambda row: row["option_order"] != "shuffled")
+    return found[0] if found else None
