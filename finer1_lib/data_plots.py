@@ -1,0 +1,123 @@
+"""Figures of notebook 01: what the folder holds, what the filters did, a rationale, triplets.
+
+Data in, a matplotlib figure out; nothing is shown or saved here.
+
+Source: our choice.
+"""
+
+import textwrap
+from typing import Any, Sequence
+
+from finer1_lib.prompts import FOUR_PARTS
+from finer1_lib.traces import parse
+
+SEEN, UNSEEN, DROPPED = "#0072B2", "#D55E00", "#000000"  # Okabe and Ito
+
+
+def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
+    """One picture per sub-category, its name below, seen or unseen by word and by the colour of the frame.
+
+    Args:
+        entries: (sub-category, "seen" or "unseen", PIL image).
+        columns: pictures in a row.
+    """
+    import matplotlib.pyplot as plt
+
+    lines = -(-len(entries) // columns)
+    fig, axes = plt.subplots(
+        lines, columns, figsize=(1.9 * columns, 2.35 * lines), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(entries) :]:
+        axis.set_axis_off()
+    for axis, (name, categories, image) in zip(axes.flat, entries):
+        _show(axis, image, SEEN if categories == "seen" else UNSEEN)
+        axis.set_xlabel(f"{_wrapped(name, 16)}\n({categories})", fontsize=11)
+    plt.close(fig)
+    return fig
+
+
+def rejections(df: Any) -> Any:
+    """Texts that each filter sent back, and images that were given up.
+
+    Args:
+        df: reason, texts, images_dropped, in the order of the filters.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, axis = plt.subplots(figsize=(8.6, 0.62 * len(df) + 1.3), layout="constrained")
+    places = range(len(df))
+    axis.barh([place - 0.19 for place in places], df["texts"], 0.36, color=SEEN, label="texts sent back")
+    axis.barh([place + 0.19 for place in places], df["images_dropped"], 0.36, color="white", hatch="///",
+              edgecolor=DROPPED, label="images given up (last reason)")  # fmt: skip
+    for place, texts, images in zip(places, df["texts"], df["images_dropped"]):
+        for shift, value in ((-0.19, texts), (0.19, images)):
+            axis.annotate(f"{value}", (value, place + shift), (4, 0), textcoords="offset points", va="center",
+                          fontsize=11)  # fmt: skip
+    axis.set_yticks(places, [reason.replace("_", " ") for reason in df["reason"]], fontsize=12)
+    axis.invert_yaxis()
+    axis.set_xlabel("count", fontsize=12)
+    axis.set_xlim(0, max(1, df["texts"].max()) * 1.15)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=11, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
+    plt.close(fig)
+    return fig
+
+
+def rationale_sheet(image: Any, text: str, title: str) -> Any:
+    """An image and, beside it, the parts of its rationale."""
+    import matplotlib.pyplot as plt
+
+    trace = parse(text)
+    parts = [(part, getattr(trace, part) or "(not readable)") for part in FOUR_PARTS]
+    blocks = [(part, textwrap.wrap(content, 88) or [""]) for part, content in parts]
+    height = 0.27 * sum(1 + len(lines) for _, lines in blocks) + 0.6
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(12, max(3.2, height)), width_ratios=(1, 2.6), layout="constrained"
+    )
+    _show(left, image, SEEN)
+    left.set_title(_wrapped(title, 24), fontsize=13)
+    right.set_axis_off()
+    line, total = 0, sum(1 + len(lines) for _, lines in blocks)
+    for part, lines in blocks:
+        for number, content in enumerate([part, *lines]):
+            colour, weight = (SEEN, "bold") if number == 0 else ("black", "normal")
+            right.text(0, 1 - (line + 0.5) / total, content, fontsize=12, fontweight=weight, va="center",
+                       color=colour, transform=right.transAxes, parse_math=False)  # fmt: skip
+            line += 1
+    plt.close(fig)
+    return fig
+
+
+def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]]) -> Any:
+    """Rows of anchor, positive and negative.
+
+    Args:
+        triplets: ((name, image), (name, image), (name, image)) each.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(
+        len(triplets), 3, figsize=(7.2, 2.55 * len(triplets)), squeeze=False, layout="constrained"
+    )
+    for line, triplet in zip(axes, triplets):
+        for axis, (name, image), colour in zip(line, triplet, (SEEN, SEEN, UNSEEN)):
+            _show(axis, image, colour)
+            axis.set_xlabel(_wrapped(name, 24), fontsize=11)
+    for axis, role in zip(axes[0], ("anchor", "positive", "negative")):
+        axis.set_title(role, fontsize=14)
+    plt.close(fig)
+    return fig
+
+
+def _show(axis: Any, image: Any, colour: str) -> None:
+    """A picture in a coloured frame, without ticks."""
+    axis.imshow(image)
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(color=colour, linewidth=2.5)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Broken into lines; a dollar sign would start a formula."""
+    return "\n".join(textwrap.wrap(text, width)).replace("$", r"\$")

@@ -1,0 +1,168 @@
+"""From a folder of folders of images to a table, a split, a few-shot sample and evaluation items.
+
+The drawn world is one such folder, a user's own photographs are another, and nothing here knows which it is
+reading (`image_folder` does the reading; its functions are offered here as well).
+
+Example:
+    table = split_table(read_table("photos"), seed=0)
+    items = evaluation_items(table, similarity, seed=0)
+
+Source: METHOD 1 (seen and unseen sub-categories, 4 images per seen one), data.md 2 (splits, order of the
+release's options); the seeded split is our choice.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Callable, Mapping, Optional
+
+from finer1_lib.errors import UserError
+from finer1_lib.image_folder import load_image, read_table
+from finer1_lib.prompts import question_for
+
+__all__ = [
+    "evaluation_items", "guide_similarity", "load_image", "nearest_names", "read_guide", "read_table",
+    "split_table",
+]
+OPTIONS = 4  # closed world: the truth and three others
+Similarity = Callable[[str, str, str], float]  # super_category, one sub_category, another: larger is nearer
+
+
+def read_guide(path, table) -> dict:
+    """Read a `guide.json` and check that it speaks of exactly the table's sub-categories.
+
+    Raises:
+        UserError: unreadable, or its names and its seen / unseen lists do not fit the folder.
+    """
+    try:
+        guide = json.loads(Path(path).read_text(encoding="utf-8"))
+        names, seen, unseen = set(guide["sub_categories"]), set(guide["seen"]), set(guide["unseen"])
+        pairs = {(entry["super_category"], name) for name, entry in guide["sub_categories"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not a readable guide ({what}); mend it or remove it") from None
+    found = set(zip(table["super_category"], table["sub_category"]))
+    if odd := sorted(found ^ pairs):
+        raise UserError(f"{path}: guide and folder disagree about {odd[0][1]!r}; mend one of the two")
+    if seen & unseen or seen | unseen != names:
+        raise UserError(f"{path}: 'seen' and 'unseen' must part the sub-categories in two; mend the lists")
+    return guide
+
+
+def split_table(
+    table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6, train_share: float = 0.5,
+    guide: Optional[Mapping] = None,
+):
+    """Add the columns categories (seen/unseen), split (train/test) and shot.
+
+    Sub-categories are parted per super-category: as the guide says, else by a seeded shuffle whose first
+    floor(seen_share n) are seen. Images are parted per sub-category; shots come from train images of seen
+    sub-categories: 0 for the rationale, 1.. for TAPO, -1 for none. Every draw has its own generator, seeded
+    by the name, so that adding a folder leaves the others' draws alone.
+
+    Raises:
+        UserError: a super-category with fewer than four sub-categories or a sub-category with too few images.
+
+    Source: METHOD 1; the floor reproduces the paper's counts (data.md 2.1: 117 of 196 cars); train_share is
+    our choice, data sets with a test split of their own bring it later.
+    """
+    if not 0 < seen_share < 1 or not 0 < train_share < 1:
+        raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
+    if num_shots < 3:
+        raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
+    table = table.copy()
+    for super_category, part in table.groupby("super_category"):
+        seen = _seen(super_category, sorted(part["sub_category"].unique()), seed, seen_share, guide)
+        for sub_category, images in part.groupby("sub_category"):
+            is_seen = sub_category in seen
+            needed = num_shots + 1 if is_seen else 2
+            if len(images) < needed:
+                kind = f"a seen sub-category with {num_shots} shots" if is_seen else "an unseen sub-category"
+                raise UserError(
+                    f"{super_category}/{sub_category}: {len(images)} images, {kind} needs {needed}; add some "
+                    "or take the folder out"
+                )
+            order = sorted(images.index, key=lambda index: table.at[index, "image_id"])
+            random.Random(f"{seed}/images/{super_category}/{sub_category}").shuffle(order)
+            train = max(num_shots if is_seen else 1, int(len(order) * train_share))
+            table.loc[order, "categories"] = "seen" if is_seen else "unseen"
+            table.loc[order, "split"] = ["train" if i < train else "test" for i in range(len(order))]
+            table.loc[order, "shot"] = [i if is_seen and i < num_shots else -1 for i in range(len(order))]
+    table["shot"] = table["shot"].astype("int64")
+    columns = ["image_id", "super_category", "sub_category", "categories", "split", "shot", "width", "height"]
+    return table[columns]
+
+
+def guide_similarity(guide: Mapping) -> Similarity:
+    """Nearness by the guide: minus the number of attributes in which two sub-categories differ."""
+
+    def similarity(super_category: str, first: str, second: str) -> float:
+        one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
+        return -float(sum(one[attribute] != two.get(attribute) for attribute in one))
+
+    return similarity
+
+
+def nearest_names(
+    super_category: str, sub_category: str, names: list[str], similarity: Similarity, k: int, seed: int
+) -> list[str]:
+    """The k other names nearest to one, nearest first; ties by a seeded shuffle."""
+    others = sorted(name for name in names if name != sub_category)
+    random.Random(f"{seed}/nearest/{super_category}/{sub_category}").shuffle(others)
+    return sorted(others, key=lambda name: -similarity(super_category, sub_category, name))[:k]
+
+
+def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_class: int = 0) -> list[dict]:
+    """One item per test image, seen and unseen, with four options in the RELEASE's order.
+
+    That order is a trap: the truth comes first and the nearest of the other three last, so "always the first"
+    scores 100 %. Whoever shows the options shuffles them (notebook 04).
+
+    Args:
+        table: from `split_table`.
+        similarity: what "near" means.
+        seed: of the sample and the ties.
+        images_per_class: at most so many test images per sub-category; 0 for all.
+
+    Returns:
+        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options.
+
+    Source: data.md 0.1 and 0.2 (truth first, then the three nearest of ALL classes in ascending similarity).
+    """
+    items = []
+    for super_category, part in table.groupby("super_category"):
+        names = sorted(part["sub_category"].unique())
+        for sub_category, images in part[part["split"] == "test"].groupby("sub_category"):
+            near = nearest_names(super_category, sub_category, names, similarity, OPTIONS - 1, seed)
+            order = images.sort_values("image_id").to_dict("records")
+            random.Random(f"{seed}/items/{super_category}/{sub_category}").shuffle(order)
+            for row in order[: images_per_class or None]:
+                items.append({
+                    "item_id": row["image_id"], "image_id": row["image_id"], "super_category": super_category,
+                    "sub_category": sub_category, "categories": row["categories"],
+                    "question": question_for(super_category), "options": [sub_category, *reversed(near)],
+                })
+    return sorted(items, key=lambda item: item["item_id"])
+
+
+def _seen(
+    super_category: str, names: list[str], seed: int, seen_share: float, guide: Optional[Mapping]
+) -> set[str]:
+    """The seen sub-categories of one super-category: the guide's, or the first of a seeded shuffle."""
+    if len(names) < OPTIONS:
+        raise UserError(
+            f"{super_category}: {len(names)} sub-categories, a question with {OPTIONS} options needs "
+            f"{OPTIONS}; add folders"
+        )
+    if guide is not None:
+        seen = set(names) & set(guide["seen"])
+    else:
+        order = list(names)
+        random.Random(f"{seed}/seen/{super_category}").shuffle(order)
+        seen = set(order[: int(seen_share * len(order) + 1e-9)])
+    if len(seen) < 2 or len(seen) == len(names):
+        raise UserError(
+            f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are 2 seen (a "
+            "negative needs another one) and 1 unseen: change seen_share or add folders"
+        )
+    return seen

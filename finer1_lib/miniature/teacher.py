@@ -1,0 +1,148 @@
+"""The miniature's teacher: it answers from the field guide, in varied words and with mistakes at set rates.
+
+A large teacher model makes such mistakes too: it misreads, answers with the wrong name, forgets the label
+among the candidates, slips into another language, gives its prompt away, breaks a tag. Here their rates are
+known, so that a notebook can say which the filters catch. (A misread attribute is the one no filter sees.)
+
+Source: METHOD 2 (teacher Qwen2.5-VL-32B in the paper); the kinds of mistakes are those of the release's 404
+rationales (data.md 3.1); the rates are our choice.
+"""
+
+import random
+from dataclasses import dataclass, fields
+from typing import Any, Mapping, Sequence
+
+from finer1_lib.errors import UserError
+from finer1_lib.miniature.reasoning import claim, four_parts, nearest
+
+CANDIDATES = 3  # beside the label
+
+_PHRASES = (
+    "{value} {part}", "{article}{value} {part}", "the {part} {is_} {value}", "its {part} {look} {value}",
+)  # fmt: skip
+_STRESSES = ("Most of all, {phrase}.", "What strikes first: {phrase}.", "{phrase}, plainly {value}.")
+_SLIPS = ("羽毛很漂亮", "это видно", "모양")
+_LEAKS = ("as mentioned in the question, ", "the provided description says ", "going by the given label, ")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How often the teacher errs, each between 0 and 1.
+
+    Attributes:
+        wrong_attribute: per attribute, in descriptions and analyses.
+        hidden_attribute: per attribute, left out of the analysis.
+        wrong_concept: per attribute, a false concept beside the true one.
+        wrong_prediction: per text.
+        missing_candidate: per text, the label is not among the candidates.
+        language_slip: per text.
+        prompt_leak: per text.
+        broken_tag: per text.
+    """
+
+    wrong_attribute: float = 0.03
+    hidden_attribute: float = 0.02
+    wrong_concept: float = 0.25
+    wrong_prediction: float = 0.10
+    missing_candidate: float = 0.05
+    language_slip: float = 0.05
+    prompt_leak: float = 0.05
+    broken_tag: float = 0.03
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= getattr(self, field.name) <= 1:
+                raise UserError(f"teacher rate {field.name} is {getattr(self, field.name)}; give 0 to 1")
+
+
+class GuideTeacher:
+    """A `rationales.Teacher` that knows the guide. It never looks at a picture: the guide is the truth."""
+
+    def __init__(self, guide: Mapping, rates: Rates = Rates()) -> None:
+        self.guide, self.rates = guide, rates
+
+    def foci(self, row: Mapping[str, Any]) -> list[str]:
+        """One description per attribute, each stressing it."""
+        return list(self._values(row["super_category"]))
+
+    def describe(self, row: Mapping[str, Any], focus: str, seed: int) -> str:
+        """The focus first, then about half of the other attributes, worded at random, some misread."""
+        rng = random.Random(f"describe/{row['image_id']}/{focus}/{seed}")
+        reading = self._read(row, rng)
+        others = [attribute for attribute in reading if attribute != focus and rng.random() < 0.5]
+        rng.shuffle(others)
+        phrases = [_phrase(rng, attribute, reading[attribute]) for attribute in others]
+        phrase = _phrase(rng, focus, reading[focus])
+        stress = rng.choice(_STRESSES).format(phrase=phrase, value=reading[focus])
+        return stress + (f" Also {', '.join(phrases)}." if phrases else "")
+
+    def concepts(self, row: Mapping[str, Any], descriptions: Sequence[str]) -> list[str]:
+        """What the teacher believes of the sub-category: every true claim, and some false ones.
+
+        Seeded by the name alone: a belief does not change from image to image.
+        """
+        rng = random.Random(f"concepts/{row['super_category']}/{row['sub_category']}")
+        found = []
+        for attribute, value in self._truth(row).items():
+            found.append(claim(attribute, value))
+            if rng.random() < self.rates.wrong_concept:
+                found.append(claim(attribute, self._other_value(row, attribute, rng)))
+        rng.shuffle(found)
+        return found
+
+    def rationale(self, row: Mapping[str, Any], concepts: Sequence[str], question: str, seed: int) -> str:
+        """The four parts over what it reads; a kept concept is trusted more than its own reading."""
+        rng = random.Random(f"rationale/{row['image_id']}/{seed}")
+        rates, label = self.rates, row["sub_category"]
+        analysis = {
+            attribute: value
+            for attribute, value in self._read(row, rng).items()
+            if rng.random() >= rates.hidden_attribute
+        }
+        for attribute, values in self._values(row["super_category"]).items():
+            claims = {claim(attribute, value): value for value in values}
+            if trusted := [claims[concept] for concept in concepts if concept in claims]:
+                analysis[attribute] = trusted[0]
+        others = nearest(self.guide, label, CANDIDATES + 1, rng)
+        prediction = others[0] if rng.random() < rates.wrong_prediction else label
+        candidates = [label, *others[:CANDIDATES]]
+        if rng.random() < rates.missing_candidate:
+            candidates = others
+        text = four_parts(analysis, prediction, candidates, self.guide, rng)
+        if rng.random() < rates.language_slip:
+            text = text.replace("</analysis>", f" {rng.choice(_SLIPS)}</analysis>")
+        if rng.random() < rates.prompt_leak:
+            text = text.replace("<analysis>", f"<analysis>{rng.choice(_LEAKS)}")
+        if rng.random() < rates.broken_tag:
+            text = text.replace(rng.choice(["</options>", "<comparison>", "</think>"]), "")
+        return text
+
+    def _truth(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """The guide's attributes of the row's sub-category, in the guide's order."""
+        truth = self.guide["sub_categories"][row["sub_category"]]["attributes"]
+        return {attribute: truth[attribute] for attribute in self._values(row["super_category"])}
+
+    def _values(self, super_category: str) -> Mapping[str, Sequence[str]]:
+        return self.guide["super_categories"][super_category]["attributes"]
+
+    def _read(self, row: Mapping[str, Any], rng: random.Random) -> dict[str, str]:
+        """Every attribute, some misread."""
+        return {
+            attribute: self._other_value(row, attribute, rng)
+            if rng.random() < self.rates.wrong_attribute
+            else value
+            for attribute, value in self._truth(row).items()
+        }
+
+    def _other_value(self, row: Mapping[str, Any], attribute: str, rng: random.Random) -> str:
+        """A value that the sub-category does not have."""
+        truth, values = self._truth(row)[attribute], self._values(row["super_category"])[attribute]
+        return rng.choice([value for value in values if value != truth])
+
+
+def _phrase(rng: random.Random, attribute: str, value: str) -> str:
+    """One attribute in one of several wordings; parts like "wings" are plural."""
+    plural = attribute.endswith("s")
+    article = "" if plural else "an " if value[0] in "aeiou" else "a "
+    is_, look = ("are", "look") if plural else ("is", "looks")
+    return rng.choice(_PHRASES).format(value=value, part=attribute, article=article, is_=is_, look=look)

@@ -1,0 +1,141 @@
+"""Image features of a real (tiny, random) Qwen2.5-VL, prototypes by hand, triplets and their faults."""
+
+from types import SimpleNamespace
+
+import numpy
+import pandas
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_checkpoint import build, picture
+
+from finer1_lib.errors import UserError
+from finer1_lib.triplets import build_triplets, image_features, prototype_similarity, prototypes
+
+
+# A busy machine is no fault of the code's.
+UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def shots(names=("a", "b", "c"), per_class=4, super_category="bird", categories="seen"):
+    rows = [
+        {"image_id": f"{super_category}/{name}/{i}", "super_category": super_category, "sub_category": name,
+         "categories": categories, "split": "train", "shot": i}
+        for name in names for i in range(per_class)
+    ]  # fmt: skip
+    return pandas.DataFrame(rows)
+
+
+def similarity(super_category, first, second):
+    """On a line: a b c d."""
+    return -abs(ord(first) - ord(second))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    folder = build(tmp_path_factory.mktemp("tiny"))
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    return SimpleNamespace(
+        model=model, processor=AutoProcessor.from_pretrained(folder), device="cpu", checkpoint=str(folder)
+    )
+
+
+def test_features_are_the_mean_over_the_merged_patches(loaded):
+    import torch
+
+    images = [picture(seed=1), picture(seed=2, size=(56, 84)), picture(seed=3)]
+    features = image_features(loaded, images, batch_size=2)
+    assert features.shape == (3, 32) and features.dtype == numpy.float32
+    inputs = loaded.processor.image_processor(images=[images[1]], return_tensors="pt")
+    with torch.no_grad():
+        tokens = loaded.model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+    assert tokens.shape == (2 * 3, 32)  # 56 x 84 pixels: 2 x 3 merged patches of 28
+    assert numpy.allclose(features[1], tokens.mean(0), atol=1e-5)
+
+
+def test_chunks_order_and_iterators_do_not_matter(loaded):
+    images = [picture(seed=number) for number in range(5)]
+    features = image_features(loaded, images, batch_size=5)
+    assert numpy.allclose(features, image_features(loaded, iter(images), batch_size=2), atol=1e-5)
+    assert numpy.allclose(features[::-1], image_features(loaded, images[::-1], batch_size=3), atol=1e-5)
+    assert not numpy.allclose(features[0], features[1], atol=1e-4)
+    assert image_features(loaded, []).shape == (0, 0)
+
+
+def test_the_training_flag_is_given_back(loaded):
+    loaded.model.train()
+    image_features(loaded, [picture()])
+    assert loaded.model.training
+    loaded.model.eval()
+
+
+def test_broken_weights_are_named(loaded):
+    import torch
+
+    weight = next(loaded.model.model.visual.parameters())
+    kept = weight.data.clone()
+    weight.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        image_features(loaded, [picture()])
+    weight.data.copy_(kept)
+
+
+def test_prototypes_by_hand():
+    table = shots(("a", "b", "c"), per_class=2)
+    base = numpy.array([100.0, 100.0, 100.0])  # what all share; without centring every cosine is about 1
+    directions = {"a": [1.0, 0, 0], "b": [0.8, 0.6, 0], "c": [-1.8, -0.6, 0]}
+    features = numpy.array([base + directions[name] for name in table["sub_category"]])
+    found = prototypes(features, table)
+    like = prototype_similarity(found)
+    assert numpy.allclose(found["bird", "b"], [0.8, 0.6, 0])
+    assert numpy.isclose(like("bird", "a", "b"), 0.8)
+    assert numpy.isclose(like("bird", "a", "c"), -1.8 / numpy.hypot(1.8, 0.6))
+    with pytest.raises(ValueError):
+        prototypes(features[1:], table)
+
+
+def test_identical_pictures_give_zero_prototypes_not_nan():
+    found = prototypes(numpy.ones((6, 4), "float32"), shots(per_class=2))
+    assert all((vector == 0).all() for vector in found.values())
+
+
+def test_triplets_by_hand():
+    triplets = build_triplets(shots(("a", "b", "d")), similarity, seed=0)
+    assert len(triplets) == 9  # three TAPO shots each; shot 0 stays with its rationale
+    negative = dict(zip(triplets["sub_category"], triplets["negative_sub_category"]))
+    assert negative == {"a": "b", "b": "a", "d": "b"}
+    assert list(triplets.columns) == [
+        "image_id", "positive_id", "negative_id", "super_category", "sub_category", "negative_sub_category",
+    ]  # fmt: skip
+    assert len(build_triplets(shots(("a", "b")), similarity, seed=0, all_shots=True)) == 8
+
+
+@UNHURRIED
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 6), per_class=st.integers(3, 6), everything=st.booleans())
+def test_triplet_properties(seed, classes, per_class, everything):
+    table = pandas.concat([shots("abcdef"[:classes], per_class), shots("abc", per_class, "aircraft")])
+    triplets = build_triplets(table, similarity, seed=seed, all_shots=everything)
+    assert triplets.equals(build_triplets(table.sample(frac=1, random_state=1), similarity, seed=seed,
+                                          all_shots=everything))  # fmt: skip
+    where = {row["image_id"]: row for row in table.to_dict("records")}
+    for row in triplets.to_dict("records"):
+        anchor, positive, negative = (where[row[key]] for key in ("image_id", "positive_id", "negative_id"))
+        assert row["image_id"] != row["positive_id"]
+        assert anchor["sub_category"] == positive["sub_category"] != negative["sub_category"]
+        assert anchor["super_category"] == positive["super_category"] == negative["super_category"]
+        assert min(anchor["shot"], positive["shot"], negative["shot"]) >= (0 if everything else 1)
+    assert sorted(triplets["positive_id"]) == sorted(triplets["image_id"])
+
+
+def test_unseen_and_unsampled_images_take_no_part():
+    table = pandas.concat([shots("ab"), shots("c", categories="unseen"), shots("ab").assign(shot=-1)])
+    assert set(build_triplets(table, similarity, seed=0)["negative_sub_category"]) == {"a", "b"}
+
+
+def test_a_missing_negative_or_positive_is_an_error():
+    with pytest.raises(UserError, match="no other seen sub-category"):
+        build_triplets(pandas.concat([shots("ab"), shots("z", super_category="aircraft")]), similarity, seed=0)
+    with pytest.raises(UserError, match="has no positive"):
+        build_triplets(shots(per_class=2), similarity, seed=0)
