@@ -1,0 +1,208 @@
+"""Rewards of Stage 2: normalisation, the accuracy reward with its three readings, and the format reward.
+
+The default reading, `strict`, pays for exactly one well-formed answer that equals the label after
+normalisation. Containment, which the paper and the release use, pays for listing every name; it stays
+available as a switch so that the difference can be shown.
+
+Example:
+    >>> strict("<think>..</think><answer>red-winged blackbird</answer>", "Red Winged Blackbird")
+    1.0
+    >>> strict("<answer>House Wren, Rock Wren</answer>", "Rock Wren")
+    0.0
+    >>> contains_answer("<answer>House Wren, Rock Wren</answer>", "Rock Wren")
+    1.0
+
+Source: METHOD 3 (switch table, reward = 0.9 accuracy + 0.1 format); release:
+TAPO/examples/reward_function/cls_thinking.py.
+"""
+
+import re
+import unicodedata
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+ACCURACY_WEIGHT, FORMAT_WEIGHT = 0.9, 0.1  # [R] config_tapo.yaml, cls_thinking.py
+WELL_FORMED = "well_formed"
+
+_APOSTROPHES = re.compile("['’‘ʼʹ`´]")
+_JOINERS = re.compile("[-‐‑‒–—−_]")
+
+
+def normalise(text: str) -> str:
+    """Fold what spellings of one name differ in: case, hyphens, underscores, apostrophes, white space.
+
+    Hyphens and underscores become spaces, apostrophes vanish; every other sign stays.
+
+    Source: METHOD 2 ("normalise hyphens, case and underscores before matching"); apostrophes: our choice.
+    """
+    text = _APOSTROPHES.sub("", unicodedata.normalize("NFKC", text).casefold())
+    # composed once more: a vanished apostrophe may leave a letter beside its accent
+    return " ".join(_JOINERS.sub(" ", unicodedata.normalize("NFKC", text)).split())
+
+
+def read_tag(text: str, tag: str) -> tuple[Optional[str], str]:
+    """The content of the one `<tag>..</tag>` of a text, or why there is none.
+
+    Returns:
+        (content stripped, "well_formed"), else (None, reason): "missing", "empty", "unclosed", "repeated" or
+        "nested".
+    """
+    marks = [match.group() for match in re.finditer(f"</?{re.escape(tag)}>", text)]
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    if not marks:
+        return None, "missing"
+    if marks != [opening, closing]:
+        pairs = marks == [opening, closing] * (len(marks) // 2)
+        if pairs:
+            return None, "repeated"
+        return None, "nested" if marks.count(opening) == marks.count(closing) and marks[
+            0
+        ] == opening else "unclosed"
+    content = text.split(opening, 1)[1].split(closing, 1)[0].strip()
+    return (content, WELL_FORMED) if content else (None, "empty")
+
+
+def one_answer(completion: str) -> tuple[Optional[str], str]:
+    """The one well-formed answer of a completion: single, closed, not empty, outside the thinking.
+
+    Returns:
+        (answer, "well_formed"), else (None, reason): the reasons of `read_tag`, and "misplaced" for an answer
+        inside a closed `<think>` block.
+
+    Source: METHOD 3, column `kit` ("one answer, equal after normalisation"); the parser is our choice.
+    """
+    answer, problem = read_tag(completion, "answer")
+    if answer is None:
+        return None, problem
+    if any("<answer>" in block for block in re.findall(r"<think>(.*?)</think>", completion, re.DOTALL)):
+        return None, "misplaced"
+    return answer, WELL_FORMED
+
+
+def strict(completion: str, label: str) -> float:
+    """1.0 for exactly one well-formed answer that equals the label after normalisation, else 0.0.
+
+    Source: METHOD 3, column `kit`.
+    """
+    answer, _ = one_answer(completion)
+    return float(answer is not None and normalise(answer) == normalise(label))
+
+
+def contains_answer(completion: str, label: str) -> float:
+    """1.0 if the FIRST answer (non-greedy) contains the label, case aside: the release's reward.
+
+    White space around `<`, `>` and `/` is folded first, as the release does.
+
+    Source: METHOD 3, column `official_release`; TAPO/examples/reward_function/cls_thinking.py.
+    """
+    folded = re.sub(r"\s*([<>/])\s*", r"\1", completion)
+    found = re.search(r"<answer>(.*?)</answer>", folded, re.DOTALL)
+    return float(found is not None and label.lower() in found.group(1).lower())
+
+
+def contains_response(completion: str, label: str) -> float:
+    """1.0 if the label stands anywhere in the response, case aside: the paper's words.
+
+    Source: METHOD 3, column `paper_text`.
+    """
+    return float(label.lower() in completion.lower())
+
+
+ACCURACY: Mapping[str, Callable[[str, str], float]] = {
+    "strict": strict,
+    "contains_answer": contains_answer,
+    "contains_response": contains_response,
+}
+
+
+def well_formatted(completion: str) -> float:
+    """1.0 for `<think>..</think> <answer>..</answer>`, each once, neither empty, nothing around them.
+
+    Source: METHOD 2 ("the format reward asks only for ..."); once each and not empty: our choice.
+    """
+    shape = re.fullmatch(r"\s*<think>(.+)</think>\s*<answer>(.+)</answer>\s*", completion, re.DOTALL)
+    once = all(completion.count(mark) == 1 for mark in ("<think>", "</think>", "<answer>", "</answer>"))
+    return float(shape is not None and once and all(part.strip() for part in shape.groups()))
+
+
+def completion_text(completion: Any) -> str:
+    """The text of one completion: a string, or a message list as TRL passes it (text parts joined)."""
+    if isinstance(completion, str):
+        return completion
+    contents = [message["content"] for message in completion]
+    parts = [
+        [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+        for content in contents
+    ]
+    return "".join(text for part in parts for text in part)
+
+
+def accuracy_reward(
+    prompts: Optional[Sequence] = None,
+    completions: Sequence = (),
+    completion_ids: Optional[Sequence] = None,
+    *,
+    sub_category: Sequence[str],
+    accuracy: str = "strict",
+    **columns: Any,
+) -> list[float]:
+    """Accuracy of every completion; callable by TRL's GRPOTrainer as a reward function.
+
+    Args:
+        prompts: unused; TRL passes them.
+        completions: strings or message lists.
+        completion_ids: unused; TRL passes them.
+        sub_category: the label of each completion (a column of the data set).
+        accuracy: a key of `ACCURACY`.
+        columns: every other column, unused.
+
+    Raises:
+        ValueError: as many labels as completions are not given.
+    """
+    if len(sub_category) != len(completions):
+        raise ValueError(f"{len(completions)} completions but {len(sub_category)} labels in `sub_category`")
+    judge = ACCURACY[accuracy]
+    return [judge(completion_text(c), label) for c, label in zip(completions, sub_category)]
+
+
+def format_reward(
+    prompts: Optional[Sequence] = None,
+    completions: Sequence = (),
+    completion_ids: Optional[Sequence] = None,
+    **columns: Any,
+) -> list[float]:
+    """Format of every completion; callable by TRL's GRPOTrainer as a reward function."""
+    return [well_formatted(completion_text(completion)) for completion in completions]
+
+
+def combined_reward(
+    prompts: Optional[Sequence] = None,
+    completions: Sequence = (),
+    completion_ids: Optional[Sequence] = None,
+    *,
+    sub_category: Sequence[str],
+    accuracy: str = "strict",
+    **columns: Any,
+) -> list[float]:
+    """0.9 accuracy + 0.1 format of every completion; callable by TRL's GRPOTrainer as a reward function.
+
+    Source: METHOD 3 [R].
+    """
+    right = accuracy_reward(completions=completions, sub_category=sub_category, accuracy=accuracy)
+    shaped = format_reward(completions=completions)
+    return [ACCURACY_WEIGHT * a + FORMAT_WEIGHT * f for a, f in zip(right, shaped)]
+
+
+def reward_functions(accuracy: str = "strict") -> tuple[list[Callable[..., list[float]]], list[float]]:
+    """(accuracy and format reward, their weights) as GRPOConfig and GRPOTrainer take them.
+
+    Args:
+        accuracy: a key of `ACCURACY`; the reading that the accuracy reward then uses.
+    """
+    if accuracy not in ACCURACY:
+        raise ValueError(f"accuracy reward {accuracy!r}: one of {', '.join(ACCURACY)}")
+
+    def chosen_accuracy_reward(*args: Any, **kwargs: Any) -> list[float]:
+        return accuracy_reward(*args, **{**kwargs, "accuracy": accuracy})
+
+    chosen_accuracy_reward.__name__ = "accuracy_reward"  # TRL's log names the column after the function
+    return [chosen_accuracy_reward, format_reward], [ACCURACY_WEIGHT, FORMAT_WEIGHT]

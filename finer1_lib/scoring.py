@@ -1,0 +1,217 @@
+"""From records to numbers: scores per item, rows of the summary, comparisons between models.
+
+Everything here is computed from the records alone, so a metric can change without a model being run again.
+
+Source: METHOD 4 (averages: unweighted over data sets, seen and unseen apart), DESIGN 7 (n, seed and a 95 %
+interval for every number).
+"""
+
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+from finer1_lib.scorers import Scorer
+from finer1_lib.statistics import Estimate, clustered_mean, clusters_to_tell, paired_difference
+
+AVERAGE = "average"
+COLUMNS = (
+    "model",
+    "dataset",
+    "setting",
+    "scorer",
+    "metric",
+    "categories",
+    "option_order",
+    "variant",
+    "value",
+    "low",
+    "high",
+    "n",
+    "seed",
+)
+_SCORE_COLUMNS = (
+    "model",
+    "setting",
+    "item_id",
+    "super_category",
+    "sub_category",
+    "categories",
+    "option_order",
+)
+
+
+def score_records(records: Sequence[Mapping], scorers: Iterable[Scorer]):
+    """Every metric of every scorer for every record.
+
+    Args:
+        records: lines of `records.jsonl`.
+        scorers: of `make_scorer`.
+
+    Returns:
+        A DataFrame in long form: model, setting, item_id, super_category, sub_category, categories,
+        option_order, scorer, metric, value.
+    """
+    import pandas as pd
+
+    rows = []
+    for scorer in scorers:
+        scorer.prepare([record for record in records if record["setting"] == "open_world"])
+        for record in records:
+            closed = record["setting"] == "closed_world"
+            for metric, value in (scorer.closed(record) if closed else scorer.open(record)).items():
+                rows.append(
+                    {
+                        **{key: record[key] for key in _SCORE_COLUMNS},
+                        "scorer": scorer.name,
+                        "metric": metric,
+                        "value": value,
+                    }
+                )
+    return pd.DataFrame(rows, columns=[*_SCORE_COLUMNS, "scorer", "metric", "value"])
+
+
+def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
+    """Rows of the summary: model x super-category (and average) x setting x scorer x metric x categories.
+
+    Args:
+        scores: of `score_records`.
+        seed: of the evaluation and the bootstrap.
+        similarity: name of Sim, written as the `variant` of relative_semantic_similarity, whose values mean
+            nothing without it.
+
+    Returns:
+        Dictionaries with exactly `COLUMNS`; `low` and `high` are None where one sub-category is all there is.
+
+    Source: METHOD 4; intervals over whole sub-categories are our choice.
+    """
+    rows = []
+    keys = ["model", "setting", "scorer", "metric", "categories"]
+    for group, part in scores.groupby(keys, sort=False):
+        known = dict(zip(keys, group))
+        order = part["option_order"].iloc[0]
+        known["option_order"] = order if isinstance(order, str) else None
+        known["variant"] = similarity if known["metric"] == "relative_semantic_similarity" else None
+        for dataset, inside in part.groupby("super_category"):
+            estimate = clustered_mean(inside["value"].tolist(), inside["sub_category"].tolist(), seed=seed)
+            rows.append(_row({**known, "dataset": dataset, **estimate.as_row(), "seed": seed}))
+        estimate = clustered_mean(
+            part["value"].tolist(), part["sub_category"].tolist(), part["super_category"].tolist(), seed=seed
+        )
+        rows.append(_row({**known, "dataset": AVERAGE, **estimate.as_row(), "seed": seed}))
+    return rows
+
+
+def _row(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {column: values[column] for column in COLUMNS}
+
+
+def pick(rows: Iterable[Mapping], **wanted: Any):
+    """The summary rows with these values, as a DataFrame: `pick(rows, dataset="average")`."""
+    import pandas as pd
+
+    chosen = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return pd.DataFrame(chosen, columns=list(COLUMNS))
+
+
+def compare(
+    scores, first: str, second: str, *, setting: str, metric: str, scorer: str, categories: str, seed: int
+) -> tuple[Estimate, Optional[int]]:
+    """Paired difference `first - second` on the same items, averaged over super-categories.
+
+    Args:
+        scores: of `score_records`.
+        first, second: model names.
+
+    Returns:
+        (difference with interval and p-value, sub-categories needed to tell a difference of this size).
+
+    Raises:
+        ValueError: the two models did not answer the same items.
+
+    Source: METHOD 3 ("no win of TAPO over DAPO is presumed: intervals, and the n needed to tell").
+    """
+    part = scores[
+        (scores["setting"] == setting)
+        & (scores["metric"] == metric)
+        & (scores["scorer"] == scorer)
+        & (scores["categories"] == categories)
+    ]
+    sides = [
+        part[part["model"] == model].sort_values("item_id", ignore_index=True) for model in (first, second)
+    ]
+    if not len(sides[0]) or sides[0]["item_id"].tolist() != sides[1]["item_id"].tolist():
+        raise ValueError(f"{first} and {second} did not answer the same items in {setting}, {categories}")
+    values = [side["value"].tolist() for side in sides]
+    clusters, groups = sides[0]["sub_category"].tolist(), sides[0]["super_category"].tolist()
+    return (
+        paired_difference(*values, clusters, groups, seed=seed),
+        clusters_to_tell(*values, list(zip(groups, clusters))),
+    )
+
+
+def compare_all(
+    scores, pairs: Iterable[tuple[str, str]], *, metrics: Sequence[tuple[str, str]], scorer: str, seed: int
+):
+    """`compare` for several pairs, metrics and both kinds of categories, as a table.
+
+    Args:
+        pairs: (first, second) model names.
+        metrics: (setting, metric) pairs.
+
+    Returns:
+        DataFrame of first, second, setting, metric, categories, difference, low, high, p, n, needed, reading.
+    """
+    import pandas as pd
+
+    rows = []
+    for first, second in pairs:
+        for setting, metric in metrics:
+            for categories in ("seen", "unseen"):
+                e, needed = compare(
+                    scores,
+                    first,
+                    second,
+                    setting=setting,
+                    metric=metric,
+                    scorer=scorer,
+                    categories=categories,
+                    seed=seed,
+                )
+                rows.append(
+                    {
+                        "first": first,
+                        "second": second,
+                        "setting": setting,
+                        "metric": metric,
+                        "categories": categories,
+                        "difference": e.value,
+                        "low": e.low,
+                        "high": e.high,
+                        "p": e.p,
+                        "n": e.n,
+                        "needed": needed,
+                        "reading": reading(e),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def tell(comparisons, first: str, second: str, *, setting: str, metric: str, categories: str) -> str:
+    """One row of `compare_all` in words: "+12.5 points [3.0, 22.0], p = 0.012: higher"."""
+    import pandas as pd
+
+    here = comparisons[
+        (comparisons["first"] == first)
+        & (comparisons["second"] == second)
+        & (comparisons["setting"] == setting)
+        & (comparisons["metric"] == metric)
+        & (comparisons["categories"] == categories)
+    ]
+    (row,) = here.to_dict("records")
+    span = "no interval" if pd.isna(row["low"]) else f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return f"{100 * row['difference']:+.1f} points {span}, p = {row['p']:.2g}: **{row['reading']}**"
+
+
+def reading(difference: Estimate) -> str:
+    """What an interval of a difference allows one to say: "higher", "lower" or "cannot tell"."""
+    if difference.low is None or difference.low <= 0 <= difference.high:
+        return "cannot tell"
+    return "higher" if difference.low > 0 else "lower"
