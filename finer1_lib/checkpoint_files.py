@@ -1,0 +1,63 @@
+"""What a folder must hold to be a checkpoint or an adapter, said in one line where it does not.
+
+Looked at before anything is loaded: transformers reports a missing processor as a failed download.
+
+Source: our choice; safetensors only, never pickled weights.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from finer1_lib.errors import UserError
+
+MODEL_TYPE = "qwen2_5_vl"
+
+
+def is_folder(checkpoint: str) -> bool:
+    """Whether a checkpoint is meant as a folder: it exists, or it does not look like "owner/name"."""
+    return Path(checkpoint).is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", checkpoint)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Refuse a folder that lacks what loading and generating need.
+
+    Raises:
+        UserError: naming the first missing piece.
+    """
+    if not folder.is_dir():
+        raise UserError(f"checkpoint folder {folder} does not exist: give a folder or a Hub id (owner/name)")
+    _need(folder, "config.json", "no checkpoint")
+    kind = _read_json(folder / "config.json").get("model_type")
+    if kind != MODEL_TYPE:
+        raise UserError(f"{folder} holds a model of type {kind!r}: the kit needs {MODEL_TYPE!r} (Qwen2.5-VL)")
+    index = folder / "model.safetensors.index.json"
+    shards = set(_read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    for name in sorted(shards):
+        _need(folder, name, "a checkpoint without weights (safetensors)")
+    _need(folder, "processor_config.json|preprocessor_config.json", "a checkpoint without a processor")
+    _need(folder, "tokenizer.json|vocab.json", "a checkpoint without a tokenizer")
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse a folder that is no PEFT adapter.
+
+    Raises:
+        UserError: naming what is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"adapter folder {folder} does not exist: run the notebook that trains it first")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        _need(folder, name, "no adapter")
+
+
+def _need(folder: Path, names: str, what: str) -> None:
+    if not any((folder / name).is_file() for name in names.split("|")):
+        raise UserError(f"{folder} is {what}: {' or '.join(names.split('|'))} is missing")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: copy or download the checkpoint again") from error

@@ -1,0 +1,318 @@
+"""Loading, adapters, generation, encoding and pooled states, on a tiny random Qwen2.5-VL."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import tiny_checkpoint
+from finer1_lib import models
+from finer1_lib.encoding import Encoder, ImageFile, pad, user_message, vision_inputs
+from finer1_lib.errors import UserError
+from finer1_lib.generation import PLACEHOLDERS, cut_batches, mix, sample_ids
+from finer1_lib.policy import score_completions
+
+QUESTION = "What species is this bird?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_checkpoint.build(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return models.load(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Three sizes: 16, 15 and 4 image tokens."""
+    sizes = [(112, 112), (84, 140), (56, 56)]
+    return [tiny_checkpoint.picture(size=size, seed=i) for i, size in enumerate(sizes)]
+
+
+@pytest.fixture(scope="module")
+def prompts(pictures):
+    texts = [QUESTION, "Think", "<think>a</think> red crown"]
+    return [user_message(text, picture) for text, picture in zip(texts, pictures)]
+
+
+# Loading
+# -----------------------------------------------------------------------------------------------------------
+
+
+def test_load_gives_an_evaluating_float32_model_without_network(folder, monkeypatch):
+    import socket
+
+    def no_network(*args, **kwargs):
+        raise AssertionError("a local checkpoint must not look at the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    loaded = models.load(folder)
+    assert not loaded.model.training and next(loaded.model.parameters()).dtype == torch.float32
+    assert (loaded.backend, loaded.adapter, loaded.checkpoint) == ("transformers", None, str(folder))
+
+
+@pytest.mark.parametrize("missing, said", [
+    ("config.json", "no checkpoint"), ("model.safetensors", "without weights"),
+    ("processor_config.json", "without a processor"), ("tokenizer.json", "without a tokenizer"),
+])
+def test_an_incomplete_checkpoint_is_one_clear_line(folder, tmp_path, missing, said):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / missing).unlink()
+    with pytest.raises(UserError, match=said) as caught:
+        models.load(tmp_path / "copy")
+    assert missing in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_without_chat_template_or_with_torn_weights(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "a")
+    (tmp_path / "a/chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="chat template"):
+        models.load(tmp_path / "a")
+    shutil.copytree(folder, tmp_path / "b")
+    weights = tmp_path / "b/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UserError, match="damaged"):
+        models.load(tmp_path / "b")
+
+
+def test_other_mistakes_are_one_clear_line(folder, tmp_path):
+    for call, said in [
+        (lambda: models.load(tmp_path / "nowhere/at/all"), "does not exist"),
+        (lambda: models.load(folder, backend="jax"), "one of transformers, unsloth"),
+        (lambda: models.load(folder, dtype="int8"), "dtype"),
+        (lambda: models.load(folder, device="cpu", load_in_4bit=True), "needs a CUDA GPU"),
+        (lambda: models.load(folder, adapter=tmp_path / "none"), "adapter folder"),
+        (lambda: models.load(folder, adapter=tmp_path), "no adapter: adapter_config.json"),
+        (lambda: models.add_lora(models.load(folder), 0, 16), "positive"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            call()
+    other = json.loads((folder / "config.json").read_text())
+    shutil.copytree(folder, tmp_path / "other")
+    (tmp_path / "other/config.json").write_text(json.dumps({**other, "model_type": "llama"}))
+    with pytest.raises(UserError, match="'llama'"):
+        models.load(tmp_path / "other")
+
+
+def test_unsloth_is_not_replaced_by_something_else(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="unsloth"):
+        models.load(folder, backend="unsloth")
+
+
+# Adapters
+# ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_adapter_changes_nothing_and_leaves_vision_and_head_frozen(folder, prompts):
+    bare = models.load(folder)
+    before = models.generate(bare, prompts, max_new_tokens=6)
+    loaded = models.add_lora(bare, 4, 8, seed=1)
+    assert models.generate(loaded, prompts, max_new_tokens=6) == before
+    names = [name for name, p in loaded.model.named_parameters() if p.requires_grad]
+    assert len(names) == 2 * 7 * 2 and all("language_model" in name and "lora_" in name for name in names)
+    with pytest.raises(UserError, match="adapter already"):
+        models.add_lora(loaded, 4, 8)
+    wide = models.add_lora(models.load(folder), 4, 8, vision_layers=True)
+    names = [name for name, p in wide.model.named_parameters() if p.requires_grad]
+    assert any("visual" in name for name in names)
+    assert not any("lm_head" in name or "embed" in name for name in names)
+
+
+def test_the_seed_decides_a_fresh_adapter(folder):
+    def weights(seed):
+        model = models.add_lora(models.load(folder), 2, 4, seed=seed).model
+        return torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
+
+    state = torch.get_rng_state()
+    assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_an_adapter_round_trips_and_carries_no_path(folder, tmp_path, prompts):
+    loaded = models.add_lora(models.load(folder), 4, 8, seed=1)
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.3)
+    models.save_adapter(loaded, tmp_path / "adapter")
+    again = models.load(folder, adapter=tmp_path / "adapter")
+    compared = (loaded, again, models.load(folder))
+    states = [models.pooled_states(one, prompts, layers=[-1], where="last") for one in compared]
+    np.testing.assert_array_equal(states[0], states[1])
+    assert np.abs(states[0] - states[2]).max() > 1e-3
+    assert again.adapter == str(tmp_path / "adapter")
+    assert any(p.requires_grad for p in again.model.parameters()), "TAPO trains the adapter of CoT SFT onward"
+    assert str(folder.parent) not in (tmp_path / "adapter/adapter_config.json").read_text()
+
+
+def test_an_adapter_of_another_model_is_refused(folder, tmp_path):
+    for name, sizes in (("deep", dict(layers=3)), ("wide", dict(hidden=64))):
+        other = tiny_checkpoint.build(tmp_path / name, **sizes)
+        models.save_adapter(models.add_lora(models.load(other), 4, 8), tmp_path / f"{name}_adapter")
+        with pytest.raises(UserError, match="does not fit"):
+            models.load(folder, adapter=tmp_path / f"{name}_adapter")
+
+
+# Encoding
+# ----------------------------------------------------------------------------------------------------------
+
+
+def test_encoding_equals_the_processors_own(loaded, prompts):
+    encode = Encoder(loaded.processor)
+    for messages in prompts:
+        expected = loaded.processor.apply_chat_template(
+            [messages], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+        found = encode(messages)
+        assert found.ids == expected["input_ids"][0].tolist()
+        assert torch.equal(found.pixels, expected["pixel_values"])
+        assert torch.equal(found.grid, expected["image_grid_thw"])
+        ids = torch.tensor([found.ids])
+        types = vision_inputs([found], ids, loaded.model.config.image_token_id)["mm_token_type_ids"]
+        assert torch.equal(types.long(), expected["mm_token_type_ids"].long())
+
+
+def test_each_picture_is_processed_once_and_the_cache_has_a_bound(loaded, pictures, tmp_path, monkeypatch):
+    encode, calls = Encoder(loaded.processor), []
+    process = loaded.processor.image_processor
+    encode.processor = type("Counting", (), {
+        "image_processor": staticmethod(lambda **kw: calls.append(1) or process(**kw))})
+    pictures[0].save(tmp_path / "a.png")
+    for _ in range(3):
+        encode.picture(pictures[0])
+        encode.picture(ImageFile(str(tmp_path), "a.png"))
+    assert len(calls) == 2
+    small = Encoder(loaded.processor, cache_bytes=1)
+    assert torch.equal(small.picture(pictures[0])[0], Encoder(loaded.processor).picture(pictures[0])[0])
+    small.picture(pictures[1])
+    assert len(small._pictures) == 1
+
+
+def test_placeholders_in_the_text_are_refused(loaded):
+    with pytest.raises(ValueError, match="image_pad"):
+        Encoder(loaded.processor)(user_message("what <|image_pad|> is this"))
+
+
+# Generation
+# --------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_batches_agree_with_single_prompts_and_with_transformers(loaded, prompts):
+    together = models.generate(loaded, prompts, max_new_tokens=8)
+    assert together == [models.generate(loaded, [p], max_new_tokens=8)[0] for p in prompts]
+    inputs = loaded.processor.apply_chat_template(
+        [prompts[0]], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    out = loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1]:]
+    assert loaded.processor.tokenizer.decode(out, skip_special_tokens=True) == together[0].text
+
+
+def test_sampling_follows_its_seed_and_leaves_torchs_state_alone(loaded, prompts):
+    state = torch.get_rng_state()
+    draws = [models.generate(loaded, prompts, max_new_tokens=8, temperature=1.0, seed=s) for s in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_image_ids_are_never_sampled_and_endings_are_counted(folder, prompts):
+    loaded = models.load(folder)
+    tokenizer = loaded.processor.tokenizer
+    # A head that wants nothing but image tokens, and then one that wants nothing but the end.
+    loaded.model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(loaded.model.lm_head.weight))
+    bias = torch.zeros(len(tokenizer))
+    bias[[tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|video_pad|>")]] = 50.0
+    loaded.model.lm_head.bias = torch.nn.Parameter(bias)
+    rows = [Encoder(loaded.processor)(prompt) for prompt in prompts]
+    drawn = sample_ids(loaded.model, tokenizer, rows, max_new_tokens=5, temperature=1.0, top_p=1.0, seed=(0,))
+    placeholders = {tokenizer.convert_tokens_to_ids(token) for token in PLACEHOLDERS}
+    assert not placeholders & {token for row in drawn for token in row}
+    loaded.model.lm_head.bias.data[tokenizer.eos_token_id] = 99.0
+    ended = models.generate(loaded, prompts, max_new_tokens=5)
+    assert [(row.text, row.tokens, row.truncated) for row in ended] == [("", 1, False)] * 3
+    loaded.model.lm_head.bias.data[tokenizer.eos_token_id] = -99.0
+    cut = models.generate(loaded, prompts, max_new_tokens=5)
+    assert [(row.tokens, row.truncated) for row in cut] == [(5, True)] * 3
+
+
+def test_batches_hold_everything_once_and_equal_lengths_together():
+    lengths = [10] * 40 + [7, 12, 9, 12]
+    batches = cut_batches(lengths, 32)
+    assert sorted(i for batch in batches for i in batch) == list(range(44))
+    assert [len(b) for b in batches] == [32, 8, 4] and len({lengths[i] for i in batches[0]}) == 1
+    assert cut_batches([], 4) == []
+    with pytest.raises(ValueError):
+        cut_batches([1], 0)
+
+
+def test_mixed_seeds_differ():
+    assert len({mix(a, b) for a in range(20) for b in range(20)}) == 400 and 0 <= mix(3) < 2**63
+
+
+# States and scores
+# -------------------------------------------------------------------------------------------------
+
+
+def test_pooled_states_by_hand(loaded, prompts):
+    encode = Encoder(loaded.processor)
+    row = encode(prompts[1])
+    ids, mask = pad([row.ids], 0, "right")
+    vision = vision_inputs([row], ids, loaded.model.config.image_token_id)
+    with torch.no_grad():
+        states = loaded.model.model(
+            input_ids=ids, attention_mask=mask, output_hidden_states=True, **vision).hidden_states
+    image = [i for i, token in enumerate(row.ids) if token == loaded.model.config.image_token_id]
+    assert len(image) == 15
+    for layers, where, expected in [
+        ([0, -1], "image", [states[k][0, image].mean(0) for k in (0, -1)]),
+        ([1], "last", [states[1][0, -1]]),
+    ]:
+        found = models.pooled_states(loaded, prompts, layers=layers, where=where, batch_size=2)
+        assert found.shape == (len(layers), 3, 32) and found.dtype == np.float32
+        np.testing.assert_allclose(found[:, 1], torch.stack(expected).numpy(), atol=1e-5)
+
+
+def test_pooled_states_of_a_span_and_of_text_alone(loaded):
+    encode = Encoder(loaded.processor)
+    texts = ["Dunen Wren: red crown", "Is the species Dunen Wren?"]
+    found = models.pooled_states(
+        loaded, [user_message(t) for t in texts], layers=[0], where="span", spans=["Wren"] * 2)
+    embedded = loaded.model.get_input_embeddings().weight
+    for i, text in enumerate(texts):
+        rendered = encode.render(user_message(text))[0]
+        tokens = encode.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        start = rendered.rindex("Wren")
+        inside = [token for token, (a, b) in zip(tokens["input_ids"], tokens["offset_mapping"])
+                  if a < start + 4 and b > start]
+        assert "Wren" in encode.tokenizer.decode(inside)
+        np.testing.assert_allclose(found[0, i], embedded[inside].mean(0).detach().numpy(), atol=1e-6)
+
+
+def test_pooled_states_say_what_is_wrong(loaded, prompts):
+    for wrong in (dict(where="nose"), dict(where="image", spans=["x"] * 3), dict(where="span"),
+                  dict(where="span", spans=["absent"] * 3), dict(layers=[9])):
+        with pytest.raises(ValueError):
+            models.pooled_states(loaded, prompts, **{"layers": [0], **wrong})
+    with pytest.raises(ValueError, match="no image"):
+        models.pooled_states(loaded, [user_message("text")], layers=[0])
+
+
+def test_scores_equal_the_models_own_logits_one_by_one(loaded, prompts):
+    """Padding, unequal pictures and a text-only row in one batch change nothing."""
+    encode = Encoder(loaded.processor)
+    rows = [encode(p) for p in [*prompts, user_message("only text")]]
+    answers = [encode.completion(text) for text in ("Dunen Wren", "a", "red crown, black back", "")]
+    ids, mask = pad(answers, 0, "right")
+    found = score_completions(loaded.model, rows, ids, mask, pad_token_id=0, temperature=0.7, chunk=3)
+    for i, (row, answer) in enumerate(zip(rows, answers)):
+        whole = torch.tensor([row.ids + answer])
+        vision = vision_inputs([row], whole, loaded.model.config.image_token_id)
+        logits = loaded.model(input_ids=whole, attention_mask=torch.ones_like(whole), **vision).logits[0]
+        logs = torch.log_softmax(logits[len(row.ids) - 1 : -1].float() / 0.7, -1)
+        expected = logs.gather(-1, torch.tensor(answer)[:, None])[:, 0]
+        torch.testing.assert_close(found.logp[i, : len(answer)], expected, atol=2e-5, rtol=1e-4)
+        entropy = -(logs.exp() * logs).sum(-1)
+        torch.testing.assert_close(found.entropy[i, : len(answer)], entropy, atol=2e-5, rtol=1e-4)
+        assert not found.logp[i, len(answer) :].any()

@@ -1,0 +1,112 @@
+"""The small training runs that several tests and their child processes share: `training_cases.py KIND FOLDER
+STEP` trains and kills itself (SIGKILL) when the progress line of that step is printed."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+QUESTION = "What species is this bird?"
+SIZES = ((84, 140), (112, 112))  # 15 and 16 image tokens: pictures of real data differ too
+
+
+def prepare(folder: Path) -> Path:
+    """A base, six pictures, and an adapter with both halves random (a fresh one leaves half unused)."""
+    import torch
+
+    import tiny_checkpoint
+    from finer1_lib import models
+
+    torch.set_num_threads(1)
+    tiny_checkpoint.build(folder / "base")
+    (folder / "images/bird/wren").mkdir(parents=True)
+    for i in range(6):
+        tiny_checkpoint.picture(size=SIZES[i % 2], seed=i).save(folder / f"images/bird/wren/{i}.png")
+    loaded = models.add_lora(models.load(folder / "base"), 4, 8, seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        for name, parameter in loaded.model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0.0, 0.1)
+    models.save_adapter(loaded, folder / "start")
+    return folder
+
+
+def start(folder: Path, **options):
+    """The base with that adapter."""
+    from finer1_lib import models
+
+    return models.load(folder / "base", adapter=folder / "start", **options)
+
+
+def images(folder: Path) -> list:
+    from finer1_lib.encoding import ImageFile
+
+    return [ImageFile(str(folder / "images"), f"bird/wren/{i}.png") for i in range(6)]
+
+
+def examples(folder: Path) -> list:
+    """Six examples of unequal length."""
+    from finer1_lib.sft import SftExample
+
+    return [SftExample(image, QUESTION, "<answer>Wren</answer>" + "." * i)
+            for i, image in enumerate(images(folder))]
+
+
+def triplets(folder: Path) -> list:
+    """Six triplets whose anchor, positive and negative differ in size."""
+    from finer1_lib.tapo import TripletRow
+
+    all_images = images(folder)
+    return [TripletRow(all_images[i], all_images[(i + 1) % 6], all_images[(i + 2) % 6], QUESTION, f"Wren {i}")
+            for i in range(6)]
+
+
+def sometimes_right(*, completion_ids, **columns) -> list[float]:
+    """A reward that differs within a group although the weights are random: whether the ids' sum is odd."""
+    return [float(sum(ids) % 2) for ids in completion_ids]
+
+
+def sft_config(**changes):
+    from finer1_lib.sft import SftConfig
+
+    return SftConfig(**{**dict(epochs=3, batch_size=4, micro_batch_size=2, warmup_steps=1, learning_rate=1e-2,
+                               checkpoints_every=2), **changes})
+
+
+def tapo_config(**changes):
+    from finer1_lib.tapo import TapoConfig
+
+    return TapoConfig(**{**dict(n_anchor=2, n_positive=2, prompts_per_step=2, micro_batch_size=4, steps=6,
+                                updates_per_rollout=2, max_new_tokens=6, learning_rate=1e-2, top_p=1.0,
+                                checkpoints_every=1), **changes})
+
+
+def train(kind: str, folder: Path, out: Path, progress=None, loaded=None, **changes):
+    """Train one of the two cases into `out`; the reward must have been replaced by `sometimes_right`."""
+    from finer1_lib import sft, tapo
+
+    loaded = loaded or start(folder)
+    if kind == "sft":
+        return sft.train_sft(loaded, examples(folder), sft_config(**changes), out, progress=progress)
+    return tapo.train_tapo(loaded, triplets(folder), tapo_config(**changes), out, progress=progress)
+
+
+def main(kind: str, folder: Path, last_step: int) -> None:
+    import torch
+
+    from finer1_lib import rewards
+
+    torch.set_num_threads(1)
+    rewards.accuracy_reward = sometimes_right
+
+    def progress(step, total, label="", **values):
+        if step >= last_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(kind, folder, folder / f"killed_{kind}", progress)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
