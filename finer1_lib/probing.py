@@ -1,0 +1,240 @@
+"""Three probes that ask why training helped: better sight (H1), more knowledge (H2), better deployment (H3)?
+
+Everything here takes arrays and gives arrays, so that planted data can test it; `probing_features` fetches
+the states of a checkpoint, `probing_statistics` puts intervals and equivalence tests on what comes out.
+
+Where we depart from the paper and why:
+* H1 picks its regularisation on a validation split; the paper reports the best TEST accuracy over epochs.
+* H3 is a number (AUC of a cross-validated separator) beside the PCA picture, and its questions are asked in
+  swaps, so that neither the image nor the name alone tells right from wrong:
+
+    image of A, "Is the species A?" right      image of B, "Is the species B?" right
+    image of A, "Is the species B?" wrong      image of B, "Is the species A?" wrong
+
+  A swap lies wholly in one fold. Were only the image's side kept together, a name would be mostly right in
+  the training folds and mostly wrong in the test fold, and a separator that reads names would miss 0.5.
+
+Source: paper section 5.4 and Table 4; METHOD 5; the lineage of H1 and H2 is in the audit, 1.F.
+"""
+
+from typing import Optional, Sequence
+
+import numpy as np
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation strengths a validation split chooses from
+NUM_OTHERS = 4                       # names of other genera per name in H2 (METHOD 5)
+MIN_SUB_CATEGORIES = 2               # fewer classes are no classification (H1)
+MIN_SWAPS = 3                        # fewer leave no fold to train, to validate and to test on (H3)
+
+
+def validation_mask(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Mark a share of every class (at least one item, never all of them) for validation.
+
+    Args:
+        labels: [N] class of every item; every class needs two items.
+        share: wanted share of each class.
+
+    Returns:
+        [N] bool, True for validation.
+
+    Raises:
+        ValueError: if a class has a single item.
+    """
+    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    mask = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        where = np.flatnonzero(labels == label)
+        if len(where) < 2:
+            raise ValueError(f"class {label!r} has one item: none is left to train on beside validation")
+        mask[rng.permutation(where)[: min(len(where) - 1, max(1, round(share * len(where))))]] = True
+    return mask
+
+
+def separator(strength: float):
+    """Standardised features into multinomial logistic regression: the linear probe of H1 and H3."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3))
+
+
+def choose_strength(
+    x: np.ndarray, y: np.ndarray, held_out: np.ndarray, strengths: Sequence[float] = STRENGTHS
+) -> tuple[float, float]:
+    """The regularisation that does best on a validation part.
+
+    Args:
+        x: [N, D] features; y: [N] labels; held_out: [N] bool, the validation part.
+
+    Returns:
+        (strength, its validation accuracy); of equals the smallest strength, the most regularised.
+    """
+    best = (strengths[0], -1.0)
+    for strength in sorted(strengths):
+        accuracy = float(separator(strength).fit(x[~held_out], y[~held_out]).score(x[held_out], y[held_out]))
+        if accuracy > best[1]:
+            best = (strength, accuracy)
+    return best
+
+
+def linear_probe(
+    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *,
+    seed: int, share: float = 0.25, strengths: Sequence[float] = STRENGTHS,
+) -> dict:
+    """H1: can a linear classifier read the sub-category off the image-token states?
+
+    Args:
+        train_x, test_x: [N, D] and [M, D] mean-pooled image-token states.
+        train_y, test_y: [N] and [M] sub-categories; at least two images of each in train.
+        seed: of the validation split and of the shuffled labels.
+
+    Returns:
+        `correct`, `majority`, `shuffled_labels`: [M] bool, the probe and its two controls per test image;
+        `strength` and `validation_accuracy` of the chosen probe.
+
+    Source: paper 5.4 (H1); validation split and controls METHOD 5; logistic regression instead of 500 epochs
+    of Adam is our choice (a convex objective, solved).
+    """
+    train_y, test_y = np.asarray(train_y), np.asarray(test_y)
+    strength, validation = choose_strength(train_x, train_y, validation_mask(train_y, share, seed), strengths)
+    probe = separator(strength).fit(train_x, train_y)
+    shuffled = np.random.default_rng(seed + 1).permutation(train_y)
+    names, counts = np.unique(train_y, return_counts=True)
+    return {
+        "correct": probe.predict(test_x) == test_y,
+        "majority": names[counts.argmax()] == test_y,
+        "shuffled_labels": separator(strength).fit(train_x, shuffled).predict(test_x) == test_y,
+        "strength": strength,
+        "validation_accuracy": validation,
+    }
+
+
+def genus_gaps(
+    states: np.ndarray, genera: Sequence[str], *, seed: int, repeats: int = 1, num_others: int = NUM_OTHERS
+) -> np.ndarray:
+    """H2: cosine of a name to one name of its genus, minus its mean cosine to four names of other genera.
+
+    The draws depend on the seed and the genera alone, so two checkpoints are compared over the same pairs.
+
+    Args:
+        states: [S, D] state of each name; genera: [S] genus of each name.
+        repeats: draws of mate and others averaged per name (the paper draws once).
+
+    Returns:
+        [S] gaps; nan for a name without a mate in its genus or with fewer than `num_others` outside it.
+
+    Source: paper 5.4 (H2), Table 4; METHOD 5.
+    """
+    genera, rng = np.asarray(genera), np.random.default_rng(seed)
+    unit = states / np.linalg.norm(states, axis=1, keepdims=True)
+    cosine, gaps = unit @ unit.T, np.full(len(genera), np.nan)
+    for i, genus in enumerate(genera):
+        mates = np.flatnonzero((genera == genus) & (np.arange(len(genera)) != i))
+        others = np.flatnonzero(genera != genus)
+        if len(mates) == 0 or len(others) < num_others:
+            continue
+        gaps[i] = np.mean([
+            cosine[i, rng.choice(mates)] - cosine[i, rng.choice(others, num_others, replace=False)].mean()
+            for _ in range(repeats)
+        ])
+    return gaps
+
+
+def swap_groups(names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
+    """Put sub-categories in pairs that exchange their names; an odd one out makes the last group three.
+
+    Returns:
+        Groups of two (one of three if the number is odd); none for fewer than two names.
+    """
+    order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(names))]
+    groups = [tuple(order[i : i + 2]) for i in range(0, len(order) - 1, 2)]
+    if len(order) % 2 and groups:
+        groups[-1] += (order[-1],)
+    return groups
+
+
+def balanced_questions(images: dict[tuple[str, str], list[str]], *, num_images: int, seed: int) -> list[dict]:
+    """H3's questions for one super-category: every name equally often right and wrong, in closed swaps.
+
+    Args:
+        images: {(sub_category, "seen" or "unseen"): [image ids]}; swaps stay within seen and within unseen.
+        num_images: images per sub-category at most; within a swap all have the same number, so a sub-category
+            with fewer lowers its partner's.
+
+    Returns:
+        One dict per question: image_id, swapped_image_id (a picture from the next swap, asked under the same
+        label: the control; None if there is a single swap), sub_category, name, right, swap, categories. Two
+        questions per image.
+    """
+    groups = []
+    for categories in sorted({key[1] for key in images}):
+        names = [name for name, kind in images if kind == categories and images[name, kind]]
+        groups += [(categories, group) for group in swap_groups(names, seed)]
+    picked = []
+    for categories, group in groups:
+        count = min([num_images] + [len(images[name, categories]) for name in group])
+        picked.append([images[name, categories][:count] for name in group])
+    questions = []
+    for number, (categories, group) in enumerate(groups):
+        neighbour = picked[(number + 1) % len(groups)] if len(groups) > 1 else None
+        for place, own in enumerate(group):
+            for i, image_id in enumerate(picked[number][place]):
+                strange = None
+                if neighbour:
+                    pictures = neighbour[place % len(neighbour)]
+                    strange = pictures[i % len(pictures)]
+                for name in (own, group[(place + 1) % len(group)]):
+                    questions.append({
+                        "image_id": image_id, "swapped_image_id": strange, "sub_category": own, "name": name,
+                        "right": name == own, "swap": number, "categories": categories,
+                    })
+    return questions
+
+
+def grouped_folds(
+    groups: Sequence[int], num_folds: int, seed: int, strata: Optional[Sequence] = None
+) -> np.ndarray:
+    """Deal whole groups to folds in turn, stratum by stratum (seen and unseen evenly).
+
+    Returns:
+        [N] fold of every item; there are at most as many folds as groups.
+    """
+    groups = np.asarray(groups)
+    strata = np.zeros(len(groups)) if strata is None else np.asarray(strata)
+    rng, order = np.random.default_rng(seed), []
+    for stratum in np.unique(strata):
+        order += list(rng.permutation(np.unique(groups[strata == stratum])))
+    number = {group: place % min(num_folds, len(order)) for place, group in enumerate(order)}
+    return np.array([number[group] for group in groups])
+
+
+def cross_validated_scores(
+    x: np.ndarray, right: np.ndarray, groups: np.ndarray, folds: np.ndarray, *,
+    seed: int, strengths: Sequence[float] = STRENGTHS,
+) -> np.ndarray:
+    """H3: score every question by a linear separator that saw no question of its fold.
+
+    The strength is chosen within the training folds, on whole swaps too.
+
+    Args:
+        x: [N, D] last hidden states; right: [N] bool; groups: [N] swap; folds: [N] from `grouped_folds`.
+
+    Returns:
+        [N] decision values. Compare them within a fold only: separators of two folds share no scale.
+
+    Raises:
+        ValueError: if there are fewer than `MIN_SWAPS` swaps.
+
+    Source: METHOD 5 (H3: a cross-validated separator, folds grouped by sub-category).
+    """
+    right, groups = np.asarray(right), np.asarray(groups)
+    if len(np.unique(groups)) < MIN_SWAPS:
+        raise ValueError(f"{len(np.unique(groups))} swaps: at least {MIN_SWAPS} are needed")
+    scores = np.empty(len(right))
+    for fold in np.unique(folds):
+        train = folds != fold
+        held_out = grouped_folds(groups[train], 4, seed) == 0
+        strength, _ = choose_strength(x[train], right[train], held_out, strengths)
+        scores[~train] = separator(strength).fit(x[train], right[train]).decision_function(x[~train])
+    return scores
