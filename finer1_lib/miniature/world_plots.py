@@ -59,6 +59,6 @@ def attribute_reading(df: Any) -> Any:
         axis.set_title(kind, fontsize=15)
         axis.set_xlabel("read rightly from the picture (%)", fontsize=13)
         axis.tick_params(axis="x", labelsize=12)
-    axes[0][-1].legend(loc="lower left", fontsize=11, frameon=False)
+    fig.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=13, frameon=False)
     plt.close(fig)
     return fig
