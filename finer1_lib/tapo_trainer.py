@@ -71,8 +71,7 @@ def _trainer_class(base: type) -> type:
         def _send_telemetry(self):
             """No pings."""
 
-        # Rollouts
-        # ------------------------------------------------------------------------------------------------
+        # Rollouts ----------------------------------------------------
 
         def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
             number = self.state.global_step // self.tapo.updates_per_rollout
@@ -108,8 +107,7 @@ def _trainer_class(base: type) -> type:
                     result["negative_logp"], result["negative_entropy"] = scored
             return result
 
-        # Loss
-        # ----------------------------------------------------------------------------------------------------
+        # Loss --------------------------------------------------------
 
         def _score(self, model, prompts: Sequence[Encoded], ids, mask) -> tuple:
             """(log-probabilities, entropies), (B, T) each, under the given pictures."""

@@ -1,4 +1,12 @@
-"""Order of the tests: what is marked `last` (the chain of all notebooks, minutes) runs after everything else."""
+"""Order and threads: what is marked `last` (the chain of all notebooks, minutes) runs after everything else.
+
+Two workers share two cores, so each keeps torch and BLAS to one thread; two threads each would wait for one another.
+"""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure(config):

@@ -21,8 +21,8 @@ SIZES = {
     "00_miniature_world": {"images_per_sub_category": 2, "card_pictures": 1, "card_wordings": 1},
     "01_data": {"num_shots": 3, "attempts": 3},
     "02_cot_sft": {"cot_epochs": 2, "answer_epochs": 1, "max_new_tokens": 32},
-    "03_tapo": {"n_anchor": 2, "n_positive": 2, "steps": 2, "prompts_per_step": 2, "max_sampling_rounds": 1,
-                "max_new_tokens": 140},
+    "03_tapo": {"n_anchor": 2, "n_positive": 2, "steps": 2, "prompts_per_step": 2, "micro_batch_size": 8,
+                "max_sampling_rounds": 1, "max_new_tokens": 140},
     "04_evaluation": {"images_per_class": 1, "max_new_tokens": 140},
     "05_probing": {"h1_train_images": 2, "h1_test_images": 1, "h2_repeats": 2, "h3_images": 1, "h3_folds": 3},
 }

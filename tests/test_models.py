@@ -40,8 +40,7 @@ def prompts(pictures):
     return [user_message(text, picture) for text, picture in zip(texts, pictures)]
 
 
-# Loading
-# -----------------------------------------------------------------------------------------------------------
+# Loading -----------------------------------------------------
 
 
 def test_load_gives_an_evaluating_float32_model_without_network(folder, monkeypatch):
@@ -105,8 +104,7 @@ def test_unsloth_is_not_replaced_by_something_else(folder, monkeypatch):
         models.load(folder, backend="unsloth")
 
 
-# Adapters
-# ----------------------------------------------------------------------------------------------------------
+# Adapters ----------------------------------------------------
 
 
 def test_a_fresh_adapter_changes_nothing_and_leaves_vision_and_head_frozen(folder, prompts):
@@ -158,8 +156,7 @@ def test_an_adapter_of_another_model_is_refused(folder, tmp_path):
             models.load(folder, adapter=tmp_path / f"{name}_adapter")
 
 
-# Encoding
-# ----------------------------------------------------------------------------------------------------------
+# Encoding ----------------------------------------------------
 
 
 def test_encoding_equals_the_processors_own(loaded, prompts):
@@ -197,8 +194,7 @@ def test_placeholders_in_the_text_are_refused(loaded):
         Encoder(loaded.processor)(user_message("what <|image_pad|> is this"))
 
 
-# Generation
-# --------------------------------------------------------------------------------------------------------
+# Generation --------------------------------------------------
 
 
 def test_greedy_batches_agree_with_single_prompts_and_with_transformers(loaded, prompts):
@@ -251,8 +247,7 @@ def test_mixed_seeds_differ():
     assert len({mix(a, b) for a in range(20) for b in range(20)}) == 400 and 0 <= mix(3) < 2**63
 
 
-# States and scores
-# -------------------------------------------------------------------------------------------------
+# States and scores -------------------------------------------
 
 
 def test_pooled_states_by_hand(loaded, prompts):

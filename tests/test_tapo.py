@@ -43,8 +43,7 @@ def one_step(folder, path, **changes):
     return adapter(loaded.model), trainer
 
 
-# Against an independent step
-# ---------------------------------------------------------------------------------------
+# Against an independent step ---------------------------------
 
 
 def own_logits(model, prompt, completion):
@@ -102,8 +101,7 @@ def test_one_step_equals_an_independently_written_one(folder, tmp_path, name, ch
     assert float((found - adapter(cases.start(folder).model)).abs().max()) > 1e-3, "it must move something"
 
 
-# Rollouts
-# ----------------------------------------------------------------------------------------------------------
+# Rollouts ----------------------------------------------------
 
 
 @pytest.mark.parametrize("under", ["anchor", "positive"])
@@ -175,8 +173,7 @@ def test_a_killed_rollout_is_drawn_again_the_same(folder, tmp_path):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-# Dynamic sampling
-# --------------------------------------------------------------------------------------------------
+# Dynamic sampling --------------------------------------------
 
 
 def test_nothing_survives_skip_leaves_the_weights_alone_and_says_so(folder, tmp_path, monkeypatch, capsys):
@@ -212,8 +209,7 @@ def test_a_step_with_fewer_groups_counts_their_tokens_alone(folder, tmp_path, mo
     torch.testing.assert_close(found, expected, atol=3e-5, rtol=2e-3)
 
 
-# Switches
-# ----------------------------------------------------------------------------------------------------------
+# Switches ----------------------------------------------------
 
 
 def test_a_stale_negative_branch_gives_eta2_no_gradient_and_a_fresh_one_does(folder, tmp_path):
@@ -303,8 +299,7 @@ def test_triplet_rows_name_pictures_prompt_and_label():
     assert [tuple(i) for i in row[:3]] == [("root", f"bird/{n}.png") for n in ("a/1", "a/2", "b/1")]
 
 
-# Resumption
-# --------------------------------------------------------------------------------------------------------
+# Resumption --------------------------------------------------
 
 
 def test_a_kill_ends_with_the_same_weights(folder, tmp_path):
