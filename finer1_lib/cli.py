@@ -34,7 +34,7 @@ _RUN_HELP = "\n\n".join(
         "  finer1 run miniature",
         "  finer1 run miniature --run-name photos --set 01_data.image_root=my_photos",
         "  finer1 run miniature --run-name seed1 --seed 1",
-        "  finer1 run miniature --to 02_cot_sft --set 02_cot_sft.max_steps=5",
+        "  finer1 run miniature --run-name short --to 02_cot_sft --set 02_cot_sft.cot_epochs=2",
         "Exit codes: 0 done; 2 a mistake in the command or the data, told in one line; 1 a fault of the kit;"
         " 130 after Ctrl-C.",
     )

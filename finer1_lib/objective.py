@@ -1,11 +1,10 @@
-"""The TAPO objective as pure functions of tensors, and a log-probability that never holds a whole logit
-matrix.
+"""The TAPO objective as pure functions of tensors; log-probabilities that never hold a whole logit matrix.
 
 Shapes: B rollouts, T completion tokens, `mask` (B, T) with 1 on real tokens. A group is the n_anchor +
 n_positive rollouts of one triplet; they share one mean and one standard deviation:
 
-    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))     # two from the anchor, two from the
-    positive tensor([[ 0.8660, -0.8660, -0.8660,  0.8660]])
+    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # two from the anchor, two from the positive
+    tensor([[ 0.8660, -0.8660, -0.8660,  0.8660]])
 
 The loss of one token under the anchor image, with d = log pi(o | negative) - log pi(o | anchor):
 

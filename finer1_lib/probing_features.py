@@ -4,7 +4,7 @@
     H2  the bare name                             mean over the name's tokens (control: over its epithet's)
     H3  image, then "Is the species NAME?"        last token of the prompt
 
-A checkpoint's states lie in `features/MODEL/WHAT_layerK.npy`, a plain array without pickle. The stage's
+A checkpoint's states lie in `features/MODEL/WHAT_layerK_QUESTIONS.npy`, a plain array without pickle. The stage's
 folder belongs to one set of parameters and inputs (see `stage`), so a file found there is the right one; an
 interrupted notebook repeats one file at most.
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_bytes
+from finer1_lib.hashing import digest
 from finer1_lib.image_folder import load_image
 from finer1_lib.prompts import PROMPTS
 
@@ -132,7 +133,8 @@ class Probed:
         spans: Optional[list[str]] = None,
     ) -> np.ndarray:
         """States of all items, from file or computed chunk by chunk and then filed."""
-        path = self.folder / self.model / f"{what}_layer{self.layer}.npy"
+        asked = digest([repr(item) for item in [*items, *(spans or [])]])[:10]  # other questions, other states
+        path = self.folder / self.model / f"{what}_layer{self.layer}_{asked}.npy"
         if path.exists():
             return load_array(path)
         if self._pooled is None:

@@ -4,8 +4,8 @@ TRL keeps the loop, the optimizer, accumulation, checkpoints and logs. Replaced 
 the algorithm, because Unsloth rewrites what TRL calls inside them (its `compute_loss` never reaches
 `_compute_loss`, its log-prob method has no gradient), and because TRL 1.15's own loss is a Triton kernel:
 
-    _generate_and_score_completions   `rollouts.Sampler`: rollouts, rewards, advantages -> one dictionary of B
-    rows compute_loss                      that dictionary's micro-batch -> `objective.tapo_loss`
+    _generate_and_score_completions  `rollouts.Sampler`: rollouts, rewards, advantages -> a dictionary of B rows
+    compute_loss                     that dictionary's micro-batch -> `objective.tapo_loss`
 
 The class is made on whatever `trl.GRPOTrainer` is when it is asked for, so it also sits on Unsloth's
 rewritten one.

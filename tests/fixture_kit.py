@@ -4,6 +4,7 @@ Every notebook counts to `steps`, one record per step, and resumes from its reco
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,11 +95,19 @@ def environment(kit: Path) -> dict[str, str]:
     return dict(os.environ, FINER1_KIT=str(kit), PYTHONPATH=str(CHECKOUT), COLUMNS="120")
 
 
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(kit: Path, *words: str) -> subprocess.Popen:
-    """Start `finer1 ...` in the kit's folder, in a process group of its own."""
+    """Start `finer1 ...` in the kit's folder, in a process group of its own.
+
+    A shell's background job is born deaf to Ctrl-C, and so would be what it starts: the tests' own command is not.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "finer1_lib.cli", *words], cwd=kit, env=environment(kit), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=_hear_interrupts if os.name == "posix" else None,
     )  # fmt: skip
 
 
