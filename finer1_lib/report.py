@@ -37,14 +37,17 @@ figcaption, .note { color: #555; font-size: .9rem } code { font-size: .9em } .sc
 {% for scorer, titles, rows in main %}
 <h2>{{ "Main table" if loop.first else "The same" }}, {{ scorer }} scorer</h2>
 <p class="note">Percent with 95 % interval, unweighted average over super-categories. Closed world: accuracy;
-open world: text inclusion.</p>
+open world: text inclusion. n ={% for kind, n in pictures.items() %} {{ n }} {{ kind }}{% endfor %} pictures; one
+training seed; intervals resample sub-categories.</p>
 {{ table(titles, rows) }}{% endfor %}
-{% if probing %}<h2>Probing</h2>{{ table(probing_titles, probing) }}{% endif %}
-{% for stage in stages %}{% if stage.figures %}<h2>{{ stage.name }}</h2>
+{% for stage in stages|reverse %}{% if stage.figures %}<h2>{{ stage.name }}</h2>
 {% for figure in stage.figures %}<figure>
 <img alt="{{ figure.name }}" src="data:image/png;base64,{{ figure.data }}">
 <figcaption>{{ figure.name }} (numbers: {{ stage.name }}/figures/{{ figure.name }}.csv)</figcaption></figure>
 {% endfor %}{% endif %}{% endfor %}
+{% if probing %}<h2>Probing</h2>
+<p class="note">Averages over super-categories; each of them apart stands in the rows of summary.json below.</p>
+{{ table(probing_titles, probing) }}{% endif %}
 <h2>Cost</h2>
 {{ table(["stage", "seconds", "sessions", "peak memory, GB", "device", "finished"], costs) }}
 <h2>Parameters</h2>
@@ -75,15 +78,15 @@ def write_report(run_dir: Path, rows: list[dict[str, Any]]) -> Path:
         [
             row["metric"],
             MODELS[row["model"]],
-            row["dataset"],
             row["categories"],
             row["variant"] or "",
             _number(row),
             row["n"],
         ]
         for row in rows
-        if row["setting"] == "probing"
+        if row["setting"] == "probing" and row["dataset"] == "average"
     ]
+    pictures = {row["categories"]: row["n"] for row in rows if row["scorer"] and row["dataset"] == "average"}
     last = list(records.values())[-1] if records else {}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     text = environment.from_string(_TEMPLATE).render(
@@ -91,7 +94,8 @@ def write_report(run_dir: Path, rows: list[dict[str, Any]]) -> Path:
         absent=[stage for stage in STAGES if stage not in records],
         main=[(scorer, titles, table) for scorer, titles, table in main if table],
         probing=probing,
-        probing_titles=["metric", "model", "dataset", "categories", "variant", "value", "n"],
+        pictures=pictures,
+        probing_titles=["metric", "model", "categories", "variant", "value", "n"],
         stages=[_stage(run_dir, stage, record) for stage, record in records.items()],
         costs=[_cost(stage, record) for stage, record in records.items()],
         versions=[*last.get("versions", {}).items(), ("git commit", last.get("git_commit") or "no checkout")],
