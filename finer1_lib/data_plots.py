@@ -1,4 +1,4 @@
-"""Figures of notebook 01: what the folder holds, what the filters did, a rationale, triplets.
+"""Figures of notebook 01: what the folder holds, what the filters did and prevent, a rationale, triplets.
 
 Data in, a matplotlib figure out; nothing is shown or saved here.
 
@@ -12,6 +12,7 @@ from finer1_lib.prompts import FOUR_PARTS
 from finer1_lib.traces import parse
 
 SEEN, UNSEEN, DROPPED = "#0072B2", "#D55E00", "#000000"  # Okabe and Ito
+_ON_AND_OFF = (("on", -0.14, SEEN, SEEN, "o"), ("off", 0.14, UNSEEN, "white", "s"))  # shift, colours, marker
 
 
 def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
@@ -60,6 +61,50 @@ def rejections(df: Any) -> Any:
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=11, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
+    plt.close(fig)
+    return fig
+
+
+def prevented(df: Any) -> Any:
+    """Flaws of kept rationales with every step of the making on, and with one switched off.
+
+    Args:
+        df: step, flaw, on, on_low, on_high, off, off_low, off_high (fractions; an interval may be missing),
+            and n_on, n_off (rationales behind them), a row per step, drawn from the top.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, axis = plt.subplots(figsize=(10.5, 0.66 * len(df) + 1.5), layout="constrained")
+    for place, row in enumerate(df.to_dict("records")):
+        span = [100 * row["on"], 100 * row["off"]]
+        axis.plot(span, [place, place], color="#BBBBBB", linewidth=1.2, zorder=1)
+        for which, shift, colour, face, marker in _ON_AND_OFF:
+            value, low, high = (100 * float(row[which + end]) for end in ("", "_low", "_high"))
+            axis.plot([low, high], [place + shift] * 2, color=colour, linewidth=1.8, zorder=2)
+            axis.plot([value], [place + shift], marker, color=colour, markerfacecolor=face, markersize=9,
+                      markeredgewidth=1.8, zorder=3)  # fmt: skip
+        ends = [row[key] for key in ("off", "off_high", "on_high") if row[key] == row[key]]
+        axis.annotate(f"{100 * row['on']:.0f} → {100 * row['off']:.0f}", (100 * max(ends), place), (8, 0),
+                      textcoords="offset points", va="center", fontsize=12)  # fmt: skip
+    names = [f"{row['flaw']}\n({row['step']})" for row in df.to_dict("records")]
+    axis.set_yticks(range(len(df)), names, fontsize=11)
+    axis.set_ylim(len(df) - 0.5, -0.5)
+    axis.set_xlim(-2, 112)
+    axis.set_xticks([0, 25, 50, 75, 100])
+    axis.tick_params(axis="x", labelsize=12)
+    axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
+    axis.set_axisbelow(True)
+    few, many = df[["n_on", "n_off"]].min().min(), df[["n_on", "n_off"]].max().max()
+    label = f"kept rationales with this flaw (%), 95 % intervals, n {few} to {many} each"
+    axis.set_xlabel(label, fontsize=13)
+    axis.spines[["top", "right"]].set_visible(False)
+    marks = [
+        axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, markeredgewidth=1.8,
+                  label=f"step {which}")[0]
+        for which, _, colour, face, marker in _ON_AND_OFF
+    ]  # fmt: skip
+    axis.legend(handles=marks, fontsize=12, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2,
+                frameon=False)  # fmt: skip
     plt.close(fig)
     return fig
 

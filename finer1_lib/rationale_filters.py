@@ -1,8 +1,13 @@
 """The filters of Stage 1's rationales, and the final form of those that pass.
 
+Every filter judges on its own (`flaws`), so that one can be switched off and its work be measured
+(`rationale_quality`).
+
 Example:
     >>> reject_reason("A Dunen Wren.", "Dunen Wren")
     'not_well_formed'
+    >>> flaws("A Dunen Wren.", "Dunen Wren")
+    ['not_well_formed', 'label_not_a_candidate', 'wrong_prediction']
 
 Source: METHOD 2.3; data.md 3.1 (what went wrong in the release's 404 rationales).
 """
@@ -10,20 +15,27 @@ Source: METHOD 2.3; data.md 3.1 (what went wrong in the release's 404 rationales
 import random
 import re
 import unicodedata
-from typing import Iterable, Optional, Sequence
+from typing import Collection, Iterable, Optional, Sequence
 
+from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise, well_formatted
 from finer1_lib.traces import MAX_CANDIDATES, Trace, parse
 
 REASONS = (
-    "not_well_formed", "mixed_language", "prompt_leak", "label_not_a_candidate", "foreign_candidate",
-    "wrong_prediction",
-)
+    "cut_off", "not_well_formed", "mixed_language", "prompt_leak", "label_not_a_candidate",
+    "foreign_candidate", "wrong_prediction",
+)  # fmt: skip
+CUT_OFF = " [cut off]"  # a teacher ends a text with it that reached the limit of tokens
 
-_TYPOGRAPHY = str.maketrans({
+_TYPOGRAPHY = {
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-",
     "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2026": "...", "\u00a0": " ", "\u202f": " ",
-})
+    "\u3000": " ", "\u300c": '"', "\u300d": '"',
+}  # fmt: skip
+_FULL_WIDTH = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # "\uff01" is "!"
+_PLAIN = str.maketrans(_TYPOGRAPHY | _FULL_WIDTH)
+# No space follows these.
+_WIDE_STOPS = {"\uff0c": ", ", "\u3001": ", ", "\u3002": ". ", "\uff1b": "; ", "\uff1a": ": "}
 _GIVEN = "(?:label|name|answer|description|information|evidence|concepts?|features?|hints?|attributes?)"
 _LEAK = re.compile(
     rf"\b(?:provided|given|supplied) {_GIVEN}\b"
@@ -48,10 +60,39 @@ def write_rationale(analysis: str, candidates: Sequence[str], comparison: str, p
     )
 
 
+def check_filters(filters: Iterable[str]) -> tuple[str, ...]:
+    """The filters in the order of `REASONS`.
+
+    Raises:
+        UserError: a name that no filter has.
+    """
+    filters = [filters] if isinstance(filters, str) else list(filters)
+    if unknown := sorted(set(filters) - set(REASONS)):
+        raise UserError(f"filter {unknown[0]!r} is unknown: choose from {', '.join(REASONS)}")
+    return tuple(name for name in REASONS if name in filters)
+
+
 def reject_reason(
-    text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = ()
+    text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (),
+    filters: Collection[str] = REASONS,
 ) -> Optional[str]:
-    """Why a rationale is no good, or None.
+    """The first of `flaws` whose filter is on, or None.
+
+    Args:
+        text, label, names, foreign: as for `flaws`.
+        filters: those that are on.
+
+    Raises:
+        UserError: a name that no filter has.
+
+    Source: METHOD 2.3.
+    """
+    on = check_filters(filters)
+    return next((flaw for flaw in flaws(text, label, names, foreign) if flaw in on), None)
+
+
+def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = ()) -> list[str]:
+    """Everything that is wrong with a rationale, each judged on its own, in the order of `REASONS`.
 
     Args:
         text: the teacher's text.
@@ -60,42 +101,57 @@ def reject_reason(
         foreign: sub-categories of other super-categories; none may be a candidate.
 
     Returns:
-        One of `REASONS`. Words of another language in Latin letters pass: script is all that is looked at.
+        Names of `REASONS`. A part that cannot be read holds neither the label nor a right prediction. Words
+        of another language in Latin letters pass: script is all that is looked at.
 
     Source: METHOD 2.3; data.md 3.1 (what went wrong in the release's 404).
     """
-    trace = parse(text)
-    if trace.layout != "tags" or not trace.complete or not well_formatted(text) or not _sound_list(trace):
-        return "not_well_formed"
-    if _strange_letters(text, [label, *names]):
-        return "mixed_language"
-    if _LEAK.search(text):
-        return "prompt_leak"
+    trace, names = parse(text), list(names)
     candidates = {normalise(name) for name in trace.candidates}
-    if normalise(label) not in candidates:
-        return "label_not_a_candidate"
-    if candidates & ({normalise(name) for name in foreign} - {normalise(name) for name in names}):
-        return "foreign_candidate"
-    if {normalise(trace.prediction), normalise(trace.answer)} != {normalise(label)}:
-        return "wrong_prediction"
-    return None
+    others = {normalise(name) for name in foreign} - {normalise(name) for name in names}
+    said = {normalise(name or "") for name in (trace.prediction, trace.answer)}
+    whole = trace.layout == "tags" and trace.complete and well_formatted(text) and _sound_list(trace)
+    found = {
+        "cut_off": text.endswith(CUT_OFF),
+        "not_well_formed": not whole,
+        "mixed_language": bool(_strange_letters(text, [label, *names])),
+        "prompt_leak": bool(_LEAK.search(text)),
+        "label_not_a_candidate": normalise(label) not in candidates,
+        "foreign_candidate": bool(candidates & others),
+        "wrong_prediction": said != {normalise(label)},
+    }
+    return [name for name in REASONS if found[name]]
 
 
 def mend(text: str) -> str:
-    """Typographic quotes, dashes and spaces as plain ones: the only mixed language that is safe to fix."""
-    return text.translate(_TYPOGRAPHY).strip()
+    """Typographic and full-width signs as plain ones: the only mixed language that is safe to fix.
+
+    Words of another script are not translated; `flaws` finds them and the text is asked for again.
+
+    Source: METHOD 2.3 ("fix or drop mixed language"); which signs: our choice.
+    """
+    text = re.sub(f"([{''.join(_WIDE_STOPS)}]) ?", lambda stop: _WIDE_STOPS[stop.group(1)], text)
+    return text.translate(_PLAIN).strip()
 
 
-def settle(text: str, label: str, rng: random.Random) -> str:
+def settle(text: str, label: str, rng: random.Random, place: Optional[int] = None) -> str:
     """Put an accepted rationale into its final form: the label's own spelling, candidates in a drawn order.
+
+    Args:
+        text: a text that passed.
+        rng: of the order.
+        place: the label's place, counted round the list; None draws it as well.
 
     A teacher likes to list the label first (349 of 373 in the release); left so, the student would learn the
     place. A comparison of the form "A: ..; B: .." follows the new order, any other is left as it is. What
-    stands between the tags is dropped.
+    stands between the tags is dropped. A text that is not well-formed, lacks the label or predicts another
+    name (each passes only where its filter is off) stays as it is.
 
-    Source: METHOD 2.3; data.md 3.1 (position bias); the shuffle is our choice.
+    Source: METHOD 2.3 ("candidate order shuffled"); data.md 3.1 (position bias).
     """
     trace = parse(text)
+    if {"not_well_formed", "label_not_a_candidate", "wrong_prediction"} & set(flaws(text, label)):
+        return text
     candidates = [label if normalise(name) == normalise(label) else name for name in trace.candidates]
     pieces = dict(zip(trace.candidates, trace.comparison.split("; ")))
     follows = len(trace.comparison.split("; ")) == len(candidates) == len(pieces) and all(
@@ -103,6 +159,10 @@ def settle(text: str, label: str, rng: random.Random) -> str:
     )
     order = list(range(len(candidates)))
     rng.shuffle(order)
+    if place is not None:
+        own = candidates.index(label)
+        order.remove(own)
+        order.insert(place % len(candidates), own)
     comparison = trace.comparison
     if follows:
         comparison = "; ".join(pieces[trace.candidates[index]] for index in order)
@@ -116,12 +176,14 @@ def _sound_list(trace: Trace) -> bool:
 
 
 def _strange_letters(text: str, names: Iterable[str]) -> set[str]:
-    """Letters outside the Latin script that no name has, and signs that no font shows."""
+    """Letters outside the Latin script that no name has, East Asian signs, and signs that no font shows."""
     welcome = set("".join(names)) | {"\n", "\t", "\u00aa", "\u00ba", "\u00b5"}  # ordinals, micro
     return {
         sign
         for sign in set(text) - welcome
         if sign == "\ufffd"
         or unicodedata.category(sign)[0] == "C"
+        or "\u3000" <= sign <= "\u303f"
+        or "\uff00" <= sign <= "\uffef"
         or (unicodedata.category(sign)[0] == "L" and not unicodedata.name(sign, "").startswith("LATIN"))
     }

@@ -1,91 +1,89 @@
-"""Rationales for Stage 1: ask a teacher, filter, resample, and say what was dropped and why.
+"""Rationales for Stage 1: ask a teacher, filter, resample, and keep what was asked, kept and dropped.
 
 The path of one image: several descriptions, each stressing something else -> concepts that the image bears
 out (`concepts`) -> the structured prompt -> a text in four tagged parts -> filters (`rationale_filters`); a
 text that fails is asked for again with another seed, up to a cap; at the cap the image is dropped.
 
 Who teaches is open (`Teacher`): the miniature's guide, the model itself, or a larger model (`teachers`).
+What came of it is measured in `rationale_quality`.
 
 Source: METHOD 2.1-2.3 (none of the paper's code for it was released: audit.md C4).
 """
 
-import hashlib
 import random
-from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Protocol, Sequence
+from typing import Callable, Collection, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.concepts import Encoder, select_concepts
+from finer1_lib.errors import UserError
 from finer1_lib.files import append_jsonl, read_jsonl
 from finer1_lib.prompts import question_for
-from finer1_lib.rationale_filters import REASONS, mend, reject_reason, settle, write_rationale
+from finer1_lib.rationale_filters import (
+    REASONS, check_filters, mend, reject_reason, settle, write_rationale,
+)  # fmt: skip
+from finer1_lib.teaching import Description, Rationale, Row, Teacher, draw_seed
 from finer1_lib.traces import parse
 
 __all__ = [
-    "REASONS", "Teacher", "ask_all", "choose_concepts", "draw_seed", "make_rationale", "make_rationales",
-    "mend", "quality_report", "reject_reason", "settle", "write_rationale",
-]
+    "REASONS", "Teacher", "ask_all", "ask_until_good", "attempt_seed", "choose_concepts", "draw_seed",
+    "kept_concepts", "label_places", "make_rationales", "mend", "own_and_foreign", "reject_reason", "settle",
+    "write_rationale",
+]  # fmt: skip
 
 Progress = Optional[Callable[[int, int], None]]
 
 
-class Teacher(Protocol):
-    """Whoever writes rationales. A `row` is one row of `01_data/images.parquet` as a dictionary.
-
-    The same arguments give the same text: all chance comes from `seed`.
-    """
-
-    def foci(self, row: Mapping[str, Any]) -> Sequence[str]:
-        """What the descriptions of an image are to stress, one after the other (set D has this length)."""
-
-    def describe(self, row: Mapping[str, Any], focus: str, seed: int) -> str:
-        """Describe the image, without its name, stressing the focus."""
-
-    def concepts(self, row: Mapping[str, Any], descriptions: Sequence[str]) -> list[str]:
-        """Short texts that may be true of the row's sub-category."""
-
-    def rationale(self, row: Mapping[str, Any], concepts: Sequence[str], question: str, seed: int) -> str:
-        """The whole assistant text for the row's label, on the kept concepts."""
-
-
-def draw_seed(*parts: Any) -> int:
-    """A seed below 2**31 from anything printable, the same on every machine."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode("utf-8")).digest()[:4], "big") >> 1
-
-
 def ask_all(
-    teacher: Teacher, rows: Sequence[Mapping[str, Any]], *, seed: int, path: Path, progress: Progress = None
+    teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path, descriptions_per_focus: int = 1,
+    progress: Progress = None,
 ) -> dict[str, dict]:
     """Set D and the concept texts of every image, a JSON line each; a killed run goes on where it stopped.
 
     Args:
         rows: the rationale images (shot 0).
-        path: {"image_id", "descriptions", "concepts"} lines.
-        progress: called as `progress(done, total)` after each new image.
+        path: lines {"image_id", "foci", "descriptions", "concepts"}, a focus for each description.
+        descriptions_per_focus: how often each focus is described, each time with another seed.
+        progress: called as `progress(done, total)` after new images.
 
     Returns:
-        image_id -> its line, in the order of `rows`.
+        image_id -> its line, in the order of `rows`; set D is all of an image's descriptions.
 
-    Source: METHOD 2.1.
+    Raises:
+        UserError: no description asked for, or the file's lines were made with other foci or numbers.
+
+    Source: METHOD 2.1 ("describes the image several times, each time stressing other attributes").
     """
+    if descriptions_per_focus < 1:
+        raise UserError(f"descriptions_per_focus is {descriptions_per_focus}: set D needs at least 1")
+    foci = {
+        row["image_id"]: [focus for focus in teacher.foci(row) for _ in range(descriptions_per_focus)]
+        for row in rows
+    }
     done = {line["image_id"]: line for line in read_jsonl(path, truncate=True)}
-    for number, row in enumerate(rows, start=1):
-        image_id = row["image_id"]
-        if image_id not in done:
-            texts = [
-                teacher.describe(row, focus, draw_seed(seed, image_id, "describe", focus))
-                for focus in teacher.foci(row)
-            ]
-            concepts = list(teacher.concepts(row, texts))
-            done[image_id] = {"image_id": image_id, "descriptions": texts, "concepts": concepts}
-            append_jsonl(path, done[image_id])
-            if progress:
-                progress(number, len(rows))
+    for image_id in foci.keys() & done.keys():
+        if done[image_id].get("foci") != foci[image_id]:
+            raise UserError(f"{path}: {image_id} has other foci; delete the file and run again")
+    for number, part in _parts(rows, teacher.batch_size, done):
+        asked = [
+            Description(row, focus, draw_seed(seed, row["image_id"], "describe", place, focus))
+            for row in part for place, focus in enumerate(foci[row["image_id"]])
+        ]
+        answers = iter(teacher.describe_all(asked))
+        texts = [[next(answers) for _ in foci[row["image_id"]]] for row in part]
+        concepts = teacher.concepts_all(list(zip(part, texts)))
+        lines = [
+            {"image_id": row["image_id"], "foci": foci[row["image_id"]], "descriptions": own,
+             "concepts": list(found)}
+            for row, own, found in zip(part, texts, concepts)
+        ]  # fmt: skip
+        _append(path, lines, done)
+        if progress:
+            progress(number, len(rows))
     return {row["image_id"]: done[row["image_id"]] for row in rows}
 
 
 def choose_concepts(
-    rows: Sequence[Mapping[str, Any]], asked: Mapping[str, Mapping], encoder: Encoder
+    rows: Sequence[Row], asked: Mapping[str, Mapping], encoder: Encoder
 ) -> dict[str, list[dict]]:
     """Score and choose every image's concepts against the other images of its super-category.
 
@@ -107,80 +105,145 @@ def choose_concepts(
 
 
 def make_rationales(
-    teacher: Teacher, rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Sequence[Mapping]], *,
-    seed: int, attempts: int, names: Mapping[str, Sequence[str]], path: Path, progress: Progress = None,
+    teacher: Teacher, rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], *, seed: int,
+    attempts: int, names: Mapping[str, Sequence[str]], path: Path, filters: Collection[str] = REASONS,
+    progress: Progress = None,
 ) -> list[dict]:
     """A record per image, kept or dropped, one JSON line each; a killed run goes on where it stopped.
 
     Args:
-        chosen: from `choose_concepts`.
+        chosen: from `choose_concepts`; the kept ones are used.
         names: super_category -> its sub-categories.
         path: `rationales.jsonl`.
+        filters: those of `REASONS` that are on.
+
+    Raises:
+        UserError: an unknown filter, no attempt, or lines of the file that were made on other concepts.
     """
+    kept = {row["image_id"]: kept_concepts(chosen[row["image_id"]]) for row in rows}
     done = {record["image_id"]: record for record in read_jsonl(path, truncate=True)}
-    for number, row in enumerate(rows, start=1):
-        image_id, super_category = row["image_id"], row["super_category"]
-        if image_id not in done:
-            kept = [entry["concept"] for entry in chosen[image_id] if entry["kept"]]
-            foreign = [name for other in names if other != super_category for name in names[other]]
-            done[image_id] = make_rationale(
-                teacher, row, kept, question_for(super_category), seed=seed, attempts=attempts,
-                names=names[super_category], foreign=foreign,
-            )  # fmt: skip
-            append_jsonl(path, done[image_id])
-            if progress:
-                progress(number, len(rows))
+    for image_id in kept.keys() & done.keys():
+        if done[image_id]["concepts"] != kept[image_id]:
+            raise UserError(f"{path}: {image_id} was made on other concepts; delete the file and run again")
+    places = label_places(rows, seed)
+    for number, part in _parts(rows, teacher.batch_size, done):
+        records = ask_until_good(
+            teacher, part, kept, seed=seed, attempts=attempts, names=names, filters=filters, places=places
+        )
+        _append(path, records, done)
+        if progress:
+            progress(number, len(rows))
     return [done[row["image_id"]] for row in rows]
 
 
-def make_rationale(
-    teacher: Teacher, row: Mapping[str, Any], concepts: Sequence[str], question: str, *, seed: int,
-    attempts: int, names: Sequence[str] = (), foreign: Sequence[str] = (),
-) -> dict:
-    """Ask until a text passes, at most `attempts` times.
+def ask_until_good(
+    teacher: Teacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seed: int, attempts: int,
+    names: Mapping[str, Sequence[str]], filters: Collection[str] = REASONS,
+    places: Optional[Mapping[str, int]] = None,
+) -> list[dict]:
+    """Ask for every row's text until one passes, at most `attempts` times; nothing is written.
+
+    Args:
+        concepts: image_id -> the concepts given to the teacher.
+        seed, attempts, names, filters: as for `make_rationales`.
+        places: image_id -> the label's place among the candidates; those of `label_places` by default.
 
     Returns:
-        A line of `rationales.jsonl`: image_id, super_category, sub_category, question, text, concepts,
-        candidates, attempts, kept, dropped_because, and rejections (the reason of every failed attempt). A
-        dropped image keeps its last text, for reading; nobody trains on it.
+        A line of `rationales.jsonl` per row: image_id, super_category, sub_category, question, text,
+        concepts, candidates, attempts, kept, dropped_because, rejections (the reason of every failed
+        attempt), texts (every attempt as the teacher wrote it, mended) and mended (how many of them needed
+        it). A dropped image keeps its last text, for reading; nobody trains on it.
 
     Source: METHOD 2.3 ("resample until the prediction equals the label"); the cap is our choice.
     """
     if attempts < 1:
-        raise ValueError(f"attempts is {attempts}, at least 1 is needed")
-    label, rejections, text = row["sub_category"], [], ""
+        raise UserError(f"attempts is {attempts}: at least 1 is needed")
+    filters = check_filters(filters)
+    texts: dict[str, list] = {row["image_id"]: [] for row in rows}
+    reasons: dict[str, list] = {row["image_id"]: [] for row in rows}
+    waiting = list(rows)
     for attempt in range(attempts):
-        text = mend(teacher.rationale(row, concepts, question, draw_seed(seed, row["image_id"], attempt)))
-        reason = reject_reason(text, label, names, foreign)
-        if reason is None:
-            text = settle(text, label, random.Random(draw_seed(seed, row["image_id"], "order")))
-            break
-        rejections.append(reason)
-    kept = len(rejections) < attempts
+        asked = [
+            Rationale(row, concepts[row["image_id"]], question_for(row["super_category"]),
+                      attempt_seed(seed, row, attempt))
+            for row in waiting
+        ]  # fmt: skip
+        for one, text in zip(asked, teacher.rationale_all(asked) if asked else []):
+            own, foreign = own_and_foreign(names, one.row["super_category"])
+            texts[one.row["image_id"]].append(text)
+            reasons[one.row["image_id"]].append(
+                reject_reason(mend(text), one.row["sub_category"], own, foreign, filters)
+            )
+        waiting = [row for row in waiting if reasons[row["image_id"]][-1]]
+    places = label_places(rows, seed) if places is None else places
+    return [
+        _record(row, concepts, texts[image_id], reasons[image_id], seed, places[image_id])
+        for image_id, row in ((row["image_id"], row) for row in rows)
+    ]
+
+
+def label_places(rows: Sequence[Row], seed: int) -> dict[str, int]:
+    """image_id -> a place for the label, every place equally often, dealt out in a drawn order.
+
+    A free draw for each image leaves the places uneven by chance (7 of 60 labels in front in one run), and
+    sixty rationales are few enough for a student to learn that. Places count to 12, a multiple of 2, 3 and 4
+    candidates.
+
+    Source: our choice.
+    """
+    order = sorted(row["image_id"] for row in rows)
+    random.Random(draw_seed(seed, "places")).shuffle(order)
+    return {image_id: number % 12 for number, image_id in enumerate(order)}
+
+
+def kept_concepts(entries: Sequence[Mapping]) -> list[str]:
+    """The texts of an image's kept concepts, best first."""
+    return [entry["concept"] for entry in entries if entry["kept"]]
+
+
+def attempt_seed(seed: int, row: Row, attempt: int) -> int:
+    """The seed of a row's text in one attempt (counted from 0): whoever asks again gets the same text."""
+    return draw_seed(seed, row["image_id"], attempt)
+
+
+def own_and_foreign(
+    names: Mapping[str, Sequence[str]], super_category: str
+) -> tuple[Sequence[str], list[str]]:
+    """(the names of a super-category, the names of all others)."""
+    foreign = [name for other in names if other != super_category for name in names[other]]
+    return names[super_category], foreign
+
+
+def _record(
+    row: Row, concepts: Mapping, texts: Sequence[str], reasons: Sequence, seed: int, place: int
+) -> dict:
+    """One line of `rationales.jsonl`; the last text stands in its final form if it passed."""
+    label, kept, text = row["sub_category"], reasons[-1] is None, mend(texts[-1])
+    if kept:
+        text = settle(text, label, random.Random(draw_seed(seed, row["image_id"], "order")), place)
     return {
         "image_id": row["image_id"], "super_category": row["super_category"], "sub_category": label,
-        "question": question, "text": text, "concepts": list(concepts),
-        "candidates": list(parse(text).candidates), "attempts": len(rejections) + kept, "kept": kept,
-        "dropped_because": None if kept else rejections[-1], "rejections": rejections,
-    }
+        "question": question_for(row["super_category"]), "text": text,
+        "concepts": list(concepts[row["image_id"]]), "candidates": list(parse(text).candidates),
+        "attempts": len(texts), "kept": kept, "dropped_because": reasons[-1],
+        "rejections": [reason for reason in reasons if reason], "texts": [mend(text) for text in texts],
+        "mended": sum(mend(text) != text.strip() for text in texts),
+    }  # fmt: skip
 
 
-def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
-    """What the filters did.
+def _parts(rows: Sequence[Row], size: int, done: Mapping) -> Iterator[tuple[int, Sequence[Row]]]:
+    """(images up to here, rows) of the batches that are not all done. Their borders never move, so that a
+    killed run asks the same batches again and gets the same texts."""
+    if size < 1:
+        raise UserError(f"the teacher's batch_size is {size}: at least 1 is needed")
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        if any(row["image_id"] not in done for row in part):
+            yield start + len(part), part
 
-    Returns:
-        Counts (images, kept, kept_at_once, resampled, dropped, texts, label_first: how many kept ones list
-        the label first, which about a quarter should) and a row {reason, texts, images_dropped} per reason.
-    """
-    kept = [record for record in records if record["kept"]]
-    texts = Counter(reason for record in records for reason in record["rejections"])
-    dropped = Counter(record["dropped_because"] for record in records if not record["kept"])
-    counts = {
-        "images": len(records), "kept": len(kept),
-        "kept_at_once": sum(record["attempts"] == 1 for record in kept),
-        "resampled": sum(record["attempts"] > 1 for record in kept),
-        "dropped": len(records) - len(kept), "texts": sum(record["attempts"] for record in records),
-        "label_first": sum(record["candidates"][0] == record["sub_category"] for record in kept),
-    }
-    rows = [{"reason": name, "texts": texts[name], "images_dropped": dropped[name]} for name in REASONS]
-    return counts, rows
+
+def _append(path: Path, lines: Sequence[dict], done: dict[str, dict]) -> None:
+    """Write those lines of a batch that a killed run had not written yet."""
+    new = [line for line in lines if line["image_id"] not in done]
+    append_jsonl(path, *new)
+    done |= {line["image_id"]: line for line in new}

@@ -5,11 +5,13 @@ The prompts are worded here; the self-teacher is our choice for pictures nobody 
 """
 
 import re
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
-from finer1_lib.fgvr_data import Similarity, load_image, nearest_names
+from finer1_lib.encoding import Encoder, ImageFile, user_message
+from finer1_lib.fgvr_data import Similarity, nearest_names
 from finer1_lib.prompts import PROMPTS, Prompt
-from finer1_lib.rationales import write_rationale
+from finer1_lib.rationale_filters import CUT_OFF, write_rationale
+from finer1_lib.teaching import Description, Rationale, Row, Teacher, draw_seed
 
 # Fields in braces are filled by `fill`; each record of a real teacher's run names the hash.
 TEACHER_PROMPTS = {
@@ -57,7 +59,23 @@ def fill(name: str, **values: str) -> str:
     return re.sub(r"{(\w+)}", lambda match: values[match.group(1)], text)
 
 
-class SelfTeacher:
+class _BatchTeacher(Teacher):
+    """A teacher that answers whole batches; one answer is a batch of one."""
+
+    def describe(self, row: Row, focus: str, seed: int) -> str:
+        """A description stressing the focus."""
+        return self.describe_all([Description(row, focus, seed)])[0]
+
+    def concepts(self, row: Row, descriptions: Sequence[str]) -> list[str]:
+        """Short texts about the row's sub-category."""
+        return self.concepts_all([(row, descriptions)])[0]
+
+    def rationale(self, row: Row, concepts: Sequence[str], question: str, seed: int) -> str:
+        """The whole assistant text."""
+        return self.rationale_all([Rationale(row, concepts, question, seed)])[0]
+
+
+class SelfTeacher(_BatchTeacher):
     """The base model describes the picture; the names come from the folder. Nothing else is claimed.
 
     The analysis is the model's own description; the candidates are the label and the sub-categories whose
@@ -70,49 +88,57 @@ class SelfTeacher:
         image_root: where the images lie.
         table: `images.parquet`, for the names of each super-category.
         similarity: of two sub-categories' pictures (`triplets.prototype_similarity`).
-        descriptions: how many samples make up set D; the base's prompt has no place for a focus.
+        samples: foci, that is how many samples make up set D (times the descriptions per focus): the base's
+            prompt has no place for a focus.
         temperature: of the descriptions.
         max_new_tokens: of one description.
+        batch_size: images asked together.
         generate: `models.generate` or, in a test, something that answers like it.
     """
 
     def __init__(
-        self, load: Callable, image_root, table, similarity: Similarity, *, descriptions: int = 3,
-        temperature: float = 0.7, max_new_tokens: int = 96, generate: Optional[Generate] = None,
+        self, load: Callable, image_root, table, similarity: Similarity, *, samples: int = 3,
+        temperature: float = 0.7, max_new_tokens: int = 256, batch_size: int = 8,
+        generate: Optional[Generate] = None,
     ) -> None:
-        self._ask = _Asker(load, image_root, max_new_tokens, temperature, generate)
-        self._descriptions, self._similarity = descriptions, similarity
+        self._ask = _Asker(load, image_root, max_new_tokens, temperature, batch_size, generate)
+        self._samples, self._similarity, self.batch_size = samples, similarity, batch_size
         groups = table.groupby("super_category")["sub_category"]
         self._names = {super_category: sorted(set(names)) for super_category, names in groups}
 
-    def foci(self, row: Mapping[str, Any]) -> list[str]:
+    def foci(self, row: Row) -> list[str]:
         """Sample numbers in the place of foci."""
-        return [f"sample {number}" for number in range(1, self._descriptions + 1)]
+        return [f"sample {number}" for number in range(1, self._samples + 1)]
 
-    def describe(self, row: Mapping[str, Any], focus: str, seed: int) -> str:
-        """What the model says of the picture, its analysis tags taken off."""
-        text = self._ask(PROMPTS["describe"].text(), row, seed)
-        found = re.search(r"<analysis>(.*?)(?:</analysis>|$)", text, re.DOTALL)
-        return " ".join((found.group(1) if found else text).split())
+    def describe_all(self, asked: Sequence[Description]) -> list[str]:
+        """What the model says of each picture, its analysis tags taken off; of one cut off, whole phrases."""
+        return [_whole(text, r"[,.;\n]") for text in self._analyses([(one.row, one.seed) for one in asked])]
 
-    def concepts(self, row: Mapping[str, Any], descriptions: Sequence[str]) -> list[str]:
+    def concepts_all(self, asked: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
         """The phrases of its own descriptions, the most frequent first."""
-        phrases = [
-            phrase.strip() for text in descriptions for phrase in re.split(r"[,.;\n]|\band\b", text)
-            if phrase.strip()
-        ]
-        return sorted(dict.fromkeys(phrases), key=lambda phrase: -phrases.count(phrase))[:SELF_CONCEPTS]
+        return [_phrases(descriptions) for _, descriptions in asked]
 
-    def rationale(self, row: Mapping[str, Any], concepts: Sequence[str], question: str, seed: int) -> str:
+    def rationale_all(self, asked: Sequence[Rationale]) -> list[str]:
         """A fresh description, the nearest names, and a comparison that says what is known of each."""
-        label, names = row["sub_category"], self._names[row["super_category"]]
-        others = nearest_names(row["super_category"], label, names, self._similarity, 3, seed)
-        pieces = [f"{label}: fits this picture"]
-        pieces += [f"{name}: among the nearest in looks, but another" for name in others]
-        return write_rationale(self.describe(row, "", seed), [label, *others], "; ".join(pieces), label)
+        texts = []
+        analyses = self._analyses([(one.row, one.seed) for one in asked])
+        for (row, _, _, seed), analysis in zip(asked, analyses):
+            label, names = row["sub_category"], self._names[row["super_category"]]
+            others = nearest_names(row["super_category"], label, names, self._similarity, 3, seed)
+            pieces = [f"{label}: fits this picture"]
+            pieces += [f"{name}: among the nearest in looks, but another" for name in others]
+            seen, cut = analysis.removesuffix(CUT_OFF), CUT_OFF * analysis.endswith(CUT_OFF)
+            texts.append(write_rationale(seen, [label, *others], "; ".join(pieces), label) + cut)
+        return texts
+
+    def _analyses(self, asked: Sequence[tuple[Row, int]]) -> list[str]:
+        """The model's descriptions without their tags; one that was cut off still ends in `CUT_OFF`."""
+        texts = self._ask([(PROMPTS["describe"].text(), row, seed) for row, seed in asked])
+        found = [re.search(r"<analysis>(.*?)(?:</analysis>|$)", text, re.DOTALL) for text in texts]
+        return [_joined(match.group(1) if match else text) for match, text in zip(found, texts)]
 
 
-class PromptedTeacher:
+class PromptedTeacher(_BatchTeacher):
     """A larger instruction-tuned model asked by the structured prompts above (the paper's way).
 
     Args: as for `SelfTeacher`, and
@@ -121,48 +147,101 @@ class PromptedTeacher:
 
     def __init__(
         self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
-        max_new_tokens: int = 768, generate: Optional[Generate] = None,
+        max_new_tokens: int = 1536, batch_size: int = 8, generate: Optional[Generate] = None,
     ) -> None:
-        self._ask = _Asker(load, image_root, max_new_tokens, temperature, generate)
-        self._foci = list(foci)
+        self._ask = _Asker(load, image_root, max_new_tokens, temperature, batch_size, generate)
+        self._foci, self.batch_size = list(foci), batch_size
 
-    def foci(self, row: Mapping[str, Any]) -> list[str]:
+    def foci(self, row: Row) -> list[str]:
         """The same for every picture."""
         return self._foci
 
-    def describe(self, row: Mapping[str, Any], focus: str, seed: int) -> str:
-        """A description stressing the focus."""
-        prompt = fill("teacher_describe", super_category=row["super_category"], focus=focus)
-        return self._ask(prompt, row, seed)
+    def describe_all(self, asked: Sequence[Description]) -> list[str]:
+        """A description each, stressing its focus; of one that was cut off, the whole sentences."""
+        prompts = [
+            (fill("teacher_describe", super_category=row["super_category"], focus=focus), row, seed)
+            for row, focus, seed in asked
+        ]
+        return [_whole(text, r"[.!?\n]") for text in self._ask(prompts)]
 
-    def concepts(self, row: Mapping[str, Any], descriptions: Sequence[str]) -> list[str]:
-        """The teacher's list for the sub-category, asked without a picture; bullets and numbers taken off."""
-        names = {"super_category": row["super_category"], "sub_category": row["sub_category"]}
-        lines = self._ask(fill("teacher_concepts", **names), None, 0).splitlines()
-        cleaned = [re.sub(r"^\s*(?:[-*•]|\d{1,2}[.)])?\s*", "", line).strip(" .") for line in lines]
-        return [line for line in cleaned if line]
+    def concepts_all(self, asked: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
+        """The teacher's list for each sub-category, asked without a picture; bullets, numbers taken off."""
+        prompts = [
+            (fill("teacher_concepts", super_category=row["super_category"], sub_category=row["sub_category"]),
+             None, 0)
+            for row, _ in asked
+        ]  # fmt: skip
+        lists = [_whole(text, r"\n").splitlines() for text in self._ask(prompts)]
+        return [[line for line in map(_bare, lines) if line] for lines in lists]
 
-    def rationale(self, row: Mapping[str, Any], concepts: Sequence[str], question: str, seed: int) -> str:
-        """The answer to the structured prompt, as it comes; the filters judge it."""
-        names = {"super_category": row["super_category"], "sub_category": row["sub_category"]}
-        prompt = fill("teacher_rationale", question=question, concepts="; ".join(concepts), **names)
-        return self._ask(prompt, row, seed)
+    def rationale_all(self, asked: Sequence[Rationale]) -> list[str]:
+        """The answers to the structured prompt, as they come; the filters judge them."""
+        prompts = []
+        for row, concepts, question, seed in asked:
+            names = {"super_category": row["super_category"], "sub_category": row["sub_category"]}
+            filled = fill("teacher_rationale", question=question, concepts="; ".join(concepts), **names)
+            prompts.append((filled, row, seed))
+        return self._ask(prompts)
 
 
 class _Asker:
-    """One prompt, one picture or none, one answer."""
+    """Prompts, each with one picture or none, answered in batches by a model loaded when first needed.
 
-    def __init__(self, load: Callable, image_root, max_new_tokens: int, temperature: float, generate) -> None:
-        self._load, self._root, self._generate, self._loaded = load, image_root, generate, None
-        self._options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    A picture is handed over as a file's name: it is opened when its batch is encoded, and its pixels serve
+    every prompt about it. An answer that reached the limit of tokens ends in `CUT_OFF`.
+    """
 
-    def __call__(self, prompt: str, row: Optional[Mapping[str, Any]], seed: int) -> str:
+    def __init__(
+        self, load: Callable, image_root, max_new_tokens: int, temperature: float, batch_size: int,
+        generate: Optional[Generate],
+    ) -> None:
+        self._load, self._root, self._generate = load, str(image_root), generate
+        self._loaded: Any = None
+        self._options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size,
+        }  # fmt: skip
+
+    def __call__(self, asked: Sequence[tuple[str, Optional[Row], int]]) -> list[str]:
+        """Answer (prompt, row or None, seed) each; the batch's chance comes from all its seeds."""
+        if self._loaded is None:
+            self._start()
+        prompts = [
+            user_message(prompt, None if row is None else ImageFile(self._root, row["image_id"]))
+            for prompt, row, _ in asked
+        ]
+        seed = asked[0][2] if len(asked) == 1 else draw_seed(*(one[2] for one in asked))
+        answers = self._generate(self._loaded, prompts, seed=seed, **self._options)
+        return [answer.text + CUT_OFF * answer.truncated for answer in answers]
+
+    def _start(self) -> None:
+        self._loaded = self._load()
         if self._generate is None:
             from finer1_lib.generation import generate
 
             self._generate = generate
-        if self._loaded is None:
-            self._loaded = self._load()
-        content = [] if row is None else [{"type": "image", "image": load_image(self._root, row["image_id"])}]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
-        return self._generate(self._loaded, [messages], seed=seed, **self._options)[0].text
+            self._options["encoder"] = Encoder(self._loaded.processor)
+
+
+def _phrases(descriptions: Sequence[str]) -> list[str]:
+    """The phrases of some descriptions, the most frequent first."""
+    pieces = [piece.strip() for text in descriptions for piece in re.split(r"[,.;\n]|\band\b", text)]
+    phrases = [piece for piece in pieces if piece]
+    return sorted(dict.fromkeys(phrases), key=lambda phrase: -phrases.count(phrase))[:SELF_CONCEPTS]
+
+
+def _bare(line: str) -> str:
+    """A line of a list without its bullet or number and its full stop."""
+    return re.sub(r"^\s*(?:[-*•]|\d{1,2}[.)])?\s*", "", line).strip(" .")
+
+
+def _joined(text: str) -> str:
+    """On one line; what was cut off stays marked."""
+    return " ".join(text.removesuffix(CUT_OFF).split()) + CUT_OFF * text.endswith(CUT_OFF)
+
+
+def _whole(text: str, end: str) -> str:
+    """A text as it is; one that was cut off, up to the last of the signs that end a piece."""
+    if not text.endswith(CUT_OFF):
+        return text
+    found = list(re.finditer(end, text.removesuffix(CUT_OFF)))
+    return text[: found[-1].end()].strip() if found else ""

@@ -1,4 +1,4 @@
-"""Concept scores by hand, every filter with a text that it must catch, resampling and the report."""
+"""Concept scores by hand, every filter with a text that it must catch, on and off, resampling, resuming."""
 
 import json
 import math
@@ -12,15 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finer1_lib.concepts import TfidfEncoder, concept_scores, keep_concepts, select_concepts
+from finer1_lib.errors import UserError
+from finer1_lib.files import read_jsonl
+from finer1_lib.rationale_filters import CUT_OFF, check_filters, flaws
 from finer1_lib.rationales import (
     REASONS,
+    Teacher,
     ask_all,
+    ask_until_good,
     choose_concepts,
     draw_seed,
-    make_rationale,
+    label_places,
     make_rationales,
     mend,
-    quality_report,
     reject_reason,
     settle,
     write_rationale,
@@ -130,6 +134,8 @@ def test_a_good_text_passes_in_every_spelling():
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
+        ("cut_off", GOOD + CUT_OFF),
+        ("cut_off", GOOD[:40] + CUT_OFF),
         ("not_well_formed", ""),
         ("not_well_formed", "A Dunen Wren."),
         ("not_well_formed", swap("</comparison>", "")),
@@ -146,6 +152,8 @@ def test_a_good_text_passes_in_every_spelling():
         ("mixed_language", swap("needle", "모양")),
         ("mixed_language", swap("needle", "bec\ufffd")),
         ("mixed_language", swap("needle", "nee\u200bdle")),
+        ("mixed_language", swap("needle bill, ", "needle bill，")),
+        ("mixed_language", swap("needle bill", "【needle bill】")),
         ("prompt_leak", swap("needle bill", "as mentioned in the question, needle bill")),
         ("prompt_leak", swap("needle bill", "the provided description shows a needle bill")),
         ("prompt_leak", swap("needle bill", "Given Label: needle bill")),
@@ -162,6 +170,46 @@ def test_each_filter(reason, text):
     assert reason in REASONS
 
 
+def test_switched_off_a_filter_lets_its_flaw_pass_and_no_other():
+    """One text with the flaw of each filter alone: it passes if, and only if, that filter is off."""
+    alone = {
+        "not_well_formed": swap("<comparison>", ""),
+        "mixed_language": swap("needle", "红色"),
+        "prompt_leak": swap("needle bill", "the provided description shows a needle bill"),
+        "label_not_a_candidate": swap("<options>Dunen Wren", "<options>Teko Wren"),
+        "foreign_candidate": swap("Dunen Wren, Marlo Wren", "Dunen Wren, Boeing 737"),
+        "wrong_prediction": swap("<answer>Dunen", "<answer>Marlo"),
+    }
+    for flaw, text in alone.items():
+        assert flaws(text, "Dunen Wren", NAMES, ["Boeing 737"]) == [flaw]
+        for off in REASONS:
+            on = [name for name in REASONS if name != off]
+            found = reject_reason(text, "Dunen Wren", NAMES, ["Boeing 737"], on)
+            assert found == (None if off == flaw else flaw)
+        assert reject_reason(text, "Dunen Wren", NAMES, ["Boeing 737"], ()) is None
+    assert flaws(GOOD + CUT_OFF, "Dunen Wren", NAMES) == ["cut_off", "not_well_formed"]  # caught twice
+
+
+def test_filters_are_checked_and_ordered():
+    assert check_filters(["wrong_prediction", "cut_off"]) == ("cut_off", "wrong_prediction")
+    assert check_filters(()) == () and check_filters("cut_off") == ("cut_off",)
+    with pytest.raises(UserError, match="wrong_predictions.*choose from"):
+        reject_reason(GOOD, "Dunen Wren", filters=["wrong_predictions"])
+
+
+@UNHURRIED
+@given(st.text(st.sampled_from("<>/ab红，,; \n") | st.sampled_from(GOOD), max_size=60), st.integers(0, 5))
+def test_any_text_is_judged_and_what_passes_is_settled(noise, place):
+    """Whatever a teacher writes, nothing is raised; what all filters let through parses after settling."""
+    for text in (noise, GOOD[:30] + noise + GOOD[30:], GOOD + noise, noise + GOOD):
+        text = mend(text)
+        found = flaws(text, "Dunen Wren", NAMES)
+        assert reject_reason(text, "Dunen Wren", NAMES) == (found[0] if found else None)
+        settled = settle(text, "Dunen Wren", random.Random(0), place)
+        if not found:
+            assert flaws(settled, "Dunen Wren", NAMES) == [] and parse(settled).answer == "Dunen Wren"
+
+
 def test_other_scripts_are_welcome_in_names_only():
     text = swap("Dunen Wren", "鹪鹩")
     assert reject_reason(text, "鹪鹩", ["鹪鹩", "Marlo Wren"]) is None
@@ -173,6 +221,14 @@ def test_other_scripts_are_welcome_in_names_only():
 def test_mending_fixes_typography_only():
     assert mend(" “a’s” – b… ") == "\"a's\" - b..."
     assert mend("红") == "红"
+
+
+def test_full_width_punctuation_is_mended_into_what_it_stands_for():
+    wide = GOOD.replace(", ", "，").replace("; ", "；").replace(": ", "：").replace("(differs)", "（differs）")
+    assert wide != GOOD and mend(wide) == GOOD
+    assert mend("a， b。c") == "a, b. c" and mend("ＡＢ！") == "AB!"
+    assert flaws(wide, "Dunen Wren", NAMES)[0] == "not_well_formed"  # so left, no candidate can be read
+    assert reject_reason(mend(wide), "Dunen Wren", NAMES) is None
 
 
 # --- the final form
@@ -196,6 +252,35 @@ def test_settling_leaves_a_free_comparison_alone():
     assert parse(settle(text, "Dunen Wren", random.Random(0))).comparison == "the first; the second"
 
 
+def test_a_given_place_is_the_labels_place():
+    text = swap("Dunen Wren, Marlo Wren", ", ".join(NAMES))
+    for place in range(8):
+        candidates = parse(settle(text, "Dunen Wren", random.Random(place), place)).candidates
+        assert candidates[place % 4] == "Dunen Wren" and sorted(candidates) == sorted(NAMES)
+    others = {parse(settle(text, "Dunen Wren", random.Random(seed), 0)).candidates[1:] for seed in range(60)}
+    assert len(others) == 6  # the others are shuffled still
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["babble", swap("<comparison>", ""), swap("<options>Dunen Wren", "<options>Teko Wren"),
+     swap("<prediction>Dunen", "<prediction>Marlo"), swap("<answer>Dunen", "<answer>Marlo")],
+)  # fmt: skip
+def test_what_only_passes_without_a_filter_stays_as_it_is(text):
+    """A wrong prediction must not become a right one on the way out."""
+    assert settle(text, "Dunen Wren", random.Random(0), 1) == text
+    assert settle(GOOD, "Dunen Wren", random.Random(0), 1) != GOOD
+
+
+def test_places_are_dealt_out_evenly_whatever_the_order_of_the_rows():
+    rows = [{"image_id": f"{n}.png"} for n in range(24)]
+    places = label_places(rows, seed=3)
+    for candidates in (2, 3, 4):
+        counts = [sum(place % candidates == n for place in places.values()) for n in range(candidates)]
+        assert counts == [24 // candidates] * candidates
+    assert label_places(rows[::-1], seed=3) == places != label_places(rows, seed=4)
+
+
 def test_the_label_stands_everywhere_equally_often():
     firsts = [parse(settle(swap("Dunen Wren, Marlo Wren", ", ".join(NAMES)), "Dunen Wren", random.Random(s))).candidates[0]
               for s in range(400)]  # fmt: skip
@@ -205,19 +290,29 @@ def test_the_label_stands_everywhere_equally_often():
 # --- resampling
 
 
-class Scripted:
+class Scripted(Teacher):
     """A teacher that answers what it is told to, in turn."""
 
     def __init__(self, *texts):
         self.texts, self.seeds = list(texts), []
+
+    def foci(self, row):
+        return ["crown", "bill"]
+
+    def describe(self, row, focus, seed):
+        return f"{focus} {row['image_id']} {seed}"
+
+    def concepts(self, row, descriptions):
+        return ["red crown", row["image_id"]]
 
     def rationale(self, row, concepts, question, seed):
         self.seeds.append(seed)
         return self.texts[len(self.seeds) - 1]
 
 
-def ask(teacher, attempts=3):
-    return make_rationale(teacher, ROW, ["red crown"], "What?", seed=0, attempts=attempts, names=NAMES)
+def ask(teacher, attempts=3, **options):
+    return ask_until_good(teacher, [ROW], {ROW["image_id"]: ["red crown"]}, seed=0, attempts=attempts,
+                          names={"bird": NAMES}, **options)[0]  # fmt: skip
 
 
 def test_resampling_stops_at_the_first_good_text():
@@ -226,6 +321,7 @@ def test_resampling_stops_at_the_first_good_text():
     assert record["kept"] and record["attempts"] == 3 and record["dropped_because"] is None
     assert record["rejections"] == ["not_well_formed", "wrong_prediction"] and len(set(teacher.seeds)) == 3
     assert record["candidates"] == list(parse(record["text"]).candidates)
+    assert record["texts"] == [swap("</think>", ""), swap("<answer>Dunen", "<answer>Marlo"), GOOD]
     assert list(record)[:10] == ["image_id", "super_category", "sub_category", "question", "text", "concepts",
                                  "candidates", "attempts", "kept", "dropped_because"]  # fmt: skip
 
@@ -233,65 +329,111 @@ def test_resampling_stops_at_the_first_good_text():
 def test_the_cap_drops_and_says_why():
     record = ask(Scripted(*[swap("</think>", "")] * 2, swap("needle", "红")), attempts=3)
     assert not record["kept"] and record["attempts"] == 3 and record["dropped_because"] == "mixed_language"
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="attempts"):
         ask(Scripted(), attempts=0)
 
 
-def test_report_by_hand():
-    records = [
-        ask(Scripted(GOOD)), ask(Scripted("", GOOD)), ask(Scripted("", "", "")),
-    ]  # fmt: skip
-    counts, rows = quality_report(records)
-    label_first = sum(record["candidates"][0] == "Dunen Wren" for record in records if record["kept"])
-    assert counts == {"images": 3, "kept": 2, "kept_at_once": 1, "resampled": 1, "dropped": 1, "texts": 6,
-                      "label_first": label_first}  # fmt: skip
-    assert rows[0] == {"reason": "not_well_formed", "texts": 4, "images_dropped": 1}
-    assert [row["reason"] for row in rows] == list(REASONS)
+def test_a_filter_that_is_off_lets_the_first_text_stand():
+    wrong = swap("<answer>Dunen", "<answer>Marlo")
+    assert ask(Scripted(wrong, GOOD))["attempts"] == 2
+    record = ask(Scripted(wrong, GOOD), filters=[name for name in REASONS if name != "wrong_prediction"])
+    assert record["kept"] and record["attempts"] == 1 and record["rejections"] == []
+    with pytest.raises(UserError, match="unknown"):
+        ask(Scripted(GOOD), filters=["nonsense"])
+
+
+def test_mended_texts_are_counted_and_pass():
+    record = ask(Scripted(swap("needle bill, ", "needle bill，"), "not asked"))
+    assert record["kept"] and record["attempts"] == 1 and record["mended"] == 1 and record["texts"] == [GOOD]
+    assert ask(Scripted(f" {GOOD}\n"))["mended"] == 0  # white space is no mending
 
 
 class Dying(Scripted):
-    """Describes and explains, until it is killed."""
+    """Describes and explains in batches, until it is killed. In a batch, every text depends on all of it."""
 
-    def __init__(self, calls):
-        super().__init__(*[GOOD] * 9)
-        self.calls = calls
+    def __init__(self, calls, batch_size):
+        super().__init__()
+        self.calls, self.batch_size = calls, batch_size
 
-    def foci(self, row):
-        return ["crown", "bill"]
-
-    def describe(self, row, focus, seed):
+    def describe_all(self, asked):
         self.calls -= 1
         if self.calls < 0:
             raise KeyboardInterrupt
-        return f"{focus} {row['image_id']} {seed}"
+        together = draw_seed(*(one.seed for one in asked))
+        return [f"{one.focus} {one.row['image_id']} {together}" for one in asked]
 
-    def concepts(self, row, descriptions):
-        return ["red crown", row["image_id"]]
+    def rationale_all(self, asked):
+        together = self.describe_all([self.as_description(one) for one in asked])
+        return [
+            GOOD.replace("needle", f"needle{text.split()[-1]}")
+            if draw_seed(one.seed) % 3 else "not this time"
+            for one, text in zip(asked, together)
+        ]
 
-    def rationale(self, row, concepts, question, seed):
-        self.describe(row, "", seed)
-        return GOOD.replace("needle", f"needle{seed}")
+    def as_description(self, asked):
+        from finer1_lib.teaching import Description
+
+        return Description(asked.row, "", asked.seed)
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
-    rows = [{**ROW, "image_id": f"bird/x/{n}.png"} for n in range(4)]
+def run(folder, teacher, rows, **options):
+    asked = ask_all(teacher, rows, seed=1, path=folder / "d.jsonl", descriptions_per_focus=2)
+    chosen = choose_concepts(rows, asked, TfidfEncoder())
+    return make_rationales(teacher, rows, chosen, seed=1, attempts=4, names={"bird": NAMES},
+                           path=folder / "r.jsonl", **options)  # fmt: skip
 
-    def run(folder, calls):
-        teacher = Dying(calls)
-        asked = ask_all(teacher, rows, seed=1, path=folder / "d.jsonl")
-        chosen = choose_concepts(rows, asked, TfidfEncoder())
-        return make_rationales(teacher, rows, chosen, seed=1, attempts=2, names={"bird": NAMES},
-                               path=folder / "r.jsonl")  # fmt: skip
 
-    whole = run(tmp_path / "whole", 99)
-    assert len(whole) == 4 and all(record["kept"] for record in whole)
-    for calls in (3, 5, 1, 2):  # killed again and again, each time a little further on
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_killed_run_goes_on_and_leaves_the_same_files(tmp_path, batch_size):
+    """Killed between any two calls, the last line of a batch torn or lost: the files are equal."""
+    rows = [{**ROW, "image_id": f"bird/x/{n}.png"} for n in range(5)]
+    teacher = Dying(999, batch_size)
+    whole = run(tmp_path / "whole", teacher, rows)
+    needed = 999 - teacher.calls
+    assert any(record["kept"] for record in whole) and any(record["attempts"] > 1 for record in whole)
+    files = [tmp_path / "whole" / name for name in ("d.jsonl", "r.jsonl")]
+    for calls in range(needed):
+        folder = tmp_path / f"killed{calls}"
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "killed", calls)
-        with (tmp_path / "killed" / "d.jsonl").open("a") as file:
-            file.write('{"image_id": "torn')
-    assert run(tmp_path / "killed", 99) == whole
-    assert run(tmp_path / "killed", 0) == whole  # finished: nobody is asked
+            run(folder, Dying(calls, batch_size), rows)
+        for name in ("d.jsonl", "r.jsonl"):
+            if (file := folder / name).exists():
+                lines = file.read_bytes().splitlines(keepends=True)
+                file.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # the last line was only begun
+        assert run(folder, Dying(999, batch_size), rows) == whole
+        assert [(folder / file.name).read_bytes() for file in files] == [file.read_bytes() for file in files]
+    assert run(tmp_path / "whole", Dying(0, batch_size), rows) == whole  # finished: nobody is asked
+
+
+def test_every_focus_is_described_as_often_as_told(tmp_path):
+    rows = [{**ROW, "image_id": f"bird/x/{n}.png"} for n in range(2)]
+    asked = ask_all(Scripted(), rows, seed=1, path=tmp_path / "d.jsonl", descriptions_per_focus=3)
+    line = asked["bird/x/1.png"]
+    assert line["foci"] == ["crown"] * 3 + ["bill"] * 3 and len(set(line["descriptions"])) == 6
+    assert [text.split()[0] for text in line["descriptions"]] == line["foci"]
+    with pytest.raises(UserError, match="other foci"):  # three lie there, two are asked for: no mixture
+        ask_all(Scripted(), rows, seed=1, path=tmp_path / "d.jsonl", descriptions_per_focus=2)
+    with pytest.raises(UserError, match="at least 1"):
+        ask_all(Scripted(), rows, seed=1, path=tmp_path / "e.jsonl", descriptions_per_focus=0)
+    assert len(read_jsonl(tmp_path / "d.jsonl")) == 2
+
+
+def test_lines_made_on_other_concepts_are_not_taken_over(tmp_path):
+    chosen = {ROW["image_id"]: [{"concept": "red crown", "score": 0.0, "kept": True}]}
+    how = dict(seed=1, attempts=1, names={"bird": NAMES}, path=tmp_path / "r.jsonl")
+    make_rationales(Scripted(GOOD), [ROW], chosen, **how)
+    chosen[ROW["image_id"]][0]["kept"] = False
+    with pytest.raises(UserError, match="other concepts"):
+        make_rationales(Scripted(GOOD), [ROW], chosen, **how)
+
+
+def test_an_unfinished_teacher_cannot_be_made():
+    class Silent(Teacher):
+        def foci(self, row):
+            return ["all"]
+
+    with pytest.raises(TypeError, match="abstract"):
+        Silent()
 
 
 def test_seeds_are_the_same_everywhere():

@@ -2,7 +2,8 @@
 
 A large teacher model makes such mistakes too: it misreads, answers with the wrong name, forgets the label
 among the candidates, slips into another language, gives its prompt away, breaks a tag. Here their rates are
-known, so that a notebook can say which the filters catch. (A misread attribute is the one no filter sees.)
+known, and which text carries which mistake (`planted`), so that a notebook can say what the filters catch.
+(A misread attribute is the one no filter sees.)
 
 Source: METHOD 2 (teacher Qwen2.5-VL-32B in the paper); the kinds of mistakes are those of the release's 404
 rationales (data.md 3.1); the rates are our choice.
@@ -14,6 +15,8 @@ from typing import Any, Mapping, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.miniature.reasoning import claim, four_parts, nearest
+from finer1_lib.rationale_filters import CUT_OFF
+from finer1_lib.teaching import Teacher
 
 CANDIDATES = 3  # beside the label
 
@@ -22,6 +25,7 @@ _PHRASES = (
 )  # fmt: skip
 _STRESSES = ("Most of all, {phrase}.", "What strikes first: {phrase}.", "{phrase}, plainly {value}.")
 _SLIPS = ("羽毛很漂亮", "это видно", "모양")
+_WIDE = str.maketrans({",": "\uff0c", ";": "\uff1b"})  # full-width punctuation
 _LEAKS = ("as mentioned in the question, ", "the provided description says ", "going by the given label, ")
 
 
@@ -38,6 +42,11 @@ class Rates:
         language_slip: per text.
         prompt_leak: per text.
         broken_tag: per text.
+        cut_off: per text, it reaches the limit of tokens before its end.
+        foreign_candidate: per text, a candidate of another super-category.
+        wide_punctuation: per text, full-width commas in the analysis (mended, so never a flaw of a kept
+            text).
+        label_first: per text, the label leads the candidates (the release: 349 of 373).
     """
 
     wrong_attribute: float = 0.03
@@ -48,6 +57,10 @@ class Rates:
     language_slip: float = 0.05
     prompt_leak: float = 0.05
     broken_tag: float = 0.03
+    cut_off: float = 0.02
+    foreign_candidate: float = 0.03
+    wide_punctuation: float = 0.05
+    label_first: float = 0.90
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -55,8 +68,8 @@ class Rates:
                 raise UserError(f"teacher rate {field.name} is {getattr(self, field.name)}; give 0 to 1")
 
 
-class GuideTeacher:
-    """A `rationales.Teacher` that knows the guide. It never looks at a picture: the guide is the truth."""
+class GuideTeacher(Teacher):
+    """A teacher that knows the guide. It never looks at a picture: the guide is the truth."""
 
     def __init__(self, guide: Mapping, rates: Rates = Rates()) -> None:
         self.guide, self.rates = guide, rates
@@ -92,30 +105,67 @@ class GuideTeacher:
 
     def rationale(self, row: Mapping[str, Any], concepts: Sequence[str], question: str, seed: int) -> str:
         """The four parts over what it reads; a kept concept is trusted more than its own reading."""
+        return self._write(row, concepts, seed)[0]
+
+    def planted(self, row: Mapping[str, Any], concepts: Sequence[str], seed: int) -> frozenset[str]:
+        """The flaws (`rationale_filters.REASONS`) that the text of these arguments was given on purpose.
+
+        It is what the filters should find, known without looking at the text.
+        """
+        return self._write(row, concepts, seed)[1]
+
+    def _write(self, row: Mapping, concepts: Sequence[str], seed: int) -> tuple[str, frozenset[str]]:
         rng = random.Random(f"rationale/{row['image_id']}/{seed}")
-        rates, label = self.rates, row["sub_category"]
+        rates, label, planted = self.rates, row["sub_category"], set()
+
+        def errs(rate: float, flaw: str = "") -> bool:
+            happens = rng.random() < rate
+            planted.update({flaw} if happens and flaw else ())
+            return happens
+
+        analysis = self._analysis(row, concepts, rng)
+        others = nearest(self.guide, label, CANDIDATES + 1, rng)
+        prediction = others[0] if errs(rates.wrong_prediction, "wrong_prediction") else label
+        candidates = [label, *others[:CANDIDATES]]
+        if errs(rates.missing_candidate, "label_not_a_candidate"):
+            candidates = others
+        strangers = self._strangers(row["super_category"])
+        if errs(rates.foreign_candidate if strangers else 0.0, "foreign_candidate"):
+            candidates = [*candidates[:-1], rng.choice(strangers)]
+        shuffler = _LabelFirst(label, rng) if errs(rates.label_first) else rng
+        text = four_parts(analysis, prediction, candidates, self.guide, shuffler)
+        if errs(rates.language_slip, "mixed_language"):
+            text = text.replace("</analysis>", f" {rng.choice(_SLIPS)}</analysis>")
+        if errs(rates.wide_punctuation):
+            head, end, rest = text.partition("</analysis>")
+            text = head.replace(", ", ",").translate(_WIDE) + end + rest
+        if errs(rates.prompt_leak, "prompt_leak"):
+            text = text.replace("<analysis>", f"<analysis>{rng.choice(_LEAKS)}")
+        if "<analysis></analysis>" in text:  # every attribute was left out
+            planted.add("not_well_formed")
+        if errs(rates.broken_tag, "not_well_formed"):
+            text = text.replace(rng.choice(["</options>", "<comparison>", "</think>"]), "")
+        if errs(rates.cut_off, "cut_off"):
+            text = text[: rng.randrange(len(text) // 2, len(text))] + CUT_OFF
+        return text, frozenset(planted)
+
+    def _analysis(self, row: Mapping, concepts: Sequence[str], rng: random.Random) -> dict[str, str]:
+        """Attribute -> value as it is read, or as a concept says; some are left out."""
         analysis = {
             attribute: value
             for attribute, value in self._read(row, rng).items()
-            if rng.random() >= rates.hidden_attribute
+            if rng.random() >= self.rates.hidden_attribute
         }
         for attribute, values in self._values(row["super_category"]).items():
             claims = {claim(attribute, value): value for value in values}
             if trusted := [claims[concept] for concept in concepts if concept in claims]:
                 analysis[attribute] = trusted[0]
-        others = nearest(self.guide, label, CANDIDATES + 1, rng)
-        prediction = others[0] if rng.random() < rates.wrong_prediction else label
-        candidates = [label, *others[:CANDIDATES]]
-        if rng.random() < rates.missing_candidate:
-            candidates = others
-        text = four_parts(analysis, prediction, candidates, self.guide, rng)
-        if rng.random() < rates.language_slip:
-            text = text.replace("</analysis>", f" {rng.choice(_SLIPS)}</analysis>")
-        if rng.random() < rates.prompt_leak:
-            text = text.replace("<analysis>", f"<analysis>{rng.choice(_LEAKS)}")
-        if rng.random() < rates.broken_tag:
-            text = text.replace(rng.choice(["</options>", "<comparison>", "</think>"]), "")
-        return text
+        return analysis
+
+    def _strangers(self, super_category: str) -> list[str]:
+        """The sub-categories of all other super-categories."""
+        entries = self.guide["sub_categories"]
+        return sorted(name for name in entries if entries[name]["super_category"] != super_category)
 
     def _truth(self, row: Mapping[str, Any]) -> dict[str, str]:
         """The guide's attributes of the row's sub-category, in the guide's order."""
@@ -138,6 +188,17 @@ class GuideTeacher:
         """A value that the sub-category does not have."""
         truth, values = self._truth(row)[attribute], self._values(row["super_category"])[attribute]
         return rng.choice([value for value in values if value != truth])
+
+
+class _LabelFirst:
+    """Shuffles, and then puts the label in front: the habit of large teachers."""
+
+    def __init__(self, label: str, rng: random.Random) -> None:
+        self._label, self._rng = label, rng
+
+    def shuffle(self, x: list) -> None:
+        self._rng.shuffle(x)
+        x.sort(key=lambda name: name != self._label)  # stable: the others keep their order
 
 
 def _phrase(rng: random.Random, attribute: str, value: str) -> str:

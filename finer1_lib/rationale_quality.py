@@ -1,0 +1,131 @@
+"""How good the rationales are: what the filters did, how true the concepts are, what is misread.
+
+Precision and recall need a truth: the guide's attributes. Without one, only the filters' work can be counted.
+What each step prevents is measured in `rationale_ablation`.
+
+Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
+"""
+
+from collections import Counter
+from typing import Any, Mapping, Optional, Sequence
+
+from finer1_lib.rationale_filters import REASONS
+from finer1_lib.rationales import kept_concepts
+from finer1_lib.rewards import normalise
+from finer1_lib.statistics import clustered_mean
+from finer1_lib.teaching import Row
+from finer1_lib.traces import check_claims, parse
+
+
+def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
+    """What the filters did.
+
+    Args:
+        records: from `rationales.make_rationales`.
+
+    Returns:
+        Counts (images, kept, kept_at_once, resampled, dropped, texts, mended, label_first: how many kept ones
+        list the label first, which a quarter should) and a row {reason, texts, images_dropped} per reason.
+    """
+    kept = [record for record in records if record["kept"]]
+    texts = Counter(reason for record in records for reason in record["rejections"])
+    dropped = Counter(record["dropped_because"] for record in records if not record["kept"])
+    counts = {
+        "images": len(records), "kept": len(kept),
+        "kept_at_once": sum(record["attempts"] == 1 for record in kept),
+        "resampled": sum(record["attempts"] > 1 for record in kept),
+        "dropped": len(records) - len(kept), "texts": sum(record["attempts"] for record in records),
+        "mended": sum(record["mended"] for record in records),
+        "label_first": sum(_leads(record["candidates"], record) for record in kept),
+    }  # fmt: skip
+    rows = [{"reason": name, "texts": texts[name], "images_dropped": dropped[name]} for name in REASONS]
+    return counts, rows
+
+
+def is_true(concept: str, sub_category: str, guide: Mapping) -> Optional[bool]:
+    """Whether the guide bears a concept out; None where it names no attribute in the guide's words."""
+    found = {state for state in check_claims(concept, sub_category, guide).values() if state != "missing"}
+    return "wrong" not in found if found else None
+
+
+def concept_report(
+    rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], guide: Mapping
+) -> list[dict]:
+    """Precision and recall of the concepts against the guide: all that the teacher named, and those kept.
+
+    Args:
+        chosen: from `rationales.choose_concepts`.
+
+    Returns:
+        For "all named" and "kept" a row of each metric: concepts, metric, value, low, high, n, unjudged.
+        precision: share of true ones among the n judged (unjudged: named no attribute). recall: share of the
+        n attributes of the sub-categories that a true concept names. Intervals by whole sub-categories.
+    """
+    report = []
+    for which in ("all named", "kept"):
+        true, owners, found, attributes, unjudged = [], [], [], [], 0
+        for row in rows:
+            name, entries = row["sub_category"], chosen[row["image_id"]]
+            texts = kept_concepts(entries) if which == "kept" else [entry["concept"] for entry in entries]
+            judged = {text: is_true(text, name, guide) for text in texts}
+            unjudged += sum(verdict is None for verdict in judged.values())
+            true += [verdict for verdict in judged.values() if verdict is not None]
+            owners += [name] * (len(true) - len(owners))
+            named = [check_claims(text, name, guide) for text, verdict in judged.items() if verdict]
+            truth = guide["sub_categories"][name]["attributes"]
+            found += [any(states[attribute] == "right" for states in named) for attribute in truth]
+            attributes += [name] * len(truth)
+        report += [
+            {"concepts": which, "metric": "precision", **share(true, owners), "unjudged": unjudged},
+            {"concepts": which, "metric": "recall", **share(found, attributes), "unjudged": unjudged},
+        ]
+    return report
+
+
+def misread(record: Mapping, guide: Mapping) -> bool:
+    """The analysis says of some attribute what the guide does not."""
+    states = check_claims(parse(record["text"]).analysis, record["sub_category"], guide)
+    return "wrong" in states.values()
+
+
+def misread_share(records: Sequence[Mapping], guide: Mapping) -> dict[str, Any]:
+    """Kept rationales that misread an attribute: value, low, high, n."""
+    kept = [record for record in records if record["kept"]]
+    return share([misread(record, guide) for record in kept], [record["sub_category"] for record in kept])
+
+
+def label_order(records: Sequence[Mapping]) -> list[dict]:
+    """How often the label leads the candidates: in the teacher's own order, and after the shuffle.
+
+    Returns:
+        A row {order, value, low, high, n} each, over kept rationales.
+    """
+    kept = [record for record in records if record["kept"]]
+    owners = [record["sub_category"] for record in kept]
+    own = [_leads(parse(record["texts"][-1]).candidates, record) for record in kept]
+    shuffled = [_leads(record["candidates"], record) for record in kept]
+    return [{"order": "teacher's", **share(own, owners)}, {"order": "shuffled", **share(shuffled, owners)}]
+
+
+def longest(records: Sequence[Mapping], tokenizer: Any) -> tuple[int, str]:
+    """(tokens, image_id) of the longest kept rationale; the token that ends it counts, as for every limit.
+
+    Raises:
+        ValueError: none was kept.
+    """
+    sizes = [
+        (len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) + 1, record["image_id"])
+        for record in records if record["kept"]
+    ]  # fmt: skip
+    return max(sizes)
+
+
+def share(hits: Sequence[bool], owners: Sequence[str]) -> dict[str, Any]:
+    """value, low, high, n of a share, by whole sub-categories; all None and n 0 where there is nothing."""
+    if not hits:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    return clustered_mean([float(hit) for hit in hits], owners).as_row()
+
+
+def _leads(candidates: Sequence[str], record: Mapping) -> bool:
+    return bool(candidates) and normalise(candidates[0]) == normalise(record["sub_category"])
