@@ -16,43 +16,18 @@ Source: METHOD 4, audit A1 and A8; release eval/evaluation.py.
 
 import hashlib
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
+from finer1_lib.contenders import Contender
+from finer1_lib.encoding import ImageFile, user_message
 from finer1_lib.errors import UserError
-from finer1_lib.image_folder import load_image
 from finer1_lib.prompts import PROMPTS
 from finer1_lib.runs import append_jsonl, read_jsonl
 
 SETTINGS = {"closed_world": "closed", "open_world": "open"}  # setting -> ending of its prompts' names
 OPTION_ORDERS = ("shuffled", "release")
 COPIED = ("item_id", "image_id", "super_category", "sub_category", "categories")
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One row of the main table: which weights, asked in which way.
-
-    Attributes:
-        model: the name in records and summary rows.
-        prompts: "answer" (the name only) or "cot" (the four parts, then the name).
-        adapter: stage folder of the PEFT adapter, e.g. "02_cot_sft/cot_sft"; None is the base as it is.
-    """
-
-    model: str
-    prompts: str
-    adapter: Optional[str]
-
-
-CONTENDERS = (
-    Contender("base", "answer", None),
-    Contender("base_cot_prompt", "cot", None),
-    Contender("sft_answer_only", "answer", "02_cot_sft/sft_answer_only"),
-    Contender("cot_sft", "cot", "02_cot_sft/cot_sft"),
-    Contender("cot_sft_dapo", "cot", "03_tapo/cot_sft_dapo"),
-    Contender("cot_sft_tapo", "cot", "03_tapo/cot_sft_tapo"),
-)
 
 
 def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int, seed: int) -> list[dict]:
@@ -202,12 +177,7 @@ def collect_records(
 
 def messages_for(request: Mapping, image: Any) -> list[dict]:
     """The chat messages of one request: the image, then the prompt."""
-    return [
-        {
-            "role": "user",
-            "content": [{"type": "image", "image": image}, {"type": "text", "text": request["prompt"]}],
-        }
-    ]
+    return user_message(request["prompt"], image)
 
 
 def _answer(
@@ -216,7 +186,9 @@ def _answer(
     """One batch's records."""
     if generate is None:
         from finer1_lib.models import generate
-    prompts = [messages_for(request, load_image(image_root, request["image_id"])) for request in batch]
+    # by name: each picture is opened when it is encoded, so that a batch of photographs is never held at once
+    pictures = [ImageFile(str(image_root), request["image_id"]) for request in batch]
+    prompts = [messages_for(request, picture) for request, picture in zip(batch, pictures)]
     answers = generate(loaded, prompts, max_new_tokens=max_new_tokens, temperature=0.0, batch_size=len(batch))
     if len(answers) != len(batch):
         raise RuntimeError(f"{len(batch)} prompts gave {len(answers)} completions")

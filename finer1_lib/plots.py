@@ -1,64 +1,90 @@
 """Figures: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
-Every model has one fixed colour in all notebooks, from the palette of Okabe and Ito, which the colour-blind
-can tell apart; bars also carry their model's name and their value, so that a grey print reads the same.
+Every model has one fixed colour in all notebooks (`contenders.ROWS`), which the colour-blind can tell apart;
+bars also carry their model's name and their value, so that a grey print reads the same.
 
 Source: our choice.
 """
 
-MODEL_COLOURS = {
-    "base": "#999999",
-    "base_cot_prompt": "#56B4E9",
-    "sft_answer_only": "#E69F00",
-    "cot_sft": "#0072B2",
-    "cot_sft_dapo": "#009E73",
-    "cot_sft_tapo": "#D55E00",
-}
-MODEL_LABELS = {
-    "base": "base",
-    "base_cot_prompt": "base + prompt",
-    "sft_answer_only": "answer-only SFT",
-    "cot_sft": "CoT SFT",
-    "cot_sft_dapo": "CoT SFT + DAPO",
-    "cot_sft_tapo": "CoT SFT + TAPO",
-}
+from typing import Mapping, Optional
+
+from finer1_lib.contenders import colour_of, in_order, label_of
+
 SETTING_LABELS = {"closed_world": "closed world", "open_world": "open world"}
 CATEGORY_LABELS = {"seen": "seen sub-categories", "unseen": "unseen sub-categories"}
 
 
-def accuracy_bars(df):
+def accuracy_bars(df, labels: Optional[Mapping[str, str]] = None):
     """Horizontal bars with 95 % intervals: a row of panels a setting, seen on the left, unseen on the right.
 
     Args:
         df: columns model, setting, categories, value, low, high (fractions; low and high may be missing) and
             n; an optional column chance (fraction) draws a dotted line where guessing lands.
+        labels: {model: label} in the order to draw, of `contenders.labels_of`.
 
     Returns:
         The figure.
     """
+    fig, panels = _grid(df, labels)
+    for axis, part, models in panels:
+        _panel(axis, part.set_index("model"), models)
+    return fig
+
+
+def seed_dots(df, labels: Optional[Mapping[str, str]] = None):
+    """Several runs: a dot for each seed, a bar of ink at their mean, and the 95 % interval; panels as above.
+
+    Args:
+        df: `rows` of `seeds.pool`: model, setting, categories, value, low, high, per_seed (fractions).
+        labels: {model: label} in the order to draw.
+
+    Returns:
+        The figure.
+    """
+    fig, panels = _grid(df, labels)
+    for axis, part, models in panels:
+        for row in part.itertuples():
+            place = models.index(row.model)
+            if row.low == row.low and row.low is not None:  # a NaN is not equal to itself
+                axis.plot([100 * row.low, 100 * row.high], [place, place], color=colour_of(row.model),
+                          linewidth=7, alpha=0.45, solid_capstyle="butt")
+            axis.plot([100 * row.value] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2.4)
+            spread = [place + 0.11 * (k - (len(row.per_seed) - 1) / 2) for k in range(len(row.per_seed))]
+            axis.plot([100 * value for value in row.per_seed], spread, "o", color=colour_of(row.model),
+                      markeredgecolor="black", markersize=7, zorder=3)
+            axis.text(max(100 * value for value in (row.value, row.high or 0)) + 2.2, place,
+                      f"{100 * row.value:.0f}", va="center", fontsize=13)
+        axis.set_ylim(len(models) - 0.4, -0.6)
+    return fig
+
+
+def _grid(df, labels):
+    """(figure, [(axis, its part of df, models)]): a row of panels a setting, seen left, unseen right."""
     import matplotlib.pyplot as plt
 
     settings = [name for name in SETTING_LABELS if name in set(df["setting"])]
     kinds = [name for name in CATEGORY_LABELS if name in set(df["categories"])]
-    models = [name for name in MODEL_LABELS if name in set(df["model"])]
-    fig, axes = plt.subplots(
-        len(settings),
-        len(kinds),
-        figsize=(6.2 * len(kinds) + 1.4, 3.4 * len(settings) + 0.4),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for row, setting in enumerate(settings):
-        for column, kind in enumerate(kinds):
-            part = df[(df["setting"] == setting) & (df["categories"] == kind)].set_index("model")
-            _panel(axes[row][column], part, models)
-            axes[row][column].set_title(f"{SETTING_LABELS[setting]}, {CATEGORY_LABELS[kind]}", fontsize=15)
+    models = in_order(df["model"], labels)
+    size = (6.2 * len(kinds) + 1.4, (0.5 * len(models) + 0.7) * len(settings) + 0.3)
+    fig, axes = plt.subplots(len(settings), len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False,
+                             layout="constrained")
+    panels = []
+    for line, setting in zip(axes, settings):
+        for axis, kind in zip(line, kinds):
+            panels.append((axis, df[(df["setting"] == setting) & (df["categories"] == kind)], models))
+            axis.set_title(f"{SETTING_LABELS[setting]}, {CATEGORY_LABELS[kind]}", fontsize=15)
+            axis.set_yticks(range(len(models)), [label_of(model, labels) for model in models])
+            axis.tick_params(axis="x", labelsize=13)
+            axis.tick_params(axis="y", labelsize=14)
+            axis.set_xlim(0, 110)
+            axis.set_xticks([0, 25, 50, 75, 100])
+            axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
+            axis.set_axisbelow(True)
+            axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("right answers (%)", fontsize=14)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
-    return fig
+    return fig, panels
 
 
 def _panel(axis, part, models) -> None:
@@ -70,7 +96,7 @@ def _panel(axis, part, models) -> None:
         axis.barh(
             place,
             100 * row["value"],
-            color=MODEL_COLOURS[model],
+            color=colour_of(model),
             height=0.72,
             edgecolor="black",
             linewidth=0.6,
@@ -91,12 +117,4 @@ def _panel(axis, part, models) -> None:
     if "chance" in part and part["chance"].notna().any():
         axis.axvline(100 * part["chance"].iloc[0], color="black", linestyle=":", linewidth=1.5)
         axis.text(100 * part["chance"].iloc[0] + 0.8, -0.62, "guessing", fontsize=11, va="center")
-    axis.set_yticks(range(len(models)), [MODEL_LABELS[model] for model in models], fontsize=14)
     axis.set_ylim(len(models) - 0.4, -0.95)  # the first model at the top
-    axis.set_xlim(0, 110)
-    axis.set_xticks([0, 25, 50, 75, 100])
-    axis.tick_params(axis="x", labelsize=13)
-    axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

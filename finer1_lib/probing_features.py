@@ -17,13 +17,12 @@ from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
-from finer1_lib.errors import UserError
+from finer1_lib.encoding import ImageFile, user_message
 from finer1_lib.files import atomic_write_bytes
 from finer1_lib.hashing import digest
-from finer1_lib.image_folder import load_image
 from finer1_lib.prompts import PROMPTS
 
-CHUNK = 256  # prompts whose pictures are held in memory at a time
+CHUNK = 64  # prompts whose pixels are held in memory at a time
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -36,24 +35,6 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def load_array(path: Path) -> np.ndarray:
     """Read what `save_array` wrote; a file with pickled objects is refused (ValueError)."""
     return np.load(path, allow_pickle=False)
-
-
-def chat(text: str, image: Any = None) -> list[dict]:
-    """One user turn: the image if there is one, then the text."""
-    picture = [] if image is None else [{"type": "image", "image": image}]
-    return [{"role": "user", "content": [*picture, {"type": "text", "text": text}]}]
-
-
-def find_contender(contenders: Sequence[Any], model: str) -> Any:
-    """The entry of `evaluation.CONTENDERS` with this name.
-
-    Raises:
-        UserError: there is none.
-    """
-    known = {contender.model: contender for contender in contenders}
-    if model not in known:
-        raise UserError(f"probed_models: no checkpoint is called {model!r}; there are {', '.join(known)}")
-    return known[model]
 
 
 class Probed:
@@ -79,8 +60,8 @@ class Probed:
     def image_states(self, image_ids: Sequence[str]) -> np.ndarray:
         """H1: [N, D] mean state of the image tokens."""
         text = PROMPTS["describe"].text()
-        return self._states("images", list(image_ids), lambda image_id: chat(text, self._picture(image_id)),
-                            "image")
+        return self._states("images", list(image_ids),
+                            lambda image_id: user_message(text, self._picture(image_id)), "image")
 
     def name_states(self, names: Sequence[str], spans: Optional[Sequence[str]] = None) -> np.ndarray:
         """H2: [S, D] mean state of the name's tokens, the name standing alone in the user's turn.
@@ -88,7 +69,7 @@ class Probed:
         Args:
             spans: the part of each name to read instead of all of it (the control without the genus word).
         """
-        return self._states("names" if spans is None else "epithets", list(names), chat, "span",
+        return self._states("names" if spans is None else "epithets", list(names), user_message, "span",
                             spans=list(names if spans is None else spans))
 
     def question_states(self, questions: Any, image_column: Optional[str] = "image_id") -> np.ndarray:
@@ -123,10 +104,10 @@ class Probed:
 
     def _question(self, name: str, image_id: Optional[str]) -> list[dict]:
         image = None if image_id is None else self._picture(image_id)
-        return chat(PROMPTS["species_yes_no"].text(question=name), image)
+        return user_message(PROMPTS["species_yes_no"].text(question=name), image)
 
     def _picture(self, image_id: str) -> Any:
-        return load_image(self.image_root, image_id)
+        return ImageFile(str(self.image_root), image_id)
 
     def _states(
         self, what: str, items: list, prompt: Callable[[Any], list[dict]], where: str,

@@ -1,11 +1,15 @@
 """Figures of notebook 05: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
-Colours are the models' own (`plots.MODEL_COLOURS`); controls are hollow, so that a grey print reads the same.
+Colours are the models' own (`contenders.ROWS`); controls are hollow, so that a grey print reads the same.
 
 Source: paper section 5.4 and Table 4 (what is probed); the drawing is our choice.
 """
 
-from finer1_lib.plots import MODEL_COLOURS, MODEL_LABELS
+from typing import Mapping, Optional
+
+from finer1_lib.contenders import colour_of, in_order, label_of
+
+Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
 
 CONTROL_MARKERS = {"majority": "v", "shuffled_labels": "D", "text_only": "s", "swapped_image": "^"}
 CONTROL_LABELS = {"majority": "always the commonest class", "shuffled_labels": "labels shuffled in training",
@@ -20,9 +24,8 @@ STEP_HATCHES = {"unparsable": "", "misread_attribute": "//", "candidate_missing"
                 "prediction_differs": "\\\\", "answer_differs": "xx"}
 
 
-def _models(df) -> list[str]:
-    """The models in df, in the order of the tables."""
-    return [model for model in MODEL_LABELS if model in set(df["model"])]
+def _two_lines(model: str, labels: Labels) -> str:
+    return label_of(model, labels).replace(" + ", "\n+ ")
 
 
 def _plain(axis) -> None:
@@ -31,7 +34,7 @@ def _plain(axis) -> None:
     axis.tick_params(labelsize=11)
 
 
-def probe_bars(df, label: str, start: float = 0.0):
+def probe_bars(df, label: str, start: float = 0.0, labels: Labels = None):
     """One bar per model with its 95 % interval, controls as hollow markers; seen, unseen, all side by side.
 
     Args:
@@ -39,20 +42,23 @@ def probe_bars(df, label: str, start: float = 0.0):
             the control's name), value, low, high (fractions, low and high may be missing).
         label: of the y axis, e.g. "H1: accuracy of the linear probe (%)".
         start: fraction at which the bars start, with a dotted line: 0.5, guessing, for an AUC.
+        labels: what to write below the bars.
     """
     import matplotlib.pyplot as plt
 
     kinds = [kind for kind in ("seen", "unseen", "all") if kind in set(df["categories"])]
-    fig, axes = plt.subplots(1, len(kinds), figsize=(3.8 * len(kinds) + 0.6, 4.6), sharey=True, squeeze=False,
+    models = in_order(df["model"], labels)
+    width = max(3.8, 1.25 * len(models)) * len(kinds) + 0.6
+    fig, axes = plt.subplots(1, len(kinds), figsize=(width, 4.6), sharey=True, squeeze=False,
                              layout="constrained")
     handles = {}
     for axis, kind in zip(axes[0], kinds):
         part = df[df["categories"] == kind]
-        for place, model in enumerate(_models(df)):
+        for place, model in enumerate(models):
             rows = part[part["model"] == model]
             for row in rows[rows["variant"].isna()].itertuples():
                 axis.bar(place - 0.18, 100 * (row.value - start), bottom=100 * start, width=0.4,
-                         color=MODEL_COLOURS[model], edgecolor="black")
+                         color=colour_of(model), edgecolor="black")
                 top = max(_whisker(axis, place - 0.18, row, "black"), 100 * start)
                 axis.text(place - 0.18, top + 1.5, f"{100 * row.value:.1f}", ha="center", fontsize=11)
             for shift, row in enumerate(rows[rows["variant"].notna()].itertuples()):
@@ -61,7 +67,7 @@ def probe_bars(df, label: str, start: float = 0.0):
                 handles[row.variant] = axis.plot(spot, 100 * row.value, CONTROL_MARKERS[row.variant], ms=7,
                                                  mfc="white", mec="black", zorder=4)[0]
         axis.axhline(100 * start, color="black", linestyle=":", linewidth=1)
-        names = [MODEL_LABELS[model].replace(" + ", "\n+ ") for model in _models(df)]
+        names = [_two_lines(model, labels) for model in models]
         axis.set_xticks(range(len(names)), names)
         axis.set_title(f"{kind} sub-categories", fontsize=12)
         _plain(axis)
@@ -82,27 +88,29 @@ def _whisker(axis, place: float, row, colour: str) -> float:
     return 100 * row.high
 
 
-def gap_distribution(df):
+def gap_distribution(df, labels: Labels = None):
     """H2: every name's gap as a dot, the quartiles as a box, one column per model and super-category.
 
     Args:
         df: columns model, super_category, name, gap (difference of cosines).
+        labels: what to write below the columns.
     """
     import matplotlib.pyplot as plt
     import numpy as np
 
-    groups = sorted(df["super_category"].unique())
-    fig, axes = plt.subplots(1, len(groups), figsize=(4.2 * len(groups) + 0.6, 4.2), sharey=True,
-                             squeeze=False, layout="constrained")
+    groups, models = sorted(df["super_category"].unique()), in_order(df["model"], labels)
+    width = max(4.2, 1.3 * len(models)) * len(groups) + 0.6
+    fig, axes = plt.subplots(1, len(groups), figsize=(width, 4.2), sharey=True, squeeze=False,
+                             layout="constrained")
     for axis, group in zip(axes[0], groups):
         part, rng = df[df["super_category"] == group], np.random.default_rng(0)
-        for place, model in enumerate(_models(df)):
+        for place, model in enumerate(models):
             gaps = part.loc[part["model"] == model, "gap"].to_numpy()
             axis.scatter(place + rng.uniform(-0.28, 0.28, len(gaps)), gaps, s=14, alpha=0.7,
-                         color=MODEL_COLOURS[model])
+                         color=colour_of(model))
             axis.boxplot(gaps, positions=[place], widths=0.6, showfliers=False,
                          medianprops={"color": "black"})
-        names = [MODEL_LABELS[model].replace(" + ", "\n+ ") for model in _models(df)]
+        names = [_two_lines(model, labels) for model in models]
         axis.set_xticks(range(len(names)), names)
         axis.axhline(0, color="black", linestyle=":", linewidth=1)
         axis.set_title(group, fontsize=12)
@@ -112,48 +120,55 @@ def gap_distribution(df):
     return fig
 
 
-def right_wrong_pictures(df):
+def right_wrong_pictures(df, labels: Labels = None):
     """H3 as the paper shows it: last states of right and wrong questions in two principal components.
 
     Args:
         df: columns model, x, y, right (bool), auc (the number that goes with the picture, one per model).
+        labels: what to write above the pictures, four of which stand in a row.
     """
     import matplotlib.pyplot as plt
 
-    models = _models(df)
-    fig, axes = plt.subplots(1, len(models), figsize=(4 * len(models), 4.2), squeeze=False,
+    models = in_order(df["model"], labels)
+    columns, lines = min(4, len(models)), -(-len(models) // 4)
+    fig, axes = plt.subplots(lines, columns, figsize=(4 * columns, 4.2 * lines), squeeze=False,
                              layout="constrained")
-    for axis, model in zip(axes[0], models):
+    for axis in axes.flat[len(models) :]:
+        axis.set_axis_off()
+    for axis, model in zip(axes.flat, models):
         part = df[df["model"] == model]
         for right, style in ((False, {"facecolors": "none", "edgecolors": "#444444", "marker": "o"}),
-                             (True, {"color": MODEL_COLOURS[model], "marker": "x"})):
+                             (True, {"color": colour_of(model), "marker": "x"})):
             dots = part[part["right"] == right]
             axis.scatter(dots["x"], dots["y"], s=22, linewidths=1.2,
                          label="right name" if right else "wrong name", **style)
-        axis.set_title(f"{MODEL_LABELS[model]}\nAUC {part['auc'].iloc[0]:.2f}", fontsize=12)
+        axis.set_title(f"{label_of(model, labels)}\nAUC {part['auc'].iloc[0]:.2f}", fontsize=12)
         axis.set_xlabel("first component", fontsize=11)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.legend(fontsize=10, loc="best")
         _plain(axis)
-    axes[0][0].set_ylabel("second component", fontsize=11)
+    for line in axes:
+        line[0].set_ylabel("second component", fontsize=11)
     plt.close(fig)
     return fig
 
 
-def wrong_steps(df):
+def wrong_steps(df, labels: Labels = None):
     """Stacked bars: at which step the wrong answers of each model first left the truth, seen and unseen.
 
     Args:
         df: columns model, categories ("seen", "unseen"), step (a key of STEP_LABELS), share (of all traces).
+        labels: what to write beside the bars.
     """
     import matplotlib.pyplot as plt
 
     kinds = [kind for kind in ("seen", "unseen") if kind in set(df["categories"])]
-    fig, axes = plt.subplots(1, len(kinds), figsize=(5.4 * len(kinds), 1.2 + 0.75 * len(_models(df)) + 0.9),
+    models = in_order(df["model"], labels)
+    fig, axes = plt.subplots(1, len(kinds), figsize=(5.4 * len(kinds), 1.2 + 0.75 * len(models) + 0.9),
                              sharey=True, sharex=True, squeeze=False, layout="constrained")
     for axis, kind in zip(axes[0], kinds):
-        for place, model in enumerate(_models(df)):
+        for place, model in enumerate(models):
             part, left = df[(df["model"] == model) & (df["categories"] == kind)].set_index("step"), 0.0
             for step, colour in STEP_COLOURS.items():
                 share = 100 * float(part["share"].get(step, 0.0))
@@ -161,8 +176,8 @@ def wrong_steps(df):
                           hatch=STEP_HATCHES[step], label=STEP_LABELS[step] if place == 0 else None)
                 left += share
             axis.text(left + 1, place, f"{left:.0f}", va="center", fontsize=11)
-        axis.set_yticks(range(len(_models(df))), [MODEL_LABELS[model] for model in _models(df)])
-        axis.set_ylim(len(_models(df)) - 0.5, -0.5)
+        axis.set_yticks(range(len(models)), [label_of(model, labels) for model in models])
+        axis.set_ylim(len(models) - 0.5, -0.5)
         axis.set_xlim(0, 108)
         axis.set_title(f"{kind} sub-categories", fontsize=12)
         axis.set_xlabel("wrong answers, % of all traces", fontsize=11)

@@ -61,16 +61,20 @@ def rows_of(
             for dataset, categories, estimate in estimates(items, metric, column or COLUMNS[metric], seed)]
 
 
-def compare_models(items, metric: str, *, reference: str, seed: int) -> list[dict[str, Any]]:
+def compare_models(
+    items, metric: str, *, reference: str, seed: int, variant: Optional[str] = None
+) -> list[dict[str, Any]]:
     """Every other model against the reference on the same items, over all super-categories.
 
     Args:
         items: of all models, with the column model.
         metric: a key of `COLUMNS`; it decides the test (margins: `probing_statistics`).
         reference: the model that is subtracted, "base".
+        variant: name of the control that the items are of, None for the probe itself.
 
     Returns:
-        One dict per other model: metric, model, reference and what the test gives; none without reference.
+        One dict per other model: metric, variant, model, reference and what the test gives; none without
+        reference.
     """
     found = []
     base = items[items["model"] == reference] if len(items) else items
@@ -88,7 +92,7 @@ def compare_models(items, metric: str, *, reference: str, seed: int) -> list[dic
                             for level in (0.95, 0.90))
             test = {"difference": wide.value, "low": wide.low, "high": wide.high, "margin": None,
                     "reading": reading((wide.low, wide.high), (narrow.low, narrow.high))}
-        found.append({"metric": metric, "model": model, "reference": reference, **test})
+        found.append({"metric": metric, "variant": variant, "model": model, "reference": reference, **test})
     return found
 
 
@@ -139,12 +143,16 @@ def principal_components(states, items, model: str, value: float):
                          "right": items["right"].to_numpy(), "auc": value})
 
 
-def tell(rows: Iterable[Mapping[str, Any]], comparisons: Iterable[Mapping[str, Any]], metric: str) -> str:
+def tell(
+    rows: Iterable[Mapping[str, Any]], comparisons: Iterable[Mapping[str, Any]], metric: str,
+    variant: Optional[str] = None,
+) -> str:
     """One metric in words: every model's average with its interval, then every comparison with its reading.
 
     Args:
         rows: summary rows; comparisons: of `compare_models`, of all metrics.
         metric: a key of `COLUMNS`.
+        variant: name of a control, None for the probe itself.
 
     Returns:
         A sentence or more; "was left out" where there are no rows.
@@ -154,13 +162,14 @@ def tell(rows: Iterable[Mapping[str, Any]], comparisons: Iterable[Mapping[str, A
     def number(value: Optional[float], sign: str = "") -> str:
         return "?" if value is None else f"{value:{sign}.3f}" if gap else f"{100 * value:{sign}.1f}"
 
-    values = [f"{row['model']} {number(row['value'])} [{number(row['low'])}, {number(row['high'])}]" for row in rows
-              if (row["metric"], row["dataset"], row["categories"], row["variant"]) == (metric, "average", "all", None)]
+    wanted = {"metric": metric, "dataset": "average", "categories": "all", "variant": variant}
+    values = [f"{row['model']} {number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
+              for row in rows if all(row[key] == value for key, value in wanted.items())]
     if not values:
         return "was left out (see the notes above)."
     words = [", ".join(values) + "."]
     for test in comparisons:
-        if test["metric"] != metric:
+        if (test["metric"], test["variant"]) != (metric, variant):
             continue
         size, unit = (test["effect_size"], "standard deviations") if gap else (100 * test["difference"], "points")
         low, high = (test[end] if gap or test[end] is None else 100 * test[end] for end in ("low", "high"))

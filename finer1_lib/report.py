@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from finer1_lib.chain import STAGES
+from finer1_lib.contenders import label_of
 from finer1_lib.files import atomic_write_text, read_json
 from finer1_lib.signatures import is_current
-from finer1_lib.summary import KEYS, MODELS, main_table
+from finer1_lib.summary import CATEGORIES, KEYS, labels_in, main_table
 
 _TEMPLATE = """\
 <!doctype html>
@@ -73,11 +74,12 @@ def write_report(run_dir: Path, rows: list[dict[str, Any]]) -> Path:
     records = {
         stage: read_json(run_dir / stage / "stage.json") for stage in STAGES if is_current(run_dir, stage)
     }
-    main = [(scorer, *main_table(rows, scorer)) for scorer in ("strict", "official")]
+    labels = labels_in(run_dir)
+    main = [(scorer, *main_table(rows, scorer, labels)) for scorer in ("strict", "official")]
     probing = [
         [
             row["metric"],
-            MODELS[row["model"]],
+            label_of(row["model"], labels),
             row["categories"],
             row["variant"] or "",
             _number(row),
@@ -86,7 +88,8 @@ def write_report(run_dir: Path, rows: list[dict[str, Any]]) -> Path:
         for row in rows
         if row["setting"] == "probing" and row["dataset"] == "average"
     ]
-    pictures = {row["categories"]: row["n"] for row in rows if row["scorer"] and row["dataset"] == "average"}
+    counts = {row["categories"]: row["n"] for row in rows if row["scorer"] and row["dataset"] == "average"}
+    pictures = {kind: counts[kind] for kind in CATEGORIES if kind in counts}
     last = list(records.values())[-1] if records else {}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     text = environment.from_string(_TEMPLATE).render(

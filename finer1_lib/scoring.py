@@ -85,6 +85,7 @@ def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list
     rows = []
     keys = ["model", "setting", "scorer", "metric", "categories"]
     for group, part in scores.groupby(keys, sort=False):
+        part = part.sort_values("item_id")  # the resamples must not depend on the order of the lines
         known = dict(zip(keys, group))
         order = part["option_order"].iloc[0]
         known["option_order"] = order if isinstance(order, str) else None
@@ -211,7 +212,13 @@ def tell(comparisons, first: str, second: str, *, setting: str, metric: str, cat
 
 
 def reading(difference: Estimate) -> str:
-    """What an interval of a difference allows one to say: "higher", "lower" or "cannot tell"."""
-    if difference.low is None or difference.low <= 0 <= difference.high:
+    """What a difference allows one to say: "higher", "lower" or "cannot tell".
+
+    The interval must leave zero out and, where there is a p-value, that must not exceed 0.05. Where nearly
+    all sub-categories tie (a model at its ceiling) the bootstrap knows only the few that do not, and its
+    interval leaves zero out sooner than a test can: four that all differ one way have p = 0.125 at best.
+    """
+    outside = difference.low is not None and not difference.low <= 0 <= difference.high
+    if not outside or (difference.p is not None and difference.p > 0.05):
         return "cannot tell"
     return "higher" if difference.low > 0 else "lower"

@@ -7,8 +7,11 @@ Source: our choice (DESIGN 7).
 """
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterable, Mapping, Optional
 
+from finer1_lib.contenders import (
+    MODELS_FILE, ROWS, Contender, all_contenders, in_order, label_of, labels_of,
+)  # fmt: skip
 from finer1_lib.files import atomic_write_json, read_json
 from finer1_lib.signatures import is_current
 
@@ -16,30 +19,42 @@ KEYS = (
     "model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
     "low", "high", "n", "seed",
 )  # fmt: skip
-MODELS = {
-    "base": "base",
-    "base_cot_prompt": "base + four-part prompt",
-    "sft_answer_only": "answer-only SFT",
-    "cot_sft": "CoT SFT",
-    "cot_sft_dapo": "CoT SFT + DAPO",
-    "cot_sft_tapo": "CoT SFT + TAPO",
-}
 SOURCES = ("04_evaluation", "05_probing")
 MAIN_SETTINGS = (("closed_world", "accuracy", "closed world"), ("open_world", "text_inclusion", "open world"))
 CATEGORIES = ("seen", "unseen")
 
 
-def check_rows(rows: list[Any], where: str) -> list[dict[str, Any]]:
+def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
+    """The rows of a run's tables; the four fixed ones alone before 03 has finished.
+
+    Raises:
+        UserError: 03_tapo/models.json is damaged.
+    """
+    return all_contenders(read_json(Path(run_dir) / MODELS_FILE, list))
+
+
+def labels_in(run_dir: Path) -> dict[str, str]:
+    """{model: label} of `contenders_in`."""
+    return labels_of(contenders_in(run_dir))
+
+
+def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> list[dict[str, Any]]:
     """Hold rows against the contract.
+
+    Args:
+        rows: of one stage's summary_rows.json.
+        where: the file's name, for the message.
+        models: the names that may stand in them.
 
     Raises:
         ValueError: naming the row and what is wrong with it.
     """
+    models = set(models)
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or set(row) != set(KEYS):
             wrong = set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}
             raise ValueError(f"{where}, row {number}: keys missing or unknown: {', '.join(sorted(wrong))}")
-        if row["model"] not in MODELS or row["categories"] not in (*CATEGORIES, "all"):
+        if row["model"] not in models or row["categories"] not in (*CATEGORIES, "all"):
             raise ValueError(
                 f"{where}, row {number}: model {row['model']!r}, categories {row['categories']!r}"
             )
@@ -49,12 +64,13 @@ def check_rows(rows: list[Any], where: str) -> list[dict[str, Any]]:
 def join_summary(run_dir: Path) -> Optional[list[dict[str, Any]]]:
     """Write summary.json from the stages that finished and belong together; None if neither has."""
     rows: list[dict[str, Any]] = []
+    models = {*ROWS, *labels_in(run_dir)}
     sources = [stage for stage in SOURCES if is_current(run_dir, stage)]
     for stage in sources:
         where = f"{stage}/summary_rows.json"
         if not (run_dir / where).is_file():
             raise ValueError(f"notebook {stage} finished without writing {where}")
-        rows += check_rows(read_json(run_dir / where, list), where)
+        rows += check_rows(read_json(run_dir / where, list), where, models)
     if not sources:
         return None
     atomic_write_json(run_dir / "summary.json", rows)
@@ -71,12 +87,15 @@ def percent(row: Optional[dict[str, Any]]) -> str:
     return f"{text} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
-def main_table(rows: list[dict[str, Any]], scorer: str = "strict") -> tuple[list[str], list[list[str]]]:
+def main_table(
+    rows: list[dict[str, Any]], scorer: str = "strict", labels: Optional[Mapping[str, str]] = None
+) -> tuple[list[str], list[list[str]]]:
     """Models by setting and categories, the unweighted average over super-categories.
 
     Args:
         rows: of summary.json.
         scorer: "strict" or "official".
+        labels: {model: label} in the order of the lines, of `labels_in`; else `contenders.ROWS` gives both.
 
     Returns:
         Column titles and rows of text, one per model that has any value.
@@ -88,10 +107,10 @@ def main_table(rows: list[dict[str, Any]], scorer: str = "strict") -> tuple[list
             titles.append(f"{words}, {categories}")
             columns.append((setting, metric, categories))
     table = []
-    for model, words in MODELS.items():
+    for model in in_order((row["model"] for row in rows), labels):
         cells = [percent(_pick(rows, model, scorer, *column)) for column in columns]
         if any(cell != "-" for cell in cells):
-            table.append([words, *cells])
+            table.append([label_of(model, labels), *cells])
     return titles, table
 
 

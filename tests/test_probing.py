@@ -433,6 +433,31 @@ def test_models_are_compared_with_the_base_on_the_same_items():
     assert probing_rows.compare_models(pd.DataFrame(), "h3_auc", reference="base", seed=0) == []
 
 
+def test_a_control_is_compared_and_told_apart_from_the_probe():
+    """H2's epithets get the test of the names, under their own variant; neither sentence mixes the two."""
+    import pandas as pd
+
+    rng, rows, comparisons = np.random.default_rng(0), [], []
+    known = {"super_category": "bird", "categories": "seen", "genus": list("aabbccdd"), "name": list("ijklmnop")}
+    for variant, shift in ((None, 1.0), ("epithet_only", 0.0)):
+        base = pd.DataFrame({**known, "gap": rng.normal(size=8)})
+        both = [base.assign(model="base"), base.assign(model="cot_sft", gap=base["gap"] + shift)]
+        for items in both:
+            model = items["model"].iloc[0]
+            rows += probing_rows.rows_of(items, model=model, metric="h2_genus_gap", variant=variant, seed=0)
+        comparisons += probing_rows.compare_models(
+            pd.concat(both), "h2_genus_gap", reference="base", variant=variant, seed=0)
+    assert [test["variant"] for test in comparisons] == [None, "epithet_only"]
+    assert [round(test["difference"], 6) for test in comparisons] == [1.0, 0.0]
+    assert [test["reading"] for test in comparisons] == ["different", "equivalent"]
+    names, epithets = (probing_rows.tell(rows, comparisons, "h2_genus_gap", variant=variant)
+                       for variant in (None, "epithet_only"))
+    assert "different" in names and "equivalent" not in names and names.count("minus") == 1
+    assert "equivalent" in epithets and "different" not in epithets and epithets.count("minus") == 1
+    none = probing_rows.tell(rows, comparisons, "h2_genus_gap", variant="other")
+    assert none == "was left out (see the notes above)."
+
+
 def test_wrong_answers_are_tallied_by_step_and_none_is_dropped():
     def record(completion, model="cot_sft", prompt="cot_open", setting="open_world"):
         return {"model": model, "categories": "seen", "sub_category": "Dunen Wren", "completion": completion,
@@ -472,12 +497,14 @@ class FakeModel:
         return "loaded"
 
     def pooled_states(self, loaded, prompts, *, layers, where, spans=None, add_generation_prompt=True):
+        from finer1_lib.image_folder import load_image
+
         assert loaded == "loaded" and (spans is not None) == (where == "span")
         self.calls.append((where, len(prompts)))
         rows = []
         for number, (message,) in enumerate(prompts):
             images = [part["image"] for part in message["content"] if part["type"] == "image"]
-            pictures = [image.getpixel((0, 0))[0] for image in images]
+            pictures = [load_image(*image).getpixel((0, 0))[0] for image in images]  # opened here, not before
             text = message["content"][-1]["text"]
             assert spans is None or spans[number] in text
             rows.append([len(text if spans is None else spans[number]), sum(pictures), len(pictures)])
@@ -523,16 +550,6 @@ def test_states_are_computed_once_and_come_back_from_file(photographs, tmp_path)
     for path in (tmp_path / "features").rglob("*.npy"):
         assert np.load(path, allow_pickle=False).dtype == np.float32
     assert not [path for path in (tmp_path / "features").rglob("*") if path.name.startswith(".tmp")]
-
-
-def test_an_unknown_checkpoint_is_one_clear_line():
-    from finer1_lib.errors import UserError
-    from finer1_lib.evaluation import CONTENDERS
-    from finer1_lib.probing_features import find_contender
-
-    assert find_contender(CONTENDERS, "cot_sft").adapter == "02_cot_sft/cot_sft"
-    with pytest.raises(UserError, match="probed_models.*'cot_stf'.*cot_sft"):
-        find_contender(CONTENDERS, "cot_stf")
 
 
 def test_a_pickled_array_is_refused(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from finer1_lib.rewards import (
     accuracy_reward,
-    combined_reward,
+    answer_only_formatted,
     contains_answer,
     contains_response,
     format_reward,
@@ -201,10 +201,11 @@ def test_trl_s_signature_with_strings_and_messages():
     )
     assert accuracy_reward(**columns) == [1, 1, 1, 0]
     assert format_reward(**columns) == [1, 1, 0, 0]
-    assert combined_reward(**columns) == pytest.approx([1.0, 1.0, 0.9, 0.0])
+    assert format_reward(**columns, form="answer_only") == [0, 0, 1, 0]
     functions, weights = reward_functions("contains_response")
     assert [f.__name__ for f in functions] == ["accuracy_reward", "format_reward"] and weights == [0.9, 0.1]
-    assert functions[0](**columns) == [1, 1, 1, 1]
+    assert functions[0](**columns) == [1, 1, 1, 1] and functions[1](**columns) == [1, 1, 0, 0]
+    assert reward_functions("strict", "answer_only")[0][1](**columns) == [0, 0, 1, 0]
 
 
 def test_mistakes_in_the_call_are_loud():
@@ -212,5 +213,161 @@ def test_mistakes_in_the_call_are_loud():
         accuracy_reward(completions=["a", "b"], sub_category=["a"])
     with pytest.raises(TypeError):
         accuracy_reward(completions=["a"])
-    with pytest.raises(ValueError, match="one of strict"):
-        reward_functions("lenient")
+    for accuracy, form in (("lenient", "thinking"), ("strict", "poem")):
+        with pytest.raises(ValueError, match=f"accuracy reward '{accuracy}', format '{form}'"):
+            reward_functions(accuracy, form)
+
+
+# ---------------------------------------------------------------- hacks, by generated answers
+
+WORD = st.text("abcdefghijklmnopqrstuvwxyzéü", min_size=2, max_size=7).map(str.capitalize)
+NAME = st.lists(WORD, min_size=1, max_size=3).flatmap(
+    lambda words: st.sampled_from([" ".join(words), "-".join(words), " ".join(words) + "'s Foot"])
+)
+PADDING = st.sampled_from(["", " ", "\n", " \t\n"])
+JOINT = st.sampled_from([", ", " or ", "; ", " / ", " and ", "\n", " ", "|", ". ", " - ", "_"])
+# what may stand around the answers: thinking with or without the label, closed or not, and loose talk
+TALK = ["", "<think>{0}</think>", "<think>{0}, {1}?</think>\n", "I see a {0}. ", "<think>{1}", "</think>",
+        "{0}"]  # fmt: skip
+KINDS = ["list", "empty", "nested", "repeated", "unclosed", "negated", "longer", "thought"]
+
+
+def tagged(text):
+    return f"<answer>{text}</answer>"
+
+
+@st.composite
+def respelt(draw, name):
+    """The same name in another spelling: case, hyphens, underscores, apostrophes, white space."""
+    letters = []
+    for letter in name:
+        if letter in " -":
+            letter = draw(st.sampled_from([" ", "-", "_", "  ", "\n", "‑", " - "]))
+        elif letter == "'":
+            letter = draw(st.sampled_from(["'", "’", "", "`"]))
+        elif draw(st.booleans()):
+            letter = letter.swapcase()
+        letters.append(letter)
+    return "".join(letters)
+
+
+@st.composite
+def labels(draw):
+    """(label, another name): different after normalisation."""
+    label, other = draw(NAME), draw(NAME)
+    assume(normalise(label) != normalise(other))
+    return label, other
+
+
+@st.composite
+def hacks(draw):
+    """(kind, completion, label): the label is in it, or nothing is, and it is no honest answer."""
+    label, other = draw(labels())
+    said = draw(st.just(label) | respelt(label))
+    kind, more = draw(st.sampled_from(KINDS)), draw(WORD)
+    names = [said, *draw(st.lists(st.sampled_from([other, label]), min_size=1, max_size=5))]
+    if kind == "list":  # every name there is, or the label twice
+        body = tagged(draw(JOINT).join(draw(st.permutations(names))))
+    elif kind == "empty":
+        body = tagged(draw(PADDING))
+    elif kind == "nested":
+        deep = draw(st.integers(1, 3))
+        body = draw(st.sampled_from([
+            "<answer>" * (deep + 1) + said + "</answer>" * (deep + 1), tagged(other + tagged(said)),
+            tagged(tagged(said) + other), tagged(said + "<answer>") + "</answer>"]))  # fmt: skip
+    elif kind == "repeated":
+        names += draw(st.sampled_from([[], [""]]))
+        body = draw(PADDING).join(map(tagged, draw(st.permutations(names))))
+    elif kind == "unclosed":
+        body = draw(st.sampled_from([
+            f"<answer>{said}", f"{said}</answer>", f"<answer>{said}<answer>", f"</answer>{said}<answer>",
+            f"<answer>{said}</answer", f"<answer>{other}</answer>{said}</answer>", said]))  # fmt: skip
+    elif kind == "negated":
+        body = tagged(draw(st.sampled_from([
+            f"not a {said}", f"not {said}", f"no {said}", f"{said}? no", f"all but {said}",
+            f"isn't {said}"])))  # fmt: skip
+    elif kind == "longer":
+        body = tagged(draw(st.sampled_from([
+            f"{more} {said}", f"{said} {more}", f"{said}-{more}", f"{said}s", f"a {said}"])))  # fmt: skip
+    else:
+        body = draw(st.sampled_from([
+            f"<think>{said}</think>{tagged(other)}", f"<think>{tagged(said)}</think>",
+            f"<think>{tagged(said)}</think>{other}", f"<think>{said}</think>{tagged('')}"]))  # fmt: skip
+    before, after = (draw(st.sampled_from(TALK)).format(label, other) for _ in range(2))
+    return kind, before + draw(PADDING) + body + after, label
+
+
+@settings(max_examples=400, deadline=None)
+@given(hacks())
+def test_no_hack_earns_anything_under_strict(hack):
+    kind, completion, label = hack
+    assert strict(completion, label) == 0, (kind, completion)
+    assert reward_functions("strict")[0][0](completions=[completion], sub_category=[label]) == [0]
+
+
+def test_the_hacks_are_worth_trying():
+    """What strict refuses, containment pays for: each kind of generated answer would earn there."""
+    earning: dict[str, set] = {"answer": set(), "response": set()}
+
+    @settings(max_examples=400, deadline=None, database=None, derandomize=True)
+    @given(hacks())
+    def collect(hack):
+        earning["answer"] |= {hack[0]} if contains_answer(*hack[1:]) else set()
+        earning["response"] |= {hack[0]} if contains_response(*hack[1:]) else set()
+
+    collect()
+    assert earning["answer"] >= {"list", "nested", "repeated", "negated", "longer"}
+    assert earning["response"] == set(KINDS)  # also where the answer is empty and the label stands beside it
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_every_honest_spelling_earns_everything(data):
+    """The control: one answer, the label but for case, hyphens, underscores, apostrophes, white space."""
+    label, other = data.draw(labels())
+    thought = data.draw(st.sampled_from(["", f"{other} or {label}", "neither", f"not a {label}"]))
+    said = data.draw(PADDING) + data.draw(respelt(label)) + data.draw(PADDING)
+    bare, talk = tagged(said), f"<think>{thought}.</think>" + data.draw(PADDING)
+    assert strict(bare, label) == strict(talk + bare, label) == 1
+    assert strict(bare, other) == strict(talk + bare, other) == 0
+    assert (well_formatted(bare), well_formatted(talk + bare)) == (0, 1)
+    assert (answer_only_formatted(bare), answer_only_formatted(talk + bare)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("<answer>b</answer>", 1),
+        (" \n<answer> b c </answer>\n", 1),
+        ("<think>a</think><answer>b</answer>", 0),
+        ("<answer>b</answer>.", 0),
+        ("It is <answer>b</answer>", 0),
+        ("<answer>b</answer><answer>b</answer>", 0),
+        ("<answer><answer>b</answer></answer>", 0),
+        ("<answer></answer>", 0),
+        ("<answer> \n</answer>", 0),
+        ("<answer>b", 0),
+        ("b</answer>", 0),
+        ("</answer>b<answer>", 0),
+        ("b", 0),
+        ("", 0),
+    ],
+)
+def test_the_form_of_a_bare_answer(text, expected):
+    assert answer_only_formatted(text) == expected
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["<answer>", "</answer>", "<think>", "</think>", LABEL, " ", "\n", "x"]), max_size=7
+    )
+)
+def test_no_text_has_both_forms_and_each_form_is_one_answer(pieces):
+    text = "".join(pieces)
+    bare, thinking = answer_only_formatted(text), well_formatted(text)
+    assert not (bare and thinking)
+    if bare:
+        inner = text.strip().removeprefix("<answer>").removesuffix("</answer>")
+        assert text.strip() == tagged(inner) and inner.strip()
+        assert "<answer>" not in inner and "</answer>" not in inner

@@ -1,0 +1,239 @@
+"""Several runs that differ in their seed alone, pooled: means over seeds with an interval that knows of both.
+
+    finer1 seeds miniature seed1 seed2
+
+Every model of the runs, in every setting of the main table: the mean over seeds of what each run scored
+(`strict`, unweighted over super-categories), the seeds' own values, and an interval over seeds and
+sub-categories (`seed_statistics` says what is resampled, and why three seeds alone cannot carry one). Then
+the paired differences of `contenders.pairs_of`. Records suffice; no model is loaded. A seed is that of all
+notebooks of its run: pictures, shots, rationales, training and the sample of test pictures change with it.
+
+Source: METHOD 4 (averages); DESIGN 7 (every number has n, seeds and an interval).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
+
+from finer1_lib.chain import NEEDS, find_run
+from finer1_lib.contenders import Contender, label_of, labels_of, pairs_of
+from finer1_lib.errors import UserError
+from finer1_lib.files import read_json, read_jsonl
+from finer1_lib.seed_statistics import crossed_mean
+from finer1_lib.statistics import Estimate, paired_difference
+
+STAGE = "04_evaluation"
+RECORDS = f"{STAGE}/records.jsonl"
+
+
+class Run(NamedTuple):
+    """One finished run.
+
+    Attributes:
+        name: of its folder.
+        seed: of all its notebooks.
+        contenders: the rows of its tables.
+        scores: `strict` scores of the main table's metrics, of `score_records`.
+        commit: what the kit's code was when 04 ran, or None.
+    """
+
+    name: str
+    seed: int
+    contenders: Sequence[Contender]
+    scores: Any
+    commit: Optional[str]
+
+
+def read_runs(names: Sequence[str], output_root: str = "outputs") -> list[Run]:
+    """Read finished runs and refuse those that may not be pooled.
+
+    Args:
+        names: run names.
+        output_root: folder of all runs, as for `finer1 run`.
+
+    Raises:
+        UserError: fewer than two runs, one that has not finished 04, parameters that differ in more than the
+            seed, equal seeds, other sub-categories or other models.
+    """
+    if len(names) < 2:
+        raise UserError("seeds pools several runs: name at least two, as in `finer1 seeds miniature seed1`")
+    folders = [find_run(output_root, name) for name in names]
+    settings = [_settings(folder) for folder in folders]
+    seeds = [_seed(folder) for folder in folders]
+    for name, other, seed in zip(names[1:], settings[1:], seeds[1:]):
+        for key in settings[0].keys() | other.keys():
+            one, two = (found.get(key, "(not set)") for found in (settings[0], other))
+            if one != two:
+                raise UserError(
+                    f"runs {names[0]} and {name} differ in {key} ({one} and {two}): only seeds may differ")
+    for place, seed in enumerate(seeds):
+        if seed in seeds[:place]:
+            twin = names[seeds.index(seed)]
+            raise UserError(f"runs {twin} and {names[place]} have the same seed {seed}: one run twice")
+    runs = [_read(folder, seed) for folder, seed in zip(folders, seeds)]
+    for run in runs[1:]:
+        for what, columns in (("sub-categories", ["super_category", "sub_category", "categories"]),
+                              ("models", ["model"])):
+            if _members(runs[0], columns) != _members(run, columns):
+                raise UserError(f"runs {runs[0].name} and {run.name} were not asked about the same {what}")
+    return runs
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """{"03_tapo.steps": 40, ...} of the stages up to 04, without seeds and names."""
+    from finer1_lib.signatures import is_current
+
+    if not is_current(folder, STAGE):
+        raise UserError(f"run {folder.name!r} has not finished {STAGE}: run it to the end first")
+    return {f"{stage}.{key}": value for stage in (*NEEDS[STAGE], STAGE)
+            for key, value in read_json(folder / stage / "stage.json")["parameters"].items()
+            if key not in ("seed", "run_name")}
+
+
+def _seed(folder: Path) -> int:
+    seeds = {read_json(folder / stage / "stage.json")["seed"] for stage in (*NEEDS[STAGE], STAGE)}
+    if len(seeds) > 1:
+        listed = ", ".join(map(str, sorted(seeds)))
+        raise UserError(f"the stages of run {folder.name!r} have several seeds ({listed}): give it one")
+    return seeds.pop()
+
+
+def _read(folder: Path, seed: int) -> Run:
+    from finer1_lib.hashing import sha256_file
+    from finer1_lib.scorers import make_scorer
+    from finer1_lib.scoring import score_records
+    from finer1_lib.summary import MAIN_SETTINGS, contenders_in
+
+    stage = read_json(folder / STAGE / "stage.json")
+    if not (folder / RECORDS).is_file() or sha256_file(folder / RECORDS) != stage["outputs"]["records.jsonl"]:
+        mend = f"delete {folder / STAGE} and run notebook {STAGE} again"
+        raise UserError(f"{folder / RECORDS} is not what {STAGE} recorded: {mend}")
+    scores = score_records(read_jsonl(folder / RECORDS), [make_scorer("strict")])
+    wanted = [(setting, metric) for setting, metric, _ in MAIN_SETTINGS]
+    keep = [pair in wanted for pair in zip(scores["setting"], scores["metric"])]
+    return Run(folder.name, seed, contenders_in(folder), scores[keep], stage.get("git_commit"))
+
+
+def _members(run: Run, columns: list[str]) -> set:
+    return set(run.scores[columns].itertuples(index=False, name=None))
+
+
+def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
+    """All that is reported of several runs, ready for JSON.
+
+    Args:
+        runs: of `read_runs`.
+        seed: of the resampling.
+
+    Returns:
+        runs: name, seed and commit of each.
+        rows: model, label, setting, metric, categories, value, low, high, n (pictures of all seeds together),
+            clusters (sub-categories), per_seed (in the order of the runs).
+        differences: first, second and the same keys without label; p (signs of whole sub-categories
+            flipped, all seeds together) and `reading`.
+    """
+    from finer1_lib.scoring import reading
+    from finer1_lib.summary import CATEGORIES, MAIN_SETTINGS
+
+    labels = labels_of(runs[0].contenders)
+    models = [model for model in labels if model in set(runs[0].scores["model"])]
+    rows, differences = [], []
+    for setting, metric, _ in MAIN_SETTINGS:
+        for categories in CATEGORIES:
+            cells = {model: [_cell(run, model, setting, categories) for run in runs] for model in models}
+            where = {"setting": setting, "metric": metric, "categories": categories}
+            for model in models:
+                known = {"model": model, "label": label_of(model, labels), **where}
+                rows.append({**known, **_pooled(cells[model], seed)[1]})
+            for first, second in pairs_of(runs[0].contenders):
+                if first in cells and second in cells:
+                    minus = [_minus(*pair, run.name) for *pair, run in zip(cells[first], cells[second], runs)]
+                    estimate, found = _pooled(minus, seed, -1.0)
+                    tested = {"p": estimate.p, "reading": reading(estimate)}
+                    differences.append({"first": first, "second": second, **where, **found, **tested})
+    told = [{"run": run.name, "seed": run.seed, "git_commit": run.commit} for run in runs]
+    return {"runs": told, "rows": rows, "differences": differences}
+
+
+def _cell(run: Run, model: str, setting: str, categories: str) -> Any:
+    """One run's scores of one model in one setting, by item."""
+    scores = run.scores
+    here = (scores["model"] == model) & (scores["setting"] == setting) & (scores["categories"] == categories)
+    return scores[here].sort_values("item_id", ignore_index=True)
+
+
+def _minus(first: Any, second: Any, run: str) -> Any:
+    """Scores of the first model minus those of the second on the same items."""
+    if first["item_id"].tolist() != second["item_id"].tolist():
+        raise UserError(f"run {run!r}: {first['model'][0]} and {second['model'][0]} answered other items")
+    return first.assign(value=first["value"] - second["value"])
+
+
+def _pooled(cells: Sequence[Any], seed: int, lowest: float = 0.0) -> tuple[Estimate, dict[str, Any]]:
+    """The estimate over all seeds, with a p-value if it is of a difference, and its part of a row."""
+    columns = [[list(cell[name]) for cell in cells] for name in ("value", "sub_category", "super_category")]
+    estimate = crossed_mean(*columns, seed=seed, lowest=lowest)
+    if lowest < 0:
+        flat, inside, around = ([value for cell in column for value in cell] for column in columns)
+        flips = paired_difference(flat, [0.0] * len(flat), inside, around, seed=seed)
+        estimate = replace(estimate, p=flips.p)
+    own = [float(cell.groupby("super_category")["value"].mean().mean()) for cell in cells]
+    return estimate, {**estimate.as_row(), "clusters": estimate.clusters, "per_seed": own}
+
+
+def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """The two tables that are printed, in percent: {title: (column titles, lines)}.
+
+    Args:
+        pooled: of `pool`.
+    """
+    from finer1_lib.summary import percent
+
+    seeds = ", ".join(str(run["seed"]) for run in pooled["runs"])
+    means, labels = [], {row["model"]: row["label"] for row in pooled["rows"]}
+    for row in pooled["rows"]:
+        means.append([row["label"], *_where(row), percent(row), _each(row), str(row["n"])])
+    minus = [[f"{labels[row['first']]} minus {labels[row['second']]}", *_where(row), percent(row), _each(row),
+              f"{row['p']:.2g}", row["reading"]] for row in pooled["differences"]]
+    titles = ["setting", "categories", "mean [95 % interval]", f"seeds {seeds}"]
+    return {"percent right, strict scorer, mean over seeds": (["model", *titles, "n"], means),
+            "paired differences, in points": (["difference", *titles, "p", "reading"], minus)}
+
+
+def main_lines(pooled: Mapping[str, Any]) -> list[list[str]]:
+    """The lines of the main table (`summary.main_table`) with means over seeds in its cells."""
+    from finer1_lib.summary import CATEGORIES, MAIN_SETTINGS, percent
+
+    cells = {(row["label"], row["setting"], row["categories"]): percent(row) for row in pooled["rows"]}
+    labels = dict.fromkeys(row["label"] for row in pooled["rows"])
+    columns = [(setting, kind) for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
+    return [[label, *(cells[label, *column] for column in columns)] for label in labels]
+
+
+def _where(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["setting"].replace("_", " "), row["categories"]
+
+
+def _each(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{100 * value:.1f}" for value in row["per_seed"])
+
+
+def draw(pooled: Mapping[str, Any], path: Path) -> None:
+    """Write the figure of `plots.seed_dots`.
+
+    Raises:
+        UserError: a file type that matplotlib does not write.
+    """
+    import io
+
+    import pandas as pd
+
+    from finer1_lib.files import atomic_write_bytes
+    from finer1_lib.plots import seed_dots
+
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--figure {path}: the name must end in .png, .pdf or .svg")
+    labels, buffer = {row["model"]: row["label"] for row in pooled["rows"]}, io.BytesIO()
+    figure = seed_dots(pd.DataFrame(pooled["rows"]), labels)
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    atomic_write_bytes(path, buffer.getvalue())

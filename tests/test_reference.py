@@ -1,0 +1,108 @@
+"""The records of a real run that are kept in git: complete, small, and the source of the README's numbers."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from finer1_lib.chain import STAGES
+from finer1_lib.contenders import all_contenders, labels_of
+from finer1_lib.scorers import make_scorer
+from finer1_lib.scoring import pick, score_records, summary_rows
+from finer1_lib.seeds import main_lines
+from finer1_lib.summary import KEYS, check_rows, main_table
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "outputs" / "reference"
+LIMIT = 1_500_000  # bytes in all
+
+
+def stored(name):
+    return json.loads((REFERENCE / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return labels_of(all_contenders(stored("03_tapo/models.json")))
+
+
+@pytest.fixture(scope="module")
+def records():
+    with gzip.open(REFERENCE / "04_evaluation" / "records.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def readme_tables():
+    """Every table of the README whose first column is "model": (other column titles, lines of cells)."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for block in re.findall(r"^\| *model *\|.*\n\|[-|: ]+\n(?:\|.*\n)+", text, flags=re.M):
+        titles, _, *lines = [re.split(r" *\| *", line.strip("| ")) for line in block.splitlines()]
+        yield titles[1:], lines
+
+
+def test_everything_is_there_small_and_of_no_one_s_machine():
+    files = [path for path in REFERENCE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < LIMIT
+    names = ["README.md", "summary.json", "seeds.json", "seeds.png", "03_tapo/models.json",
+             "04_evaluation/records.jsonl.gz", "04_evaluation/comparisons.csv"]  # fmt: skip
+    for name in names + [f"{stage}/{file}.json" for stage in STAGES for file in ("stage", "metrics")]:
+        assert (REFERENCE / name).is_file(), name
+    for entry in stored("03_tapo/models.json"):
+        assert (REFERENCE / "03_tapo" / f"metrics_{entry['name']}.csv").is_file(), entry["name"]
+    for path in files:
+        assert path.suffix in (".json", ".csv", ".png", ".md", ".gz"), path.name
+        if path.suffix not in (".png", ".gz"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"(/home/|/root/|/tmp/|/Users/|/work/)", text), path
+    told = (REFERENCE / "README.md").read_text(encoding="utf-8")
+    assert "finer1 run miniature" in told and stored("04_evaluation/stage.json")["git_commit"][:7] in told
+
+
+def test_the_stages_belong_together():
+    stages = {stage: stored(f"{stage}/stage.json") for stage in STAGES}
+    for stage, record in stages.items():
+        assert record["seed"] == 0
+        assert record["needs"] == {need: stages[need]["digest"] for need in record["needs"]}, stage
+    assert stored("seeds.json")["runs"][0]["seed"] == 0
+    assert len({run["seed"] for run in stored("seeds.json")["runs"]}) >= 3
+
+
+def test_every_score_comes_from_the_records(records, labels):
+    """The strict scores of the main table, made again from the records, interval and all."""
+    rows = check_rows(stored("summary.json"), "summary.json", labels)
+    again = summary_rows(score_records(records, [make_scorer("strict")]), seed=0)
+    for metric, setting in (("accuracy", "closed_world"), ("text_inclusion", "open_world")):
+        wanted = dict(scorer="strict", metric=metric, setting=setting)
+        kept, made = (pick(table, **wanted).sort_values(list(KEYS[:8]), ignore_index=True)
+                      for table in (rows, again))  # fmt: skip
+        assert len(kept) == len(labels) * 2 * 3 and set(kept["model"]) == set(labels)
+        assert kept["n"].tolist() == made["n"].tolist()
+        for column in ("value", "low", "high"):
+            assert kept[column].tolist() == pytest.approx(made[column].tolist(), nan_ok=True)
+
+
+def test_the_first_seed_s_values_are_the_run_s(labels):
+    rows = stored("summary.json")
+    for row in stored("seeds.json")["rows"]:
+        wanted = {key: row[key] for key in ("model", "setting", "metric", "categories")}
+        (own,) = pick(rows, dataset="average", scorer="strict", **wanted).to_dict("records")
+        assert row["per_seed"][0] == pytest.approx(own["value"])
+        assert row["value"] == pytest.approx(sum(row["per_seed"]) / len(row["per_seed"]))
+    assert {row["model"] for row in stored("seeds.json")["rows"]} == set(labels)
+
+
+def test_every_number_of_the_readme_s_tables_comes_from_here(labels):
+    """A table of the README is the one run's main table or the one over seeds, cell by cell."""
+    titles, one_run = main_table(stored("summary.json"), labels=labels)
+    over_seeds = main_lines(stored("seeds.json"))
+    sources = [{line[0]: tuple(line[1:]) for line in lines} for lines in (one_run, over_seeds)]
+    short = [title.replace(" world", "") for title in titles[1:]]
+    tables = list(readme_tables())
+    assert tables, "the README has no table of models"
+    for columns, lines in tables:
+        assert [column.replace(" world", "") for column in columns] == short
+        shown = {line[0]: tuple(line[1:]) for line in lines}
+        assert len(shown) == len(lines) > 0
+        assert any(shown.items() <= source.items() for source in sources), shown
