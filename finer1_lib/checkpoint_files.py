@@ -12,6 +12,7 @@ from pathlib import Path
 from finer1_lib.errors import UserError
 
 MODEL_TYPE = "qwen2_5_vl"
+TRAINABLE = "trainable.json"  # beside the weights of full fine-tuning: which of them were trained
 
 
 def is_folder(checkpoint: str) -> bool:
@@ -39,16 +40,23 @@ def check_checkpoint(folder: Path) -> None:
     _need(folder, "tokenizer.json|vocab.json", "a checkpoint without a tokenizer")
 
 
-def check_adapter(folder: Path) -> None:
-    """Refuse a folder that is no PEFT adapter.
+def check_trained(folder: Path) -> str:
+    """What a training's folder holds; refuse one that is neither a PEFT adapter nor a whole checkpoint.
+
+    Returns:
+        "lora" for an adapter, "full" for a whole checkpoint.
 
     Raises:
         UserError: naming what is missing.
     """
     if not folder.is_dir():
         raise UserError(f"adapter folder {folder} does not exist: run the notebook that trains it first")
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists():
+        check_checkpoint(folder)
+        return "full"
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         _need(folder, name, "no adapter")
+    return "lora"
 
 
 def _need(folder: Path, names: str, what: str) -> None:

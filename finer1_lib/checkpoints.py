@@ -1,9 +1,9 @@
-"""Training that survives a kill: checkpoints, a metrics file, and an adapter that is whole or absent.
+"""Training that survives a kill: checkpoints, a metrics file, and trained weights that are whole or absent.
 
-    folder/checkpoints/<name>/checkpoint-20/   Trainer's own: adapter, optimizer, schedule, random states,
-    step
+    folder/checkpoints/<name>/checkpoint-20/   Trainer's own: adapter or weights, optimizer, schedule, random
+                                               states, step
                               training.json    what is being trained, from what, on what
-    folder/<name>/                             the finished adapter, with the same training.json
+    folder/<name>/                             the finished adapter or checkpoint, with the same training.json
     folder/<name>_log.csv                      one row a step
 
 A checkpoint counts only once its `complete` marker is written, after everything else in it; two are kept, so
@@ -60,7 +60,7 @@ class MetricsFile:
 
 
 def identity_of(loaded: Any, config: Mapping[str, Any], data: Any) -> dict[str, Any]:
-    """What decides a training's result: settings, data, and the adapter's weights at the start."""
+    """What decides a training's result: settings, data, and the weights to be trained at the start."""
     start = hashlib.sha256()
     for name, parameter in sorted(loaded.model.named_parameters()):
         if parameter.requires_grad:
@@ -71,8 +71,8 @@ def identity_of(loaded: Any, config: Mapping[str, Any], data: Any) -> dict[str, 
     return json.loads(json.dumps(identity))  # as it will be read back
 
 
-def finished_adapter(out_dir: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the adapter is there, trained as asked.
+def finished(out_dir: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether the trained weights are there, trained as asked.
 
     Raises:
         UserError: it was trained otherwise.
@@ -85,7 +85,7 @@ def finished_adapter(out_dir: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def scratch(out_dir: Path) -> Path:
-    """Where the checkpoints of an adapter lie."""
+    """Where the checkpoints of a training lie."""
     return Path(out_dir).parent / "checkpoints" / Path(out_dir).name
 
 
@@ -123,37 +123,41 @@ def _refuse_other(file: Path, identity: Mapping[str, Any]) -> None:
             old, new = found.get("config", {}), identity["config"]
             differing = [f"config.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         raise UserError(
-            f"{file.parent} was trained with another {', '.join(differing)}: load the starting adapter anew"
-            " if it has been trained since, or delete that folder, or choose another run_name")
+            f"{file.parent} was trained with another {', '.join(differing)}: load the starting weights anew"
+            " if they have been trained since, or delete that folder, or choose another run_name")
 
 
 def run_training(
     trainer: Any, loaded: Any, out_dir: Path, identity: Mapping[str, Any], *, columns: Sequence[str],
     metrics_path: Path, progress: Optional[Progress] = None, shown: Sequence[str] = ("loss",), every: int = 1,
 ) -> None:
-    """Train to the end, from the last checkpoint if there is one, and write the adapter.
+    """Train to the end, from the last checkpoint if there is one, and write the trained weights.
 
     Args:
         trainer: a Trainer whose output_dir is `scratch(out_dir)` and that logs every step.
         loaded: whose model the trainer trains.
-        out_dir: the adapter's folder; appears when everything is done.
+        out_dir: their folder; appears when everything is done.
         identity: of `identity_of`.
         columns: of the metrics file, "step" first; taken from the trainer's logs.
         progress: called as `progress(step, total, label=name, **values)`.
         shown: columns passed to `progress`; every: steps between two calls.
     """
-    from finer1_lib.models import save_adapter
+    from finer1_lib.trained_weights import load_weights, save_trained
 
     out_dir, folder = Path(out_dir), scratch(out_dir)
     checkpoint = latest_checkpoint(folder, identity)
     metrics = MetricsFile(metrics_path, columns, keep=step_of(checkpoint))
     trainer.add_callback(_recorder(metrics, out_dir.name, progress, shown, every))
+    if not hasattr(loaded.model, "peft_config"):
+        # Trainer's own way compares the file's names with the model's, which differ for Qwen2.5-VL
+        # (transformers 5.17): it warns of missing keys and goes on from the base's weights.
+        trainer._load_from_checkpoint = lambda folder, model=None: load_weights(loaded, folder)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         loaded.model.eval()
     with atomic_directory(out_dir) as temporary:
-        save_adapter(loaded, temporary)
+        save_trained(loaded, temporary)
         atomic_write_json(temporary / IDENTITY, identity)
     shutil.rmtree(folder)
 
@@ -198,7 +202,7 @@ def common_arguments(loaded: Any, folder: Path, *, seed: int, save_steps: int) -
     """
     import torch
 
-    cuda, dtype = loaded.device.startswith("cuda"), _compute_dtype(loaded.model)
+    cuda, dtype = loaded.device.startswith("cuda"), loaded.dtype
     return dict(
         output_dir=str(folder), use_cpu=not cuda, bf16=cuda and dtype == torch.bfloat16,
         fp16=cuda and dtype == torch.float16, seed=seed, data_seed=seed, optim="adamw_torch", adam_beta1=0.9,
@@ -207,11 +211,3 @@ def common_arguments(loaded: Any, folder: Path, *, seed: int, save_steps: int) -
         eval_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         gradient_checkpointing=False, dataloader_num_workers=0, dataloader_pin_memory=cuda, push_to_hub=False,
         auto_find_batch_size=False)
-
-
-def _compute_dtype(model: Any) -> Any:
-    """The dtype of the frozen weights; adapters stay float32."""
-    import torch
-
-    kinds = {p.dtype for p in model.parameters() if not p.requires_grad and p.dtype.is_floating_point}
-    return next((kind for kind in (torch.bfloat16, torch.float16) if kind in kinds), torch.float32)

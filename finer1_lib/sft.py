@@ -1,5 +1,4 @@
-"""Stage 1: supervised fine-tuning of a LoRA adapter, on rationales (CoT SFT) or on bare answers (answer-only
-SFT).
+"""Stage 1: supervised fine-tuning, on rationales (CoT SFT) or on bare answers (answer-only SFT).
 
 The loss counts the assistant's turn alone, its ending token included:
 
@@ -10,8 +9,10 @@ It is the mean over all such tokens of an optimizer step, however the step is cu
 from the backbone's hidden states like TAPO's (TRL 1.15's own SFT loss is a Triton kernel and cannot run on a
 CPU).
 
+Which weights are trained, an adapter or the model's own, is the model's affair (`models.make_trainable`).
+
 Source: paper section 4.1 / METHOD 2 (10 epochs, cosine, weight decay 0.1, loss on the assistant turn, vision
-tower and projector frozen); LoRA instead of all weights is our choice.
+tower and projector frozen); LoRA in place of all weights, and other frozen parts, are our choices.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 from finer1_lib import checkpoints
 from finer1_lib.encoding import Encoder, ImageFile, pad, user_message, vision_inputs
 from finer1_lib.errors import UserError
-from finer1_lib.models import LoadedModel, attach_adapter
+from finer1_lib.models import LoadedModel, has_trainable, load_trained
 from finer1_lib.policy import score_tokens
 
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
@@ -153,36 +154,36 @@ def train_sft(
     loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, out_dir: "str | Path", *,
     metrics_path: "str | Path | None" = None, progress: Optional[checkpoints.Progress] = None,
 ) -> LoadedModel:
-    """Train the adapter of `loaded` and write it to `out_dir`; a finished one is loaded instead.
+    """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead.
 
     Killed at any moment, the same call goes on from the last checkpoint and ends with the same weights.
 
     Args:
-        loaded: with an adapter (`models.add_lora`), at its starting weights.
+        loaded: after `models.make_trainable`, at its starting weights.
         examples: at least one.
-        out_dir: the adapter's folder.
+        out_dir: the folder of the adapter or, after full fine-tuning, of the whole checkpoint.
         metrics_path: the log; by default `<out_dir>_log.csv`.
         progress: as `Stage.progress`.
 
     Returns:
-        The same model with the trained adapter.
+        The same model, trained.
 
     Raises:
-        UserError: no examples, no adapter, or a folder that holds another training.
+        UserError: no examples, nothing trainable, or a folder that holds another training.
     """
     out_dir = Path(out_dir)
     if not examples:
         raise UserError(f"{out_dir.name}: there is nothing to train on")
-    if not hasattr(loaded.model, "peft_config"):
-        raise UserError(f"{out_dir.name}: the model has no adapter to train; call models.add_lora first")
+    if not has_trainable(loaded):
+        raise UserError(f"{out_dir.name}: the model has no part to train; call models.make_trainable first")
     data = [(e.image.image_id, e.prompt, e.completion) for e in examples]
     identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
-    if not checkpoints.finished_adapter(out_dir, identity):
+    if not checkpoints.finished(out_dir, identity):
         trainer = build_trainer(loaded, examples, config, checkpoints.scratch(out_dir))
         checkpoints.run_training(
             trainer, loaded, out_dir, identity, columns=LOG_COLUMNS, progress=progress, every=5,
             metrics_path=Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv")))
-    return attach_adapter(loaded, out_dir)
+    return load_trained(loaded, out_dir)
 
 
 def build_trainer(

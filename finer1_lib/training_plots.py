@@ -1,11 +1,17 @@
-"""Figures of training: what fell in stage 1, what rose in stage 2. DataFrame in, figure out.
+"""Figures of training: what fell in stage 1, what rose in stage 2, where the seconds go, how it goes wrong.
+
+DataFrames in, figures out; nothing is shown or saved here. A trained model has its colour of `contenders`.
 
 Source: our choice.
 """
 
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
-from finer1_lib.plots import MODEL_COLOURS, MODEL_LABELS
+from finer1_lib.contenders import colour_of, label_of
+
+# of a step's seconds: (column of the metrics file, name, colour)
+PARTS = (("seconds_rollout", "rollouts", "#0072B2"), ("seconds_scoring", "scoring pi_old", "#56B4E9"),
+         ("seconds_update", "update", "#D55E00"))
 
 
 def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_scale: bool = False) -> Any:
@@ -20,22 +26,107 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
     Returns:
         The figure.
     """
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns), 3.9), squeeze=False, layout="constrained")
-    for axis, (column, title) in zip(axes[0], columns):
+    fig, axes = _panels(len(columns))
+    for axis, (column, title) in zip(axes, columns):
         for model, part in df.groupby("model", sort=False):
-            part = part.sort_values("step")
-            colour = MODEL_COLOURS[model]
-            if smooth > 1:
-                axis.plot(part["step"], part[column], color=colour, alpha=0.25, linewidth=1)
-            axis.plot(part["step"], part[column].rolling(smooth, min_periods=1).mean(), color=colour, linewidth=2.4,
-                      label=MODEL_LABELS[model])
+            _line(axis, part, column, smooth, color=colour_of(model), label=label_of(model))
         if log_scale:
             axis.set_yscale("log")
         axis.set_title(title, fontsize=15)
-        axis.set_xlabel("optimizer step", fontsize=13)
-        axis.tick_params(labelsize=12)
-    axes[0][0].legend(fontsize=12, frameon=False)
-    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
+    axes[0].legend(fontsize=12, frameon=False)
     return fig
+
+
+def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A stacked bar a model: mean seconds of an optimizer step, by what they were spent on.
+
+    Args:
+        logs: model -> DataFrame of its metrics file.
+
+    Returns:
+        (figure, DataFrame: model, a column a part, seconds; means over the steps).
+    """
+    import pandas
+
+    rows = [{"model": model, **{column: part[column].mean() for column, *_ in PARTS}}
+            for model, part in logs.items()]
+    parts = pandas.DataFrame(rows)
+    parts["seconds"] = parts[[column for column, *_ in PARTS]].sum(axis=1)
+    fig, (axis,) = _panels(1, width=8.0, height=0.7 * len(rows) + 1.7)
+    left = 0 * parts["seconds"]
+    for column, name, colour in PARTS:
+        axis.barh(range(len(rows)), parts[column], left=left, color=colour, label=name, edgecolor="black",
+                  linewidth=0.6, height=0.7)
+        left = left + parts[column]
+    for place, total in enumerate(parts["seconds"]):
+        axis.text(1.01 * total, place, f"{total:.1f} s", va="center", fontsize=13)
+    axis.set_yticks(range(len(rows)), [label_of(model) for model in parts["model"]], fontsize=13)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.15 * parts["seconds"].max())
+    axis.set_xlabel("seconds of an optimizer step (mean)", fontsize=13)
+    axis.legend(fontsize=12, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    return fig, parts
+
+
+def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
+    """Paid and strict accuracy, entropy, divergence and length of runs that went wrong, over optimizer steps.
+
+    Args:
+        turns: method -> DataFrame of its metrics file.
+        beside: name -> the same of sound runs, drawn in grey.
+
+    Returns:
+        The figure.
+    """
+    colours = dict(zip(turns, ("#D55E00", "#0072B2", "#009E73", "#CC79A7")))
+    panels = (("accuracy", "accuracy: paid (line), strict (dots)"), ("length", "length (tokens)"),
+              ("entropy", "entropy per token (nats)"), ("divergence", "divergence from the negative"))
+    fig, axes = _panels(4, width=4.6)
+    for axis, (column, title) in zip(axes, panels):
+        for name, part in beside.items():
+            _line(axis, part, column, 1, color="#999999", label=label_of(name), width=1.6)
+        for name, part in turns.items():
+            _line(axis, part, column, 1, color=colours[name], label=name)
+            if column == "accuracy":
+                axis.plot(part["step"], part["accuracy_strict"], ":", color=colours[name], linewidth=2.4)
+        axis.set_title(title, fontsize=14)
+        axis.set_ylim(bottom=0)
+    axes[0].set_ylim(0, 1)
+    axes[1].legend(fontsize=12, frameon=False)
+    return fig
+
+
+def tell_wrong_turn(log: Any, max_new_tokens: int) -> str:
+    """What a run's gauges say went wrong, in a line; numbers are means of the last three steps.
+
+    Args:
+        log: DataFrame of a metrics file.
+        max_new_tokens: the limit of its rollouts.
+    """
+    first, last = log.head(3).mean(numeric_only=True), log.tail(3).mean(numeric_only=True)
+    gap = last["accuracy"] - last["accuracy_strict"]
+    return (f"entropy {first['entropy']:.2f} to {last['entropy']:.2f}, divergence {first['divergence']:.2f} to"
+            f" {last['divergence']:.2f}, length {first['length']:.0f} to {last['length']:.0f} of {max_new_tokens}"
+            f" tokens, {last['truncated_share']:.0%} cut off; paid accuracy {first['accuracy']:.0%} to {last['accuracy']:.0%}, strict"
+            f" {first['accuracy_strict']:.0%} to {last['accuracy_strict']:.0%} ({100 * gap:.0f} points apart)")
+
+
+def _line(axis: Any, part: Any, column: str, smooth: int, *, color: str, label: str, width: float = 2.4) -> None:
+    part = part.sort_values("step")
+    if smooth > 1:
+        axis.plot(part["step"], part[column], color=color, alpha=0.25, linewidth=1)
+    axis.plot(part["step"], part[column].rolling(smooth, min_periods=1).mean(), color=color, linewidth=width,
+              label=label)
+    axis.set_xlabel("optimizer step", fontsize=13)
+
+
+def _panels(count: int, width: float = 5.2, height: float = 3.9) -> tuple[Any, Any]:
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
+    for axis in axes[0]:
+        axis.tick_params(labelsize=12)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
+    return fig, axes[0]

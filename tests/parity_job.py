@@ -1,15 +1,18 @@
-"""A few SFT and TAPO steps in a process of their own, on plain TRL or on Unsloth: `parity_job.py BACKEND
-FOLDER`.
+"""A few SFT and TAPO steps in a process of their own, on plain TRL or on Unsloth, on a tiny checkpoint and on
+the shipped base of the miniature: `parity_job.py BACKEND FOLDER`.
 
 Run by test_unsloth_parity.py. Unsloth asks the CUDA driver for a device at import and at loading; on this CPU
 those questions are answered by the stand-ins below. Nothing of Unsloth's arithmetic is replaced.
 """
 
+import csv
 import json
 import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+
+from finer1_lib.miniature.base import WEIGHTS
 
 
 def answer_device_questions() -> None:
@@ -43,10 +46,70 @@ def import_unsloth() -> None:
     _patch_trl_trainer()
 
 
-def history(trainer) -> list[list[float]]:
-    """Loss, gradient norm and the gauges that are there, step by step."""
-    keys = ("loss", "grad_norm", "reward", "accuracy", "divergence", "entropy", "entropy_negative", "length")
-    return [[row[key] for key in keys if key in row] for row in trainer.state.log_history if "loss" in row]
+def history(path: Path) -> list[dict[str, float]]:
+    """Loss, gradient norm and the gauges that are there, step by step; seconds differ from run to run."""
+    with path.open(encoding="utf-8") as file:
+        return [{key: float(cell) for key, cell in row.items() if cell and "seconds" not in key}
+                for row in csv.DictReader(file)]
+
+
+def whose(model) -> str:
+    """The module that gave the model its switch into training; "" for a model of transformers alone."""
+    switch = getattr(model, "for_training", None)
+    return "" if switch is None else switch.func.__module__
+
+
+def signatures() -> dict[str, list[str]]:
+    """What Unsloth's loader, and the trainers and settings that it rewrote, take by name."""
+    import trl
+    import unsloth
+    from unsloth import save
+    from unsloth.models.vision import FastBaseModel
+
+    import passed_keywords
+
+    found = {"unsloth.FastVisionModel.from_pretrained": unsloth.FastVisionModel.from_pretrained,
+             "unsloth.FastVisionModel.get_peft_model": FastBaseModel.get_peft_model,  # where it forwards to
+             "unsloth.save_pretrained_merged": save.unsloth_generic_save_pretrained_merged,
+             "trl.SFTConfig": trl.SFTConfig.__init__, "trl.GRPOConfig": trl.GRPOConfig.__init__}
+    told = {name: passed_keywords.accepted(callable_) for name, callable_ in found.items()}
+    for trainer in (trl.SFTTrainer, trl.GRPOTrainer):  # the outer class of two hands all keywords on
+        inner = [cls for cls in trainer.__mro__ if "Unsloth" in cls.__name__]
+        told[f"trl.{trainer.__name__.removeprefix('Unsloth')}"] = sorted(
+            {name for cls in inner for name in passed_keywords.accepted(cls.__init__)})
+    return told
+
+
+def run(backend: str, folder: Path, base: str) -> dict:
+    """SFT with an adapter, SFT of the weights themselves and TAPO, all on one base."""
+    import training_cases as cases
+    from finer1_lib import models, sft, tapo
+    from finer1_lib.encoding import user_message
+
+    # Below 512 tokens Unsloth checkpoints activations in the ordinary way; above, it moves them to pinned
+    # memory, which needs a driver.
+    how = dict(backend=backend, device="cpu", dtype="float32", max_seq_length=256)
+    weights = WEIGHTS if base == "miniature" else folder / "base"
+    out = folder / f"{base}_{backend}"
+    told: dict = {}
+    for case in ("sft_lora", "sft_full", "tapo_lora"):
+        if case.endswith("full"):
+            loaded = cases.start_full(folder, weights, **how)
+        else:
+            loaded = cases.start(folder, weights, adapter=f"start_{base}", **how)
+        log = out / f"{case}.csv"
+        if case.startswith("sft"):
+            trained = sft.train_sft(loaded, cases.examples(folder), cases.sft_config(), out / case,
+                                    metrics_path=log)
+        else:
+            config = cases.tapo_config(steps=4, learning_rate=1e-3)  # at 1e-2 the larger base falls apart
+            trained = tapo.train_tapo(loaded, cases.triplets(folder), config, out / case, metrics_path=log)
+        chat = user_message(cases.QUESTION, cases.images(folder)[0])
+        told[case] = {"history": history(log), "model": whose(trained.model),
+                      "answer": models.generate(trained, [chat], max_new_tokens=8)[0].text}
+        if case == "sft_lora":
+            models.save_merged(trained, out / "merged")
+    return told
 
 
 def main(backend: str, folder: Path) -> None:
@@ -59,20 +122,10 @@ def main(backend: str, folder: Path) -> None:
     from finer1_lib import rewards, sft, tapo_trainer
 
     rewards.accuracy_reward = cases.sometimes_right
-    told: dict = {}
-    # Below 512 tokens Unsloth checkpoints activations in the ordinary way; above, it moves them to pinned
-    # memory, which needs a driver.
-    how = dict(backend=backend, device="cpu", dtype="float32", max_seq_length=256)
-    trainer = sft.build_trainer(cases.start(folder, **how), cases.examples(folder), cases.sft_config(),
-                                folder / f"sft_{backend}")
-    told["sft_base"] = type(trainer).__mro__[1].__module__
-    trainer.train()
-    told["sft"] = history(trainer)
-    trainer = tapo_trainer.build_trainer(cases.start(folder, **how), cases.triplets(folder),
-                                         cases.tapo_config(steps=4), folder / f"tapo_{backend}")
-    told["tapo_base"] = type(trainer).__mro__[1].__module__
-    trainer.train()
-    told["tapo"] = history(trainer)
+    told = {base: run(backend, folder, base) for base in ("tiny", "miniature")}
+    told["sft_base"] = sft.make_sft_trainer_class().__mro__[1].__module__
+    told["tapo_base"] = tapo_trainer.make_tapo_trainer_class().__mro__[1].__module__
+    told["signatures"] = signatures() if backend == "unsloth" else {}
     print("\nTOLD " + json.dumps(told))
 
 

@@ -156,6 +156,106 @@ def test_an_adapter_of_another_model_is_refused(folder, tmp_path):
             models.load(folder, adapter=tmp_path / f"{name}_adapter")
 
 
+# Trained parts, whole checkpoints, merging -------------------
+
+
+def trained_names(loaded) -> set[str]:
+    """The parts of the model that have trainable parameters."""
+    names = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
+    return {"projector" if "merger" in n else "tower" if "visual" in n else "language" for n in names}
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("tower", [False, True])
+@pytest.mark.parametrize("projector", [False, True])
+def test_each_part_is_frozen_or_trained_as_said(folder, tmp_path, kind, tower, projector):
+    bare = models.load(folder, full_finetuning=kind == "full")
+    assert not models.has_trainable(bare)
+    part = models.Trainable(kind, 2, 4, vision_tower=tower, projector=projector)
+    loaded = models.make_trainable(bare, part)
+    expected = {"language"} | ({"tower"} if tower else set()) | ({"projector"} if projector else set())
+    assert trained_names(loaded) == expected and models.has_trainable(loaded)
+    models.save_trained(loaded, tmp_path / "kept")
+    again = models.load(folder, tmp_path / "kept")
+    assert again.trainable == part if kind == "lora" else again.trainable.full
+    assert trained_names(again) == expected, "what follows trains the same parts on"
+    assert (tmp_path / "kept/config.json").exists() == (kind == "full")
+
+
+def test_mistakes_in_what_is_trained_are_one_clear_line(folder, tmp_path):
+    lora = models.add_lora(models.load(folder), 2, 4)
+    full = models.make_trainable(models.load(folder, full_finetuning=True), models.Trainable("full"))
+    models.save_trained(full, tmp_path / "whole")
+    models.save_trained(lora, tmp_path / "adapter")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    shutil.copytree(tmp_path / "whole", tmp_path / "marked")
+    (tmp_path / "marked/trainable.json").write_text('{"kind": "full", "shoe_size": 43}')
+    for call, said in [
+        (lambda: models.Trainable("half"), "one of lora, full"),
+        (lambda: models.make_trainable(models.load(folder), models.Trainable("full")), "full_finetuning="),
+        (lambda: models.make_trainable(lora, models.Trainable("full")), "adapter already"),
+        (lambda: models.save_trained(models.load(folder), tmp_path / "x"), "nothing trained"),
+        (lambda: models.load_trained(lora, tmp_path / "whole"), "whole checkpoint"),
+        (lambda: models.attach_adapter(full, tmp_path / "whole"), "whole checkpoint"),
+        (lambda: models.load(folder, tmp_path / "torn"), "without weights"),
+        (lambda: models.load(folder, tmp_path / "marked"), "trainable.json is damaged"),
+        (lambda: models.load(folder, full_finetuning=True, load_in_4bit=True), "no 4-bit weights"),
+        (lambda: models.load(folder, tmp_path / "whole", load_in_4bit=True), "no 4-bit weights"),
+    ]:
+        with pytest.raises(UserError, match=said) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    other = models.make_trainable(
+        models.load(tiny_checkpoint.build(tmp_path / "deep", layers=3), full_finetuning=True),
+        models.Trainable("full"))
+    with pytest.raises(UserError, match="does not fit"):
+        models.load_trained(other, tmp_path / "whole")
+
+
+def test_full_fine_tuning_holds_float32_and_writes_the_dtype_it_computes_in(folder, tmp_path, prompts):
+    """A step of 5e-6 on a weight of 1 is lost in bfloat16, whose next number after 1 is 1.0078."""
+    loaded = models.load(folder, full_finetuning=True, dtype="bfloat16")
+    loaded = models.make_trainable(loaded, models.Trainable("full"))
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32} and loaded.dtype == torch.bfloat16
+    assert models.generate(loaded, prompts, max_new_tokens=3)
+    models.save_trained(loaded, tmp_path / "whole")
+    from safetensors.torch import load_file
+
+    assert {t.dtype for t in load_file(tmp_path / "whole/model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("vision", [False, True])
+def test_merged_weights_answer_as_base_and_adapter_do(folder, tmp_path, prompts, vision):
+    part = models.Trainable("lora", 4, 8, vision_tower=vision, projector=vision)
+    loaded = models.make_trainable(models.load(folder), part, seed=1)
+    torch.manual_seed(7)
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0.0, 0.2)
+    before = {name: parameter.clone() for name, parameter in loaded.model.named_parameters()}
+    models.save_merged(loaded, tmp_path / "merged")
+    for name, parameter in loaded.model.named_parameters():
+        assert torch.equal(parameter, before[name]), "saving must leave the model in memory as it is"
+    merged = models.load(tmp_path / "merged")
+    assert not hasattr(merged.model, "peft_config")
+    assert models.generate(merged, prompts, max_new_tokens=8) == models.generate(
+        loaded, prompts, max_new_tokens=8)
+    encode = Encoder(loaded.processor)
+    rows = [encode(prompt) for prompt in prompts]
+    ids, mask = pad([encode.completion("red crown")] * 3, 0, "right")
+    scores = [models.score(one.model, rows, ids, mask, pad_token_id=0).logp.detach()
+              for one in (loaded, merged, models.load(folder))]
+    torch.testing.assert_close(scores[0], scores[1], atol=2e-5, rtol=1e-4)
+    assert (scores[0] - scores[2]).abs().max() > 1e-2, "the adapter must matter, or this says nothing"
+
+
+def test_merging_without_an_adapter_writes_the_weights_as_they_are(folder, tmp_path):
+    models.save_merged(models.load(folder), tmp_path / "same")
+    first, second = models.load(folder).model.state_dict(), models.load(tmp_path / "same").model.state_dict()
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 # Encoding ----------------------------------------------------
 
 

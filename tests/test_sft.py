@@ -112,6 +112,59 @@ def test_one_step_equals_an_independent_one(folder, tmp_path):
     torch.testing.assert_close(adapter(trained), adapter(model), atol=2e-5, rtol=1e-3)
 
 
+def test_one_full_step_equals_an_independent_one(folder, tmp_path):
+    """All weights but vision tower and projector, decayed like the rest; the tied head is one weight."""
+    config = cases.sft_config(epochs=1, batch_size=6, micro_batch_size=3, warmup_steps=0, weight_decay=0.0)
+    trained = cases.start_full(folder)
+    trainer = sft.build_trainer(trained, cases.examples(folder), config, tmp_path)
+    batches = list(trainer.get_train_dataloader())
+    trainer.train()
+    row = [row for row in trainer.state.log_history if "loss" in row][0]
+
+    model = models.load(folder / "base").model
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("visual" not in name)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    loss = independent_loss(model, batches)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0).step()
+    assert row["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert row["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    # AdamW's first step is lr * sign(gradient): where a gradient is nearly 0, rounding decides its sign
+    gradients = torch.cat([p.grad.flatten() for _, p in sorted(model.named_parameters()) if p.requires_grad])
+    clear = gradients.abs() > 1e-6
+    assert clear.float().mean() > 0.5
+    torch.testing.assert_close(adapter(trained)[clear], adapter(model)[clear], atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("parts", [
+    dict(), dict(projector=True), dict(vision_tower=True), dict(vision_tower=True, projector=True)])
+def test_full_fine_tuning_moves_the_named_parts_alone_and_writes_a_checkpoint(folder, tmp_path, parts):
+    loaded = cases.start_full(folder, **parts)
+    before = {name: parameter.clone() for name, parameter in loaded.model.named_parameters()}
+    trained = cases.train("sft", folder, tmp_path / "full", loaded=loaded)
+    moved = {}
+    for name, parameter in trained.model.named_parameters():
+        part = "projector" if "visual.merger" in name else "vision_tower" if "visual" in name else "language"
+        moved[part] = moved.get(part, False) or not torch.equal(parameter, before[name])
+    assert moved == {"language": True, "vision_tower": False, "projector": False, **parts}
+    assert (tmp_path / "full/model.safetensors").exists() and not list((tmp_path / "full").glob("*.bin"))
+    for again in (models.load(tmp_path / "full"), models.load(folder / "base", tmp_path / "full")):
+        for name, parameter in again.model.named_parameters():
+            assert torch.equal(parameter, dict(trained.model.named_parameters())[name])
+    assert again.trainable == trained.trainable == models.Trainable("full", **parts)
+    free = [name for name, parameter in again.model.named_parameters() if parameter.requires_grad]
+    assert free == [name for name, p in trained.model.named_parameters() if p.requires_grad]
+    # finished: loaded, not trained; and other parts are another training
+    finished = cases.train("sft", folder, tmp_path / "full", lambda *a, **k: pytest.fail("trained anew"),
+                           loaded=cases.start_full(folder, **parts))
+    assert torch.equal(adapter(finished), adapter(trained))
+    other = {**parts, "projector": not parts.get("projector", False)}
+    with pytest.raises(UserError, match="another start"):
+        cases.train("sft", folder, tmp_path / "full", loaded=cases.start_full(folder, **other))
+
+
 def test_training_lowers_the_loss_moves_only_the_adapter_and_writes_it(folder, tmp_path):
     lines = []
     loaded = cases.start(folder)
@@ -138,20 +191,22 @@ def test_training_lowers_the_loss_moves_only_the_adapter_and_writes_it(folder, t
         cases.train("sft", folder, tmp_path / "cot_sft", epochs=9)
 
 
-def test_a_kill_ends_with_the_same_weights(folder, tmp_path):
+@pytest.mark.parametrize("part", ["lora", "full"])
+def test_a_kill_ends_with_the_same_weights(folder, tmp_path, part):
     """SIGKILL at step 5 of 6, with checkpoints at 2 and 4."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, cases.__file__, "sft", str(folder), "5"], env=env,
+    done = subprocess.run([sys.executable, cases.__file__, "sft", str(folder), "5", part], env=env,
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    killed = folder / "killed_sft"
+    killed = folder / ("killed_sft_full" if part == "full" else "killed_sft")
     assert not killed.exists() and checkpoints.scratch(killed).exists()
-    steps = []
-    resumed = cases.train("sft", folder, killed, lambda step, *a, **k: steps.append(step))
-    whole = cases.train("sft", folder, tmp_path / "whole")
+    begin, steps = cases.start_full if part == "full" else cases.start, []
+    resumed = cases.train("sft", folder, killed, lambda step, *a, **k: steps.append(step), begin(folder))
+    whole = cases.train("sft", folder, tmp_path / "whole", loaded=begin(folder))
     assert torch.equal(adapter(resumed), adapter(whole)), "a resumed run must end with the very same weights"
+    assert float((adapter(whole) - adapter(begin(folder))).abs().max()) > 1e-3, "it must have moved something"
     assert min(steps) >= 5, "steps before the checkpoint are not repeated"
-    logs = [(folder / "killed_sft_log.csv"), tmp_path / "whole_log.csv"]
+    logs = [killed.with_name(killed.name + "_log.csv"), tmp_path / "whole_log.csv"]
     told = [[line.split(",")[:-1] for line in log.read_text().splitlines()] for log in logs]
     assert told[0] == told[1], "no step is missing or doubled in the log (seconds aside)"
 
@@ -192,6 +247,6 @@ def test_wrong_settings_are_refused(wrong):
 def test_nothing_to_train_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="nothing to train on"):
         sft.train_sft(cases.start(folder), [], cases.sft_config(), tmp_path / "x")
-    with pytest.raises(UserError, match="no adapter"):
+    with pytest.raises(UserError, match="no part to train"):
         bare = models.load(folder / "base")
         sft.train_sft(bare, cases.examples(folder), cases.sft_config(), tmp_path / "x")

@@ -1,5 +1,5 @@
 """The small training runs that several tests and their child processes share: `training_cases.py KIND FOLDER
-STEP` trains and kills itself (SIGKILL) when the progress line of that step is printed."""
+STEP [PART]` trains and kills itself (SIGKILL) when the progress line of that step is printed."""
 
 import os
 import signal
@@ -15,28 +15,46 @@ def prepare(folder: Path) -> Path:
     import torch
 
     import tiny_checkpoint
-    from finer1_lib import models
 
     torch.set_num_threads(1)
     tiny_checkpoint.build(folder / "base")
     (folder / "images/bird/wren").mkdir(parents=True)
     for i in range(6):
         tiny_checkpoint.picture(size=SIZES[i % 2], seed=i).save(folder / f"images/bird/wren/{i}.png")
-    loaded = models.add_lora(models.load(folder / "base"), 4, 8, seed=3)
+    prepare_adapter(folder / "base", folder / "start")
+    return folder
+
+
+def prepare_adapter(base: Path, out: Path) -> None:
+    """An adapter of a checkpoint, both halves random."""
+    import torch
+
+    from finer1_lib import models
+
+    loaded = models.add_lora(models.load(base), 4, 8, seed=3)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         for name, parameter in loaded.model.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(0.0, 0.1)
-    models.save_adapter(loaded, folder / "start")
-    return folder
+    models.save_adapter(loaded, out)
 
 
-def start(folder: Path, **options):
+def start(folder: Path, base: "Path | None" = None, adapter: str = "start", **options):
     """The base with that adapter."""
     from finer1_lib import models
 
-    return models.load(folder / "base", adapter=folder / "start", **options)
+    return models.load(base or folder / "base", adapter=folder / adapter, **options)
+
+
+def start_full(folder: Path, base: "Path | None" = None, vision_tower: bool = False, projector: bool = False,
+               **options):
+    """The base with its own weights freed; by default, as in the release, but for vision tower and projector."""
+    from finer1_lib import models
+
+    loaded = models.load(base or folder / "base", full_finetuning=True, **options)
+    part = models.Trainable("full", vision_tower=vision_tower, projector=projector)
+    return models.make_trainable(loaded, part)
 
 
 def images(folder: Path) -> list:
@@ -75,15 +93,15 @@ def sft_config(**changes):
 
 
 def tapo_config(**changes):
-    from finer1_lib.tapo import TapoConfig
+    from finer1_lib.tapo import make_config
 
-    return TapoConfig(**{**dict(n_anchor=2, n_positive=2, prompts_per_step=2, micro_batch_size=4, steps=6,
-                                updates_per_rollout=2, max_new_tokens=6, learning_rate=1e-2, top_p=1.0,
-                                checkpoints_every=1), **changes})
+    return make_config(**{**dict(n_anchor=2, n_positive=2, prompts_per_step=2, micro_batch_size=4, steps=6,
+                                 updates_per_rollout=2, max_new_tokens=6, learning_rate=1e-2, top_p=1.0,
+                                 checkpoints_every=1), **changes})
 
 
 def train(kind: str, folder: Path, out: Path, progress=None, loaded=None, **changes):
-    """Train one of the two cases into `out`; the reward must have been replaced by `sometimes_right`."""
+    """Train one of the two cases into `out`; `sft`, or `tapo`, whose reward must be `sometimes_right`."""
     from finer1_lib import sft, tapo
 
     loaded = loaded or start(folder)
@@ -92,7 +110,7 @@ def train(kind: str, folder: Path, out: Path, progress=None, loaded=None, **chan
     return tapo.train_tapo(loaded, triplets(folder), tapo_config(**changes), out, progress=progress)
 
 
-def main(kind: str, folder: Path, last_step: int) -> None:
+def main(kind: str, folder: Path, last_step: int, part: str = "lora") -> None:
     import torch
 
     from finer1_lib import rewards
@@ -104,9 +122,10 @@ def main(kind: str, folder: Path, last_step: int) -> None:
         if step >= last_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(kind, folder, folder / f"killed_{kind}", progress)
+    out = folder / f"killed_{kind}{'_full' if part == 'full' else ''}"
+    train(kind, folder, out, progress, loaded=start_full(folder) if part == "full" else None)
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,227 @@
+"""What training costs: abilities of the base, measured before and after, beside what was learnt.
+
+    attributes_seen        picture, "Describe the image in <analysis></analysis>."      attributes right
+    attributes_from_name   text, "Describe the Dunen Wren in <analysis></analysis>."    attributes right
+    name_from_attributes   text, a description and the species question                 name right, strict
+    reasoning_in_text      text, the same with the four-part prompt                     four parts, name right
+    open_world             picture, the prompt that the setting was trained on          name right, strict
+
+The first four are gauges of forgetting: no training of stage 1 asks for them in this form, and the base is
+good at them. They need a guide; without one they are `not_measurable`, and only the open world is asked. An
+answer that lacks the tags that were asked for counts as wrong, and `readable` says how often that was so:
+what was forgotten may be the form alone.
+
+Source: our choice of gauges (the paper reports none); attributes over all of a super-category's, then over
+super-categories, as METHOD 4 averages.
+"""
+
+import dataclasses
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+from finer1_lib.encoding import ImageFile, user_message
+from finer1_lib.errors import UserError
+from finer1_lib.files import atomic_write_text, read_jsonl
+from finer1_lib.prompts import PROMPTS, question_for
+from finer1_lib.rewards import one_answer, read_tag, strict
+from finer1_lib.traces import check_claims, parse
+from finer1_lib.trainable import KINDS, Trainable
+
+GAUGES = {
+    "attributes_seen": "attributes named from the picture",
+    "attributes_from_name": "attributes recalled from the name",
+    "name_from_attributes": "name told from a description",
+    "reasoning_in_text": "four-part reasoning in text",
+}
+OPEN_WORLD = "open_world"
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One way to fine-tune in stage 1.
+
+    Attributes:
+        data: "cot" (rationales) or "answers" (bare names).
+        kind, vision_tower, projector: as in `Trainable`.
+        hard: trained at a learning rate that overwrites the base's own ways.
+    """
+
+    data: str
+    kind: str
+    vision_tower: bool = False
+    projector: bool = False
+    hard: bool = False
+
+    @property
+    def name(self) -> str:
+        """E.g. "cot_full_vision_projector"."""
+        parts = "_vision" * self.vision_tower + "_projector" * self.projector + "_hard" * self.hard
+        return f"{self.data}_{self.kind}{parts}"
+
+    @property
+    def label(self) -> str:
+        """For figures and tables, e.g. "CoT, full + vision + projector"."""
+        parts = " + vision" * self.vision_tower + " + projector" * self.projector
+        data = {"cot": "CoT", "answers": "answer-only"}[self.data]
+        return f"{data}, {self.kind.replace('lora', 'LoRA')}{parts}" + ", hard" * self.hard
+
+    @property
+    def prompt(self) -> str:
+        """The registered prompt that the setting's examples ask."""
+        return {"cot": "cot_open", "answers": "answer_open"}[self.data]
+
+    def trainable(self, rank: int, alpha: int) -> Trainable:
+        """Which weights it trains; rank and alpha for LoRA."""
+        return Trainable(self.kind, rank, alpha, self.vision_tower, self.projector)
+
+
+SETTINGS = {
+    setting.name: setting
+    for parts in itertools.product(("answers", "cot"), KINDS, (False, True), (False, True))
+    for setting in [Setting(*parts)]
+}
+# Trained in full and hard: the pair in which the paper's contrast between answers and rationales shows, and
+# the proof that the gauges can fall. Model names as in `contenders`.
+TWINS = {
+    "full_sft_answer_only": Setting("answers", "full", hard=True),
+    "full_cot_sft": Setting("cot", "full", hard=True),
+}
+
+
+def check_settings(names: Sequence[str]) -> list[Setting]:
+    """The settings of these names, each once.
+
+    Raises:
+        UserError: an unknown or repeated name.
+    """
+    unknown = [name for name in names if name not in SETTINGS]
+    if unknown or len(set(names)) < len(names):
+        wrong = f"{unknown[0]!r} is unknown" if unknown else "a name is repeated"
+        raise UserError(f"settings_compared: {wrong}; the settings are {', '.join(SETTINGS)}")
+    return [SETTINGS[name] for name in names]
+
+
+def gauge_pictures(images: Any, per_class: int, seed: int) -> Any:
+    """At most `per_class` test pictures of every sub-category, drawn by seed.
+
+    Args:
+        images: DataFrame of `images.parquet`.
+
+    Raises:
+        UserError: a number below 1, or no test pictures.
+    """
+    tests = images[images["split"] == "test"].sort_values("image_id")
+    if per_class < 1 or tests.empty:
+        raise UserError(f"gauge_pictures is {per_class} and there are {len(tests)} test pictures: need both")
+    groups = tests.groupby(["super_category", "sub_category"], sort=True)
+    chosen = [i for _, part in groups
+              for i in part.sample(min(per_class, len(part)), random_state=seed).index]
+    return images.loc[chosen].reset_index(drop=True)
+
+
+def questions(
+    pictures: Any, image_root: str, guide: Optional[Mapping], prompts: Sequence[str], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Everything that is asked of one model.
+
+    Args:
+        pictures: of `gauge_pictures`; the text questions are about their sub-categories, once each.
+        image_root: folder of the image ids.
+        guide: the attributes, or None: then only the open world is asked.
+        prompts: names of open-world prompts.
+        seed: of the wordings.
+
+    Returns:
+        Rows {gauge, prompt, text, image_id (or None), image_root, super_category, sub_category, categories}.
+    """
+    def about(row: Any) -> dict[str, Any]:
+        columns = ("super_category", "sub_category", "categories")
+        return {"image_root": image_root, **{name: getattr(row, name) for name in columns}}
+
+    rows = []
+    for row in pictures.itertuples():
+        pictured = {"image_id": row.image_id, **about(row)}
+        asked = [(OPEN_WORLD, name, PROMPTS[name].text(question_for(row.super_category))) for name in prompts]
+        asked += [("attributes_seen", "describe", PROMPTS["describe"].text())] * (guide is not None)
+        rows += [{"gauge": gauge, "prompt": prompt, "text": text, **pictured}
+                 for gauge, prompt, text in asked]
+    known = pictures.drop_duplicates("sub_category") if guide is not None else pictures.head(0)
+    for row in known.itertuples():
+        rows += [{"gauge": gauge, "prompt": prompt, "text": text, "image_id": None, **about(row)}
+                 for gauge, prompt, text in _text_questions(row.sub_category, guide, seed)]
+    return rows
+
+
+def _text_questions(name: str, guide: Mapping, seed: int) -> list[tuple[str, str, str]]:
+    """(gauge, prompt, text) of the three questions without a picture, worded as in the base's diet."""
+    from finer1_lib.miniature.diet import describe
+
+    entry, rng = guide["sub_categories"][name], random.Random(f"forgetting-{seed}-{name}")
+    question = question_for(entry["super_category"])
+    told = [describe(entry["super_category"], entry["attributes"], rng) for _ in range(2)]
+    return [
+        ("attributes_from_name", "describe_name", f"Describe the {name} in <analysis></analysis>."),
+        ("name_from_attributes", "answer_open", f"{told[0]} {PROMPTS['answer_open'].text(question)}"),
+        ("reasoning_in_text", "cot_open", f"{told[1]} {PROMPTS['cot_open'].text(question)}"),
+    ]
+
+
+def judge(row: Mapping, completion: str, guide: Optional[Mapping]) -> tuple[float, bool]:
+    """(score in [0, 1], whether the form that was asked for could be read) of one answer."""
+    name = row["sub_category"]
+    if row["gauge"] in ("attributes_seen", "attributes_from_name"):
+        analysis, _ = read_tag(completion, "analysis")
+        found = list(check_claims(analysis, name, guide).values())
+        return found.count("right") / len(found), analysis is not None
+    if row["gauge"] == "reasoning_in_text":
+        complete = parse(completion).complete
+        return float(complete and strict(completion, name)), complete
+    return strict(completion, name), one_answer(completion)[0] is not None
+
+
+def measure(
+    loaded: Any, setting: str, asked: Sequence[Mapping], guide: Optional[Mapping], *, max_new_tokens: int,
+    batch_size: int = 64,
+) -> list[dict[str, Any]]:
+    """Ask one model everything, greedily.
+
+    Args:
+        loaded: of `models.load`.
+        setting: the name that the records carry.
+        asked: of `questions`.
+
+    Returns:
+        One record a question: the question's columns, setting, completion, value (score in [0, 1]), readable.
+    """
+    from finer1_lib.models import generate
+
+    chats = [user_message(row["text"], row["image_id"] and ImageFile(row["image_root"], row["image_id"]))
+             for row in asked]
+    answers = generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    records = []
+    for row, answer in zip(asked, answers):
+        value, readable = judge(row, answer.text, guide)
+        kept = {key: item for key, item in row.items() if key != "image_root"}  # a path of one machine
+        records.append({"setting": setting, **kept, "completion": answer.text, "value": value,
+                        "readable": readable})
+    return records
+
+
+def kept(path: Path, records: Callable[[], Sequence[Mapping]]) -> list[dict[str, Any]]:
+    """Records of a file (JSON lines), made and written as a whole if it is not there yet."""
+    if not path.exists():
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records()]
+        atomic_write_text(path, "".join(lines))
+    return read_jsonl(path)
+
+
+def not_measurable(guide: Optional[Mapping]) -> str:
+    """One line on what cannot be measured in a world without a guide; empty where all can."""
+    if guide is not None:
+        return ""
+    return ("not measurable here: " + "; ".join(GAUGES.values()) + ". No attribute table (guide) came with"
+            " these pictures, so only open-world accuracy is shown")

@@ -1,0 +1,172 @@
+"""Trained weights on the disk: an adapter (LoRA) or a whole checkpoint (full fine-tuning), and both merged.
+
+    folder/adapter_config.json, adapter_model.safetensors    LoRA: plain PEFT
+    folder/config.json, model.safetensors, trainable.json    full: a checkpoint, and what of it was trained
+    folder/processor_config.json, tokenizer.json, ...        either: the processor
+
+`models.load(checkpoint, folder)` reads either, so no later stage needs to know which of them it was.
+
+Source: our choice; safetensors only.
+"""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finer1_lib.checkpoint_files import TRAINABLE, check_trained, is_folder
+from finer1_lib.errors import UserError
+from finer1_lib.trainable import PROJECTOR, VISION, Trainable, wrap_in_lora
+
+if TYPE_CHECKING:
+    from finer1_lib.models import LoadedModel
+
+
+def save_trained(loaded: "LoadedModel", folder: "str | Path") -> None:
+    """Write what was trained: an adapter, or the whole checkpoint with `trainable.json`.
+
+    Raises:
+        UserError: nothing was made trainable.
+    """
+    if loaded.trainable is None:
+        raise UserError(f"{loaded.checkpoint} has nothing trained to save: call models.make_trainable first")
+    if not loaded.trainable.full:
+        return save_adapter(loaded, folder)
+    save_whole(loaded, loaded.model, folder)
+    text = json.dumps(dataclasses.asdict(loaded.trainable), indent=2) + "\n"
+    (Path(folder) / TRAINABLE).write_text(text, encoding="utf-8")
+
+
+def load_trained(loaded: "LoadedModel", folder: "str | Path") -> "LoadedModel":
+    """Read what `save_trained` wrote into a model: an adapter's weights, or all weights.
+
+    Args:
+        loaded: for an adapter a bare model or one with an adapter of the same shape; for a whole checkpoint a
+            bare model.
+        folder: of `save_trained`.
+
+    Raises:
+        UserError: the folder holds neither, or what does not fit the model.
+    """
+    if check_trained(Path(folder)) == "lora":
+        return attach_adapter(loaded, folder)
+    if hasattr(loaded.model, "peft_config"):
+        raise UserError(f"{folder} holds a whole checkpoint: load the base without an adapter first")
+    load_weights(loaded, folder)
+    return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
+
+
+def load_weights(loaded: "LoadedModel", folder: "str | Path") -> None:
+    """Read all weights of a checkpoint into a bare model, in place.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    import torch
+    import transformers
+
+    read = transformers.AutoModelForImageTextToText.from_pretrained(
+        str(folder), dtype=torch.float32, local_files_only=True)
+    try:
+        loaded.model.load_state_dict(read.state_dict())
+    except RuntimeError as error:
+        raise _misfit(loaded, folder) from error
+
+
+def read_trainable(folder: "str | Path") -> Trainable:
+    """What `save_trained` noted of a whole checkpoint; for one made elsewhere, the release's frozen parts."""
+    file = Path(folder) / TRAINABLE
+    if not file.exists():
+        return Trainable("full")
+    try:
+        return Trainable(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged: train again, or copy the folder again") from error
+
+
+def attach_adapter(loaded: "LoadedModel", folder: "str | Path") -> "LoadedModel":
+    """Load an adapter's weights onto a model: onto its adapter if it has one, else onto a new one of the same
+    shape.
+
+    Raises:
+        UserError: the adapter does not fit the model.
+    """
+    import torch
+    from peft import PeftConfig, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    if check_trained(folder) != "lora":
+        raise UserError(f"{folder} holds a whole checkpoint, not an adapter")
+    if not hasattr(loaded.model, "peft_config"):
+        config = PeftConfig.from_pretrained(folder)
+        config.inference_mode = False  # saved as true; it would freeze the adapter
+        config.base_model_name_or_path = None  # the base is the one already loaded
+        loaded = wrap_in_lora(loaded, config, seed=0)
+        names = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
+        parts = dict(projector=any(PROJECTOR in name for name in names),
+                     vision_tower=any(VISION in name and PROJECTOR not in name for name in names))
+        trainable = Trainable("lora", config.r, config.lora_alpha, **parts)
+        loaded = dataclasses.replace(loaded, trainable=trainable)
+    try:
+        weights = load_file(folder / "adapter_model.safetensors")
+        with torch.no_grad():
+            result = set_peft_model_state_dict(loaded.model, weights)
+    except RuntimeError as error:
+        raise _misfit(loaded, folder) from error
+    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
+        raise _misfit(loaded, folder)
+    return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
+
+
+def save_adapter(loaded: "LoadedModel", folder: "str | Path") -> None:
+    """Write the adapter (PEFT safetensors) and the processor; PEFT, `load` and Unsloth read it alike."""
+    loaded.model.save_pretrained(folder, safe_serialization=True)
+    loaded.processor.save_pretrained(folder)
+    file = Path(folder) / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if is_folder(loaded.checkpoint):  # a folder's place on this machine says nothing elsewhere
+        config["base_model_name_or_path"] = Path(loaded.checkpoint).name
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def save_merged(loaded: "LoadedModel", folder: "str | Path") -> None:
+    """Write base and adapter as one checkpoint with its processor; the model in memory stays as it is.
+
+    `transformers`: the base is read once more, in float32 and on the CPU, merged, and rounded once to the
+    dtype in use; so a 4-bit model is merged into the weights it was quantised from. `unsloth`: by Unsloth's
+    own `save_pretrained_merged`, which always rounds to 16 bits. Without an adapter (the bare base, or full
+    fine-tuning) the weights are written as they are.
+
+    Raises:
+        UserError: a 4-bit model without an adapter: its rounded weights are no checkpoint.
+    """
+    if not hasattr(loaded.model, "peft_config"):
+        if getattr(loaded.model, "is_loaded_in_4bit", False):
+            raise UserError(f"{loaded.checkpoint} is loaded in 4 bits and has no adapter: nothing to merge")
+        return save_whole(loaded, loaded.model, folder)
+    if loaded.backend == "unsloth":
+        # None, not True: on two cores True would still write a pickle
+        loaded.model.save_pretrained_merged(
+            str(folder), loaded.processor, save_method="merged_16bit", safe_serialization=None)
+        return loaded.processor.save_pretrained(folder)
+    from finer1_lib.models import load
+
+    with tempfile.TemporaryDirectory() as temporary:
+        save_adapter(loaded, temporary)
+        again = load(loaded.checkpoint, temporary, device="cpu", dtype="float32")
+    save_whole(loaded, again.model.merge_and_unload(), folder)
+
+
+def save_whole(loaded: "LoadedModel", model: Any, folder: "str | Path") -> None:
+    """Write a model as a checkpoint, in the dtype that `loaded` computes in, and its processor."""
+    state = {name: tensor.to(loaded.dtype) if tensor.is_floating_point() else tensor
+             for name, tensor in model.state_dict().items()}
+    model.save_pretrained(str(folder), state_dict=state)
+    loaded.processor.save_pretrained(folder)
+
+
+def _misfit(loaded: "LoadedModel", folder: "str | Path") -> UserError:
+    return UserError(f"adapter {folder} does not fit {loaded.checkpoint}: it was trained on another model")
