@@ -1,44 +1,138 @@
-"""Baselines of TAPO: the same trainer with other numbers, matched on prompts, rollouts and updates.
+"""Every method of stage 2 as one trainer with other settings, matched on prompts, rollouts and updates.
 
 The release's DAPO run is not matched: a hard-coded factor of two gives it 768 prompts of 5 rollouts and six
-updates where TAPO has 384 of 10 and three (audit E9). Here a baseline is a change of settings that keeps the
-budget.
+updates where TAPO has 384 of 10 and three (audit E9). Here a method is a change of settings that keeps the
+budget, and `budget_table` shows that it does, and what each run then really sampled.
+
+    dapo             n1 = 8, n2 = 0, gamma = etas = 0       cls_rl            dapo, from the base model
+    intra            n1 = n2 = 4,    gamma = etas = 0       no_thinking_rl    cls_rl, the answer alone
+    inter            n1 = 8, n2 = 0, gamma, etas on         noisy_rollout     intra, x_pos = noised x
+    tapo             n1 = n2 = 4,    gamma, etas on         papo              inter, x_neg = masked x
 
 Source: METHOD 3 ("Baselines are the same trainer"), audit E9.
 """
 
 import dataclasses
+from typing import Any, Callable, Mapping
 
 from finer1_lib.errors import UserError
-from finer1_lib.tapo import TapoConfig
-
-BASELINES = ("dapo", "intra", "inter")
+from finer1_lib.tapo_config import PRESETS, TapoConfig
 
 
-def baseline(name: str, config: TapoConfig) -> TapoConfig:
-    """A baseline with the budget of a TAPO run.
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to train in stage 2.
+
+    Attributes:
+        label: for figures and tables.
+        told: what it is, in a line.
+        changes: the run's TAPO settings -> what this method sets otherwise.
+        start: "cot_sft" or "base", whose weights it starts from.
+        prompt: "cot" (think, then answer) or "answer".
+        pictures: keywords of `tapo.triplet_rows`, where its positives or negatives are others.
+    """
+
+    label: str
+    told: str
+    changes: Callable[[TapoConfig], Mapping[str, Any]]
+    start: str = "cot_sft"
+    prompt: str = "cot"
+    pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _anchors_only(config: TapoConfig) -> dict[str, Any]:
+    return dict(n_anchor=config.group_size, n_positive=0)
+
+
+_PLAIN = dict(gamma=0.0, eta1=0.0, eta2=0.0)
+
+METHODS = {
+    "dapo": Method("DAPO", "anchors only, no divergence, no entropies", lambda c: {**_anchors_only(c), **_PLAIN}),
+    "intra": Method("DAPO + intra-class", "rollouts over two pictures of a sub-category", lambda c: _PLAIN),
+    "inter": Method("DAPO + inter-class", "divergence from a look-alike, and entropies", _anchors_only),
+    "tapo": Method("TAPO", "both", lambda c: {}),
+    "cls_rl": Method(
+        "CLS-RL", "DAPO from the base model", lambda c: {**_anchors_only(c), **_PLAIN}, start="base"),
+    "no_thinking_rl": Method(
+        "No-Thinking RL", "DAPO from the base model, the answer alone",
+        lambda c: {**_anchors_only(c), **_PLAIN, "format_reward": "answer_only"}, start="base", prompt="answer"),
+    "noisy_rollout": Method(
+        "NoisyRollout", "half of the rollouts over the anchor under noise", lambda c: _PLAIN,
+        pictures={"positive": "noised"}),
+    "papo": Method(
+        "PAPO", "divergence from the anchor with blackened patches, and entropies", _anchors_only,
+        pictures={"negative": "masked"}),
+    "paper_text": Method("TAPO as printed", "the paper's words", lambda c: PRESETS["paper_text"]),
+    "official_release": Method("TAPO as released", "the release's code", lambda c: PRESETS["official_release"]),
+    "no_entropy": Method(
+        "TAPO without entropies", "gamma alone: falls apart", lambda c: dict(eta1=0.0, eta2=0.0)),
+    "containment": Method(
+        "TAPO, paid for containment", "right is whatever contains the label: is gamed",
+        lambda c: dict(accuracy_reward="contains_response")),
+}
+
+
+def method(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in METHODS:
+        raise UserError(f"method {name!r}: one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def model_name(name: str) -> str:
+    """What the trained model is called in every later stage: `cot_sft_tapo`, `base_cls_rl`."""
+    return f"{method(name).start}_{name}"
+
+
+def model_label(name: str) -> str:
+    """Its label in tables and figures: "CoT SFT + TAPO", "base + CLS-RL"."""
+    return f"{'CoT SFT' if method(name).start == 'cot_sft' else 'base'} + {method(name).label}"
+
+
+def method_config(name: str, config: TapoConfig) -> TapoConfig:
+    """A method's settings with the budget of a TAPO run.
 
     Args:
-        name: "dapo" (anchors only, no divergence, no entropies), "intra" (positives, but neither of these),
-            "inter" (anchors only, with both).
+        name: a key of `METHODS`.
         config: of the TAPO run.
 
     Raises:
-        UserError: an unknown baseline.
+        UserError: an unknown method.
     """
-    anchors_only = dict(n_anchor=config.group_size, n_positive=0)
-    plain = dict(gamma=0.0, eta1=0.0, eta2=0.0)
-    changes = {"dapo": {**anchors_only, **plain}, "intra": plain, "inter": anchors_only}
-    if name not in changes:
-        raise UserError(f"baseline {name!r}: one of {', '.join(BASELINES)}")
-    return dataclasses.replace(config, **changes[name])
+    return dataclasses.replace(config, **method(name).changes(config))
 
 
 def budget(config: TapoConfig) -> dict[str, int]:
-    """What a run spends: equal for matched runs (groups sampled again aside, which the log counts)."""
+    """What a run is given: equal for matched runs."""
     return {
         "updates": config.steps,
+        "updates_per_rollout": config.updates_per_rollout,
         "prompts": config.steps * config.prompts_per_step,
+        "rollouts_per_prompt": config.group_size,
         "rollouts": config.steps * config.rows_per_step,
-        "rollouts_per_update": config.rows_per_step,
     }
+
+
+def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> Any:
+    """What every run was given, and what it spent.
+
+    Args:
+        configs: model -> its settings.
+        logs: model -> DataFrame of its metrics file.
+
+    Returns:
+        DataFrame, a row a model: the columns of `budget`; rollouts_sampled (with those of groups thrown away
+        and sampled again, which the budget cannot know beforehand), rollouts_trained, tokens_sampled, and
+        seconds.
+    """
+    import pandas
+
+    spent = ("rollouts_sampled", "rollouts_trained", "tokens_sampled")
+    rows = {name: {**budget(config), **{key: int(logs[name][key].sum()) for key in spent},
+                   "seconds": round(float(logs[name]["seconds"].sum()), 1)}
+            for name, config in configs.items()}
+    return pandas.DataFrame.from_dict(rows, orient="index")

@@ -8,6 +8,7 @@ Source: our choice (issue contract).
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional
 
 import typer
@@ -91,22 +92,77 @@ def run(
 
 def _print_table(run_dir: Any) -> None:
     """The main table on the terminal."""
+    from finer1_lib.files import read_json
+    from finer1_lib.summary import labels_in, main_table
+
+    titles, rows = main_table(read_json(run_dir / "summary.json", list), labels=labels_in(run_dir))
+    if rows:
+        _show_table("percent [95 % interval], strict scorer, average over super-categories", titles, rows)
+
+
+def _show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from finer1_lib.files import read_json
-    from finer1_lib.summary import main_table
-
-    titles, rows = main_table(read_json(run_dir / "summary.json", list))
-    if not rows:
-        return
-    table = Table(title="percent [95 % interval], strict scorer, average over super-categories")
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    table = Table(title=title)
+    for words in titles:
+        table.add_column(words, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console()
     Console(width=max(console.width, 110) if not console.is_terminal else None).print(table)
+
+
+@app.command()
+def seeds(
+    runs: Annotated[list[str], typer.Argument(help="Finished runs that differ in their seed alone.")],
+    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
+    figure: Annotated[
+        Optional[str], typer.Option(help="Also draw means, seeds and intervals, as .png, .pdf or .svg.")
+    ] = None,
+) -> None:
+    """Pool runs of one preset under several seeds: means and differences, with 95 % intervals.
+
+    Example: after finer1 run miniature --seed 1 --run-name seed1, and the like with 0 and 2,
+    finer1 seeds miniature seed1 seed2 --figure seeds.png
+    """
+    from finer1_lib.files import atomic_write_json
+    from finer1_lib.seeds import draw, pool, read_runs, tables
+
+    pooled = pool(read_runs(runs, output_root))
+    for title, (titles, rows) in tables(pooled).items():
+        _show_table(title, titles, rows)
+    if json_file is not None:
+        atomic_write_json(Path(json_file), pooled)
+    if figure is not None:
+        draw(pooled, Path(figure))
+
+
+@app.command()
+def benchmark(
+    run_name: Annotated[str, typer.Argument(help="A run that finished 03_tapo: its triplets and settings.")],
+    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    checkpoint: Annotated[Optional[str], typer.Option(help="Another base.", show_default="the run's")] = None,
+    adapter: Annotated[
+        Optional[str], typer.Option(help="Another start.", show_default="the run's CoT SFT")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="transformers or unsloth.")] = "transformers",
+    repeats: Annotated[int, typer.Option(help="Turns that count.")] = 5,
+    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write every turn here.")] = None,
+) -> None:
+    """Time a step of TAPO against one of DAPO with as many rollouts, and what shared prompts save.
+
+    Example: finer1 benchmark miniature --repeats 3 --json cost.json
+    """
+    from finer1_lib.benchmark import measure_run, tables
+    from finer1_lib.files import atomic_write_json
+
+    result = measure_run(run_name, output_root, checkpoint, adapter, backend, repeats, say=print)
+    for title, (titles, rows) in tables(result).items():
+        _show_table(title, titles, rows)
+    if json_file is not None:
+        atomic_write_json(Path(json_file), result)
 
 
 @app.command("list")

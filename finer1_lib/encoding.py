@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Sequence
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 CACHE_BYTES = 256 * 2**20  # pixel tensors kept; a picture of 1280 tokens takes 24 MB
 
@@ -41,6 +42,12 @@ class ImageFile(NamedTuple):
 
     image_root: str
     image_id: str
+
+    def open(self) -> "Image":
+        """The RGB picture."""
+        from finer1_lib.image_folder import load_image
+
+        return load_image(*self)
 
 
 def user_message(text: str, image: Any = None) -> list[dict]:
@@ -97,14 +104,12 @@ class Encoder:
 
     def picture(self, image: Any) -> tuple:
         """(pixels (patches, features), grid (1, 3)) of a picture, from the cache if it was seen before."""
-        from finer1_lib.image_folder import load_image
-
-        file = isinstance(image, ImageFile)
+        file = isinstance(image, tuple)  # an ImageFile, or another name of a picture that `open`s it
         key = image if file else id(image)
         if key in self._pictures:
             self._pictures.move_to_end(key)
             return self._pictures[key][:2]
-        opened = load_image(*image) if file else image.convert("RGB")
+        opened = image.open() if file else image.convert("RGB")
         inputs = self.processor.image_processor(images=[opened], return_tensors="pt")
         pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
         size = pixels.numel() * pixels.element_size()

@@ -4,7 +4,9 @@ What keeps it quick on two CPU cores (measured on one: 3.7 M parameters, 63 toke
 * large batches: 16 rows cost 1.3 s, 64 rows 2.6 s;
 * rows of equal prompt length together: a batch without padding has no attention mask, and that spares
   transformers a copy of every key and value for each query head (2.6 s against 3.9 s);
-* each distinct picture goes through the image processor once (`encoding.Encoder`).
+* each distinct picture goes through the image processor once (`encoding.Encoder`), and each distinct prompt
+  through the model (`sharing.read_prompts`): of 64 rollouts of 16 prompts, a tenth of the time.
+* a cache with room to grow (`sharing.roomy_cache`): another tenth.
 
 transformers' own `generate` does the rest: what remains in its profile is arithmetic, not its loop.
 
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.encoding import Encoded, Encoder, pad, vision_inputs
+from finer1_lib.sharing import forget_positions, read_prompts, roomy_cache, shares_prompts, unwrap_base
 
 if TYPE_CHECKING:
     from finer1_lib.models import LoadedModel
@@ -100,6 +103,9 @@ def sample_ids(
 ) -> list[list[int]]:
     """Token ids of one batch of completions, each up to and with its ending token.
 
+    Rows that share one `Encoded` object share its pass through the vision tower and the language model
+    (`finer1_lib.sharing`); what is drawn is the same with and without.
+
     Args:
         model: the (PEFT) model; its train or eval mode is restored.
         rows: encoded prompts.
@@ -117,9 +123,13 @@ def sample_ids(
     devices = [device] if device.type == "cuda" else []
     with evaluating(model), torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(mix(*seed))
-        out = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config,
-            **vision_inputs(rows, ids, model.config.image_token_id))
+        base = unwrap_base(model)
+        if shares_prompts(base):
+            read = read_prompts(base, rows, tokenizer.pad_token_id, roomy_cache(base))
+            given = {"past_key_values": read.cache}
+        else:
+            given = vision_inputs(rows, ids, model.config.image_token_id)
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **given)
     return [_until_end(row, set(ends)) for row in out[:, ids.shape[1] :].tolist()]
 
 
@@ -144,13 +154,6 @@ def evaluating(model: Any) -> Iterator[None]:
     finally:
         forget_positions(model)
         model.for_training() if training and hasattr(model, "for_training") else model.train(training)
-
-
-def forget_positions(model: Any) -> None:
-    """Drop the M-RoPE offsets that the last forward left in the model: they belong to that batch alone."""
-    for module in model.modules():
-        if hasattr(module, "rope_deltas"):
-            module.rope_deltas = None
 
 
 def ending_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -1,4 +1,4 @@
-"""The TAPO objective as pure functions of tensors; log-probabilities that never hold a whole logit matrix.
+"""The TAPO objective as pure functions of tensors (log-probabilities come from `token_probabilities`).
 
 Shapes: B rollouts, T completion tokens, `mask` (B, T) with 1 on real tokens. A group is the n_anchor +
 n_positive rollouts of one triplet; they share one mean and one standard deviation:
@@ -6,9 +6,10 @@ n_positive rollouts of one triplet; they share one mean and one standard deviati
     >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # two from the anchor, two from the positive
     tensor([[ 0.8660, -0.8660, -0.8660,  0.8660]])
 
-The loss of one token under the anchor image, with d = log pi(o | negative) - log pi(o | anchor):
+The loss of one token under the anchor image, with D a divergence between what the policy says under the two
+images (`divergence`, or the exact one over the vocabulary):
 
-    L = clipped surrogate - gamma * (exp(d) - d - 1) + eta1 * H(anchor) + eta2 * H(negative)
+    L = clipped surrogate - gamma * D + eta1 * H(anchor) + eta2 * H(negative)
 
     so gradient descent raises the divergence between the two images' distributions (use the picture!) and
     lowers both entropies (which keeps the divergence from being bought by mere noise).
@@ -17,14 +18,21 @@ Source: METHOD 3, column `kit`; paper Eq. 2-4; release TAPO/verl/trainer/core_al
 clip, low_var_kl with its clamps).
 """
 
-import functools
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+from finer1_lib.token_probabilities import full_divergence, logp_and_entropy
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = [
+    "DIVERGENCES", "TapoTerms", "clipped_surrogate", "divergence", "full_divergence", "group_advantages",
+    "logp_and_entropy", "sampled_entropy", "tapo_loss", "token_mean",
+]  # fmt: skip
+
+DIVERGENCES = ("k1", "k2", "k3", "paper", "full")
 LOG_RATIO_LIMIT = 20.0  # [R] core_algos.py: log r is held within +-20 before exp,
-DIVERGENCE_LIMIT = 10.0  # and the k3 value within +-10
+DIVERGENCE_LIMIT = 10.0  # and the k3 value at 10 at most
 
 
 def group_advantages(rewards: "torch.Tensor", eps: float = 1e-6) -> "torch.Tensor":
@@ -74,23 +82,74 @@ def clipped_surrogate(
     return loss, clipped
 
 
-def k3_divergence(logp: "torch.Tensor", logp_negative: "torch.Tensor") -> "torch.Tensor":
-    """r - log r - 1 per token with r = pi(negative image) / pi(own image); never below zero.
+def divergence(
+    kind: str, logp: "torch.Tensor", logp_negative: "torch.Tensor", mask: "torch.Tensor"
+) -> "torch.Tensor":
+    """How far pi(o | own picture) is from pi(o | negative picture), read off the drawn tokens.
 
-    The value estimates KL(pi || pi_negative) under the policy's own samples. The clamps are the release's:
-    beyond them the gradient is zero.
+    With d = log pi_negative - log pi of a token, held within +-20, and r = exp(d):
+
+    | kind  | value of a token | is, under the policy's own samples, an estimate of                       |
+    |-------|------------------|--------------------------------------------------------------------------|
+    | k1    | -d               | KL(pi to pi_negative), unbiased, negative for many a token; unbounded    |
+    | k2    | d^2 / 2          | KL to second order; gradient d                                           |
+    | k3    | r - d - 1        | KL, unbiased, never negative; held at 10 at most, as in the release      |
+    | paper | g - log g - 1    | chi^2 - KL; g = pi / pi_negative of the whole ROLLOUT, as it is printed  |
+
+    (`full`, the exact KL over the vocabulary, needs the distributions: `full_divergence`.) Where a clamp
+    holds a value, its gradient is zero. The paper's g is a product over a hundred tokens and soon beyond
+    e^20; it is unbounded from above where k3's push is bounded by 1.
 
     Args:
+        kind: "k1", "k2", "k3" or "paper".
         logp, logp_negative: (B, T) log-probabilities of the same tokens.
+        mask: (B, T), 1 on real tokens.
 
-    Source: METHOD 3, columns `official_release` and `kit`; audit E4 (value and gradient).
+    Returns:
+        (B, T); for "paper" every token of a rollout carries the rollout's value.
+
+    Raises:
+        ValueError: another kind.
+
+    Source: METHOD 3, row "divergence D" ("paper": column `paper_text`, "k3": `official_release` and `kit`);
+    release TAPO/verl/trainer/core_algos.py (clamps); audit E4; k1, k2, k3: joschu.net/blog/kl-approx.
     """
-    log_ratio = (logp_negative - logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    return (log_ratio.exp() - log_ratio - 1).clamp(-DIVERGENCE_LIMIT, DIVERGENCE_LIMIT)
+    log_ratio = logp_negative - logp
+    if kind == "paper":
+        log_g = -(log_ratio * mask).sum(1, keepdim=True).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return (log_g.exp() - log_g - 1).expand_as(logp)
+    log_ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    if kind == "k1":
+        return -log_ratio
+    if kind == "k2":
+        return log_ratio.square() / 2
+    if kind == "k3":
+        return (log_ratio.exp() - log_ratio - 1).clamp(max=DIVERGENCE_LIMIT)
+    raise ValueError(f"divergence {kind!r}: one of k1, k2, k3, paper")
+
+
+def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
+    """-log pi of the drawn token: an unbiased estimate of the entropy's VALUE.
+
+    Its gradient is not the entropy's: on the policy's own samples it is zero on average, so as a loss it is
+    noise that lowers the surprise of whatever was drawn. The true entropy comes with `logp_and_entropy`.
+
+    Source: METHOD 3, row "H" (columns `paper_text` and `official_release`); audit E5.
+    """
+    return -logp
 
 
 def token_mean(values: "torch.Tensor", mask: "torch.Tensor", items: Any = None) -> "torch.Tensor":
-    """Sum over real tokens divided by `items`, by default by their number (at least 1)."""
+    """sum(values * mask) / items: one mean over all tokens, so a long rollout weighs more than a short one.
+
+    Args:
+        values, mask: (B, T).
+        items: the tokens to divide by: of the whole update ("batch": the same mean however the update is cut
+            into micro-batches), or by default the mask's own, at least 1 ("micro_batch": short ones weigh
+            more).
+
+    Source: METHOD 3, row "token mean over"; audit E7.
+    """
     items = mask.sum() if items is None else items
     return (values * mask).sum() / (items.clamp(min=1) if hasattr(items, "clamp") else max(items, 1))
 
@@ -101,17 +160,15 @@ class TapoTerms(NamedTuple):
     loss: "torch.Tensor"
     ratio: "torch.Tensor"
     clipped: "torch.Tensor"
-    divergence: "torch.Tensor"
 
 
 def tapo_loss(
     logp: "torch.Tensor", old_logp: "torch.Tensor", advantages: "torch.Tensor", mask: "torch.Tensor", *,
     clip_low: float, clip_high: float, dual_clip: float, gamma: float = 0.0, eta1: float = 0.0,
-    eta2: float = 0.0, entropy: "Optional[torch.Tensor]" = None,
-    logp_negative: "Optional[torch.Tensor]" = None, entropy_negative: "Optional[torch.Tensor]" = None,
-    items: Any = None,
+    eta2: float = 0.0, apart: "Optional[torch.Tensor]" = None, entropy: "Optional[torch.Tensor]" = None,
+    entropy_negative: "Optional[torch.Tensor]" = None, items: Any = None,
 ) -> TapoTerms:
-    """The whole objective as a loss to minimise.
+    """The whole objective as a loss to minimise: the surrogate, the inter-class term and the two entropies.
 
     Args:
         logp: (B, T) log-probabilities under the image the rollout is scored under.
@@ -121,100 +178,26 @@ def tapo_loss(
         clip_low, clip_high, dual_clip: as in `clipped_surrogate`.
         gamma: weight of the divergence from the negative image's distribution (raised).
         eta1, eta2: weights of the two entropies (lowered).
+        apart: (B, T) divergence of every token, of whatever kind; needed where gamma is not 0.
         entropy, entropy_negative: (B, T), needed where eta1 or eta2 is not 0.
-        logp_negative: (B, T), needed where gamma is not 0.
         items: number of tokens to divide by; by default the batch's own.
 
     Raises:
-        ValueError: a weight without its tensor.
+        ValueError: a weight other than 0 without its tensor.
 
     Source: METHOD 3, L = -min(rho A, clip(rho) A) - gamma D + eta1 H(pi) + eta2 H(pi_neg).
     """
-    import torch
-
-    for weight, needed, name in ((gamma, logp_negative, "logp_negative"), (eta1, entropy, "entropy"),
+    for weight, needed, name in ((gamma, apart, "apart"), (eta1, entropy, "entropy"),
                                  (eta2, entropy_negative, "entropy_negative")):
         if weight and needed is None:
             raise ValueError(f"{name} is needed: its weight is {weight}")
     ratio = (logp - old_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     per_token, clipped = clipped_surrogate(ratio, advantages, clip_low, clip_high, dual_clip)
-    divergence = torch.zeros_like(logp) if logp_negative is None else k3_divergence(logp, logp_negative)
     if gamma:
-        per_token = per_token - gamma * divergence
+        per_token = per_token - gamma * apart
     if eta1:
         per_token = per_token + eta1 * entropy
     if eta2:
         per_token = per_token + eta2 * entropy_negative
     loss = token_mean(per_token, mask, items)
-    return TapoTerms(loss, ratio.detach(), clipped.detach(), divergence.detach())
-
-
-def logp_and_entropy(
-    hidden: "torch.Tensor", weight: "torch.Tensor", targets: "torch.Tensor", temperature: float = 1.0,
-    chunk: int = 1024,
-) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Log-probability of each target and entropy of each distribution, straight from hidden states.
-
-    Logits exist for `chunk` rows at a time only, in the forward and again in the backward pass: 10,000 tokens
-    of a vocabulary of 150,000 would be 6 GB of them.
-
-    Args:
-        hidden: (N, D) states of the last layer.
-        weight: (V, D) of the output head (tied to the embeddings or not).
-        targets: (N,) token ids.
-        temperature: the logits are divided by it.
-
-    Returns:
-        (logp (N,), entropy (N,)) float32 (float64 for float64 input), with gradients for `hidden` and, if it
-        asks for one, for `weight`.
-
-    Source: our choice (trainer.md 2); dlogp_y/dz = 1[y] - p, dH/dz = -p (log p + H).
-    """
-    return _chunked_function().apply(hidden, weight, targets, temperature, chunk)
-
-
-@functools.lru_cache(maxsize=None)
-def _chunked_function() -> Any:
-    """The autograd function, made on first use so that importing this module does not import torch."""
-    import torch
-
-    def log_softmax(hidden, weight, temperature):
-        logits = hidden.to(weight.dtype) @ weight.t()  # under autocast the states may be wider than the head
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return torch.log_softmax(logits / temperature, -1)
-
-    class ChunkedLogProbability(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, hidden, weight, targets, temperature, chunk):
-            chosen, entropies = [], []
-            for start in range(0, len(targets), chunk):
-                logs = log_softmax(hidden[start : start + chunk], weight, temperature)
-                chosen.append(logs.gather(-1, targets[start : start + chunk, None])[:, 0])
-                entropies.append(-(logs.exp() * logs).nan_to_num(0.0).sum(-1))  # 0 * -inf of a hard zero
-            wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-            empty = hidden.new_zeros(0, dtype=wide)  # so that no tokens at all are no special case
-            logp, entropy = torch.cat([empty, *chosen]), torch.cat([empty, *entropies])
-            ctx.save_for_backward(hidden, weight, targets, entropy)
-            ctx.temperature, ctx.chunk = temperature, chunk
-            return logp, entropy
-
-        @staticmethod
-        def backward(ctx, grad_logp, grad_entropy):
-            hidden, weight, targets, entropy = ctx.saved_tensors
-            grad_hidden = torch.zeros_like(hidden)
-            grad_weight = torch.zeros_like(weight, dtype=grad_logp.dtype) if ctx.needs_input_grad[1] else None
-            for start in range(0, len(targets), ctx.chunk):
-                rows = slice(start, start + ctx.chunk)
-                logs = log_softmax(hidden[rows], weight, ctx.temperature)
-                p = logs.exp()
-                grad = -p * grad_logp[rows, None]
-                grad.scatter_add_(-1, targets[rows, None], grad_logp[rows, None])
-                grad -= grad_entropy[rows, None] * (p * (logs + entropy[rows, None])).nan_to_num(0.0)
-                grad /= ctx.temperature
-                grad_hidden[rows] = (grad.to(weight.dtype) @ weight).to(hidden.dtype)
-                if grad_weight is not None:
-                    grad_weight += grad.t() @ hidden[rows].to(grad.dtype)
-            grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
-            return grad_hidden, grad_weight, None, None, None
-
-    return ChunkedLogProbability
+    return TapoTerms(loss, ratio.detach(), clipped.detach())

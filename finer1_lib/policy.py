@@ -8,26 +8,28 @@ variables there. The backbone's last hidden states and the head's weight are the
 Source: our choice (trainer.md 2).
 """
 
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
 
-from finer1_lib.encoding import Encoded, pad, vision_inputs
-from finer1_lib.generation import forget_positions
+from finer1_lib.encoding import Encoded, pad
 from finer1_lib.objective import logp_and_entropy
+from finer1_lib.sharing import (
+    distinct, embed, forget_positions, positions, read_prompts, shares_prompts, unwrap_base)
 
 if TYPE_CHECKING:
     import torch
 
 
 class Scored(NamedTuple):
-    """What a model says of given tokens: two tensors of one shape, 0 where nothing was asked."""
+    """What a model says of given tokens.
+
+    Attributes:
+        logp, entropy: tensors of one shape, 0 where nothing was asked.
+        states: (N, D) of the last layer, those that predict the tokens asked for, row by row; or None.
+    """
 
     logp: "torch.Tensor"
     entropy: "torch.Tensor"
-
-
-def unwrap_base(model: Any) -> Any:
-    """The Qwen2_5_VLForConditionalGeneration inside a PeftModel, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    states: "Optional[torch.Tensor]" = None
 
 
 def score_tokens(
@@ -69,27 +71,75 @@ def score_tokens(
 
 def score_completions(
     model: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor", completion_mask: "torch.Tensor",
-    *, pad_token_id: int, temperature: float = 1.0, chunk: int = 1024,
+    *, pad_token_id: int, temperature: float = 1.0, chunk: int = 1024, keep_states: bool = False,
 ) -> Scored:
     """Log-probability and entropy of every completion token given its prompt.
+
+    Rows that share one `Encoded` object share one pass of the vision tower, and one of the language model
+    over the prompt where the model allows it (`finer1_lib.sharing`).
 
     Args:
         model: as for `score_tokens`.
         prompts: B encoded prompts; their lengths, and their pictures' token counts, may differ.
         completion_ids: (B, T) right-padded.
         completion_mask: (B, T), 1 on real tokens.
+        keep_states: also return the states that predict the real tokens.
 
     Returns:
-        Two (B, T) tensors, 0 where there is no token.
+        Two (B, T) tensors, 0 where there is no token; with `keep_states` the (N, D) states too, row by row.
+
+    Raises:
+        ValueError: an image token in a completion: no picture belongs to it.
     """
+    import torch
+
+    base = unwrap_base(model)
+    forget_positions(base)
+    mask = completion_mask.long()
+    if (completion_ids == base.config.image_token_id).any():
+        raise ValueError("an image token in a completion: no picture belongs to it")
+    shared = shares_prompts(base) and len(distinct(prompts)[0]) < len(prompts)
+    states = (_after_shared_prompts if shared else _whole_rows)(
+        base, prompts, completion_ids, mask, pad_token_id)
+    forget_positions(base)
+    real = mask.bool()
+    asked = states[real]
+    logp, entropy = logp_and_entropy(
+        asked, base.get_output_embeddings().weight, completion_ids[real], temperature, chunk)
+    empty = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device)
+    return Scored(empty.masked_scatter(real, logp), empty.masked_scatter(real, entropy),
+                  asked if keep_states else None)
+
+
+def _after_shared_prompts(
+    base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor", completion_mask: "torch.Tensor",
+    pad_token_id: int,
+) -> "torch.Tensor":
+    """(B, T, D) states that predict each completion token; every distinct prompt is read once."""
+    import torch
+    from transformers import DynamicCache
+
+    read = read_prompts(base, prompts, pad_token_id, DynamicCache())
+    # The input before each token: the prompt's last one, then the completion without its own last one.
+    ids = torch.cat([read.last_ids, completion_ids[:, :-1]], 1)
+    steps = torch.arange(ids.shape[1], device=ids.device)
+    return base.model(
+        inputs_embeds=base.get_input_embeddings()(ids), position_ids=read.last_positions + steps,
+        attention_mask=torch.cat([read.mask, completion_mask[:, :-1]], 1), past_key_values=read.cache,
+        use_cache=True).last_hidden_state
+
+
+def _whole_rows(
+    base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor", completion_mask: "torch.Tensor",
+    pad_token_id: int,
+) -> "torch.Tensor":
+    """The same states from whole rows of prompt and completion; every distinct picture is seen once."""
     import torch
 
     device, width = completion_ids.device, completion_ids.shape[1]
     prompt_ids, prompt_mask = (t.to(device) for t in pad([p.ids for p in prompts], pad_token_id, "left"))
-    ids = torch.cat([prompt_ids, completion_ids], 1)
-    completion_mask = completion_mask.to(prompt_mask.dtype)
-    mask = torch.cat([prompt_mask, completion_mask], 1)
-    scored = torch.cat([torch.zeros_like(prompt_mask), completion_mask], 1)
-    vision = vision_inputs(prompts, ids, unwrap_base(model).config.image_token_id)
-    result = score_tokens(model, ids, mask, scored, vision, temperature=temperature, chunk=chunk)
-    return Scored(result.logp[:, -width:], result.entropy[:, -width:])
+    ids, mask = torch.cat([prompt_ids, completion_ids], 1), torch.cat([prompt_mask, completion_mask], 1)
+    states = base.model(
+        inputs_embeds=embed(base, ids, prompts), attention_mask=mask, use_cache=False,
+        position_ids=positions(base, ids, mask, prompts)[0]).last_hidden_state
+    return states[:, -width - 1 : -1]

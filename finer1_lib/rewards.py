@@ -124,6 +124,23 @@ def well_formatted(completion: str) -> float:
     return float(shape is not None and once and all(part.strip() for part in shape.groups()))
 
 
+def answer_only_formatted(completion: str) -> float:
+    """1.0 for one `<answer>..</answer>`, not empty, and nothing around it: the form of No-Thinking RL.
+
+    Source: METHOD 3 ("No-Thinking RL = the same, answer only"); CLS-RL (arXiv 2503.16188) drops its format
+    reward there, ours keeps the scale of both rewards equal.
+    """
+    answer, _ = read_tag(completion, "answer")
+    return float(answer is not None and completion.strip() == completion[
+        completion.index("<answer>") : completion.index("</answer>") + len("</answer>")])
+
+
+FORMATS: Mapping[str, Callable[[str], float]] = {
+    "thinking": well_formatted,
+    "answer_only": answer_only_formatted,
+}
+
+
 def completion_text(completion: Any) -> str:
     """The text of one completion: a string, or a message list as TRL passes it (text parts joined)."""
     if isinstance(completion, str):
@@ -168,41 +185,36 @@ def format_reward(
     prompts: Optional[Sequence] = None,
     completions: Sequence = (),
     completion_ids: Optional[Sequence] = None,
-    **columns: Any,
-) -> list[float]:
-    """Format of every completion; callable by TRL's GRPOTrainer as a reward function."""
-    return [well_formatted(completion_text(completion)) for completion in completions]
-
-
-def combined_reward(
-    prompts: Optional[Sequence] = None,
-    completions: Sequence = (),
-    completion_ids: Optional[Sequence] = None,
     *,
-    sub_category: Sequence[str],
-    accuracy: str = "strict",
+    form: str = "thinking",
     **columns: Any,
 ) -> list[float]:
-    """0.9 accuracy + 0.1 format of every completion; callable by TRL's GRPOTrainer as a reward function.
-
-    Source: METHOD 3 [R].
-    """
-    right = accuracy_reward(completions=completions, sub_category=sub_category, accuracy=accuracy)
-    shaped = format_reward(completions=completions)
-    return [ACCURACY_WEIGHT * a + FORMAT_WEIGHT * f for a, f in zip(right, shaped)]
+    """Format of every completion, by a key of `FORMATS`; callable by TRL's GRPOTrainer as a reward function."""
+    return [FORMATS[form](completion_text(completion)) for completion in completions]
 
 
-def reward_functions(accuracy: str = "strict") -> tuple[list[Callable[..., list[float]]], list[float]]:
+def reward_functions(
+    accuracy: str = "strict", form: str = "thinking"
+) -> tuple[list[Callable[..., list[float]]], list[float]]:
     """(accuracy and format reward, their weights) as GRPOConfig and GRPOTrainer take them.
 
     Args:
         accuracy: a key of `ACCURACY`; the reading that the accuracy reward then uses.
+        form: a key of `FORMATS`.
+
+    Raises:
+        ValueError: another key.
     """
-    if accuracy not in ACCURACY:
-        raise ValueError(f"accuracy reward {accuracy!r}: one of {', '.join(ACCURACY)}")
+    if accuracy not in ACCURACY or form not in FORMATS:
+        raise ValueError(f"accuracy reward {accuracy!r}, format {form!r}: of {', '.join(ACCURACY)} and of"
+                         f" {', '.join(FORMATS)}")
 
     def chosen_accuracy_reward(*args: Any, **kwargs: Any) -> list[float]:
         return accuracy_reward(*args, **{**kwargs, "accuracy": accuracy})
 
+    def chosen_format_reward(*args: Any, **kwargs: Any) -> list[float]:
+        return format_reward(*args, **{**kwargs, "form": form})
+
     chosen_accuracy_reward.__name__ = "accuracy_reward"  # TRL's log names the column after the function
-    return [chosen_accuracy_reward, format_reward], [ACCURACY_WEIGHT, FORMAT_WEIGHT]
+    chosen_format_reward.__name__ = "format_reward"
+    return [chosen_accuracy_reward, chosen_format_reward], [ACCURACY_WEIGHT, FORMAT_WEIGHT]

@@ -4,7 +4,8 @@
     std)
 
 Dynamic sampling: a group whose rollouts are all right or all wrong teaches nothing; it is dropped and another
-prompt is sampled in its place, for a limited number of rounds.
+prompt is sampled in its place, for a limited number of rounds. Where nothing at all survives, a policy says
+what happens (`TapoConfig.nothing_survives`).
 
 Everything drawn here is a function of (seed, rollout batch, round), so that a resumed run draws what an
 uninterrupted one would have.
@@ -13,12 +14,15 @@ Source: METHOD 3 (intra-class augmentation, dynamic sampling; at most 20 rounds 
 """
 
 import random
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
 from finer1_lib.encoding import Encoded, Encoder, user_message
+from finer1_lib.errors import UserError
 from finer1_lib.generation import cut_batches, ending_ids, sample_ids
 from finer1_lib.objective import group_advantages
+from finer1_lib.rewards import strict
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +40,7 @@ class Group(NamedTuple):
         completions: token ids of each.
         prompts: the encoded prompt each is scored under.
         negatives: the prompt over the negative picture, as often; empty where the loss has no use for it.
+        truncated: whether each was cut at the limit.
     """
 
     varied: bool
@@ -44,14 +49,22 @@ class Group(NamedTuple):
     completions: list[list[int]]
     prompts: list[Encoded]
     negatives: list[Encoded]
+    truncated: list[bool]
 
 
 class Batch(NamedTuple):
-    """What one rollout batch gave: groups to train on, groups without variance, and its gauges."""
+    """What one rollout batch gave.
+
+    Attributes:
+        kept, dropped: groups to train on, and those without variance.
+        gauges: `tapo.ROLLOUT_GAUGES`.
+        counts: `tapo.COUNTS`, as far as they are known here.
+    """
 
     kept: list[Group]
     dropped: list[Group]
     gauges: dict[str, float]
+    counts: dict[str, float]
 
 
 def planned_row(slot: int, count: int, seed: int) -> int:
@@ -94,25 +107,54 @@ class Sampler:
 
         Returns:
             At least as many kept groups as slots, unless the rounds ran out.
+
+        Raises:
+            UserError: nothing survived and the policy is "stop".
         """
-        c, want = self.config, len(slots)
+        c, want, began = self.config, len(slots), time.monotonic()
         rows = [planned_row(slot, len(self.triplets), c.seed) for slot in slots]
         tried: set[int] = set()
         kept: list[Group] = []
         dropped: list[Group] = []
+        sampled: list[Group] = []
         sums: dict[str, float] = defaultdict(float)
-        for rounds in range(1, c.max_sampling_rounds + 1):
+        rounds = 0
+        while True:
+            rounds += 1
             tried.update(rows)
-            for group in self.groups(rows, (c.seed, number, rounds), sums):
-                (kept if group.varied else dropped).append(group)
-            if len(kept) >= want:
+            groups = self.groups(rows, (c.seed, number, rounds), sums)
+            sampled += groups
+            varied = [group for group in groups if group.varied]
+            if not varied and c.nothing_survives == "keep":
+                kept += [group._replace(advantages=group.advantages * 0) for group in groups]
+            else:
+                kept += varied
+                dropped += [group for group in groups if not group.varied]
+            if len(kept) >= want or rounds == c.max_sampling_rounds:
                 break
             draw = random.Random(f"{c.seed}/replacements/{number}/{rounds}")
             rows = replacement_rows(want - len(kept), len(self.triplets), tried, draw)
+        if not kept and c.nothing_survives == "stop":
+            raise UserError(
+                f"TAPO: in rollout batch {number + 1} all rollouts of every group were alike in {rounds} rounds"
+                " (all right or all wrong): raise temperature, take another start, or set nothing_survives to"
+                " 'skip'")
         count = sums.pop("rollouts")
-        return Batch(kept, dropped, {
-            **{name: total / count for name, total in sums.items()}, "sampling_rounds": float(rounds),
-            "kept_share": len(kept) / want, "zero_variance_share": len(dropped) / (len(kept) + len(dropped))})
+        accuracies = [float(group.accuracy.mean()) for group in sampled]
+        mean = sum(accuracies) / len(accuracies)
+        gauges = {
+            **{name: sums[name] / count for name in ("reward", "accuracy", "accuracy_strict", "format_rate",
+                                                     "length", "truncated_share")},
+            "reward_std": sums["reward_std"] / len(sampled),
+            "accuracy_std": (sum((a - mean) ** 2 for a in accuracies) / len(accuracies)) ** 0.5,
+            **{f"accuracy_{half}": sum(float(group.accuracy[part].mean()) for group in sampled) / len(sampled)
+               for half, part in (("anchor", slice(c.n_anchor)), ("positive", slice(c.n_anchor, None)))
+               if c.n_positive or half == "anchor"},
+            "zero_variance_share": sum(not group.varied for group in sampled) / len(sampled),
+            "sampling_rounds": float(rounds), "kept_share": len(kept) / want}
+        return Batch(kept, dropped, gauges, {
+            "rollouts_sampled": count, "rollouts_trained": float(min(len(kept), want) * c.group_size),
+            "tokens_sampled": sums["length"], "seconds_rollout": time.monotonic() - began})
 
     def groups(self, rows: Sequence[int], seed: tuple[int, ...], sums: dict[str, float]) -> list[Group]:
         """One group for each row; `sums` collects the gauges' sums over all rollouts."""
@@ -129,10 +171,14 @@ class Sampler:
         parts = self.reward(columns, asked, answers, completions).cpu()
         reward = (parts * self.weights.cpu()).sum(-1)
         ends = set(ending_ids(self.model, self.encode.tokenizer))
-        for name, values in (("reward", reward), ("accuracy", parts[:, 0]), ("format_rate", parts[:, 1])):
+        truncated = [not ids or ids[-1] not in ends for ids in completions]
+        for name, values in (("reward", reward), ("accuracy", parts[:, 0]), ("format_rate", parts[:, 1]),
+                             ("reward_std", reward.view(-1, size).std(1))):
             sums[name] += float(values.sum())
+        sums["accuracy_strict"] += sum(
+            strict(text, row["sub_category"]) for text, row in zip(texts, columns))
         sums["length"] += sum(len(ids) for ids in completions)
-        sums["truncated_share"] += sum(not ids or ids[-1] not in ends for ids in completions)
+        sums["truncated_share"] += sum(truncated)
         sums["rollouts"] += len(completions)
         groups = []
         for g, triplet in enumerate(triplets):
@@ -142,7 +188,8 @@ class Sampler:
             accuracy = parts[own, 0]
             groups.append(Group(
                 bool(accuracy.min() != accuracy.max()), accuracy, group_advantages(reward[None, own])[0],
-                completions[own], [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives))
+                completions[own], [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives,
+                truncated[own]))
         return groups
 
     def _complete(self, prompts: Sequence[Encoded], seed: tuple[int, ...]) -> list[list[int]]:

@@ -14,17 +14,18 @@ Source: METHOD 3; trainer.md 1.5 and 2 (which methods may be called, and why).
 """
 
 import functools
-from collections import defaultdict
+import time
 from pathlib import Path
 from typing import Any, Sequence
 
 from finer1_lib.encoding import Encoded, Encoder, pad
 from finer1_lib.generation import mix
 from finer1_lib.models import LoadedModel
-from finer1_lib.objective import tapo_loss
-from finer1_lib.policy import score_completions
+from finer1_lib.objective import divergence, full_divergence, sampled_entropy, tapo_loss
+from finer1_lib.policy import Scored, score_completions, unwrap_base
 from finer1_lib.rollouts import Batch, Sampler
-from finer1_lib.tapo import TapoConfig, TripletRow
+from finer1_lib.tapo import COUNTS, TripletRow
+from finer1_lib.tapo_config import TapoConfig
 
 
 @functools.lru_cache(maxsize=None)
@@ -37,6 +38,9 @@ def _trainer_class(base: type) -> type:
 
         def __init__(self, trainer):
             self.trainer = trainer
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            self.trainer.step_began = time.monotonic()
 
         def on_pre_optimizer_step(self, args, state, control, **kwargs):
             if self.trainer.update_tokens == 0:
@@ -58,8 +62,10 @@ def _trainer_class(base: type) -> type:
         def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], **kwargs):
             self.tapo, self.triplets = tapo, list(triplets)
             self.update_tokens = 0
-            self._sums: dict[str, float] = defaultdict(float)  # token sums of this update
+            self._sums: dict[str, tuple] = {}                   # (sum, tokens) of this update's gauges
             self._gauges: dict[str, float] = {}                # of the rollout batch
+            self._counts: dict[str, float] = {}                # of the rollout batch, told once
+            self.step_began = 0.0
             super().__init__(*args, **kwargs)
             self.sampler = Sampler(self.model, Encoder(self.processing_class), tapo, self.triplets,
                                    self._calculate_rewards, self.reward_weights)
@@ -77,53 +83,56 @@ def _trainer_class(base: type) -> type:
             number = self.state.global_step // self.tapo.updates_per_rollout
             slots = [row["slot"] for row in inputs[:: self.tapo.group_size]]
             batch = self.sampler.batch(slots, number)
-            self._gauges = batch.gauges
+            began = time.monotonic()
             result = self._as_rows(batch, len(slots))
+            self._gauges = batch.gauges
+            self._counts = {**batch.counts, "seconds_scoring": time.monotonic() - began}
             torch.manual_seed(mix(self.tapo.seed, number))  # TRL shuffles next, by the global generator
             return result
 
         def _as_rows(self, batch: Batch, want: int) -> dict[str, Any]:
             """Exactly `want` groups as one dictionary; TRL splits and shuffles it, so pictures are lists."""
             c, device = self.tapo, self.accelerator.device
-            usable = batch.kept + (batch.dropped if c.nothing_survives == "keep" else [])
-            groups = usable[:want]
+            groups = batch.kept[:want]
             real = len(groups) * c.group_size
             groups += [(batch.kept + batch.dropped)[0]] * (want - len(groups))  # masked out below
             column = {key: [row for group in groups for row in getattr(group, key)]
-                      for key in ("completions", "prompts", "negatives")}
+                      for key in ("completions", "prompts", "negatives", "truncated")}
             padded = pad(column["completions"], self._tokenizer.pad_token_id, "right")
             ids, mask = (tensor.to(device) for tensor in padded)
             mask[real:] = 0
+            if c.mask_truncated:
+                mask[torch.tensor(column["truncated"], device=device)] = 0
+            half = [False] * c.n_anchor + [True] * c.n_positive
             result = {
                 "completion_ids": ids, "completion_mask": mask,
                 "advantages": torch.cat([group.advantages for group in groups]).to(device),
+                "from_positive": torch.tensor(half * want, device=device),
                 "prompts": column["prompts"], "num_items_in_batch": mask.sum()}
             if c.updates_per_rollout > 1:
-                result["old_logp"] = self._score_without_gradient(column["prompts"], ids, mask)[0]
+                result["old_logp"] = self._score_without_gradient(column["prompts"], ids, mask).logp
             if c.needs_negative:
                 result["negatives"] = column["negatives"]
                 if c.negative_branch == "stale":
                     scored = self._score_without_gradient(column["negatives"], ids, mask)
-                    result["negative_logp"], result["negative_entropy"] = scored
+                    result["negative_logp"], result["negative_entropy"] = scored.logp, scored.entropy
             return result
 
         # Loss --------------------------------------------------------
 
-        def _score(self, model, prompts: Sequence[Encoded], ids, mask) -> tuple:
-            """(log-probabilities, entropies), (B, T) each, under the given pictures."""
+        def _score(self, model, prompts: Sequence[Encoded], ids, mask, keep_states: bool = False) -> Scored:
+            """Log-probabilities and true entropies, (B, T) each, under the given pictures."""
             with self.accelerator.autocast():
-                scored = score_completions(
-                    self.accelerator.unwrap_model(model), prompts, ids, mask,
+                return score_completions(
+                    self.accelerator.unwrap_model(model), prompts, ids, mask, keep_states=keep_states,
                     pad_token_id=self._tokenizer.pad_token_id, temperature=self.tapo.temperature)
-            # -log pi of the drawn token is an estimate of the entropy; its gradient is another one
-            return scored.logp, scored.entropy if self.tapo.entropy == "true" else -scored.logp
 
-        def _score_without_gradient(self, prompts, ids, mask) -> tuple:
+        def _score_without_gradient(self, prompts, ids, mask) -> Scored:
             size = self.tapo.micro_batch_size
             with torch.no_grad():
                 parts = [self._score(self.model, prompts[k : k + size], ids[k : k + size], mask[k : k + size])
                          for k in range(0, len(ids), size)]
-            return tuple(torch.cat(values) for values in zip(*parts))
+            return Scored(torch.cat([p.logp for p in parts]), torch.cat([p.entropy for p in parts]))
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             c = self.tapo
@@ -133,39 +142,68 @@ def _trainer_class(base: type) -> type:
             mask = inputs["completion_mask"][rows]
             width = int(mask.sum(1).max())
             mask, ids = mask[:, :width], inputs["completion_ids"][rows, :width]
-            logp, entropy = self._score(model, [inputs["prompts"][i] for i in rows], ids, mask)
-            old = inputs["old_logp"][rows, :width] if "old_logp" in inputs else logp.detach()
-            negative_logp = negative_entropy = None
+            full = c.divergence == "full" and c.needs_negative
+            own = self._score(model, [inputs["prompts"][i] for i in rows], ids, mask, full)
+            old = inputs["old_logp"][rows, :width] if "old_logp" in inputs else own.logp.detach()
+            other = None
             if "negative_logp" in inputs:
-                negative_logp = inputs["negative_logp"][rows, :width]
-                negative_entropy = inputs["negative_entropy"][rows, :width]
+                other = Scored(inputs["negative_logp"][rows, :width], inputs["negative_entropy"][rows, :width])
             elif c.needs_negative:
-                negatives = [inputs["negatives"][i] for i in rows]
-                negative_logp, negative_entropy = self._score(model, negatives, ids, mask)
+                other = self._score(model, [inputs["negatives"][i] for i in rows], ids, mask, full)
+            apart = None if other is None else self._apart(model, own, other, mask)
             items = inputs["num_items_in_batch"] / c.updates_per_rollout if c.token_mean == "batch" else None
             terms = tapo_loss(
-                logp, old, inputs["advantages"][rows], mask, clip_low=c.clip_low, clip_high=c.clip_high,
-                dual_clip=c.dual_clip, gamma=c.gamma, eta1=c.eta1, eta2=c.eta2, entropy=entropy,
-                logp_negative=negative_logp, entropy_negative=negative_entropy, items=items)
+                own.logp, old, inputs["advantages"][rows], mask, clip_low=c.clip_low, clip_high=c.clip_high,
+                dual_clip=c.dual_clip, gamma=c.gamma, eta1=c.eta1, eta2=c.eta2, apart=apart,
+                entropy=self._entropy(own), items=items,
+                entropy_negative=None if other is None else self._entropy(other))
             self.update_tokens += int(mask.sum())
-            gauges = {"ratio": terms.ratio, "clip_share": terms.clipped, "entropy": entropy}
-            if c.needs_negative:
-                gauges |= {"divergence": terms.divergence, "entropy_negative": negative_entropy}
-            self._sums["tokens"] += float(mask.sum())
-            for name, values in gauges.items():
-                self._sums[name] += float((values.detach() * mask).sum())
+            self._measure(terms, own, other, apart, mask, inputs["from_positive"][rows])
             parts = 1 if c.token_mean == "batch" else self.current_gradient_accumulation_steps
             return terms.loss / parts
 
-        def _compute_loss(self, model, inputs):
-            return self.compute_loss(model, inputs)
+        def _entropy(self, scored: Scored):
+            return scored.entropy if self.tapo.entropy == "true" else sampled_entropy(scored.logp)
+
+        def _apart(self, model, own: Scored, other: Scored, mask):
+            """(B, T) divergence between what is said under the two pictures."""
+            if self.tapo.divergence != "full":
+                return divergence(self.tapo.divergence, own.logp, other.logp, mask)
+            head = unwrap_base(self.accelerator.unwrap_model(model)).get_output_embeddings().weight
+            values = full_divergence(own.states, other.states, head, self.tapo.temperature)
+            return torch.zeros_like(own.logp).masked_scatter(mask.bool(), values)
+
+        # Gauges ------------------------------------------------------
+
+        def _measure(self, terms, own, other, apart, mask, from_positive) -> None:
+            """Add this micro-batch's token sums; `log` divides them by the tokens they are sums of."""
+            every = {"entropy": own.entropy, "entropy_sampled": -own.logp}
+            if other is not None:
+                every |= {"divergence": apart, "entropy_negative": other.entropy}
+            self._add("", every, mask)
+            halves = {"ratio": terms.ratio, "clip_share": terms.clipped}
+            self._add("_anchor", halves, mask * ~from_positive[:, None])
+            self._add("_positive", halves, mask * from_positive[:, None])
+
+        def _add(self, half: str, values: dict, mask) -> None:
+            for name, value in values.items():
+                total, tokens = self._sums.get(name + half, (0.0, 0))
+                self._sums[name + half] = (
+                    total + float((value.detach() * mask).sum()), tokens + int(mask.sum()))
 
         def log(self, logs: dict[str, float], start_time: Any = None) -> None:
             if "loss" in logs:
-                tokens = self._sums.pop("tokens", 0.0)
-                logs = {**logs, **self._gauges, **{k: v / tokens for k, v in self._sums.items() if tokens}}
+                means = {name: total / tokens for name, (total, tokens) in self._sums.items() if tokens}
+                # What belongs to a whole rollout batch is told with its first update alone.
+                counts, self._counts = self._counts or dict.fromkeys(COUNTS, 0.0), {}
+                spent = counts["seconds_rollout"] + counts["seconds_scoring"]
+                update = time.monotonic() - self.step_began - spent
+                logs = {**logs, **self._gauges, **means, **counts, "seconds_update": update}
                 self._sums.clear()
             super().log(logs, start_time)
+
+        def _compute_loss(self, model, inputs):
+            return self.compute_loss(model, inputs)
 
     return TAPOTrainer
 
@@ -186,7 +224,7 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     from finer1_lib.checkpoints import common_arguments
     from finer1_lib.rewards import reward_functions
 
-    functions, weights = reward_functions(config.accuracy_reward)
+    functions, weights = reward_functions(config.accuracy_reward, config.format_reward)
     micro_batches = config.rows_per_step // config.micro_batch_size
     save_steps = config.checkpoints_every * config.updates_per_rollout
     arguments = trl.GRPOConfig(

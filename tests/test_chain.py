@@ -13,7 +13,7 @@ from fixture_kit import CHECKOUT, finer1
 
 from finer1_lib.chain import STAGES
 from finer1_lib.files import read_jsonl
-from finer1_lib.summary import CATEGORIES, KEYS, MODELS
+from finer1_lib.summary import CATEGORIES, KEYS, labels_in
 
 SUB_CATEGORIES = 8  # of each super-category: 5 seen, 3 unseen
 IMAGES = 6          # 3 shots and 3 for testing
@@ -22,7 +22,8 @@ SIZES = {
     "01_data": {"num_shots": 3, "attempts": 3},
     "02_cot_sft": {"cot_epochs": 2, "answer_epochs": 1, "max_new_tokens": 32},
     "03_tapo": {"n_anchor": 2, "n_positive": 2, "steps": 2, "prompts_per_step": 2, "micro_batch_size": 8,
-                "max_sampling_rounds": 1, "max_new_tokens": 140},
+                "max_sampling_rounds": 1, "max_new_tokens": 140, "methods": "[tapo,no_thinking_rl]",
+                "wrong_turns": "[containment]", "wrong_turn_steps": 2, "wrong_turn_prompts": 2},
     "04_evaluation": {"images_per_class": 1, "max_new_tokens": 140},
     "05_probing": {"h1_train_images": 2, "h1_test_images": 1, "h2_repeats": 2, "h3_images": 1, "h3_folds": 3},
 }
@@ -87,10 +88,11 @@ def test_every_notebook_runs_and_leaves_its_record(chain):
 
 def test_summary_keeps_the_contract(chain):
     run = chain[1]
-    rows = json.loads((run / "summary.json").read_text())
+    rows, models = json.loads((run / "summary.json").read_text()), labels_in(run)
+    assert models["cot_sft_tapo"] == "CoT SFT + TAPO" and "base_no_thinking_rl" in models
     assert all(set(row) == set(KEYS) for row in rows)
     for row in rows:
-        assert row["model"] in MODELS and row["categories"] in (*CATEGORIES, "all")
+        assert row["model"] in models and row["categories"] in (*CATEGORIES, "all")
         assert row["dataset"] in ("bird", "aircraft", "average")
         assert row["setting"] in ("closed_world", "open_world", "probing")
         assert row["scorer"] == (None if row["setting"] == "probing" else row["scorer"])
@@ -104,7 +106,7 @@ def test_summary_keeps_the_contract(chain):
     keys = Counter(tuple(row[name] for name in names) for row in rows)
     assert max(keys.values()) == 1, keys.most_common(1)
     found = {(row["model"], row["metric"], row["dataset"], row["categories"], row["scorer"]) for row in rows}
-    for model in MODELS:
+    for model in models:
         for metric in ("accuracy", "text_inclusion", "relative_semantic_similarity"):
             assert (model, metric, "average", "unseen", "strict") in found
         assert (model, "accuracy", "bird", "seen", "official") in found
@@ -118,10 +120,10 @@ def test_summary_keeps_the_contract(chain):
 def test_every_score_comes_from_the_records(chain):
     """One number of the summary, recomputed from records.jsonl alone by the plainest of means."""
     run = chain[1]
-    records = read_jsonl(run / "04_evaluation" / "records.jsonl")
-    assert len({(r["model"], r["setting"], r["item_id"]) for r in records}) == len(records) == 6 * 2 * 16
+    records, models = read_jsonl(run / "04_evaluation" / "records.jsonl"), labels_in(run)
+    assert len({(r["model"], r["setting"], r["item_id"]) for r in records}) == len(records) == len(models) * 2 * 16
     rows = json.loads((run / "summary.json").read_text())
-    for model in MODELS:
+    for model in models:
         said = [r for r in records if (r["model"], r["setting"], r["super_category"], r["categories"])
                 == (model, "closed_world", "bird", "seen")]
         right = [r["completion"].count("<answer>") == 1

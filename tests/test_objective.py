@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finer1_lib.objective import (
+    DIVERGENCES,
     clipped_surrogate,
+    divergence,
+    full_divergence,
     group_advantages,
-    k3_divergence,
     logp_and_entropy,
+    sampled_entropy,
     tapo_loss,
     token_mean,
 )
@@ -66,23 +69,96 @@ def test_a_clipped_token_has_no_gradient_and_no_other_has(log_ratio, advantage):
     assert (float(value.grad.abs().sum()) == 0) == (bool(clipped) or advantage == 0)
 
 
-def test_divergence_by_hand_and_its_clamps():
-    logp, negative = torch.tensor([[-1.0, -2.0, -1.0, -30.0]]), torch.tensor([[-1.0, -1.0, -3.0, -1.0]])
-    found = k3_divergence(logp, negative)[0]
-    # d = 0, 1, -2, 29 (clamped to 20, and its value to 10)
-    expected = [0.0, math.e - 2, math.exp(-2) + 1, 10.0]
-    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+def one_row(kind, logp, negative):
+    logp, negative = torch.tensor([logp], **F64), torch.tensor([negative], **F64)
+    return divergence(kind, logp, negative, torch.ones_like(logp))[0]
 
 
+@pytest.mark.parametrize("kind, expected", [
+    # log pi_negative - log pi = 0, 1, -2, 29 (held at 20)
+    ("k1", [0.0, -1.0, 2.0, -20.0]),
+    ("k2", [0.0, 0.5, 2.0, 200.0]),
+    ("k3", [0.0, math.e - 2, math.exp(-2) + 1, 10.0]),  # the last value is held at 10
+])
+def test_divergences_of_a_token_by_hand_and_their_clamps(kind, expected):
+    found = one_row(kind, [-1.0, -2.0, -1.0, -30.0], [-1.0, -1.0, -3.0, -1.0])
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_papers_divergence_is_one_value_of_the_whole_rollout():
+    # log g = (-1 - -1.5) + (-2 - -3) = 1.5; the third token is padding
+    logp, negative = torch.tensor([[-1.0, -2.0, -9.0]], **F64), torch.tensor([[-1.5, -3.0, 0.0]], **F64)
+    mask = torch.tensor([[1, 1, 0]])
+    found = divergence("paper", logp, negative, mask)
+    assert found.tolist()[0] == pytest.approx([math.exp(1.5) - 1.5 - 1] * 3)
+    far = divergence("paper", logp + 30 * mask, negative, mask)  # log g = 61.5, held at 20
+    assert far.tolist()[0] == pytest.approx([math.exp(20) - 21] * 3)
+    with pytest.raises(ValueError, match="one of k1, k2, k3, paper"):
+        divergence("k4", logp, negative, mask)
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3", "paper"])
 @given(st.floats(-40, 0), st.floats(-40, 0))
-def test_divergence_is_never_negative(logp, negative):
-    assert 0 <= float(k3_divergence(torch.tensor([logp], **F64), torch.tensor([negative], **F64))) <= 10
+def test_a_divergence_is_never_negative(kind, logp, negative):
+    assert float(one_row(kind, [logp], [negative])) >= 0
 
 
-def test_divergence_estimates_kl_under_the_policys_own_samples():
-    p, q = torch.tensor([0.7, 0.2, 0.1], **F64), torch.tensor([0.3, 0.3, 0.4], **F64)
-    expected = (p * k3_divergence(p.log(), q.log())).sum()  # the expectation over samples, exactly
-    assert float(expected) == pytest.approx(float((p * (p / q).log()).sum()))
+def _two_distributions():
+    return torch.tensor([0.7, 0.2, 0.1], **F64), torch.tensor([0.3, 0.3, 0.4], **F64)
+
+
+def test_what_each_divergence_estimates_under_the_policys_own_samples():
+    """The expectation over all three tokens, exactly."""
+    p, q = _two_distributions()
+    kl, chi2 = float((p * (p / q).log()).sum()), float((p * p / q).sum() - 1)
+
+    def expectation(kind):
+        values = torch.cat([one_row(kind, [float(a.log())], [float(b.log())]) for a, b in zip(p, q)])
+        return float((p * values).sum())
+
+    assert expectation("k1") == pytest.approx(kl) and expectation("k3") == pytest.approx(kl)
+    assert expectation("paper") == pytest.approx(chi2 - kl)  # of a rollout of one token
+    hidden = torch.stack([p.log(), q.log()])
+    assert float(full_divergence(hidden[:1], hidden[1:], torch.eye(3, **F64))) == pytest.approx(kl)
+
+
+@pytest.mark.parametrize("kind", [k for k in DIVERGENCES if k != "full"])
+def test_divergence_gradients_by_finite_differences(kind):
+    draw, mask = _random_inputs(3)
+    inputs = [(draw(3, 4) * 0.3 - 2).requires_grad_(), (draw(3, 4) * 0.3 - 2).requires_grad_()]
+
+    def total(logp, negative):
+        return (divergence(kind, logp, negative, mask) * mask).sum()
+
+    assert torch.autograd.gradcheck(total, inputs, eps=1e-7, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10])
+def test_full_divergence_equals_the_naive_one_with_every_gradient(chunk):
+    draw, _ = _random_inputs(chunk)
+    hidden, other, weight = (draw(*shape).requires_grad_() for shape in ((5, 4), (5, 4), (7, 4)))
+    logs, other_logs = (torch.log_softmax(h @ weight.t() / 1.3, -1) for h in (hidden, other))
+    naive = (logs.exp() * (logs - other_logs)).sum(-1)
+    found = full_divergence(hidden, other, weight, 1.3, chunk)
+    torch.testing.assert_close(found, naive)
+    scale = draw(5)
+    ours = torch.autograd.grad((scale * found).sum(), (hidden, other, weight))
+    theirs = torch.autograd.grad((scale * naive).sum(), (hidden, other, weight))
+    for x, y in zip(ours, theirs):
+        torch.testing.assert_close(x, y, atol=1e-10, rtol=1e-8)
+    assert torch.autograd.gradcheck(lambda a, b: full_divergence(a, b, weight.detach(), 1.3, chunk),
+                                    (hidden, other))
+
+
+def test_the_sampled_entropys_value_is_right_on_average_and_its_gradient_is_zero():
+    """Why it is a switch: E[-log pi] = H, but E[grad -log pi] = 0, where H has a gradient."""
+    z = torch.tensor([0.5, -1.0, 2.0], **F64).requires_grad_()
+    logs = torch.log_softmax(z, -1)
+    p = logs.exp().detach()
+    estimate, true = (p * sampled_entropy(logs)).sum(), -(logs.exp() * logs).sum()
+    assert float(estimate.detach()) == pytest.approx(float(true.detach()))
+    assert torch.autograd.grad(estimate, z, retain_graph=True)[0].abs().max() < 1e-12
+    assert torch.autograd.grad(true, z)[0].abs().max() > 0.1
 
 
 def test_token_mean_counts_real_tokens_only():
@@ -93,11 +169,11 @@ def test_token_mean_counts_real_tokens_only():
 
 
 def test_total_loss_by_hand():
-    # one token, ratio 1, A = 0.5: -0.5; d = 1: k3 = e - 2; entropies 2 and 3
+    # one token, ratio 1, A = 0.5: -0.5; divergence 0.7; entropies 2 and 3
     one = torch.tensor([[1.0]])
     terms = tapo_loss(-one, -one, torch.tensor([0.5]), one, gamma=0.01, eta1=0.03, eta2=0.05, entropy=2 * one,
-                      logp_negative=0 * one, entropy_negative=3 * one, **CLIPS)
-    assert float(terms.loss) == pytest.approx(-0.5 - 0.01 * (math.e - 2) + 0.06 + 0.15)
+                      apart=0.7 * one, entropy_negative=3 * one, **CLIPS)
+    assert float(terms.loss) == pytest.approx(-0.5 - 0.01 * 0.7 + 0.06 + 0.15)
 
 
 def test_a_weight_without_its_tensor_is_refused():
@@ -117,30 +193,32 @@ def _random_inputs(seed):
     return draw, mask
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_total_gradient_by_finite_differences(seed):
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3", "paper"])
+@pytest.mark.parametrize("seed", range(2))
+def test_total_gradient_by_finite_differences(seed, kind):
     draw, mask = _random_inputs(seed)
     old, advantages = draw(3, 4) * 0.3 - 2, draw(3)
 
     def loss(logp, negative, entropy, entropy_negative):
         return tapo_loss(logp, old, advantages, mask, gamma=0.1, eta1=0.03, eta2=0.05, entropy=entropy,
-                         logp_negative=negative, entropy_negative=entropy_negative, **CLIPS).loss
+                         apart=divergence(kind, logp, negative, mask), entropy_negative=entropy_negative,
+                         **CLIPS).loss
 
-    inputs = [old + 0.1 * draw(3, 4), old + draw(3, 4), draw(3, 4).abs(), draw(3, 4).abs()]
+    inputs = [old + 0.1 * draw(3, 4), old + 0.5 * draw(3, 4), draw(3, 4).abs(), draw(3, 4).abs()]
     inputs = [value.detach().requires_grad_() for value in inputs]
     assert torch.autograd.gradcheck(loss, inputs, eps=1e-7, atol=1e-5)
 
 
-def test_the_inter_class_term_pushes_the_two_pictures_apart():
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3", "paper"])
+def test_the_inter_class_term_pushes_the_two_pictures_apart(kind):
     """A descent step on -gamma D alone raises the divergence: the sign of the term, whatever its formula."""
     draw, mask = _random_inputs(7)
     logp = (draw(3, 4) - 2).requires_grad_()
     negative = (logp.detach() + 0.3 * draw(3, 4)).requires_grad_()
-    terms = tapo_loss(
-        logp, logp.detach(), torch.zeros(3, **F64), mask, gamma=1.0, logp_negative=negative, **CLIPS)
-    terms.loss.backward()
-    after = k3_divergence(logp.detach() - 0.1 * logp.grad, negative - 0.1 * negative.grad)
-    assert token_mean(after, mask).item() > token_mean(terms.divergence, mask).item()
+    before = divergence(kind, logp, negative, mask)
+    tapo_loss(logp, logp.detach(), torch.zeros(3, **F64), mask, gamma=1.0, apart=before, **CLIPS).loss.backward()
+    after = divergence(kind, logp.detach() - 0.1 * logp.grad, negative - 0.1 * negative.grad, mask)
+    assert token_mean(after, mask).item() > token_mean(before, mask).item()
 
 
 def _naive(hidden, weight, targets, temperature):
@@ -170,6 +248,10 @@ def test_chunked_log_probability_by_finite_differences_and_with_a_frozen_head():
     draw, _ = _random_inputs(1)
     hidden, weight, targets = draw(4, 3).requires_grad_(), draw(6, 3), torch.tensor([0, 5, 2, 2])
     assert torch.autograd.gradcheck(lambda h: logp_and_entropy(h, weight, targets, 1.3, 3), (hidden,))
+    for which in (0, 1):  # one of the two alone: the other's gradient is left out, not taken as zeros
+        alone = torch.autograd.grad(logp_and_entropy(hidden, weight, targets)[which].sum(), hidden)
+        naive = torch.autograd.grad(_naive(hidden, weight, targets, 1.0)[which].sum(), hidden)
+        torch.testing.assert_close(alone, naive)
     logp_and_entropy(hidden, weight, targets)[0].sum().backward()
     assert weight.grad is None
 

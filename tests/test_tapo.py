@@ -1,18 +1,21 @@
 """TAPO's rollouts and updates against independently written ones; its settings, refusals and resumption."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 
 import pytest
 import torch
 
 import training_cases as cases
-from finer1_lib import checkpoints, rewards, tapo, tapo_trainer
-from finer1_lib.baselines import BASELINES, baseline, budget
+from finer1_lib import baselines, checkpoints, rewards, tapo, tapo_trainer
+from finer1_lib.baselines import METHODS, budget, method_config
 from finer1_lib.encoding import Encoder, user_message
 from finer1_lib.errors import UserError
+from finer1_lib.objective import DIVERGENCES
 from finer1_lib.rollouts import planned_row, replacement_rows
 
 
@@ -186,6 +189,33 @@ def test_nothing_survives_skip_leaves_the_weights_alone_and_says_so(folder, tmp_
     assert (row["kept_share"], row["zero_variance_share"], row["sampling_rounds"]) == (0.0, 1.0, 2.0)
     kept, _ = one_step(folder, tmp_path / "b", max_sampling_rounds=2, nothing_survives="keep")
     assert not torch.equal(kept, before), "kept at zero advantage, divergence and entropies still act"
+    with pytest.raises(UserError, match="all rollouts of every group were alike in 2 rounds"):
+        one_step(folder, tmp_path / "c", max_sampling_rounds=2, nothing_survives="stop")
+
+
+def test_keep_takes_a_round_without_survivors_whole_at_zero_advantage(folder, tmp_path, monkeypatch):
+    """The release's rule, round by round: what is full of mere format differences is kept, and teaches none."""
+    monkeypatch.setattr(rewards, "accuracy_reward", lambda **k: [0.0] * len(k["completion_ids"]))
+    monkeypatch.setattr(rewards, "format_reward", lambda **k: cases.sometimes_right(**k))
+    *_, trainer = trainer_for(folder, tmp_path, nothing_survives="keep", max_sampling_rounds=0)
+    batch = trainer.sampler.batch([0, 1], 0)
+    assert batch.gauges["sampling_rounds"] == 1 and len(batch.kept) == 2 and not batch.dropped
+    assert batch.gauges["reward_std"] > 0 and all(not g.advantages.any() for g in batch.kept)
+    assert batch.gauges["zero_variance_share"] == 1.0
+
+
+def test_truncated_rollouts_leave_the_loss_but_not_the_mean_when_masked(folder, tmp_path):
+    found = {}
+    for masked in (False, True):
+        *_, trainer = trainer_for(folder, tmp_path, mask_truncated=masked)
+        batch = trainer.sampler.batch([0, 1], 0)
+        found[masked] = trainer._as_rows(batch, 2)
+    cut = torch.tensor([t for group in batch.kept for t in group.truncated])
+    assert cut.any(), "random weights seldom end in six tokens"
+    assert found[False]["completion_mask"].any(1).all()
+    assert torch.equal(found[True]["completion_mask"].any(1), ~cut)
+    assert torch.equal(found[True]["advantages"], found[False]["advantages"])
+    assert int(found[True]["num_items_in_batch"]) == int(found[True]["completion_mask"].sum())
 
 
 def test_a_step_with_fewer_groups_counts_their_tokens_alone(folder, tmp_path, monkeypatch):
@@ -224,10 +254,35 @@ def test_a_stale_negative_branch_gives_eta2_no_gradient_and_a_fresh_one_does(fol
 
 def test_the_other_switches_change_the_update(folder, tmp_path):
     base, _ = one_step(folder, tmp_path / "base", micro_batch_size=2)
-    for name, value in [("entropy", "sampled"), ("score_positive_under", "positive")]:
+    for name, value in [("entropy", "sampled"), ("score_positive_under", "positive"), ("mask_truncated", True)]:
         changed, _ = one_step(folder, tmp_path / name, micro_batch_size=2, **{name: value})
         assert float((changed - base).abs().max()) > 1e-6, name
     assert torch.equal(base, one_step(folder, tmp_path / "again", micro_batch_size=2)[0])
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_every_divergence_reaches_the_loss_as_the_models_own_logits_give_it(folder, tmp_path, kind):
+    """gamma alone, advantages switched off: the loss is -gamma times the mean divergence, row by row."""
+    loaded, config, trainer = trainer_for(
+        folder, tmp_path, divergence=kind, gamma=2.0, eta1=0.0, eta2=0.0, updates_per_rollout=1, steps=1)
+    batch = trainer.sampler.batch([0, 1], 0)
+    packed = trainer._as_rows(batch, 2)
+    packed["advantages"] *= 0
+    total = tokens = 0
+    with torch.no_grad():
+        for group in batch.kept[:2]:
+            for i, completion in enumerate(group.completions):
+                own, other = (own_logits(loaded.model, prompts[i], completion)
+                              for prompts in (group.prompts, group.negatives))
+                d = (other - own)[torch.arange(len(completion)), completion]
+                g = (-d.sum()).exp()
+                values = {"k1": -d, "k2": d**2 / 2, "k3": d.exp() - d - 1,
+                          "paper": (g - g.log() - 1).expand_as(d), "full": (own.exp() * (own - other)).sum(-1)}
+                total, tokens = total + float(values[kind].sum()), tokens + len(completion)
+    loss = trainer.compute_loss(trainer.model, packed)
+    assert float(loss.detach()) == pytest.approx(-2.0 * total / tokens, rel=2e-3)
+    loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.model.parameters())
 
 
 def test_token_mean_over_the_batch_or_over_each_micro_batch(folder, tmp_path):
@@ -254,36 +309,98 @@ def test_micro_batches_do_not_change_the_whole_batch_mean(folder, tmp_path):
 
 
 @pytest.mark.parametrize("wrong, said", [
-    (dict(divergence="paper"), "not built yet"), (dict(divergence="k9"), "one of k3"),
+    (dict(divergence="k9"), "one of k1, k2, k3, paper, full"), (dict(max_sampling_rounds=0), "for ever"),
+    (dict(divergence="full", negative_branch="stale"), "fresh"), (dict(format_reward="poem"), "one of think"),
     (dict(n_anchor=1, n_positive=0), "at least 2"), (dict(micro_batch_size=5), "must divide"),
     (dict(dual_clip=1.1), "dual_clip"), (dict(temperature=0.0), "positive"), (dict(gamma=-1.0), "negative"),
     (dict(steps=5), "updates_per_rollout"), (dict(accuracy_reward="lenient"), "one of strict"),
     (dict(top_p=1.5), "top_p"),
 ])
-def test_what_is_not_built_or_makes_no_sense_is_refused(wrong, said):
+def test_what_makes_no_sense_is_refused(wrong, said):
     with pytest.raises(UserError, match=said):
         cases.tapo_config(**wrong)
 
 
-def test_presets():
-    assert tapo.make_config("kit", steps=7).steps == 7 and tapo.make_config() == tapo.TapoConfig()
-    for call, said in [(lambda: tapo.make_config("official_release"), "not built yet"),
-                       (lambda: tapo.make_config("mine"), "one of kit"),
+def test_presets_are_the_columns_of_the_switch_table():
+    assert tapo.make_config("kit", steps=7, updates_per_rollout=1).steps == 7
+    assert tapo.make_config() == tapo.TapoConfig()
+    names = ("score_positive_under", "negative_branch", "divergence", "entropy", "dual_clip", "token_mean",
+             "accuracy_reward", "nothing_survives")
+    table = {preset: [getattr(tapo.make_config(preset), name) for name in names] for preset in tapo.PRESETS}
+    assert table == {
+        "kit": ["anchor", "fresh", "k3", "true", 3.0, "batch", "strict", "skip"],
+        "paper_text": ["anchor", "fresh", "paper", "sampled", 0.0, "batch", "contains_response", "skip"],
+        "official_release": ["positive", "stale", "k3", "sampled", 3.0, "micro_batch", "contains_answer",
+                             "keep"]}
+    for call, said in [(lambda: tapo.make_config("mine"), "one of kit"),
                        (lambda: tapo.make_config(gama=1.0), "no setting gama")]:
         with pytest.raises(UserError, match=said):
             call()
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_baselines_are_matched_on_prompts_rollouts_and_updates(name):
+@pytest.mark.parametrize("preset, under", [("official_release", "positive"), ("kit", "anchor")])
+def test_what_positive_rollouts_are_scored_under_in_the_presets(folder, tmp_path, preset, under):
+    loaded = cases.start(folder)
+    own = dataclasses.asdict(cases.tapo_config())
+    config = tapo.make_config(preset, **{key: own[key] for key in own if key not in tapo.PRESETS[
+        "official_release"]})
+    trainer = tapo_trainer.build_trainer(loaded, cases.triplets(folder), config, tmp_path)
+    slot, encode = planned_row(0, 6, 0), Encoder(loaded.processor)
+    group = trainer.sampler.groups([slot], (0, 0, 1), defaultdict(float))[0]
+    triplet = cases.triplets(folder)[slot]
+    expected = [triplet.anchor] * 2 + [getattr(triplet, under)] * 2
+    for prompt, picture in zip(group.prompts, expected):
+        assert torch.equal(prompt.pixels, encode(user_message(triplet.prompt, picture)).pixels)
+
+
+# Methods -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_matched_on_prompts_rollouts_and_updates(name):
     config = tapo.TapoConfig(n_anchor=3, n_positive=5, steps=6, prompts_per_step=2, micro_batch_size=8)
-    changed = baseline(name, config)
-    assert budget(changed) == budget(config) and changed != config and changed.seed == config.seed
-    if name == "dapo":
+    changed = method_config(name, config)
+    different = {key for key, value in budget(config).items() if budget(changed)[key] != value}
+    assert not different and changed.seed == config.seed
+    if name in ("dapo", "cls_rl"):
         assert (changed.n_anchor, changed.n_positive, changed.eta1) == (8, 0, 0.0)
         assert not changed.needs_negative
-    with pytest.raises(UserError):
-        baseline("ppo", config)
+    with pytest.raises(UserError, match="one of dapo"):
+        method_config("ppo", config)
+
+
+def test_the_methods_of_the_paper_by_their_settings():
+    config = tapo.TapoConfig(n_anchor=4, n_positive=4)
+
+    def row(name):
+        c, m = method_config(name, config), METHODS[name]
+        return (c.n_anchor, c.n_positive, c.gamma, c.eta1, c.eta2, m.start, m.prompt, dict(m.pictures))
+
+    on, off = (0.01, 0.03, 0.03), (0.0, 0.0, 0.0)
+    assert row("dapo") == (8, 0, *off, "cot_sft", "cot", {})
+    assert row("intra") == (4, 4, *off, "cot_sft", "cot", {})
+    assert row("inter") == (8, 0, *on, "cot_sft", "cot", {})
+    assert row("tapo") == (4, 4, *on, "cot_sft", "cot", {})
+    assert row("cls_rl") == (8, 0, *off, "base", "cot", {})
+    assert row("no_thinking_rl") == (8, 0, *off, "base", "answer", {})
+    assert row("noisy_rollout") == (4, 4, *off, "cot_sft", "cot", {"positive": "noised"})
+    assert row("papo") == (8, 0, *on, "cot_sft", "cot", {"negative": "masked"})
+    assert baselines.model_name("tapo") == "cot_sft_tapo" and baselines.model_name("cls_rl") == "base_cls_rl"
+    assert baselines.model_label("dapo") == "CoT SFT + DAPO"
+
+
+def test_the_budget_table_adds_up_what_was_spent():
+    import pandas
+
+    config = tapo.TapoConfig(n_anchor=2, n_positive=2, steps=2, prompts_per_step=2, micro_batch_size=4)
+    log = pandas.DataFrame({"rollouts_sampled": [24, 0], "rollouts_trained": [16, 0],
+                            "tokens_sampled": [240, 0], "seconds": [2.0, 1.5]})
+    row = baselines.budget_table({"a": config}, {"a": log}).loc["a"].to_dict()
+    assert row == {"updates": 2, "updates_per_rollout": 2, "prompts": 4, "rollouts_per_prompt": 4, "rollouts": 16,
+                   "rollouts_sampled": 24, "rollouts_trained": 16, "tokens_sampled": 240, "seconds": 3.5}
+
+
+# Pictures ----------------------------------------------------
 
 
 def test_triplet_rows_name_pictures_prompt_and_label():
@@ -297,6 +414,32 @@ def test_triplet_rows_name_pictures_prompt_and_label():
     row = tapo.triplet_rows(table, "root")[0]
     assert row.prompt == PROMPTS["cot_open"].text(question=question_for("bird")) and row.sub_category == "A"
     assert [tuple(i) for i in row[:3]] == [("root", f"bird/{n}.png") for n in ("a/1", "a/2", "b/1")]
+    row = tapo.triplet_rows(table, "root", positive="noised", negative="masked", seed=4)[0]
+    assert row.positive == ("root", "bird/a/1.png", "noised", 0.3, 4)
+    assert row.negative == ("root", "bird/a/1.png", "masked", 0.6, 4)
+    for wrong in (dict(positive="blurred"), dict(negative="none"), dict(negative="masked", mask_share=1.5)):
+        with pytest.raises(UserError):
+            tapo.triplet_rows(table, "root", **wrong)
+
+
+def test_distorted_pictures_are_as_strong_as_they_say_and_the_same_every_time(folder):
+    import numpy
+
+    from finer1_lib.distortions import masked, noised
+
+    plain = cases.images(folder)[1]
+    original = numpy.asarray(plain.open(), dtype=float)
+    for make in (noised, masked):
+        pictures = [numpy.asarray(make(plain, 0.5, seed).open(), dtype=float) for seed in (0, 0, 1)]
+        assert (pictures[0] == pictures[1]).all() and (pictures[0] != pictures[2]).any()
+        assert (numpy.asarray(make(plain, 0.0, 0).open()) == original).all()
+        assert pictures[0].shape == original.shape
+    black = (numpy.asarray(masked(plain, 0.5, 0).open()) == 0).all(-1)
+    blocks = black.reshape(112 // 14, 14, 112 // 14, 14).all(axis=(1, 3))
+    assert blocks.sum() >= 32, "half of 64 patches (a picture may have black ones of its own)"
+    # pure noise keeps nothing of the picture: half of a standard normal lies outside +-0.674
+    white = numpy.asarray(noised(plain, 1.0, 0).open(), dtype=float) / 127.5 - 1
+    assert abs((numpy.abs(white) > 0.6745).mean() - 0.5) < 0.02
 
 
 # Resumption --------------------------------------------------
@@ -318,11 +461,20 @@ def test_a_kill_ends_with_the_same_weights(folder, tmp_path):
     assert torch.equal(adapter(resumed.model), adapter(whole.model))
     assert not torch.equal(adapter(whole.model), adapter(cases.start(folder).model))
     logs = [folder / "metrics_killed_tapo.csv", tmp_path / "metrics_whole.csv"]
-    told = [[line.split(",")[:-1] for line in log.read_text().splitlines()] for log in logs]
-    assert told[0] == told[1] and len(told[0]) == 7 and len(told[0][0]) == len(tapo.LOG_COLUMNS) - 1
+    timeless = [i for i, name in enumerate(tapo.LOG_COLUMNS) if not name.startswith("seconds")]
+    told = [[[line.split(",")[i] for i in timeless] for line in log.read_text().splitlines()] for log in logs]
+    assert told[0] == told[1] and len(told[0]) == 7
     assert not checkpoints.scratch(killed).exists()
-    header, last = told[1][0], dict(zip(told[1][0], told[1][-1]))
-    assert all(last[name] for name in header), "every gauge has a value"
+    told_of = [dict(zip(told[1][0], row)) for row in told[1]]
+    assert all(value for row in told_of for value in row.values()), "every gauge has a value"
+    firsts, seconds = told_of[1::2], told_of[2::2]  # of the two updates of each rollout batch
+    assert all(float(row["rollouts_sampled"]) > 0 == float(next_row["rollouts_sampled"])
+               for row, next_row in zip(firsts, seconds)), "counted once"
+    def moved(row):
+        return max(abs(float(row[f"ratio_{half}"]) - 1) for half in ("anchor", "positive"))
+
+    assert max(map(moved, firsts)) < 1e-5, "pi is still pi_old, but for rounding in other micro-batches"
+    assert min(map(moved, seconds)) > 1e-4, "the ratio is alive"
     # finished: loaded, not trained anew
     again = cases.train("tapo", folder, killed, lambda *a, **k: pytest.fail("trained anew"))
     assert torch.equal(adapter(again.model), adapter(whole.model))
