@@ -57,7 +57,7 @@ def measure_run(
     folder = find_run(output_root, run_name)
     stage = folder / "03_tapo/stage.json"
     if not stage.is_file():
-        raise UserError(f"run {run_name!r} in {folder.parent} has not finished 03_tapo: run it to there first")
+        raise UserError(f"run {run_name!r} in {folder.parent} has not finished 03_tapo: run it first")
     settings = read_json(stage)["parameters"]
     names = {field.name for field in dataclasses.fields(TapoConfig)}
     config = make_config("kit", **{key: value for key, value in settings.items() if key in names})

@@ -96,6 +96,8 @@ class Encoder:
         merge = self.processor.image_processor.merge_size**2
         for i, (_, grid) in enumerate(pictures):
             pieces[i] += mark * (int(grid.prod()) // merge)
+        if len(pictures) == 1:  # the very tensors: what is kept for a picture's pixels is found again
+            return ("".join(pieces), *pictures[0])
         return "".join(pieces), torch.cat([p for p, _ in pictures]), torch.cat([g for _, g in pictures])
 
     def completion(self, text: str) -> list[int]:

@@ -75,10 +75,9 @@ def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
         truths = [normalise(r["sub_category"]) for r in part]
         far = [sum(entries[a].get(key) != value for key, value in entries[b].items())
                for a, b in zip(said, truths) if a != b and a in entries and b in entries]
-        right, taught = (sum(flags) / max(len(part), 1) for flags in (
-            [a == b for a, b in zip(said, truths)], [a in seen for a in said]))
-        rows.append({"setting": setting, "label": known[setting].label, "right": right, "seen_name": taught,
-                     "other": 1 - right - taught, "attributes_wrong": sum(far) / len(far) if far else None,
+        kinds = ["right" if a == b else "seen_name" if a in seen else "other" for a, b in zip(said, truths)]
+        shares = {kind: kinds.count(kind) / max(len(part), 1) for kind in ("right", "seen_name", "other")}
+        rows.append({"setting": setting, "label": known[setting].label, **shares, "attributes_wrong": sum(far) / len(far) if far else None,
                      "n": len(part)})
     return pd.DataFrame(rows)
 

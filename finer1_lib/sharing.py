@@ -131,7 +131,7 @@ def _tower(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
 def positions(
     base: Any, ids: "torch.Tensor", mask: "torch.Tensor", rows: Sequence[Encoded]
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """M-RoPE positions by the model's own rule: (3, B, L), and what to add to a later token's place, (B, 1)."""
+    """M-RoPE positions by the model's rule: (3, B, L), and what to add to a later token's place, (B, 1)."""
     import torch
 
     grids = [row.grid for row in rows if row.grid is not None]
@@ -186,10 +186,7 @@ def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache
 
 
 def roomy_cache(base: Any) -> Any:
-    """A cache for `generate` that copies its contents once in `ROOM` tokens; not for gradients.
-
-    transformers' own joins old and new into fresh memory at every step and every layer.
-    """
+    """A cache for `generate` that copies its contents once in `ROOM` tokens, not at each; no gradients."""
     from transformers import DynamicCache
 
     cache = DynamicCache()

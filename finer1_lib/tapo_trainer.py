@@ -24,6 +24,7 @@ from finer1_lib.models import LoadedModel
 from finer1_lib.objective import divergence, full_divergence, sampled_entropy, tapo_loss
 from finer1_lib.policy import Scored, score_completions, unwrap_base
 from finer1_lib.rollouts import Batch, Sampler
+from finer1_lib.sharing import bundle, unbundle
 from finer1_lib.tapo import COUNTS, TripletRow
 from finer1_lib.tapo_config import TapoConfig
 
@@ -88,7 +89,10 @@ def _trainer_class(base: type) -> type:
             self._gauges = batch.gauges
             self._counts = {**batch.counts, "seconds_scoring": time.monotonic() - began}
             torch.manual_seed(mix(self.tapo.seed, number))  # TRL shuffles next, by the global generator
-            return result
+            return bundle(result, self.tapo.group_size, self.tapo.micro_batch_size)
+
+        def _prepare_inputs(self, generation_batch):
+            return unbundle(super()._prepare_inputs(generation_batch))
 
         def _as_rows(self, batch: Batch, want: int) -> dict[str, Any]:
             """Exactly `want` groups as one dictionary; TRL splits and shuffles it, so pictures are lists."""

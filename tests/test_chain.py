@@ -20,7 +20,7 @@ IMAGES = 6          # 3 shots and 3 for testing
 SIZES = {
     "00_miniature_world": {"images_per_sub_category": 2, "card_pictures": 1, "card_wordings": 1},
     "01_data": {"num_shots": 3, "attempts": 3},
-    "02_cot_sft": {"cot_epochs": 2, "answer_epochs": 1, "max_new_tokens": 32},
+    "02_cot_sft": {"cot_epochs": 2, "answer_epochs": 1, "max_new_tokens": 32, "settings_compared": "[cot_full]"},
     "03_tapo": {"n_anchor": 2, "n_positive": 2, "steps": 2, "prompts_per_step": 2, "micro_batch_size": 8,
                 "max_sampling_rounds": 1, "max_new_tokens": 140, "methods": "[tapo,no_thinking_rl]",
                 "wrong_turns": "[containment]", "wrong_turn_steps": 2, "wrong_turn_prompts": 2},

@@ -162,6 +162,19 @@ def test_sentences_say_what_fell_and_what_rose():
         "CoT, full: unseen 75% (before 25%, n = 80)"]
 
 
+def test_unseen_answers_are_the_truth_a_taught_name_or_something_else(monkeypatch):
+    rows = asked(prompts=("answer_open",), per_class=3)  # three pictures of the unseen Blue Wren
+    said = iter(["<answer>blue-wren</answer>", "<answer>Red Wren</answer>", "a bird"])
+    answers = {row["image_id"]: next(said) for row in rows
+               if row["gauge"] == OPEN_WORLD and row["categories"] == "unseen"}
+    told = records("answers_full", rows, lambda row: answers.get(row["image_id"], right(row)), monkeypatch)
+    found = forgetting_summary.unseen_answers(told, GUIDE).to_dict("records")
+    third = pytest.approx(1 / 3)
+    assert found == [{"setting": "answers_full", "label": "answer-only, full", "right": third, "seen_name": third,
+                      "other": third, "attributes_wrong": 2.0, "n": 3}], "red crown and hooked bill, both wrong"
+    assert forgetting_summary.unseen_answers(told, None)["attributes_wrong"].isna().all()
+
+
 def test_without_a_guide_the_open_world_is_left_and_a_line_says_so(monkeypatch):
     rows = asked(guide=None)
     base = records(BASE, rows, lambda row: "a bird", monkeypatch)

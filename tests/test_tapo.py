@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import training_cases as cases
-from finer1_lib import baselines, checkpoints, rewards, tapo, tapo_trainer
+from finer1_lib import baselines, checkpoints, rewards, sharing, tapo, tapo_trainer
 from finer1_lib.baselines import METHODS, budget, method_config
 from finer1_lib.encoding import Encoder, user_message
 from finer1_lib.errors import UserError
@@ -142,7 +142,8 @@ def test_the_returned_rows_survive_trls_split_and_shuffle(folder, tmp_path):
 
     _, config, trainer = trainer_for(folder, tmp_path)
     inputs = [{"prompt": [], "slot": slot} for slot in range(4) for _ in range(config.group_size)]
-    rows = trainer._generate_and_score_completions(inputs)
+    bundles = trainer._generate_and_score_completions(inputs)
+    rows = sharing.unbundle(bundles)
     assert len(rows["completion_ids"]) == len(inputs) == 16 and rows["num_items_in_batch"].ndim == 0
 
     def belongings(part):
@@ -154,9 +155,11 @@ def test_the_returned_rows_survive_trls_split_and_shuffle(folder, tmp_path):
             for ids, a, old, p, n in zip(*columns))
 
     expected = belongings(rows)
-    shuffled = utils.shuffle_sequence_dict(utils.split_pixel_values_by_grid(rows))
-    parts = [utils.unsplit_pixel_values_by_grid(part) for part in utils.split_tensor_dict(shuffled, 4)]
+    shuffled = utils.shuffle_sequence_dict(utils.split_pixel_values_by_grid(bundles))
+    parts = [sharing.unbundle(utils.unsplit_pixel_values_by_grid(part))
+             for part in utils.split_tensor_dict(shuffled, 4)]
     assert [len(part["prompts"]) for part in parts] == [4] * 4
+    assert all(len({id(p) for p in part["prompts"]}) == 1 for part in parts), "a group stays together"
     assert sorted(row for part in parts for row in belongings(part)) == expected
 
 
