@@ -47,7 +47,8 @@ def _anchors_only(config: TapoConfig) -> dict[str, Any]:
 _PLAIN = dict(gamma=0.0, eta1=0.0, eta2=0.0)
 
 METHODS = {
-    "dapo": Method("DAPO", "anchors only, no divergence, no entropies", lambda c: {**_anchors_only(c), **_PLAIN}),
+    "dapo": Method(
+        "DAPO", "anchors only, no divergence, no entropies", lambda c: {**_anchors_only(c), **_PLAIN}),
     "intra": Method("DAPO + intra-class", "rollouts over two pictures of a sub-category", lambda c: _PLAIN),
     "inter": Method("DAPO + inter-class", "divergence from a look-alike, and entropies", _anchors_only),
     "tapo": Method("TAPO", "both", lambda c: {}),
@@ -55,7 +56,8 @@ METHODS = {
         "CLS-RL", "DAPO from the base model", lambda c: {**_anchors_only(c), **_PLAIN}, start="base"),
     "no_thinking_rl": Method(
         "No-Thinking RL", "DAPO from the base model, the answer alone",
-        lambda c: {**_anchors_only(c), **_PLAIN, "format_reward": "answer_only"}, start="base", prompt="answer"),
+        lambda c: {**_anchors_only(c), **_PLAIN, "format_reward": "answer_only"}, start="base",
+        prompt="answer"),
     "noisy_rollout": Method(
         "NoisyRollout", "half of the rollouts over the anchor under noise", lambda c: _PLAIN,
         pictures={"positive": "noised"}),
@@ -63,7 +65,8 @@ METHODS = {
         "PAPO", "divergence from the anchor with blackened patches, and entropies", _anchors_only,
         pictures={"negative": "masked"}),
     "paper_text": Method("TAPO as printed", "the paper's words", lambda c: PRESETS["paper_text"]),
-    "official_release": Method("TAPO as released", "the release's code", lambda c: PRESETS["official_release"]),
+    "official_release": Method(
+        "TAPO as released", "the release's code", lambda c: PRESETS["official_release"]),
     "no_entropy": Method(
         "TAPO without entropies", "gamma alone: falls apart", lambda c: dict(eta1=0.0, eta2=0.0)),
     "containment": Method(

@@ -68,8 +68,8 @@ ROWS: Mapping[str, Row] = {
     "base_cot_prompt": Row("base + four-part prompt", "#3EBFFB"),
     "sft_answer_only": Row("answer-only SFT", "#FFBB00"),
     "cot_sft": Row("CoT SFT", "#0061B2"),
-    "full_sft_answer_only": Row("answer-only SFT, all weights", "#040228", "sft_answer_only"),
-    "full_cot_sft": Row("CoT SFT, all weights", "#0A0FBD", "full_sft_answer_only"),
+    "full_sft_answer_only": Row("answer-only SFT, full, hard", "#040228", "sft_answer_only"),
+    "full_cot_sft": Row("CoT SFT, full, hard", "#0A0FBD", "full_sft_answer_only"),
     **{model_name(method): _method_row(method) for method in METHODS},
 }
 

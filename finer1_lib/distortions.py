@@ -1,4 +1,4 @@
-"""Distorted pictures of two baselines: noise in the place of the positive, blackened patches for the negative.
+"""Distorted pictures of two baselines: noise in the place of the positive, blackened patches in the negative's.
 
 Both are named, not stored: a distorted picture is the file, the kind, its strength and a seed, and is drawn
 when it is opened. The same name gives the same picture on every machine.

@@ -68,7 +68,8 @@ def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
     asked = [r for r in records if r["gauge"] == OPEN_WORLD and r["setting"] in known
              and r["prompt"] == known[r["setting"]].prompt]
     seen = {normalise(r["sub_category"]) for r in asked if r["categories"] == "seen"}
-    entries = {} if guide is None else {normalise(k): v["attributes"] for k, v in guide["sub_categories"].items()}
+    told = {} if guide is None else guide["sub_categories"]
+    entries = {normalise(name): entry["attributes"] for name, entry in told.items()}
     for setting in dict.fromkeys(r["setting"] for r in asked):
         part = [r for r in asked if r["setting"] == setting and r["categories"] == "unseen"]
         said = [normalise(one_answer(r["completion"])[0] or "") for r in part]
@@ -77,7 +78,8 @@ def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
                for a, b in zip(said, truths) if a != b and a in entries and b in entries]
         kinds = ["right" if a == b else "seen_name" if a in seen else "other" for a, b in zip(said, truths)]
         shares = {kind: kinds.count(kind) / max(len(part), 1) for kind in ("right", "seen_name", "other")}
-        rows.append({"setting": setting, "label": known[setting].label, **shares, "attributes_wrong": sum(far) / len(far) if far else None,
+        rows.append({"setting": setting, "label": known[setting].label, **shares,
+                     "attributes_wrong": sum(far) / len(far) if far else None,
                      "n": len(part)})
     return pd.DataFrame(rows)
 

@@ -189,7 +189,7 @@ def format_reward(
     form: str = "thinking",
     **columns: Any,
 ) -> list[float]:
-    """Format of every completion, by a key of `FORMATS`; callable by TRL's GRPOTrainer as a reward function."""
+    """Format of every completion, by a key of `FORMATS`; callable by TRL's GRPOTrainer as a reward."""
     return [FORMATS[form](completion_text(completion)) for completion in completions]
 
 

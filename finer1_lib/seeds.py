@@ -80,14 +80,17 @@ def read_runs(names: Sequence[str], output_root: str = "outputs") -> list[Run]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """{"03_tapo.steps": 40, ...} of the stages up to 04, without seeds and names."""
+    """{"03_tapo.steps": 32, ...} of the stages up to 04, without seeds and names.
+
+    Nor the settings of 03's wrong turns: those runs are shown there and handed on to nobody.
+    """
     from finer1_lib.signatures import is_current
 
     if not is_current(folder, STAGE):
         raise UserError(f"run {folder.name!r} has not finished {STAGE}: run it to the end first")
     return {f"{stage}.{key}": value for stage in (*NEEDS[STAGE], STAGE)
             for key, value in read_json(folder / stage / "stage.json")["parameters"].items()
-            if key not in ("seed", "run_name")}
+            if key not in ("seed", "run_name") and not key.startswith("wrong_turn")}
 
 
 def _seed(folder: Path) -> int:

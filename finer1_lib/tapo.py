@@ -54,9 +54,9 @@ UPDATE_GAUGES = {
     "ratio_positive": "the same for positives",
     "clip_share_anchor": "share of tokens over anchors whose gradient a clip took away",
     "clip_share_positive": "the same for positives",
-    "divergence": "mean divergence between own and negative picture: how much the words depend on the picture",
-    "entropy": "mean entropy of the next-token distribution under the own picture (nats); near 0, all rollouts"
-               " are alike; rising with the length, the policy is falling apart",
+    "divergence": "mean divergence of own from negative picture: how much the words depend on the picture",
+    "entropy": "mean entropy of the next token under the own picture (nats); near 0, all rollouts are alike;"
+               " rising with the divergence, the policy is falling apart",
     "entropy_negative": "the same under the negative picture",
     "entropy_sampled": "mean -log pi of the drawn tokens under the own picture",
 }

@@ -129,8 +129,8 @@ class TapoConfig:
             raise UserError(
                 f"TAPO: top_p {self.top_p} must be at most 1 and clip_low {self.clip_low} below 1")
         if not self.max_sampling_rounds and self.nothing_survives != "keep":
-            raise UserError("TAPO: max_sampling_rounds 0 (no limit) could go on for ever unless nothing_survives"
-                            " is 'keep': set a limit")
+            raise UserError("TAPO: max_sampling_rounds 0 (no limit) could go on for ever unless"
+                            " nothing_survives is 'keep': set a limit")
         if self.divergence == "full" and self.negative_branch == "stale":
             raise UserError("TAPO: divergence 'full' needs the negative's whole distribution: set"
                             " negative_branch to 'fresh'")
@@ -162,8 +162,8 @@ def make_config(preset: str = "kit", **settings: Any) -> TapoConfig:
     """A preset's settings with some of them replaced.
 
     Args:
-        preset: a key of `PRESETS`. What the paper does not say, "paper_text" takes from "kit" (it sets no rule
-            for a batch that nothing survives).
+        preset: a key of `PRESETS`. What the paper does not say, "paper_text" takes from "kit" (it has no
+            rule for a batch that nothing survives).
 
     Raises:
         UserError: an unknown preset or setting.

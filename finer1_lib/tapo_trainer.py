@@ -4,7 +4,7 @@ TRL keeps the loop, the optimizer, accumulation, checkpoints and logs. Replaced 
 the algorithm, because Unsloth rewrites what TRL calls inside them (its `compute_loss` never reaches
 `_compute_loss`, its log-prob method has no gradient), and because TRL 1.15's own loss is a Triton kernel:
 
-    _generate_and_score_completions  `rollouts.Sampler`: rollouts, rewards, advantages -> a dictionary of B rows
+    _generate_and_score_completions  `rollouts.Sampler`: rollouts, rewards, advantages -> a dictionary of rows
     compute_loss                     that dictionary's micro-batch -> `objective.tapo_loss`
 
 The class is made on whatever `trl.GRPOTrainer` is when it is asked for, so it also sits on Unsloth's
@@ -63,9 +63,9 @@ def _trainer_class(base: type) -> type:
         def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], **kwargs):
             self.tapo, self.triplets = tapo, list(triplets)
             self.update_tokens = 0
-            self._sums: dict[str, tuple] = {}                   # (sum, tokens) of this update's gauges
-            self._gauges: dict[str, float] = {}                # of the rollout batch
-            self._counts: dict[str, float] = {}                # of the rollout batch, told once
+            self._sums: dict[str, tuple] = {}    # (sum, tokens) of this update's gauges
+            self._gauges: dict[str, float] = {}  # of the rollout batch
+            self._counts: dict[str, float] = {}  # of the rollout batch, told once
             self.step_began = 0.0
             super().__init__(*args, **kwargs)
             self.sampler = Sampler(self.model, Encoder(self.processing_class), tapo, self.triplets,
@@ -77,8 +77,6 @@ def _trainer_class(base: type) -> type:
 
         def _send_telemetry(self):
             """No pings."""
-
-        # Rollouts ----------------------------------------------------
 
         def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
             number = self.state.global_step // self.tapo.updates_per_rollout
@@ -151,7 +149,7 @@ def _trainer_class(base: type) -> type:
             old = inputs["old_logp"][rows, :width] if "old_logp" in inputs else own.logp.detach()
             other = None
             if "negative_logp" in inputs:
-                other = Scored(inputs["negative_logp"][rows, :width], inputs["negative_entropy"][rows, :width])
+                other = Scored(*(inputs[f"negative_{name}"][rows, :width] for name in ("logp", "entropy")))
             elif c.needs_negative:
                 other = self._score(model, [inputs["negatives"][i] for i in rows], ids, mask, full)
             apart = None if other is None else self._apart(model, own, other, mask)
@@ -192,8 +190,8 @@ def _trainer_class(base: type) -> type:
         def _add(self, half: str, values: dict, mask) -> None:
             for name, value in values.items():
                 total, tokens = self._sums.get(name + half, (0.0, 0))
-                self._sums[name + half] = (
-                    total + float((value.detach() * mask).sum()), tokens + int(mask.sum()))
+                total += float((value.detach() * mask).sum())
+                self._sums[name + half] = (total, tokens + int(mask.sum()))
 
         def log(self, logs: dict[str, float], start_time: Any = None) -> None:
             if "loss" in logs:
@@ -228,7 +226,7 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     from finer1_lib.checkpoints import common_arguments
     from finer1_lib.rewards import reward_functions
 
-    functions, weights = reward_functions(config.accuracy_reward, config.format_reward)
+    rewards, weights = reward_functions(config.accuracy_reward, config.format_reward)
     micro_batches = config.rows_per_step // config.micro_batch_size
     save_steps = config.checkpoints_every * config.updates_per_rollout
     arguments = trl.GRPOConfig(
@@ -243,10 +241,10 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
         epsilon=config.clip_low, epsilon_high=config.clip_high, reward_weights=weights, shuffle_dataset=False,
         mask_truncated_completions=False, use_vllm=False, vllm_importance_sampling_correction=False)
     # One row a group, in order: the dataset is the plan of prompts itself, so one pass is the whole training.
-    slots = range(config.steps * config.prompts_per_step)
-    plan = [{"prompt": [{"role": "user", "content": ""}], "slot": slot} for slot in slots]
+    plan = [{"prompt": [{"role": "user", "content": ""}], "slot": slot}
+            for slot in range(config.steps * config.prompts_per_step)]
     trainer = make_tapo_trainer_class()(
-        model=loaded.model, args=arguments, reward_funcs=functions, train_dataset=Dataset.from_list(plan),
+        model=loaded.model, args=arguments, reward_funcs=rewards, train_dataset=Dataset.from_list(plan),
         processing_class=loaded.processor, tapo=config, triplets=rows)
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -92,7 +92,8 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
         axis.set_title(title, fontsize=14)
         axis.set_ylim(bottom=0)
     axes[0].set_ylim(0, 1)
-    axes[1].legend(fontsize=12, frameon=False)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=13,
+               frameon=False)
     return fig
 
 
@@ -105,13 +106,19 @@ def tell_wrong_turn(log: Any, max_new_tokens: int) -> str:
     """
     first, last = log.head(3).mean(numeric_only=True), log.tail(3).mean(numeric_only=True)
     gap = last["accuracy"] - last["accuracy_strict"]
-    return (f"entropy {first['entropy']:.2f} to {last['entropy']:.2f}, divergence {first['divergence']:.2f} to"
-            f" {last['divergence']:.2f}, length {first['length']:.0f} to {last['length']:.0f} of {max_new_tokens}"
-            f" tokens, {last['truncated_share']:.0%} cut off; paid accuracy {first['accuracy']:.0%} to {last['accuracy']:.0%}, strict"
-            f" {first['accuracy_strict']:.0%} to {last['accuracy_strict']:.0%} ({100 * gap:.0f} points apart)")
+
+    def course(name: str, form: str) -> str:
+        return f"{first[name]:{form}} to {last[name]:{form}}"
+
+    return (f"entropy {course('entropy', '.2f')}, divergence {course('divergence', '.2f')}, length"
+            f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off;"
+            f" paid accuracy {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
+            f" ({100 * gap:.0f} points apart)")
 
 
-def _line(axis: Any, part: Any, column: str, smooth: int, *, color: str, label: str, width: float = 2.4) -> None:
+def _line(
+    axis: Any, part: Any, column: str, smooth: int, *, color: str, label: str, width: float = 2.4
+) -> None:
     part = part.sort_values("step")
     if smooth > 1:
         axis.plot(part["step"], part[column], color=color, alpha=0.25, linewidth=1)

@@ -20,7 +20,8 @@ IMAGES = 6          # 3 shots and 3 for testing
 SIZES = {
     "00_miniature_world": {"images_per_sub_category": 2, "card_pictures": 1, "card_wordings": 1},
     "01_data": {"num_shots": 3, "attempts": 3},
-    "02_cot_sft": {"cot_epochs": 2, "answer_epochs": 1, "max_new_tokens": 32, "settings_compared": "[cot_full]"},
+    "02_cot_sft": {"cot_epochs": 2, "answer_epochs": 1, "max_new_tokens": 32,
+                   "settings_compared": "[cot_full]"},
     "03_tapo": {"n_anchor": 2, "n_positive": 2, "steps": 2, "prompts_per_step": 2, "micro_batch_size": 8,
                 "max_sampling_rounds": 1, "max_new_tokens": 140, "methods": "[tapo,no_thinking_rl]",
                 "wrong_turns": "[containment]", "wrong_turn_steps": 2, "wrong_turn_prompts": 2},
@@ -121,7 +122,8 @@ def test_every_score_comes_from_the_records(chain):
     """One number of the summary, recomputed from records.jsonl alone by the plainest of means."""
     run = chain[1]
     records, models = read_jsonl(run / "04_evaluation" / "records.jsonl"), labels_in(run)
-    assert len({(r["model"], r["setting"], r["item_id"]) for r in records}) == len(records) == len(models) * 2 * 16
+    asked = {(r["model"], r["setting"], r["item_id"]) for r in records}
+    assert len(asked) == len(records) == len(models) * 2 * 16
     rows = json.loads((run / "summary.json").read_text())
     for model in models:
         said = [r for r in records if (r["model"], r["setting"], r["super_category"], r["categories"])

@@ -170,8 +170,8 @@ def test_unseen_answers_are_the_truth_a_taught_name_or_something_else(monkeypatc
     told = records("answers_full", rows, lambda row: answers.get(row["image_id"], right(row)), monkeypatch)
     found = forgetting_summary.unseen_answers(told, GUIDE).to_dict("records")
     third = pytest.approx(1 / 3)
-    assert found == [{"setting": "answers_full", "label": "answer-only, full", "right": third, "seen_name": third,
-                      "other": third, "attributes_wrong": 2.0, "n": 3}], "red crown and hooked bill, both wrong"
+    assert found == [{"setting": "answers_full", "label": "answer-only, full", "right": third,
+                      "seen_name": third, "other": third, "attributes_wrong": 2.0, "n": 3}], "both are wrong"
     assert forgetting_summary.unseen_answers(told, None)["attributes_wrong"].isna().all()
 
 
@@ -194,7 +194,8 @@ def test_the_figure_shows_the_table(monkeypatch):
     bare = [row for row in rows if row["prompt"] != "cot_open" or row["gauge"] != OPEN_WORLD]
     table = forgetting_summary.summarise(
         base + records("answers_full", bare, lambda row: "", monkeypatch)
-        + records(TWINS["full_cot_sft"].name, cot, lambda row: right(row).replace("stout", "no"), monkeypatch))
+        + records(TWINS["full_cot_sft"].name, cot, lambda row: right(row).replace("stout", "no"),
+                  monkeypatch))
     figure = before_and_after(table)
     assert len(figure.axes) == len(GAUGES) + 2
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]

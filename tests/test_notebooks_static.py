@@ -81,7 +81,8 @@ def test_set_up_cells_are_byte_identical():
 @each
 def test_code_cells_are_short_and_parse(file):
     for cell in code_cells(file):
-        longest = 40 if "parameters" in cell.metadata.get("tags", []) else 25  # one line a parameter, no logic
+        # a parameters cell has one line a parameter and no logic
+        longest = 40 if "parameters" in cell.metadata.get("tags", []) else 25
         assert len(cell.source.splitlines()) <= longest, cell.source[:80]
         python(cell.source)
 

@@ -216,7 +216,8 @@ def test_the_inter_class_term_pushes_the_two_pictures_apart(kind):
     logp = (draw(3, 4) - 2).requires_grad_()
     negative = (logp.detach() + 0.3 * draw(3, 4)).requires_grad_()
     before = divergence(kind, logp, negative, mask)
-    tapo_loss(logp, logp.detach(), torch.zeros(3, **F64), mask, gamma=1.0, apart=before, **CLIPS).loss.backward()
+    nothing = torch.zeros(3, **F64)
+    tapo_loss(logp, logp.detach(), nothing, mask, gamma=1.0, apart=before, **CLIPS).loss.backward()
     after = divergence(kind, logp.detach() - 0.1 * logp.grad, negative - 0.1 * negative.grad, mask)
     assert token_mean(after, mask).item() > token_mean(before, mask).item()
 

@@ -18,21 +18,23 @@ from finer1_lib.seeds import main_lines, pool, read_runs, tables
 NAMES = {"bird": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"],
          "aircraft": ["Bodan Scout", "Kelow Scout", "Lusk Jetliner", "Orm Jetliner"]}  # fmt: skip
 LABELS = {"cot_sft_dapo": "CoT SFT + DAPO", "cot_sft_tapo": "CoT SFT + TAPO"}
-TRAINED = [{"name": n, "label": label, "adapter": n, "prompt": "cot"} for n, label in LABELS.items()]
+TRAINED = [{"name": n, "label": label, "adapter": f"03_tapo/{n}", "prompt": "cot"}
+           for n, label in LABELS.items()]
 MODELS = ("cot_sft", "cot_sft_dapo", "cot_sft_tapo")
 
 
-def make_run(root, name, seed, right, *, steps=40, names=NAMES, models=MODELS):
+def make_run(root, name, seed, right, *, names=NAMES, models=MODELS, **settings):
     """A finished run by hand: one picture of each sub-category, answered rightly where `right` says so.
 
     Args:
         right: function of (model, sub_category, setting), e.g. lambda *_: True.
+        settings: of notebook 03.
     """
     run = root / name
     for stage in STAGES[:5]:
         folder = run / stage
         folder.mkdir(parents=True)
-        parameters = {"run_name": name, "seed": seed, **({"steps": steps} if stage == "03_tapo" else {})}
+        parameters = {"run_name": name, "seed": seed, **({"steps": 40, **settings} if stage == "03_tapo" else {})}
         if stage == "03_tapo":
             atomic_write_json(folder / "models.json", TRAINED)
         if stage == "04_evaluation":
@@ -162,6 +164,8 @@ def test_runs_that_may_not_be_pooled(three, tmp_path):
     assert "run 'nothing' has not finished 04_evaluation" in refusal(["seed0", "nothing"], three)
     make_run(tmp_path, "twin", 0, yes)
     assert "runs seed0 and twin have the same seed 0" in refusal(["seed0", "seed1", "twin"], three)
+    make_run(tmp_path, "aside", 5, yes, wrong_turn_eta=9.0)  # of runs that nobody reads
+    assert len(read_runs(["seed0", "aside"], str(three))) == 2
     make_run(tmp_path, "longer", 3, yes, steps=60)
     line = refusal(["seed0", "longer"], three)
     assert "seed0 and longer differ in 03_tapo.steps (40 and 60): only seeds may differ" in line

@@ -197,7 +197,7 @@ def test_nothing_survives_skip_leaves_the_weights_alone_and_says_so(folder, tmp_
 
 
 def test_keep_takes_a_round_without_survivors_whole_at_zero_advantage(folder, tmp_path, monkeypatch):
-    """The release's rule, round by round: what is full of mere format differences is kept, and teaches none."""
+    """The release's rule, round by round: what differs in format alone is kept, and teaches nothing."""
     monkeypatch.setattr(rewards, "accuracy_reward", lambda **k: [0.0] * len(k["completion_ids"]))
     monkeypatch.setattr(rewards, "format_reward", lambda **k: cases.sometimes_right(**k))
     *_, trainer = trainer_for(folder, tmp_path, nothing_survives="keep", max_sampling_rounds=0)
@@ -257,7 +257,8 @@ def test_a_stale_negative_branch_gives_eta2_no_gradient_and_a_fresh_one_does(fol
 
 def test_the_other_switches_change_the_update(folder, tmp_path):
     base, _ = one_step(folder, tmp_path / "base", micro_batch_size=2)
-    for name, value in [("entropy", "sampled"), ("score_positive_under", "positive"), ("mask_truncated", True)]:
+    switches = {"entropy": "sampled", "score_positive_under": "positive", "mask_truncated": True}
+    for name, value in switches.items():
         changed, _ = one_step(folder, tmp_path / name, micro_batch_size=2, **{name: value})
         assert float((changed - base).abs().max()) > 1e-6, name
     assert torch.equal(base, one_step(folder, tmp_path / "again", micro_batch_size=2)[0])
@@ -280,7 +281,8 @@ def test_every_divergence_reaches_the_loss_as_the_models_own_logits_give_it(fold
                 d = (other - own)[torch.arange(len(completion)), completion]
                 g = (-d.sum()).exp()
                 values = {"k1": -d, "k2": d**2 / 2, "k3": d.exp() - d - 1,
-                          "paper": (g - g.log() - 1).expand_as(d), "full": (own.exp() * (own - other)).sum(-1)}
+                          "paper": (g - g.log() - 1).expand_as(d),
+                          "full": (own.exp() * (own - other)).sum(-1)}
                 total, tokens = total + float(values[kind].sum()), tokens + len(completion)
     loss = trainer.compute_loss(trainer.model, packed)
     assert float(loss.detach()) == pytest.approx(-2.0 * total / tokens, rel=2e-3)
@@ -399,8 +401,8 @@ def test_the_budget_table_adds_up_what_was_spent():
     log = pandas.DataFrame({"rollouts_sampled": [24, 0], "rollouts_trained": [16, 0],
                             "tokens_sampled": [240, 0], "seconds": [2.0, 1.5]})
     row = baselines.budget_table({"a": config}, {"a": log}).loc["a"].to_dict()
-    assert row == {"updates": 2, "updates_per_rollout": 2, "prompts": 4, "rollouts_per_prompt": 4, "rollouts": 16,
-                   "rollouts_sampled": 24, "rollouts_trained": 16, "tokens_sampled": 240, "seconds": 3.5}
+    assert row == {"updates": 2, "updates_per_rollout": 2, "prompts": 4, "rollouts_per_prompt": 4,
+                   "rollouts": 16, "rollouts_sampled": 24, "rollouts_trained": 16, "tokens_sampled": 240, "seconds": 3.5}
 
 
 # Pictures ----------------------------------------------------

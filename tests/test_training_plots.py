@@ -7,10 +7,10 @@ from finer1_lib.training_plots import curves, seconds_of_a_step, tell_wrong_turn
 
 
 def log(steps=6, **columns):
-    base = dict(accuracy=0.5, accuracy_strict=0.5, length=100.0, entropy=0.1, divergence=0.3, truncated_share=0.0,
-                seconds_rollout=2.0, seconds_scoring=0.5, seconds_update=1.5)
-    rows = [{"step": step, **base, **{k: f(step) for k, f in columns.items()}} for step in range(1, steps + 1)]
-    return pd.DataFrame(rows)
+    base = dict(accuracy=0.5, accuracy_strict=0.5, length=100.0, entropy=0.1, divergence=0.3,
+                truncated_share=0.0, seconds_rollout=2.0, seconds_scoring=0.5, seconds_update=1.5)
+    return pd.DataFrame([{"step": step, **base, **{name: value(step) for name, value in columns.items()}}
+                         for step in range(1, steps + 1)])
 
 
 def test_curves_draw_single_steps_and_their_trailing_mean():

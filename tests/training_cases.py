@@ -49,7 +49,7 @@ def start(folder: Path, base: "Path | None" = None, adapter: str = "start", **op
 
 def start_full(folder: Path, base: "Path | None" = None, vision_tower: bool = False, projector: bool = False,
                **options):
-    """The base with its own weights freed; by default, as in the release, but for vision tower and projector."""
+    """The base with its own weights freed; by default all but vision tower and projector (the release)."""
     from finer1_lib import models
 
     loaded = models.load(base or folder / "base", full_finetuning=True, **options)
