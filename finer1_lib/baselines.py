@@ -13,7 +13,7 @@ Source: METHOD 3 ("Baselines are the same trainer"), audit E9.
 """
 
 import dataclasses
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.tapo_config import PRESETS, TapoConfig
@@ -84,6 +84,25 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise UserError(f"method {name!r}: one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def check_methods(names: Sequence[str], parameter: str = "methods") -> list[str]:
+    """The names, if each is known and stands once.
+
+    Args:
+        parameter: what the user called the list, for the message.
+
+    Raises:
+        UserError: no name, an unknown one, or one that is repeated.
+    """
+    names = list(names)
+    if not names:
+        raise UserError(f"{parameter} is empty: name at least one of {', '.join(METHODS)}")
+    for name in names:
+        method(name)
+        if names.count(name) > 1:
+            raise UserError(f"{parameter}: {name!r} stands twice")
+    return names
 
 
 def model_name(name: str) -> str:

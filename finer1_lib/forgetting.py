@@ -38,6 +38,7 @@ GAUGES = {
 }
 OPEN_WORLD = "open_world"
 BASE = "base"
+DATA = ("answers", "cot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Setting:
     vision_tower: bool = False
     projector: bool = False
     hard: bool = False
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("data", self.data, DATA), ("finetuning", self.kind, KINDS)):
+            if value not in known:
+                raise UserError(f"{what} {value!r}: one of {', '.join(known)}")
 
     @property
     def name(self) -> str:
@@ -103,6 +109,23 @@ def check_settings(names: Sequence[str]) -> list[Setting]:
         wrong = f"{unknown[0]!r} is unknown" if unknown else "a name is repeated"
         raise UserError(f"settings_compared: {wrong}; the settings are {', '.join(SETTINGS)}")
     return [SETTINGS[name] for name in names]
+
+
+def plan(
+    names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, Setting], load_in_4bit: bool = False
+) -> list[Setting]:
+    """Every setting that is gauged: those of the names, the models that are kept, the twins; each once.
+
+    Raises:
+        UserError: as `check_settings`, or a setting that trains all weights where they are to have 4 bits.
+    """
+    found = list(dict.fromkeys([*check_settings(names), *kept.values(), *twins.values()]))
+    full = [setting.name for setting in found if setting.kind == "full"]
+    if load_in_4bit and full:
+        raise UserError(
+            f"load_in_4bit leaves no weights to train in full, as {', '.join(full)} would: change finetuning,"
+            " settings_compared and hard_learning_rate, or set load_in_4bit to false")
+    return found
 
 
 def gauge_pictures(images: Any, per_class: int, seed: int) -> Any:

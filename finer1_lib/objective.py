@@ -144,9 +144,9 @@ def token_mean(values: "torch.Tensor", mask: "torch.Tensor", items: Any = None) 
 
     Args:
         values, mask: (B, T).
-        items: the tokens to divide by: of the whole update ("batch": the same mean however the update is cut
-            into micro-batches), or by default the mask's own, at least 1 ("micro_batch": short ones weigh
-            more).
+        items: the tokens to divide by: an update's share of its rollout batch's tokens ("batch": the same
+            mean however the update is cut into micro-batches), or by default the mask's own, at least 1
+            ("micro_batch": short ones weigh more).
 
     Source: METHOD 3, row "token mean over"; audit E7.
     """

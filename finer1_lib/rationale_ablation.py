@@ -13,6 +13,7 @@ Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
 
 from typing import Any, Mapping, Protocol, Sequence
 
+from finer1_lib.errors import UserError
 from finer1_lib.rationale_filters import REASONS, flaws
 from finer1_lib.rationale_quality import misread_share, share
 from finer1_lib.rationales import ask_until_good, attempt_seed, kept_concepts, own_and_foreign
@@ -45,7 +46,12 @@ def ask_again(
 
     Returns:
         Records as in `rationales.jsonl`, and in each the key planted: the flaws of each of its texts.
+
+    Raises:
+        UserError: no draw is asked for.
     """
+    if not seeds:
+        raise UserError("quality_draws is 0: the table of what each step prevents needs at least one draw")
     records = []
     for seed in seeds:
         made = ask_until_good(teacher, rows, concepts, seed=seed, attempts=attempts, names=names)

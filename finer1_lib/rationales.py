@@ -59,6 +59,8 @@ def ask_all(
         row["image_id"]: [focus for focus in teacher.foci(row) for _ in range(descriptions_per_focus)]
         for row in rows
     }
+    if not all(foci.values()):
+        raise UserError("the teacher has nothing to stress (teacher_foci is empty): name at least one focus")
     done = {line["image_id"]: line for line in read_jsonl(path, truncate=True)}
     for image_id in foci.keys() & done.keys():
         if done[image_id].get("foci") != foci[image_id]:

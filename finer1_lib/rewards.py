@@ -65,15 +65,18 @@ def one_answer(completion: str) -> tuple[Optional[str], str]:
     """The one well-formed answer of a completion: single, closed, not empty, outside the thinking.
 
     Returns:
-        (answer, "well_formed"), else (None, reason): the reasons of `read_tag`, and "misplaced" for an answer
-        inside a closed `<think>` block.
+        (answer, "well_formed"), else (None, reason): the reasons of `read_tag`, "misplaced" for an answer
+        inside or before a `<think>` block, and "unclosed" where the thinking's own tags are not one pair.
 
     Source: METHOD 3, column `kit` ("one answer, equal after normalisation"); the parser is our choice.
     """
     answer, problem = read_tag(completion, "answer")
     if answer is None:
         return None, problem
-    if any("<answer>" in block for block in re.findall(r"<think>(.*?)</think>", completion, re.DOTALL)):
+    thinking = re.findall(r"</?think>", completion)
+    if thinking not in ([], ["<think>", "</think>"]):
+        return None, "unclosed"
+    if thinking and completion.index("<answer>") < completion.index("</think>"):
         return None, "misplaced"
     return answer, WELL_FORMED
 

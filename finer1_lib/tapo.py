@@ -67,12 +67,12 @@ COUNTS = {  # of a rollout batch, written with its first update; the budget adds
     "seconds_rollout": "seconds for sampling and rewarding",
     "seconds_scoring": "seconds for scoring without gradient (pi_old, a stale negative)",
 }
-GAUGES = {**ROLLOUT_GAUGES, **UPDATE_GAUGES, **COUNTS,
+GAUGES = {**ROLLOUT_GAUGES, **UPDATE_GAUGES, "grad_norm": "gradient norm before it is clipped", **COUNTS,
           "seconds_update": "seconds for forward, backward and optimizer"}
-LOG_COLUMNS = ("step", "loss", "grad_norm", "learning_rate", *GAUGES, "seconds")
-SHOWN = ("reward", "accuracy", "accuracy_strict", "format_rate", "zero_variance_share", "sampling_rounds",
+LOG_COLUMNS = ("step", "loss", "learning_rate", *GAUGES, "seconds")
+SHOWN = ("reward", "reward_std", "accuracy", "accuracy_std", "accuracy_strict", "format_rate", "zero_variance_share", "sampling_rounds",
          "kept_share", "ratio_anchor", "ratio_positive", "clip_share_anchor", "clip_share_positive",
-         "divergence", "entropy", "entropy_negative", "length", "truncated_share", "grad_norm",
+         "divergence", "entropy", "entropy_negative", "entropy_sampled", "length", "truncated_share", "grad_norm",
          "seconds_rollout", "seconds_scoring", "seconds_update")
 
 

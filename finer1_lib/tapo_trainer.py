@@ -58,7 +58,7 @@ def _trainer_class(base: type) -> type:
             triplets: the prompts.
         """
 
-        loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole update
+        loss_is_scaled_for_ga = True  # compute_loss divides by an update's share of the batch's tokens
 
         def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], **kwargs):
             self.tapo, self.triplets = tapo, list(triplets)

@@ -78,7 +78,8 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
     Returns:
         The figure.
     """
-    colours = dict(zip(turns, ("#D55E00", "#0072B2", "#009E73", "#CC79A7")))
+    palette = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+    colours = {name: palette[i % len(palette)] for i, name in enumerate(turns)}
     panels = (("accuracy", "accuracy: paid (line), strict (dots)"), ("length", "length (tokens)"),
               ("entropy", "entropy per token (nats)"), ("divergence", "divergence from the negative"))
     fig, axes = _panels(4, width=4.6)
@@ -98,22 +99,31 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
 
 
 def tell_wrong_turn(log: Any, max_new_tokens: int) -> str:
-    """What a run's gauges say went wrong, in a line; numbers are means of the last three steps.
+    """What a run's gauges say went wrong, in a line; numbers are means of the first and last three steps.
+
+    An update that no group was left for has no tokens: entropy and divergence are of the last steps that had.
 
     Args:
         log: DataFrame of a metrics file.
         max_new_tokens: the limit of its rollouts.
     """
-    first, last = log.head(3).mean(numeric_only=True), log.tail(3).mean(numeric_only=True)
+    first = {name: log[name].dropna().head(3).mean() for name in log.select_dtypes("number")}
+    last = {name: log[name].dropna().tail(3).mean() for name in log.select_dtypes("number")}
     gap = last["accuracy"] - last["accuracy_strict"]
 
     def course(name: str, form: str) -> str:
         return f"{first[name]:{form}} to {last[name]:{form}}"
 
     return (f"entropy {course('entropy', '.2f')}, divergence {course('divergence', '.2f')}, length"
-            f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off;"
+            f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off, in form"
+            f" {course('format_rate', '.0%')}, groups kept {course('kept_share', '.0%')};"
             f" paid accuracy {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
             f" ({100 * gap:.0f} points apart)")
+
+
+def held(log: Any, share: float = 0.8) -> bool:
+    """Whether a run ends with at least this share of the strict accuracy that it began with (three steps)."""
+    return bool(log["accuracy_strict"].tail(3).mean() >= share * log["accuracy_strict"].head(3).mean())
 
 
 def _line(

@@ -94,6 +94,15 @@ def test_settings_have_names_labels_and_parts():
     for wrong in (["cot_half"], ["cot_full", "cot_full"]):
         with pytest.raises(UserError, match="settings_compared"):
             forgetting.check_settings(wrong)
+    kept = {"cot_sft": SETTINGS["cot_lora"]}
+    plan = forgetting.plan(["cot_full", "cot_lora"], kept, TWINS)
+    assert [setting.name for setting in plan] == ["cot_full", "cot_lora", "answers_full_hard", "cot_full_hard"]
+    assert forgetting.plan(["cot_lora"], kept, {}, load_in_4bit=True) == [SETTINGS["cot_lora"]]
+    with pytest.raises(UserError, match="4bit.*cot_full would"):
+        forgetting.plan(["cot_full"], kept, {}, load_in_4bit=True)
+    for wrong in (dict(data="cot", kind="LoRA"), dict(data="text", kind="lora")):
+        with pytest.raises(UserError, match="one of"):
+            forgetting.Setting(**wrong)
 
 
 def records(setting, rows, said, monkeypatch):

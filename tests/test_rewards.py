@@ -72,6 +72,12 @@ def test_normalise_is_idempotent(text):
         ("<answer>Wren</answer>", 0),
         ("<think>x <answer>Marlo Wren</answer></think> <answer>Dunen Wren</answer>", 0),
         ("</answer>Dunen Wren<answer>", 0),
+        ("<think>a, b<answer>Dunen Wren</answer>", 0),
+        ("a, b</think><answer>Dunen Wren</answer>", 0),
+        ("<answer>Dunen Wren</answer></think>", 0),
+        ("<think>a</think><think>b</think><answer>Dunen Wren</answer>", 0),
+        ("</think>a<think><answer>Dunen Wren</answer>", 0),
+        ("<answer>Dunen Wren</answer><think>a</think>", 0),
     ],
 )
 def test_strict(text, expected):

@@ -374,6 +374,13 @@ def test_methods_are_matched_on_prompts_rollouts_and_updates(name):
         method_config("ppo", config)
 
 
+def test_a_list_of_methods_is_checked_before_anything_is_trained():
+    assert baselines.check_methods(("tapo", "dapo")) == ["tapo", "dapo"]
+    for wrong, said in ([], "methods is empty"), (["tapo", "tapo"], "'tapo' stands twice"), (["ppo"], "'ppo'"):
+        with pytest.raises(UserError, match=said):
+            baselines.check_methods(wrong)
+
+
 def test_the_methods_of_the_paper_by_their_settings():
     config = tapo.TapoConfig(n_anchor=4, n_positive=4)
 
@@ -445,6 +452,23 @@ def test_distorted_pictures_are_as_strong_as_they_say_and_the_same_every_time(fo
     # pure noise keeps nothing of the picture: half of a standard normal lies outside +-0.674
     white = numpy.asarray(noised(plain, 1.0, 0).open(), dtype=float) / 127.5 - 1
     assert abs((numpy.abs(white) > 0.6745).mean() - 0.5) < 0.02
+
+
+# All weights -------------------------------------------------
+
+
+def test_tapo_trains_all_weights_as_well_and_what_it_writes_is_what_it_trained(folder, tmp_path):
+    from finer1_lib import models
+
+    started = cases.start_full(folder)
+    before = {name: p.detach().clone() for name, p in started.model.named_parameters()}
+    trained = cases.train("tapo", folder, tmp_path / "full", loaded=started, steps=2)
+    moved = {name for name, p in trained.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved and not any("visual." in name for name in moved), "the vision tower is frozen"
+    assert any("language_model" in name for name in moved)
+    again = models.load(folder / "base", tmp_path / "full")
+    for name, parameter in again.model.named_parameters():
+        torch.testing.assert_close(parameter, dict(trained.model.named_parameters())[name], atol=0, rtol=0)
 
 
 # Resumption --------------------------------------------------
