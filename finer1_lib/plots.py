@@ -89,6 +89,8 @@ def _grid(df, labels):
 
 def _panel(axis, part, models) -> None:
     """One panel: bars from the top in the models' order, whiskers, and the value beside its whisker."""
+    from matplotlib.patheffects import withStroke
+
     for place, model in enumerate(models):
         if model not in part.index:
             continue
@@ -111,6 +113,7 @@ def _panel(axis, part, models) -> None:
                 solid_capstyle="butt",
                 marker="|",
                 markersize=9,
+                path_effects=[withStroke(linewidth=3.6, foreground="white")],  # to be seen on a dark bar
             )
             end = max(end, row["high"])
         axis.text(100 * end + 1.5, place, f"{100 * row['value']:.0f}", va="center", fontsize=13)

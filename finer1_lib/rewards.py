@@ -207,6 +207,8 @@ def reward_functions(
 
     Raises:
         ValueError: another key.
+
+    Source: METHOD 3 [R] (0.9 accuracy + 0.1 format).
     """
     if accuracy not in ACCURACY or form not in FORMATS:
         raise ValueError(f"accuracy reward {accuracy!r}, format {form!r}: of {', '.join(ACCURACY)} and of"
