@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's mistake (one line on stderr); 1 ours; 130 after
 Source: our choice (issue contract).
 """
 
+import logging
 import signal
 import sys
 import time
@@ -214,6 +215,9 @@ def main() -> None:
     except SystemExit as stop:  # of `_stop`
         code = stop.code
     if code in (130, 143):
+        # A kernel that dies while it is waited for leaves an asyncio task behind, whose traceback Python would
+        # print when it ends: the one line below is all there is to say.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         _complain("interrupted: the same command goes on from here", code)
     sys.exit(code or 0)
 
