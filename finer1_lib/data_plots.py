@@ -8,6 +8,7 @@ Source: our choice.
 import textwrap
 from typing import Any, Sequence
 
+from finer1_lib.plots import percent_axis
 from finer1_lib.prompts import FOUR_PARTS
 from finer1_lib.traces import parse
 
@@ -89,15 +90,10 @@ def prevented(df: Any) -> Any:
     names = [f"{row['flaw']}\n({row['step']})" for row in df.to_dict("records")]
     axis.set_yticks(range(len(df)), names, fontsize=11)
     axis.set_ylim(len(df) - 0.5, -0.5)
-    axis.set_xlim(-2, 112)
-    axis.set_xticks([0, 25, 50, 75, 100])
-    axis.tick_params(axis="x", labelsize=12)
-    axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
-    axis.set_axisbelow(True)
+    percent_axis(axis, -2, 112)
     few, many = df[["n_on", "n_off"]].min().min(), df[["n_on", "n_off"]].max().max()
     label = f"kept rationales with this flaw (%), 95 % intervals, n {few} to {many} each"
     axis.set_xlabel(label, fontsize=13)
-    axis.spines[["top", "right"]].set_visible(False)
     marks = [
         axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, markeredgewidth=1.8,
                   label=f"step {which}")[0]

@@ -6,6 +6,7 @@ Source: our choice.
 from typing import Any
 
 from finer1_lib.forgetting import GAUGES, OPEN_WORLD
+from finer1_lib.plots import percent_axis
 
 COST, GAIN = "#D55E00", "#0072B2"  # vermilion and blue of Okabe and Ito; their markers differ too
 
@@ -60,10 +61,4 @@ def _panel(axis: Any, part: Any, labels: list[str], title: str, colour: str, mar
     axis.set_title(f"{title} (n = {shown})", fontsize=13)
     axis.set_yticks(range(len(labels)), labels, fontsize=13)
     axis.set_ylim(len(labels) - 0.4, -0.6)
-    axis.set_xlim(-4, 104)
-    axis.set_xticks([0, 25, 50, 75, 100])
-    axis.tick_params(axis="x", labelsize=12)
-    axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    percent_axis(axis, -4, 104)

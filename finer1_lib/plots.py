@@ -74,17 +74,28 @@ def _grid(df, labels):
             panels.append((axis, df[(df["setting"] == setting) & (df["categories"] == kind)], models))
             axis.set_title(f"{SETTING_LABELS[setting]}, {CATEGORY_LABELS[kind]}", fontsize=15)
             axis.set_yticks(range(len(models)), [label_of(model, labels) for model in models])
-            axis.tick_params(axis="x", labelsize=13)
             axis.tick_params(axis="y", labelsize=14)
-            axis.set_xlim(0, 110)
-            axis.set_xticks([0, 25, 50, 75, 100])
-            axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
-            axis.set_axisbelow(True)
-            axis.spines[["top", "right"]].set_visible(False)
+            percent_axis(axis, 0, 110, labelsize=13)
     for axis in axes[-1]:
         axis.set_xlabel("right answers (%)", fontsize=14)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig, panels
+
+
+def percent_axis(axis, low: float, high: float, labelsize: int = 12) -> None:
+    """Make the horizontal axis one of percent: quarters with a pale line each, no frame above and right.
+
+    Args:
+        axis: matplotlib axes.
+        low, high: its limits; room beyond 0 and 100 is for markers and labels.
+        labelsize: of the ticks, in points.
+    """
+    axis.set_xlim(low, high)
+    axis.set_xticks([0, 25, 50, 75, 100])
+    axis.tick_params(axis="x", labelsize=labelsize)
+    axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _panel(axis, part, models) -> None:

@@ -134,8 +134,8 @@ def answer_only_formatted(completion: str) -> float:
     reward there, ours keeps the scale of both rewards equal.
     """
     answer, _ = read_tag(completion, "answer")
-    return float(answer is not None and completion.strip() == completion[
-        completion.index("<answer>") : completion.index("</answer>") + len("</answer>")])
+    alone = completion.strip().startswith("<answer>") and completion.strip().endswith("</answer>")
+    return float(answer is not None and alone)
 
 
 FORMATS: Mapping[str, Callable[[str], float]] = {

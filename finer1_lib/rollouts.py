@@ -137,8 +137,8 @@ class Sampler:
         if not kept and c.nothing_survives == "stop":
             raise UserError(
                 f"TAPO: in rollout batch {number + 1} all rollouts of every group were alike in {rounds}"
-                " rounds (all right or all wrong): raise temperature, take another start, or set nothing_survives to"
-                " 'skip'")
+                " rounds (all right or all wrong): raise temperature, take another start, or set"
+                " nothing_survives to 'skip'")
         count = sums.pop("rollouts")
         accuracies = [float(group.accuracy.mean()) for group in sampled]
         mean = sum(accuracies) / len(accuracies)

@@ -92,14 +92,19 @@ def independent_loss(model, batches) -> torch.Tensor:
     return total / count
 
 
+def one_step(trained, folder, config, path):
+    """Train `trained` for the first step; (the batches it was given, its row of the log)."""
+    trainer = sft.build_trainer(trained, cases.examples(folder), config, path)
+    batches = list(trainer.get_train_dataloader())
+    trainer.train()
+    return batches, [row for row in trainer.state.log_history if "loss" in row][0]
+
+
 def test_one_step_equals_an_independent_one(folder, tmp_path):
     """Two micro-batches of unequal token counts: the step's mean is over tokens, not over micro-batches."""
     config = cases.sft_config(epochs=1, batch_size=6, micro_batch_size=3, warmup_steps=0, weight_decay=0.1)
     trained = cases.start(folder)
-    trainer = sft.build_trainer(trained, cases.examples(folder), config, tmp_path)
-    batches = list(trainer.get_train_dataloader())
-    trainer.train()
-    row = [row for row in trainer.state.log_history if "loss" in row][0]
+    batches, row = one_step(trained, folder, config, tmp_path)
 
     model = cases.start(folder).model
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -116,10 +121,7 @@ def test_one_full_step_equals_an_independent_one(folder, tmp_path):
     """All weights but vision tower and projector, decayed like the rest; the tied head is one weight."""
     config = cases.sft_config(epochs=1, batch_size=6, micro_batch_size=3, warmup_steps=0, weight_decay=0.0)
     trained = cases.start_full(folder)
-    trainer = sft.build_trainer(trained, cases.examples(folder), config, tmp_path)
-    batches = list(trainer.get_train_dataloader())
-    trainer.train()
-    row = [row for row in trainer.state.log_history if "loss" in row][0]
+    batches, row = one_step(trained, folder, config, tmp_path)
 
     model = models.load(folder / "base").model
     for name, parameter in model.named_parameters():
