@@ -2,7 +2,9 @@
 
 A preset is a folder params/PRESET/ with `common.yaml` and at most one file per notebook, e.g. `03_tapo.yaml`.
 Order, later wins: the notebook's parameters cell, common.yaml, the notebook's file, `--run-name`,
-`--output-root` and `--seed`, then `--set`.
+`--output-root` and `--seed`, then `--set`. A line `extends: OTHER` in common.yaml lays every file of another
+preset below the one of the same name here, so that a preset says only in what it differs; the other's
+run_name is not taken over, and the other may not extend a third.
 
 Source: our choice (DESIGN 1 and 3).
 """
@@ -90,9 +92,28 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 def read_preset(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
     """The files of a preset: "common" and stage -> values; a stage without a file has none.
 
+    What `extends` names is merged in, and the line itself taken out.
+
     Raises:
-        UserError: unknown preset, a file that belongs to no notebook, or YAML that is no mapping.
+        UserError: unknown preset, a file that belongs to no notebook, YAML that is no mapping, or `extends`
+            with no preset's name or that of one that extends another.
     """
+    values, below = _read_folder(kit, preset), {}
+    if "extends" in values["common"]:
+        other, where = values["common"].pop("extends"), f"params/{preset}/common.yaml: extends"
+        presets = list_presets(kit)
+        if other not in presets:
+            raise UserError(f"{where}: no preset {other!r}{nearest(str(other), presets, 'the presets are')}")
+        below = _read_folder(kit, other)
+        if "extends" in below["common"]:
+            third = below["common"]["extends"]
+            raise UserError(f"{where} {other}, which extends {third} itself: name a preset that extends none")
+        below["common"].pop("run_name", None)  # two presets must not share a folder unasked
+    return {name: {**below.get(name, {}), **mine} for name, mine in values.items()}
+
+
+def _read_folder(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
+    """The files of one folder as they stand, "common" and every stage."""
     presets = list_presets(kit)
     if preset not in presets:
         raise UserError(f"unknown preset {preset!r}{nearest(preset, presets, 'the presets are')}")
@@ -104,6 +125,13 @@ def read_preset(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
             raise UserError(f"params/{preset}/{file.name} belongs to no notebook{nearest(file.stem, values)}")
         values[file.stem] = _read_yaml(file, f"params/{preset}/{file.name}")
     return values
+
+
+def _places(kit: Path, preset: str) -> dict[str, str]:
+    """What a message names as the place of a value: the file, and the one that it extends."""
+    other = _read_folder(kit, preset)["common"].get("extends")
+    also = f" (or params/{other}, which it extends)" if other else ""
+    return {name: f"params/{preset}/{name}.yaml{also}" for name in ("common", *STAGES)}
 
 
 def _read_yaml(file: Path, where: str) -> dict[str, Any]:
@@ -142,14 +170,14 @@ def make_plan(
     Raises:
         UserError: for the first mistake found.
     """
-    values = read_preset(kit, preset)
+    values, places = read_preset(kit, preset), _places(kit, preset)
     notebooks = {stage: kit / "notebooks" / f"{stage}.ipynb" for stage in STAGES}
     cells = {stage: read_parameters(file) for stage, file in notebooks.items()}
     common = values.pop("common")
     every = {
         name: parameter for cell in cells.values() for name, parameter in cell.items() if name != "notebook"
     }
-    check_parameters(common, every, f"params/{preset}/common.yaml")
+    check_parameters(common, every, places["common"])
     typed = _read_settings(settings, cells)
     wide: dict[str, Any] = {} if seed is None else {"seed": seed}
     wide["run_name"] = run_name if run_name is not None else common.get("run_name", preset)
@@ -162,17 +190,15 @@ def make_plan(
     wide["output_root"] = str(run_dir.parent)
     given, merged = {}, {}
     for stage, cell in cells.items():
-        where = f"params/{preset}/{stage}.yaml"
         for name in _RUN_WIDE:
             if name in values[stage]:
-                raise UserError(
-                    f"{where}: {name} is the same for all notebooks: set it in params/{preset}/common.yaml"
-                )
+                mend = f"set it in params/{preset}/common.yaml"
+                raise UserError(f"{places[stage]}: {name} is the same for all notebooks: {mend}")
             if name not in cell:
                 raise UserError(f"{stage}.ipynb: the parameters cell does not set {name!r}")
         shared = {name: value for name, value in common.items() if name in cell}
-        mine = check_parameters(shared, cell, f"params/{preset}/common.yaml")
-        mine |= check_parameters(values[stage], cell, where)
+        mine = check_parameters(shared, cell, places["common"])
+        mine |= check_parameters(values[stage], cell, places[stage])
         mine |= check_parameters(wide, cell, f"the command line, for {stage}") | typed[stage]
         given[stage] = {name: _absolute(name, value, kit) for name, value in mine.items()}
         merged[stage] = {name: parameter.default for name, parameter in cell.items()} | given[stage]

@@ -1,0 +1,100 @@
+"""Presets that extend another one: whose value counts, and every mistake as one clear line."""
+
+from pathlib import Path
+
+import pytest
+
+import fixture_kit
+from finer1_lib.errors import UserError
+from finer1_lib.presets import list_presets, make_plan, read_preset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def kit(tmp_path):
+    return fixture_kit.build(tmp_path)
+
+
+def preset(kit, name, **files):
+    """params/NAME with common="..." and, for stages, s02="..."."""
+    folder = kit / "params" / name
+    folder.mkdir(exist_ok=True)
+    stages = {"common": "common", "s02": "02_cot_sft", "s03": "03_tapo"}
+    for key, text in files.items():
+        (folder / f"{stages[key]}.yaml").write_text(text + "\n", encoding="utf-8")
+
+
+def test_the_other_preset_lies_below(kit):
+    common = "seed: 5\nsteps: 7\nrun_name: low"
+    preset(kit, "below", common=common, s02="rate: 0.5\nnames: [x]", s03="steps: 9")
+    preset(kit, "above", common="extends: below\nseed: 6", s02="names: [y, z]")
+    values = read_preset(kit, "above")
+    assert values["common"] == {"seed": 6, "steps": 7}  # neither the line itself nor the other's run_name
+    assert values["02_cot_sft"] == {"rate": 0.5, "names": ["y", "z"]} and values["03_tapo"] == {"steps": 9}
+    plan = make_plan(kit, "above")
+    assert plan.run_dir.name == "above"
+    told = plan.parameters["02_cot_sft"]
+    assert (told["seed"], told["steps"], told["rate"], told["names"]) == (6, 7, 0.5, ["y", "z"])
+    assert plan.parameters["03_tapo"]["steps"] == 9  # the other's notebook file above one's own common.yaml
+    assert read_preset(kit, "below")["common"]["run_name"] == "low"
+
+
+def test_a_run_name_of_its_own(kit):
+    preset(kit, "above", common="extends: toy\nrun_name: mine")
+    assert make_plan(kit, "above").run_dir.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("extends: tooy", "params/bad/common.yaml: extends: no preset 'tooy': did you mean toy?"),
+        ("extends: [toy]", "extends: no preset ['toy']"),
+        ("extends:", "extends: no preset None"),
+        ("extends: ../params/toy", "extends: no preset '../params/toy'"),
+        ("extends: bad", "extends bad, which extends bad itself: name a preset that extends none"),
+        ("extends: middle", "extends middle, which extends toy itself: name a preset that extends none"),
+        ("extends: back", "extends back, which extends bad itself"),
+        ("extends: toy\nsead: 1", "bad/common.yaml (or params/toy, which it extends): the notebook has no"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(kit, line, message):
+    preset(kit, "bad", common=line)
+    preset(kit, "middle", common="extends: toy")
+    preset(kit, "back", common="extends: bad")
+    with pytest.raises(UserError) as error:
+        make_plan(kit, "bad")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mistake_below_names_both_files(kit):
+    preset(kit, "below", s03="stepz: 3")
+    preset(kit, "above", common="extends: below")
+    places = r"params/above/03_tapo.yaml \(or params/below, which it extends\)"
+    with pytest.raises(UserError, match=f"{places}: .*stepz"):
+        make_plan(kit, "above")
+
+
+def test_extends_is_for_common_yaml_alone(kit):
+    preset(kit, "bad", s03="extends: toy")
+    with pytest.raises(UserError, match="no parameter 'extends'"):
+        make_plan(kit, "bad")
+
+
+def test_the_ablation_is_the_main_job_with_every_bar_of_figure_3(tmp_path, monkeypatch):
+    from finer1_lib.baselines import model_name
+    from finer1_lib.orderings import BARS, left_out
+
+    monkeypatch.chdir(tmp_path)
+    assert {"miniature", "miniature_ablation"} <= set(list_presets(ROOT))
+    main, longer = (make_plan(ROOT, name) for name in ("miniature", "miniature_ablation"))
+    trained = {model_name(method) for method in longer.parameters["03_tapo"]["methods"]}
+    fixed = {"base", "base_cot_prompt", "sft_answer_only", "full_sft_answer_only", "cot_sft"}
+    assert left_out(trained | fixed) == {} and set(BARS) == {"Figure 3a", "Figure 3b", "Figure 3c"}
+    assert longer.run_dir.name == "miniature_ablation" != main.run_dir.name
+    differ = {f"{stage}.{name}"
+              for stage, values in longer.parameters.items() for name, value in values.items()
+              if name != "run_name" and value != main.parameters[stage][name]}  # fmt: skip
+    assert differ <= {"02_cot_sft.settings_compared", "03_tapo.methods", "03_tapo.wrong_turns",
+                      "04_evaluation.option_orders"}  # fmt: skip
+    assert longer.parameters["03_tapo"]["wrong_turns"] == []
