@@ -6,6 +6,8 @@ answer-only SFT and CoT SFT. What else notebooks 02 and 03 trained follows in it
 
     [{"name": "cot_sft_tapo", "label": "CoT SFT + TAPO", "adapter": "03_tapo/cot_sft_tapo", "prompt": "cot"}]
 
+Controls (`CONTROLS`) are no rows of the main table: they stand beside it, drawn hollow or hatched.
+
 No later stage assumes that a method is among them. What `baselines` calls its methods stands there; a name
 that neither knows gets a colour made from its letters, always the same one.
 
@@ -72,6 +74,10 @@ ROWS: Mapping[str, Row] = {
     "full_cot_sft": Row("CoT SFT, full, hard", "#0A0FBD", "full_sft_answer_only"),
     **{model_name(method): _method_row(method) for method in METHODS},
 }
+
+
+CONTROLS: Mapping[str, Row] = {"always_first": Row("always the first option", "#747474")}
+_KNOWN = {**ROWS, **CONTROLS}
 
 
 @dataclass(frozen=True)
@@ -157,12 +163,12 @@ def label_of(model: str, labels: Optional[Mapping[str, str]] = None) -> str:
     """A model's label: the run's own, else the table's, else its name."""
     if labels and model in labels:
         return labels[model]
-    return ROWS[model].label if model in ROWS else model
+    return _KNOWN[model].label if model in _KNOWN else model
 
 
 def colour_of(model: str) -> str:
     """A model's colour as "#RRGGBB"; for a name that the table does not know one made from its letters."""
-    known = ROWS[model].colour if model in ROWS else None
+    known = _KNOWN[model].colour if model in _KNOWN else None
     if known:
         return known
     import colorsys

@@ -3,9 +3,12 @@
 Every model answers every item in the closed world (four options) and in the open world (none). What it wrote
 is kept in `records.jsonl` and scored afterwards, from the records alone (`finer1_lib.scoring`).
 
-Options are shown in a seeded order of each item's own. The release prints them with the truth first in all of
-its 35,566 questions, so that "always the first" scores 100 %;
-`option_order = "release"` shows what that is worth.
+Options are shown in a seeded order of each item's own ("shuffled"). The release prints them with the truth
+first in all of its 35,566 questions, so that "always the first" scores 100 %; the order "release" shows what
+that is worth. "rotations" asks for proof: the shuffled options turned by one, two and three places as well,
+and an item counts only if all four are right.
+
+    A B C D (shuffled)  ->  B C D A,  C D A B,  D A B C (rotations 1, 2, 3)
 
 A killed run resumes: batches are cut the same way again, whole batches found in the records are skipped, and
 a torn one is generated anew as a whole, so that each completion is what an uninterrupted run would have
@@ -26,7 +29,7 @@ from finer1_lib.prompts import PROMPTS
 from finer1_lib.runs import append_jsonl, read_jsonl
 
 SETTINGS = {"closed_world": "closed", "open_world": "open"}  # setting -> ending of its prompts' names
-OPTION_ORDERS = ("shuffled", "release")
+OPTION_ORDERS = ("shuffled", "release", "rotations")
 COPIED = ("item_id", "image_id", "super_category", "sub_category", "categories")
 
 
@@ -66,22 +69,24 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
     return sorted(chosen, key=lambda item: item["item_id"])
 
 
-def shown_options(item: Mapping, order: str, seed: int) -> list[str]:
+def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> list[str]:
     """The four names in the order a model sees them.
 
     Args:
         item: with `options` in the release's order, truth first.
-        order: "shuffled" (by seed and item, whatever the other items are) or "release".
+        order: one of `OPTION_ORDERS`; "shuffled" goes by seed and item, whatever the other items are.
+        seed: of the shuffle.
+        rotation: by how many places the order is turned; for "rotations", whose rotation 0 is "shuffled".
 
     Source: audit A1; the shuffle is the kit's default, the release prints the order as stored.
     """
     if order not in OPTION_ORDERS:
-        raise UserError(f"option_order {order!r}: one of {', '.join(OPTION_ORDERS)}")
+        raise UserError(f"option_orders: {order!r} is not one of {', '.join(OPTION_ORDERS)}")
     options = list(item["options"])
-    if order == "shuffled":
+    if order != "release":
         key = hashlib.sha256(f"{seed}/{item['item_id']}".encode("utf-8")).digest()
         random.Random(int.from_bytes(key[:8], "big")).shuffle(options)
-    return options
+    return options[rotation:] + options[:rotation]
 
 
 def build_requests(
@@ -93,45 +98,56 @@ def build_requests(
         contender: the model.
         items: of `select_items`.
         setting: "closed_world" or "open_world".
-        order: of the options, in the closed world.
+        order: of the options, in the closed world; "rotations" asks every item once for each turn but the
+            first, which is the shuffled question.
         seed: of the shuffle; written into every record.
     """
     name = f"{contender.prompts}_{SETTINGS[setting]}"
+    closed = setting == "closed_world"
     requests = []
     for item in items:
-        options = shown_options(item, order, seed) if setting == "closed_world" else None
-        requests.append(
-            {
-                **{key: item[key] for key in COPIED},
-                "model": contender.model,
-                "setting": setting,
-                "prompt_name": name,
-                "prompt": PROMPTS[name].text(question=item["question"], options=options),
-                "prompt_hash": PROMPTS[name].hash,
-                "options": options,
-                "option_order": order if options else None,
-                "seed": seed,
+        turns = range(1, len(item["options"])) if closed and order == "rotations" else [0]
+        for rotation in turns:
+            options = shown_options(item, order, seed, rotation) if closed else None
+            requests.append({
+                **{key: item[key] for key in COPIED}, "model": contender.model, "setting": setting,
+                "prompt_name": name, "prompt": PROMPTS[name].text(question=item["question"], options=options),
+                "prompt_hash": PROMPTS[name].hash, "options": options,
+                "option_order": order if closed else None, "rotation": rotation, "seed": seed,
                 "size": [item["width"], item["height"]],
-            }
-        )
+            })
     return requests
+
+
+def all_requests(
+    contender: Contender, items: Sequence[Mapping], orders: Sequence[str], *, seed: int
+) -> list[list[dict]]:
+    """What is asked of one model in all: a list for each order of the closed world, then the open world's.
+
+    Args:
+        orders: some of `OPTION_ORDERS`, each once; "shuffled" is the main reading and must be among them.
+
+    Raises:
+        UserError: orders that are not so.
+    """
+    if "shuffled" not in orders or len(set(orders)) != len(orders):
+        raise UserError(
+            f"option_orders is [{', '.join(orders)}]: name each order once, and 'shuffled' among them: the "
+            "main table and the rotations are read from it"
+        )
+    closed = [build_requests(contender, items, "closed_world", order=order, seed=seed) for order in orders]
+    return [*closed, build_requests(contender, items, "open_world", seed=seed)]
 
 
 def batches_of(requests: Sequence[Mapping], batch_size: int) -> list[list[Mapping]]:
     """Batches of equal image size and similar prompt length: least padding, always the same cut."""
-    order = sorted(requests, key=lambda r: (r["size"], len(r["prompt"]), r["item_id"]))
+    order = sorted(requests, key=lambda r: (r["size"], len(r["prompt"]), r["item_id"], r["rotation"]))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def collect_records(
-    requests: Sequence[Mapping],
-    path: Path,
-    load: Callable[[], Any],
-    image_root: Path,
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    progress: Optional[Callable[..., None]] = None,
+    requests: Sequence[Mapping], path: Path, load: Callable[[], Any], image_root: Path, *,
+    max_new_tokens: int, batch_size: int, progress: Optional[Callable[..., None]] = None,
     generate: Optional[Callable] = None,
 ) -> list[dict]:
     """Answer every request that `path` does not yet answer, greedily, and append the records as they come.
@@ -150,11 +166,12 @@ def collect_records(
         One record a request, in the requests' order.
 
     Raises:
-        UserError: the file holds an answer to another question under the same key, or an image is broken.
+        UserError: the file holds an answer to another question under the same key, or a line that is no
+            record; or an image is broken.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give a positive number")
-    known = {_key(record): record for record in read_jsonl(path, truncate=True)}
+    known = _read_records(path)
     for request in requests:
         _refuse_other_question(request, known.get(_key(request)), path)
     loaded = None
@@ -171,7 +188,7 @@ def collect_records(
         append_jsonl(path, *new)
         known.update({_key(record): record for record in new})
         if progress:
-            progress(number, len(batches), f"{batch[0]['model']} {batch[0]['setting']}")
+            progress(number, len(batches), _label(batch[0]))
     return [known[_key(request)] for request in requests]
 
 
@@ -203,8 +220,23 @@ def _answer(
     ]
 
 
-def _key(record: Mapping) -> tuple[str, str, str]:
-    return record["model"], record["setting"], record["item_id"]
+def _read_records(path: Path) -> dict[tuple, dict]:
+    """The records on the disk by their keys; a torn last line is cut off."""
+    try:
+        return {_key(record): record for record in read_jsonl(path, truncate=True)}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} has a line that is no record ({error}): delete it and run again") from error
+
+
+def _key(record: Mapping) -> tuple:
+    return tuple(record[name] for name in ("model", "setting", "option_order", "rotation", "item_id"))
+
+
+def _label(request: Mapping) -> str:
+    """ "cot_sft closed_world release": what a line of progress is about."""
+    order = request["option_order"]
+    shown = [request["model"], request["setting"], *([] if order in (None, "shuffled") else [order])]
+    return " ".join(shown)
 
 
 def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Path) -> None:
@@ -212,6 +244,6 @@ def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Pa
     asked = ("prompt", "options", "image_id", "sub_category", "seed")
     if record is not None and any(record.get(name) != request[name] for name in asked):
         raise UserError(
-            f"{path.name} answers another question for {request['item_id']} ({request['model']}, "
-            f"{request['setting']}): the prompts or the items have changed; delete it and run again"
+            f"{path.name} answers another question for {request['item_id']} ({_label(request)}): the prompts "
+            "or the items have changed; delete it and run again"
         )

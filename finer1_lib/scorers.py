@@ -1,7 +1,7 @@
 """Scores of one record, computed from the record alone: `official` (the release, bug for bug) and `strict`.
 
-A scorer maps a record (completion, sub_category, super_category, image_id) to `{metric: value}` for the
-closed and for the open world; later scorers join with `@register("name")`. Both share Sim of
+A scorer maps a record (completion, sub_category, super_category, image_id; in the closed world options) to
+`{metric: value}`, in its own way for each world; others join with `@register("name")`. Both share Sim of
 `finer1_lib.similarity`:
 
     relative semantic similarity = max(0, (Sim(c, c*) - Sim(c^, c*)) / (1 - Sim(c^, c*)))
@@ -12,6 +12,8 @@ Example:
     >>> record = {"completion": "<answer>House Wren, Rock Wren</answer>", "sub_category": "Rock Wren"}
     >>> make_scorer("official").closed(record), make_scorer("strict").closed(record)["accuracy"]
     ({'accuracy': 1.0}, 0.0)
+    >>> make_scorer("strict").closed(record)["multiple_answers"]
+    1.0
 
 Source: METHOD 4; release eval/evaluation.py.
 """
@@ -19,9 +21,11 @@ Source: METHOD 4; release eval/evaluation.py.
 import re
 from typing import Any, Callable, Iterable, Mapping, Optional, Protocol
 
+from finer1_lib.answer_names import names_several
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise, one_answer, strict
 from finer1_lib.similarity import Similarity, TrigramSimilarity
+from finer1_lib.traces import parse
 
 Record = Mapping[str, Any]
 SCORERS: dict[str, Callable[..., "Scorer"]] = {}
@@ -112,9 +116,8 @@ class OfficialScorer:
     """The release's evaluation, bug for bug; `scored_by_release.jsonl` is its oracle.
 
     Closed world: the label contained in the greedy answer, no answer is wrong. Open world: without an answer
-    (or with an empty one) the whole completion is scored; cars drop the label's last two words;
-    underscores of the label
-    are folded for text inclusion only.
+    (or with an empty one) the whole completion is scored; cars drop the label's last two words; underscores
+    of the label are folded for text inclusion only.
 
     Source: release eval/evaluation.py.
     """
@@ -160,11 +163,18 @@ class OfficialScorer:
 class StrictScorer:
     """One well-formed answer, equal after normalisation; nothing for lists, repeats, fragments or none.
 
-    Both worlds also count `format_failure` (no single well-formed answer) and, where the guide knows the
-    label, `genus_right_epithet_wrong` (a sibling was named). Relative similarity is taken against the
-    record's own super-category; without an answer it is 0.
+    Beside what is right it counts how answers go wrong, in both worlds:
 
-    Source: METHOD 4 (`strict`); audit A3, A4, B1, B3.
+    * `format_failure`: no single well-formed answer;
+    * `multiple_answers`: several `<answer>` tags, or one answer that names several things (`answer_names`);
+    * `answer_differs_from_prediction`: only of completions whose prediction part and answer can both be read;
+    * `genus_right_epithet_wrong`: a sibling was named; only where the guide knows the label;
+    * `chose_first`: the answer is the first option shown; closed world only.
+
+    Relative similarity is taken against the record's own super-category; without an answer it is 0, and 1 for
+    an answer that equals the label after normalisation.
+
+    Source: METHOD 4 (`strict`); audit A1, A3, A4, B1, B3, part 4.3.
     """
 
     name: str
@@ -175,8 +185,12 @@ class StrictScorer:
         self._genus = {normalise(name): normalise(entry["genus"]) for name, entry in known.items()}
 
     def closed(self, record: Record) -> dict[str, float]:
-        """accuracy, format_failure, genus_right_epithet_wrong."""
-        return {"accuracy": strict(record["completion"], record["sub_category"]), **self._faults(record)}
+        """accuracy, the faults, and chose_first where the record has options."""
+        scores = {"accuracy": strict(record["completion"], record["sub_category"]), **self._faults(record)}
+        if record.get("options"):
+            answer = one_answer(record["completion"])[0]
+            scores["chose_first"] = float(normalise(answer or "") == normalise(record["options"][0]))
+        return scores
 
     def prepare(self, records: Iterable[Record]) -> None:
         """Embed answers, labels and words in batches."""
@@ -184,39 +198,40 @@ class StrictScorer:
             text
             for record in records
             for text in (
-                one_answer(record["completion"])[0],
-                record["sub_category"],
-                record["super_category"],
+                one_answer(record["completion"])[0], record["sub_category"], record["super_category"]
             )
             if text is not None
         )
 
     def open(self, record: Record) -> dict[str, float]:
-        """text_inclusion (equality, in this scorer), relative_semantic_similarity and the two faults."""
+        """text_inclusion (equality, in this scorer), relative_semantic_similarity and the faults."""
         answer, label = one_answer(record["completion"])[0], record["sub_category"]
-        similar = (
-            0.0
-            if answer is None
-            else relative_similarity(self._similarity, answer, label, record["super_category"])
-        )
+        right = strict(record["completion"], label)
+        similar = right
+        if answer is not None and not right:
+            similar = relative_similarity(self._similarity, answer, label, record["super_category"])
         return {
-            "text_inclusion": strict(record["completion"], label),
-            "relative_semantic_similarity": similar,
-            **self._faults(record),
+            "text_inclusion": right, "relative_semantic_similarity": similar, **self._faults(record)
         }
 
     def _faults(self, record: Record) -> dict[str, float]:
-        answer = one_answer(record["completion"])[0]
-        faults = {"format_failure": float(answer is None)}
-        label = normalise(record["sub_category"])
-        if label in self._genus:
-            said = normalise(answer or "")
-            genus = self._genus[label]
-            # an invented epithet before the right genus word is a near miss as well
-            near = (
-                said != label
-                and said not in ("", genus)
-                and (self._genus[said] == genus if said in self._genus else said.endswith(f" {genus}"))
-            )
-            faults["genus_right_epithet_wrong"] = float(near and "," not in said)
+        completion, label = record["completion"], record["sub_category"]
+        answer = one_answer(completion)[0]
+        several = completion.count("<answer>") > 1
+        if answer is not None:
+            several = names_several(answer, {label, *(record.get("options") or ()), *self._genus})
+        faults = {"format_failure": float(answer is None), "multiple_answers": float(several)}
+        prediction = parse(completion).prediction
+        if answer is not None and prediction is not None:
+            faults["answer_differs_from_prediction"] = float(normalise(prediction) != normalise(answer))
+        if normalise(label) in self._genus:
+            near = self._sibling(normalise(answer or ""), normalise(label))
+            faults["genus_right_epithet_wrong"] = float(near and not several)
         return faults
+
+    def _sibling(self, said: str, label: str) -> bool:
+        """Another name of the label's genus; an invented epithet before the genus word is one as well."""
+        genus = self._genus[label]
+        if said in (label, genus, ""):
+            return False
+        return self._genus[said] == genus if said in self._genus else said.endswith(f" {genus}")

@@ -8,34 +8,22 @@ interval for every number).
 
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
+from finer1_lib.errors import UserError
 from finer1_lib.scorers import Scorer
 from finer1_lib.statistics import Estimate, clustered_mean, clusters_to_tell, paired_difference
 
 AVERAGE = "average"
 COLUMNS = (
-    "model",
-    "dataset",
-    "setting",
-    "scorer",
-    "metric",
-    "categories",
-    "option_order",
-    "variant",
-    "value",
-    "low",
-    "high",
-    "n",
-    "seed",
-)
+    "model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
+    "low", "high", "n", "seed",
+)  # fmt: skip
 _SCORE_COLUMNS = (
-    "model",
-    "setting",
-    "item_id",
-    "super_category",
-    "sub_category",
-    "categories",
-    "option_order",
-)
+    "model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order",
+)  # fmt: skip
+_COMPARED = (
+    "first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n", "needed",
+    "reading",
+)  # fmt: skip
 
 
 def score_records(records: Sequence[Mapping], scorers: Iterable[Scorer]):
@@ -47,7 +35,11 @@ def score_records(records: Sequence[Mapping], scorers: Iterable[Scorer]):
 
     Returns:
         A DataFrame in long form: model, setting, item_id, super_category, sub_category, categories,
-        option_order, scorer, metric, value.
+        option_order, scorer, metric, value. Of the rotations one accuracy an item is left: 1 where the item
+        is right in the shuffled order and in every rotation of it.
+
+    Raises:
+        UserError: an item was not asked under all rotations.
     """
     import pandas as pd
 
@@ -55,21 +47,50 @@ def score_records(records: Sequence[Mapping], scorers: Iterable[Scorer]):
     for scorer in scorers:
         scorer.prepare([record for record in records if record["setting"] == "open_world"])
         for record in records:
+            if record["option_order"] == "rotations":
+                continue
             closed = record["setting"] == "closed_world"
             for metric, value in (scorer.closed(record) if closed else scorer.open(record)).items():
-                rows.append(
-                    {
-                        **{key: record[key] for key in _SCORE_COLUMNS},
-                        "scorer": scorer.name,
-                        "metric": metric,
-                        "value": value,
-                    }
-                )
+                rows.append(_score(record, scorer, metric, value))
+        for turns in _turned(records):
+            values = [scorer.closed(record).get("accuracy") for record in turns]
+            if None not in values:
+                rows.append(_score(turns[-1], scorer, "accuracy", min(values)))
     return pd.DataFrame(rows, columns=[*_SCORE_COLUMNS, "scorer", "metric", "value"])
 
 
+def _score(record: Mapping, scorer: Scorer, metric: str, value: float) -> dict[str, Any]:
+    known = {key: record[key] for key in _SCORE_COLUMNS}
+    return {**known, "scorer": scorer.name, "metric": metric, "value": value}
+
+
+def _turned(records: Sequence[Mapping]) -> list[list[Mapping]]:
+    """The records of each item that was asked in rotations: the shuffled one, then its rotations."""
+    groups: dict[tuple, list[Mapping]] = {}
+    for record in records:
+        if record["option_order"] in ("shuffled", "rotations"):
+            groups.setdefault((record["model"], record["item_id"]), []).append(record)
+    found = []
+    for (model, item), group in groups.items():
+        if all(record["option_order"] == "shuffled" for record in group):
+            continue
+        group.sort(key=lambda record: record["rotation"])
+        if [record["rotation"] for record in group] != list(range(len(group[0]["options"]))):
+            raise UserError(
+                f"records.jsonl: {model} was not asked about {item} under each rotation of its options once: "
+                "run 04_evaluation again"
+            )
+        found.append(group)
+    return found
+
+
+def main_reading(scores):
+    """The scores of the main reading: the shuffled order of the closed world, and the open world."""
+    return scores[scores["option_order"].isna() | (scores["option_order"] == "shuffled")]
+
+
 def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
-    """Rows of the summary: model x super-category (and average) x setting x scorer x metric x categories.
+    """Rows of the summary: model x super-category (and average) x setting, order, scorer, metric, categories.
 
     Args:
         scores: of `score_records`.
@@ -83,12 +104,11 @@ def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list
     Source: METHOD 4; intervals over whole sub-categories are our choice.
     """
     rows = []
-    keys = ["model", "setting", "scorer", "metric", "categories"]
-    for group, part in scores.groupby(keys, sort=False):
+    keys = ["model", "setting", "scorer", "metric", "categories", "option_order"]
+    for group, part in scores.groupby(keys, sort=False, dropna=False):
         part = part.sort_values("item_id")  # the resamples must not depend on the order of the lines
         known = dict(zip(keys, group))
-        order = part["option_order"].iloc[0]
-        known["option_order"] = order if isinstance(order, str) else None
+        known["option_order"] = part["option_order"].iloc[0] if isinstance(group[-1], str) else None
         known["variant"] = similarity if known["metric"] == "relative_semantic_similarity" else None
         for dataset, inside in part.groupby("super_category"):
             estimate = clustered_mean(inside["value"].tolist(), inside["sub_category"].tolist(), seed=seed)
@@ -115,7 +135,7 @@ def pick(rows: Iterable[Mapping], **wanted: Any):
 def compare(
     scores, first: str, second: str, *, setting: str, metric: str, scorer: str, categories: str, seed: int
 ) -> tuple[Estimate, Optional[int]]:
-    """Paired difference `first - second` on the same items, averaged over super-categories.
+    """Paired difference `first - second` in the main reading on the same items; mean of super-categories.
 
     Args:
         scores: of `score_records`.
@@ -129,6 +149,7 @@ def compare(
 
     Source: METHOD 3 ("no win of TAPO over DAPO is presumed: intervals, and the n needed to tell").
     """
+    scores = main_reading(scores)
     part = scores[
         (scores["setting"] == setting)
         & (scores["metric"] == metric)
@@ -166,33 +187,34 @@ def compare_all(
     for first, second in pairs:
         for setting, metric in metrics:
             for categories in ("seen", "unseen"):
-                e, needed = compare(
-                    scores,
-                    first,
-                    second,
-                    setting=setting,
-                    metric=metric,
-                    scorer=scorer,
-                    categories=categories,
-                    seed=seed,
-                )
-                rows.append(
-                    {
-                        "first": first,
-                        "second": second,
-                        "setting": setting,
-                        "metric": metric,
-                        "categories": categories,
-                        "difference": e.value,
-                        "low": e.low,
-                        "high": e.high,
-                        "p": e.p,
-                        "n": e.n,
-                        "needed": needed,
-                        "reading": reading(e),
-                    }
-                )
-    return pd.DataFrame(rows)
+                where = {"setting": setting, "metric": metric, "categories": categories}
+                e, needed = compare(scores, first, second, scorer=scorer, seed=seed, **where)
+                told = {"difference": e.value, "low": e.low, "high": e.high, "p": e.p, "n": e.n}
+                said = {"needed": needed, "reading": reading(e)}
+                rows.append({"first": first, "second": second, **where, **told, **said})
+    return pd.DataFrame(rows, columns=_COMPARED)  # the columns are there for no pairs as well
+
+
+def order_effects(scores, *, scorer: str, seed: int):
+    """What another order of the options is worth: accuracy in it minus shuffled, a model at a time, paired.
+
+    Args:
+        scores: of `score_records`.
+
+    Returns:
+        The table of `compare_all` with the columns model and option_order in place of first and second; empty
+        where only the shuffled order was asked.
+
+    Source: audit A1; paired as every other difference of the kit.
+    """
+    closed = scores[(scores["setting"] == "closed_world") & (scores["metric"] == "accuracy")]
+    # each order stands for a model of its own, so that the one comparison of the kit serves here too
+    named = closed.assign(model=list(zip(closed["model"], closed["option_order"])), option_order="shuffled")
+    others = [key for key in dict.fromkeys(named["model"]) if key[1] != "shuffled"]
+    pairs = [((model, order), (model, "shuffled")) for model, order in others]
+    table = compare_all(named, pairs, metrics=[("closed_world", "accuracy")], scorer=scorer, seed=seed)
+    models, orders = ([key[i] for key in table["first"]] for i in (0, 1))
+    return table.drop(columns=["first", "second"]).assign(model=models, option_order=orders)
 
 
 def tell(comparisons, first: str, second: str, *, setting: str, metric: str, categories: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.contenders import (
-    MODELS_FILE, ROWS, Contender, all_contenders, in_order, label_of, labels_of,
+    CONTROLS, MODELS_FILE, ROWS, Contender, all_contenders, in_order, label_of, labels_of,
 )  # fmt: skip
 from finer1_lib.files import atomic_write_json, read_json
 from finer1_lib.signatures import is_current
@@ -22,6 +22,13 @@ KEYS = (
 SOURCES = ("04_evaluation", "05_probing")
 MAIN_SETTINGS = (("closed_world", "accuracy", "closed world"), ("open_world", "text_inclusion", "open world"))
 CATEGORIES = ("seen", "unseen")
+FAULTS = {
+    "format_failure": "no single answer",
+    "multiple_answers": "several names",
+    "answer_differs_from_prediction": "answer is not the prediction",
+    "genus_right_epithet_wrong": "right genus, wrong name",
+    "chose_first": "the first option",
+}
 
 
 def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
@@ -44,12 +51,12 @@ def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> lis
     Args:
         rows: of one stage's summary_rows.json.
         where: the file's name, for the message.
-        models: the names that may stand in them.
+        models: the names that may stand in them, beside the controls'.
 
     Raises:
         ValueError: naming the row and what is wrong with it.
     """
-    models = set(models)
+    models = {*models, *CONTROLS}
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or set(row) != set(KEYS):
             wrong = set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}
@@ -98,29 +105,44 @@ def main_table(
         labels: {model: label} in the order of the lines, of `labels_in`; else `contenders.ROWS` gives both.
 
     Returns:
-        Column titles and rows of text, one per model that has any value.
+        Column titles and rows of text, one per model that has any value; controls are left out.
     """
-    titles = ["model"]
-    columns = []
-    for setting, metric, words in MAIN_SETTINGS:
-        for categories in CATEGORIES:
-            titles.append(f"{words}, {categories}")
-            columns.append((setting, metric, categories))
-    table = []
-    for model in in_order((row["model"] for row in rows), labels):
-        cells = [percent(_pick(rows, model, scorer, *column)) for column in columns]
+    columns = {f"{words}, {kind}": (setting, metric, kind)
+               for setting, metric, words in MAIN_SETTINGS for kind in CATEGORIES}  # fmt: skip
+    return _table(rows, scorer, columns, labels, leave_out=CONTROLS)
+
+
+def fault_table(
+    rows: list[dict[str, Any]], setting: str, labels: Optional[Mapping[str, str]] = None
+) -> tuple[list[str], list[list[str]]]:
+    """How answers go wrong in form, percent with intervals, laid out as `main_table`; strict scorer.
+
+    Args:
+        setting: "closed_world" (with a line for each control) or "open_world".
+
+    Source: audit A3, A4 and part 4.3 (rates to report beside accuracy).
+    """
+    found = {row["metric"] for row in rows if row["setting"] == setting}
+    columns = {f"{words}, {kind}": (setting, metric, kind)
+               for metric, words in FAULTS.items() if metric in found for kind in CATEGORIES}  # fmt: skip
+    return _table(rows, "strict", columns, labels)
+
+
+def _table(rows, scorer, columns, labels, leave_out=()) -> tuple[list[str], list[list[str]]]:
+    """Lines of the models that have any value; a column is (setting, metric, categories) under its title."""
+    lines = []
+    for model in in_order((row["model"] for row in rows if row["model"] not in leave_out), labels):
+        cells = [percent(_pick(rows, model, scorer, *column)) for column in columns.values()]
         if any(cell != "-" for cell in cells):
-            table.append([label_of(model, labels), *cells])
-    return titles, table
+            lines.append([label_of(model, labels), *cells])
+    return ["model", *columns], lines
 
 
 def _pick(rows: list[dict[str, Any]], model: str, scorer: str, setting: str, metric: str, categories: str):
-    """The one row of a cell; of several option orders the shuffled one, which gives position no chance."""
-    found = [
-        row
-        for row in rows
-        if (row["model"], row["scorer"], row["setting"], row["metric"]) == (model, scorer, setting, metric)
-        and (row["dataset"], row["categories"], row["variant"]) == ("average", categories, None)
-    ]
-    found.sort(key=lambda row: row["option_order"] != "shuffled")
-    return found[0] if found else None
+    """The one row of a cell: of the closed world the shuffled order, which gives position no chance."""
+    wanted = (model, scorer, setting, metric, "average", categories, None)
+    keys = ("model", "scorer", "setting", "metric", "dataset", "categories", "variant")
+    for row in rows:
+        if tuple(row[key] for key in keys) == wanted and row["option_order"] in ("shuffled", None):
+            return row
+    return None

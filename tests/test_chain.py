@@ -12,6 +12,7 @@ import pytest
 from fixture_kit import CHECKOUT, finer1
 
 from finer1_lib.chain import STAGES
+from finer1_lib.contenders import CONTROLS
 from finer1_lib.files import read_jsonl
 from finer1_lib.summary import CATEGORIES, KEYS, labels_in
 
@@ -93,11 +94,12 @@ def test_summary_keeps_the_contract(chain):
     assert models["cot_sft_tapo"] == "CoT SFT + TAPO" and "base_no_thinking_rl" in models
     assert all(set(row) == set(KEYS) for row in rows)
     for row in rows:
-        assert row["model"] in models and row["categories"] in (*CATEGORIES, "all")
+        assert row["model"] in (*models, *CONTROLS) and row["categories"] in (*CATEGORIES, "all")
         assert row["dataset"] in ("bird", "aircraft", "average")
         assert row["setting"] in ("closed_world", "open_world", "probing")
         assert row["scorer"] == (None if row["setting"] == "probing" else row["scorer"])
-        assert row["scorer"] in ("official", "strict", None) and row["option_order"] in ("shuffled", None)
+        assert row["scorer"] in ("official", "strict", None)
+        assert row["option_order"] in (("shuffled", "release") if row["setting"] == "closed_world" else (None,))
         assert row["n"] > 0 and row["seed"] == 0
         if row["low"] is not None:
             assert row["low"] <= row["value"] <= row["high"]
@@ -122,16 +124,19 @@ def test_every_score_comes_from_the_records(chain):
     """One number of the summary, recomputed from records.jsonl alone by the plainest of means."""
     run = chain[1]
     records, models = read_jsonl(run / "04_evaluation" / "records.jsonl"), labels_in(run)
-    asked = {(r["model"], r["setting"], r["item_id"]) for r in records}
-    assert len(asked) == len(records) == len(models) * 2 * 16
+    asked = {(r["model"], r["setting"], r["option_order"], r["rotation"], r["item_id"]) for r in records}
+    assert len(asked) == len(records) == len(models) * 3 * 16  # shuffled, release, open world
     rows = json.loads((run / "summary.json").read_text())
+    control = [row for row in rows if row["model"] == "always_first" and row["metric"] == "accuracy"]
+    assert {row["value"] for row in control if row["option_order"] == "release"} == {1.0}
     for model in models:
-        said = [r for r in records if (r["model"], r["setting"], r["super_category"], r["categories"])
-                == (model, "closed_world", "bird", "seen")]
+        said = [r for r in records if (r["model"], r["option_order"], r["super_category"], r["categories"])
+                == (model, "shuffled", "bird", "seen")]
         right = [r["completion"].count("<answer>") == 1
                  and f"<answer>{r['sub_category']}</answer>" in r["completion"] for r in said]
-        (row,) = [row for row in rows if (row["model"], row["dataset"], row["metric"], row["categories"],
-                                          row["scorer"]) == (model, "bird", "accuracy", "seen", "strict")]
+        keys = ("model", "dataset", "metric", "categories", "scorer", "option_order")
+        wanted = (model, "bird", "accuracy", "seen", "strict", "shuffled")
+        (row,) = [row for row in rows if tuple(row[key] for key in keys) == wanted]
         assert row["n"] == len(said) == 5 and row["value"] == pytest.approx(sum(right) / len(right))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from finer1_lib.baselines import METHODS, model_name
 from finer1_lib.contenders import (
+    CONTROLS,
     FIXED,
     ROWS,
     all_contenders,
@@ -156,6 +157,32 @@ def test_colours_can_be_told_apart_by_every_eye_and_in_grey(seen_by):
     if seen_by == "everybody":  # the rows of the default run: further apart
         usual = sorted(lab[name][0] for name in [*FIXED_NAMES, *TWINS, "cot_sft_dapo", "cot_sft_tapo"])
         assert np.diff(usual).min() > 4
+
+
+def test_controls_are_known_by_label_and_grey_and_are_no_rows_of_the_main_table():
+    from finer1_lib.summary import check_rows, fault_table, main_table
+
+    assert not CONTROLS.keys() & ROWS.keys() and label_of("always_first") == "always the first option"
+    red, green, blue = (colour_of("always_first")[i : i + 2] for i in (1, 3, 5))
+    assert red == green == blue and colour_of("always_first") not in {row.colour for row in ROWS.values()}
+    rows = [row_of(model, metric=metric) for model in ("always_first", "base", "cot_sft")
+            for metric in ("accuracy", "chose_first", "format_failure")]
+    assert check_rows(rows, "x", ["base", "cot_sft"]) == rows
+    assert [line[0] for line in main_table(rows)[1]] == ["base", "CoT SFT"]
+    titles, lines = fault_table(rows, "closed_world")
+    assert titles == ["model", "no single answer, seen", "no single answer, unseen",
+                      "the first option, seen", "the first option, unseen"]
+    assert [line[0] for line in lines] == ["base", "CoT SFT", "always the first option"]
+    assert lines[0][1:] == ["50.0 [25.0, 75.0]", "-"] * 2
+
+
+def test_the_main_table_reads_the_shuffled_order_only():
+    from finer1_lib.summary import main_table
+
+    others = [row_of("base", option_order=order, value=0.9) for order in ("release", "rotations")]
+    assert main_table(others)[1] == []
+    for rows in (others + [row_of("base")], [row_of("base")] + others):
+        assert main_table(rows)[1][0][1] == "50.0 [25.0, 75.0]"
 
 
 def test_an_unknown_name_has_its_own_colour_always_the_same():

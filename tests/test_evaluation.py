@@ -1,23 +1,20 @@
-"""Records, resume and rows: no record lost or doubled, whatever kills the run; scores from records alone."""
+"""Questions, records, resume and rows; scores from records alone. (Kills: test_evaluation_kill.)"""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter, namedtuple
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
 from finer1_lib import evaluation
-from finer1_lib.contenders import FIXED
+from finer1_lib.contenders import CONTROLS, FIXED
+from finer1_lib.controls import always_first
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
 from finer1_lib.evaluation import (
+    OPTION_ORDERS,
+    all_requests,
     batches_of,
     build_requests,
     collect_records,
@@ -28,7 +25,9 @@ from finer1_lib.evaluation import (
 from finer1_lib.image_folder import load_image
 from finer1_lib.prompts import PROMPTS
 from finer1_lib.scorers import make_scorer
-from finer1_lib.scoring import COLUMNS, compare, compare_all, pick, reading, score_records, summary_rows, tell
+from finer1_lib.scoring import (
+    COLUMNS, compare, compare_all, order_effects, pick, reading, score_records, summary_rows, tell,
+)  # fmt: skip
 from finer1_lib.similarity import TrigramSimilarity
 from finer1_lib.statistics import Estimate
 
@@ -141,8 +140,34 @@ def test_options_are_shuffled_per_item_and_seed(world):
     many = [{**items[0], "item_id": str(i)} for i in range(2000)]
     firsts = Counter(shown_options(item, "shuffled", 0)[0] for item in many)
     assert all(400 < count < 600 for count in firsts.values())  # the truth is first one time in four
-    with pytest.raises(UserError, match="option_order 'random'"):
+    with pytest.raises(UserError, match="'random' is not one of shuffled, release, rotations"):
         shown_options(items[0], "random", 0)
+
+
+def test_rotations_turn_the_shuffled_order_and_ask_its_own_question_only_once(world):
+    items = world[1]
+    shuffled = build_requests(COT, items, "closed_world", seed=3)
+    turned = build_requests(COT, items, "closed_world", order="rotations", seed=3)
+    assert {r["rotation"] for r in shuffled} == {0} and len(turned) == 3 * len(items)
+    for first in shuffled:
+        own = sorted((r for r in turned if r["item_id"] == first["item_id"]), key=lambda r: r["rotation"])
+        a, b, c, d = first["options"]
+        assert [r["options"] for r in own] == [[b, c, d, a], [c, d, a, b], [d, a, b, c]]
+        assert [r["rotation"] for r in own] == [1, 2, 3] and {r["option_order"] for r in own} == {"rotations"}
+    opened = build_requests(COT, items, "open_world", order="rotations", seed=3)
+    assert len(opened) == len(items) and {(r["option_order"], r["rotation"]) for r in opened} == {(None, 0)}
+
+
+def test_all_requests_are_every_order_once_and_the_open_world(world):
+    asked = all_requests(COT, world[1], ["release", "rotations", "shuffled"], seed=0)
+    assert [(r[0]["setting"], r[0]["option_order"], len(r) // len(world[1])) for r in asked] == [
+        ("closed_world", "release", 1), ("closed_world", "rotations", 3), ("closed_world", "shuffled", 1),
+        ("open_world", None, 1)]
+    for orders in ([], ["release"], ["shuffled", "release", "release"]):
+        with pytest.raises(UserError, match="option_orders is .*'shuffled' among them"):
+            all_requests(COT, world[1], orders, seed=0)
+    with pytest.raises(UserError, match="'random' is not one of"):
+        all_requests(COT, world[1], ["shuffled", "random"], seed=0)
 
 
 def test_requests_carry_everything_a_score_needs(world):
@@ -198,6 +223,9 @@ def test_records_are_complete_and_in_the_requests_order(world):
     } <= set(records[0])
     assert "size" not in records[0]
     assert steps == [(n, 5, "cot_sft closed_world") for n in range(1, 6)]  # 18 requests in batches of 4
+    collect(world, build_requests(COT, world[1][:1], "closed_world", order="release"), path,
+            progress=lambda *step: steps.append(step))
+    assert steps[5:] == [(1, 1, "cot_sft closed_world release")]
 
 
 def test_a_finished_file_needs_no_model(world):
@@ -227,11 +255,11 @@ def test_a_torn_file_resumes_to_the_same_bytes(world, cut):
 def test_several_models_share_a_file(world):
     path = world[0] / "records.jsonl"
     for contender in FIXED[:3]:
-        for setting in evaluation.SETTINGS:
-            collect(world, build_requests(contender, world[1], setting), path)
+        for requests in all_requests(contender, world[1], OPTION_ORDERS, seed=0):
+            collect(world, requests, path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    keys = [(r["model"], r["setting"], r["item_id"]) for r in lines]
-    assert len(keys) == len(set(keys)) == 3 * 2 * len(world[1])
+    keys = [(r["model"], r["setting"], r["option_order"], r["rotation"], r["item_id"]) for r in lines]
+    assert len(keys) == len(set(keys)) == 3 * (1 + 1 + 3 + 1) * len(world[1])
 
 
 def test_another_question_under_the_same_key_is_refused(world):
@@ -239,6 +267,9 @@ def test_another_question_under_the_same_key_is_refused(world):
     collect(world, build_requests(COT, world[1], "closed_world", seed=0), path)
     with pytest.raises(UserError, match="answers another question"):
         collect(world, build_requests(COT, world[1], "closed_world", seed=1), path)
+    path.write_text('{"model": "base", "setting": "open_world", "item_id": "x"}\n')
+    with pytest.raises(UserError, match="a line that is no record"):
+        collect(world, build_requests(COT, world[1], "closed_world"), path)
 
 
 def test_a_truncated_image_is_the_user_s_mistake(world):
@@ -252,42 +283,6 @@ def test_a_generator_that_loses_a_completion_is_caught(world):
     requests = build_requests(COT, world[1], "open_world")
     with pytest.raises(RuntimeError, match="4 prompts gave 3"):
         collect(world, requests, world[0] / "r.jsonl", generate=lambda *a, **k: fake_generate(*a, **k)[1:])
-
-
-CHILD = """
-import sys, time
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-import test_evaluation as t
-from finer1_lib.evaluation import build_requests, select_items
-def slow(*args, **given):
-    time.sleep(0.15)
-    return t.fake_generate(*args, **given)
-items = select_items(t.make_items(), t.table_of(t.make_items()), images_per_class=0, seed=0)
-t.collect((Path({folder!r}), items), build_requests(t.COT, items, "closed_world"), Path({path!r}),
-generate=slow)
-"""
-
-
-def test_a_killed_process_resumes_to_the_same_bytes(world):
-    whole, killed = world[0] / "whole.jsonl", world[0] / "killed.jsonl"
-    requests = build_requests(COT, world[1], "closed_world")
-    collect(world, requests, whole)
-    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(world[0]), path=str(killed))
-    paths = os.pathsep.join([str(Path(evaluation.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths})
-    deadline = time.monotonic() + 300
-    while (
-        not (killed.exists() and killed.stat().st_size)
-        and child.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert 0 < killed.stat().st_size < whole.stat().st_size
-    collect(world, requests, killed)
-    assert killed.read_bytes() == whole.read_bytes()
 
 
 # ---------------------------------------------------------------- scores and rows
@@ -304,7 +299,8 @@ def scores(world):
 
 
 def test_scores_are_long_and_complete(scores, world):
-    assert len(scores) == 2 * len(world[1]) * ((1 + 2) + (2 + 3))  # models x items x metrics (closed + open)
+    # models x items x metrics of official and strict, in the closed and in the open world
+    assert len(scores) == 2 * len(world[1]) * ((1 + 4) + (2 + 4))
     assert scores["value"].between(0, 1).all()
 
 
@@ -340,13 +336,87 @@ def test_intervals_do_not_depend_on_the_order_of_the_records(scores):
     pd.testing.assert_frame_equal(first, again)
 
 
-def test_always_first_scores_everything_on_the_release_s_order_and_a_quarter_on_ours(world):
-    for order, low, high in (("release", 1.0, 1.0), ("shuffled", 0.0, 0.6)):
-        requests = build_requests(COT, world[1], "closed_world", order=order)
-        records = collect(world, requests, world[0] / f"{order}.jsonl")
+@pytest.fixture
+def in_orders(world):
+    """Scores of a model that always answers the first option, asked in every order, and of the control."""
+    records = []
+    for requests in all_requests(COT, world[1], OPTION_ORDERS, seed=0):
+        records += collect(world, requests, world[0] / "orders.jsonl")
+    return score_records(records + always_first(world[1], OPTION_ORDERS, 0), [make_scorer("strict")])
+
+
+def test_the_control_is_the_policy_and_no_record_on_the_disk(world, in_orders):
+    (control,) = CONTROLS
+    one, two = (in_orders[(in_orders["model"] == model) & (in_orders["metric"] == "accuracy")]
+                for model in (control, "cot_sft"))
+    columns = ["item_id", "option_order", "value"]
+    pd.testing.assert_frame_equal(one[columns].reset_index(drop=True), two[columns].reset_index(drop=True))
+    assert control not in (world[0] / "orders.jsonl").read_text()
+    stored = json.loads((world[0] / "orders.jsonl").read_text().splitlines()[0])
+    assert set(always_first(world[1], ["release"], 0)[0]) == set(stored)
+
+
+def test_rows_of_every_order_and_rotations_count_only_what_is_always_right(world, in_orders):
+    rows = summary_rows(in_orders, seed=0)
+    wanted = dict(model="cot_sft", setting="closed_world", metric="accuracy", dataset="average")
+    picked = pick(rows, **wanted).to_dict("records")
+    found = {(row["option_order"], row["categories"]): row["value"] for row in picked}
+    assert found["release", "seen"] == found["release", "unseen"] == 1.0
+    assert found["rotations", "seen"] == found["rotations", "unseen"] == 0.0  # once in four turns
+    assert 0 <= found["shuffled", "seen"] < 1
+    assert {r["metric"] for r in rows if r["option_order"] == "rotations"} == {"accuracy"}
+    assert {row["n"] for row in picked} == {9}
+    first = pick(rows, **{**wanted, "metric": "chose_first"})
+    assert set(first["value"]) == {1.0} and set(first["option_order"]) == {"shuffled", "release"}
+
+
+def test_one_wrong_turn_spoils_an_item_and_a_missing_one_is_an_error(world):
+    items = world[1][:2]
+    right = [{**record, "completion": f"<answer>{record['sub_category']}</answer>"}
+             for record in always_first(items, ["shuffled", "rotations"], 0)]
+    def turned(records):
         scores = score_records(records, [make_scorer("strict")])
-        value = scores.loc[scores["metric"] == "accuracy", "value"].mean()
-        assert low <= value <= high
+        return scores[scores["option_order"] == "rotations"].sort_values("item_id")["value"].tolist()
+    assert turned(right) == [1.0, 1.0]
+    for spoiled in (record for record in right if record["item_id"] == items[1]["item_id"]):
+        assert turned([r if r is not spoiled else {**r, "completion": ""} for r in right]) == [1.0, 0.0]
+    for broken in (right[:-1], right + right[-1:], [r for r in right if r["option_order"] == "rotations"]):
+        with pytest.raises(UserError, match="was not asked about .* under each rotation"):
+            turned(broken)
+
+
+def test_what_an_order_is_worth_is_a_paired_difference_and_changes_no_other_comparison(world, in_orders):
+    effects = order_effects(in_orders, scorer="strict", seed=0)
+    effects = effects.set_index(["model", "option_order", "categories"])
+    shuffled = in_orders[(in_orders["model"] == "cot_sft") & (in_orders["metric"] == "accuracy")
+                         & (in_orders["option_order"] == "shuffled") & (in_orders["categories"] == "seen")]
+    mean = shuffled.groupby("super_category")["value"].mean().mean()
+    assert effects.loc[("cot_sft", "release", "seen"), "difference"] == pytest.approx(1 - mean)
+    assert effects.loc[("cot_sft", "rotations", "seen"), "difference"] == pytest.approx(-mean)
+    assert len(effects) == 2 * 2 * 2 and set(effects["n"]) == {9}
+    only = in_orders[in_orders["option_order"] == "shuffled"]
+    assert order_effects(only, scorer="strict", seed=0).empty
+    given = dict(setting="closed_world", metric="accuracy", scorer="strict", categories="seen", seed=0)
+    both = [compare(scores, "cot_sft", "always_first", **given) for scores in (in_orders, only)]
+    assert both[0] == both[1] and both[0][0].n == 9
+
+
+def test_the_figure_of_the_orders_has_a_marker_an_order_and_hollow_controls(in_orders):
+    from finer1_lib.evaluation_plots import order_dots
+
+    df = pick(summary_rows(in_orders, seed=0), dataset="average", metric="accuracy", setting="closed_world")
+    figure = order_dots(df.assign(chance=0.25))
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
+        "CoT SFT", "always the first option"]
+    for axis in figure.axes:
+        points = [line for line in axis.lines if line.get_marker() in ("o", "D", "s")]
+        assert Counter(line.get_marker() for line in points) == {"o": 2, "D": 2, "s": 2}
+        assert sum(line.get_markerfacecolor() == "white" for line in points) == 3
+        shown = sorted(text.get_text() for text in axis.texts)
+        assert shown == sorted(f"{100 * value:.0f}" for value in df[df["categories"] == (
+            "seen" if axis is figure.axes[0] else "unseen")]["value"])
+    assert figure.get_size_inches()[0] <= 13
+    assert min(t.get_fontsize() for axis in figure.axes for t in [*axis.texts, axis.xaxis.label]) >= 11
 
 
 def test_equal_models_cannot_be_told_apart(scores):
