@@ -5,7 +5,8 @@
 Every model of the runs, in every setting of the main table: the mean over seeds of what each run scored
 (`strict`, unweighted over super-categories), the seeds' own values, and an interval over seeds and
 sub-categories (`seed_statistics` says what is resampled, and why three seeds alone cannot carry one). Then
-the paired differences of `contenders.pairs_of`. Records suffice; no model is loaded. A seed is that of all
+the paired differences of `contenders.pairs_of`, and which of the paper's orderings hold (`orderings`).
+Records suffice; no model is loaded but the text tower, where text_similarity is siglip. A seed is that of all
 notebooks of its run: pictures, shots, rationales, training and the sample of test pictures change with it.
 
 Source: METHOD 4 (averages); DESIGN 7 (every number has n, seeds and an interval).
@@ -20,8 +21,10 @@ from finer1_lib.contenders import Contender, label_of, labels_of, pairs_of
 from finer1_lib.errors import UserError
 from finer1_lib.files import read_json, read_jsonl
 from finer1_lib.seed_statistics import crossed_mean
+from finer1_lib.seed_tables import draw, main_lines, tables
 from finer1_lib.statistics import Estimate, paired_difference
 
+__all__ = ["Run", "draw", "main_lines", "pool", "read_runs", "tables"]
 STAGE = "04_evaluation"
 RECORDS = f"{STAGE}/records.jsonl"
 
@@ -33,7 +36,7 @@ class Run(NamedTuple):
         name: of its folder.
         seed: of all its notebooks.
         contenders: the rows of its tables.
-        scores: `strict` scores of the main table's metrics, of `score_records`.
+        scores: `strict` scores, of `score_records`, in the main reading.
         commit: what the kit's code was when 04 ran, or None.
     """
 
@@ -104,17 +107,18 @@ def _seed(folder: Path) -> int:
 def _read(folder: Path, seed: int) -> Run:
     from finer1_lib.hashing import sha256_file
     from finer1_lib.scorers import make_scorer
-    from finer1_lib.scoring import score_records
-    from finer1_lib.summary import MAIN_SETTINGS, contenders_in
+    from finer1_lib.scoring import main_reading, score_records
+    from finer1_lib.similarity import make_similarity
+    from finer1_lib.summary import contenders_in
 
     stage = read_json(folder / STAGE / "stage.json")
     if not (folder / RECORDS).is_file() or sha256_file(folder / RECORDS) != stage["outputs"]["records.jsonl"]:
         mend = f"delete {folder / STAGE} and run notebook {STAGE} again"
         raise UserError(f"{folder / RECORDS} is not what {STAGE} recorded: {mend}")
-    scores = score_records(read_jsonl(folder / RECORDS), [make_scorer("strict")])
-    wanted = [(setting, metric) for setting, metric, _ in MAIN_SETTINGS]
-    keep = [pair in wanted for pair in zip(scores["setting"], scores["metric"])]
-    return Run(folder.name, seed, contenders_in(folder), scores[keep], stage.get("git_commit"))
+    guide = read_json(folder / "01_data" / "guide.json") or None
+    similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide)
+    scores = score_records(read_jsonl(folder / RECORDS), [make_scorer("strict", similarity=similar)])
+    return Run(folder.name, seed, contenders_in(folder), main_reading(scores), stage.get("git_commit"))
 
 
 def _members(run: Run, columns: list[str]) -> set:
@@ -134,8 +138,9 @@ def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
             clusters (sub-categories), per_seed (in the order of the runs).
         differences: first, second and the same keys without label; p (signs of whole sub-categories
             flipped, all seeds together) and `reading`.
+        orderings: of `orderings.judge` over such differences.
     """
-    from finer1_lib.scoring import reading
+    from finer1_lib.orderings import claims, judge
     from finer1_lib.summary import CATEGORIES, MAIN_SETTINGS
 
     labels = labels_of(runs[0].contenders)
@@ -143,26 +148,39 @@ def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
     rows, differences = [], []
     for setting, metric, _ in MAIN_SETTINGS:
         for categories in CATEGORIES:
-            cells = {model: [_cell(run, model, setting, categories) for run in runs] for model in models}
             where = {"setting": setting, "metric": metric, "categories": categories}
             for model in models:
                 known = {"model": model, "label": label_of(model, labels), **where}
-                rows.append({**known, **_pooled(cells[model], seed)[1]})
+                rows.append({**known, **_pooled([_cell(run, model, **where) for run in runs], seed)[1]})
             for first, second in pairs_of(runs[0].contenders):
-                if first in cells and second in cells:
-                    minus = [_minus(*pair, run.name) for *pair, run in zip(cells[first], cells[second], runs)]
-                    estimate, found = _pooled(minus, seed, -1.0)
-                    tested = {"p": estimate.p, "reading": reading(estimate)}
-                    differences.append({"first": first, "second": second, **where, **found, **tested})
+                if first in models and second in models:
+                    differences.append(_difference(runs, first, second, seed, **where))
+    claimed = claims(models)
+    compared = [_difference(runs, row["first"], row["second"], seed, **_named(row)) for row in claimed]
     told = [{"run": run.name, "seed": run.seed, "git_commit": run.commit} for run in runs]
-    return {"runs": told, "rows": rows, "differences": differences}
+    orderings = judge(claimed, [{**row, "difference": row.pop("value")} for row in compared])
+    return {"runs": told, "rows": rows, "differences": differences, "orderings": orderings}
 
 
-def _cell(run: Run, model: str, setting: str, categories: str) -> Any:
-    """One run's scores of one model in one setting, by item."""
+def _named(row: Mapping[str, Any]) -> dict[str, str]:
+    return {key: row[key] for key in ("setting", "metric", "categories")}
+
+
+def _cell(run: Run, model: str, **where: str) -> Any:
+    """One run's scores of one model in one setting, metric and kind of categories, by item."""
     scores = run.scores
-    here = (scores["model"] == model) & (scores["setting"] == setting) & (scores["categories"] == categories)
-    return scores[here].sort_values("item_id", ignore_index=True)
+    for column, wanted in {"model": model, **where}.items():
+        scores = scores[scores[column] == wanted]
+    return scores.sort_values("item_id", ignore_index=True)
+
+
+def _difference(runs: Sequence[Run], first: str, second: str, seed: int, **where: str) -> dict[str, Any]:
+    """The first model minus the second over all seeds, with interval, p and what it allows one to say."""
+    from finer1_lib.scoring import reading
+
+    minus = [_minus(_cell(run, first, **where), _cell(run, second, **where), run.name) for run in runs]
+    estimate, found = _pooled(minus, seed, -1.0)
+    return {"first": first, "second": second, **where, **found, "p": estimate.p, "reading": reading(estimate)}
 
 
 def _minus(first: Any, second: Any, run: str) -> Any:
@@ -182,61 +200,3 @@ def _pooled(cells: Sequence[Any], seed: int, lowest: float = 0.0) -> tuple[Estim
         estimate = replace(estimate, p=flips.p)
     own = [float(cell.groupby("super_category")["value"].mean().mean()) for cell in cells]
     return estimate, {**estimate.as_row(), "clusters": estimate.clusters, "per_seed": own}
-
-
-def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """The two tables that are printed, in percent: {title: (column titles, lines)}.
-
-    Args:
-        pooled: of `pool`.
-    """
-    from finer1_lib.summary import percent
-
-    seeds = ", ".join(str(run["seed"]) for run in pooled["runs"])
-    means, labels = [], {row["model"]: row["label"] for row in pooled["rows"]}
-    for row in pooled["rows"]:
-        means.append([row["label"], *_where(row), percent(row), _each(row), str(row["n"])])
-    minus = [[f"{labels[row['first']]} minus {labels[row['second']]}", *_where(row), percent(row), _each(row),
-              f"{row['p']:.2g}", row["reading"]] for row in pooled["differences"]]
-    titles = ["setting", "categories", "mean [95 % interval]", f"seeds {seeds}"]
-    return {"percent right, strict scorer, mean over seeds": (["model", *titles, "n"], means),
-            "paired differences, in points": (["difference", *titles, "p", "reading"], minus)}
-
-
-def main_lines(pooled: Mapping[str, Any]) -> list[list[str]]:
-    """The lines of the main table (`summary.main_table`) with means over seeds in its cells."""
-    from finer1_lib.summary import CATEGORIES, MAIN_SETTINGS, percent
-
-    cells = {(row["label"], row["setting"], row["categories"]): percent(row) for row in pooled["rows"]}
-    labels = dict.fromkeys(row["label"] for row in pooled["rows"])
-    columns = [(setting, kind) for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
-    return [[label, *(cells[label, *column] for column in columns)] for label in labels]
-
-
-def _where(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["setting"].replace("_", " "), row["categories"]
-
-
-def _each(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{100 * value:.1f}" for value in row["per_seed"])
-
-
-def draw(pooled: Mapping[str, Any], path: Path) -> None:
-    """Write the figure of `plots.seed_dots`.
-
-    Raises:
-        UserError: a file type that matplotlib does not write.
-    """
-    import io
-
-    import pandas as pd
-
-    from finer1_lib.files import atomic_write_bytes
-    from finer1_lib.plots import seed_dots
-
-    if path.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--figure {path}: the name must end in .png, .pdf or .svg")
-    labels, buffer = {row["model"]: row["label"] for row in pooled["rows"]}, io.BytesIO()
-    figure = seed_dots(pd.DataFrame(pooled["rows"]), labels)
-    figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
-    atomic_write_bytes(path, buffer.getvalue())

@@ -132,13 +132,56 @@ def test_the_order_of_the_runs_changes_nothing_but_the_order(three):
 
 
 def test_tables_say_everything(three):
-    means, minus = tables(pool(read_runs(RUNS, three))).values()
+    means, minus, orders = tables(pool(read_runs(RUNS, three))).values()
     assert means[0] == ["model", "setting", "categories", "mean [95 % interval]", "seeds 0, 1, 2", "n"]
     (line,) = [x for x in means[1] if x[:3] == ["CoT SFT + TAPO", "closed world", "seen"]]
     assert line[3].startswith("50.0 [") and line[4:] == ["25.0, 50.0, 75.0", "12"]
     wanted = ["CoT SFT + TAPO minus CoT SFT + DAPO", "open world", "unseen"]
     (line,) = [x for x in minus[1] if x[:3] == wanted]
     assert line[3].startswith("0.0 [-") and line[4:] == ["0.0, 0.0, 0.0", "1", "cannot tell"]
+
+
+def test_the_paper_s_orderings_over_seeds(tmp_path):
+    """TAPO right on every bird, but for three unseen ones in the last seed; CoT SFT on none."""
+    names = {"bird": [f"{'Abcdefghijklmnopqrst'[n]}ora Wren" for n in range(20)]}
+    for seed in range(3):
+        missed = names["bird"][-3:] if seed == 2 else []
+
+        def right(model, name, setting, missed=missed):
+            return model != "cot_sft" and (model == "cot_sft_dapo" or name not in missed)
+
+        make_run(tmp_path, f"seed{seed}", seed, right, names=names)
+    pooled = pool(read_runs(RUNS, str(tmp_path)))
+    assert len(pooled["orderings"]) == 6 and {row["figure"] for row in pooled["orderings"]} == {"Figure 3c"}
+    unseen = dict(categories="unseen", first="cot_sft_tapo")
+    gain = one(pooled["orderings"], second="cot_sft", **unseen)
+    assert (gain["metric"], gain["holds"]) == ("relative_semantic_similarity", "holds")
+    assert gain["paper_difference"] == pytest.approx(0.0263)  # 61.29 - 58.66
+    assert gain["per_seed"][0] == gain["per_seed"][1] > gain["per_seed"][2] > 0.5
+    assert gain["low"] < gain["difference"] == pytest.approx(sum(gain["per_seed"]) / 3)
+    close = one(pooled["orderings"], second="cot_sft_dapo", **unseen)
+    assert close["difference"] < 0 < close["paper_difference"] and close["holds"] == "cannot tell"
+    seen = one(pooled["orderings"], second="cot_sft", first="cot_sft_tapo", categories="seen")
+    assert seen["holds"] == "cannot tell"  # two sub-categories
+    json.dumps(pooled, allow_nan=False)
+    *_, (titles, lines) = tables(pooled).values()
+    assert titles[-1] == "here" and len(lines) == 6
+    assert lines[0][:3] == ["Figure 3c", "+ DAPO above CoT SFT", "seen"]
+    assert not any("61.29" in cell or "2.6" == cell for line in lines for cell in line)
+
+
+def test_another_order_of_the_options_is_another_question(tmp_path):
+    """Records in the release's order beside the others change nothing."""
+    plain = make_run(tmp_path, "seed0", 0, only("Dunen Wren"))
+    make_run(tmp_path, "seed1", 1, only("Dunen Wren"))
+    before = pool(read_runs(["seed0", "seed1"], str(tmp_path)))
+    stage = plain / "04_evaluation"
+    extra = [{**record, "option_order": "release"}
+             for record in _records("cot_sft", "closed_world", 0, lambda *_: True, NAMES)]
+    append_jsonl(stage / "records.jsonl", *extra)
+    outputs = hashing.recorded_hashes(stage, skip=("stage.json",))
+    atomic_write_json(stage / "stage.json", {**read_json(stage / "stage.json"), "outputs": outputs})
+    assert pool(read_runs(["seed0", "seed1"], str(tmp_path))) == before
 
 
 def test_the_main_table_over_seeds_has_a_line_a_model(three):

@@ -1,0 +1,221 @@
+"""The paper's orderings, and which of them hold in our runs.
+
+Every two bars of Figure 3a, 3b and 3c make an ordering, seen and unseen apart: "SFT above Zero-shot" on seen
+sub-categories, below on unseen ones. Of a run we ask the sign alone, never the size:
+
+    holds        our difference is told from zero (interval AND test, `scoring.reading`), sign as the paper's
+    reversed     it is told from zero and has the other sign
+    cannot tell  anything else; an ordering that is not reversed has not been shown to hold
+
+A bar of the paper stands for a row of ours; SFT for two, since the paper trains all weights and our main
+comparison LoRA. Bars whose model was not trained are left out and named.
+
+Source: paper Figure 3a to 3c (`paper_facts`); METHOD 3 (the baselines), DESIGN 7 (claimed only where
+intervals say so); which row stands for which bar is our choice.
+"""
+
+from itertools import combinations
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+from finer1_lib import paper_facts
+
+BARS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # figure -> bar, in the paper's order -> rows of ours
+    "Figure 3a": {
+        "Zero-shot": ("base",),
+        "SFT": ("sft_answer_only", "full_sft_answer_only"),
+        "CLS-RL": ("base_cls_rl",),
+        "No-Thinking RL": ("base_no_thinking_rl",),
+        "Fine-R1-3B": ("cot_sft_tapo",),
+    },
+    "Figure 3b": {"Zero-shot": ("base",), "CoT prompting": ("base_cot_prompt",),
+                  "Fine-R1-3B": ("cot_sft_tapo",)},
+    "Figure 3c": {
+        "CoT SFT": ("cot_sft",),
+        "CoT SFT + Inter (as printed)": ("cot_sft_inter",),
+        "CoT SFT + Intra": ("cot_sft_intra",),
+        "CoT SFT + DAPO (as printed)": ("cot_sft_dapo",),
+        "CoT SFT + TAPO": ("cot_sft_tapo",),
+    },
+}  # fmt: skip
+COLUMNS = (
+    "figure", "claim", "first", "second", "setting", "metric", "categories", "paper_difference", "difference",
+    "low", "high", "p", "n", "reading", "holds", "remark",
+)  # fmt: skip
+CATEGORIES = ("seen", "unseen")
+TINY = 0.01  # a gap below one point: the paper gives no interval, so its sign alone says little
+TINY_REMARK = "the paper's gap is below 1 point"
+_KEYS = ("first", "second", "setting", "metric", "categories")
+
+
+def measured(figure: str) -> tuple[str, str]:
+    """(setting, metric) of a figure: ("closed_world", "accuracy")."""
+    row = paper_facts.facts(figure).iloc[0]
+    return row["setting"], row["metric"]
+
+
+def figure_of(first: str, second: str) -> Optional[str]:
+    """The figure that has a bar for each of the two models, or None."""
+    for figure, bars in BARS.items():
+        places = [[model in rows for rows in bars.values()] for model in (first, second)]
+        if any(places[0]) and any(places[1]) and places[0] != places[1]:
+            return figure
+    return None
+
+
+def paper_says(first: str, second: str) -> str:
+    """The paper's values of two models: "Figure 3a: 77.43 to 81.41 on seen, 71.94 to 65.82 on unseen".
+
+    Args:
+        first, second: models for which `figure_of` names a figure; the values go from second to first.
+    """
+    figure = figure_of(first, second)
+    bars = [next(bar for bar, rows in BARS[figure].items() if model in rows) for model in (second, first)]
+    told = [" to ".join(f"{paper_facts.value(figure, bar, kind):.2f}" for bar in bars) + f" on {kind}"
+            for kind in CATEGORIES]
+    printed = " (labels as printed)" if any("as printed" in bar for bar in bars) else ""
+    return f"{figure}{printed}: {', '.join(told)}"
+
+
+def claims(models: Iterable[str]) -> list[dict[str, Any]]:
+    """The orderings that can be looked at with these models, `first` being the later bar.
+
+    Args:
+        models: names of rows (`contenders.ROWS`).
+
+    Returns:
+        Dictionaries of figure, claim, first, second, setting, metric, categories, paper_difference (first
+        minus second, a fraction) and remark. A pair that two figures show stands with the first of them.
+    """
+    models, found, known = set(models), [], set()
+    for figure, bars in BARS.items():
+        there = [(bar, model) for bar, rows in bars.items() for model in rows if model in models]
+        setting, metric = measured(figure)
+        for (low_bar, second), (bar, first) in combinations(there, 2):
+            if bar == low_bar or (first, second, setting, metric) in known:
+                continue
+            known.add((first, second, setting, metric))
+            for categories in CATEGORIES:
+                gap = paper_facts.value(figure, bar, categories)
+                gap = round((gap - paper_facts.value(figure, low_bar, categories)) / 100, 6)
+                side = "above" if gap > 0 else "below"
+                found.append({
+                    "figure": figure, "claim": f"{_short(bar, first)} {side} {_short(low_bar, second)}",
+                    "first": first, "second": second, "setting": setting, "metric": metric,
+                    "categories": categories, "paper_difference": gap,
+                    "remark": _remark(figure, (low_bar, bar), gap),
+                })  # fmt: skip
+    return found
+
+
+def left_out(models: Iterable[str]) -> dict[str, list[str]]:
+    """{figure: its bars for which none of these models stands}; figures without such a bar are not in it."""
+    models = set(models)
+    absent = {figure: [_short(bar) for bar, rows in bars.items() if not models & set(rows)]
+              for figure, bars in BARS.items()}
+    return {figure: bars for figure, bars in absent.items() if bars}
+
+
+def holds(reading: str, paper_difference: float) -> str:
+    """"holds", "reversed" or "cannot tell".
+
+    Args:
+        reading: of `scoring.reading`, for our difference.
+        paper_difference: the paper's, of the same two rows in the same order.
+    """
+    sign = {"higher": 1, "lower": -1}.get(reading, 0) * paper_difference
+    return "holds" if sign > 0 else "reversed" if sign < 0 else "cannot tell"
+
+
+def judge(claimed: Sequence[Mapping], comparisons: Iterable[Mapping]) -> list[dict[str, Any]]:
+    """Each claim with our difference and what follows from it.
+
+    Args:
+        claimed: of `claims`.
+        comparisons: dictionaries of first, second, setting, metric, categories, difference, low, high, p, n
+            and reading, one for each claim; what else they hold is kept.
+    """
+    ours = {tuple(row[key] for key in _KEYS): dict(row) for row in comparisons}
+    told = []
+    for claim in claimed:
+        row = {**ours[tuple(claim[key] for key in _KEYS)], **claim}
+        row["holds"] = holds(row["reading"], claim["paper_difference"])
+        told.append({**{column: row[column] for column in COLUMNS}, **row})
+    return told
+
+
+def table(scores, *, seed: int, scorer: str = "strict"):
+    """The orderings of one run.
+
+    Args:
+        scores: of `scoring.score_records`.
+        seed: of the bootstrap.
+        scorer: "strict", or "official", the paper's.
+
+    Returns:
+        DataFrame of `COLUMNS`; differences are fractions.
+    """
+    import pandas as pd
+
+    from finer1_lib.scoring import compare_all
+
+    claimed, rows = claims(scores["model"]), []
+    for setting, metric in dict.fromkeys((claim["setting"], claim["metric"]) for claim in claimed):
+        pairs = dict.fromkeys((claim["first"], claim["second"]) for claim in claimed
+                              if (claim["setting"], claim["metric"]) == (setting, metric))
+        found = compare_all(scores, pairs, metrics=[(setting, metric)], scorer=scorer, seed=seed)
+        rows += found.to_dict("records")
+    return pd.DataFrame(judge(claimed, rows), columns=list(COLUMNS))
+
+
+def tell(orderings, models: Iterable[str]) -> str:
+    """One sentence: how many hold, how many are reversed, and what was left out.
+
+    Args:
+        orderings: of `table`.
+        models: what was trained.
+    """
+    counts = orderings["holds"].value_counts()
+    tiny = sum(TINY_REMARK in remark for remark in orderings["remark"])
+    text = (f"Of {len(orderings)} orderings {counts.get('holds', 0)} hold, {counts.get('reversed', 0)} are "
+            f"reversed and {counts.get('cannot tell', 0)} cannot be told; by less than one point in "
+            f"the paper: {tiny}.")
+    absent = "; ".join(f"{figure}: {', '.join(bars)}" for figure, bars in left_out(models).items())
+    return text + (f" Not trained in this run, so left out: {absent}." if absent else "")
+
+
+def bars_of(rows: Iterable[Mapping], figure: str, scorer: str = "strict"):
+    """What a figure of ours draws: the summary rows of its models, in the paper's order.
+
+    Args:
+        rows: of summary.json.
+        figure: a key of `BARS`.
+        scorer: as in `table`.
+
+    Returns:
+        DataFrame of figure, bar (the paper's name) and the summary's columns; shuffled options only.
+    """
+    import pandas as pd
+
+    from finer1_lib.summary import KEYS
+
+    setting, metric = measured(figure)
+    wanted = {"dataset": "average", "setting": setting, "metric": metric, "scorer": scorer}
+    chosen = [row for row in rows if row["option_order"] in (None, "shuffled")
+              and all(row[key] == text for key, text in wanted.items())]
+    found = [{"figure": figure, "bar": _short(bar, model), **row}
+             for bar, models in BARS[figure].items() for model in models
+             for row in chosen if row["model"] == model]
+    return pd.DataFrame(found, columns=["figure", "bar", *KEYS])
+
+
+def _short(bar: str, model: str = "") -> str:
+    """A bar's name on one line: "+ Inter" for "CoT SFT + Inter (as printed)"."""
+    name = bar.removesuffix(" (as printed)").removesuffix("-3B")
+    name = name.replace("CoT SFT + ", "+ ")
+    return f"{name}, all weights" if model.startswith("full_") else name
+
+
+def _remark(figure: str, bars: Iterable[str], gap: float) -> str:
+    said = [paper_facts.remarks(figure).get((figure, bar), "") for bar in bars]
+    told = [TINY_REMARK] if abs(gap) < TINY else []
+    return "; ".join([*told, *dict.fromkeys(text for text in said if text)])

@@ -1,0 +1,181 @@
+"""Paper | released checkpoint here | our run, in one table, for runs on the paper's own data alone.
+
+    finer1 compare RUN [--released RUN]
+
+Values are in percent, as the paper prints them. Ours come from the official scorer, the release's and so the
+paper's (containment), over shuffled options, and over the release's order where that was asked too: which of
+the two the paper's tables were made with is not known. The strict scorer stands beside. `difference` is ours
+minus the paper's, with our interval moved along: the paper gives none of its own.
+
+    inside   the paper's value lies in our 95 % interval; no proof that the two are equal
+    below    our interval ends below the paper's value
+    above    our interval begins above it
+
+`paper_admission` decides which runs enter and refuses the miniature's.
+
+Source: DESIGN 7; paper Tables 1, 2, 6 and Figure 3 (`paper_facts`).
+"""
+
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Optional
+
+from finer1_lib import paper_facts
+from finer1_lib.errors import UserError
+from finer1_lib.orderings import BARS
+from finer1_lib.paper_admission import STAGE1, Admitted, NotComparable, admit
+
+__all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "table_of", "to_markdown"]
+COLUMNS = (
+    "source", "setting", "metric", "paper_row", "model", "categories", "dataset", "option_order", "paper",
+    "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict",
+)  # fmt: skip
+TABLES = ("Table 1", "Table 2", "Table 6")  # closed world; open world: similarity, text inclusion
+ASKED = "base_cot_prompt"  # a released checkpoint is asked to think, as it was trained to
+SIMILARITY = "siglip"
+
+
+def comparison_table(run_dir: "str | Path", released_run: "str | Path | None" = None):
+    """Every value of the paper for which the run has one too.
+
+    Args:
+        run_dir: folder of a finished run on the paper's data: of the plain base, or of a released checkpoint
+            alone, which then fills the column `released`.
+        released_run: folder of a run whose base is a released checkpoint.
+
+    Returns:
+        DataFrame of `COLUMNS`, in percent; difference, interval, n and reading are of the run, where there is
+        none of the released checkpoint. `n_paper` is the size of the release's test set.
+
+    Raises:
+        NotComparable: a run whose data or model are not the paper's.
+        UserError: a run that has not finished, or `released_run` is of no released checkpoint.
+    """
+    return table_of(admit(run_dir), None if released_run is None else admit(released_run))
+
+
+def table_of(run: Optional[Admitted], released: Optional[Admitted] = None):
+    """`comparison_table` of runs that were looked over (`paper_admission`).
+
+    Raises:
+        UserError: `released` is of no released checkpoint, `run` is of one too, or the two differ in size.
+    """
+    import pandas as pd
+
+    if released is None and run.released:
+        run, released = None, run
+    if released is not None and not released.released:
+        raise UserError(f"run {released.name!r} is of a plain base: --released takes a Fine-R1 checkpoint's")
+    if run is not None and run.released:
+        raise UserError(f"run {run.name!r} is of a released checkpoint: give it with --released")
+    if run is not None and released is not None and run.size != released.size:
+        sizes = f"{run.name!r} is of {run.size}, {released.name!r} of {released.size}"
+        raise UserError(f"{sizes}: compare runs of one size")
+    lines = [_line(fact, model, order, run, released)
+             for fact, model in _facts((run or released).size) for order in ("shuffled", "release")]
+    return pd.DataFrame([line for line in lines if line], columns=list(COLUMNS))
+
+
+def compare_lines(run_dir: "str | Path", released_run: "str | Path | None" = None) -> str:
+    """What `finer1 compare` prints: the averages of `comparison_table` as Markdown, and how to read them.
+
+    Raises:
+        NotComparable, UserError: as `comparison_table`.
+    """
+    table = comparison_table(run_dir, released_run)
+    notes = ["Percent; ours by the official scorer (the paper's), in the last column by the strict one.",
+             "Intervals are ours alone, over sub-categories. inside: the paper's value lies in our interval."]
+    said = {row: text for (source, row), text in paper_facts.remarks().items()
+            if not table[(table["source"] == source) & (table["paper_row"] == row)].empty}
+    return "\n".join([to_markdown(table), "", *notes, *(f"{row}: {text}." for row, text in said.items())])
+
+
+def to_markdown(table, every_dataset: bool = False) -> str:
+    """The table as Markdown.
+
+    Args:
+        table: of `comparison_table`.
+        every_dataset: also the lines of the six data sets; else the averages alone.
+    """
+    from finer1_lib.contenders import label_of
+
+    titles = ("table", "metric", "row of the paper", "our row", "categories", "paper", "released here",
+              "our run", "difference [95 %]", "n", "reading", "strict")
+    shown = table if every_dataset else table[table["dataset"] == paper_facts.AVERAGE]
+    lines = [titles, ["---"] * len(titles)]
+    for row in shown.to_dict("records"):
+        kind = row["categories"] + ("" if row["dataset"] == paper_facts.AVERAGE else f", {row['dataset']}")
+        kind += ", release's order" if row["option_order"] == "release" else ""
+        gap = _text(row["difference"], "+.1f")
+        if gap != "-" and row["low"] == row["low"]:  # a NaN is not equal to itself
+            gap += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
+        lines.append([
+            row["source"], row["metric"].replace("_", " "), row["paper_row"], label_of(row["model"]), kind,
+            *(_text(row[key]) for key in ("paper", "released", "run")), gap,
+            f"{row['n']:,} of {row['n_paper']:,}", row["reading"], _text(row["run_strict"]),
+        ])  # fmt: skip
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _text(value: Optional[float], form: str = ".1f") -> str:
+    return "-" if value is None or value != value else f"{value:{form}}"
+
+
+def _facts(size: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The paper's values that a row of ours can stand beside, with that row's name."""
+    rows = [(source, row, model) for source in TABLES
+            for row, model in ((f"Qwen2.5-VL-{size}", "base"), (f"Fine-R1-{size}", "cot_sft_tapo"))]
+    if size == "3B":  # Figure 3 repeats these two rows and adds the others
+        rows += [(figure, bar, model) for figure, bars in BARS.items() for bar, models in bars.items()
+                 for model in models if model not in ("base", "cot_sft_tapo")]
+    for source, row, model in rows:
+        found = paper_facts.facts(source, model=row)
+        for fact in found[found["categories"] != "all"].to_dict("records"):
+            yield fact, model
+
+
+def _line(
+    fact: Mapping[str, Any], model: str, order: str, run: Optional[Admitted], released: Optional[Admitted]
+) -> Optional[dict[str, Any]]:
+    """One line, or None where neither run has the value."""
+    stands_for = "cot_sft" if released and released.released == STAGE1 else "cot_sft_tapo"
+    theirs = _row(released, ASKED, fact, order) if model == stands_for else None
+    ours = _row(run, model, fact, order)
+    row = ours or theirs
+    if row is None:
+        return None
+    strict = _row(run if ours else released, model if ours else ASKED, fact, order, "strict")
+    gaps = {key: None if row[column] is None else 100 * row[column] - fact["value"]
+            for key, column in (("difference", "value"), ("low", "low"), ("high", "high"))}
+    sizes = {key: items for key, (_, items) in paper_facts.evaluation_sets().items()}
+    kind, dataset = fact["categories"], fact["dataset"]
+    whole = sizes.get((dataset, kind)) or sum(items for (_, of), items in sizes.items() if of == kind)
+    return {
+        **{key: fact[key] for key in ("source", "setting", "metric", "categories", "dataset")},
+        "paper_row": fact["model"], "model": model, "option_order": row["option_order"],
+        "paper": fact["value"], "released": _percent(theirs), "run": _percent(ours), **gaps,
+        "n": row["n"], "n_paper": whole, "reading": _reading(row, gaps), "run_strict": _percent(strict),
+    }  # fmt: skip
+
+
+def _row(
+    run: Optional[Admitted], model: str, fact: Mapping[str, Any], order: str, scorer: str = "official"
+) -> Optional[Mapping[str, Any]]:
+    """The run's row of a value; the open world, where no options are shown, counts as "shuffled"."""
+    wanted = {key: fact[key] for key in ("setting", "metric", "categories")}
+    wanted |= {"model": model, "scorer": scorer}
+    found = [row for row in (run.rows if run else ()) if row["dataset"].capitalize() == fact["dataset"]
+             and (row["option_order"] or "shuffled") == order
+             and all(row[key] == value for key, value in wanted.items())]
+    return found[0] if found else None
+
+
+def _percent(row: Optional[Mapping[str, Any]]) -> Optional[float]:
+    return None if row is None or row["value"] is None else 100 * row["value"]
+
+
+def _reading(row: Mapping[str, Any], gaps: Mapping[str, Optional[float]]) -> str:
+    if row["metric"] == "relative_semantic_similarity" and row["variant"] != SIMILARITY:
+        return f"not comparable because its similarity is {row['variant']}, the paper's {SIMILARITY}"
+    if gaps["low"] is None or gaps["high"] is None:
+        return "not comparable because it has no interval"
+    return "below" if gaps["high"] < 0 else "above" if gaps["low"] > 0 else "inside"

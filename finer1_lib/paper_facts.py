@@ -1,0 +1,105 @@
+"""What the paper prints, as facts: every value with its table or figure and its row.
+
+They lie in `paper/`, one wide file a table or figure (a column a data set), in percent as printed, and are
+read in long form. They are numbers of Qwen2.5-VL-3B and 7B (or of the model that the row names) on six data
+sets of photographs: only `paper_comparison` puts numbers of a run beside them; it refuses the miniature's.
+
+Example:
+    >>> value("Figure 3a", "SFT", "unseen")
+    65.82
+
+Source: Fine-R1 (arXiv 2602.07605), the tables and figures named; the remarks are audit 1.F, the counts of the
+evaluation sets those of the release's files (data.md 2.1).
+"""
+
+import csv
+from functools import cache
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+COLUMNS = ("source", "setting", "metric", "family", "model", "categories", "dataset", "value")
+DATASETS = ("Aircraft", "Bird", "Car", "Dog", "Flower", "Pet")
+AVERAGE = "Average"  # over the six, unweighted
+_FOLDER = Path(__file__).with_name("paper")
+_KEYS = COLUMNS[1:6]
+
+
+def facts(source: Optional[str] = None, **equal: Any):
+    """Values of the paper, in the units that it prints (percent, but for Table 4's similarities).
+
+    Args:
+        source: "Table 1", "Figure 3a", ...; None for all.
+        equal: further columns and their values, e.g. categories="unseen".
+
+    Returns:
+        DataFrame of `COLUMNS`; `categories` is seen, unseen or all, `family` the paper's grouping of rows.
+
+    Raises:
+        ValueError: a source or a column that is not there.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(_chosen(source, equal), columns=list(COLUMNS))
+
+
+def value(source: str, model: str, categories: str, dataset: str = AVERAGE, **equal: Any) -> float:
+    """The one value of a row.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    found = _chosen(source, {"model": model, "categories": categories, "dataset": dataset, **equal})
+    if len(found) != 1:
+        raise ValueError(f"{source}, {model}, {categories}, {dataset}: {len(found)} values, not one")
+    return found[0]["value"]
+
+
+def sources() -> list[str]:
+    """Tables and figures of which values are here: "Figure 3a", "Table 1", ..."""
+    return sorted(_name(file) for file in _files())
+
+
+def remarks(source: Optional[str] = None) -> dict[tuple[str, str], str]:
+    """What must be said with a row: {(source, model): remark}."""
+    rows = _read(_FOLDER / "remarks.csv")
+    return {(row["source"], row["model"]): row["remark"] for row in rows if source in (None, row["source"])}
+
+
+def evaluation_sets() -> dict[tuple[str, str], tuple[int, int]]:
+    """The release's test sets: {(data set, seen or unseen): (sub-categories, images)}."""
+    rows = _read(_FOLDER / "evaluation_sets.csv")
+    return {(row["dataset"], row["categories"]): (int(row["sub_categories"]), int(row["items"]))
+            for row in rows}
+
+
+def _chosen(source: Optional[str], equal: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if source is not None and source not in sources():
+        raise ValueError(f"no {source!r} here: one of {', '.join(sources())}")
+    if unknown := set(equal) - set(COLUMNS):
+        raise ValueError(f"no column {sorted(unknown)}: {', '.join(COLUMNS)}")
+    wanted = {**equal, **({} if source is None else {"source": source})}
+    return [row for row in _rows() if all(row[key] == wanted[key] for key in wanted)]
+
+
+@cache
+def _rows() -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"source": _name(file), **{key: row[key] for key in _KEYS}, "dataset": dataset, "value": float(cell)}
+        for file in _files() for row in _read(file)
+        for dataset, cell in row.items() if dataset not in _KEYS and cell
+    )
+
+
+@cache
+def _files() -> list[Path]:
+    return sorted([*_FOLDER.glob("table_*.csv"), *_FOLDER.glob("figure_*.csv")])
+
+
+def _name(file: Path) -> str:
+    return file.stem.replace("_", " ").capitalize()
+
+
+@cache
+def _read(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
