@@ -25,7 +25,6 @@ from finer1_lib.rewards import WELL_FORMED, normalise, one_answer, read_tag
 CANDIDATE_MARKER = "The analysis of candidate subcategories:"
 PREDICTION_MARKER = "The prediction is:"
 MAX_CANDIDATES = 4  # METHOD 2: "at most four"
-WRONG_STEPS = ("unparsable", "misread_attribute", "candidate_missing", "prediction_differs", "answer_differs")
 
 _LIST_ITEM = re.compile(r"^\s?(?:[-*•]|\d{1,2}[.)])\s+(\S.*)$")
 _LATIN = re.compile(r"\s*\([^)]*\)")
@@ -155,28 +154,6 @@ def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> 
     }
 
 
-def where_wrong(trace: Trace, sub_category: str, guide: Optional[Mapping] = None) -> str:
-    """The first step at which a wrong trace left the truth, or "right" when its answer is right.
-
-    Steps in order: "unparsable" (a part or the answer cannot be read), "misread_attribute" (only with a guide
-    that knows the sub-category), "candidate_missing", "prediction_differs", "answer_differs" (from a right
-    prediction).
-
-    Source: METHOD 2 (the four parts as steps); the order is our choice.
-    """
-    truth = normalise(sub_category)
-    if trace.answer is not None and normalise(trace.answer) == truth:
-        return "right"
-    if trace.answer is None or not trace.candidates or trace.prediction is None or trace.analysis is None:
-        return "unparsable"
-    if guide is not None and sub_category in guide["sub_categories"]:
-        if "wrong" in check_claims(trace.analysis, sub_category, guide).values():
-            return "misread_attribute"
-    if truth not in [normalise(name) for name in trace.candidates]:
-        return "candidate_missing"
-    return "prediction_differs" if normalise(trace.prediction) != truth else "answer_differs"
-
-
 def _thought(completion: str) -> str:
     """The text of the think block; where there is none, or it never closes, all that precedes the answer."""
     start = completion.find("<think>")
@@ -225,8 +202,12 @@ def _by_markers(thought: str) -> tuple[dict[str, Optional[str]], tuple[str, ...]
 
 
 def _predicted(text: str) -> str:
-    """The name after the prediction marker: alone, or in a sentence ("The bird is a Canada Warbler.")."""
-    sentence = _LATIN.sub("", text.strip()).split(". ")[0].split("\n")[0]
+    """The name after the prediction marker: alone, or in a sentence ("The bird is a Canada Warbler.").
+
+    A heading may stand between them, ended by a colon (1 of 98).
+    """
+    lines = [line for line in text.strip().splitlines() if line.strip() and not line.rstrip().endswith(":")]
+    sentence = _LATIN.sub("", lines[0] if lines else "").split(". ")[0]
     named = _NAMED.findall(sentence)
     return _bare_name(named[-1] if named else sentence)
 

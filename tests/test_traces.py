@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finer1_lib.rewards import normalise, well_formatted
-from finer1_lib.traces import (
-    WRONG_STEPS,
-    attribute_claims,
-    check_claims,
-    count_problems,
-    parse,
-    split_names,
-    where_wrong,
-)
+from finer1_lib.trace_steps import WRONG_STEPS, where_wrong
+from finer1_lib.traces import attribute_claims, check_claims, count_problems, parse, split_names
 
 GOOD = (
     "<think>\n<analysis>needle bill, red crown, barred wings</analysis>\n"
@@ -175,6 +168,7 @@ RELEASED = (
         "House Wren (Troglodytes aedon)",
         "The bird is identified as a House Wren (T. aedon).\n",
         "Based on the beak, the bird in the image is most likely a House Wren. It is small.",
+        "Final Prediction:\nThe beak shows that it is a House Wren (T. aedon).",
     ],
 )
 def test_the_release_s_markers(sentence):
@@ -205,30 +199,6 @@ def test_check_claims_right_wrong_missing():
     assert both["crown"] == "wrong"  # claiming everything is no reading
 
 
-@pytest.mark.parametrize(
-    "text, step",
-    [
-        (GOOD, "right"),
-        (changed(answer="Marlo Wren"), "answer_differs"),
-        (changed(answer="Marlo Wren", prediction="Marlo Wren"), "prediction_differs"),
-        (
-            changed(answer="Marlo Wren", prediction="Marlo Wren", options="Marlo Wren, Tarn Wren"),
-            "candidate_missing",
-        ),
-        (changed(answer="Marlo Wren", analysis="needle bill, blue crown"), "misread_attribute"),
-        ("<answer>Marlo Wren</answer>", "unparsable"),
-        ("", "unparsable"),
-    ],
-)
-def test_where_wrong_names_the_first_step(text, step):
-    assert where_wrong(parse(text), "Dunen Wren", GUIDE) == step
-
-
-def test_where_wrong_without_a_guide_skips_the_attributes():
-    text = changed(answer="Marlo Wren", prediction="Marlo Wren", analysis="needle bill, blue crown")
-    assert where_wrong(parse(text), "Dunen Wren") == "prediction_differs"
-
-
 def test_released_rationales():
     folder = os.environ.get("FINER1_OFFICIAL_DATA")
     if not folder:
@@ -238,8 +208,12 @@ def test_released_rationales():
     traces = [parse(text) for text in texts]
     assert len(traces) == 98 and sum(map(well_formatted, texts)) == 98
     assert {trace.layout for trace in traces} == {"markers"} and all(trace.answer for trace in traces)
-    assert sum(trace.complete for trace in traces) >= 97  # one lacks the candidate marker
-    assert sum(len(trace.candidates) == 4 for trace in traces) >= 97
+    # one lacks the candidate marker: candidates and comparison cannot be told apart there
+    assert count_problems(traces) == {"total": 98, "complete": 97, "missing_options": 1,
+                                      "missing_comparison": 1}
+    assert sum(len(trace.candidates) == 4 for trace in traces) == 97
     named = [any(normalise(t.answer) in normalise(name) for name in t.candidates) for t in traces]
-    assert sum(named) >= 96  # data.md 3.1: 85 of 86 birds, 11 of 11 parsed pets
-    assert sum(normalise(t.answer) in normalise(t.prediction or "") for t in traces) >= 97
+    assert sum(named) == 96  # 85 of 86 birds ("Bobolinks" counts, "Wrens" does not), 11 of 11 parsed pets
+    assert sum(normalise(t.answer) in normalise(t.prediction or "") for t in traces) == 98
+    lengths = [len(trace.analysis.split()) for trace in traces]
+    assert min(lengths) > 100 and 350 < sum(lengths) / 98 < 450

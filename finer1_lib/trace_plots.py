@@ -1,0 +1,180 @@
+"""Figures of reasoning traces: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
+
+Steps and turns have colours that the colour-blind can tell apart, and hatches, so that a grey print reads the
+same; models keep their own colour (`contenders.ROWS`) and get a marker each.
+
+Source: our choice.
+"""
+
+import textwrap
+from typing import Mapping, Optional, Sequence
+
+from finer1_lib.contenders import colour_of, in_order, label_of
+from finer1_lib.trace_reading import PARTS
+from finer1_lib.trace_statistics import CATEGORIES
+from finer1_lib.trace_steps import STEP_LABELS
+
+Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
+
+STEP_COLOURS = {"right": "#009E73", "unparsable": "#999999", "misread_attribute": "#E69F00",
+                "candidate_missing": "#56B4E9", "comparison_contradicts": "#F0E442",
+                "prediction_differs": "#0072B2", "answer_differs": "#CC79A7"}
+STEP_HATCHES = {"right": "", "unparsable": "", "misread_attribute": "//", "candidate_missing": "..",
+                "comparison_contradicts": "oo", "prediction_differs": "\\\\", "answer_differs": "xx"}
+PART_HATCHES = {"gain": "", "reading": "..", "use": "//"}
+_MARKERS = "osD^vP*X"
+
+
+def _plain(axis, size: int = 12) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=size)
+
+
+def _kinds(df) -> list[str]:
+    return [kind for kind in CATEGORIES if kind in set(df["categories"])]
+
+
+def _span(row, scale: float) -> Optional[tuple[float, float]]:
+    """The interval to draw, or None where the data allow none (a NaN is not equal to itself)."""
+    return None if row.low is None or row.low != row.low else (scale * row.low, scale * row.high)
+
+
+def wrong_steps(df, labels: Labels = None):
+    """Stacked bars: at which step the wrong answers of each model first left the truth, seen and unseen.
+
+    Args:
+        df: of `trace_statistics.tally_steps`: columns model, categories, step, share (of all traces), low,
+            high; the whisker is that of all wrong answers together.
+        labels: what to write beside the bars.
+    """
+    import matplotlib.pyplot as plt
+
+    kinds, models = _kinds(df), in_order(df["model"], labels)
+    fig, axes = plt.subplots(1, len(kinds), figsize=(5.4 * len(kinds) + 1.8, 2.2 + 0.7 * len(models)),
+                             sharey=True, sharex=True, squeeze=False, layout="constrained")
+    for axis, kind in zip(axes[0], kinds):
+        for place, model in enumerate(models):
+            part, left = df[(df["model"] == model) & (df["categories"] == kind)].set_index("step"), 0.0
+            for step, label in STEP_LABELS.items():
+                share = 100 * float(part["share"].get(step, 0.0))
+                axis.barh(place, share, left=left, color=STEP_COLOURS[step], edgecolor="black", height=0.66,
+                          hatch=STEP_HATCHES[step], label=label if place == 0 else None)
+                left += share
+            if "right" in part.index and (span := _span(part.loc["right"], 100)):
+                axis.plot([100 - span[1], 100 - span[0]], [place + 0.41] * 2, color="black", linewidth=2,
+                          marker="|")
+            axis.text(left + 1.5, place, f"{left:.0f}", va="center", fontsize=12)
+        axis.set_yticks(range(len(models)), [label_of(model, labels) for model in models])
+        axis.set_ylim(len(models) - 0.4, -0.5)
+        axis.set_xlim(0, 108)
+        axis.set_title(f"{kind} sub-categories", fontsize=13)
+        axis.set_xlabel("wrong answers, % of all traces", fontsize=12)
+        _plain(axis)
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncol=3, frameon=False,
+               fontsize=12)
+    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
+    return fig
+
+
+def dots(df, labels: Labels = None, unit: str = "share"):
+    """Averages of the traces: a row per quantity, a dot with its interval per model, seen and unseen.
+
+    Args:
+        df: of `trace_statistics.statistics`: model, categories, label, unit, value, low, high.
+        labels: names of the models in the legend.
+        unit: which rows to draw; "share" is drawn in percent.
+    """
+    import matplotlib.pyplot as plt
+
+    df, scale = df[df["unit"] == unit], 100 if unit == "share" else 1
+    kinds, models, names = _kinds(df), in_order(df["model"], labels), list(dict.fromkeys(df["label"]))
+    pitch = len(models) + 0.9
+    fig, axes = plt.subplots(1, len(kinds), figsize=(4.8 * len(kinds) + 3, 1.4 + 0.25 * pitch * len(names)),
+                             sharey=True, sharex=True, squeeze=False, layout="constrained")
+    for axis, kind in zip(axes[0], kinds):
+        for row in df[df["categories"] == kind].itertuples():
+            number = models.index(row.model)
+            place, span = pitch * names.index(row.label) + number, _span(row, scale)
+            axis.plot(scale * row.value, place, _MARKERS[number % len(_MARKERS)], color=colour_of(row.model),
+                      markeredgecolor="black", markersize=9, zorder=3)
+            if span:
+                axis.plot(span, [place, place], color=colour_of(row.model), linewidth=3, zorder=2)
+            end = span[1] if span else scale * row.value
+            axis.annotate(f"{scale * row.value:.{0 if unit == 'share' else 1}f}", (end, place), (8, 0),
+                          textcoords="offset points", va="center", fontsize=11)
+        for edge in range(1, len(names)):
+            axis.axhline(pitch * edge - 0.95, color="#DDDDDD", linewidth=0.8, zorder=0)
+        axis.set_yticks([pitch * k + (len(models) - 1) / 2 for k in range(len(names))], names)
+        axis.set_ylim(pitch * len(names) - 0.9, -0.9)
+        axis.set_title(f"{kind} sub-categories", fontsize=13)
+        axis.set_xlabel("%" if unit == "share" else unit, fontsize=12)
+        _plain(axis)
+    axes[0][0].set_xlim(0, 1.12 * (100 if unit == "share" else df[["value", "high"]].max().max()))
+    handles = [plt.Line2D([], [], marker=_MARKERS[k % len(_MARKERS)], color=colour_of(model), linewidth=3,
+                          markeredgecolor="black", markersize=9) for k, model in enumerate(models)]
+    fig.legend(handles, [label_of(model, labels) for model in models], loc="outside lower center",
+               ncol=min(4, len(models)), frameon=False, fontsize=12)
+    plt.close(fig)
+    return fig
+
+
+def parts_of_gain(df, labels: Labels = None):
+    """Bars: each model's gain over the first one, and what of it is reading and what use.
+
+    Args:
+        df: the gains of `trace_reading.reading_and_use`.
+        labels: names of the models.
+    """
+    import matplotlib.pyplot as plt
+
+    kinds, models = _kinds(df), in_order(df["second"], labels)
+    pitch, parts = len(PARTS) + 0.8, list(PARTS)
+    fig, axes = plt.subplots(1, len(kinds), figsize=(4.9 * len(kinds) + 3, 1.7 + 0.36 * pitch * len(models)),
+                             sharey=True, sharex=True, squeeze=False, layout="constrained")
+    for axis, kind in zip(axes[0], kinds):
+        for row in df[df["categories"] == kind].itertuples():
+            place, span = pitch * models.index(row.second) + parts.index(row.part), _span(row, 100)
+            axis.barh(place, 100 * row.value, height=0.8, edgecolor="black", hatch=PART_HATCHES[row.part],
+                      color=colour_of(row.second) if row.part == "gain" else "white")
+            if span:
+                axis.plot(span, [place, place], color="black", linewidth=1.8, marker="|", markersize=9)
+            axis.annotate(f"{100 * row.value:+.1f}", (max(span[1] if span else 0, 100 * row.value, 0), place),
+                          (7, 0), textcoords="offset points", va="center", fontsize=11)
+        axis.axvline(0, color="black", linewidth=1)
+        ticks = [pitch * m + p for m in range(len(models)) for p in range(len(parts))]
+        heads = [(f"{label_of(model, labels)}:\n" if part == "gain" else "") + PARTS[part]
+                 for model in models for part in parts]
+        axis.set_yticks(ticks, heads)
+        axis.set_ylim(pitch * len(models) - 0.9, -0.9)
+        axis.margins(x=0.2)
+        axis.set_title(f"{kind} sub-categories", fontsize=13)
+        axis.set_xlabel(f"points over {label_of(df['first'].iloc[0], labels)}", fontsize=12)
+        _plain(axis, 11)
+    plt.close(fig)
+    return fig
+
+
+def wrapped(text: str, width: int) -> str:
+    """A label in several lines."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def spread(places: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Places for labels of these sizes, in order and without overlap, each as near to its own as can be.
+
+    Labels that would overlap are put together in a pile about the middle of what they want.
+    """
+    piles = []  # (number of labels, where the pile would best start, its size)
+    for place, size in zip(places, sizes):
+        piles.append((1, place - size / 2, size))
+        while len(piles) > 1 and piles[-2][1] + piles[-2][2] > piles[-1][1]:
+            (n1, start1, size1), (n2, start2, size2) = piles[-2:]
+            start = (n1 * start1 + n2 * (start2 - size1)) / (n1 + n2)
+            piles[-2:] = [(n1 + n2, start, size1 + size2)]
+    found, sizes = [], list(sizes)
+    for count, start, _ in piles:
+        for size in sizes[len(found) : len(found) + count]:
+            found.append(start + size / 2)
+            start += size
+    return found

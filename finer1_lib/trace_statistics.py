@@ -1,0 +1,190 @@
+"""Reasoning traces in numbers: one row per trace, what could not be read, averages with intervals, steps.
+
+    table = trace_table(records, guide)    one row per trace, nothing dropped
+    problems(table)                        what could not be read, by kind
+    statistics(table, seed=0)              averages per model, seen and unseen
+    tally_steps(table, seed=0)             at which step wrong answers left the truth
+
+Without a guide the columns that need one are empty (NaN) and left out of every later table. Before and after
+a training: `trace_changes`.
+
+Source: METHOD 2 (the four parts), METHOD 4 (averages: unweighted over data sets, seen and unseen apart),
+DESIGN 7 (n and a 95 % interval for every number); the quantities are our choice.
+"""
+
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
+
+from finer1_lib.contenders import in_order
+from finer1_lib.prompts import FOUR_PARTS
+from finer1_lib.rewards import normalise
+from finer1_lib.statistics import Estimate, clustered_mean
+from finer1_lib.trace_steps import (
+    WRONG_STEPS, attributes_of, comparison_claims, unknown_names, where_wrong,
+)
+from finer1_lib.traces import check_claims, count_problems, parse
+
+STEPS = ("right", *WRONG_STEPS)
+CATEGORIES = ("seen", "unseen")
+_COPIED = ("model", "item_id", "image_id", "super_category", "sub_category", "categories", "completion")
+
+
+class Quantity(NamedTuple):
+    """What a column of `trace_table` is: its label in tables, its unit (words, tokens, names or share)."""
+
+    label: str
+    unit: str
+
+
+QUANTITIES: Mapping[str, Quantity] = {
+    **{f"words_{part}": Quantity(f"words in the {part}", "words") for part in FOUR_PARTS},
+    "tokens": Quantity("tokens in all", "tokens"),
+    "candidates": Quantity("candidates", "names"),
+    "right": Quantity("answer right", "share"),
+    "complete": Quantity("four parts and answer read", "share"),
+    "truth_listed": Quantity("truth among the candidates", "share"),
+    "repeats": Quantity("a candidate stands twice", "share"),
+    "invents": Quantity("a candidate the guide lacks", "share"),
+    "attributes_right": Quantity("attributes read right", "share"),
+    "attributes_misread": Quantity("attributes misread", "share"),
+    "all_read": Quantity("all attributes read right", "share"),
+    "claims_true": Quantity("comparison agrees with guide", "share"),
+    "marks_consistent": Quantity('"(differs)" fits the analysis', "share"),
+}
+
+
+def is_trace(record: Mapping[str, Any], setting: str = "open_world") -> bool:
+    """Whether a record is one to read: a thinking prompt, this setting, the main reading of the options."""
+    main = record.get("option_order") in (None, "shuffled")
+    return record["setting"] == setting and record["prompt_name"].startswith("cot") and main
+
+
+def trace_table(
+    records: Iterable[Mapping[str, Any]], guide: Optional[Mapping] = None, setting: str = "open_world"
+):
+    """One row per completion of the models that think, with all that is read from it.
+
+    Args:
+        records: lines of 04's records.jsonl; those of `is_trace` are taken.
+        guide: guide.json; {} or None where there is none.
+        setting: "open_world" or "closed_world".
+
+    Returns:
+        A DataFrame: the record's keys and completion, `step` (of `STEPS`), and a column per `QUANTITIES`:
+        words of each part and number of candidates (NaN where the part cannot be read), shares of the trace's
+        own attributes, claims and marks (NaN where it makes none), and 1 or 0 for what is so or not. An
+        attribute left out is neither read right nor misread.
+    """
+    import pandas as pd
+
+    rows = [_row(record, guide) for record in records if is_trace(record, setting)]
+    return pd.DataFrame(rows, columns=[*_COPIED, "step", *QUANTITIES])
+
+
+def _row(record: Mapping[str, Any], guide: Optional[Mapping]) -> dict[str, Any]:
+    trace, truth = parse(record["completion"]), record["sub_category"]
+    names = [normalise(name) for name in trace.candidates]
+    claims = comparison_claims(trace, guide)
+    states = list(check_claims(trace.analysis, truth, guide).values()) if attributes_of(guide, truth) else []
+    step = where_wrong(trace, truth, guide)
+    words = {part: getattr(trace, part) for part in FOUR_PARTS}
+    return {
+        **{key: record[key] for key in _COPIED},
+        "step": step,
+        **{f"words_{part}": float(len(text.split())) if text else None for part, text in words.items()},
+        "tokens": record.get("tokens"),
+        "candidates": float(len(names)) if names else None,
+        "right": float(step == "right"),
+        "complete": float(trace.complete),
+        "truth_listed": float(normalise(truth) in names),
+        "repeats": float(len(set(names)) < len(names)),
+        "invents": float(bool(unknown_names(trace, guide))) if guide else None,
+        "attributes_right": _share(state == "right" for state in states),
+        "attributes_misread": _share(state == "wrong" for state in states),
+        "all_read": float(set(states) == {"right"}) if states else None,
+        "claims_true": _share(claim.true for claim in claims if claim.true is not None),
+        "marks_consistent": _share(claim.consistent for claim in claims if claim.consistent is not None),
+    }
+
+
+def _share(values: Iterable[bool]) -> Optional[float]:
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def problems(table, labels: Optional[Mapping[str, str]] = None):
+    """What could not be read, by kind, a row per model: counts, with `total` and `complete`.
+
+    Returns:
+        A DataFrame with the models as its index; most frequent problem first.
+    """
+    import pandas as pd
+
+    counts = {model: count_problems(map(parse, table.loc[table["model"] == model, "completion"]))
+              for model in in_order(table["model"], labels)}
+    frame = pd.DataFrame(list(counts.values()), index=list(counts)).fillna(0).astype(int)
+    kinds = [name for name in frame.columns if name not in ("total", "complete")]
+    order = sorted(kinds, key=lambda name: (-frame[name].sum(), name))
+    return frame.reindex(columns=["total", "complete", *order])
+
+
+def statistics(table, *, seed: int, labels: Optional[Mapping[str, str]] = None):
+    """Average of every quantity for each model, seen and unseen: unweighted over super-categories.
+
+    Returns:
+        A DataFrame with model, categories, quantity, label, unit, value, low, high, n, clusters. Intervals
+        are clustered by sub-category; a count that is the same in every trace has none.
+    """
+    import pandas as pd
+
+    rows = []
+    for model in in_order(table["model"], labels):
+        for categories in CATEGORIES:
+            part = table[(table["model"] == model) & (table["categories"] == categories)]
+            for name, quantity in QUANTITIES.items():
+                known = part[part[name].notna()].sort_values("item_id")
+                if len(known):
+                    estimate = scaled(clustered_mean, [known[name].astype(float)], known, seed)
+                    rows.append({"model": model, "categories": categories, "quantity": name,
+                                 **quantity._asdict(), **estimate.as_row(), "clusters": estimate.clusters})
+    return pd.DataFrame(rows, columns=["model", "categories", "quantity", "label", "unit", "value", "low",
+                                       "high", "n", "clusters"])
+
+
+def scaled(function, columns: Sequence, items, seed: int) -> Estimate:
+    """`clustered_mean` or `paired_difference` of columns that need not lie in [0, 1].
+
+    Args:
+        function: one of the two.
+        columns: its scores, one or two Series of items.
+        items: the same rows, with sub_category and super_category.
+
+    They are divided by their greatest value, since the interval of equal values is one of shares; for a count
+    that never varies that interval would mean nothing, and is left out.
+    """
+    scale = max(1.0, *(column.abs().max() for column in columns))
+    shares = [(column / scale).tolist() for column in columns]
+    found = function(*shares, items["sub_category"].tolist(), items["super_category"].tolist(), seed=seed)
+    constant = scale > 1 and len({tuple(values) for values in zip(*shares)}) == 1
+    low, high = (None if end is None or constant else scale * end for end in (found.low, found.high))
+    return Estimate(scale * found.value, low, high, found.n, found.clusters, found.p)
+
+
+def tally_steps(table, *, seed: int):
+    """Where the wrong answers of each model first left the truth.
+
+    Returns:
+        A DataFrame with model, categories, step (of `STEPS`), count, share of all traces of that model and
+        those categories, low, high. Steps that did not occur stand with 0.
+    """
+    import pandas as pd
+
+    rows = []
+    for (model, categories), part in table.sort_values("item_id", kind="stable").groupby(
+            ["model", "categories"], sort=False):
+        names = list(zip(part["super_category"], part["sub_category"]))
+        for step in STEPS:
+            here = part["step"] == step
+            found = clustered_mean(here.astype(float).tolist(), names, seed=seed)
+            rows.append({"model": model, "categories": categories, "step": step, "count": int(here.sum()),
+                         "share": found.value, "low": found.low, "high": found.high})
+    return pd.DataFrame(rows, columns=["model", "categories", "step", "count", "share", "low", "high"])

@@ -1,0 +1,179 @@
+"""What a trace claims, held against the field guide, and the first step at which it left the truth.
+
+The comparison part of a trace names candidates and says what the guide has of each, marking what its own
+analysis contradicts. Both can be checked: the claim with the guide, the mark with the analysis.
+
+    analysis    "red crown, barred wings"
+    comparison  "Marlo Wren: blue crown (differs), plain wings"
+    claims      blue crown: true in the guide, mark consistent ("red" was seen);
+                plain wings: false (the guide has barred), mark inconsistent (it differs from what was seen)
+
+Source: METHOD 2 (the four parts as steps); the checks and the order of the steps are our choice.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Iterator, Mapping, Optional
+
+from finer1_lib.rewards import normalise
+from finer1_lib.traces import Trace, attribute_claims, check_claims
+
+STEP_LABELS = {
+    "unparsable": "trace cannot be read",
+    "misread_attribute": "an attribute is misread",
+    "candidate_missing": "truth not among the candidates",
+    "comparison_contradicts": "comparison contradicts the guide",
+    "prediction_differs": "wrong choice among the candidates",
+    "answer_differs": "answer differs from the prediction",
+}
+WRONG_STEPS = tuple(STEP_LABELS)
+GUIDE_STEPS = ("misread_attribute", "comparison_contradicts")  # those that only a guide can tell
+
+_ENTRY, _PIECE = re.compile(r"[^;\n]+"), re.compile(r"[^,]+")
+_ANALYSIS_PIECE = re.compile(r"[^,;.\n]+")
+_MARK = re.compile(r"\(\s*differs\s*\)")
+_OTHER_GENUS = "other genus"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a trace about a sub-category.
+
+    Attributes:
+        name: the sub-category as the guide spells it.
+        attribute: a part word of the guide; "" for "other genus", which claims no value.
+        value: what is claimed, normalised.
+        start, end: where the claim stands in its part's text.
+        true: whether the guide says the same; None for "other genus".
+        consistent: whether "(differs)", or its absence, fits the trace's own analysis; None where the
+            analysis is silent and nothing is marked, and for the analysis itself.
+    """
+
+    name: str
+    attribute: str
+    value: str
+    start: int
+    end: int
+    true: Optional[bool]
+    consistent: Optional[bool] = None
+
+
+def attributes_of(guide: Optional[Mapping], sub_category: str) -> Mapping[str, str]:
+    """The guide's attributes of a sub-category; empty without a guide, or where it says nothing of it."""
+    return (guide or {}).get("sub_categories", {}).get(sub_category, {}).get("attributes") or {}
+
+
+def analysis_claims(trace: Trace, sub_category: str, guide: Optional[Mapping]) -> list[Claim]:
+    """The claims of the analysis about what is pictured, each held against the guide.
+
+    Args:
+        sub_category: the true name.
+        guide: the dictionary of `guide.json`, or nothing: then there are no claims to be told.
+    """
+    truth, text = attributes_of(guide, sub_category), trace.analysis or ""
+    return [
+        Claim(sub_category, attribute, value, *span, value == normalise(truth[attribute]))
+        for piece in _ANALYSIS_PIECE.finditer(text)
+        for attribute, value, span in _claims_in(piece.group(), truth, piece.start())
+    ]
+
+
+def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
+    """The claims of the comparison, "Name: value part, value part (differs); Name: ...", in their order.
+
+    An entry whose name the guide does not know claims nothing that can be checked; it is left to
+    `unknown_names`.
+
+    Args:
+        guide: the dictionary of `guide.json`, or nothing: then there are no claims to be told.
+    """
+    known = {normalise(name): name for name in (guide or {}).get("sub_categories", {})}
+    found = []
+    for entry in _ENTRY.finditer(trace.comparison or ""):
+        head, colon, rest = entry.group().partition(":")
+        name = known.get(normalise(head))
+        if not colon or name is None:
+            continue
+        truth = attributes_of(guide, name)
+        seen = attribute_claims(trace.analysis, truth)
+        for piece in _PIECE.finditer(rest):
+            start = entry.start() + len(head) + 1 + piece.start()
+            marked, plain = bool(_MARK.search(piece.group())), _MARK.sub("", piece.group())
+            for attribute, value, _ in _claims_in(plain, truth, 0):
+                fits = _fits(marked, seen.get(attribute), value)
+                span = _trimmed(piece.group(), start)
+                found.append(Claim(name, attribute, value, *span, value == normalise(truth[attribute]), fits))
+            if normalise(plain) == _OTHER_GENUS:
+                genus = _genus_attributes(guide, name)
+                differs = any(normalise(truth[a]) not in seen[a] for a in genus if a in seen)
+                span = _trimmed(piece.group(), start)
+                found.append(Claim(name, "", _OTHER_GENUS, *span, None, marked == differs))
+    return found
+
+
+def unknown_names(trace: Trace, guide: Optional[Mapping]) -> list[str]:
+    """The candidates that the guide does not know, in their order: names that were made up."""
+    known = {normalise(name) for name in (guide or {}).get("sub_categories", {})}
+    return [name for name in trace.candidates if normalise(name) not in known]
+
+
+def where_wrong(trace: Trace, sub_category: str, guide: Optional[Mapping] = None) -> str:
+    """The first step at which a wrong trace left the truth, or "right" when its answer is right.
+
+    Steps in order:
+
+    - "unparsable": the analysis, the candidates, the prediction or the answer cannot be read;
+    - "misread_attribute": the analysis claims of some attribute what the guide does not say of the true
+      sub-category (an attribute left out is no misreading);
+    - "candidate_missing": the true name is not among the candidates;
+    - "comparison_contradicts": the comparison claims something false of the true sub-category or of the
+      predicted one. False claims about other candidates do not count, since the choice was not for them; a
+      wrong "(differs)" does not count either, since it contradicts the analysis and not the guide;
+    - "prediction_differs": nothing false was claimed of the two, and yet the wrong one was chosen;
+    - "answer_differs": the prediction was right, the answer is another name.
+
+    A right answer is "right" whatever stands before it: a trace may misread what decides nothing.
+    Without a guide that knows the sub-category, the steps of `GUIDE_STEPS` are left out, and their traces go
+    to the next step that can be told.
+
+    Source: METHOD 2 (the four parts as steps); the order is our choice.
+    """
+    truth = normalise(sub_category)
+    if trace.answer is not None and normalise(trace.answer) == truth:
+        return "right"
+    if trace.answer is None or not trace.candidates or trace.prediction is None or trace.analysis is None:
+        return "unparsable"
+    if attributes_of(guide, sub_category):
+        if "wrong" in check_claims(trace.analysis, sub_category, guide).values():
+            return "misread_attribute"
+    if truth not in [normalise(name) for name in trace.candidates]:
+        return "candidate_missing"
+    matter = {truth, normalise(trace.prediction)}
+    false = [claim for claim in comparison_claims(trace, guide) if claim.true is False]
+    if any(normalise(claim.name) in matter for claim in false):
+        return "comparison_contradicts"
+    return "prediction_differs" if normalise(trace.prediction) != truth else "answer_differs"
+
+
+def _claims_in(text: str, attributes: Mapping, offset: int) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """(attribute, value, (start, end)) of every claim in a piece of text that has no comma."""
+    for attribute, values in attribute_claims(text, attributes).items():
+        for value in values:
+            yield attribute, value, _trimmed(text, offset)
+
+
+def _trimmed(text: str, offset: int) -> tuple[int, int]:
+    """Start and end of a piece without the white space around it."""
+    return offset + len(text) - len(text.lstrip()), offset + len(text.rstrip())
+
+
+def _fits(marked: bool, seen: Optional[list[str]], value: str) -> Optional[bool]:
+    """Whether a mark fits what the analysis saw; what was not seen cannot differ."""
+    if seen is None:
+        return False if marked else None
+    return marked == (value not in seen)
+
+
+def _genus_attributes(guide: Mapping, name: str) -> list[str]:
+    rules = guide.get("super_categories", {}).get(guide["sub_categories"][name]["super_category"], {})
+    return [a for a in rules.get("genus_attributes", ()) if a in attributes_of(guide, name)]
