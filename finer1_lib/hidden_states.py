@@ -7,7 +7,7 @@ Source: METHOD 5 (H1: mean over the image tokens of the last layer; H2: mean ove
 token).
 """
 
-from typing import TYPE_CHECKING, Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence, Union
 
 from finer1_lib.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.generation import evaluating, forget_positions
@@ -19,25 +19,29 @@ if TYPE_CHECKING:
     from finer1_lib.models import LoadedModel
 
 WHERE = ("image", "last", "span")
+FORWARD_TOKENS = 8192  # in one forward: 37 layers of a 3B model's states for as many take 1.2 GB in 16 bits
 
 
 def pooled_states(
-    loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *, layers: Sequence[int], where: str = "image",
-    spans: Optional[Sequence[str]] = None, add_generation_prompt: bool = True, batch_size: int = 32,
+    loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *, layers: Optional[Sequence[int]] = None,
+    where: Union[str, Sequence[str]] = "image", spans: Optional[Sequence[str]] = None,
+    add_generation_prompt: bool = True, batch_size: int = 32,
 ) -> "numpy.ndarray":
     """Mean state of the chosen tokens of every prompt, per layer.
 
     Args:
         loaded: of `models.load`.
         prompts: conversations as for `generate`.
-        layers: numbers of layers; 0 are the embeddings, -1 is the last.
-        where: "image" (all image tokens), "last" (the prompt's last token) or "span".
+        layers: numbers of layers; 0 are the embeddings, -1 is the last; None for all.
+        where: "image" (all image tokens), "last" (the prompt's last token) or "span"; several at once cost
+            one forward.
         spans: for "span", one text per prompt; the tokens of its last occurrence are meant.
         add_generation_prompt: end the prompt with the start of the assistant's turn.
-        batch_size: prompts a forward.
+        batch_size: prompts a forward, at most; long ones are fewer (`FORWARD_TOKENS`).
 
     Returns:
-        (layers, prompts, hidden) float32, layers in the order given.
+        (layers, prompts, hidden) float32, layers in the order given; for a list of places (places, layers,
+        prompts, hidden).
 
     Raises:
         ValueError: an unknown `where`, a layer that does not exist, a prompt without image or without its
@@ -46,44 +50,65 @@ def pooled_states(
     import numpy
     import torch
 
-    if where not in WHERE or (where == "span") != (spans is not None):
-        raise ValueError(f"where={where!r}: one of {', '.join(WHERE)}; spans go with where='span' alone")
-    encode = Encoder(loaded.processor)
-    image_id = loaded.model.config.image_token_id
+    places = (where,) if isinstance(where, str) else tuple(where)
+    if not places or not set(places) <= set(WHERE) or ("span" in places) != (spans is not None):
+        raise ValueError(f"where={where!r}: of {', '.join(WHERE)}; spans go with where='span' alone")
+    encode, image_id = Encoder(loaded.processor), loaded.model.config.image_token_id
     rows, chosen = [], []
     for number, messages in enumerate(prompts):
         text, pixels, grid = encode.render(messages, add_generation_prompt)
-        tokens = encode.tokenizer(text, add_special_tokens=False, return_offsets_mapping=where == "span")
-        rows.append(Encoded(tokens["input_ids"], pixels, grid))
-        if where == "image":
-            picked = [i for i, token in enumerate(tokens["input_ids"]) if token == image_id]
-        elif where == "last":
-            picked = [len(tokens["input_ids"]) - 1]
-        else:
-            picked = _span_tokens(text, spans[number], tokens["offset_mapping"])
-        if not picked:
-            raise ValueError(f"prompt {number} has no {'image' if where == 'image' else repr(spans[number])}")
-        chosen.append(picked)
+        tokens = encode.tokenizer(text, add_special_tokens=False, return_offsets_mapping="span" in places)
+        ids = tokens["input_ids"]
+        rows.append(Encoded(ids, pixels, grid))
+        picked = {
+            "image": lambda: [i for i, token in enumerate(ids) if token == image_id],
+            "last": lambda: [len(ids) - 1],
+            "span": lambda: _span_tokens(text, spans[number], tokens["offset_mapping"]),
+        }
+        chosen.append([picked[place]() for place in places])
+        for place, found in zip(places, chosen[-1]):
+            if not found:
+                what = "image" if place == "image" else repr(spans[number])
+                raise ValueError(f"prompt {number} has no {what}")
     backbone, device = unwrap_base(loaded.model).model, next(loaded.model.parameters()).device
     result: Any = None
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     with evaluating(loaded.model), torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in _batches([len(row.ids) for row in rows], batch_size):
             ids, mask = pad([rows[i].ids for i in batch], loaded.processor.tokenizer.pad_token_id, "right")
             ids, mask = ids.to(device), mask.to(device)
             forget_positions(loaded.model)
             states = backbone(
                 input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True,
                 **vision_inputs([rows[i] for i in batch], ids, image_id)).hidden_states
-            if not all(-len(states) <= layer < len(states) for layer in layers):
-                raise ValueError(f"layers {list(layers)}: the model has 0 to {len(states) - 1}")
+            wanted = range(len(states)) if layers is None else layers
+            if not all(-len(states) <= layer < len(states) for layer in wanted):
+                raise ValueError(f"layers {list(wanted)}: the model has 0 to {len(states) - 1}")
             if result is None:
-                result = numpy.zeros((len(layers), len(rows), states[0].shape[-1]), "float32")
-            for k, layer in enumerate(layers):
-                for place, i in enumerate(batch):
-                    result[k, i] = states[layer][place, chosen[i]].float().mean(0).cpu().numpy()
-    return numpy.zeros((len(layers), 0, 0), "float32") if result is None else result
+                shape = (len(places), len(wanted), len(rows), states[0].shape[-1])
+                result = numpy.zeros(shape, "float32")
+            share = torch.zeros((len(places), *ids.shape))  # of each token in the mean
+            for line, i in enumerate(batch):
+                for place, picked in enumerate(chosen[i]):
+                    share[place, line, picked] = 1 / len(picked)
+            share = share.to(device)
+            for k, layer in enumerate(wanted):
+                means = torch.einsum("pbt,btd->pbd", share, states[layer].float())
+                result[:, k, batch] = means.cpu().numpy()
+    if result is None:
+        result = numpy.zeros((len(places), len(layers or ()), 0, 0), "float32")
+    return result[0] if isinstance(where, str) else result
+
+
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices of prompts of similar length, at most `most` and `FORWARD_TOKENS` padded tokens together."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (len(batch) == most or (len(batch) + 1) * lengths[i] > FORWARD_TOKENS):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _span_tokens(text: str, span: str, offsets: Sequence[tuple[int, int]]) -> list[int]:

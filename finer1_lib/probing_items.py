@@ -84,21 +84,20 @@ def probe_h1(plan, states: np.ndarray, *, seed: int):
         plan: of `plan_h1`; states: [len(plan), D], one row per image of the plan.
 
     Returns:
-        (items, chosen): a DataFrame with one row per test image and the columns correct, majority,
-        shuffled_labels; {super_category: {"strength", "validation_accuracy"}}.
+        A DataFrame with one row per test image and the columns correct, majority, shuffled_labels, and
+        strength and validation_accuracy of the probe that its super-category chose.
     """
     import pandas as pd
 
-    items, chosen = [plan[:0].drop(columns="role").assign(**dict.fromkeys(("correct", *CONTROLS), False))], {}
+    found_here = ("correct", *CONTROLS, "strength", "validation_accuracy")
+    items = [plan[:0].drop(columns="role").assign(**dict.fromkeys(found_here, 0.0))]
     for super_category in sorted(plan["super_category"].unique()):
         here = (plan["super_category"] == super_category).to_numpy()
         train, test = (here & (plan["role"] == role).to_numpy() for role in ("train", "test"))
         labels = plan["sub_category"].to_numpy()
         found = probing.linear_probe(states[train], labels[train], states[test], labels[test], seed=seed)
-        chosen[super_category] = {key: found[key] for key in ("strength", "validation_accuracy")}
-        items.append(plan[test].drop(columns="role").assign(
-            **{column: found[column] for column in ("correct", *CONTROLS)}))
-    return pd.concat(items[1:] or items, ignore_index=True), chosen
+        items.append(plan[test].drop(columns="role").assign(**found))
+    return pd.concat(items[1:] or items, ignore_index=True)
 
 
 def plan_h2(guide: Mapping[str, Any], *, seed: int):

@@ -11,24 +11,19 @@ from finer1_lib.contenders import colour_of, in_order, label_of
 
 Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
 
-CONTROL_MARKERS = {"majority": "v", "shuffled_labels": "D", "text_only": "s", "swapped_image": "^"}
+CONTROL_MARKERS = {"majority": "v", "shuffled_labels": "D", "epithet_only": "P", "text_only": "s",
+                   "swapped_image": "^"}
 CONTROL_LABELS = {"majority": "always the commonest class", "shuffled_labels": "labels shuffled in training",
+                  "epithet_only": "epithets without the genus word",
                   "text_only": "question without the image", "swapped_image": "question over another image"}
-STEP_LABELS = {"unparsable": "trace cannot be read", "misread_attribute": "an attribute is misread",
-               "candidate_missing": "truth not among the candidates",
-               "prediction_differs": "wrong choice among the candidates",
-               "answer_differs": "answer differs from the prediction"}
-STEP_COLOURS = {"unparsable": "#999999", "misread_attribute": "#E69F00", "candidate_missing": "#56B4E9",
-                "prediction_differs": "#0072B2", "answer_differs": "#CC79A7"}
-STEP_HATCHES = {"unparsable": "", "misread_attribute": "//", "candidate_missing": "..",
-                "prediction_differs": "\\\\", "answer_differs": "xx"}
 
 
 def _two_lines(model: str, labels: Labels) -> str:
     return label_of(model, labels).replace(" + ", "\n+ ")
 
 
-def _plain(axis) -> None:
+def plain_axis(axis) -> None:
+    """No frame above and right, ticks that can be read from the back row."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
     axis.tick_params(labelsize=11)
@@ -48,7 +43,7 @@ def probe_bars(df, label: str, start: float = 0.0, labels: Labels = None):
 
     kinds = [kind for kind in ("seen", "unseen", "all") if kind in set(df["categories"])]
     models = in_order(df["model"], labels)
-    width = max(3.8, 1.25 * len(models)) * len(kinds) + 0.6
+    width = min(13, max(3.8, 1.25 * len(models)) * len(kinds) + 0.6)
     fig, axes = plt.subplots(1, len(kinds), figsize=(width, 4.6), sharey=True, squeeze=False,
                              layout="constrained")
     handles = {}
@@ -70,7 +65,7 @@ def probe_bars(df, label: str, start: float = 0.0, labels: Labels = None):
         names = [_two_lines(model, labels) for model in models]
         axis.set_xticks(range(len(names)), names)
         axis.set_title(f"{kind} sub-categories", fontsize=12)
-        _plain(axis)
+        plain_axis(axis)
     axes[0][0].set_ylim(0 if start == 0 else None, 108)
     axes[0][0].set_ylabel(label, fontsize=12)
     if handles:
@@ -99,7 +94,7 @@ def gap_distribution(df, labels: Labels = None):
     import numpy as np
 
     groups, models = sorted(df["super_category"].unique()), in_order(df["model"], labels)
-    width = max(4.2, 1.3 * len(models)) * len(groups) + 0.6
+    width = min(13, max(4.2, 1.3 * len(models)) * len(groups) + 0.6)
     fig, axes = plt.subplots(1, len(groups), figsize=(width, 4.2), sharey=True, squeeze=False,
                              layout="constrained")
     for axis, group in zip(axes[0], groups):
@@ -114,7 +109,7 @@ def gap_distribution(df, labels: Labels = None):
         axis.set_xticks(range(len(names)), names)
         axis.axhline(0, color="black", linestyle=":", linewidth=1)
         axis.set_title(group, fontsize=12)
-        _plain(axis)
+        plain_axis(axis)
     axes[0][0].set_ylabel("H2: cosine within the genus\nminus cosine to other genera", fontsize=12)
     plt.close(fig)
     return fig
@@ -131,58 +126,25 @@ def right_wrong_pictures(df, labels: Labels = None):
 
     models = in_order(df["model"], labels)
     columns, lines = min(4, len(models)), -(-len(models) // 4)
-    fig, axes = plt.subplots(lines, columns, figsize=(4 * columns, 4.2 * lines), squeeze=False,
+    fig, axes = plt.subplots(lines, columns, figsize=(min(13, 4 * columns), 4.2 * lines), squeeze=False,
                              layout="constrained")
     for axis in axes.flat[len(models) :]:
         axis.set_axis_off()
+    wrong = {"facecolors": "none", "edgecolors": "#444444", "marker": "o"}
     for axis, model in zip(axes.flat, models):
         part = df[df["model"] == model]
-        for right, style in ((False, {"facecolors": "none", "edgecolors": "#444444", "marker": "o"}),
-                             (True, {"color": colour_of(model), "marker": "x"})):
+        for right, style in ((False, wrong), (True, {"color": colour_of(model), "marker": "x"})):
             dots = part[part["right"] == right]
-            axis.scatter(dots["x"], dots["y"], s=22, linewidths=1.2,
-                         label="right name" if right else "wrong name", **style)
+            marks = axis.scatter(dots["x"], dots["y"], s=22, linewidths=1.2, **style)
+            if model == models[0]:
+                marks.set_label("right name (the model's colour)" if right else "wrong name")
         axis.set_title(f"{label_of(model, labels)}\nAUC {part['auc'].iloc[0]:.2f}", fontsize=12)
         axis.set_xlabel("first component", fontsize=11)
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.legend(fontsize=10, loc="best")
-        _plain(axis)
+        plain_axis(axis)
+    fig.legend(loc="outside lower center", ncol=2, frameon=False, fontsize=11)
     for line in axes:
         line[0].set_ylabel("second component", fontsize=11)
-    plt.close(fig)
-    return fig
-
-
-def wrong_steps(df, labels: Labels = None):
-    """Stacked bars: at which step the wrong answers of each model first left the truth, seen and unseen.
-
-    Args:
-        df: columns model, categories ("seen", "unseen"), step (a key of STEP_LABELS), share (of all traces).
-        labels: what to write beside the bars.
-    """
-    import matplotlib.pyplot as plt
-
-    kinds = [kind for kind in ("seen", "unseen") if kind in set(df["categories"])]
-    models = in_order(df["model"], labels)
-    fig, axes = plt.subplots(1, len(kinds), figsize=(5.4 * len(kinds), 1.2 + 0.75 * len(models) + 0.9),
-                             sharey=True, sharex=True, squeeze=False, layout="constrained")
-    for axis, kind in zip(axes[0], kinds):
-        for place, model in enumerate(models):
-            part, left = df[(df["model"] == model) & (df["categories"] == kind)].set_index("step"), 0.0
-            for step, colour in STEP_COLOURS.items():
-                share = 100 * float(part["share"].get(step, 0.0))
-                axis.barh(place, share, left=left, color=colour, edgecolor="black", height=0.7,
-                          hatch=STEP_HATCHES[step], label=STEP_LABELS[step] if place == 0 else None)
-                left += share
-            axis.text(left + 1, place, f"{left:.0f}", va="center", fontsize=11)
-        axis.set_yticks(range(len(models)), [label_of(model, labels) for model in models])
-        axis.set_ylim(len(models) - 0.5, -0.5)
-        axis.set_xlim(0, 108)
-        axis.set_title(f"{kind} sub-categories", fontsize=12)
-        axis.set_xlabel("wrong answers, % of all traces", fontsize=11)
-        _plain(axis)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncol=3, frameon=False, fontsize=10)
     plt.close(fig)
     return fig

@@ -1,4 +1,4 @@
-"""From probed items to what is reported: summary rows, comparisons of checkpoints, where traces go wrong.
+"""From probed items to what is reported: summary rows, and comparisons of checkpoints.
 
 Each function takes DataFrames that lie as CSV in the stage's folder, so every number here can be recomputed
 without a model.
@@ -6,7 +6,7 @@ without a model.
 Source: METHOD 5 and DESIGN 7; the row keys are the kit's contract with later tables (`summary.KEYS`).
 """
 
-from typing import Any, Iterable, Iterator, Mapping, Optional
+from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.probing_statistics import (
     auc, auc_difference, compare_accuracy, compare_gaps, pair_counts, reading,
@@ -14,8 +14,11 @@ from finer1_lib.probing_statistics import (
 from finer1_lib.statistics import Estimate, clustered_mean
 
 CATEGORIES = ("seen", "unseen", "all")
-COLUMNS = {"h1_probe_accuracy": "correct", "h2_genus_gap": "gap", "h3_auc": "score"}
-CLUSTERS = {"h1_probe_accuracy": "sub_category", "h2_genus_gap": "genus"}
+COLUMNS = {"h1_probe_accuracy": "correct", "name_prompt_accuracy": "correct", "h2_genus_gap": "gap",
+           "h3_auc": "score", "attribute_image_accuracy": "correct", "attribute_prompt_accuracy": "correct"}
+CLUSTERS = {"h1_probe_accuracy": "sub_category", "name_prompt_accuracy": "sub_category",
+            "h2_genus_gap": "genus", "attribute_image_accuracy": "cluster",
+            "attribute_prompt_accuracy": "cluster"}
 
 
 def counts_of(items):
@@ -24,16 +27,19 @@ def counts_of(items):
     return pair_counts(*(items[column].to_numpy() for column in columns))
 
 
-def estimates(items, metric: str, column: str, seed: int) -> Iterator[tuple[str, str, Estimate]]:
+def estimates(
+    items, metric: str, column: str, seed: int, kinds: Sequence[str] = CATEGORIES
+) -> Iterator[tuple[str, str, Estimate]]:
     """Yield (dataset, categories, Estimate): each super-category and the average, each of seen, unseen, all.
 
     Args:
-        items: of `probe_h1`, `probe_h2` or `probe_h3`, of one model.
+        items: of `probe_h1`, `probe_h2`, `probe_h3` or `probe_attributes`, of one model and layer.
         metric: a key of `COLUMNS`.
         column: the column that holds the values.
+        kinds: of `CATEGORIES`.
     """
     for dataset in [*sorted(items["super_category"].unique()), "average"]:
-        for categories in CATEGORIES:
+        for categories in kinds:
             part = items if dataset == "average" else items[items["super_category"] == dataset]
             part = part if categories == "all" else part[part["categories"] == categories]
             if part.empty:
@@ -47,18 +53,21 @@ def estimates(items, metric: str, column: str, seed: int) -> Iterator[tuple[str,
 
 
 def rows_of(
-    items, *, model: str, metric: str, seed: int, column: Optional[str] = None, variant: Optional[str] = None
+    items, *, model: str, metric: str, seed: int, column: Optional[str] = None, variant: Optional[str] = None,
+    kinds: Sequence[str] = CATEGORIES,
 ) -> list[dict[str, Any]]:
     """Summary rows of one model and one probe; none for no items.
 
     Args:
         column: what is averaged; the metric's own column unless given (a control of H1 has another).
         variant: name of the control, None for the probe itself.
+        kinds: of `CATEGORIES`.
     """
+    found = estimates(items, metric, column or COLUMNS[metric], seed, kinds)
     fixed = {"model": model, "setting": "probing", "scorer": None, "metric": metric, "option_order": None,
              "variant": variant, "seed": seed}
     return [{**fixed, "dataset": dataset, "categories": categories, **estimate.as_row()}
-            for dataset, categories, estimate in estimates(items, metric, column or COLUMNS[metric], seed)]
+            for dataset, categories, estimate in found]
 
 
 def compare_models(
@@ -94,35 +103,6 @@ def compare_models(
                     "reading": reading((wide.low, wide.high), (narrow.low, narrow.high))}
         found.append({"metric": metric, "variant": variant, "model": model, "reference": reference, **test})
     return found
-
-
-def tally_steps(records: Iterable[Mapping[str, Any]], guide: Mapping[str, Any], setting: str = "open_world"):
-    """Where the wrong answers of each reasoning model first left the truth.
-
-    Args:
-        records: lines of 04's records.jsonl; those under a four-part prompt ("cot_...") are read.
-        guide: guide.json; {} where there is none, and then misread attributes cannot be told.
-
-    Returns:
-        A DataFrame with model, categories, step ("right" or a step of `traces.WRONG_STEPS`), count, share of
-        all traces of that model and those categories. Steps that did not occur stand with 0.
-    """
-    import pandas as pd
-
-    from finer1_lib.traces import WRONG_STEPS, parse, where_wrong
-
-    entries = guide.get("sub_categories", {})
-    known = guide if entries and all(entry.get("attributes") for entry in entries.values()) else None
-    counts: dict[tuple, dict[str, int]] = {}
-    for record in records:
-        if record["setting"] == setting and record["prompt_name"].startswith("cot"):
-            step = where_wrong(parse(record["completion"]), record["sub_category"], known)
-            key = (record["model"], record["categories"])
-            counts.setdefault(key, dict.fromkeys(("right", *WRONG_STEPS), 0))[step] += 1
-    rows = [{"model": model, "categories": categories, "step": step, "count": count,
-             "share": count / sum(cell.values())}
-            for (model, categories), cell in counts.items() for step, count in cell.items()]
-    return pd.DataFrame(rows, columns=["model", "categories", "step", "count", "share"])
 
 
 def principal_components(states, items, model: str, value: float):
@@ -163,11 +143,12 @@ def tell(
         return "?" if value is None else f"{value:{sign}.3f}" if gap else f"{100 * value:{sign}.1f}"
 
     wanted = {"metric": metric, "dataset": "average", "categories": "all", "variant": variant}
-    values = [f"{row['model']} {number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
-              for row in rows if all(row[key] == value for key, value in wanted.items())]
-    if not values:
+    found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    if not found:
         return "was left out (see the notes above)."
-    words = [", ".join(values) + "."]
+    values = [f"{row['model']} {number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
+              for row in found]
+    words = [f"{', '.join(values)}; n = {found[0]['n']} each."]
     for test in comparisons:
         if (test["metric"], test["variant"]) != (metric, variant):
             continue
@@ -181,3 +162,21 @@ def tell(
                      f"{scale * test['smallest_margin']:.2f}")
         words.append(text + ".")
     return " ".join(words)
+
+
+def verdict(comparisons: Iterable[Mapping[str, Any]], metric: str) -> str:
+    """A hypothesis in a few words, a checkpoint at a time: what its comparison allows to say.
+
+    Args:
+        comparisons: of `compare_models`, of all metrics.
+        metric: a key of `COLUMNS`; only the probe itself counts, no control.
+    """
+    words = []
+    for test in comparisons:
+        if (test["metric"], test["variant"]) == (metric, None):
+            more = "more" if test["difference"] > 0 else "less"
+            said = {"equivalent": "the same, within the margin", "different": more,
+                    "different, but within the margin": f"{more}, but within the margin",
+                    "undecided": "cannot be told"}[test["reading"]]
+            words.append(f"{test['model']} against {test['reference']}: {said}")
+    return "; ".join(words) or "not tested here"

@@ -362,8 +362,8 @@ def test_what_is_too_little_is_left_out_and_said():
     table = table_of(sub_categories=4)
     untested = table[table["split"] == "train"]
     plan, notes = probing_items.plan_h1(untested, train_images=2, test_images=2, seed=0)
-    items, chosen = probing_items.probe_h1(plan, np.zeros((0, 8)), seed=0)
-    assert plan.empty and items.empty and chosen == {} and len(notes) == 2
+    items = probing_items.probe_h1(plan, np.zeros((0, 8)), seed=0)
+    assert plan.empty and items.empty and len(notes) == 2
     assert probing_rows.rows_of(items, model="base", metric="h1_probe_accuracy", seed=0) == []
     lean = table[(table["image_id"] > "bird/0/5") | (table["sub_category"] != "bird 0")]
     plan, notes = probing_items.plan_h1(lean, train_images=2, test_images=2, seed=0)
@@ -385,8 +385,8 @@ def test_items_become_rows_of_the_contract():
 
     table, rng, rows = table_of(), np.random.default_rng(0), []
     plan, _ = probing_items.plan_h1(table, train_images=3, test_images=2, seed=0)
-    items, chosen = probing_items.probe_h1(plan, rng.normal(size=(len(plan), 8)), seed=0)
-    assert len(items) == 32 and set(chosen) == {"bird", "plane"}
+    items = probing_items.probe_h1(plan, rng.normal(size=(len(plan), 8)), seed=0)
+    assert len(items) == 32 and set(items["strength"]) <= set(probing.STRENGTHS)
     for column, variant in (("correct", None), ("majority", "majority")):
         rows += probing_rows.rows_of(items, model="base", metric="h1_probe_accuracy", column=column, seed=0,
                                      variant=variant)
@@ -423,7 +423,7 @@ def test_models_are_compared_with_the_base_on_the_same_items():
     import pandas as pd
 
     plan, _ = probing_items.plan_h1(table_of(), train_images=3, test_images=3, seed=0)
-    items, _ = probing_items.probe_h1(plan, np.random.default_rng(0).normal(size=(len(plan), 8)), seed=0)
+    items = probing_items.probe_h1(plan, np.random.default_rng(0).normal(size=(len(plan), 8)), seed=0)
     both = pd.concat([items.assign(model="base"), items.assign(model="cot_sft", correct=True)])
     (found,) = probing_rows.compare_models(both, "h1_probe_accuracy", reference="base", seed=0)
     assert found["model"] == "cot_sft" and found["reading"] == "different"
@@ -458,49 +458,26 @@ def test_a_control_is_compared_and_told_apart_from_the_probe():
     assert none == "was left out (see the notes above)."
 
 
-def test_wrong_answers_are_tallied_by_step_and_none_is_dropped():
-    def record(completion, model="cot_sft", prompt="cot_open", setting="open_world"):
-        return {"model": model, "categories": "seen", "sub_category": "Dunen Wren", "completion": completion,
-                "prompt_name": prompt, "setting": setting}
-
-    def trace(options, prediction, answer):
-        return (f"<think><analysis>red crown</analysis><options>{options}</options><comparison>x</comparison>"
-                f"<prediction>{prediction}</prediction></think><answer>{answer}</answer>")
-
-    records = [
-        record(trace("Dunen Wren, Marlo Wren", "Dunen Wren", "Dunen Wren")),
-        record(trace("Marlo Wren", "Marlo Wren", "Marlo Wren")),
-        record(trace("Dunen Wren, Marlo Wren", "Marlo Wren", "Marlo Wren")),
-        record("a bird"),
-        record("a bird", model="base", prompt="answer_open"),
-        record("a bird", setting="closed_world"),
-    ]
-    tally = probing_rows.tally_steps(records, {}).set_index("step")
-    assert set(tally["model"]) == {"cot_sft"} and tally["count"].sum() == 4
-    assert tally["count"].to_dict() == {"right": 1, "unparsable": 1, "misread_attribute": 0,
-                                        "candidate_missing": 1, "prediction_differs": 1, "answer_differs": 0}
-    assert tally["share"].sum() == pytest.approx(1)
-    assert probing_rows.tally_steps([], {}).empty
-
-
 # --- states -----------------------------------------------------------------------------------------------
 
 
 class FakeModel:
-    """Stands in for a checkpoint: a prompt's state is its text's length and the picture's first pixel."""
+    """Stands in for a checkpoint of two layers: a text's length, its picture, how many pictures."""
 
-    def __init__(self):
-        self.loads, self.calls = 0, []
+    def __init__(self, fail_after=None):
+        self.loads, self.calls, self.fail_after = 0, [], fail_after
 
     def load(self):
         self.loads += 1
         return "loaded"
 
-    def pooled_states(self, loaded, prompts, *, layers, where, spans=None, add_generation_prompt=True):
+    def pooled_states(self, loaded, prompts, *, where, spans=None, add_generation_prompt=True):
         from finer1_lib.image_folder import load_image
 
-        assert loaded == "loaded" and (spans is not None) == (where == "span")
-        self.calls.append((where, len(prompts)))
+        assert loaded == "loaded" and (spans is not None) == (where == ["span"])
+        if len(self.calls) == self.fail_after:
+            raise KeyboardInterrupt
+        self.calls.append((tuple(where), len(prompts)))
         rows = []
         for number, (message,) in enumerate(prompts):
             images = [part["image"] for part in message["content"] if part["type"] == "image"]
@@ -508,7 +485,9 @@ class FakeModel:
             text = message["content"][-1]["text"]
             assert spans is None or spans[number] in text
             rows.append([len(text if spans is None else spans[number]), sum(pictures), len(pictures)])
-        return np.array([rows] * len(layers), dtype="float32")
+        states = np.array(rows, dtype="float32")
+        return np.stack([np.stack([states + 1000 * place, states + 1000 * place + 100])
+                         for place in range(len(where))])
 
 
 @pytest.fixture
@@ -532,31 +511,62 @@ def test_states_are_computed_once_and_come_back_from_file(photographs, tmp_path)
     h3, _ = probing_items.plan_h3(table, num_images=2, num_folds=3, seed=0)
 
     def probed(load):
-        return Probed("base", tmp_path / "features", root, load, layer=-1, pooled_states=fake.pooled_states)
+        return Probed("base", tmp_path / "features", root, load, pooled_states=fake.pooled_states)
 
     found = probed(fake.load).everything(h1, h2, h3)
     # no "epithets": these names do not close with their genus
-    assert set(found) == {"images", "names", "questions", "text_only", "swapped_image"}
-    assert fake.loads == 1 and found["images"].shape == (len(h1), 3)
+    assert set(found) == {"images", "prompts", "names", "questions", "text_only", "swapped_image"}
+    assert fake.loads == 1 and found["images"].shape == (2, len(h1), 3)
+    assert fake.calls[0] == (("image", "last"), len(h1))  # both from one forward
     pixel = dict(zip(table["image_id"], range(len(table))))
-    assert list(found["questions"][:, 1]) == [pixel[image] for image in h3["image_id"]]
-    assert list(found["swapped_image"][:, 1]) == [pixel[image] for image in h3["swapped_image_id"]]
-    assert not found["text_only"][:, 2].any() and len(found["text_only"]) == len(h3)
-    assert list(found["names"][:, 0]) == [len(name) for name in h2["name"]]
+    assert list(found["images"][0, :, 1]) == [pixel[image] for image in h1["image_id"]]
+    assert np.array_equal(found["prompts"], found["images"] + 1000)
+    assert np.array_equal(found["images"][1], found["images"][0] + 100)
+    assert list(found["questions"][0, :, 1]) == [pixel[image] for image in h3["image_id"]]
+    assert list(found["swapped_image"][0, :, 1]) == [pixel[image] for image in h3["swapped_image_id"]]
+    assert not found["text_only"][0, :, 2].any() and found["text_only"].shape[1] == len(h3)
+    assert [length - found["text_only"][0, 0, 0] for length in found["text_only"][0, :, 0]] == [
+        len(name) - len(h3["name"][0]) for name in h3["name"]]
+    assert list(found["names"][0, :, 0]) == [len(name) for name in h2["name"]]
 
     calls = list(fake.calls)
     again = probed(lambda: pytest.fail("loaded again")).everything(h1, h2, h3)
     assert fake.calls == calls and all(np.array_equal(found[key], again[key]) for key in found)
-    for path in (tmp_path / "features").rglob("*.npy"):
-        assert np.load(path, allow_pickle=False).dtype == np.float32
-    assert not [path for path in (tmp_path / "features").rglob("*") if path.name.startswith(".tmp")]
+    files = [path for path in (tmp_path / "features").rglob("*") if path.is_file()]
+    assert len(files) == 6 and all(np.load(path, allow_pickle=False).dtype == np.float32 for path in files)
+    probed(fake.load).image_states(h1[1:])  # other images: other states, beside the first
+    assert len(fake.calls) == len(calls) + 1
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_an_interrupted_reading_repeats_one_chunk_at_most(photographs, tmp_path, monkeypatch, done):
+    from finer1_lib import probing_features
+
+    monkeypatch.setattr(probing_features, "CHUNK", 10)
+    (root, table), stopped, fresh = photographs, FakeModel(fail_after=done), FakeModel()
+    h1, _ = probing_items.plan_h1(table, train_images=2, test_images=2, seed=0)
+    chunks = -(-len(h1) // 10)
+
+    def states(fake, folder):
+        probed = probing_features.Probed("base", tmp_path / folder, root, fake.load,
+                                         pooled_states=fake.pooled_states)
+        return probed.image_states(h1)
+
+    with pytest.raises(KeyboardInterrupt):
+        states(stopped, "a")
+    resumed = states(fresh, "a")
+    monkeypatch.setattr(probing_features, "CHUNK", 1000)
+    whole = states(FakeModel(), "b")
+    assert len(fresh.calls) == chunks - done and chunks > 2
+    assert all(np.array_equal(one, two) for one, two in zip(resumed, whole))
+    assert len([path for path in (tmp_path / "a").rglob("*") if path.is_file()]) == 2  # no parts are left
 
 
 def test_a_pickled_array_is_refused(tmp_path):
     from finer1_lib.probing_features import load_array
 
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="Python objects"):
         load_array(tmp_path / "evil.npy")
 
 
@@ -569,9 +579,8 @@ def test_figures_take_what_the_notebook_gives_them():
     matplotlib.use("Agg")
     import pandas as pd
 
-    from finer1_lib import probing_plots, traces
+    from finer1_lib import probing_plots
 
-    assert set(probing_plots.STEP_LABELS) == set(traces.WRONG_STEPS) == set(probing_plots.STEP_COLOURS)
     assert set(probing_items.CONTROLS) < set(probing_plots.CONTROL_LABELS)
     rows = [{"model": model, "categories": kind, "variant": variant, "value": 0.5, "low": low, "high": 0.7}
             for model in ("base", "cot_sft") for kind in ("seen", "all") for variant in (None, "majority")
@@ -585,5 +594,3 @@ def test_figures_take_what_the_notebook_gives_them():
     states, items = np.random.default_rng(0).normal(size=(12, 5)), pd.DataFrame({"right": [True, False] * 6})
     plane = probing_rows.principal_components(states, items, "base", 0.61)
     assert "0.61" in probing_plots.right_wrong_pictures(plane).axes[0].get_title()
-    steps = pd.DataFrame([{"model": "cot_sft", "categories": "seen", "step": "unparsable", "share": 0.25}])
-    assert probing_plots.wrong_steps(steps).axes[0].patches[0].get_width() == 25
