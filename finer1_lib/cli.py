@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
+from finer1_lib import cli_teaching
 from finer1_lib.errors import UserError
 
 app = typer.Typer(
@@ -166,6 +167,23 @@ def benchmark(
         atomic_write_json(Path(json_file), result)
 
 
+app.command()(cli_teaching.lesson)
+app.command("student-copy")(cli_teaching.student_copy)
+
+
+@app.command()
+def compare(
+    run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
+    released: Annotated[Optional[str], typer.Option(help="A run of the released checkpoint.")] = None,
+    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+) -> None:
+    """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
+    from finer1_lib.chain import find_run
+    from finer1_lib.paper_comparison import compare_lines
+
+    print(compare_lines(find_run(output_root, run_name), released and find_run(output_root, released)))
+
+
 @app.command("list")
 def list_all(
     preset: Annotated[Optional[str], typer.Argument(help="Show this preset's values too.")] = None,
@@ -215,8 +233,8 @@ def main() -> None:
     except SystemExit as stop:  # of `_stop`
         code = stop.code
     if code in (130, 143):
-        # A kernel that dies while it is waited for leaves an asyncio task behind, whose traceback Python would
-        # print when it ends: the one line below is all there is to say.
+        # A kernel that dies while it is waited for leaves an asyncio task behind, whose traceback Python
+        # would print when it ends: the one line below is all there is to say.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         _complain("interrupted: the same command goes on from here", code)
     sys.exit(code or 0)

@@ -19,6 +19,7 @@ from finer1_lib.chain import STAGES
 from finer1_lib.errors import UserError
 
 SHORT = ("--to", "01_data")
+CHECKED = str(fixture_kit.CHECKOUT / "notebooks" / "03_tapo.ipynb")  # a notebook with exercises
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,16 @@ MISTAKES = [
     (("run", "toy", "--sed", "1"), "No such option: --sed"),
     (("run",), "Missing argument"),
     (("rum",), "No such command"),
+    (("lesson",), "unknown preset 'miniature': the presets are toy"),
+    (("lesson", "--preset", "toy"), "No such option: --preset"),
+    (("student-copy", "03_tapo"), "Missing option '--to'"),
+    (("student-copy", "03_tap", "--to", "copies"), "no notebook '03_tap' here: did you mean 03_tapo?"),
+    (("student-copy", "taken", "--to", "copies"), "taken is not a notebook"),
+    (("student-copy", "--to", "copies"), "has no cell tagged `solution`"),
+    (("student-copy", CHECKED, "--to", "taken"), "cannot write to taken"),
+    (("compare",), "Missing argument"),
+    (("compare", "nowhere"), "has not finished 04_evaluation"),
+    (("compare", "../up"), "run name '../up'"),
 ]  # fmt: skip
 
 
@@ -141,6 +152,51 @@ def test_help_and_list(command):
     assert code == 0 and "toy" in out and all(stage in out for stage in STAGES)
     code, out, _ = command("list", "toy")
     assert code == 0 and "records to write" in out and "5e-06" in out
+
+
+# --- teaching, and the paper's numbers ---
+
+
+def test_a_lesson_says_what_to_open_next(command, kit, monkeypatch):
+    from finer1_lib import lesson
+
+    (kit / "params" / "miniature").mkdir()
+    asked = []
+
+    def make_lesson(plan, reference, say):
+        asked.append((plan.run_dir, reference))
+        say("01_data done")
+        return [plan.run_dir / "04_evaluation.ipynb", plan.run_dir / "05_probing.ipynb"]
+
+    monkeypatch.setattr(lesson, "make_lesson", make_lesson)
+    try:
+        code, out, error = command("lesson", "--run-name", "monday")
+    finally:
+        (kit / "params" / "miniature").rmdir()
+    assert (code, error) == (0, "") and asked == [(kit / "outputs" / "monday", kit / "outputs" / "reference")]
+    assert "0:00  01_data done" in out and "jupyter lab outputs/monday/04_evaluation.ipynb" in out
+    assert "finer1 run miniature --run-name monday --from 04_evaluation\n" in out
+    again = next(line.split() for line in out.splitlines() if "student-copy" in line)
+    copies = ["outputs/monday/04_evaluation.ipynb", "outputs/monday/05_probing.ipynb"]
+    assert again[1:] == ["student-copy", *copies, "--to", "outputs/monday/students"]
+
+
+def test_a_student_copy_is_named_and_kept_unless_forced(command, tmp_path):
+    target = tmp_path / "class" / "03_tapo.ipynb"
+    code, out, error = command("student-copy", CHECKED, "--to", str(target.parent))
+    assert (code, out, error) == (0, f"{target}\n", "") and "One solution" not in target.read_text()
+    code, _, error = command("student-copy", CHECKED, "--to", str(target.parent))
+    assert code == 2 and one_line(error) and "--force replaces it" in error
+    assert command("student-copy", CHECKED, "--to", str(target.parent), "--force")[0] == 0
+
+
+def test_compare_hands_both_runs_on(command, kit, monkeypatch):
+    from finer1_lib import paper_comparison
+
+    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"compared {runs}")
+    code, out, _ = command("compare", "ours", "--released", "theirs")
+    assert code == 0 and out == f"compared {(kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs')}\n"
+    assert command("compare", "ours")[1] == f"compared {(kit / 'outputs' / 'ours', None)}\n"
 
 
 # --- plans ---

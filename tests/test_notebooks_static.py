@@ -113,7 +113,10 @@ def test_no_later_cell_sets_a_parameter(file):
 
 @each
 def test_every_parameter_is_used(file):
-    rest = "\n".join(cell.source for cell in code_cells(file)[2:])
+    exercises = {"attempt", "solution", "check"}  # these may read a parameter; the notebook must
+    rest = "\n".join(
+        cell.source for cell in code_cells(file)[2:] if not exercises & set(cell.metadata.get("tags", []))
+    )
     used = {part.id for part in ast.walk(python(rest)) if isinstance(part, ast.Name)}
     used |= set(re.findall(r"parameters\[[\"'](\w+)[\"']\]", rest))
     if "stage.seed" in rest:
@@ -125,6 +128,13 @@ def test_every_parameter_is_used(file):
 @each
 def test_last_code_cell_finishes_the_stage(file):
     assert "stage.finish(" in code_cells(file)[-1].source
+
+
+@each
+def test_tags_are_those_that_tools_look_for(file):
+    """papermill's, and the exercises' (see test_teaching)."""
+    tags = [tag for cell in read(file).cells for tag in cell.metadata.get("tags", [])]
+    assert set(tags) == {"parameters", "attempt", "solution", "check"}
 
 
 @each
