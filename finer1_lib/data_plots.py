@@ -8,12 +8,11 @@ Source: our choice.
 import textwrap
 from typing import Any, Sequence
 
-from finer1_lib.plots import percent_axis
+from finer1_lib.plots import INK, SEEN, UNSEEN, percent_axis
 from finer1_lib.prompts import FOUR_PARTS
 from finer1_lib.traces import parse
 
-SEEN, UNSEEN, DROPPED = "#0072B2", "#D55E00", "#000000"  # Okabe and Ito
-_ON_AND_OFF = (("on", -0.14, SEEN, SEEN, "o"), ("off", 0.14, UNSEEN, "white", "s"))  # shift, colours, marker
+_ON_AND_OFF = (("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s"))  # shift, colours, marker
 
 
 def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
@@ -48,16 +47,17 @@ def rejections(df: Any) -> Any:
 
     fig, axis = plt.subplots(figsize=(8.6, 0.62 * len(df) + 1.3), layout="constrained")
     places = range(len(df))
-    axis.barh([place - 0.19 for place in places], df["texts"], 0.36, color=SEEN, label="texts sent back")
+    axis.barh([place - 0.19 for place in places], df["texts"], 0.36, color=INK, label="texts sent back")
     axis.barh([place + 0.19 for place in places], df["images_dropped"], 0.36, color="white", hatch="///",
-              edgecolor=DROPPED, label="images given up (last reason)")  # fmt: skip
+              edgecolor=INK, label="images given up (last reason)")  # fmt: skip
     for place, texts, images in zip(places, df["texts"], df["images_dropped"]):
         for shift, value in ((-0.19, texts), (0.19, images)):
             axis.annotate(f"{value}", (value, place + shift), (4, 0), textcoords="offset points", va="center",
                           fontsize=11)  # fmt: skip
     axis.set_yticks(places, [reason.replace("_", " ") for reason in df["reason"]], fontsize=12)
     axis.invert_yaxis()
-    axis.set_xlabel("count", fontsize=12)
+    axis.set_xlabel("how many", fontsize=13)
+    axis.tick_params(axis="x", labelsize=12)
     axis.set_xlim(0, max(1, df["texts"].max()) * 1.15)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -114,9 +114,9 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
     blocks = [(part, textwrap.wrap(content, 88) or [""]) for part, content in parts]
     height = 0.27 * sum(1 + len(lines) for _, lines in blocks) + 0.6
     fig, (left, right) = plt.subplots(
-        1, 2, figsize=(12, max(3.2, height)), width_ratios=(1, 2.6), layout="constrained"
+        1, 2, figsize=(11, max(3.2, height)), width_ratios=(1, 2.4), layout="constrained"
     )
-    _show(left, image, SEEN)
+    _show(left, image, INK)
     left.set_title(_wrapped(title, 24), fontsize=13)
     right.set_axis_off()
     line, total = 0, sum(1 + len(lines) for _, lines in blocks)
@@ -145,8 +145,8 @@ def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tup
         for axis, (name, image), colour in zip(line, triplet, (SEEN, SEEN, UNSEEN)):
             _show(axis, image, colour)
             axis.set_xlabel(_wrapped(name, 24), fontsize=11)
-    for axis, role in zip(axes[0], ("anchor", "positive", "negative")):
-        axis.set_title(role, fontsize=14)
+    for axis, role in zip(axes[0], ("anchor", "positive:\nthe same sub-category", "negative:\na similar other one")):
+        axis.set_title(role, fontsize=13)
     plt.close(fig)
     return fig
 

@@ -6,9 +6,7 @@ Source: our choice.
 from typing import Any
 
 from finer1_lib.forgetting import GAUGES, OPEN_WORLD
-from finer1_lib.plots import percent_axis
-
-COST, GAIN = "#D55E00", "#0072B2"  # vermilion and blue of Okabe and Ito; their markers differ too
+from finer1_lib.plots import INK, SEEN, UNSEEN, percent_axis
 
 
 def before_and_after(df: Any) -> Any:
@@ -23,13 +21,14 @@ def before_and_after(df: Any) -> Any:
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    panels = [(gauge, "all", title, COST, "o") for gauge, title in GAUGES.items()]
-    panels += [(OPEN_WORLD, kind, f"learnt: open world, {kind}", GAIN, "s") for kind in ("seen", "unseen")]
+    panels = [(gauge, "all", title, INK, "o") for gauge, title in GAUGES.items()]
+    panels += [(OPEN_WORLD, kind, f"learnt: open world, {kind}", colour, "s")
+               for kind, colour in (("seen", SEEN), ("unseen", UNSEEN))]
     panels = [panel for panel in panels if ((df["gauge"] == panel[0]) & (df["categories"] == panel[1])).any()]
     labels = list(dict.fromkeys(df["label"]))
     across = min(3, len(panels))
     down = -(-len(panels) // across)
-    fig, axes = plt.subplots(down, across, figsize=(4.3 * across + 2.2, (0.42 * len(labels) + 1.25) * down),
+    fig, axes = plt.subplots(down, across, figsize=(3.5 * across + 2.4, (0.42 * len(labels) + 1.4) * down),
                              sharey=True, sharex=True, squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels):
         _panel(axis, df[(df["gauge"] == panel[0]) & (df["categories"] == panel[1])], labels, *panel[2:])
@@ -58,7 +57,7 @@ def _panel(axis: Any, part: Any, labels: list[str], title: str, colour: str, mar
                   markeredgewidth=1.4, markersize=12, zorder=5)
     sizes = sorted(set(part["n"]))
     shown = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    axis.set_title(f"{title} (n = {shown})", fontsize=13)
+    axis.set_title(f"{title}\n(n = {shown})", fontsize=13)
     axis.set_yticks(range(len(labels)), labels, fontsize=13)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     percent_axis(axis, -4, 104)

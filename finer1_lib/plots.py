@@ -1,7 +1,8 @@
 """Figures: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
 Every model has one fixed colour in all notebooks (`contenders.ROWS`), which the colour-blind can tell apart;
-bars also carry their model's name and their value, so that a grey print reads the same.
+bars also carry their model's name and their value, so that a grey print reads the same. What is no model is
+drawn in ink or in one of two purples, which no model has.
 
 Source: our choice.
 """
@@ -9,6 +10,9 @@ Source: our choice.
 from typing import Mapping, Optional
 
 from finer1_lib.contenders import colour_of, in_order, label_of
+
+SEEN, UNSEEN, INK = "#6A2C91", "#CF7FC0", "#333333"
+WIDEST = 13.0  # inches; on a projector wider figures shrink, and their text with them
 
 SETTING_LABELS = {"closed_world": "closed world", "open_world": "open world"}
 CATEGORY_LABELS = {"seen": "seen sub-categories", "unseen": "unseen sub-categories"}
@@ -18,8 +22,8 @@ def accuracy_bars(df, labels: Optional[Mapping[str, str]] = None):
     """Horizontal bars with 95 % intervals: a row of panels a setting, seen on the left, unseen on the right.
 
     Args:
-        df: columns model, setting, categories, value, low, high (fractions; low and high may be missing) and
-            n; an optional column chance (fraction) draws a dotted line where guessing lands.
+        df: columns model, setting, categories, value, low, high (fractions; low and high may be missing);
+            optional: n, shown in the titles, and chance (fraction), a dotted line where guessing lands.
         labels: {model: label} in the order to draw, of `contenders.labels_of`.
 
     Returns:
@@ -65,19 +69,20 @@ def _grid(df, labels):
     settings = [name for name in SETTING_LABELS if name in set(df["setting"])]
     kinds = [name for name in CATEGORY_LABELS if name in set(df["categories"])]
     models = in_order(df["model"], labels)
-    size = (6.2 * len(kinds) + 1.4, (0.5 * len(models) + 0.7) * len(settings) + 0.3)
+    size = (min(WIDEST, 5.7 * len(kinds) + 1.5), (0.5 * len(models) + 0.7) * len(settings) + 0.3)
     fig, axes = plt.subplots(len(settings), len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False,
                              layout="constrained")
     panels = []
     for line, setting in zip(axes, settings):
         for axis, kind in zip(line, kinds):
             panels.append((axis, df[(df["setting"] == setting) & (df["categories"] == kind)], models))
-            axis.set_title(f"{SETTING_LABELS[setting]}, {CATEGORY_LABELS[kind]}", fontsize=15)
+            number = f" (n = {panels[-1][1]['n'].max():.0f})" if "n" in df and len(panels[-1][1]) else ""
+            axis.set_title(f"{SETTING_LABELS[setting]}, {CATEGORY_LABELS[kind]}{number}", fontsize=14)
             axis.set_yticks(range(len(models)), [label_of(model, labels) for model in models])
             axis.tick_params(axis="y", labelsize=14)
             percent_axis(axis, 0, 110, labelsize=13)
     for axis in axes[-1]:
-        axis.set_xlabel("right answers (%)", fontsize=14)
+        axis.set_xlabel("right answers (%), 95 % intervals", fontsize=14)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig, panels
 
@@ -130,5 +135,5 @@ def _panel(axis, part, models) -> None:
         axis.text(100 * end + 1.5, place, f"{100 * row['value']:.0f}", va="center", fontsize=13)
     if "chance" in part and part["chance"].notna().any():
         axis.axvline(100 * part["chance"].iloc[0], color="black", linestyle=":", linewidth=1.5)
-        axis.text(100 * part["chance"].iloc[0] + 0.8, -0.62, "guessing", fontsize=11, va="center")
+        axis.text(100 * part["chance"].iloc[0] + 0.8, -0.62, "guessing", fontsize=12, va="center")
     axis.set_ylim(len(models) - 0.4, -0.95)  # the first model at the top

@@ -1,134 +1,188 @@
-"""The run's first report: one HTML file with tables, figures, parameters, versions and times.
+"""The run's report: one HTML page that needs nothing but itself, in the order in which a reader asks.
 
-It needs nothing but the file: figures are embedded. All text is escaped.
+What this run is, the main table, which differences hold, traces, probes, training, data, world, then
+parameters, times and all rows. Only finished stages that belong together are shown, the others are named.
+Everything that a run can contain (names, parameters, labels, completions) is escaped, figures are embedded, and
+the page forbids itself every script and every address (Content-Security-Policy).
 
 Source: our choice (DESIGN 6, "nbconvert + Jinja2 (report)"; here Jinja2 alone).
 """
 
-import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping, Sequence
 
+from finer1_lib import report_tables
 from finer1_lib.chain import STAGES
-from finer1_lib.contenders import label_of
-from finer1_lib.files import atomic_write_text, read_json
+from finer1_lib.errors import UserError
+from finer1_lib.files import atomic_write_text, read_json, read_jsonl
+from finer1_lib.report_figures import figures_of
 from finer1_lib.signatures import is_current
-from finer1_lib.summary import CATEGORIES, KEYS, labels_in, main_table
+from finer1_lib.summary import CATEGORIES, KEYS, fault_table, labels_in, main_table
 
-_TEMPLATE = """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Fine-R1 kit: run {{ run }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
-       padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-thead th { border-bottom: 2px solid #888 } figure { margin: 1rem 0 2rem } img { max-width: 100% }
-figcaption, .note { color: #555; font-size: .9rem } code { font-size: .9em } .scroll { overflow-x: auto }
-</style></head><body>
-<h1>Run {{ run }}</h1>
-<p class="note">Numbers of this run only; they are never to be read against the paper's.
-{% if absent %}Not in this report, because not finished or made from other inputs: {{ absent|join(", ") }}.
-{% endif %}</p>
-{% macro table(titles, rows) %}<div class="scroll"><table><thead><tr>
-{% for title in titles %}<th>{{ title }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>{% endmacro %}
-{% for scorer, titles, rows in main %}
-<h2>{{ "Main table" if loop.first else "The same" }}, {{ scorer }} scorer</h2>
-<p class="note">Percent with 95 % interval, unweighted average over super-categories. Closed world: accuracy;
-open world: text inclusion. n ={% for kind, n in pictures.items() %} {{ n }} {{ kind }}{% endfor %} pictures; one
-training seed; intervals resample sub-categories.</p>
-{{ table(titles, rows) }}{% endfor %}
-{% for stage in stages|reverse %}{% if stage.figures %}<h2>{{ stage.name }}</h2>
-{% for figure in stage.figures %}<figure>
-<img alt="{{ figure.name }}" src="data:image/png;base64,{{ figure.data }}">
-<figcaption>{{ figure.name }} (numbers: {{ stage.name }}/figures/{{ figure.name }}.csv)</figcaption></figure>
-{% endfor %}{% endif %}{% endfor %}
-{% if probing %}<h2>Probing</h2>
-<p class="note">Averages over super-categories; each of them apart stands in the rows of summary.json below.</p>
-{{ table(probing_titles, probing) }}{% endif %}
-<h2>Cost</h2>
-{{ table(["stage", "seconds", "sessions", "peak memory, GB", "device", "finished"], costs) }}
-<h2>Parameters</h2>
-{% for stage in stages %}<details><summary>{{ stage.name }}</summary>
-{{ table(["name", "value"], stage.parameters) }}
-</details>{% endfor %}
-<h2>Versions</h2>{{ table(["what", "version"], versions) }}
-{% if rows %}<details><summary>All {{ rows|length }} rows of summary.json</summary>
-{{ table(keys, rows) }}</details>{% endif %}
-</body></html>
-"""
+EXAMPLES = 8  # traces, two a pair
+_ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
+_LATER = (("training", "Training by reinforcement (03)"), ("stage1", "Stage 1 and forgetting (02)"),
+          ("data", "Data (01)"), ("world", "World (00)"))  # fmt: skip
 
 
-def write_report(run_dir: Path, rows: list[dict[str, Any]]) -> Path:
+def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write report.html from summary.json's rows and the records of the finished stages.
 
     Args:
         run_dir: folder of the run.
         rows: of summary.json.
+
+    Raises:
+        UserError: a file of a finished stage is damaged.
     """
     import jinja2
 
+    run_dir = Path(run_dir)
     records = {
         stage: read_json(run_dir / stage / "stage.json") for stage in STAGES if is_current(run_dir, stage)
     }
-    labels = labels_in(run_dir)
-    main = [(scorer, *main_table(rows, scorer, labels)) for scorer in ("strict", "official")]
-    probing = [
-        [
-            row["metric"],
-            label_of(row["model"], labels),
-            row["categories"],
-            row["variant"] or "",
-            _number(row),
-            row["n"],
-        ]
-        for row in rows
-        if row["setting"] == "probing" and row["dataset"] == "average"
-    ]
-    counts = {row["categories"]: row["n"] for row in rows if row["scorer"] and row["dataset"] == "average"}
-    pictures = {kind: counts[kind] for kind in CATEGORIES if kind in counts}
-    last = list(records.values())[-1] if records else {}
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(_TEMPLATE).render(
-        run=run_dir.name,
-        absent=[stage for stage in STAGES if stage not in records],
-        main=[(scorer, titles, table) for scorer, titles, table in main if table],
-        probing=probing,
-        pictures=pictures,
-        probing_titles=["metric", "model", "categories", "variant", "value", "n"],
-        stages=[_stage(run_dir, stage, record) for stage, record in records.items()],
-        costs=[_cost(stage, record) for stage, record in records.items()],
-        versions=[*last.get("versions", {}).items(), ("git commit", last.get("git_commit") or "no checkout")],
-        keys=KEYS,
-        rows=[["" if row[key] is None else row[key] for key in KEYS] for row in rows],
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    atomic_write_text(run_dir / "report.html", text)
+    template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
+    text = environment.from_string(template).render(_content(run_dir, records, rows))
+    # a lone surrogate, which JSON can hold, is no text that a file can
+    atomic_write_text(run_dir / "report.html", text.encode("utf-8", "replace").decode("utf-8"))
     return run_dir / "report.html"
 
 
-def _stage(run_dir: Path, stage: str, record: dict[str, Any]) -> dict[str, Any]:
-    figures = sorted((run_dir / stage / "figures").glob("*.png"))
+def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mapping]) -> dict[str, Any]:
+    """All that the template shows."""
+    from finer1_lib.trace_sheet import STYLE
+
+    labels = labels_in(run_dir)
+    evaluated = "04_evaluation" in records
+    pictures = figures_of(run_dir, records)
+    main = [(f"Right answers (%), {scorer} scorer", *main_table(rows, scorer, labels))
+            for scorer in ("strict", "official")]  # fmt: skip
+    faults = [report_tables.half(fault_table(rows, setting, labels), setting, kind)
+              for setting in ("closed_world", "open_world") for kind in CATEGORIES]  # fmt: skip
+    main, faults = ([table for table in tables if table[2]] for tables in (main, faults))
+    probing = report_tables.probing(run_dir, rows, labels) if "05_probing" in records else {}
+    content = {
+        "main": main,
+        "faults": faults,
+        "differences": report_tables.differences(run_dir, labels) if evaluated else None,
+        "orderings": report_tables.orderings(run_dir, labels) if evaluated else None,
+        "paper": report_tables.paper(run_dir, labels) if evaluated else None,
+        "traces": _traces(run_dir, labels) if evaluated else None,
+        "probing": probing,
+    }
+    told = {
+        "results": main or faults,
+        "differences": any(content[key] for key in ("differences", "orderings", "paper")),
+        "traces": content["traces"],
+        "probing": any(probing.get(key) for key in ("rows", "more", "judged")),
+    }
+    shown = {key: bool(told.get(key) or pictures[key]) for key in pictures}
+    contents = [("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
+                ("traces", "Reasoning traces"), ("probing", "Probing"), *_LATER, ("parameters", "Parameters"),
+                ("cost", "Times, memory and versions"), *([("rows", "All rows")] if rows else [])]  # fmt: skip
+    counts = {row["categories"]: row["n"] for row in rows if row["scorer"] and row["dataset"] == "average"}
     return {
-        "name": stage,
-        "parameters": list(record["parameters"].items()),
-        "figures": [
-            {"name": file.stem, "data": base64.b64encode(file.read_bytes()).decode("ascii")}
-            for file in figures
-        ],
+        **content,
+        "run": run_dir.name,
+        "facts": _facts(run_dir, records, labels),
+        "reading": _reading(run_dir, content["paper"]),
+        "absent": [stage for stage in STAGES if stage not in records],
+        "contents": [entry for entry in contents if shown.get(entry[0], True)],
+        "shown": shown,
+        "pictures": pictures,
+        "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
+        "later": [entry for entry in _LATER if shown[entry[0]]],
+        "parameters": [(stage, report_tables.parameters(record)) for stage, record in records.items()],
+        "costs": [report_tables.cost(stage, record) for stage, record in records.items()],
+        "versions": report_tables.versions(list(records.values())[-1]) if records else [],
+        "keys": KEYS,
+        "rows": [[report_tables.short(row[key]) for key in KEYS] for row in rows],
+        "trace_style": STYLE,
     }
 
 
-def _cost(stage: str, record: dict[str, Any]) -> list[Any]:
-    memory = ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items())
-    return [stage, record["seconds"], record["opened"], memory, record["device"], record["written"]]
+def _guide(run_dir: Path) -> Mapping[str, Any]:
+    """The field guide of the run's data; {} where they have none or are not here."""
+    if not is_current(run_dir, "01_data") or not read_json(run_dir / "01_data" / "data.json").get("guide"):
+        return {}
+    return read_json(run_dir / "01_data" / "guide.json")
 
 
-def _number(row: dict[str, Any]) -> str:
-    """Probing rows are not all percentages: as they are, with their interval."""
-    if row["value"] is None:
-        return "-"
-    interval = "" if row["low"] is None or row["high"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{row['value']:.3f}{interval}"
+def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """Names and values for the page's top; what no finished stage tells is left out."""
+    if not records:
+        return [("stages finished", "none")]
+    numbers = {stage: read_json(run_dir / stage / "metrics.json") for stage in records}
+    data, last = numbers.get("01_data", {}), list(records.values())[-1]
+    kinds = read_json(run_dir / "01_data" / "data.json").get("super_categories", []) if data else []
+    seeds = dict.fromkeys(str(record["seed"]) for record in records.values())
+    minutes = sum(record["seconds"] for record in records.values()) / 60
+    memory = max((max(record["peak_memory_gb"].values(), default=0) for record in records.values()))
+    facts = [("run", run_dir.name), ("seed", ", ".join(seeds))]
+    if "01_data" in records:
+        drawn = not records["01_data"]["parameters"].get("image_root")
+        world = "drawn by notebook 00" if drawn else "the user's own pictures"
+        told = "with a field guide, so that what a trace claims can be judged" if _guide(run_dir) else "without a field guide"
+        facts.append(("world", f"{world}, {told}"))
+    if kinds:
+        facts.append(("super-categories", ", ".join(map(str, kinds))))
+    if {"seen", "unseen"} <= set(data):
+        facts.append(("sub-categories", f"{data['seen']} seen in training, {data['unseen']} unseen"))
+    if numbers.get("04_evaluation"):
+        facts.append(("models", "; ".join(labels.values())))
+        facts.append(("similarity of names", numbers["04_evaluation"].get("similarity", "-")))
+    facts.append(("time and memory", f"{minutes:.0f} min, at most {memory:.1f} GB, {last['device']}"))
+    return [*facts, ("finished", last["written"]), ("commit", last.get("git_commit") or "no checkout")]
+
+
+def _reading(run_dir: Path, paper: Any) -> list[str]:
+    """Two sentences: what can be read off this run, and what cannot."""
+    can = ("What can be read here: which of this run's models answers better on the same pictures, where the"
+           " interval of the difference says so")  # fmt: skip
+    can += "; and, against the field guide, at which step a wrong answer leaves the truth." if _guide(run_dir) else "."
+    cannot = ("What cannot: what another training seed would give, for every model was trained once"
+              " (the command finer1 seeds pools several runs)")  # fmt: skip
+    beside = "" if paper and not paper["refused"] else (
+        ", and nothing about the heights of the paper's numbers, which belong to other models and pictures")
+    return [can, f"{cannot}{beside}."]
+
+
+def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
+    """Pairs of traces as HTML, before and after first; None where the run has no records.
+
+    Cards come escaped from `trace_sheet`.
+    """
+    from finer1_lib.trace_sheet import card, choose_examples, legend, picture_bytes
+
+    records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")
+               if _ANSWER <= set(record)]  # whoever writes notebooks of their own may keep other records
+    if not records:
+        return None
+    guide = _guide(run_dir)
+    root = read_json(run_dir / "01_data" / "data.json").get("image_root", "")
+    examples = choose_examples(records, guide=guide, labels=labels, number=EXAMPLES,
+                               seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])  # fmt: skip
+    missing, pairs = set(), {}
+    for example in examples:
+        try:
+            picture = picture_bytes(root, example["image_id"])
+        except UserError:
+            picture = None
+            missing.add(example["image_id"])
+        pairs.setdefault(example["pair"], []).append((example["role"], card(example, picture)))
+    if not examples:
+        return {"legend": "", "note": "No two open-world traces of this run make a pair to show.", "groups": []}
+    told = f"{len(examples)} open-world traces, chosen in turn from every kind: shares must be read from the figures."
+    if is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file():
+        told += " More of them, with filters: 05_probing/traces.html."
+    if missing:
+        told += f" {len(missing)} of the pictures are not where this run found them, so they are not shown."
+    groups: dict[str, list[str]] = {}
+    for cards in pairs.values():
+        before = cards[0][0] == "before"
+        heading = "The same picture before and after training" if before else "Wrong and right, side by side"
+        groups.setdefault(heading, []).append("".join(text for _, text in cards))
+    return {"legend": legend(guide), "note": told, "groups": list(groups.items())}

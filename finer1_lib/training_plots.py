@@ -7,11 +7,14 @@ Source: our choice.
 
 from typing import Any, Mapping, Sequence
 
+from finer1_lib.baselines import model_name
 from finer1_lib.contenders import colour_of, label_of
+from finer1_lib.plots import WIDEST
 
-# of a step's seconds: (column of the metrics file, name, colour)
-PARTS = (("seconds_rollout", "rollouts", "#0072B2"), ("seconds_scoring", "scoring pi_old", "#56B4E9"),
-         ("seconds_update", "update", "#D55E00"))
+# of a step's seconds: (column of the metrics file, name, how the model's colour is laid on, hatch)
+PARTS = (("seconds_rollout", "rollouts", 1.0, ""), ("seconds_scoring", "scoring under the old policy", 0.0, "///"),
+         ("seconds_update", "update", 0.35, ""))
+SOUND = "#999999"
 
 
 def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_scale: bool = False) -> Any:
@@ -26,6 +29,8 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
     Returns:
         The figure.
     """
+    from matplotlib.lines import Line2D
+
     fig, axes = _panels(len(columns))
     for axis, (column, title) in zip(axes, columns):
         for model, part in df.groupby("model", sort=False):
@@ -33,7 +38,12 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
         if log_scale:
             axis.set_yscale("log")
         axis.set_title(title, fontsize=15)
-    axes[0].legend(fontsize=12, frameon=False)
+        axis.set_xlabel("optimizer step", fontsize=13)
+    lines, labels = axes[0].get_legend_handles_labels()
+    if smooth > 1:
+        lines.append(Line2D([], [], color="black", alpha=0.35, linewidth=1))
+        labels.append(f"pale: single steps; strong: mean of the last {smooth}")
+    fig.legend(lines, labels, loc="outside lower center", ncols=4, fontsize=13, frameon=False)
     return fig
 
 
@@ -44,57 +54,75 @@ def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
         logs: model -> DataFrame of its metrics file.
 
     Returns:
-        (figure, DataFrame: model, a column a part, seconds; means over the steps).
+        (figure, DataFrame: model, a column a part, steps, seconds; means over the steps).
     """
     import pandas
+    from matplotlib.patches import Patch
 
-    rows = [{"model": model, **{column: part[column].mean() for column, *_ in PARTS}}
+    rows = [{"model": model, **{column: part[column].mean() for column, *_ in PARTS}, "steps": len(part)}
             for model, part in logs.items()]
     parts = pandas.DataFrame(rows)
     parts["seconds"] = parts[[column for column, *_ in PARTS]].sum(axis=1)
-    fig, (axis,) = _panels(1, width=8.0, height=0.7 * len(rows) + 1.7)
-    left = 0 * parts["seconds"]
-    for column, name, colour in PARTS:
-        axis.barh(range(len(rows)), parts[column], left=left, color=colour, label=name, edgecolor="black",
-                  linewidth=0.6, height=0.7)
-        left = left + parts[column]
-    for place, total in enumerate(parts["seconds"]):
-        axis.text(1.01 * total, place, f"{total:.1f} s", va="center", fontsize=13)
+    fig, (axis,) = _panels(1, width=9.0, height=0.7 * len(rows) + 1.9)
+    for place, row in enumerate(parts.to_dict("records")):
+        left = 0.0
+        for column, _, strength, hatch in PARTS:
+            axis.barh(place, row[column], left=left, height=0.7, **_face(colour_of(row["model"]), strength, hatch))
+            left += row[column]
+        axis.text(1.01 * left, place, f"{left:.1f} s", va="center", fontsize=13)
     axis.set_yticks(range(len(rows)), [label_of(model) for model in parts["model"]], fontsize=13)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.15 * parts["seconds"].max())
-    axis.set_xlabel("seconds of an optimizer step (mean)", fontsize=13)
-    axis.legend(fontsize=12, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    steps = "/".join(str(number) for number in dict.fromkeys(parts["steps"]))
+    axis.set_xlabel(f"seconds of an optimizer step (mean of {steps} steps)", fontsize=13)
+    keys = [Patch(label=name, **_face("#555555", strength, hatch)) for _, name, strength, hatch in PARTS]
+    fig.legend(handles=keys, fontsize=12, frameon=False, ncols=3, loc="outside upper center")
     return fig, parts
+
+
+def _face(colour: str, strength: float, hatch: str) -> dict[str, Any]:
+    """A model's colour at full strength, paler, or as a hatch on white."""
+    from matplotlib.colors import to_rgb
+
+    face = tuple(1 - strength * (1 - part) for part in to_rgb(colour))
+    return {"facecolor": face, "edgecolor": colour if hatch else "black", "hatch": hatch, "linewidth": 0.8}
 
 
 def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
     """Paid and strict accuracy, entropy, divergence and length of runs that went wrong, over optimizer steps.
 
     Args:
-        turns: method -> DataFrame of its metrics file.
-        beside: name -> the same of sound runs, drawn in grey.
+        turns: title -> DataFrame of its metrics file; a title is a method's name, with ", mended" behind it for
+            the run that sets it right, drawn dashed.
+        beside: model -> the same of sound runs, drawn in grey.
 
     Returns:
         The figure.
     """
-    palette = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-    colours = {name: palette[i % len(palette)] for i, name in enumerate(turns)}
+    from matplotlib.lines import Line2D
+
     panels = (("accuracy", "accuracy: paid (line), strict (dots)"), ("length", "length (tokens)"),
               ("entropy", "entropy per token (nats)"), ("divergence", "divergence from the negative"))
-    fig, axes = _panels(4, width=4.6)
+    fig, axes = _panels(4, width=5.6, height=3.5, across=2)
     for axis, (column, title) in zip(axes, panels):
-        for name, part in beside.items():
-            _line(axis, part, column, 1, color="#999999", label=label_of(name), width=1.6)
+        for part in beside.values():
+            _line(axis, part, column, 1, color=SOUND, label="", width=1.6)
         for name, part in turns.items():
-            _line(axis, part, column, 1, color=colours[name], label=name)
+            colour = colour_of(model_name(name.partition(",")[0]))
+            _line(axis, part, column, 1, color=colour, label=name.replace("_", " "),
+                  style="--" if "," in name else "-")
             if column == "accuracy":
-                axis.plot(part["step"], part["accuracy_strict"], ":", color=colours[name], linewidth=2.4)
+                axis.plot(part["step"], part["accuracy_strict"], ":", color=colour, linewidth=2.4)
         axis.set_title(title, fontsize=14)
         axis.set_ylim(bottom=0)
     axes[0].set_ylim(0, 1)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=13,
-               frameon=False)
+    for axis in axes[-2:]:
+        axis.set_xlabel("optimizer step", fontsize=13)
+    handles = axes[0].get_legend_handles_labels()[0]
+    if beside:
+        told = ", ".join(label_of(name) for name in beside)
+        handles.append(Line2D([], [], color=SOUND, linewidth=1.6, label=told))
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=13, frameon=False)
     return fig
 
 
@@ -127,23 +155,28 @@ def held(log: Any, share: float = 0.8) -> bool:
 
 
 def _line(
-    axis: Any, part: Any, column: str, smooth: int, *, color: str, label: str, width: float = 2.4
+    axis: Any, part: Any, column: str, smooth: int, *, color: str, label: str, width: float = 2.4,
+    style: str = "-",
 ) -> None:
     part = part.sort_values("step")
     if smooth > 1:
-        axis.plot(part["step"], part[column], color=color, alpha=0.25, linewidth=1)
-    axis.plot(part["step"], part[column].rolling(smooth, min_periods=1).mean(), color=color, linewidth=width,
-              label=label)
-    axis.set_xlabel("optimizer step", fontsize=13)
+        axis.plot(part["step"], part[column], color=color, alpha=0.35, linewidth=1)
+    mean = part[column].rolling(smooth, min_periods=1).mean()
+    axis.plot(part["step"], mean, style, color=color, linewidth=width, label=label or None)
 
 
-def _panels(count: int, width: float = 5.2, height: float = 3.9) -> tuple[Any, Any]:
+def _panels(count: int, width: float = 5.2, height: float = 3.9, across: int = 0) -> tuple[Any, Any]:
+    """(figure, its axes); `across` a row, all by default, and never wider than a projector shows well."""
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
-    for axis in axes[0]:
+    across = across or count
+    down = -(-count // across)
+    fig, axes = plt.subplots(down, across, squeeze=False, layout="constrained",
+                             figsize=(min(WIDEST, width * across), height * down))
+    for axis in axes.flat:
         axis.tick_params(labelsize=12)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
-    return fig, axes[0]
+    return fig, axes.flat

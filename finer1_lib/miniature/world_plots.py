@@ -5,6 +5,9 @@ Source: our choice.
 
 from typing import Any
 
+from finer1_lib.miniature.card import BARS
+from finer1_lib.plots import INK, SEEN, UNSEEN
+
 
 def genus_sheet(rows: list[tuple[str, list[Any]]]) -> Any:
     """Pictures of a genus: one row a sub-category (name, pictures), columns its specimens.
@@ -33,7 +36,7 @@ def attribute_reading(df: Any) -> Any:
     """How often each attribute is read rightly from a picture, seen and unseen side by side, 95 % intervals.
 
     Args:
-        df: card rows with super_category, attribute, categories, value, low, high.
+        df: card rows with super_category, attribute, categories, value, low, high, n (fractions).
 
     Returns:
         The figure, one panel a super-category.
@@ -41,24 +44,28 @@ def attribute_reading(df: Any) -> Any:
     import matplotlib.pyplot as plt
 
     kinds = list(dict.fromkeys(df["super_category"]))
-    fig, axes = plt.subplots(1, len(kinds), figsize=(5.6 * len(kinds), 4.2), sharex=True, squeeze=False,
+    fig, axes = plt.subplots(1, len(kinds), figsize=(5.6 * len(kinds), 4.4), sharex=True, squeeze=False,
                              layout="constrained")
     for axis, kind in zip(axes[0], kinds):
         part = df[df["super_category"] == kind]
         attributes = list(dict.fromkeys(part["attribute"]))
-        for categories, colour, marker, shift in (("seen", "#0072B2", "o", -0.14), ("unseen", "#D55E00", "s", 0.14)):
+        for categories, colour, marker, shift in (("seen", SEEN, "o", -0.14), ("unseen", UNSEEN, "s", 0.14)):
             cell = part[part["categories"] == categories].set_index("attribute").loc[attributes]
             places = [index + shift for index in range(len(attributes))]
             # Rounding can put a bound a hair inside its value.
             errors = [(100 * (cell["value"] - cell["low"])).clip(0), (100 * (cell["high"] - cell["value"])).clip(0)]
             axis.errorbar(100 * cell["value"], places, xerr=errors, fmt=marker, color=colour, capsize=3,
-                          markersize=8, label=f"{categories} sub-categories")
-        axis.axvline(92, color="#999999", linestyle=":", linewidth=1.5)
+                          markersize=8, linewidth=2, markeredgecolor=INK,
+                          label=f"{categories} sub-categories (n = {cell['n'].max()} each)")
+        asked = 100 * BARS["attribute read from image, each"][1]
+        axis.axvline(asked, color=INK, linestyle=":", linewidth=1.5, label=f"asked of the base: {asked:.0f} %")
         axis.set_yticks(range(len(attributes)), attributes, fontsize=13)
         axis.invert_yaxis()
-        axis.set_title(kind, fontsize=15)
+        axis.set_title(f"{kind}: attributes read", fontsize=15)
         axis.set_xlabel("read rightly from the picture (%)", fontsize=13)
         axis.tick_params(axis="x", labelsize=12)
-    fig.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=13, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    fig.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=13,
+               frameon=False)
     plt.close(fig)
     return fig
