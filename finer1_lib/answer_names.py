@@ -10,7 +10,6 @@ Source: audit A3 (multi-answer rate), METHOD 4 (`strict`); the rule is our choic
 """
 
 import re
-from functools import lru_cache
 from typing import Iterable
 
 from finer1_lib.rewards import normalise
@@ -37,7 +36,7 @@ def names_several(answer: str, known: Iterable[str]) -> bool:
         known: the options and labels that are known, if any.
     """
     text = normalise("; ".join(answer.splitlines()))
-    names = {_folded(name) for name in known} - {""}
+    names = {normalise(name) for name in known} - {""}
     if text in names:
         return False
     found = 0
@@ -47,9 +46,6 @@ def names_several(answer: str, known: Iterable[str]) -> bool:
             found += times > 0
     pieces = [piece for part in _APART.split(text) for piece in _cut_at_and(part)]
     return found > 1 or sum(bool(re.search(r"[\w\0]", piece)) for piece in pieces) > 1
-
-
-_folded = lru_cache(maxsize=10_000)(normalise)  # the same few hundred names, record after record
 
 
 def _cut_at_and(text: str) -> list[str]:

@@ -122,7 +122,7 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
     line, total = 0, sum(1 + len(lines) for _, lines in blocks)
     for part, lines in blocks:
         for number, content in enumerate([part, *lines]):
-            colour, weight = (SEEN, "bold") if number == 0 else ("black", "normal")
+            colour, weight = (INK, "bold") if number == 0 else ("black", "normal")
             right.text(0, 1 - (line + 0.5) / total, content, fontsize=12, fontweight=weight, va="center",
                        color=colour, transform=right.transAxes, parse_math=False)  # fmt: skip
             line += 1
@@ -131,7 +131,7 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
 
 
 def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]]) -> Any:
-    """Rows of anchor, positive and negative.
+    """Rows of anchor, positive and negative, the last in a broken frame.
 
     Args:
         triplets: ((name, image), (name, image), (name, image)) each.
@@ -142,21 +142,22 @@ def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tup
         len(triplets), 3, figsize=(7.2, 2.55 * len(triplets)), squeeze=False, layout="constrained"
     )
     for line, triplet in zip(axes, triplets):
-        for axis, (name, image), colour in zip(line, triplet, (SEEN, SEEN, UNSEEN)):
-            _show(axis, image, colour)
+        for axis, (name, image), style in zip(line, triplet, ("-", "-", "--")):
+            _show(axis, image, INK, style)
             axis.set_xlabel(_wrapped(name, 24), fontsize=11)
-    for axis, role in zip(axes[0], ("anchor", "positive:\nthe same sub-category", "negative:\na similar other one")):
+    roles = ("anchor", "positive:\nthe same sub-category", "negative:\na similar other one")
+    for axis, role in zip(axes[0], roles):
         axis.set_title(role, fontsize=13)
     plt.close(fig)
     return fig
 
 
-def _show(axis: Any, image: Any, colour: str) -> None:
+def _show(axis: Any, image: Any, colour: str, style: str = "-") -> None:
     """A picture in a coloured frame, without ticks."""
     axis.imshow(image)
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
-        spine.set(color=colour, linewidth=2.5)
+        spine.set(color=colour, linewidth=2.5, linestyle=style)
 
 
 def _wrapped(text: str, width: int) -> str:

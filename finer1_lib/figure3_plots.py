@@ -11,10 +11,10 @@ from typing import Mapping, Optional
 from finer1_lib.contenders import colour_of, label_of
 from finer1_lib.plots import CATEGORY_LABELS, SETTING_LABELS, percent_axis
 
-VERDICTS = {  # (colour, marker, filled, words): the colours of Okabe and Ito, apart in grey as well
-    "holds": ("#0072B2", "o", True, "the paper's ordering holds"),
-    "reversed": ("#D55E00", "s", True, "reversed"),
-    "cannot tell": ("#555555", "D", False, "cannot tell"),
+VERDICTS = {  # (colour, marker, filled, words): no model's colours, apart in grey as well
+    "holds": ("#1A1A1A", "o", True, "the paper's ordering holds"),
+    "reversed": ("#C2185B", "s", True, "reversed"),
+    "cannot tell": ("#777777", "D", False, "cannot tell"),
 }
 _SIDE = "#E4E4E4"  # the half of a line on which the paper has the difference
 
@@ -149,7 +149,7 @@ def _line(axis, place: int, row) -> None:
         ends += [row.low, row.high]
         axis.plot([100 * row.low, 100 * row.high], [place] * 2, color=colour, linewidth=3,
                   solid_capstyle="butt")
-    axis.plot(100 * row.difference, place, marker=marker, color=colour, markersize=8, markeredgewidth=1.8,
+    axis.plot(100 * row.difference, place, marker=marker, color=colour, markersize=6, markeredgewidth=1.8,
               markerfacecolor=colour if filled else "white", zorder=3)
     ends = [100 * end for end in ends]
     right = row.difference >= 0 and max(ends) < 90 or min(ends) < -90

@@ -2,8 +2,8 @@
 
 What this run is, the main table, which differences hold, traces, probes, training, data, world, then
 parameters, times and all rows. Only finished stages that belong together are shown, the others are named.
-Everything that a run can contain (names, parameters, labels, completions) is escaped, figures are embedded, and
-the page forbids itself every script and every address (Content-Security-Policy).
+Everything that a run can contain (names, parameters, labels, completions) is escaped, figures are embedded,
+and the page forbids itself every script and every address (Content-Security-Policy).
 
 Source: our choice (DESIGN 6, "nbconvert + Jinja2 (report)"; here Jinja2 alone).
 """
@@ -21,8 +21,11 @@ from finer1_lib.summary import CATEGORIES, KEYS, fault_table, labels_in, main_ta
 
 EXAMPLES = 8  # traces, two a pair
 _ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
+_FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
+          ("traces", "Reasoning traces"), ("probing", "Probing"))  # fmt: skip
 _LATER = (("training", "Training by reinforcement (03)"), ("stage1", "Stage 1 and forgetting (02)"),
           ("data", "Data (01)"), ("world", "World (00)"))  # fmt: skip
+_LAST = (("parameters", "Parameters"), ("cost", "Times, memory and versions"))
 
 
 def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -80,9 +83,7 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
         "probing": any(probing.get(key) for key in ("rows", "more", "judged")),
     }
     shown = {key: bool(told.get(key) or pictures[key]) for key in pictures}
-    contents = [("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
-                ("traces", "Reasoning traces"), ("probing", "Probing"), *_LATER, ("parameters", "Parameters"),
-                ("cost", "Times, memory and versions"), *([("rows", "All rows")] if rows else [])]  # fmt: skip
+    contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
     counts = {row["categories"]: row["n"] for row in rows if row["scorer"] and row["dataset"] == "average"}
     return {
         **content,
@@ -125,7 +126,8 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     if "01_data" in records:
         drawn = not records["01_data"]["parameters"].get("image_root")
         world = "drawn by notebook 00" if drawn else "the user's own pictures"
-        told = "with a field guide, so that what a trace claims can be judged" if _guide(run_dir) else "without a field guide"
+        told = "with a field guide, so that what a trace claims can be judged"
+        told = told if _guide(run_dir) else "without a field guide"
         facts.append(("world", f"{world}, {told}"))
     if kinds:
         facts.append(("super-categories", ", ".join(map(str, kinds))))
@@ -142,7 +144,8 @@ def _reading(run_dir: Path, paper: Any) -> list[str]:
     """Two sentences: what can be read off this run, and what cannot."""
     can = ("What can be read here: which of this run's models answers better on the same pictures, where the"
            " interval of the difference says so")  # fmt: skip
-    can += "; and, against the field guide, at which step a wrong answer leaves the truth." if _guide(run_dir) else "."
+    judged = "; and, against the field guide, at which step a wrong answer leaves the truth"
+    can += f"{judged if _guide(run_dir) else ''}."
     cannot = ("What cannot: what another training seed would give, for every model was trained once"
               " (the command finer1 seeds pools several runs)")  # fmt: skip
     beside = "" if paper and not paper["refused"] else (
@@ -174,8 +177,9 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
             missing.add(example["image_id"])
         pairs.setdefault(example["pair"], []).append((example["role"], card(example, picture)))
     if not examples:
-        return {"legend": "", "note": "No two open-world traces of this run make a pair to show.", "groups": []}
-    told = f"{len(examples)} open-world traces, chosen in turn from every kind: shares must be read from the figures."
+        return {"legend": "", "note": "No two open-world traces of this run make a pair.", "groups": []}
+    told = (f"{len(examples)} open-world traces, chosen in turn from every kind: shares must be read from the"
+            " figures.")  # fmt: skip
     if is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file():
         told += " More of them, with filters: 05_probing/traces.html."
     if missing:

@@ -1,8 +1,9 @@
 """The report's figures: where each stands, what its caption says, and how it is packed into the page.
 
-A figure is whatever PNG a finished stage left in its figures/; one that `CAPTIONS` does not know gets its name
-and stands with the others of its stage. Packed means: a palette of 256 colours where that cannot be seen
-(lines and text, a third of the size), WebP where it could (pictures). The files on the disk stay as they are.
+A figure is whatever PNG a finished stage left in its figures/; one that `CAPTIONS` does not know gets its
+name and stands with the others of its stage. Packed means: a palette of 256 colours where that cannot be seen
+(lines and text, about a third of the size), WebP where it could (pictures). The files on the disk stay as
+they are.
 
 Source: our choice.
 """
@@ -48,8 +49,8 @@ CAPTIONS: dict[str, Caption] = {
         "A diamond (truth first) right of the circle (shuffled) is what the place of the truth is worth."),
     "orderings": Caption(
         "The paper's orderings, and on which side of zero this run's differences lie",
-        "The shaded half is the paper's side. An ordering holds, or is reversed, only where the whole interval"
-        " lies on one side."),
+        "The shaded half is the paper's side. An ordering holds, or is reversed, only where the whole"
+        " interval lies on one side."),
     # 05, reasoning traces
     "trace_words": Caption("Length of each part of a trace, in words",
                            "Which part does training make longer or shorter?"),
@@ -68,7 +69,8 @@ CAPTIONS: dict[str, Caption] = {
     # 05, probing
     "h1_probe": Caption(
         "H1: sub-category told from the image's hidden states by a linear probe, with controls",
-        "Bars of one height mean that training did not change what is seen; the controls belong near the floor."),
+        "Bars of one height mean that training did not change what is seen; the controls belong near the"
+        " floor."),
     "h2_genus_gap": Caption(
         "H2: how much nearer names of one genus lie to each other than to other names, a dot a name",
         "Clouds at one height mean that training did not change what is known of the names."),
@@ -97,7 +99,8 @@ CAPTIONS: dict[str, Caption] = {
         " clouds are."),
     "h3_picture": Caption(
         "H3: the states of right and wrong names in their first two principal components",
-        "The paper shows such a picture. Two clouds that lie apart are told apart; the AUC says it in a number."),
+        "The paper shows such a picture. Two clouds that lie apart are told apart; the AUC says it in a"
+        " number."),
     # 03
     "reward": Caption(
         "Training by reinforcement: reward, accuracy of rollouts and entropy over the optimizer steps",
@@ -106,8 +109,8 @@ CAPTIONS: dict[str, Caption] = {
                        "What TAPO's second look at the negative costs stands in the update."),
     "wrong_turns": Caption(
         "Two wrong turns of training and the same runs set right",
-        "A line that leaves its dotted strict twin games its reward; entropy and length that run away together"
-        " are a policy that falls apart."),
+        "A line that leaves its dotted strict twin games its reward; entropy and length that run away"
+        " together are a policy that falls apart."),
     # 02
     "loss": Caption("Loss and gradient norm of stage 1 over the optimizer steps",
                     "Both fall; the two losses are of other texts, so their heights cannot be compared."),
@@ -124,10 +127,11 @@ CAPTIONS: dict[str, Caption] = {
     "rationale": Caption("One rationale of stage 1 beside its picture",
                          "The four parts: analysis, options, comparison, prediction."),
     "triplets": Caption("Triplets: anchor, positive and negative",
-                        "The negative is the most alike picture of another sub-category."),
+                        "Broken frame: the negative, the most alike picture of another seen sub-category."),
     # 00
-    "one_genus": Caption("One genus of the drawn world: a row of pictures a sub-category",
-                         "Bill and tail are the genus's; crown, back, breast and wings tell the names apart."),
+    "one_genus": Caption(
+        "One genus of the drawn world: a row of pictures a sub-category",
+        "Bill and tail are the genus's; crown, back, breast and wings tell the names apart."),
     "attributes_read": Caption(
         "How often the base reads each attribute from a picture, with 95 % intervals",
         "All should lie right of the dotted line: the base sees; what it lacks is the name."),
@@ -174,7 +178,7 @@ def _section(stage: str, name: str) -> str:
 
 
 def pack(file: Path) -> dict[str, Any]:
-    """A PNG as a data URI of a third of its size, and how large to show it.
+    """A PNG as a data URI of about a third of its size, and how large to show it.
 
     Returns:
         {source, width, height}.

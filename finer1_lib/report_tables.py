@@ -92,8 +92,8 @@ def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, 
     clear = sum(row["reading"] in SIGNS for row in asked)
     return {
         "titles": ["first minus second", *columns],
-        "rows": [[" minus ".join(label_of(model, labels) for model in pair), *(points(row) if row else "-" for row in line)]
-                 for pair, line in zip(pairs, shown)],
+        "rows": [[" minus ".join(label_of(model, labels) for model in pair),
+                  *(points(row) if row else "-" for row in line)] for pair, line in zip(pairs, shown)],
         "told": f"{clear} of {len(asked)} are told from zero; asked so often, a few would be by luck.",
     }  # fmt: skip
 
@@ -122,7 +122,8 @@ def probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -
             cells.setdefault((row["metric"], row["variant"], row["model"]), {})[row["categories"]] = row
     lines = {
         key: [_probe(*key[:2]), label_of(key[2], labels),
-              *(_number(found.get(kind)) for kind in (*CATEGORIES, "all")), max(row["n"] for row in found.values())]
+              *(_number(found.get(kind)) for kind in (*CATEGORIES, "all")),
+              max(row["n"] for row in found.values())]
         for key, found in cells.items()
     }  # fmt: skip
     found = read_table(run_dir / "05_probing" / "comparisons.csv",
@@ -151,8 +152,8 @@ def _plain(name: Optional[str]) -> str:
 def _number(row: Optional[Mapping]) -> str:
     if row is None or row["value"] is None:
         return "-"
-    text = f"{row['value']:.3f}"
-    return text if row["low"] is None or row["high"] is None else f"{text} [{row['low']:.3f}, {row['high']:.3f}]"
+    missing = row["low"] is None or row["high"] is None
+    return f"{row['value']:.3f}" + ("" if missing else f" [{row['low']:.3f}, {row['high']:.3f}]")
 
 
 def paper(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
@@ -165,9 +166,10 @@ def paper(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
     except NotComparable as refused:
         said = str(refused)
         return {"refused": f"{said[:1].upper()}{said[1:]}."}
-    names = ("source", "metric", "paper_row", "model", "categories", "option_order", "paper", "released", "run")
-    titles = ["table", "metric", "row of the paper", "our row", "categories", "order", "paper", "released here",
-              "our run", "difference", "n", "reading"]  # fmt: skip
+    names = ("source", "metric", "paper_row", "model", "categories", "option_order", "paper", "released",
+             "run")  # fmt: skip
+    titles = ["table", "metric", "row of the paper", "our row", "categories", "order", "paper",
+              "released here", "our run", "difference", "n", "reading"]  # fmt: skip
     rows = []
     for row in found[found["dataset"] == AVERAGE].to_dict("records"):
         row = {key: None if value != value else value for key, value in row.items()}  # NaN is not itself
@@ -191,7 +193,8 @@ def parameters(record: Mapping[str, Any]) -> list[list[str]]:
 def cost(stage: str, record: Mapping[str, Any]) -> list[Any]:
     """What a stage took, as the cells of one line."""
     memory = ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items())
-    return [stage, f"{record['seconds'] / 60:.1f}", record["opened"], memory, record["device"], record["written"]]
+    minutes = f"{record['seconds'] / 60:.1f}"
+    return [stage, minutes, record["opened"], memory, record["device"], record["written"]]
 
 
 def versions(record: Mapping[str, Any]) -> Sequence[tuple[str, str]]:

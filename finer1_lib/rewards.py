@@ -18,6 +18,7 @@ TAPO/examples/reward_function/cls_thinking.py.
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 ACCURACY_WEIGHT, FORMAT_WEIGHT = 0.9, 0.1  # [R] config_tapo.yaml, cls_thinking.py
@@ -27,6 +28,7 @@ _APOSTROPHES = re.compile("['’‘ʼʹ`´]")
 _JOINERS = re.compile("[-‐‑‒–—−_]")
 
 
+@lru_cache(maxsize=50_000)  # the same few hundred names, record after record
 def normalise(text: str) -> str:
     """Fold what spellings of one name differ in: case, hyphens, underscores, apostrophes, white space.
 

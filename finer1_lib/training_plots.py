@@ -12,7 +12,8 @@ from finer1_lib.contenders import colour_of, label_of
 from finer1_lib.plots import WIDEST
 
 # of a step's seconds: (column of the metrics file, name, how the model's colour is laid on, hatch)
-PARTS = (("seconds_rollout", "rollouts", 1.0, ""), ("seconds_scoring", "scoring under the old policy", 0.0, "///"),
+PARTS = (("seconds_rollout", "rollouts", 1.0, ""),
+         ("seconds_scoring", "scoring under the old policy", 0.0, "///"),
          ("seconds_update", "update", 0.35, ""))
 SOUND = "#999999"
 
@@ -67,7 +68,8 @@ def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
     for place, row in enumerate(parts.to_dict("records")):
         left = 0.0
         for column, _, strength, hatch in PARTS:
-            axis.barh(place, row[column], left=left, height=0.7, **_face(colour_of(row["model"]), strength, hatch))
+            face = _face(colour_of(row["model"]), strength, hatch)
+            axis.barh(place, row[column], left=left, height=0.7, **face)
             left += row[column]
         axis.text(1.01 * left, place, f"{left:.1f} s", va="center", fontsize=13)
     axis.set_yticks(range(len(rows)), [label_of(model) for model in parts["model"]], fontsize=13)
@@ -92,8 +94,8 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
     """Paid and strict accuracy, entropy, divergence and length of runs that went wrong, over optimizer steps.
 
     Args:
-        turns: title -> DataFrame of its metrics file; a title is a method's name, with ", mended" behind it for
-            the run that sets it right, drawn dashed.
+        turns: title -> DataFrame of its metrics file; a title is a method's name, with ", mended" behind it
+            for the run that sets it right, drawn dashed.
         beside: model -> the same of sound runs, drawn in grey.
 
     Returns:
@@ -143,8 +145,8 @@ def tell_wrong_turn(log: Any, max_new_tokens: int) -> str:
         return f"{first[name]:{form}} to {last[name]:{form}}"
 
     return (f"entropy {course('entropy', '.2f')}, divergence {course('divergence', '.2f')}, length"
-            f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off, in form"
-            f" {course('format_rate', '.0%')}, groups kept {course('kept_share', '.0%')};"
+            f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off,"
+            f" in form {course('format_rate', '.0%')}, groups kept {course('kept_share', '.0%')};"
             f" paid accuracy {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
             f" ({100 * gap:.0f} points apart)")
 

@@ -29,6 +29,8 @@ GUIDE = {"super_categories": ["bird"], "seen": ["Red Wren"], "unseen": [], "sub_
 COMPARISON = {"first": "cot_sft_tapo", "second": "cot_sft", "setting": "closed_world", "metric": "accuracy",
               "categories": "unseen", "difference": 0.125, "low": 0.03, "high": 0.22, "p": 0.01, "n": 8,
               "reading": "higher"}
+UNCLEAR = {**COMPARISON, "categories": "seen", "difference": 0, "low": -0.1, "high": 0.1,
+           "reading": "cannot tell"}
 ORDERING = {**COMPARISON, "figure": "Figure 3c", "claim": "+ TAPO above CoT SFT", "paper_difference": 0.025,
             "holds": "holds", "remark": ""}
 PROBED = {"metric": "h1_probe_accuracy", "variant": "", "model": "cot_sft", "reference": "base",
@@ -75,8 +77,8 @@ def row(**changes):
 def record(model, answer, text=None, **changes):
     said = write_rationale(f"{answer.split()[0].lower()} crown", ["Red Wren", "Blue Wren"],
                            "Red Wren: red crown; Blue Wren: blue crown (differs)", answer)
-    return {"item_id": f"i-{answer}", "image_id": "a.png", "super_category": "bird", "sub_category": "Red Wren",
-            "categories": "seen", "model": model, "setting": "open_world", "prompt_name": "cot_open",
+    return {"image_id": "a.png", "super_category": "bird", "sub_category": "Red Wren", "categories": "seen",
+            "model": model, "setting": "open_world", "prompt_name": "cot_open",
             "option_order": None, "rotation": 0, "seed": 0, "tokens": 9, "truncated": False, "item_id": "i",
             "completion": said if text is None else text, **changes}
 
@@ -115,10 +117,12 @@ def a_run(folder, stages=STAGES, hostile="", guide=GUIDE, records=RECORDS):
         (place / "stage.json").write_text(json.dumps({
             "stage": stage, "parameters": {"run_name": "x", "seed": 0, "words": [hostile], "said": hostile},
             "needs": {need: f"digest of {need}" for need in NEEDS[stage]}, "digest": f"digest of {stage}",
-            "seed": 0, "seconds": 90.0, "opened": 1, "peak_memory_gb": {"process": 1.25}, "device": "cpu" + hostile,
-            "versions": {"torch": "2.0" + hostile}, "git_commit": None, "written": "2026-01-01T00:00:00Z",
+            "seed": 0, "seconds": 90.0, "opened": 1, "peak_memory_gb": {"process": 1.25},
+            "device": "cpu" + hostile, "versions": {"torch": "2.0" + hostile}, "git_commit": None,
+            "written": "2026-01-01T00:00:00Z",
             "outputs": {}}))  # fmt: skip
-        (place / "metrics.json").write_text(json.dumps({"seen": 6, "unseen": 4, "similarity": "guide" + hostile}))
+        numbers = {"seen": 6, "unseen": 4, "similarity": "guide" + hostile}
+        (place / "metrics.json").write_text(json.dumps(numbers))
         for name in (f"own_{stage}", *(["main_table", "orderings"] if stage == "04_evaluation" else [])):
             (place / "figures" / f"{name}.png").write_bytes(png())
             (place / "figures" / f"{name}.csv").write_text("a\n1\n")
@@ -126,10 +130,9 @@ def a_run(folder, stages=STAGES, hostile="", guide=GUIDE, records=RECORDS):
         "01_data/data.json": json.dumps({"image_root": str(pictures), "guide": guide and "guide.json",
                                          "super_categories": ["bird" + hostile]}),
         "01_data/guide.json": json.dumps(guide),
-        "03_tapo/models.json": json.dumps([{"name": "cot_sft_tapo", "label": "TAPO" + hostile, "prompt": "cot",
-                                            "adapter": "03_tapo/cot_sft_tapo"}]),
-        "04_evaluation/comparisons.csv": as_csv(COMPARISON, {**COMPARISON, "categories": "seen", "difference": 0,
-                                                             "low": -0.1, "high": 0.1, "reading": "cannot tell"}),
+        "03_tapo/models.json": json.dumps([{"name": "cot_sft_tapo", "label": "TAPO" + hostile,
+                                            "prompt": "cot", "adapter": "03_tapo/cot_sft_tapo"}]),
+        "04_evaluation/comparisons.csv": as_csv(COMPARISON, UNCLEAR),
         "04_evaluation/orderings.csv": as_csv({**ORDERING, "remark": hostile}),
         "04_evaluation/records.jsonl": "".join(json.dumps(line) + "\n" for line in records),
         "05_probing/comparisons.csv": as_csv(PROBED),
@@ -159,7 +162,8 @@ def test_numbers_stand_in_their_cells(whole):
     assert "-0.005 [-0.012, +0.000]" in cells and "equivalent" in cells
     assert "12.5" in cells and "closed world, unseen sub-categories (%), strict scorer" in whole.shown
     assert "1 of 2 are told from zero" in whole.shown and "Of 1 orderings 1 hold" in whole.shown
-    assert "0.500 [0.250, 0.750]" in cells and "H1: sub-category read from image states, shuffled labels" in cells
+    assert "0.500 [0.250, 0.750]" in cells
+    assert "H1: sub-category read from image states, shuffled labels" in cells
     plain, _, controls = whole.text[whole.text.index('id="probing"') :].partition("<details>")
     assert "shuffled labels" not in plain and "shuffled labels" in controls
     assert "8 seen and 8 unseen pictures" in " ".join(whole.shown.split())
@@ -184,8 +188,8 @@ def test_reading_order_and_contents(whole):
 
 def test_every_figure_is_there_once_in_its_section(tmp_path):
     run = a_run(tmp_path / "run")
-    for stage, name in (("05_probing", "wrong_steps"), ("05_probing", "h3_auc"), ("04_evaluation", "trace_new")):
-        (run / stage / "figures" / f"{name}.png").write_bytes(png())
+    for name in ("05_probing/wrong_steps", "05_probing/h3_auc", "04_evaluation/trace_new"):
+        (run / f"{name}.png".replace("/", "/figures/")).write_bytes(png())
     page = page_of(run)
     wanted = sorted(f"{file.parts[-3]}/{file.stem}" for file in run.glob("*/figures/*.png"))
     assert sorted(attributes["id"] for attributes in page.all("figure")) == wanted
@@ -223,9 +227,10 @@ def test_what_the_paper_comparison_says(tmp_path, monkeypatch):
     from finer1_lib import paper_comparison
 
     line = {"source": "Table 1", "setting": "closed_world", "metric": "accuracy", "paper_row": HOSTILE,
-            "model": "base_cot_prompt", "categories": "seen", "dataset": "Average", "option_order": "shuffled",
-            "paper": 61.5, "released": float("nan"), "run": 60.0, "difference": -1.5, "low": -3.0, "high": 0.5,
-            "n": 400, "n_paper": 800, "reading": "inside", "run_strict": 58.0}  # fmt: skip
+            "model": "base_cot_prompt", "categories": "seen", "dataset": "Average",
+            "option_order": "shuffled", "paper": 61.5, "released": float("nan"), "run": 60.0,
+            "difference": -1.5, "low": -3.0, "high": 0.5, "n": 400, "n_paper": 800,
+            "reading": "inside", "run_strict": 58.0}  # fmt: skip
     table = pandas.DataFrame([line, {**line, "dataset": "CUB", "paper": 77.7}])
     monkeypatch.setattr(paper_comparison, "comparison_table", lambda run_dir: table)
     page = page_of(run)
@@ -242,7 +247,8 @@ def test_hostile_text_stays_text(tmp_path, monkeypatch):
                 records=[record("cot_sft", "Blue Wren", HOSTILE + "said", super_category=HOSTILE + "kind"),
                          record("cot_sft_tapo", "Red Wren", super_category=HOSTILE + "kind")])
     (run / "05_probing" / "figures" / f"{name}.png").write_bytes(png())
-    monkeypatch.setitem(report_figures.CAPTIONS, "own_01_data", report_figures.Caption(HOSTILE, HOSTILE + "see"))
+    caption = report_figures.Caption(HOSTILE, HOSTILE + "see")
+    monkeypatch.setitem(report_figures.CAPTIONS, "own_01_data", caption)
     monkeypatch.setattr(report_tables, "points", lambda *_: HOSTILE + "cell")
     page = page_of(run, [*ROWS, row(model="cot_sft_tapo", dataset="bird" + HOSTILE, variant=HOSTILE)])
     assert not page.all("script") and "<script" not in page.text and page.problems == []
@@ -315,7 +321,7 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "told"), DAMAGES, ids=[f"{name} {told}" for name, _, told in DAMAGES])
+@pytest.mark.parametrize(("name", "content", "told"), DAMAGES, ids=[" ".join(case[::2]) for case in DAMAGES])
 def test_damage_is_told_in_one_line_and_the_old_page_stays(tmp_path, name, content, told):
     run = a_run(tmp_path / "run")
     (run / "report.html").write_text("old")
@@ -398,7 +404,7 @@ def test_transparency_becomes_paper(tmp_path):
 def test_tables_are_read_with_numbers_and_gaps(tmp_path):
     (tmp_path / "a.csv").write_text('name,value\n"a, ""b""",0.5\n,nan\nc,\n')
     assert report_tables.read_table(tmp_path / "a.csv", ("name",)) == [
-        {"name": 'a, "b"', "value": 0.5}, {"name": None, "value": None}, {"name": "c", "value": None}]  # fmt: skip
+        {"name": 'a, "b"', "value": 0.5}, {"name": None, "value": None}, {"name": "c", "value": None}]
     assert report_tables.read_table(tmp_path / "absent.csv", ("name",)) is None
     assert report_tables.points({**COMPARISON, "low": None, "reading": "lower"}) == "+12.5 ▼"
     assert report_tables.points({**COMPARISON, "difference": None}) == "-"

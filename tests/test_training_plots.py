@@ -10,7 +10,8 @@ from finer1_lib.training_plots import curves, seconds_of_a_step, tell_wrong_turn
 
 def log(steps=6, **columns):
     base = dict(accuracy=0.5, accuracy_strict=0.5, length=100.0, entropy=0.1, divergence=0.3,
-                truncated_share=0.0, format_rate=1.0, kept_share=0.5, seconds_rollout=2.0, seconds_scoring=0.5, seconds_update=1.5)
+                truncated_share=0.0, format_rate=1.0, kept_share=0.5, seconds_rollout=2.0,
+                seconds_scoring=0.5, seconds_update=1.5)
     return pd.DataFrame([{"step": step, **base, **{name: value(step) for name, value in columns.items()}}
                          for step in range(1, steps + 1)])
 
@@ -37,7 +38,8 @@ def test_seconds_are_means_over_steps_and_add_up():
 def test_each_models_seconds_wear_its_colour():
     figure, _ = seconds_of_a_step({"cot_sft_tapo": log(2), "cot_sft_dapo": log(2)})
     solid = [container[0].get_facecolor() for container in figure.axes[0].containers][::3]
-    assert [to_hex(colour).upper() for colour in solid] == [colour_of("cot_sft_tapo"), colour_of("cot_sft_dapo")]
+    models = ("cot_sft_tapo", "cot_sft_dapo")
+    assert [to_hex(colour).upper() for colour in solid] == [colour_of(model) for model in models]
 
 
 def test_a_wrong_turn_is_drawn_and_told_by_its_own_numbers():
@@ -49,4 +51,5 @@ def test_a_wrong_turn_is_drawn_and_told_by_its_own_numbers():
     assert lines == {("-", "#999999"): 0.5, ("-", own): pytest.approx(0.98), (":", own): 0.5}
     assert tell_wrong_turn(gamed, 256) == (
         "entropy 0.10 to 0.10, divergence 0.30 to 0.30, length 140 to 200 of 256 tokens, 50% cut off,"
-        " in form 100% to 100%, groups kept 50% to 50%; paid accuracy 66% to 90%, strict 50% to 50% (40 points apart)")
+        " in form 100% to 100%, groups kept 50% to 50%; paid accuracy 66% to 90%, strict 50% to 50%"
+        " (40 points apart)")

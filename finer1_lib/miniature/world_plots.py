@@ -53,12 +53,14 @@ def attribute_reading(df: Any) -> Any:
             cell = part[part["categories"] == categories].set_index("attribute").loc[attributes]
             places = [index + shift for index in range(len(attributes))]
             # Rounding can put a bound a hair inside its value.
-            errors = [(100 * (cell["value"] - cell["low"])).clip(0), (100 * (cell["high"] - cell["value"])).clip(0)]
-            axis.errorbar(100 * cell["value"], places, xerr=errors, fmt=marker, color=colour, capsize=3,
+            value, low, high = (100 * cell[key] for key in ("value", "low", "high"))
+            errors = [(value - low).clip(0), (high - value).clip(0)]
+            axis.errorbar(value, places, xerr=errors, fmt=marker, color=colour, capsize=3,
                           markersize=8, linewidth=2, markeredgecolor=INK,
                           label=f"{categories} sub-categories (n = {cell['n'].max()} each)")
         asked = 100 * BARS["attribute read from image, each"][1]
-        axis.axvline(asked, color=INK, linestyle=":", linewidth=1.5, label=f"asked of the base: {asked:.0f} %")
+        axis.axvline(asked, color=INK, linestyle=":", linewidth=1.5,
+                     label=f"asked of the base: {asked:.0f} %")
         axis.set_yticks(range(len(attributes)), attributes, fontsize=13)
         axis.invert_yaxis()
         axis.set_title(f"{kind}: attributes read", fontsize=15)
