@@ -44,8 +44,9 @@ def names_several(answer: str, known: Iterable[str]) -> bool:
         if name in text:  # spares the pattern: nearly all known names stand nowhere in the answer
             text, times = re.subn(rf"(?<!\w){re.escape(name)}(?!\w)", _STAND_IN, text)
             found += times > 0
-    pieces = [piece for part in _APART.split(text) for piece in _cut_at_and(part)]
-    return found > 1 or sum(bool(re.search(r"[\w\0]", piece)) for piece in pieces) > 1
+    pieces = [piece.strip() for part in _APART.split(text) for piece in _cut_at_and(part)]
+    pieces = {piece for piece in pieces if re.search(r"[\w\0]", piece)}  # one said twice is one
+    return found > 1 or len(pieces) > 1
 
 
 def _cut_at_and(text: str) -> list[str]:

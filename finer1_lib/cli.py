@@ -104,13 +104,14 @@ def _print_table(run_dir: Any) -> None:
 
 def _show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title)
     for words in titles:
         table.add_column(words, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    for row in rows:  # labels are text, never markup
+        table.add_row(*map(escape, row))
     console = Console()
     Console(width=max(console.width, 110) if not console.is_terminal else None).print(table)
 
@@ -120,18 +121,16 @@ def seeds(
     runs: Annotated[list[str], typer.Argument(help="Finished runs that differ in their seed alone.")],
     output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
-    figure: Annotated[
-        Optional[str], typer.Option(help="Also draw means, seeds and intervals, as .png, .pdf or .svg.")
-    ] = None,
+    figure: Annotated[Optional[str], typer.Option(help="Also draw them, as .png, .pdf or .svg.")] = None,
 ) -> None:
     """Pool runs of one preset under several seeds: means and differences, with 95 % intervals.
 
-    Example: after finer1 run miniature --seed 1 --run-name seed1, and the like with 0 and 2,
-    finer1 seeds miniature seed1 seed2 --figure seeds.png
+    Example: finer1 seeds miniature seed1 seed2 --figure seeds.png
     """
-    from finer1_lib.files import atomic_write_json
+    from finer1_lib.files import atomic_write_json, check_targets
     from finer1_lib.seeds import draw, pool, read_runs, tables
 
+    check_targets(json_file, figure)
     pooled = pool(read_runs(runs, output_root))
     for title, (titles, rows) in tables(pooled).items():
         _show_table(title, titles, rows)
@@ -158,8 +157,9 @@ def benchmark(
     Example: finer1 benchmark miniature --repeats 3 --json cost.json
     """
     from finer1_lib.benchmark import measure_run, tables
-    from finer1_lib.files import atomic_write_json
+    from finer1_lib.files import atomic_write_json, check_targets
 
+    check_targets(json_file)
     result = measure_run(run_name, output_root, checkpoint, adapter, backend, repeats, say=print)
     for title, (titles, rows) in tables(result).items():
         _show_table(title, titles, rows)

@@ -119,6 +119,13 @@ def build_requests(
     return requests
 
 
+def check_orders(orders: Sequence[str]) -> None:
+    """Refuse orders (UserError) that are not known, stand twice or leave out "shuffled", the main reading."""
+    if set(orders) - set(OPTION_ORDERS) or "shuffled" not in orders or len(set(orders)) != len(orders):
+        raise UserError(f"option_orders is [{', '.join(orders)}]: give some of {', '.join(OPTION_ORDERS)}, each once, "
+                        "and 'shuffled' among them: the main table and the rotations are read from it")
+
+
 def all_requests(
     contender: Contender, items: Sequence[Mapping], orders: Sequence[str], *, seed: int
 ) -> list[list[dict]]:
@@ -130,11 +137,7 @@ def all_requests(
     Raises:
         UserError: orders that are not so.
     """
-    if "shuffled" not in orders or len(set(orders)) != len(orders):
-        raise UserError(
-            f"option_orders is [{', '.join(orders)}]: name each order once, and 'shuffled' among them: the "
-            "main table and the rotations are read from it"
-        )
+    check_orders(orders)
     closed = [build_requests(contender, items, "closed_world", order=order, seed=seed) for order in orders]
     return [*closed, build_requests(contender, items, "open_world", seed=seed)]
 
@@ -175,8 +178,7 @@ def collect_records(
     for request in requests:
         _refuse_other_question(request, known.get(_key(request)), path)
     loaded = None
-    batches = batches_of(requests, batch_size)
-    for number, batch in enumerate(batches, start=1):
+    for number, batch in enumerate(batches := batches_of(requests, batch_size), start=1):
         missing = [request for request in batch if _key(request) not in known]
         if not missing:
             continue
@@ -235,8 +237,7 @@ def _key(record: Mapping) -> tuple:
 def _label(request: Mapping) -> str:
     """ "cot_sft closed_world release": what a line of progress is about."""
     order = request["option_order"]
-    shown = [request["model"], request["setting"], *([] if order in (None, "shuffled") else [order])]
-    return " ".join(shown)
+    return " ".join([request["model"], request["setting"], *([] if order in (None, "shuffled") else [order])])
 
 
 def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Path) -> None:

@@ -8,8 +8,8 @@ Source: paper Figure 3a and 3c; the drawing is our choice.
 
 from typing import Mapping, Optional
 
-from finer1_lib.contenders import colour_of, label_of
-from finer1_lib.plots import CATEGORY_LABELS, SETTING_LABELS, percent_axis
+from finer1_lib.contenders import label_of
+from finer1_lib.plots import CATEGORY_LABELS, SETTING_LABELS, percent_axis, value_bar
 
 VERDICTS = {  # (colour, marker, filled, words): no model's colours, apart in grey as well
     "holds": ("#1A1A1A", "o", True, "the paper's ordering holds"),
@@ -47,7 +47,7 @@ def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
         axis.set_title(f"{words}, n = {counts}", fontsize=14)
         for place, model in enumerate(models):
             if model in part.index:
-                _bar(axis, place, part.loc[model])
+                value_bar(axis, place, part.loc[model])
         axis.set_yticks(range(len(models)), [names[model] for model in models], fontsize=12)
         axis.set_ylim(len(models) - 0.4, -0.6)  # the first bar at the top
         percent_axis(axis, 0, 112, labelsize=12)
@@ -58,21 +58,6 @@ def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
     fig.suptitle(f"The bars of the paper's {first['figure']} in this run\n{told}", fontsize=15)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig
-
-
-def _bar(axis, place: int, row) -> None:
-    """A bar, its whisker (white around, to be seen on a dark bar) and its value."""
-    from matplotlib.patheffects import withStroke
-
-    axis.barh(place, 100 * row["value"], color=colour_of(row.name), height=0.7, edgecolor="black",
-              linewidth=0.6)
-    end = row["value"]
-    if row["low"] == row["low"] and row["low"] is not None:  # a NaN is not equal to itself
-        axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color="black", linewidth=1.8,
-                  marker="|", markersize=9, solid_capstyle="butt",
-                  path_effects=[withStroke(linewidth=3.6, foreground="white")])
-        end = max(end, row["high"])
-    axis.text(100 * end + 1.5, place, f"{100 * row['value']:.0f}", va="center", fontsize=13)
 
 
 def ordering_lines(df, told: str = ""):

@@ -82,6 +82,13 @@ def atomic_write_json(path: Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def check_targets(*names: Optional[str]) -> None:
+    """Refuse (UserError), before any work, a file to write that is a folder or whose folder cannot be written."""
+    for name in filter(None, names):
+        if Path(name).is_dir() or not os.access(Path(name).absolute().parent, os.W_OK):
+            raise UserError(f"cannot write to {name}: it is a folder, or its folder is missing or not yours")
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` on success and vanishes on failure.

@@ -7,7 +7,7 @@ of 04), and writes copies of notebooks 04 and 05 that are ready to be opened:
     outputs/lesson/00_miniature_world, 01_data     made here
     outputs/lesson/02_cot_sft, 03_tapo             taken over; stage.json says from where and keeps its origin
     outputs/lesson/04_evaluation                   the answers; notebook 04 scores them and asks no model
-    outputs/lesson/04_evaluation.ipynb, 05_probing.ipynb
+    outputs/lesson/04_evaluation_lesson.ipynb, 05_probing_lesson.ipynb
 
 An answer belongs to a picture. So nothing is taken over unless the pictures and questions made here are, by
 their sha256, those of the records. What 02 and 03 alone read may differ: the base wrote it, and another
@@ -28,6 +28,8 @@ from finer1_lib.presets import Plan
 from finer1_lib.provenance import KEYS, versions
 from finer1_lib.runner import chosen_stages, run_chain
 from finer1_lib.signatures import earlier_digests, is_current, signature_of
+from finer1_lib.stage import UNREAD, recorded
+from finer1_lib.student_copy import clear
 
 PRESET = "miniature"
 MADE, TRAINED = ("00_miniature_world", "01_data"), ("02_cot_sft", "03_tapo")
@@ -37,7 +39,6 @@ NEEDED = ("02_cot_sft/cot_sft", "03_tapo/cot_sft_tapo", "03_tapo/models.json", f
           *(f"{stage}/stage.json" for stage in (*MADE, *TRAINED, EVALUATION)))  # fmt: skip
 # These two hold a folder of the machine (of the base model, of the pictures) and cannot be equal elsewhere.
 OF_ONE_MACHINE = ("00_miniature_world/base.json", "01_data/data.json")
-UNREAD = ("figures/", "metrics.json")  # for people; a stage's digest leaves them out
 _CHANGED = "is not what its stage.json says: take the records anew"
 _MEND = "install the versions of constraints.txt, or make records of your own: finer1 run miniature"
 
@@ -75,6 +76,9 @@ def make_lesson(plan: Plan, reference: Path, say: Callable[[str], None]) -> list
                 _import_stage(plan.run_dir, reference, stage)
                 say(f"{stage} taken from {_origin(reference, stage)}")
         if _import_answers(plan, reference):
+            for stage in (EVALUATION, PROBING):  # notebooks of other answers may ask for other parameters
+                if (old := _copy_of(plan, stage)).exists():
+                    os.replace(old, old.with_name(f"{old.stem}.previous.ipynb"))
             say(f"the answers of {EVALUATION} taken from {_origin(reference, EVALUATION)}")
         return [_ready_copy(plan, stage) for stage in (EVALUATION, PROBING)]
     finally:
@@ -182,10 +186,14 @@ def _import_answers(plan: Plan, reference: Path) -> bool:
             raise UserError(f"{reference / EVALUATION / ANSWERS}.gz {_CHANGED}")
         origin = {"imported_from": _shown(reference), "files": {ANSWERS: record["outputs"][ANSWERS]}}
         files.atomic_write_json(new / "imported.json", origin | {key: record[key] for key in KEYS})
-        recorded = {name: value for name, value in parameters.items() if name != "output_root"}
-        started = {"signature": signature, "parameters": recorded, "opened": 1}
+        started = {"signature": signature, "parameters": recorded(parameters), "opened": 1}
         files.atomic_write_json(new / "started.json", started)
     return True
+
+
+def _copy_of(plan: Plan, stage: str) -> Path:
+    """Where a lesson's notebook lies: not where `finer1 run` puts what it executed, or it would be replaced."""
+    return plan.run_dir / f"{stage}_lesson.ipynb"
 
 
 def _ready_copy(plan: Plan, stage: str) -> Path:
@@ -194,7 +202,7 @@ def _ready_copy(plan: Plan, stage: str) -> Path:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    target = plan.run_dir / f"{stage}.ipynb"
+    target = _copy_of(plan, stage)
     if target.exists():
         return target
     given = dict(plan.given[stage])
@@ -202,10 +210,6 @@ def _ready_copy(plan: Plan, stage: str) -> Path:
         given["output_root"] = "outputs"  # counts from the checkout, so the copy is good on another machine
     source = load_notebook_node(str(plan.notebooks[stage]))
     source = parameterize_notebook(source, given, kernel_name="python3", language="python")
-    source.metadata.pop("papermill", None)
-    for cell in source.cells:
-        cell.metadata.pop("papermill", None)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+    clear(source)
     files.atomic_write_text(target, nbformat.writes(source) + "\n")
     return target

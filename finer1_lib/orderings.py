@@ -1,6 +1,6 @@
 """The paper's orderings, and which of them hold in our runs.
 
-Every two bars of Figure 3a, 3b and 3c make an ordering, seen and unseen apart: "SFT above Zero-shot" on seen
+Every two bars of Figure 3a, 3b and 3c for which a row of ours stands make an ordering, seen and unseen apart: "SFT above Zero-shot" on seen
 sub-categories, below on unseen ones. Of a run we ask the sign alone, never the size:
 
     holds        our difference is told from zero (interval AND test, `scoring.reading`), sign as the paper's
@@ -8,7 +8,7 @@ sub-categories, below on unseen ones. Of a run we ask the sign alone, never the 
     cannot tell  anything else; an ordering that is not reversed has not been shown to hold
 
 A bar of the paper stands for a row of ours; SFT for two, since the paper trains all weights and our main
-comparison LoRA. Bars whose model was not trained are left out and named.
+comparison LoRA (so its orderings count twice, and `tell` says so). Other bars are left out and named.
 
 Source: paper Figure 3a to 3c (`paper_facts`); METHOD 3 (the baselines), DESIGN 7 (claimed only where
 intervals say so); which row stands for which bar is our choice.
@@ -19,7 +19,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib import paper_facts
 
-BARS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # figure -> bar, in the paper's order -> rows of ours
+BARS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # figure -> bar, in the order drawn -> rows of ours
     "Figure 3a": {
         "Zero-shot": ("base",),
         "SFT": ("sft_answer_only", "full_sft_answer_only"),
@@ -27,8 +27,8 @@ BARS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # figure -> bar, in the p
         "No-Thinking RL": ("base_no_thinking_rl",),
         "Fine-R1-3B": ("cot_sft_tapo",),
     },
-    "Figure 3b": {"Zero-shot": ("base",), "CoT prompting": ("base_cot_prompt",),
-                  "Fine-R1-3B": ("cot_sft_tapo",)},
+    "Figure 3b": {"Zero-shot": ("base",), "CoT prompting": ("base_cot_prompt",), "In-context learning": (),
+                  "SigLIP prompt ensembling": (), "Fine-R1-3B": ("cot_sft_tapo",)},
     "Figure 3c": {
         "CoT SFT": ("cot_sft",),
         "CoT SFT + Inter (as printed)": ("cot_sft_inter",),
@@ -42,6 +42,7 @@ COLUMNS = (
     "low", "high", "p", "n", "reading", "holds", "remark",
 )  # fmt: skip
 CATEGORIES = ("seen", "unseen")
+ALL_WEIGHTS = ", all weights"  # behind the name of a bar that stands for a second row of ours
 TINY = 0.01  # a gap below one point: the paper gives no interval, so its sign alone says little
 TINY_REMARK = "the paper's gap is below 1 point"
 _KEYS = ("first", "second", "setting", "metric", "categories")
@@ -176,11 +177,14 @@ def tell(orderings, models: Iterable[str]) -> str:
     """
     counts = orderings["holds"].value_counts()
     tiny = sum(TINY_REMARK in remark for remark in orderings["remark"])
+    once = orderings.assign(claim=orderings["claim"].str.replace(ALL_WEIGHTS, ""))
+    twice = int(once.duplicated(["figure", "claim", "categories"]).sum())
     text = (f"Of {len(orderings)} orderings {counts.get('holds', 0)} hold, {counts.get('reversed', 0)} are "
             f"reversed and {counts.get('cannot tell', 0)} cannot be told; by less than one point in "
             f"the paper: {tiny}.")
     absent = "; ".join(f"{figure}: {', '.join(bars)}" for figure, bars in left_out(models).items())
-    return text + (f" Not trained in this run, so left out: {absent}." if absent else "")
+    text += f" {twice} of them ask an ordering of SFT once more, of the row with all weights." if twice else ""
+    return text + (f" Left out, because no row of this run stands for them: {absent}." if absent else "")
 
 
 def bars_of(rows: Iterable[Mapping], figure: str, scorer: str = "strict"):
@@ -212,7 +216,7 @@ def _short(bar: str, model: str = "") -> str:
     """A bar's name on one line: "+ Inter" for "CoT SFT + Inter (as printed)"."""
     name = bar.removesuffix(" (as printed)").removesuffix("-3B")
     name = name.replace("CoT SFT + ", "+ ")
-    return f"{name}, all weights" if model.startswith("full_") else name
+    return name + ALL_WEIGHTS if model.startswith("full_") else name
 
 
 def _remark(figure: str, bars: Iterable[str], gap: float) -> str:

@@ -24,7 +24,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.orderings import BARS
 from finer1_lib.paper_admission import STAGE1, Admitted, NotComparable, admit
 
-__all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "table_of", "to_markdown"]
+__all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "lines_of", "notes", "table_of", "to_markdown"]
 COLUMNS = (
     "source", "setting", "metric", "paper_row", "model", "categories", "dataset", "option_order", "paper",
     "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict",
@@ -82,26 +82,44 @@ def compare_lines(run_dir: "str | Path", released_run: "str | Path | None" = Non
         NotComparable, UserError: as `comparison_table`.
     """
     table = comparison_table(run_dir, released_run)
-    notes = ["Percent; ours by the official scorer (the paper's), in the last column by the strict one.",
+    return "\n".join([to_markdown(table), "", *notes(table)])
+
+
+def notes(table) -> list[str]:
+    """What a reader of the table must know, a line each.
+
+    Args:
+        table: of `comparison_table`.
+    """
+    told = ["Percent; ours by the official scorer (the paper's), in the last column by the strict one.",
              "Intervals are ours alone, over sub-categories. inside: the paper's value lies in our interval."]
     said = {row: text for (source, row), text in paper_facts.remarks().items()
             if not table[(table["source"] == source) & (table["paper_row"] == row)].empty}
-    return "\n".join([to_markdown(table), "", *notes, *(f"{row}: {text}." for row, text in said.items())])
+    return [*told, *(f"{row}: {text}." for row, text in said.items())]
 
 
 def to_markdown(table, every_dataset: bool = False) -> str:
-    """The table as Markdown.
+    """`lines_of` as Markdown."""
+    titles, lines = lines_of(table, every_dataset)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [titles, ["---"] * len(titles), *lines])
+
+
+def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[str]]]:
+    """The table as text, to be printed.
 
     Args:
         table: of `comparison_table`.
         every_dataset: also the lines of the six data sets; else the averages alone.
+
+    Returns:
+        (column titles, lines of cells).
     """
     from finer1_lib.contenders import label_of
 
-    titles = ("table", "metric", "row of the paper", "our row", "categories", "paper", "released here",
-              "our run", "difference [95 %]", "n", "reading", "strict")
+    titles = ["table", "metric", "row of the paper", "our row", "categories", "paper", "released here",
+              "our run", "difference [95 %]", "n", "reading", "strict"]
     shown = table if every_dataset else table[table["dataset"] == paper_facts.AVERAGE]
-    lines = [titles, ["---"] * len(titles)]
+    lines = []
     for row in shown.to_dict("records"):
         kind = row["categories"] + ("" if row["dataset"] == paper_facts.AVERAGE else f", {row['dataset']}")
         kind += ", release's order" if row["option_order"] == "release" else ""
@@ -113,7 +131,7 @@ def to_markdown(table, every_dataset: bool = False) -> str:
             *(_text(row[key]) for key in ("paper", "released", "run")), gap,
             f"{row['n']:,} of {row['n_paper']:,}", row["reading"], _text(row["run_strict"]),
         ])  # fmt: skip
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return titles, lines
 
 
 def _text(value: Optional[float], form: str = ".1f") -> str:

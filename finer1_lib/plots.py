@@ -103,36 +103,31 @@ def percent_axis(axis, low: float, high: float, labelsize: int = 12) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _panel(axis, part, models) -> None:
-    """One panel: bars from the top in the models' order, whiskers, and the value beside its whisker."""
+def value_bar(axis, place: int, row) -> None:
+    """A model's horizontal bar, its whisker (white around, to be seen on a dark bar), and its value in percent.
+
+    Args:
+        axis: matplotlib axes.
+        place: height of the bar.
+        row: Series named after the model: value, low, high (fractions; low and high may be missing).
+    """
     from matplotlib.patheffects import withStroke
 
+    axis.barh(place, 100 * row["value"], color=colour_of(row.name), height=0.72, edgecolor="black", linewidth=0.6)
+    end = row["value"]
+    if row["low"] == row["low"] and row["low"] is not None:  # a NaN is not equal to itself
+        axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color="black", linewidth=1.8, marker="|",
+                  markersize=9, solid_capstyle="butt", path_effects=[withStroke(linewidth=3.6, foreground="white")])
+        end = max(end, row["high"])
+    axis.text(100 * end + 1.5, place, f"{100 * row['value']:.0f}", va="center", fontsize=13)
+
+
+def _panel(axis, part, models) -> None:
+    """One panel: bars from the top in the models' order."""
     for place, model in enumerate(models):
         if model not in part.index:
             continue
-        row = part.loc[model]
-        axis.barh(
-            place,
-            100 * row["value"],
-            color=colour_of(model),
-            height=0.72,
-            edgecolor="black",
-            linewidth=0.6,
-        )
-        end = row["value"]
-        if row["low"] == row["low"] and row["low"] is not None:  # a NaN is not equal to itself
-            axis.plot(
-                [100 * row["low"], 100 * row["high"]],
-                [place, place],
-                color="black",
-                linewidth=1.8,
-                solid_capstyle="butt",
-                marker="|",
-                markersize=9,
-                path_effects=[withStroke(linewidth=3.6, foreground="white")],  # to be seen on a dark bar
-            )
-            end = max(end, row["high"])
-        axis.text(100 * end + 1.5, place, f"{100 * row['value']:.0f}", va="center", fontsize=13)
+        value_bar(axis, place, part.loc[model])
     if "chance" in part and part["chance"].notna().any():
         axis.axvline(100 * part["chance"].iloc[0], color="black", linestyle=":", linewidth=1.5)
         axis.text(100 * part["chance"].iloc[0] + 0.8, -0.62, "guessing", fontsize=12, va="center")

@@ -17,7 +17,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_text, read_json, read_jsonl
 from finer1_lib.report_figures import figures_of
 from finer1_lib.signatures import is_current
-from finer1_lib.summary import CATEGORIES, KEYS, fault_table, labels_in, main_table
+from finer1_lib.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
 
 EXAMPLES = 8  # traces, two a pair
 _ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
@@ -72,7 +72,7 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
         "faults": faults,
         "differences": report_tables.differences(run_dir, labels) if evaluated else None,
         "orderings": report_tables.orderings(run_dir, labels) if evaluated else None,
-        "paper": report_tables.paper(run_dir, labels) if evaluated else None,
+        "paper": report_tables.paper(run_dir) if evaluated else None,
         "traces": _traces(run_dir, labels) if evaluated else None,
         "probing": probing,
     }
@@ -84,7 +84,9 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
     }
     shown = {key: bool(told.get(key) or pictures[key]) for key in pictures}
     contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
-    counts = {row["categories"]: row["n"] for row in rows if row["scorer"] and row["dataset"] == "average"}
+    asked = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
+    counts = {row["categories"]: row["n"] for row in rows
+              if row["dataset"] == "average" and (row["setting"], row["metric"]) in asked}  # fmt: skip
     return {
         **content,
         "run": run_dir.name,
@@ -120,8 +122,9 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     data, last = numbers.get("01_data", {}), list(records.values())[-1]
     kinds = read_json(run_dir / "01_data" / "data.json").get("super_categories", []) if data else []
     seeds = dict.fromkeys(str(record["seed"]) for record in records.values())
-    minutes = sum(record["seconds"] for record in records.values()) / 60
-    memory = max((max(record["peak_memory_gb"].values(), default=0) for record in records.values()))
+    own = {stage: record for stage, record in records.items() if "imported_from" not in record}
+    minutes = sum(record["seconds"] for record in own.values()) / 60
+    memory = max((max(record["peak_memory_gb"].values(), default=0) for record in own.values()), default=0)
     facts = [("run", run_dir.name), ("seed", ", ".join(seeds))]
     if "01_data" in records:
         drawn = not records["01_data"]["parameters"].get("image_root")
@@ -136,6 +139,12 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     if numbers.get("04_evaluation"):
         facts.append(("models", "; ".join(labels.values())))
         facts.append(("similarity of names", numbers["04_evaluation"].get("similarity", "-")))
+    taken = {stage: record["imported_from"] for stage, record in records.items() if stage not in own}
+    answers = read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from")
+    taken |= {"the answers of 04_evaluation": answers} if answers else {}
+    if taken:
+        told = ", ".join(taken)
+        facts.append(("not of this machine", f"{told}: taken over from {', '.join(dict.fromkeys(taken.values()))}"))
     facts.append(("time and memory", f"{minutes:.0f} min, at most {memory:.1f} GB, {last['device']}"))
     return [*facts, ("finished", last["written"]), ("commit", last.get("git_commit") or "no checkout")]
 

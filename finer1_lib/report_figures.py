@@ -40,13 +40,14 @@ CAPTIONS: dict[str, Caption] = {
         " bars fall from left to right, and for intervals that part."),
     "figure_3a": Caption(
         "The paper's Figure 3a in this run's world: closed world, from zero-shot to TAPO",
-        "Do the bars rise in the paper's order? The heights are this world's own."),
+        "Do they rise and fall as the paper's do (the orderings say)? The heights are this world's own."),
     "figure_3c": Caption(
         "The paper's Figure 3c in this run's world: open world, what each part of TAPO adds to CoT SFT",
-        "Do the bars rise in the paper's order? The heights are this world's own."),
+        "Do they rise and fall as the paper's do (the orderings say)? The heights are this world's own."),
     "option_orders": Caption(
         "Closed world in each order of the options, with the control that always takes the first",
-        "A diamond (truth first) right of the circle (shuffled) is what the place of the truth is worth."),
+        "Where the truth stands first (diamonds) right of shuffled (circles), its place is worth so much; squares, if"
+        " asked, count an item only if it is right in all four rotations."),
     "orderings": Caption(
         "The paper's orderings, and on which side of zero this run's differences lie",
         "The shaded half is the paper's side. An ordering holds, or is reversed, only where the whole"

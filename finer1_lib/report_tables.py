@@ -156,27 +156,17 @@ def _number(row: Optional[Mapping]) -> str:
     return f"{row['value']:.3f}" + ("" if missing else f" [{row['low']:.3f}, {row['high']:.3f}]")
 
 
-def paper(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
+def paper(run_dir: Path) -> dict[str, Any]:
     """The averages beside the paper's numbers, or the line that says why they do not stand there."""
-    from finer1_lib.paper_comparison import NotComparable, comparison_table
-    from finer1_lib.paper_facts import AVERAGE
+    from finer1_lib.paper_comparison import NotComparable, comparison_table, lines_of, notes
 
     try:
         found = comparison_table(run_dir)
     except NotComparable as refused:
         said = str(refused)
         return {"refused": f"{said[:1].upper()}{said[1:]}."}
-    names = ("source", "metric", "paper_row", "model", "categories", "option_order", "paper", "released",
-             "run")  # fmt: skip
-    titles = ["table", "metric", "row of the paper", "our row", "categories", "order", "paper",
-              "released here", "our run", "difference", "n", "reading"]  # fmt: skip
-    rows = []
-    for row in found[found["dataset"] == AVERAGE].to_dict("records"):
-        row = {key: None if value != value else value for key, value in row.items()}  # NaN is not itself
-        cells = [f"{row[key]:.1f}" if isinstance(row[key], float) else _plain(row[key]) for key in names]
-        cells[3] = label_of(row["model"], labels)
-        rows.append([*cells, points({**row, "reading": None}, 1), row["n"], row["reading"] or ""])
-    return {"refused": "", "titles": titles, "rows": rows}
+    titles, rows = lines_of(found)
+    return {"refused": "", "titles": titles, "rows": rows, "notes": notes(found)}
 
 
 def short(value: Any) -> Any:

@@ -11,12 +11,9 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from finer1_lib.errors import UserError
 from finer1_lib.scorers import Scorer
 from finer1_lib.statistics import Estimate, clustered_mean, clusters_to_tell, paired_difference
+from finer1_lib.summary import KEYS
 
 AVERAGE = "average"
-COLUMNS = (
-    "model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
-    "low", "high", "n", "seed",
-)  # fmt: skip
 _SCORE_COLUMNS = (
     "model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order",
 )  # fmt: skip
@@ -99,7 +96,7 @@ def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list
             nothing without it.
 
     Returns:
-        Dictionaries with exactly `COLUMNS`; `low` and `high` are None where one sub-category is all there is.
+        Dictionaries with exactly `summary.KEYS`; `low` and `high` are None where one sub-category is all there is.
 
     Source: METHOD 4; intervals over whole sub-categories are our choice.
     """
@@ -121,7 +118,7 @@ def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list
 
 
 def _row(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {column: values[column] for column in COLUMNS}
+    return {column: values[column] for column in KEYS}
 
 
 def pick(rows: Iterable[Mapping], **wanted: Any):
@@ -129,7 +126,7 @@ def pick(rows: Iterable[Mapping], **wanted: Any):
     import pandas as pd
 
     chosen = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-    return pd.DataFrame(chosen, columns=list(COLUMNS))
+    return pd.DataFrame(chosen, columns=list(KEYS))
 
 
 def compare(

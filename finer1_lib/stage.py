@@ -25,7 +25,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.parameters import nearest
 from finer1_lib.signatures import earlier_digests, is_finished, signature_of
 
-_UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend on them
+UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend on them
 SCRATCH = "checkpoints"  # what a stage needs only to resume; removed when it finishes
 _OWN = ("stage.json", "started.json", SCRATCH)  # never outputs
 
@@ -102,7 +102,7 @@ class Stage:
                 self.dir / "started.json",
                 {
                     "signature": self.signature,
-                    "parameters": _recorded(self.parameters),
+                    "parameters": recorded(self.parameters),
                     "opened": self.opened,
                 },
             )
@@ -167,12 +167,12 @@ class Stage:
         record = {
             "stage": self.name,
             "signature": self.signature,
-            "parameters": _recorded(self.parameters),
+            "parameters": recorded(self.parameters),
             "needs": self.needs,
             "inputs": dict(sorted(self.inputs.items())),
             "outputs": outputs,
             "digest": hashing.digest(
-                {key: sha for key, sha in outputs.items() if not key.startswith(_UNREAD)}
+                {key: sha for key, sha in outputs.items() if not key.startswith(UNREAD)}
             ),
             "seed": self.seed,
             # A stage that was only loaded keeps the cost and the surroundings of the computation it shows.
@@ -193,6 +193,6 @@ class Stage:
         return "/".join((self.run_dir.parent.name, self.run_dir.name, self.name))
 
 
-def _recorded(parameters: dict[str, Any]) -> dict[str, Any]:
+def recorded(parameters: dict[str, Any]) -> dict[str, Any]:
     """Parameters for the record, without the output root: a path of one machine says nothing elsewhere."""
     return {name: value for name, value in parameters.items() if name != "output_root"}

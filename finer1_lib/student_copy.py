@@ -57,13 +57,19 @@ def student_copy(notebook: Path) -> str:
     cells = [cell for cell in content.cells if "solution" not in cell.metadata.get("tags", [])]
     if len(cells) == len(content.cells):
         raise UserError(f"{notebook} has no cell tagged `solution`: is it a student copy already?")
-    for cell in cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    for left in ("papermill", "widgets"):  # what an executed notebook carries along
-        content.metadata.pop(left, None)
+    clear(content)
     content.cells = [_note(content), *cells]
     return nbformat.writes(content) + "\n"
+
+
+def clear(notebook: Any) -> None:
+    """Take away what an executed notebook carries along: outputs, counts, run times, widgets."""
+    for holder in (notebook, *notebook.cells):
+        for left in ("papermill", "widgets"):
+            holder.metadata.pop(left, None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
 
 
 def _note(content: Any) -> Any:

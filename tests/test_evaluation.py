@@ -26,10 +26,11 @@ from finer1_lib.image_folder import load_image
 from finer1_lib.prompts import PROMPTS
 from finer1_lib.scorers import make_scorer
 from finer1_lib.scoring import (
-    COLUMNS, compare, compare_all, order_effects, pick, reading, score_records, summary_rows, tell,
+    compare, compare_all, order_effects, pick, reading, score_records, summary_rows, tell,
 )  # fmt: skip
 from finer1_lib.similarity import TrigramSimilarity
 from finer1_lib.statistics import Estimate
+from finer1_lib.summary import KEYS
 
 Said = namedtuple("Said", "text tokens truncated")
 COT = FIXED[3]
@@ -166,7 +167,7 @@ def test_all_requests_are_every_order_once_and_the_open_world(world):
     for orders in ([], ["release"], ["shuffled", "release", "release"]):
         with pytest.raises(UserError, match="option_orders is .*'shuffled' among them"):
             all_requests(COT, world[1], orders, seed=0)
-    with pytest.raises(UserError, match="'random' is not one of"):
+    with pytest.raises(UserError, match="give some of shuffled, release, rotations"):
         all_requests(COT, world[1], ["shuffled", "random"], seed=0)
 
 
@@ -306,7 +307,7 @@ def test_scores_are_long_and_complete(scores, world):
 
 def test_rows_have_the_summary_s_columns_and_the_unweighted_average(scores):
     rows = summary_rows(scores, seed=0, similarity="trigram")
-    assert all(tuple(row) == COLUMNS for row in rows)
+    assert all(tuple(row) == KEYS for row in rows)
     assert {row["dataset"] for row in rows} == {"bird", "aircraft", "average"}
     wanted = dict(
         model="cot_sft", setting="open_world", scorer="strict", metric="text_inclusion", categories="seen"

@@ -125,7 +125,7 @@ def test_a_lesson_is_what_notebook_04_needs_and_says_where_it_comes_from(plan, r
     assert told["imported_from"] == "kit/reference" and told["device"] == origin["device"]
     stage.finish({})
     assert open_stage(plan, "05_probing").input("04_evaluation/records.jsonl").read_text() == RECORDS
-    assert [path.name for path in copies] == ["04_evaluation.ipynb", "05_probing.ipynb"]
+    assert [path.name for path in copies] == ["04_evaluation_lesson.ipynb", "05_probing_lesson.ipynb"]
 
 
 def test_the_copies_hold_the_preset_s_values_as_papermill_writes_them(plan, reference):

@@ -305,6 +305,20 @@ def test_without_records_guide_pictures_or_tables(tmp_path):
     page = page_of(run)
     assert 'class="trace-card"' not in page.text and "▲ higher" not in page.shown and page.problems == []
     assert "traces" not in [attributes["id"] for attributes in page.all("section")]
+    (run / "05_probing" / "figures" / "trace_words.png").write_bytes(png())
+    page = page_of(run)  # the section for its figure alone
+    assert "traces" in [attributes["id"] for attributes in page.all("section")] and page.problems == []
+
+
+def test_what_was_taken_over_is_told_and_its_cost_is_not_this_machine_s(tmp_path):
+    run = a_run(tmp_path / "run")
+    assert "not of this machine" not in page_of(run).shown and "9 min" in page_of(run).shown
+    file = run / "03_tapo" / "stage.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "imported_from": "outputs/reference"}))
+    (run / "04_evaluation" / "imported.json").write_text('{"imported_from": "outputs/reference"}')
+    shown = page_of(run).shown
+    assert "03_tapo, the answers of 04_evaluation: taken over from outputs/reference" in shown
+    assert "8 min, at most" in shown  # 7.5: five stages of a minute and a half
 
 
 DAMAGES = [

@@ -235,6 +235,8 @@ KNOWN = [*OPTIONS, "Black-and-white Warbler", "F/A-18", "Collie", "Border Collie
         ("Border Collie", ["Collie", "Border Collie"], False),  # one in the other: the longer one is meant
         ("Border Collie, Collie", ["Collie", "Border Collie"], True),
         ("primrose", ["rose", "primrose", "petunia"], False),
+        ("Rock Wren, Rock Wren", ["Rock Wren", "House Wren"], False),  # one thing, said twice
+        ("Rock Wren, Rock Wren", (), False),
         ("Ford", ["or", "For"], False),  # no part of a word is a name or a separator
         (",", (), False),
         ("", OPTIONS, False),

@@ -122,7 +122,7 @@ def test_nothing_else_reads_or_overwrites_what_an_exercise_sets(stage):
 @pytest.mark.parametrize(("stage", "number"), EACH)
 def test_untouched_is_not_tried_yet_and_the_solution_is_right(namespaces, stage, number):
     attempt, solution, check = exercise(stage, number)
-    assert run(namespaces(stage), attempt, check) == "not tried yet"
+    assert run(namespaces(stage), attempt, check).startswith("not tried yet")
     told = run(namespaces(stage), attempt, solution, check)
     assert told.startswith("right: "), told
 

@@ -26,9 +26,11 @@ def true_but_dropped(
         return not_here("without a guide nobody can say which concepts are true")
     true = {row["concept"]: is_true(row["concept"], sub_category, guide) for row in entries}
     dropped = [row["concept"] for row in entries if not row["kept"] and true[row["concept"]]]
-    if answer == "none" or not dropped:
+    if not dropped:
         told = "every true concept of this picture was kept"
-        return not_yet("there is one in the table") if dropped else right(told)
+        return right(told) if answer == "none" else not_yet(f"{told}: the answer is 'none'")
+    if answer == "none":
+        return not_yet("there is one in the table")
     if answer in dropped:
         return right("the neighbours have it too, so it does not tell this picture from theirs")
     if answer not in list(true):

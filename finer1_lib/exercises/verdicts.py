@@ -93,7 +93,7 @@ def ask(function: Any, *arguments: Any) -> Any:
         stopped = f"{function.__name__}({shown}) stopped with {type(error).__name__}: {told}"
         raise _Verdict(not_yet(stopped)) from error
     if found is None:
-        raise _Verdict(NOT_TRIED)
+        raise _Verdict(f"{NOT_TRIED}, or nothing is returned for {', '.join(map(_short, arguments))}")
     return found
 
 
