@@ -31,6 +31,7 @@ from typing import Any, Mapping, Optional, Sequence
 import numpy as np
 
 from finer1_lib.probing import grouped_folds
+from finer1_lib.probing_items import CONTROLS
 from finer1_lib.scoring import reading
 from finer1_lib.statistics import clustered_mean, paired_difference
 
@@ -38,7 +39,6 @@ RIDGE = 10.0    # strength of the penalty, on standardised states
 FOLDS = 5
 MIN_UNITS = 2   # sub-categories (genera) that must show a value: one to train on, one to test
 METRICS = {"images": "attribute_image_accuracy", "prompts": "attribute_prompt_accuracy"}  # by states
-CONTROLS = ("majority", "shuffled_labels")
 _PLAN = ("row", "image_id", "super_category", "sub_category", "categories", "attribute", "value", "unit",
          "held_out", "cluster", "fold")
 
@@ -98,12 +98,15 @@ def plan_attributes(images: Any, guide: Mapping[str, Any], *, seed: int):
 
 
 def _units(values: Mapping[str, str], genera: Mapping[str, Optional[str]]) -> tuple[dict[str, str], str]:
-    """What to hold out together: the genera if each has one value and some have several members."""
-    members: dict[Optional[str], set[str]] = {}
+    """What to hold out together: whole genera, if most of those with several members have one value each.
+
+    One odd member would else let the probe go through the genus of all the others.
+    """
+    members: dict[Optional[str], list[str]] = {}
     for name, value in values.items():
-        members.setdefault(genera[name], set()).add(value)
-    shared = len(members) < len(values) and all(len(found) == 1 for found in members.values())
-    if shared and None not in members:
+        members.setdefault(genera[name], []).append(value)
+    agree = [len(set(found)) == 1 for found in members.values() if len(found) > 1]
+    if agree and 2 * sum(agree) > len(agree) and None not in members:
         return {name: str(genera[name]) for name in values}, "genus"
     return {name: name for name in values}, "sub_category"
 
@@ -116,12 +119,13 @@ def probe_attributes(plan: Any, states: np.ndarray, *, seed: int):
         seed: of the control's values.
 
     Returns:
-        The plan with the columns correct, majority, shuffled_labels (bool).
+        The plan with the columns correct, majority, shuffled_labels (bool) and dealt, the control's values.
     """
     from sklearn.linear_model import Ridge
     from sklearn.preprocessing import StandardScaler
 
     found = {name: np.zeros(len(plan), dtype=bool) for name in ("correct", *CONTROLS)}
+    dealt_values = np.empty(len(plan), dtype=object)
     for place in plan.groupby(["super_category", "attribute"], sort=False).indices.values():
         part = plan.iloc[place]
         x, folds, values = states[part["row"].to_numpy()], part["fold"].to_numpy(), part["value"].to_numpy()
@@ -138,8 +142,9 @@ def probe_attributes(plan: Any, states: np.ndarray, *, seed: int):
             said, control = (names[half.argmax(axis=1)] for half in np.split(scores, 2, axis=1))
             found["correct"][place[~train]] = said == values[~train]
             found["shuffled_labels"][place[~train]] = control == other[~train]
+        dealt_values[place] = other
         found["majority"][place] = values == names[counts.argmax()]
-    return plan.assign(**found)
+    return plan.assign(**found, dealt=dealt_values)
 
 
 def image_shares(items: Any):
@@ -177,9 +182,8 @@ def attribute_table(items: Any, *, seed: int):
     for group, part in items.groupby(keys, sort=False):
         known = {**dict(zip(keys, group)), "values": part["value"].nunique(),
                  "held_out": part["held_out"].iloc[0]}
-        units, values = list(part["unit"]), list(part["value"])
-        for column, variant in (("correct", None), ("shuffled_labels", "shuffled_labels")):
-            found = clustered_mean(part[column].to_numpy(), units, values, seed=seed)
+        for column, variant, balanced in (("correct", None, "value"), ("shuffled_labels", "shuffled_labels", "dealt")):
+            found = clustered_mean(part[column].to_numpy(), list(part["unit"]), list(part[balanced]), seed=seed)
             rows.append({**known, "variant": variant, **found.as_row()})
     return pd.DataFrame(rows, columns=list(_TABLE))
 

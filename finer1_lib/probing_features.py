@@ -12,7 +12,7 @@ are the same under every question, which is why one forward serves for both of t
 A checkpoint's states lie in `features/MODEL/WHAT_QUESTIONS.npy`, [layers, items, hidden] float32, every layer
 from one forward, without pickle. Not float16: the activations of a few tokens of a large model go beyond its
 range. A 3B model (37 layers of 2048) takes 0.3 MB an item, about 0.8 GB for 2,700 items. Files are mapped,
-not read: a probe holds one layer at a time. The stage's folder belongs to one set of parameters and inputs
+not read: a probe holds one layer at a time (the text-only control all, spread over its questions). The stage's folder belongs to one set of parameters and inputs
 (see `stage`), so a file found there is the right one; an interrupted notebook repeats at most
 `CHUNK` prompts.
 
@@ -124,7 +124,8 @@ class Probed:
         spans: Optional[list[str]] = None,
     ) -> list[np.ndarray]:
         """The arrays of {file stem: where}, from file, or computed in parts that are joined at the end."""
-        asked = digest([repr(item) for item in [*items, *(spans or [])]])[:10]  # others: other states
+        words = [PROMPTS[name].text(question="?") for name in ("cot_open", "species_yes_no")]
+        asked = digest([repr(item) for item in [*words, *items, *(spans or [])]])[:10]  # others: other states
         paths = [self.folder / f"{what}_{asked}.npy" for what in places]
         parts = self.folder / f"{'_'.join(places)}_{asked}.parts"
         if not all(path.exists() for path in paths):

@@ -19,8 +19,18 @@ from typing import Any, Mapping
 import numpy as np
 
 from finer1_lib import probing
+from finer1_lib.errors import UserError
 
 CONTROLS = ("majority", "shuffled_labels")  # of H1
+
+
+def check_sizes(h1_train: int, h1_test: int, h2_repeats: int, h3_images: int, h3_folds: int) -> None:
+    """Refuse (UserError), before any work, numbers of images, draws and folds that leave nothing to probe."""
+    least = {"h1_train_images": (h1_train, 2), "h1_test_images": (h1_test, 1), "h2_repeats": (h2_repeats, 1),
+             "h3_images": (h3_images, 1), "h3_folds": (h3_folds, 2)}
+    for name, (given, fewest) in least.items():
+        if given < fewest:
+            raise UserError(f"{name} is {given}: give {fewest} or more")
 
 
 def _shuffled(image_ids, key: str) -> list[str]:
@@ -131,6 +141,9 @@ def plan_h2(guide: Mapping[str, Any], *, seed: int):
             notes.append(f"H2 leaves out {super_category}: it needs two genera of two, each with "
                          f"{probing.NUM_OTHERS} names outside it")
             plan = plan[plan["super_category"] != super_category]
+    if bare := int(plan["epithet"].isna().sum()):
+        notes.append(f"H2's control without the genus word is left out: {bare} of {len(plan)} names do not end in "
+                     "their genus")
     return plan.reset_index(drop=True), notes
 
 

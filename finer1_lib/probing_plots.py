@@ -22,11 +22,11 @@ def _two_lines(model: str, labels: Labels) -> str:
     return label_of(model, labels).replace(" + ", "\n+ ")
 
 
-def plain_axis(axis) -> None:
+def plain_axis(axis, size: int = 11) -> None:
     """No frame above and right, ticks that can be read from the back row."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
-    axis.tick_params(labelsize=11)
+    axis.tick_params(labelsize=size)
 
 
 def probe_bars(df, label: str, start: float = 0.0, labels: Labels = None):

@@ -131,18 +131,20 @@ def _estimate(statistic, counts: PairCounts, bounds, seed: int, level: float, re
 Ends = Sequence[Optional[float]]  # (low, high)
 
 
-def reading(wide: Ends, narrow: Ends, margin: Optional[float] = None) -> str:
+def reading(wide: Ends, narrow: Ends, margin: Optional[float] = None, p: Optional[float] = None) -> str:
     """Words for a difference.
 
     Args:
         wide: (low, high) at 95 %; narrow: (low, high) at 90 %; margin: None where none was fixed beforehand.
+        p: of a test, where there is one: "different" then needs it too, as in `scoring.reading`.
 
     Returns:
         "equivalent", "different", "different, but within the margin", or "undecided".
     """
     if None in wide or None in narrow:
         return "undecided"
-    apart, inside = wide[0] > 0 or wide[1] < 0, margin is not None and max(map(abs, narrow)) < margin
+    apart = (wide[0] > 0 or wide[1] < 0) and (p is None or p <= 1 - LEVEL)
+    inside = margin is not None and max(map(abs, narrow)) < margin
     if inside:
         return "different, but within the margin" if apart else "equivalent"
     return "different" if apart else "undecided"
@@ -156,7 +158,7 @@ def compare_accuracy(
 
     Returns:
         difference, low, high (95 %), margin, smallest_margin (the one these data could have shown: the
-        further end of the 90 % interval), reading.
+        further end of the 90 % interval), p, reading.
     """
     wide, narrow = (paired_difference(trained, base, sub_categories, groups, seed=seed, level=level)
                     for level in (LEVEL, 0.90))
@@ -164,7 +166,7 @@ def compare_accuracy(
     return {
         "difference": wide.value, "low": wide.low, "high": wide.high, "margin": margin,
         "smallest_margin": None if None in ends else max(map(abs, ends)),
-        "reading": reading((wide.low, wide.high), ends, margin),
+        "p": wide.p, "reading": reading((wide.low, wide.high), ends, margin, wide.p),
     }
 
 

@@ -28,7 +28,7 @@ _APOSTROPHES = re.compile("['’‘ʼʹ`´]")
 _JOINERS = re.compile("[-‐‑‒–—−_]")
 
 
-@lru_cache(maxsize=50_000)  # the same few hundred names, record after record
+@lru_cache(maxsize=4096)  # names come again record after record; prose passes through
 def normalise(text: str) -> str:
     """Fold what spellings of one name differ in: case, hyphens, underscores, apostrophes, white space.
 

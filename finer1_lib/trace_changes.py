@@ -53,7 +53,7 @@ def changes(table, first: str, second: str, *, seed: int):
             here = (before["categories"] == categories) & before[name].notna() & after[name].notna()
             if here.any():
                 columns = [side.loc[here, name].astype(float) for side in (after, before)]
-                found = scaled(paired_difference, columns, before[here], seed)
+                found = scaled(paired_difference, columns, before[here], seed, quantity.unit)
                 rows.append({"quantity": name, **quantity._asdict(), "categories": categories,
                              "difference": found.value, "low": found.low, "high": found.high, "p": found.p,
                              "n": found.n, "reading": reading(found)})

@@ -119,12 +119,16 @@ def _judged(claim, guide: Mapping) -> tuple[str, str]:
     return ("doubt", "mark does not fit") if claim.consistent is False else ("right", "")
 
 
+_WORST = ("wrong", "missing", "doubt", "right", "")
+
+
 def _cut(text: Optional[str], spans: Sequence[tuple[int, int, str, str]]) -> list[Segment]:
     """The text as segments; spans that overlap an earlier one are passed over."""
     if text is None:
         return [("(cannot be read)", "missing", "")]
     found, place = [], 0
-    for start, end, verdict, note in spans:
+    # of several claims in one place (prose: "red crown and barred wings") the worst one is shown
+    for start, end, verdict, note in sorted(spans, key=lambda span: (span[0], _WORST.index(span[2]))):
         if start >= place and end > start:
             found += [(text[place:start], "", "")] if start > place else []
             found.append((text[start:end], verdict, note))

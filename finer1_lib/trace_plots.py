@@ -10,6 +10,7 @@ import textwrap
 from typing import Mapping, Optional, Sequence
 
 from finer1_lib.contenders import colour_of, in_order, label_of
+from finer1_lib.probing_plots import plain_axis
 from finer1_lib.trace_reading import PARTS
 from finer1_lib.trace_statistics import CATEGORIES
 from finer1_lib.trace_steps import STEP_LABELS
@@ -23,12 +24,6 @@ STEP_HATCHES = {"right": "", "unparsable": "", "misread_attribute": "//", "candi
                 "comparison_contradicts": "oo", "prediction_differs": "\\\\", "answer_differs": "xx"}
 PART_HATCHES = {"gain": "", "reading": "..", "use": "//"}
 _MARKERS = "osD^vP*X"
-
-
-def _plain(axis, size: int = 12) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=size)
 
 
 def _kinds(df) -> list[str]:
@@ -70,7 +65,7 @@ def wrong_steps(df, labels: Labels = None):
         axis.set_xlim(0, 108)
         axis.set_title(f"{kind} sub-categories", fontsize=13)
         axis.set_xlabel("wrong answers, % of all traces", fontsize=12)
-        _plain(axis)
+        plain_axis(axis, 12)
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncol=3, frameon=False,
                fontsize=12)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
@@ -109,7 +104,7 @@ def dots(df, labels: Labels = None, unit: str = "share"):
         axis.set_ylim(pitch * len(names) - 0.9, -0.9)
         axis.set_title(f"{kind} sub-categories", fontsize=13)
         axis.set_xlabel("%" if unit == "share" else unit, fontsize=12)
-        _plain(axis)
+        plain_axis(axis, 12)
     axes[0][0].set_xlim(0, 1.12 * (100 if unit == "share" else df[["value", "high"]].max().max()))
     handles = [plt.Line2D([], [], marker=_MARKERS[k % len(_MARKERS)], color=colour_of(model), linewidth=3,
                           markeredgecolor="black", markersize=9) for k, model in enumerate(models)]
@@ -150,7 +145,7 @@ def parts_of_gain(df, labels: Labels = None):
         axis.margins(x=0.2)
         axis.set_title(f"{kind} sub-categories", fontsize=13)
         axis.set_xlabel(f"points over {label_of(df['first'].iloc[0], labels)}", fontsize=12)
-        _plain(axis, 11)
+        plain_axis(axis)
     plt.close(fig)
     return fig
 

@@ -174,7 +174,7 @@ def write_sheet(
         picture = picture_bytes(image_root, here[0]["image_id"])
         text = '<div class="trace-pair">' + "".join(card(example, picture) for example in here) + "</div>"
         if size + len(text.encode("utf-8")) > max_bytes:
-            break
+            continue  # a smaller pair may still find room
         size += len(text.encode("utf-8"))
         pairs.append(text)
         shown += here

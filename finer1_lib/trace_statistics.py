@@ -143,14 +143,14 @@ def statistics(table, *, seed: int, labels: Optional[Mapping[str, str]] = None):
             for name, quantity in QUANTITIES.items():
                 known = part[part[name].notna()].sort_values("item_id")
                 if len(known):
-                    estimate = scaled(clustered_mean, [known[name].astype(float)], known, seed)
+                    estimate = scaled(clustered_mean, [known[name].astype(float)], known, seed, quantity.unit)
                     rows.append({"model": model, "categories": categories, "quantity": name,
                                  **quantity._asdict(), **estimate.as_row(), "clusters": estimate.clusters})
     return pd.DataFrame(rows, columns=["model", "categories", "quantity", "label", "unit", "value", "low",
                                        "high", "n", "clusters"])
 
 
-def scaled(function, columns: Sequence, items, seed: int) -> Estimate:
+def scaled(function, columns: Sequence, items, seed: int, unit: str = "share") -> Estimate:
     """`clustered_mean` or `paired_difference` of columns that need not lie in [0, 1].
 
     Args:
@@ -164,7 +164,8 @@ def scaled(function, columns: Sequence, items, seed: int) -> Estimate:
     scale = max(1.0, *(column.abs().max() for column in columns))
     shares = [(column / scale).tolist() for column in columns]
     found = function(*shares, items["sub_category"].tolist(), items["super_category"].tolist(), seed=seed)
-    constant = scale > 1 and len({tuple(values) for values in zip(*shares)}) == 1
+    one = shares[0] if len(shares) == 1 else [round(a - b, 12) for a, b in zip(*shares)]
+    constant = unit != "share" and len(set(one)) == 1
     low, high = (None if end is None or constant else scale * end for end in (found.low, found.high))
     return Estimate(scale * found.value, low, high, found.n, found.clusters, found.p)
 

@@ -58,6 +58,9 @@ class Claim:
     consistent: Optional[bool] = None
 
 
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")  # of an entry in a list, as candidates have it too
+
+
 def attributes_of(guide: Optional[Mapping], sub_category: str) -> Mapping[str, str]:
     """The guide's attributes of a sub-category; empty without a guide, or where it says nothing of it."""
     return (guide or {}).get("sub_categories", {}).get(sub_category, {}).get("attributes") or {}
@@ -91,7 +94,7 @@ def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
     found = []
     for entry in _ENTRY.finditer(trace.comparison or ""):
         head, colon, rest = entry.group().partition(":")
-        name = known.get(normalise(head))
+        name = known.get(normalise(_BULLET.sub("", head).replace("*", "")))
         if not colon or name is None:
             continue
         truth = attributes_of(guide, name)

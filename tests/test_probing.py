@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finer1_lib.errors import UserError
 from finer1_lib import probing, probing_items, probing_rows
 from finer1_lib import probing_statistics as ps
 
@@ -301,6 +302,23 @@ def test_reading(wide, narrow, margin, words):
     assert ps.reading(wide, narrow, margin) == words
 
 
+def test_a_difference_at_the_ceiling_needs_the_test_too():
+    """Four of twenty sub-categories differ, all one way: the bootstrap is sure, the test (p = 0.125) is not."""
+    names = np.repeat([f"s{i:02d}" for i in range(20)], 4)
+    base = np.ones(80, dtype=bool)
+    base[:16:4] = False
+    told = ps.compare_accuracy(base, np.ones(80, dtype=bool), names, ["bird"] * 80, seed=0)
+    assert told["low"] > 0 and told["p"] > 0.05 and told["reading"] == "undecided"
+
+
+@pytest.mark.parametrize("name", ["h1_train_images", "h1_test_images", "h2_repeats", "h3_images", "h3_folds"])
+def test_numbers_that_leave_nothing_to_probe_are_refused_by_name(name):
+    least = {"h1_train_images": 2, "h1_test_images": 1, "h2_repeats": 1, "h3_images": 1, "h3_folds": 2}
+    probing_items.check_sizes(*least.values())
+    with pytest.raises(UserError, match=f"^{name} is {least[name] - 1}: give {least[name]} or more$"):
+        probing_items.check_sizes(*{**least, name: least[name] - 1}.values())
+
+
 def test_accuracy_is_compared_on_the_same_images():
     rng, names = np.random.default_rng(0), np.repeat([f"s{i}" for i in range(400)], 5)
     base = rng.uniform(size=2000) < 0.8
@@ -414,7 +432,9 @@ def test_the_genus_word_is_cut_off_only_where_it_closes_the_name():
     entries = {name: {"super_category": "bird", "genus": genus} for name, genus in genera.items()}
     guide = {"sub_categories": entries, "seen": ["Sky Lark"]}
     plan, notes = probing_items.plan_h2(guide, seed=0)
-    assert notes == [] and list(plan["epithet"])[:2] == ["Dunen", "Marlo"]
+    assert list(plan["epithet"])[:2] == ["Dunen", "Marlo"]
+    (note,) = notes  # the control reads all names or none, and says so
+    assert "1 of 6 names do not end in their genus" in note
     assert plan.set_index("name")["epithet"].isna().to_dict()["Hooded"]
     assert plan.set_index("name")["categories"].to_dict()["Sky Lark"] == "seen"
 

@@ -170,12 +170,37 @@ def test_who_it_is_does_not_give_the_attribute_away(what, attribute):
     assert read(plan.assign(fold=np.arange(len(plan)) % 3)) > 0.95
 
 
+def test_the_control_is_balanced_by_the_values_it_was_dealt():
+    """17 red crowns and 3 blue ones, states of noise: probe and control both guess."""
+    images, guide = birds(20, genus_size=2)
+    for i, entry in enumerate(guide["sub_categories"].values()):
+        entry["attributes"] = {"crown": "blue" if i % 7 == 0 else "red"}
+    plan, _ = pa.plan_attributes(images, guide, seed=0)
+    values = {"probe": [], "control": []}
+    for seed in range(6):
+        noise = np.random.default_rng(seed).normal(size=(len(images), 40))
+        items = pa.probe_attributes(plan, noise, seed=seed).assign(model="base", place="images", layer=1)
+        probe, control = pa.attribute_table(items, seed=0).to_dict("records")
+        values["probe"].append(probe["value"])
+        values["control"].append(control["value"])
+    assert np.mean(values["probe"]) < 0.65 and np.mean(values["control"]) < 0.65
+
+
+def test_one_odd_member_does_not_let_the_genus_through():
+    images, guide = birds(36, genus_size=3)
+    guide["sub_categories"]["b00"]["attributes"]["bill"] = "flat"  # its genus has hooked ones
+    plan, _ = pa.plan_attributes(images, guide, seed=0)
+    bill = plan[plan["attribute"] == "bill"]
+    assert set(bill["held_out"]) == {"genus"} and bill.groupby("unit")["fold"].nunique().max() == 1
+    assert set(plan.loc[plan["attribute"] == "crown", "held_out"]) == {"sub_category"}
+
+
 def test_balanced_accuracy_and_shares_by_hand():
     # red: 3 of 4 right; blue: 0 of 2 -> balanced 3/8, plain 1/2
     items = pd.DataFrame({"unit": list("aabbcd"), "value": ["red"] * 4 + ["blue"] * 2,
                           "correct": [True, True, True, False, False, False]}).assign(
         model="base", place="images", layer=1, super_category="bird", attribute="crown",
-        held_out="sub_category", shuffled_labels=False)
+        held_out="sub_category", shuffled_labels=False, dealt=["red"] * 4 + ["blue"] * 2)
     (probe, control) = pa.attribute_table(items, seed=0).to_dict("records")
     assert probe["value"] == pytest.approx(3 / 8) and probe["values"] == 2 and probe["n"] == 6
     assert probe["low"] <= 3 / 8 <= probe["high"] and pd.isna(probe["variant"])

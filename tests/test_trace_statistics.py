@@ -116,6 +116,10 @@ def test_averages_are_clustered_and_counts_keep_their_scale():
     assert (found.loc["candidates", "n"], found.loc["candidates", "clusters"]) == (4, 3)
     # the same count everywhere: no interval that would claim to know, or that knows only shares
     assert found.loc["words_prediction", "value"] == 2 and np.isnan(found.loc["words_prediction", "low"])
+    single = table_of(*(record(text(prediction="Lark"), item=str(k), sub_category=name)
+                        for k, name in enumerate(names)))  # fmt: skip
+    (words,) = trace_statistics.statistics(single, seed=0).query("quantity == 'words_prediction'").to_dict("records")
+    assert words["value"] == 1 and np.isnan(words["low"])
 
 
 def two_models(pairs):

@@ -53,6 +53,8 @@ def test_a_comparison_without_a_flaw():
         ("marlo wren : blue crown ( differs )", [("Marlo Wren", "blue", "crown", True, True)]),
         ("Marlo Wren: other genus (differs)", [("Marlo Wren", "other genus", "", None, False)]),
         ("Tarn Lark: other genus (differs)", [("Tarn Lark", "other genus", "", None, True)]),
+        ("1. Marlo Wren: blue crown", [("Marlo Wren", "blue", "crown", True, False)]),  # as candidates may stand
+        ("- **Marlo Wren**: blue crown", [("Marlo Wren", "blue", "crown", True, False)]),
         ("Zzz Wren: red crown", []),  # no such bird: nothing to hold it against
         ("Dunen Wren, Marlo Wren: red crown", []),
         ("Marlo Wren", []),
