@@ -85,8 +85,9 @@ def atomic_write_json(path: Path, value: Any) -> None:
 def check_targets(*names: Optional[str]) -> None:
     """Refuse (UserError), before any work, a file to write that is a folder or whose folder cannot be written."""
     for name in filter(None, names):
-        if Path(name).is_dir() or not os.access(Path(name).absolute().parent, os.W_OK):
-            raise UserError(f"cannot write to {name}: it is a folder, or its folder is missing or not yours")
+        folder = next(parent for parent in Path(name).absolute().parents if parent.exists())  # missing ones are made
+        if Path(name).is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise UserError(f"cannot write to {name}: it is a folder, or {folder} is none that can be written")
 
 
 @contextmanager

@@ -85,7 +85,8 @@ def read_runs(names: Sequence[str], output_root: str = "outputs") -> list[Run]:
 def _settings(folder: Path) -> dict[str, Any]:
     """{"03_tapo.steps": 32, ...} of the stages up to 04, without seeds and names.
 
-    Nor the settings of 03's wrong turns: those runs are shown there and handed on to nobody.
+    Nor the settings of 03's wrong turns (shown there and handed on to nobody) and 04's further orders of the
+    options (only the shuffled one is pooled).
     """
     from finer1_lib.signatures import is_current
 
@@ -93,7 +94,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"run {folder.name!r} has not finished {STAGE}: run it to the end first")
     return {f"{stage}.{key}": value for stage in (*NEEDS[STAGE], STAGE)
             for key, value in read_json(folder / stage / "stage.json")["parameters"].items()
-            if key not in ("seed", "run_name") and not key.startswith("wrong_turn")}
+            if key not in ("seed", "run_name") and not key.startswith(("wrong_turn", "option_order"))}
 
 
 def _seed(folder: Path) -> int:

@@ -207,7 +207,7 @@ def test_runs_that_may_not_be_pooled(three, tmp_path):
     assert "run 'nothing' has not finished 04_evaluation" in refusal(["seed0", "nothing"], three)
     make_run(tmp_path, "twin", 0, yes)
     assert "runs seed0 and twin have the same seed 0" in refusal(["seed0", "seed1", "twin"], three)
-    make_run(tmp_path, "aside", 5, yes, wrong_turn_eta=9.0)  # of runs that nobody reads
+    make_run(tmp_path, "aside", 5, yes, wrong_turn_eta=9.0, option_orders=["shuffled", "release"])  # of what is not pooled
     assert len(read_runs(["seed0", "aside"], str(three))) == 2
     make_run(tmp_path, "longer", 3, yes, steps=60)
     line = refusal(["seed0", "longer"], three)
@@ -310,7 +310,8 @@ def test_the_command_prints_and_writes(three, tmp_path, monkeypatch, capsys):
 
 def test_the_command_s_mistakes_are_one_line(three, monkeypatch, capsys):
     for words, message in ((["seed0", "gone"], "'gone' has not finished"), (["seed0"], "at least two"),
-                           ([*RUNS, "--figure", "seeds.xyz"], "must end in .png")):  # fmt: skip
+                           ([*RUNS, "--figure", "seeds.xyz"], "must end in .png"),
+                           ([*RUNS, "--json", three], "cannot write to")):  # fmt: skip
         code, _, err = run_command(monkeypatch, capsys, *words, "--output-root", three)
         assert code == 2 and err.startswith("finer1: ") and err.count("\n") == 1 and message in err
 
