@@ -122,8 +122,8 @@ def build_requests(
 def check_orders(orders: Sequence[str]) -> None:
     """Refuse orders (UserError) that are not known, stand twice or leave out "shuffled", the main reading."""
     if set(orders) - set(OPTION_ORDERS) or "shuffled" not in orders or len(set(orders)) != len(orders):
-        raise UserError(f"option_orders is [{', '.join(orders)}]: give some of {', '.join(OPTION_ORDERS)}, each once, "
-                        "and 'shuffled' among them: the main table and the rotations are read from it")
+        raise UserError(f"option_orders is [{', '.join(orders)}]: give some of {', '.join(OPTION_ORDERS)}, "
+                        "each once, and 'shuffled' among them: the main table and rotations are read from it")
 
 
 def all_requests(

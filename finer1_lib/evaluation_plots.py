@@ -80,8 +80,8 @@ def _legend(fig, orders, chance: bool) -> None:
     from matplotlib.lines import Line2D
 
     signs = [
-        Line2D([], [], marker=ORDERS[order][0], color="none", markerfacecolor="#BBBBBB", markeredgecolor="black",
-               markersize=9, label=ORDERS[order][1]) for order in orders
+        Line2D([], [], marker=ORDERS[order][0], color="none", markerfacecolor="#BBBBBB", markersize=9,
+               markeredgecolor="black", label=ORDERS[order][1]) for order in orders
     ]  # fmt: skip
     if chance:
         signs.append(Line2D([], [], color="black", linestyle=":", linewidth=1.5, label="guessing one of four"))

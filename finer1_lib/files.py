@@ -83,9 +83,10 @@ def atomic_write_json(path: Path, value: Any) -> None:
 
 
 def check_targets(*names: Optional[str]) -> None:
-    """Refuse (UserError), before any work, a file to write that is a folder or whose folder cannot be written."""
+    """Refuse (UserError), before any work, a target that is a folder or that lies where nobody may write."""
     for name in filter(None, names):
-        folder = next(parent for parent in Path(name).absolute().parents if parent.exists())  # missing ones are made
+        # of folders that are missing the nearest that is there: they will be made
+        folder = next(parent for parent in Path(name).absolute().parents if parent.exists())
         if Path(name).is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise UserError(f"cannot write to {name}: it is a folder, or {folder} is none that can be written")
 

@@ -1,7 +1,7 @@
 """The paper's orderings, and which of them hold in our runs.
 
-Every two bars of Figure 3a, 3b and 3c for which a row of ours stands make an ordering, seen and unseen apart: "SFT above Zero-shot" on seen
-sub-categories, below on unseen ones. Of a run we ask the sign alone, never the size:
+Every two bars of Figure 3a, 3b and 3c for which a row of ours stands make an ordering, seen and unseen apart:
+"SFT above Zero-shot" on seen sub-categories, below on unseen ones. Of a run we ask the sign alone, never the size:
 
     holds        our difference is told from zero (interval AND test, `scoring.reading`), sign as the paper's
     reversed     it is told from zero and has the other sign

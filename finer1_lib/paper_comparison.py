@@ -24,7 +24,8 @@ from finer1_lib.errors import UserError
 from finer1_lib.orderings import BARS
 from finer1_lib.paper_admission import STAGE1, Admitted, NotComparable, admit
 
-__all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "lines_of", "notes", "table_of", "to_markdown"]
+__all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "lines_of", "notes", "table_of",
+           "to_markdown"]
 COLUMNS = (
     "source", "setting", "metric", "paper_row", "model", "categories", "dataset", "option_order", "paper",
     "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict",

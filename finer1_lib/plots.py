@@ -113,11 +113,13 @@ def value_bar(axis, place: int, row) -> None:
     """
     from matplotlib.patheffects import withStroke
 
-    axis.barh(place, 100 * row["value"], color=colour_of(row.name), height=0.72, edgecolor="black", linewidth=0.6)
+    axis.barh(place, 100 * row["value"], color=colour_of(row.name), height=0.72, edgecolor="black",
+              linewidth=0.6)
     end = row["value"]
     if row["low"] == row["low"] and row["low"] is not None:  # a NaN is not equal to itself
         axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color="black", linewidth=1.8, marker="|",
-                  markersize=9, solid_capstyle="butt", path_effects=[withStroke(linewidth=3.6, foreground="white")])
+                  markersize=9, solid_capstyle="butt",
+                  path_effects=[withStroke(linewidth=3.6, foreground="white")])
         end = max(end, row["high"])
     axis.text(100 * end + 1.5, place, f"{100 * row['value']:.0f}", va="center", fontsize=13)
 

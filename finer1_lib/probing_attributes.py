@@ -182,7 +182,8 @@ def attribute_table(items: Any, *, seed: int):
     for group, part in items.groupby(keys, sort=False):
         known = {**dict(zip(keys, group)), "values": part["value"].nunique(),
                  "held_out": part["held_out"].iloc[0]}
-        for column, variant, balanced in (("correct", None, "value"), ("shuffled_labels", "shuffled_labels", "dealt")):
+        control = "shuffled_labels"
+        for column, variant, balanced in (("correct", None, "value"), (control, control, "dealt")):
             found = clustered_mean(part[column].to_numpy(), list(part["unit"]), list(part[balanced]), seed=seed)
             rows.append({**known, "variant": variant, **found.as_row()})
     return pd.DataFrame(rows, columns=list(_TABLE))

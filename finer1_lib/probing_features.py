@@ -12,9 +12,9 @@ are the same under every question, which is why one forward serves for both of t
 A checkpoint's states lie in `features/MODEL/WHAT_QUESTIONS.npy`, [layers, items, hidden] float32, every layer
 from one forward, without pickle. Not float16: the activations of a few tokens of a large model go beyond its
 range. A 3B model (37 layers of 2048) takes 0.3 MB an item, about 0.8 GB for 2,700 items. Files are mapped,
-not read: a probe holds one layer at a time (the text-only control all, spread over its questions). The stage's folder belongs to one set of parameters and inputs
-(see `stage`), so a file found there is the right one; an interrupted notebook repeats at most
-`CHUNK` prompts.
+not read: a probe holds one layer at a time (the text-only control all, spread over its questions). The
+stage's folder belongs to one set of parameters and inputs (see `stage`), so a file found there is the right
+one; an interrupted notebook repeats at most `CHUNK` prompts.
 
 Source: paper section 5.4 (what is read where); the prompts are the kit's own (METHOD 5, audit 1.F).
 """

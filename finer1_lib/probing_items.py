@@ -142,8 +142,8 @@ def plan_h2(guide: Mapping[str, Any], *, seed: int):
                          f"{probing.NUM_OTHERS} names outside it")
             plan = plan[plan["super_category"] != super_category]
     if bare := int(plan["epithet"].isna().sum()):
-        notes.append(f"H2's control without the genus word is left out: {bare} of {len(plan)} names do not end in "
-                     "their genus")
+        notes.append(f"H2's control without the genus word is left out: {bare} of {len(plan)} names do not end"
+                     " in their genus")
     return plan.reset_index(drop=True), notes
 
 

@@ -143,8 +143,8 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     answers = read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from")
     taken |= {"the answers of 04_evaluation": answers} if answers else {}
     if taken:
-        told = ", ".join(taken)
-        facts.append(("not of this machine", f"{told}: taken over from {', '.join(dict.fromkeys(taken.values()))}"))
+        told, origins = ", ".join(taken), ", ".join(dict.fromkeys(taken.values()))
+        facts.append(("not of this machine", f"{told}: taken over from {origins}"))
     facts.append(("time and memory", f"{minutes:.0f} min, at most {memory:.1f} GB, {last['device']}"))
     return [*facts, ("finished", last["written"]), ("commit", last.get("git_commit") or "no checkout")]
 

@@ -46,8 +46,8 @@ CAPTIONS: dict[str, Caption] = {
         "Do they rise and fall as the paper's do (the orderings say)? The heights are this world's own."),
     "option_orders": Caption(
         "Closed world in each order of the options, with the control that always takes the first",
-        "Where the truth stands first (diamonds) right of shuffled (circles), its place is worth so much; squares, if"
-        " asked, count an item only if it is right in all four rotations."),
+        "Where the truth stands first (diamonds) right of shuffled (circles), its place is worth so much;"
+        " squares, if asked, count an item only if it is right in all four rotations."),
     "orderings": Caption(
         "The paper's orderings, and on which side of zero this run's differences lie",
         "The shaded half is the paper's side. An ordering holds, or is reversed, only where the whole"

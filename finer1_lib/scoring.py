@@ -96,7 +96,8 @@ def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list
             nothing without it.
 
     Returns:
-        Dictionaries with exactly `summary.KEYS`; `low` and `high` are None where one sub-category is all there is.
+        Dictionaries with exactly `summary.KEYS`; `low` and `high` are None where one sub-category is all there
+        is.
 
     Source: METHOD 4; intervals over whole sub-categories are our choice.
     """
