@@ -62,7 +62,7 @@ def admit(run_dir: "str | Path") -> Admitted:
     if not is_current(run, STAGE):
         raise UserError(f"run {run.name!r} has not finished {STAGE}: run it to the end first")
     if not (run / "summary.json").is_file():
-        raise UserError(f"run {run.name!r} has no summary.json: finer1 run writes it when it ends")
+        raise _refusal(run.name, "it has no summary.json, which finer1 run writes when it ends")
     rows = read_json(_recorded(run, f"{STAGE}/summary_rows.json"), list)
     told = [row for row in read_json(run / "summary.json", list) if row.get("scorer")]
     if told != [row for row in rows if row.get("scorer")]:

@@ -304,7 +304,7 @@ def test_an_unfinished_run_is_no_run(paper_run, tmp_path):
     assert "'gone' has not finished 04_evaluation" in refusal(tmp_path / "gone", kind=UserError)
     summary = (paper_run / "summary.json").read_bytes()
     (paper_run / "summary.json").unlink()
-    assert "'photographs' has no summary.json" in refusal(paper_run, kind=UserError)
+    assert "run 'photographs' is not put beside the paper's numbers: it has no summary.json" in refusal(paper_run)
     (paper_run / "summary.json").write_bytes(summary)
     stage = paper_run / "01_data" / "stage.json"
     atomic_write_json(stage, {**read_json(stage), "digest": "another"})
