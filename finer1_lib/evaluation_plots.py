@@ -10,6 +10,7 @@ from typing import Mapping, Optional
 
 from finer1_lib.contenders import CONTROLS, colour_of, in_order, label_of
 from finer1_lib.plots import CATEGORY_LABELS, percent_axis
+from finer1_lib.statistics import has_interval
 
 # order -> (marker, name in the legend)
 ORDERS = {
@@ -63,7 +64,7 @@ def _dot(axis, row, place: float) -> None:
     from matplotlib.patheffects import withStroke
 
     colour, end = colour_of(row.model), row.value
-    if row.low == row.low and row.low is not None:  # a NaN is not equal to itself
+    if has_interval(row.low):
         span = [100 * row.low, 100 * row.high]
         axis.plot(span, [place, place], color=colour, linewidth=7, alpha=0.5, solid_capstyle="butt")
         axis.plot(span, [place, place], color="black", linewidth=1)  # a pale colour alone is lost on a wall

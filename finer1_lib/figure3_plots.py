@@ -10,6 +10,7 @@ from typing import Mapping, Optional
 
 from finer1_lib.contenders import label_of
 from finer1_lib.plots import CATEGORY_LABELS, SETTING_LABELS, percent_axis, value_bar
+from finer1_lib.statistics import has_interval
 
 VERDICTS = {  # (colour, marker, filled, words): no model's colours, apart in grey as well
     "holds": ("#1A1A1A", "o", True, "the paper's ordering holds"),
@@ -130,7 +131,7 @@ def _line(axis, place: int, row) -> None:
               hatch="///" if tiny else None, edgecolor="#CCCCCC" if tiny else _SIDE, linewidth=0)
     colour, marker, filled, _ = VERDICTS[row.holds]
     ends = [row.difference]
-    if row.low is not None and row.low == row.low:
+    if has_interval(row.low):
         ends += [row.low, row.high]
         axis.plot([100 * row.low, 100 * row.high], [place] * 2, color=colour, linewidth=3,
                   solid_capstyle="butt")

@@ -7,6 +7,7 @@ from typing import Any
 
 from finer1_lib.forgetting import GAUGES, OPEN_WORLD
 from finer1_lib.plots import INK, SEEN, UNSEEN, percent_axis
+from finer1_lib.statistics import has_interval
 
 
 def before_and_after(df: Any) -> Any:
@@ -49,7 +50,7 @@ def _panel(axis: Any, part: Any, labels: list[str], title: str, colour: str, mar
     for row in part.itertuples():
         place = labels.index(row.label)
         axis.plot([100 * row.before, 100 * row.value], [place, place], color=colour, alpha=0.45, linewidth=3)
-        if row.low is not None and row.low == row.low:  # a NaN is not equal to itself
+        if has_interval(row.low):
             axis.plot([100 * row.low, 100 * row.high], [place, place], color="black", linewidth=1.5,
                       marker="|", markersize=8, zorder=3)
         axis.plot(100 * row.value, place, marker=marker, color=colour, markersize=9, zorder=4)

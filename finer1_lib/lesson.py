@@ -20,7 +20,7 @@ import gzip
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 from finer1_lib import files, hashing
 from finer1_lib.errors import UserError
@@ -28,7 +28,7 @@ from finer1_lib.presets import Plan
 from finer1_lib.provenance import KEYS, versions
 from finer1_lib.runner import chosen_stages, run_chain
 from finer1_lib.signatures import earlier_digests, is_current, signature_of
-from finer1_lib.stage import UNREAD, recorded
+from finer1_lib.stage import UNREAD, recorded, set_aside
 from finer1_lib.student_copy import clear
 
 PRESET = "miniature"
@@ -178,8 +178,7 @@ def _import_answers(plan: Plan, reference: Path) -> bool:
         return False
     content = gzip.decompress((reference / EVALUATION / f"{ANSWERS}.gz").read_bytes())
     if folder.exists():  # of another state of this run: kept for once, as a stage does it
-        shutil.rmtree(f"{folder}.previous", ignore_errors=True)
-        os.replace(folder, f"{folder}.previous")
+        set_aside(folder)
     with files.atomic_directory(folder) as new:
         (new / ANSWERS).write_bytes(content)
         if hashing.sha256_file(new / ANSWERS) != record["outputs"][ANSWERS]:

@@ -23,6 +23,7 @@ from finer1_lib import paper_facts
 from finer1_lib.errors import UserError
 from finer1_lib.orderings import BARS
 from finer1_lib.paper_admission import STAGE1, Admitted, NotComparable, admit
+from finer1_lib.statistics import has_interval
 
 __all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "lines_of", "notes", "table_of",
            "to_markdown"]
@@ -125,7 +126,7 @@ def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[s
         kind = row["categories"] + ("" if row["dataset"] == paper_facts.AVERAGE else f", {row['dataset']}")
         kind += ", release's order" if row["option_order"] == "release" else ""
         gap = _text(row["difference"], "+.1f")
-        if gap != "-" and row["low"] == row["low"]:  # a NaN is not equal to itself
+        if gap != "-" and has_interval(row["low"]):
             gap += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
         lines.append([
             row["source"], row["metric"].replace("_", " "), row["paper_row"], label_of(row["model"]), kind,

@@ -10,6 +10,7 @@ Source: our choice.
 from typing import Mapping, Optional
 
 from finer1_lib.contenders import colour_of, in_order, label_of
+from finer1_lib.statistics import has_interval
 
 SEEN, UNSEEN, INK = "#6A2C91", "#CF7FC0", "#333333"
 WIDEST = 13.0  # inches; on a projector wider figures shrink, and their text with them
@@ -49,7 +50,7 @@ def seed_dots(df, labels: Optional[Mapping[str, str]] = None):
     for axis, part, models in panels:
         for row in part.itertuples():
             place = models.index(row.model)
-            if row.low == row.low and row.low is not None:  # a NaN is not equal to itself
+            if has_interval(row.low):
                 axis.plot([100 * row.low, 100 * row.high], [place, place], color=colour_of(row.model),
                           linewidth=7, alpha=0.45, solid_capstyle="butt")
             axis.plot([100 * row.value] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2.4)
@@ -116,7 +117,7 @@ def value_bar(axis, place: int, row) -> None:
     axis.barh(place, 100 * row["value"], color=colour_of(row.name), height=0.72, edgecolor="black",
               linewidth=0.6)
     end = row["value"]
-    if row["low"] == row["low"] and row["low"] is not None:  # a NaN is not equal to itself
+    if has_interval(row["low"]):
         axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color="black", linewidth=1.8, marker="|",
                   markersize=9, solid_capstyle="butt",
                   path_effects=[withStroke(linewidth=3.6, foreground="white")])

@@ -17,7 +17,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.probing_rows import CLUSTERS, counts_of
 from finer1_lib.probing_statistics import auc_difference
 from finer1_lib.scoring import reading
-from finer1_lib.statistics import paired_difference
+from finer1_lib.statistics import has_interval, paired_difference
 
 
 class Measure(NamedTuple):
@@ -98,7 +98,7 @@ def tell(table, first: str, second: str) -> str:
     """One pair in words, in points: "attributes, image tokens -2.0 [-4.1, +0.1]: cannot tell; ..."."""
     words = []
     for row in table[(table["first"] == first) & (table["second"] == second)].itertuples():
-        none = row.low is None or row.low != row.low  # a NaN is not equal to itself
+        none = not has_interval(row.low)
         span = "no interval" if none else f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
         words.append(f"{row.label} {100 * row.difference:+.1f} {span}: **{row.reading}**")
     return "; ".join(words) or "was left out (see the notes above)"

@@ -8,6 +8,7 @@ Source: our choice.
 
 from finer1_lib.contenders import colour_of, in_order, label_of
 from finer1_lib.probing_plots import CONTROL_LABELS, CONTROL_MARKERS, Labels, plain_axis
+from finer1_lib.statistics import has_interval
 
 TITLES = {  # metric: (title of its panel, what 1 is drawn as)
     "h1_probe_accuracy": ("H1: sub-category,\nimage tokens (%)", 100),
@@ -109,7 +110,7 @@ def change_dots(df, labels: Labels = None):
         part = df[(df["first"] == first) & (df["second"] == second)]
         for row in part.itertuples():
             place = measures.index((row.kind, row.label))
-            if row.low is not None and row.low == row.low:  # a NaN is not equal to itself
+            if has_interval(row.low):
                 axis.plot([100 * row.low, 100 * row.high], [place, place], color="black", linewidth=1.6)
             axis.plot(100 * row.difference, place, "o", ms=10, color=colour_of(first), mec="black", zorder=3)
             said = "" if row.reading == "cannot tell" else f" {row.reading}"

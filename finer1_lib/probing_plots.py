@@ -8,6 +8,7 @@ Source: paper section 5.4 and Table 4 (what is probed); the drawing is our choic
 from typing import Mapping, Optional
 
 from finer1_lib.contenders import colour_of, in_order, label_of
+from finer1_lib.statistics import has_interval
 
 Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
 
@@ -77,7 +78,7 @@ def probe_bars(df, label: str, start: float = 0.0, labels: Labels = None):
 
 def _whisker(axis, place: float, row, colour: str) -> float:
     """Draw the interval if there is one; return the top of what is drawn, in percent."""
-    if row.low is None or row.low != row.low:  # a NaN is not equal to itself
+    if not has_interval(row.low):
         return 100 * row.value
     axis.plot([place, place], [100 * row.low, 100 * row.high], color=colour, linewidth=1.4, zorder=3)
     return 100 * row.high

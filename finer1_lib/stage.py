@@ -89,9 +89,7 @@ class Stage:
         """Keep, or move aside and begin anew, what lies in the stage's folder."""
         started = files.read_json(self.dir / "started.json")
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
-            previous = self.dir.with_name(self.name + ".previous")
-            shutil.rmtree(previous, ignore_errors=True)
-            os.replace(self.dir, previous)
+            set_aside(self.dir)
             started = {}
         self.dir.mkdir(exist_ok=True)
         files.sweep(self.dir)
@@ -191,6 +189,13 @@ class Stage:
     def _shown(self) -> str:
         """The stage's folder without the part of the path that only this machine has."""
         return "/".join((self.run_dir.parent.name, self.run_dir.name, self.name))
+
+
+def set_aside(folder: Path) -> None:
+    """Move a stage's folder to `NN_stage.previous`, of which one is kept."""
+    previous = folder.with_name(folder.name + ".previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    os.replace(folder, previous)
 
 
 def recorded(parameters: dict[str, Any]) -> dict[str, Any]:

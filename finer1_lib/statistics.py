@@ -43,6 +43,11 @@ class Estimate:
         return {key: asdict(self)[key] for key in ("value", "low", "high", "n")}
 
 
+def has_interval(low: Optional[float]) -> bool:
+    """Whether the end of an interval is a number: neither None nor the NaN that a table makes of None."""
+    return low is not None and low == low
+
+
 def clustered_mean(
     values: Sequence[float],
     clusters: Sequence[Hashable],

@@ -11,6 +11,7 @@ from typing import Mapping, Optional, Sequence
 
 from finer1_lib.contenders import colour_of, in_order, label_of
 from finer1_lib.probing_plots import plain_axis
+from finer1_lib.statistics import has_interval
 from finer1_lib.trace_reading import PARTS
 from finer1_lib.trace_statistics import CATEGORIES
 from finer1_lib.trace_steps import STEP_LABELS
@@ -31,8 +32,8 @@ def _kinds(df) -> list[str]:
 
 
 def _span(row, scale: float) -> Optional[tuple[float, float]]:
-    """The interval to draw, or None where the data allow none (a NaN is not equal to itself)."""
-    return None if row.low is None or row.low != row.low else (scale * row.low, scale * row.high)
+    """The interval to draw, or None where the data allow none."""
+    return (scale * row.low, scale * row.high) if has_interval(row.low) else None
 
 
 def wrong_steps(df, labels: Labels = None):

@@ -18,7 +18,7 @@ Source: METHOD 5 (sight, knowledge or deployment?); Kitagawa 1955 and Shapley fo
 from typing import Sequence
 
 from finer1_lib.scoring import reading
-from finer1_lib.statistics import LEVEL, RESAMPLES, Estimate, clustered_mean, paired_difference
+from finer1_lib.statistics import Estimate, LEVEL, RESAMPLES, clustered_mean, has_interval, paired_difference
 from finer1_lib.trace_changes import pair_of
 from finer1_lib.trace_statistics import CATEGORIES
 
@@ -181,7 +181,7 @@ def tell(gains, second: str, categories: str) -> str:
     rows = gains[(gains["second"] == second) & (gains["categories"] == categories)]
     words = []
     for row in rows.itertuples():
-        none = row.low is None or row.low != row.low  # a NaN is not equal to itself
+        none = not has_interval(row.low)
         span = "no interval" if none else f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
         words.append(f"{PARTS[row.part]} {100 * row.value:+.1f} points {span}, **{row.reading}**")
     return "; ".join(words)
