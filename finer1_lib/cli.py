@@ -179,7 +179,7 @@ def compare(
 ) -> None:
     """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
     from finer1_lib.chain import find_run
-    from finer1_lib.paper_comparison import compare_lines
+    from finer1_lib.paper.comparison import compare_lines
 
     print(compare_lines(find_run(output_root, run_name), released and find_run(output_root, released)))
 

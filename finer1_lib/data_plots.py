@@ -10,7 +10,7 @@ from typing import Any, Sequence
 
 from finer1_lib.plots import INK, SEEN, UNSEEN, percent_axis
 from finer1_lib.prompts import FOUR_PARTS
-from finer1_lib.traces import parse
+from finer1_lib.traces.parsing import parse
 
 _ON_AND_OFF = (("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s"))  # shift, colours, marker
 

@@ -27,7 +27,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_text, read_jsonl
 from finer1_lib.prompts import PROMPTS, question_for
 from finer1_lib.rewards import one_answer, read_tag, strict
-from finer1_lib.traces import check_claims, parse
+from finer1_lib.traces.parsing import check_claims, parse
 from finer1_lib.trainable import KINDS, Trainable
 
 GAUGES = {

@@ -15,7 +15,7 @@ from typing import Callable, Optional
 
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise
-from finer1_lib.traces import split_names
+from finer1_lib.traces.parsing import split_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _BROKEN = (OSError, SyntaxError, ValueError, struct.error, zlib.error)  # what Pillow raises on damaged files

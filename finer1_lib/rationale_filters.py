@@ -19,7 +19,7 @@ from typing import Collection, Iterable, Optional, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise, well_formatted
-from finer1_lib.traces import MAX_CANDIDATES, Trace, parse
+from finer1_lib.traces.parsing import MAX_CANDIDATES, Trace, parse
 
 REASONS = (
     "cut_off", "not_well_formed", "mixed_language", "prompt_leak", "label_not_a_candidate",

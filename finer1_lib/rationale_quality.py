@@ -14,7 +14,7 @@ from finer1_lib.rationales import kept_concepts
 from finer1_lib.rewards import normalise
 from finer1_lib.statistics import clustered_mean
 from finer1_lib.teaching import Row
-from finer1_lib.traces import check_claims, parse
+from finer1_lib.traces.parsing import check_claims, parse
 
 
 def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:

@@ -22,7 +22,7 @@ from finer1_lib.rationale_filters import (
     REASONS, check_filters, mend, reject_reason, settle, write_rationale,
 )  # fmt: skip
 from finer1_lib.teaching import Description, Rationale, Row, Teacher, draw_seed
-from finer1_lib.traces import parse
+from finer1_lib.traces.parsing import parse
 
 __all__ = [
     "REASONS", "Teacher", "ask_all", "ask_until_good", "attempt_seed", "choose_concepts", "draw_seed",

@@ -105,7 +105,7 @@ def _run_stage(plan: Plan, stage: str, say: Callable[[str], None]) -> None:
 
 
 def _conclude(run_dir: Path) -> Optional[Path]:
-    from finer1_lib.report import write_report
+    from finer1_lib.report.page import write_report
 
     rows = join_summary(run_dir)
     return None if rows is None else write_report(run_dir, rows)

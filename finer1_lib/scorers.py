@@ -25,7 +25,7 @@ from finer1_lib.answer_names import names_several
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise, one_answer, strict
 from finer1_lib.similarity import Similarity, TrigramSimilarity
-from finer1_lib.traces import parse
+from finer1_lib.traces.parsing import parse
 
 Record = Mapping[str, Any]
 SCORERS: dict[str, Callable[..., "Scorer"]] = {}

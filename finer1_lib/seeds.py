@@ -141,7 +141,7 @@ def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
             flipped, all seeds together) and `reading`.
         orderings: of `orderings.judge` over such differences.
     """
-    from finer1_lib.orderings import claims, judge
+    from finer1_lib.paper.orderings import claims, judge
     from finer1_lib.summary import CATEGORIES, MAIN_SETTINGS
 
     labels = labels_of(runs[0].contenders)

@@ -191,7 +191,7 @@ def test_a_student_copy_is_named_and_kept_unless_forced(command, tmp_path):
 
 
 def test_compare_hands_both_runs_on(command, kit, monkeypatch):
-    from finer1_lib import paper_comparison
+    from finer1_lib.paper import comparison as paper_comparison
 
     monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"compared {runs}")
     code, out, _ = command("compare", "ours", "--released", "theirs")

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finer1_lib import orderings
+from finer1_lib.paper import orderings
 from finer1_lib.contenders import ROWS
-from finer1_lib.figure3_plots import VERDICTS, figure_bars, ordering_lines
+from finer1_lib.paper.figure3_plots import VERDICTS, figure_bars, ordering_lines
 from finer1_lib.scorers import make_scorer
 from finer1_lib.scoring import score_records, summary_rows
 

@@ -9,12 +9,13 @@ import json
 import pandas as pd
 import pytest
 
-from finer1_lib import hashing, paper_admission, paper_comparison, paper_facts
+from finer1_lib import hashing
+from finer1_lib.paper import admission as paper_admission, comparison as paper_comparison, facts as paper_facts
 from finer1_lib.chain import NEEDS, STAGES
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_json, atomic_write_text, read_json
-from finer1_lib.paper_admission import admit, look_over
-from finer1_lib.paper_comparison import NotComparable, compare_lines, comparison_table, to_markdown
+from finer1_lib.paper.admission import admit, look_over
+from finer1_lib.paper.comparison import NotComparable, compare_lines, comparison_table, to_markdown
 from finer1_lib.summary import KEYS
 
 KINDS = ("seen", "unseen")

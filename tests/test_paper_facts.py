@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finer1_lib.paper_facts import COLUMNS, DATASETS, evaluation_sets, facts, remarks, sources, value
+from finer1_lib.paper.facts import COLUMNS, DATASETS, evaluation_sets, facts, remarks, sources, value
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFICIAL = Path(os.environ.get("FINER1_OFFICIAL_DATA", ""))
@@ -108,7 +108,7 @@ def test_the_counts_are_those_of_the_release_s_files(name):
 
 def test_the_files_are_package_data():
     told = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
-    assert "paper/*.csv" in told["finer1_lib"]
+    assert "*.csv" in told["finer1_lib.paper"]
 
 
 def test_the_evaluation_writes_no_value_of_figure_3_by_hand():

@@ -83,7 +83,7 @@ def test_extends_is_for_common_yaml_alone(kit):
 
 def test_the_ablation_is_the_main_job_with_every_bar_of_figure_3(tmp_path, monkeypatch):
     from finer1_lib.baselines import model_name
-    from finer1_lib.orderings import BARS, left_out
+    from finer1_lib.paper.orderings import BARS, left_out
 
     monkeypatch.chdir(tmp_path)
     assert {"miniature", "miniature_ablation"} <= set(list_presets(ROOT))

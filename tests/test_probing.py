@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finer1_lib.errors import UserError
-from finer1_lib import probing, probing_items, probing_rows
-from finer1_lib import probing_statistics as ps
+from finer1_lib.probing import probes as probing, items as probing_items, rows as probing_rows
+from finer1_lib.probing import statistics as ps
 
 
 def images_of(sub_categories, per=3, seen=0.6):
@@ -523,7 +523,7 @@ def photographs(tmp_path):
 
 
 def test_states_are_computed_once_and_come_back_from_file(photographs, tmp_path):
-    from finer1_lib.probing_features import Probed
+    from finer1_lib.probing.features import Probed
 
     (root, table), fake = photographs, FakeModel()
     h1, _ = probing_items.plan_h1(table, train_images=2, test_images=2, seed=0)
@@ -560,7 +560,7 @@ def test_states_are_computed_once_and_come_back_from_file(photographs, tmp_path)
 
 @pytest.mark.parametrize("done", [0, 1, 2])
 def test_an_interrupted_reading_repeats_one_chunk_at_most(photographs, tmp_path, monkeypatch, done):
-    from finer1_lib import probing_features
+    from finer1_lib.probing import features as probing_features
 
     monkeypatch.setattr(probing_features, "CHUNK", 10)
     (root, table), stopped, fresh = photographs, FakeModel(fail_after=done), FakeModel()
@@ -583,7 +583,7 @@ def test_an_interrupted_reading_repeats_one_chunk_at_most(photographs, tmp_path,
 
 
 def test_a_pickled_array_is_refused(tmp_path):
-    from finer1_lib.probing_features import load_array
+    from finer1_lib.probing.features import load_array
 
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):
@@ -599,7 +599,7 @@ def test_figures_take_what_the_notebook_gives_them():
     matplotlib.use("Agg")
     import pandas as pd
 
-    from finer1_lib import probing_plots
+    from finer1_lib.probing import plots as probing_plots
 
     assert set(probing_items.CONTROLS) < set(probing_plots.CONTROL_LABELS)
     rows = [{"model": model, "categories": kind, "variant": variant, "value": 0.5, "low": low, "high": 0.7}

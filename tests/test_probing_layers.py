@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finer1_lib import probing_attributes as pa
-from finer1_lib import probing_changes, probing_items, probing_layers, probing_rows
+from finer1_lib.probing import attributes as pa
+from finer1_lib.probing import changes as probing_changes, items as probing_items, layers as probing_layers, rows as probing_rows
 from finer1_lib.errors import UserError
 
 COLOURS = ("red", "blue", "green")
@@ -303,7 +303,7 @@ def test_changes_by_hand():
 def test_the_auc_changes_with_its_own_interval():
     from test_probing import planted as h3_planted
 
-    from finer1_lib import probing
+    from finer1_lib.probing import probes as probing
 
     tables = {}
     for kind in ("noise", "right"):
@@ -369,7 +369,7 @@ def test_figures_by_layer_attribute_and_change():
     import matplotlib
 
     matplotlib.use("Agg")
-    from finer1_lib import probing_layer_plots as plots
+    from finer1_lib.probing import layer_plots as plots
 
     rows = [{"metric": metric, "model": model, "layer": depth, "variant": variant, "value": 0.25, "low": low,
              "high": 0.5} for metric in plots.TITLES for model in ("base", "cot_sft") for depth in (0, 1)

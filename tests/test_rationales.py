@@ -29,7 +29,7 @@ from finer1_lib.rationales import (
     settle,
     write_rationale,
 )
-from finer1_lib.traces import parse
+from finer1_lib.traces.parsing import parse
 
 # A busy machine is no fault of the code's.
 UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -13,12 +13,12 @@ import pytest
 from fixture_kit import CHECKOUT
 from PIL import Image, ImageChops, ImageStat
 
-from finer1_lib import report_figures, report_tables
+from finer1_lib.report import figures as report_figures, tables as report_tables
 from finer1_lib.chain import NEEDS, STAGES
 from finer1_lib.errors import UserError
 from finer1_lib.rationales import write_rationale
-from finer1_lib.report import write_report
-from finer1_lib.report_figures import pack
+from finer1_lib.report.page import write_report
+from finer1_lib.report.figures import pack
 from finer1_lib.summary import KEYS
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)&amp;"
@@ -224,7 +224,7 @@ def test_what_the_paper_comparison_says(tmp_path, monkeypatch):
     assert "is not put beside the paper's numbers" in page_of(run).shown
     import pandas
 
-    from finer1_lib import paper_comparison
+    from finer1_lib.paper import comparison as paper_comparison
 
     line = {"source": "Table 1", "setting": "closed_world", "metric": "accuracy", "paper_row": HOSTILE,
             "model": "base_cot_prompt", "categories": "seen", "dataset": "Average",

@@ -19,7 +19,7 @@ from finer1_lib.rationale_filters import CUT_OFF, REASONS, flaws
 from finer1_lib.rationales import ask_until_good, mend, reject_reason
 from finer1_lib.teachers import TEACHER_PROMPTS, PromptedTeacher, SelfTeacher, fill
 from finer1_lib.teaching import Description, Rationale, draw_seed
-from finer1_lib.traces import parse
+from finer1_lib.traces.parsing import parse
 
 # A busy machine is no fault of the code's.
 UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

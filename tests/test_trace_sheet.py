@@ -11,10 +11,10 @@ from PIL import Image
 from test_trace_statistics import MARKERS, record
 from test_trace_steps import COMPARED, GUIDE, text
 
-from finer1_lib import trace_sheet
+from finer1_lib.traces import sheet as trace_sheet
 from finer1_lib.errors import UserError
-from finer1_lib.trace_examples import choose_for_sheet, mark
-from finer1_lib.traces import parse
+from finer1_lib.traces.examples import choose_for_sheet, mark
+from finer1_lib.traces.parsing import parse
 
 LABELS = {"cot_sft": "CoT SFT", "cot_sft_tapo": "CoT SFT + TAPO"}
 HOSTILE = ('<script>pwned=1</script><img src=x onerror="pwned=1">\'"&lt;</pre></article>'

@@ -15,10 +15,10 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from test_trace_steps import GUIDE, text  # noqa: E402
 
-from finer1_lib import trace_changes, trace_plots, trace_reading, trace_statistics  # noqa: E402
+from finer1_lib.traces import changes as trace_changes, plots as trace_plots, reading as trace_reading, statistics as trace_statistics  # noqa: E402
 from finer1_lib.errors import UserError  # noqa: E402
-from finer1_lib.trace_flow_plot import flow_figure  # noqa: E402
-from finer1_lib.trace_steps import WRONG_STEPS  # noqa: E402
+from finer1_lib.traces.flow_plot import flow_figure  # noqa: E402
+from finer1_lib.traces.steps import WRONG_STEPS  # noqa: E402
 
 TWICE = "Dunen Wren, Dunen Wren, Marmo Wren"  # one stands twice, one is made up
 MARKERS = ("<think> Small.\nThe analysis of candidate subcategories:\n1. Dunen Wren\n2. Marlo Wren\n\n"

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finer1_lib.trace_steps import (
+from finer1_lib.traces.steps import (
     GUIDE_STEPS, STEP_LABELS, WRONG_STEPS, analysis_claims, comparison_claims, unknown_names, where_wrong,
 )
-from finer1_lib.traces import parse
+from finer1_lib.traces.parsing import parse
 
 GUIDE = {
     "super_categories": {"bird": {"attributes": {"bill": ["needle", "stout"], "crown": ["red", "blue"],

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finer1_lib.rewards import normalise, well_formatted
-from finer1_lib.trace_steps import WRONG_STEPS, where_wrong
-from finer1_lib.traces import attribute_claims, check_claims, count_problems, parse, split_names
+from finer1_lib.traces.steps import WRONG_STEPS, where_wrong
+from finer1_lib.traces.parsing import attribute_claims, check_claims, count_problems, parse, split_names
 
 GOOD = (
     "<think>\n<analysis>needle bill, red crown, barred wings</analysis>\n"

@@ -11,18 +11,18 @@ minus the paper's, with our interval moved along: the paper gives none of its ow
     below    our interval ends below the paper's value
     above    our interval begins above it
 
-`paper_admission` decides which runs enter and refuses the miniature's.
+`paper.admission` decides which runs enter and refuses the miniature's.
 
-Source: DESIGN 7; paper Tables 1, 2, 6 and Figure 3 (`paper_facts`).
+Source: DESIGN 7; paper Tables 1, 2, 6 and Figure 3 (`paper.facts`).
 """
 
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
-from finer1_lib import paper_facts
+from finer1_lib.paper import facts as paper_facts
 from finer1_lib.errors import UserError
-from finer1_lib.orderings import BARS
-from finer1_lib.paper_admission import STAGE1, Admitted, NotComparable, admit
+from finer1_lib.paper.orderings import BARS
+from finer1_lib.paper.admission import STAGE1, Admitted, NotComparable, admit
 from finer1_lib.statistics import has_interval
 
 __all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "lines_of", "notes", "table_of",
@@ -56,7 +56,7 @@ def comparison_table(run_dir: "str | Path", released_run: "str | Path | None" = 
 
 
 def table_of(run: Optional[Admitted], released: Optional[Admitted] = None):
-    """`comparison_table` of runs that were looked over (`paper_admission`).
+    """`comparison_table` of runs that were looked over (`paper.admission`).
 
     Raises:
         UserError: `released` is of no released checkpoint, `run` is of one too, or the two differ in size.

@@ -19,8 +19,8 @@ from typing import Sequence
 
 from finer1_lib.scoring import reading
 from finer1_lib.statistics import Estimate, LEVEL, RESAMPLES, clustered_mean, has_interval, paired_difference
-from finer1_lib.trace_changes import pair_of
-from finer1_lib.trace_statistics import CATEGORIES
+from finer1_lib.traces.changes import pair_of
+from finer1_lib.traces.statistics import CATEGORIES
 
 LEVELS = {
     "all_read": "all attributes read right",
@@ -36,7 +36,7 @@ def reading_and_use(table, models: Sequence[str], *, seed: int):
     """How much each model reads right, what it makes of it, and the parts of its gain over the first model.
 
     Args:
-        table: of `trace_statistics.trace_table`, made with a guide.
+        table: of `traces.statistics.trace_table`, made with a guide.
         models: the one to compare with first.
         seed: of the resampling.
 

@@ -10,14 +10,14 @@ Every two bars of Figure 3a, 3b and 3c for which a row of ours stands make an or
 A bar of the paper stands for a row of ours; SFT for two, since the paper trains all weights and our main
 comparison LoRA (so its orderings count twice, and `tell` says so). Other bars are left out and named.
 
-Source: paper Figure 3a to 3c (`paper_facts`); METHOD 3 (the baselines), DESIGN 7 (claimed only where
+Source: paper Figure 3a to 3c (`paper.facts`); METHOD 3 (the baselines), DESIGN 7 (claimed only where
 intervals say so); which row stands for which bar is our choice.
 """
 
 from itertools import combinations
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from finer1_lib import paper_facts
+from finer1_lib.paper import facts as paper_facts
 
 BARS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # figure -> bar, in the order drawn -> rows of ours
     "Figure 3a": {

@@ -100,7 +100,7 @@ def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, 
 
 def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
     """The paper's orderings as 04 judged them: of the paper's numbers only the direction is here."""
-    from finer1_lib.orderings import COLUMNS, tell
+    from finer1_lib.paper.orderings import COLUMNS, tell
 
     found = read_table(run_dir / "04_evaluation" / "orderings.csv", COLUMNS)
     if not found:
@@ -158,7 +158,7 @@ def _number(row: Optional[Mapping]) -> str:
 
 def paper(run_dir: Path) -> dict[str, Any]:
     """The averages beside the paper's numbers, or the line that says why they do not stand there."""
-    from finer1_lib.paper_comparison import NotComparable, comparison_table, lines_of, notes
+    from finer1_lib.paper.comparison import NotComparable, comparison_table, lines_of, notes
 
     try:
         found = comparison_table(run_dir)

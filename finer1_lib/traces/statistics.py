@@ -6,7 +6,7 @@
     tally_steps(table, seed=0)             at which step wrong answers left the truth
 
 Without a guide the columns that need one are empty (NaN) and left out of every later table. Before and after
-a training: `trace_changes`.
+a training: `traces.changes`.
 
 Source: METHOD 2 (the four parts), METHOD 4 (averages: unweighted over data sets, seen and unseen apart),
 DESIGN 7 (n and a 95 % interval for every number); the quantities are our choice.
@@ -18,10 +18,10 @@ from finer1_lib.contenders import in_order
 from finer1_lib.prompts import FOUR_PARTS
 from finer1_lib.rewards import normalise
 from finer1_lib.statistics import Estimate, clustered_mean
-from finer1_lib.trace_steps import (
+from finer1_lib.traces.steps import (
     WRONG_STEPS, attributes_of, comparison_claims, unknown_names, where_wrong,
 )
-from finer1_lib.traces import check_claims, count_problems, parse
+from finer1_lib.traces.parsing import check_claims, count_problems, parse
 
 STEPS = ("right", *WRONG_STEPS)
 CATEGORIES = ("seen", "unseen")

@@ -98,7 +98,7 @@ class Probed:
         return self._states(what, pairs, lambda pair: self._question(*pair))[0]
 
     def everything(self, h1_plan: Any, h2_plan: Any, h3_plan: Any) -> dict[str, np.ndarray]:
-        """All states that the plans of `probing_items` ask of this checkpoint; an empty plan gives none."""
+        """All states that the plans of `probing.items` ask of this checkpoint; an empty plan gives none."""
         found = {}
         if len(h1_plan):
             found["images"], found["prompts"] = self.image_states(h1_plan)

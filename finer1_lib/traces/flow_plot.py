@@ -7,10 +7,10 @@ Source: our choice (an alluvial diagram, drawn with matplotlib's paths).
 """
 
 from finer1_lib.contenders import colour_of, label_of
-from finer1_lib.trace_changes import turns
-from finer1_lib.trace_plots import STEP_COLOURS, STEP_HATCHES, Labels, _kinds, spread, wrapped
-from finer1_lib.trace_statistics import STEPS
-from finer1_lib.trace_steps import STEP_LABELS
+from finer1_lib.traces.changes import turns
+from finer1_lib.traces.plots import STEP_COLOURS, STEP_HATCHES, Labels, _kinds, spread, wrapped
+from finer1_lib.traces.statistics import STEPS
+from finer1_lib.traces.steps import STEP_LABELS
 
 TURNS = {  # (was right, is right) -> label, colour, hatch
     (True, True): ("right both times", "#D5E8E0", ""),
@@ -25,7 +25,7 @@ def flow_figure(df, first: str, second: str, labels: Labels = None):
     """Blocks and bands: seen on the left, unseen on the right.
 
     Args:
-        df: of `trace_changes.flow`: categories, from_step, to_step, count.
+        df: of `traces.changes.flow`: categories, from_step, to_step, count.
         first, second: the models, for the heads of the columns.
         labels: what to call them.
     """

@@ -1,7 +1,7 @@
 """Three probes that ask why training helped: better sight (H1), more knowledge (H2), better deployment (H3)?
 
-Everything here takes arrays and gives arrays, so that planted data can test it; `probing_features` fetches
-the states of a checkpoint, `probing_statistics` puts intervals and equivalence tests on what comes out.
+Everything here takes arrays and gives arrays, so that planted data can test it; `probing.features` fetches
+the states of a checkpoint, `probing.statistics` puts intervals and equivalence tests on what comes out.
 
 Where we depart from the paper and why:
 * H1 picks its regularisation on a validation split; the paper reports the best TEST accuracy over epochs.

@@ -10,11 +10,11 @@ import textwrap
 from typing import Mapping, Optional, Sequence
 
 from finer1_lib.contenders import colour_of, in_order, label_of
-from finer1_lib.probing_plots import plain_axis
+from finer1_lib.probing.plots import plain_axis
 from finer1_lib.statistics import has_interval
-from finer1_lib.trace_reading import PARTS
-from finer1_lib.trace_statistics import CATEGORIES
-from finer1_lib.trace_steps import STEP_LABELS
+from finer1_lib.traces.reading import PARTS
+from finer1_lib.traces.statistics import CATEGORIES
+from finer1_lib.traces.steps import STEP_LABELS
 
 Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
 
@@ -40,7 +40,7 @@ def wrong_steps(df, labels: Labels = None):
     """Stacked bars: at which step the wrong answers of each model first left the truth, seen and unseen.
 
     Args:
-        df: of `trace_statistics.tally_steps`: columns model, categories, step, share (of all traces), low,
+        df: of `traces.statistics.tally_steps`: columns model, categories, step, share (of all traces), low,
             high; the whisker is that of all wrong answers together.
         labels: what to write beside the bars.
     """
@@ -77,7 +77,7 @@ def dots(df, labels: Labels = None, unit: str = "share"):
     """Averages of the traces: a row per quantity, a dot with its interval per model, seen and unseen.
 
     Args:
-        df: of `trace_statistics.statistics`: model, categories, label, unit, value, low, high.
+        df: of `traces.statistics.statistics`: model, categories, label, unit, value, low, high.
         labels: names of the models in the legend.
         unit: which rows to draw; "share" is drawn in percent.
     """
@@ -119,7 +119,7 @@ def parts_of_gain(df, labels: Labels = None):
     """Bars: each model's gain over the first one, and what of it is reading and what use.
 
     Args:
-        df: the gains of `trace_reading.reading_and_use`.
+        df: the gains of `traces.reading.reading_and_use`.
         labels: names of the models.
     """
     import matplotlib.pyplot as plt

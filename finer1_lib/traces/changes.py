@@ -12,7 +12,7 @@ from typing import Optional, Sequence
 from finer1_lib.errors import UserError
 from finer1_lib.scoring import reading
 from finer1_lib.statistics import paired_difference
-from finer1_lib.trace_statistics import CATEGORIES, QUANTITIES, STEPS, scaled
+from finer1_lib.traces.statistics import CATEGORIES, QUANTITIES, STEPS, scaled
 
 
 def before_and_after(models: Sequence[str]) -> Optional[tuple[str, str]]:

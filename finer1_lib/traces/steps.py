@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional
 
 from finer1_lib.rewards import normalise
-from finer1_lib.traces import Trace, attribute_claims, check_claims
+from finer1_lib.traces.parsing import Trace, attribute_claims, check_claims
 
 STEP_LABELS = {
     "unparsable": "trace cannot be read",

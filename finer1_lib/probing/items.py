@@ -2,7 +2,7 @@
 
 Every probe runs inside one super-category at a time (the paper probes birds alone), on the same items for all
 checkpoints. What comes out is one line per image, name or question; rows and comparisons are computed from
-these lines (`probing_rows`), so they can be recomputed without a model.
+these lines (`probing.rows`), so they can be recomputed without a model.
 
     plan_h1(table) -> images ----> states -> probe_h1 -> correct or not, per test image
     plan_h2(guide) -> names -----> states -> probe_h2 -> gap, per name
@@ -18,7 +18,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from finer1_lib import probing
+from finer1_lib.probing import probes as probing
 from finer1_lib.errors import UserError
 
 CONTROLS = ("majority", "shuffled_labels")  # of H1

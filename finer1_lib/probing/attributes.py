@@ -30,8 +30,8 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from finer1_lib.probing import grouped_folds
-from finer1_lib.probing_items import CONTROLS
+from finer1_lib.probing.probes import grouped_folds
+from finer1_lib.probing.items import CONTROLS
 from finer1_lib.scoring import reading
 from finer1_lib.statistics import clustered_mean, paired_difference
 

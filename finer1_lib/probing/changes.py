@@ -5,7 +5,7 @@
     use      the sub-category at that token, and whether a name fits the picture (H3)
 
 All of it on the same items for both checkpoints, at the one layer that the parameters name. The same question
-put to the traces themselves: `trace_reading`.
+put to the traces themselves: `traces.reading`.
 
 Source: METHOD 5 (sight, knowledge or deployment?); the table is our choice.
 """
@@ -14,8 +14,8 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 from finer1_lib.contenders import Contender, find_contender, start_of
 from finer1_lib.errors import UserError
-from finer1_lib.probing_rows import CLUSTERS, counts_of
-from finer1_lib.probing_statistics import auc_difference
+from finer1_lib.probing.rows import CLUSTERS, counts_of
+from finer1_lib.probing.statistics import auc_difference
 from finer1_lib.scoring import reading
 from finer1_lib.statistics import has_interval, paired_difference
 

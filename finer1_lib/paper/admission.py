@@ -19,7 +19,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.files import read_json, read_jsonl
-from finer1_lib.paper_facts import AVERAGE, evaluation_sets
+from finer1_lib.paper.facts import AVERAGE, evaluation_sets
 
 STAGE = "04_evaluation"
 METRICS = ("accuracy", "text_inclusion", "relative_semantic_similarity")

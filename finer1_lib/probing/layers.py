@@ -18,7 +18,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 import numpy as np
 
 from finer1_lib.errors import UserError
-from finer1_lib.probing_rows import CATEGORIES, rows_of
+from finer1_lib.probing.rows import CATEGORIES, rows_of
 
 COLUMNS = ("metric", "model", "layer", "dataset", "categories", "variant", "value", "low", "high", "n")
 
@@ -81,11 +81,11 @@ def probe_layers(
 def curve(
     items, metric: str, at: int, *, seed: int, controls: Sequence[str] = (), variant: Optional[str] = None
 ) -> list[dict[str, Any]]:
-    """Summary rows (`probing_rows.rows_of`) of every model and layer, with the key layer.
+    """Summary rows (`probing.rows.rows_of`) of every model and layer, with the key layer.
 
     Args:
         items: of `probe_layers`.
-        metric: a key of `probing_rows.COLUMNS`.
+        metric: a key of `probing.rows.COLUMNS`.
         at: the layer whose rows go to the summary: seen and unseen stand apart there; elsewhere all together.
         controls: columns of items that hold controls, and their names as variants.
         variant: name of the control that all items are of, None for the probe itself.

@@ -1,6 +1,6 @@
 """Traces chosen to be read, with every claim marked: right, wrong, or not fitting the trace's own analysis.
 
-An example is a plain dictionary, made to be drawn by `trace_sheet.card`:
+An example is a plain dictionary, made to be drawn by `traces.sheet.card`:
 
     {"model": "cot_sft", "label": "CoT SFT", "colour": "#0061B2", "role": "before", "pair": 0,
      "item_id": .., "image_id": .., "sub_category": "Dunen Wren", "super_category": "bird",
@@ -21,10 +21,10 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.contenders import colour_of, in_order, label_of
 from finer1_lib.rewards import normalise
-from finer1_lib.trace_changes import before_and_after, pair_of
-from finer1_lib.trace_statistics import trace_table
-from finer1_lib.trace_steps import analysis_claims, attributes_of, comparison_claims, unknown_names
-from finer1_lib.traces import Trace, parse
+from finer1_lib.traces.changes import before_and_after, pair_of
+from finer1_lib.traces.statistics import trace_table
+from finer1_lib.traces.steps import analysis_claims, attributes_of, comparison_claims, unknown_names
+from finer1_lib.traces.parsing import Trace, parse
 
 PARTS = ("analysis", "options", "comparison", "prediction", "answer")
 Segment = tuple[str, str, str]  # text, mark ("", "right", "wrong", "doubt" or "missing"), note

@@ -11,11 +11,11 @@ Source: our choice (DESIGN 6, "nbconvert + Jinja2 (report)"; here Jinja2 alone).
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from finer1_lib import report_tables
+from finer1_lib.report import tables as report_tables
 from finer1_lib.chain import STAGES
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_text, read_json, read_jsonl
-from finer1_lib.report_figures import figures_of
+from finer1_lib.report.figures import figures_of
 from finer1_lib.signatures import is_current
 from finer1_lib.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
 
@@ -47,7 +47,7 @@ def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     text = environment.from_string(template).render(_content(run_dir, records, rows))
     # a lone surrogate, which JSON can hold, is no text that a file can
     atomic_write_text(run_dir / "report.html", text.encode("utf-8", "replace").decode("utf-8"))
@@ -56,7 +56,7 @@ def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mapping]) -> dict[str, Any]:
     """All that the template shows."""
-    from finer1_lib.trace_sheet import STYLE
+    from finer1_lib.traces.sheet import STYLE
 
     labels = labels_in(run_dir)
     evaluated = "04_evaluation" in records
@@ -165,9 +165,9 @@ def _reading(run_dir: Path, paper: Any) -> list[str]:
 def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
     """Pairs of traces as HTML, before and after first; None where the run has no records.
 
-    Cards come escaped from `trace_sheet`.
+    Cards come escaped from `traces.sheet`.
     """
-    from finer1_lib.trace_sheet import card, choose_examples, legend, picture_bytes
+    from finer1_lib.traces.sheet import card, choose_examples, legend, picture_bytes
 
     records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")
                if _ANSWER <= set(record)]  # whoever writes notebooks of their own may keep other records

@@ -123,7 +123,7 @@ def _versus(part) -> str:
 def _line(axis, place: int, row) -> None:
     from matplotlib.patheffects import withStroke
 
-    from finer1_lib.orderings import TINY
+    from finer1_lib.paper.orderings import TINY
 
     left = -118 if row.paper_difference < 0 else 0
     tiny = abs(row.paper_difference) < TINY

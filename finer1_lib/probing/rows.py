@@ -8,7 +8,7 @@ Source: METHOD 5 and DESIGN 7; the row keys are the kit's contract with later ta
 
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
-from finer1_lib.probing_statistics import (
+from finer1_lib.probing.statistics import (
     auc, auc_difference, compare_accuracy, compare_gaps, pair_counts, reading,
 )
 from finer1_lib.statistics import Estimate, clustered_mean
@@ -77,7 +77,7 @@ def compare_models(
 
     Args:
         items: of all models, with the column model.
-        metric: a key of `COLUMNS`; it decides the test (margins: `probing_statistics`).
+        metric: a key of `COLUMNS`; it decides the test (margins: `probing.statistics`).
         reference: the model that is subtracted, "base".
         variant: name of the control that the items are of, None for the probe itself.
 

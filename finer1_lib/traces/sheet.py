@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.files import atomic_write_text
-from finer1_lib.trace_examples import PARTS, Segment, choose_examples, choose_for_sheet
-from finer1_lib.trace_steps import STEP_LABELS
+from finer1_lib.traces.examples import PARTS, Segment, choose_examples, choose_for_sheet
+from finer1_lib.traces.steps import STEP_LABELS
 
 __all__ = ["STYLE", "card", "choose_examples", "legend", "picture_bytes", "write_sheet"]
 

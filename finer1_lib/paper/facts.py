@@ -2,7 +2,7 @@
 
 They lie in `paper/`, one wide file a table or figure (a column a data set), in percent as printed, and are
 read in long form. They are numbers of Qwen2.5-VL-3B and 7B (or of the model that the row names) on six data
-sets of photographs: only `paper_comparison` puts numbers of a run beside them; it refuses the miniature's.
+sets of photographs: only `paper.comparison` puts numbers of a run beside them; it refuses the miniature's.
 
 Example:
     >>> value("Figure 3a", "SFT", "unseen")
@@ -20,7 +20,7 @@ from typing import Any, Mapping, Optional
 COLUMNS = ("source", "setting", "metric", "family", "model", "categories", "dataset", "value")
 DATASETS = ("Aircraft", "Bird", "Car", "Dog", "Flower", "Pet")
 AVERAGE = "Average"  # over the six, unweighted
-_FOLDER = Path(__file__).with_name("paper")
+_FOLDER = Path(__file__).parent
 _KEYS = COLUMNS[1:6]
 
 

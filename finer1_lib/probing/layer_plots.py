@@ -7,7 +7,7 @@ Source: our choice.
 """
 
 from finer1_lib.contenders import colour_of, in_order, label_of
-from finer1_lib.probing_plots import CONTROL_LABELS, CONTROL_MARKERS, Labels, plain_axis
+from finer1_lib.probing.plots import CONTROL_LABELS, CONTROL_MARKERS, Labels, plain_axis
 from finer1_lib.statistics import has_interval
 
 TITLES = {  # metric: (title of its panel, what 1 is drawn as)
@@ -95,7 +95,7 @@ def change_dots(df, labels: Labels = None):
     """What changed between checkpoints: a panel per pair, a dot and its 95 % interval per measure.
 
     Args:
-        df: of `probing_changes.changes`: first, second, kind, label, difference, low, high, reading.
+        df: of `probing.changes.changes`: first, second, kind, label, difference, low, high, reading.
         labels: {model: label}.
     """
     import matplotlib.pyplot as plt

@@ -1,0 +1,1 @@
+"""The paper's figures as facts, and what may stand beside them."""

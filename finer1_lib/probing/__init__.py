@@ -1,0 +1,1 @@
+"""Probing experiments: why does it work (paper section 5.4)?"""

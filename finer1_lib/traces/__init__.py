@@ -1,0 +1,1 @@
+"""Reasoning traces: parsed, judged against the guide, compared, drawn."""
