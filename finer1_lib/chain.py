@@ -28,6 +28,9 @@ OUTSIDE = (
     "_file",
     "_model",
     "checkpoint",
+    "encoder",
+    "release",
+    "_from",
 )  # endings of parameters that may name the user's own files
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from finer1_lib import cli_teaching
+from finer1_lib import cli_results, cli_teaching
 from finer1_lib.errors import UserError
 
 app = typer.Typer(
@@ -94,94 +94,20 @@ def run(
 
 def _print_table(run_dir: Any) -> None:
     """The main table on the terminal."""
+    from finer1_lib.coverage import coverage_of
     from finer1_lib.files import read_json
     from finer1_lib.summary import labels_in, main_table
+    from finer1_lib.terminal import show_table
 
     titles, rows = main_table(read_json(run_dir / "summary.json", list), labels=labels_in(run_dir))
     if rows:
-        _show_table("percent [95 % interval], strict scorer, average over super-categories", titles, rows)
+        title = "percent [95 % interval], strict scorer, average over super-categories"
+        show_table("\n".join(filter(None, (title, coverage_of(run_dir)))), titles, rows)
 
 
-def _show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title)
-    for words in titles:
-        table.add_column(words, overflow="fold")
-    for row in rows:  # labels are text, never markup
-        table.add_row(*map(escape, row))
-    console = Console()
-    Console(width=max(console.width, 110) if not console.is_terminal else None).print(table)
-
-
-@app.command()
-def seeds(
-    runs: Annotated[list[str], typer.Argument(help="Finished runs that differ in their seed alone.")],
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
-    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
-    figure: Annotated[Optional[str], typer.Option(help="Also draw them, as .png, .pdf or .svg.")] = None,
-) -> None:
-    """Pool runs of one preset under several seeds: means and differences, with 95 % intervals.
-
-    Example: finer1 seeds miniature seed1 seed2 --figure seeds.png
-    """
-    from finer1_lib.files import atomic_write_json, check_targets
-    from finer1_lib.seeds import draw, pool, read_runs, tables
-
-    check_targets(json_file, figure)
-    pooled = pool(read_runs(runs, output_root))
-    for title, (titles, rows) in tables(pooled).items():
-        _show_table(title, titles, rows)
-    if json_file is not None:
-        atomic_write_json(Path(json_file), pooled)
-    if figure is not None:
-        draw(pooled, Path(figure))
-
-
-@app.command()
-def benchmark(
-    run_name: Annotated[str, typer.Argument(help="A run that finished 03_tapo: its triplets and settings.")],
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
-    checkpoint: Annotated[Optional[str], typer.Option(help="Another base.", show_default="the run's")] = None,
-    adapter: Annotated[
-        Optional[str], typer.Option(help="Another start.", show_default="the run's CoT SFT")
-    ] = None,
-    backend: Annotated[str, typer.Option(help="transformers or unsloth.")] = "transformers",
-    repeats: Annotated[int, typer.Option(help="Turns that count.")] = 5,
-    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write every turn here.")] = None,
-) -> None:
-    """Time a step of TAPO against one of DAPO with as many rollouts, and what shared prompts save.
-
-    Example: finer1 benchmark miniature --repeats 3 --json cost.json
-    """
-    from finer1_lib.benchmark import measure_run, tables
-    from finer1_lib.files import atomic_write_json, check_targets
-
-    check_targets(json_file)
-    result = measure_run(run_name, output_root, checkpoint, adapter, backend, repeats, say=print)
-    for title, (titles, rows) in tables(result).items():
-        _show_table(title, titles, rows)
-    if json_file is not None:
-        atomic_write_json(Path(json_file), result)
-
-
-app.command()(cli_teaching.lesson)
-app.command("student-copy")(cli_teaching.student_copy)
-
-
-@app.command()
-def compare(
-    run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
-    released: Annotated[Optional[str], typer.Option(help="A run of the released checkpoint.")] = None,
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
-) -> None:
-    """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
-    from finer1_lib.chain import find_run
-    from finer1_lib.paper.comparison import compare_lines
-
-    print(compare_lines(find_run(output_root, run_name), released and find_run(output_root, released)))
+for _command in (cli_results.seeds, cli_results.benchmark, cli_results.compare, cli_teaching.lesson,
+                 cli_teaching.student_copy):
+    app.command(_command.__name__.replace("_", "-"))(_command)
 
 
 @app.command("list")

@@ -225,7 +225,8 @@ def _read_settings(
             )
         value = from_text(text, cells[stage].get(name), f"--set {left}")
         typed[stage] |= check_parameters({name: value}, cells[stage], f"--set {stage}")
-        if name.endswith(("_root", "_file")) and value and not Path(value).expanduser().exists():
+        mine = name.endswith(("_root", "_file", "release", "_from")) and value and "://" not in value
+        if mine and not Path(value).expanduser().exists():
             raise UserError(f"--set {setting}: {Path(value).expanduser().absolute()} does not exist")
     return typed
 
@@ -236,6 +237,9 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
     A relative one counts from the current folder, else from the kit; what exists in neither place (a hub id,
     say) is left as it is.
     """
+    if isinstance(value, list) and name == "more_models":  # "label=checkpoint" each
+        pairs = [str(entry).partition("=") for entry in value]
+        return [label + sign + _absolute("checkpoint", where, kit) for label, sign, where in pairs]
     if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
         return value
     for folder in (Path.cwd(), kit):

@@ -11,10 +11,11 @@ Source: our choice (DESIGN 6, "nbconvert + Jinja2 (report)"; here Jinja2 alone).
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from finer1_lib.report import tables as report_tables
 from finer1_lib.chain import STAGES
+from finer1_lib.coverage import coverage_of
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_text, read_json, read_jsonl
+from finer1_lib.report import tables as report_tables
 from finer1_lib.report.figures import figures_of
 from finer1_lib.signatures import is_current
 from finer1_lib.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
@@ -90,6 +91,7 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
     return {
         **content,
         "run": run_dir.name,
+        "partial": coverage_of(run_dir),
         "facts": _facts(run_dir, records, labels),
         "reading": _reading(run_dir, content["paper"]),
         "absent": [stage for stage in STAGES if stage not in records],
