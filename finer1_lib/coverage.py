@@ -1,0 +1,43 @@
+"""How much of the paper's data a run stands on, in the one line that every table of a partial run carries.
+
+    >>> coverage({"data_sets": {"pet": {"complete": True, "split": "release"}}, "missing": {"bird": "no folder"}})
+    "PARTIAL: 1 of the paper's 6 data sets (pet); missing: bird"
+
+A run on the drawn world or on a folder of one's own is no part of the paper's data, and gets no such line.
+
+Source: DESIGN 7 (nothing is called reproduced that was not run); the paper's averages are over six data sets.
+"""
+
+from pathlib import Path
+from typing import Any, Mapping
+
+from finer1_lib.files import read_json
+
+
+def coverage(data: Mapping[str, Any]) -> str:
+    """The label of a run by its 01_data/data.json; "" if all six data sets are whole and split as released.
+
+    Args:
+        data: its content. `data_sets`: {word: {"complete": bool, "split": "release" or "seeded"}};
+            `missing`: {word: why}. Both are absent or empty for other data.
+    """
+    held, missing = data.get("data_sets") or {}, data.get("missing") or {}
+    if not held:
+        return ""
+    from finer1_lib.data_sets.catalogue import DATA_SETS
+
+    told = []
+    if len(held) < len(DATA_SETS):
+        told.append(f"{len(held)} of the paper's {len(DATA_SETS)} data sets ({', '.join(sorted(held))})")
+    if missing:
+        told.append(f"missing: {', '.join(sorted(missing))}")
+    if cut := sorted(word for word, one in held.items() if not one["complete"]):
+        told.append(f"not all pictures of {', '.join(cut)}")
+    if own := sorted(word for word, one in held.items() if one["split"] != "release"):
+        told.append(f"not the release's seen and unseen in {', '.join(own)}")
+    return f"PARTIAL: {'; '.join(told)}" if told else ""
+
+
+def coverage_of(run_dir: "str | Path") -> str:
+    """The same for a run; "" before 01 has finished."""
+    return coverage(read_json(Path(run_dir) / "01_data" / "data.json"))

@@ -1,0 +1,25 @@
+"""Tables on the terminal.
+
+Source: our choice.
+"""
+
+
+def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
+    """Print a table, at least 110 columns wide where nobody looks on.
+
+    Args:
+        title: above it; one or more lines.
+        titles: of the columns.
+        rows: texts, shown as they are.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title)
+    for words in titles:
+        table.add_column(words, overflow="fold")
+    for row in rows:  # labels are text, never markup
+        table.add_row(*map(escape, row))
+    console = Console()
+    Console(width=max(console.width, 110) if not console.is_terminal else None).print(table)
