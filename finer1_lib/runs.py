@@ -38,11 +38,12 @@ __all__ = [
 REPOSITORY = "OWNER/REPO"  # whoever publishes the kit puts their repository here and in the set-up cells
 
 SET_UP_CELL = f"""\
-import importlib.metadata, importlib.util, subprocess, sys
+import importlib.metadata, importlib.util, shutil, subprocess, sys
 if "google.colab" in sys.modules and not importlib.util.find_spec("finer1_lib"):
-    # On Colab: install the kit, and hold fast to the torch that Colab brings.
+    # On Colab: install the kit (with Unsloth if there is a GPU) and hold fast to the torch that Colab brings.
     keep = [f"{{name}}=={{importlib.metadata.version(name)}}" for name in ("torch", "torchvision", "numpy")]
-    kit = "finer1-lib @ git+https://github.com/{REPOSITORY}@v0.1.0"
+    gpu = "[gpu]" if shutil.which("nvidia-smi") else ""
+    kit = f"finer1-lib{{gpu}} @ git+https://github.com/{REPOSITORY}@v0.1.0"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", kit, *keep], check=True)
 from finer1_lib.runs import open_stage
 stage = open_stage(globals())

@@ -1,71 +1,31 @@
 """Triplets: an anchor, a positive of the same sub-category, a negative of the nearest other one.
 
-"Nearest" is visual: every image is the mean of the merged patch features that the model's own vision tower
-hands to its language model; a sub-category is the mean of its images (its prototype).
+"Nearest" is visual: an image encoder (`image_encoders`: the model's own vision tower, SigLIP, ...) turns
+every image into a vector, and a sub-category is the mean of its images, its prototype. Prototypes cost time
+linear in the images, and only the sub-categories are compared with one another:
 
-The release's inherited names, said once: `images` = anchor, `image_noisy` = positive, `image_aug` = negative,
-`kl_prcp` = the inter-class term. Its data also fall back to an image with blackened patches where a negative
-is missing; here that is an error.
+    looks = prototype_similarity(prototypes(features, train))
+    triplets = build_triplets(table, looks, seed=0)
+
+The release calls anchor, positive and negative `images`, `image_noisy` and `image_aug`, and blackens patches
+of the anchor where a negative is missing; here that is an error.
 
 Source: METHOD 3 (positive, negative: image of the most visually similar OTHER sub-category); audit.md C4, C5
-(the release ships neither the mining nor its encoder: the vision tower is our choice).
+(the release ships neither the mining nor its encoder: the encoder and the prototypes are our choice).
 """
 
 import random
-from typing import TYPE_CHECKING, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Mapping, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.fgvr_data import Similarity, nearest_names
+from finer1_lib.image_encoders import image_features
 
 if TYPE_CHECKING:
     import numpy
 
-RELEASE_NAMES = {"images": "anchor", "image_noisy": "positive", "image_aug": "negative"}
-
-
-def image_features(loaded, images: Iterable, batch_size: int = 16) -> "numpy.ndarray":
-    """Mean-pooled vision features, in chunks: time linear in the images, memory bounded by one chunk.
-
-    Args:
-        loaded: a `models.LoadedModel`; its processor resizes, its vision tower and merger encode.
-        images: RGB images; an iterator is read chunk by chunk, so nobody need hold them all.
-        batch_size: images per chunk; it does not change the result beyond rounding.
-
-    Returns:
-        (images, hidden) float32, not normalised.
-
-    Raises:
-        UserError: the features are not finite (a broken checkpoint).
-    """
-    import numpy
-    import torch
-
-    rows, chunk = [], []
-
-    def encode() -> None:
-        inputs = loaded.processor.image_processor(images=chunk, return_tensors="pt").to(loaded.device)
-        with torch.inference_mode():
-            output = loaded.model.get_image_features(
-                pixel_values=inputs["pixel_values"], image_grid_thw=inputs["image_grid_thw"], return_dict=True
-            )
-        rows.extend(tokens.float().mean(0).cpu().numpy() for tokens in output.pooler_output)
-        chunk.clear()
-
-    training = loaded.model.training
-    loaded.model.eval()
-    try:
-        for image in images:
-            chunk.append(image)
-            if len(chunk) == batch_size:
-                encode()
-        if chunk:
-            encode()
-    finally:
-        loaded.model.train(training)
-    features = numpy.stack(rows).astype("float32") if rows else numpy.zeros((0, 0), "float32")
-    if not numpy.isfinite(features).all():
-        raise UserError(f"{loaded.checkpoint}: its vision features are not finite; choose another checkpoint")
-    return features
+__all__ = ["PrototypeSimilarity", "build_triplets", "image_features", "prototype_similarity", "prototypes"]
+_ROWS = 1024  # rows or sub-categories taken at a time
 
 
 def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy.ndarray"]:
@@ -88,23 +48,55 @@ def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy
     if len(features) != len(table):
         raise ValueError(f"{len(features)} features for {len(table)} images")
     found = {}
-    supers, names = table["super_category"].to_numpy(), table["sub_category"].to_numpy()
-    for super_category in sorted(set(supers)):
-        rows = features[supers == super_category]
-        centred = _unit(rows - rows.mean(0))
-        inner = names[supers == super_category]
-        for name in sorted(set(inner)):
-            found[super_category, name] = _unit(centred[inner == name].mean(0))
+    where = table.groupby("super_category").indices
+    inner = table.groupby(["super_category", "sub_category"]).indices
+    means = {super_category: _mean(features, rows) for super_category, rows in where.items()}
+    for super_category, name in sorted(inner):
+        centred = _unit(features[inner[super_category, name]] - means[super_category])
+        found[super_category, name] = _unit(centred.mean(0))
     return found
 
 
-def prototype_similarity(found: Mapping[tuple[str, str], "numpy.ndarray"]) -> Similarity:
-    """Cosine of two prototypes, as `fgvr_data` asks for it."""
+class PrototypeSimilarity:
+    """Cosine of two prototypes, as `fgvr_data` asks for it, and the nearest of many at once."""
 
-    def similarity(super_category: str, first: str, second: str) -> float:
-        return float(found[super_category, first] @ found[super_category, second])
+    def __init__(self, found: Mapping[tuple[str, str], "numpy.ndarray"]) -> None:
+        self._found = found
 
-    return similarity
+    def __call__(self, super_category: str, first: str, second: str) -> float:
+        """Cosine of two sub-categories of one super-category."""
+        return float(self._found[super_category, first] @ self._found[super_category, second])
+
+    def nearest(self, super_category: str, names: Sequence[str], seed: int) -> dict[str, str]:
+        """For every name the one that `nearest_names` puts first, by products of matrices.
+
+        A product's rounding depends on its shape. Where it leaves more than one name in question, the
+        cosines are taken one by one, so that the outcome is always the one of `nearest_names`.
+
+        Returns:
+            name -> another name; empty for fewer than two names.
+        """
+        import numpy
+
+        names, nearest = list(names), {}
+        if len(names) < 2:
+            return nearest
+        vectors = numpy.stack([self._found[super_category, name] for name in names])
+        slack = vectors.shape[1] * numpy.finfo("float32").eps  # bounds the rounding of two such products
+        for start in range(0, len(names), _ROWS):
+            rows = range(start, min(start + _ROWS, len(names)))
+            cosines = vectors[rows.start : rows.stop] @ vectors.T
+            cosines[numpy.arange(len(rows)), rows] = -numpy.inf  # nobody is its own negative
+            in_question = cosines >= cosines.max(1, keepdims=True) - slack
+            for row, several, best in zip(rows, in_question.sum(1) > 1, cosines.argmax(1)):
+                nearest[names[row]] = names[best] if not several else nearest_names(
+                    super_category, names[row], names, self, 1, seed)[0]
+        return nearest
+
+
+def prototype_similarity(found: Mapping[tuple[str, str], "numpy.ndarray"]) -> PrototypeSimilarity:
+    """How alike two sub-categories of one super-category look, by their `prototypes`."""
+    return PrototypeSimilarity(found)
 
 
 def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool = False):
@@ -131,10 +123,10 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
     rows = []
     for super_category, part in shots.groupby("super_category"):
         images = {name: sorted(group["image_id"]) for name, group in part.groupby("sub_category")}
+        nearest = _nearest(super_category, list(images), similarity, seed)
         for name, own in images.items():
             draw = random.Random(f"{seed}/triplets/{super_category}/{name}")
-            others = nearest_names(super_category, name, list(images), similarity, 1, seed)
-            if not others:
+            if name not in nearest:
                 raise UserError(
                     f"{super_category}/{name}: no other seen sub-category to take a negative from; add "
                     "folders or raise seen_share"
@@ -143,17 +135,38 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
                 raise UserError(f"{super_category}/{name}: one TAPO shot has no positive; raise num_shots")
             ring = draw.sample(own, len(own))
             for anchor, positive in zip(ring, _next(ring)):
-                negative = draw.choice(images[others[0]])
-                rows.append((anchor, positive, negative, super_category, name, others[0]))
+                negative = draw.choice(images[nearest[name]])
+                rows.append((anchor, positive, negative, super_category, name, nearest[name]))
     columns = [
         "image_id", "positive_id", "negative_id", "super_category", "sub_category", "negative_sub_category"
     ]
     return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
 
 
+def _nearest(
+    super_category: str, names: list[str], similarity: Similarity, seed: int
+) -> dict[str, str]:
+    """Every name's nearest other one; a name alone has none."""
+    if isinstance(similarity, PrototypeSimilarity):
+        return similarity.nearest(super_category, names, seed)
+    lists = {name: nearest_names(super_category, name, names, similarity, 1, seed) for name in names}
+    return {name: others[0] for name, others in lists.items() if others}
+
+
 def _next(items: Sequence) -> list:
     """Each item's successor in a round."""
     return [*items[1:], items[0]]
+
+
+def _mean(features: "numpy.ndarray", rows: "numpy.ndarray") -> "numpy.ndarray":
+    """`features[rows].mean(0)`, bit for bit, without a copy of all these rows: numpy too adds row to row."""
+    import numpy
+
+    total = numpy.zeros((0, features.shape[1]), features.dtype)
+    for start in range(0, len(rows), _ROWS):
+        part = features[rows[start : start + _ROWS]]
+        total = numpy.concatenate([total, part]).sum(0, keepdims=True)
+    return total[0] / len(rows)
 
 
 def _unit(vectors: "numpy.ndarray") -> "numpy.ndarray":

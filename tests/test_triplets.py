@@ -9,8 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_checkpoint import build, picture
 
+from finer1_lib import triplets as module
 from finer1_lib.errors import UserError
-from finer1_lib.triplets import build_triplets, image_features, prototype_similarity, prototypes
+from finer1_lib.fgvr_data import nearest_names
+from finer1_lib.image_encoders import image_features
+from finer1_lib.triplets import build_triplets, prototype_similarity, prototypes
 
 
 # A busy machine is no fault of the code's.
@@ -50,7 +53,8 @@ def test_features_are_the_mean_over_the_merged_patches(loaded):
     assert features.shape == (3, 32) and features.dtype == numpy.float32
     inputs = loaded.processor.image_processor(images=[images[1]], return_tensors="pt")
     with torch.no_grad():
-        tokens = loaded.model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+        visual = loaded.model.model.visual
+        tokens = visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
     assert tokens.shape == (2 * 3, 32)  # 56 x 84 pixels: 2 x 3 merged patches of 28
     assert numpy.allclose(features[1], tokens.mean(0), atol=1e-5)
 
@@ -99,6 +103,65 @@ def test_prototypes_by_hand():
 def test_identical_pictures_give_zero_prototypes_not_nan():
     found = prototypes(numpy.ones((6, 4), "float32"), shots(per_class=2))
     assert all((vector == 0).all() for vector in found.values())
+
+
+@UNHURRIED
+@given(seed=st.integers(0, 10**6), rows=st.integers(1, 3), width=st.sampled_from([3, 32]))
+def test_prototypes_are_the_plain_formula_bit_for_bit(seed, rows, width):
+    """However few rows are taken at a time, and however the table is ordered."""
+    table = pandas.concat([shots("abcd", 5), shots("abc", 7, "aircraft")]).sample(frac=1, random_state=seed)
+    features = numpy.random.default_rng(seed).normal(3, 1, (len(table), width)).astype("float32")
+    expected = {}
+    for word in ("aircraft", "bird"):
+        own = (table["super_category"] == word).to_numpy()
+        centred = features[own] - features[own].mean(0)
+        centred /= numpy.linalg.norm(centred, axis=1, keepdims=True)
+        for name in sorted(set(table["sub_category"][own])):
+            mean = centred[(table["sub_category"][own] == name).to_numpy()].mean(0)
+            expected[word, name] = mean / numpy.linalg.norm(mean, axis=-1, keepdims=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_ROWS", rows)
+        found = prototypes(features, table)
+    assert list(found) == list(expected)
+    assert all(found[key].tobytes() == expected[key].tobytes() for key in expected)
+
+
+@UNHURRIED
+@given(seed=st.integers(0, 10**6), classes=st.integers(0, 12), rows=st.integers(1, 5), ties=st.booleans())
+def test_nearest_by_products_is_nearest_one_by_one(seed, classes, rows, ties):
+    """Ties, zero prototypes and all: what `nearest_names` says, with its own draw."""
+    rng = numpy.random.default_rng(seed)
+    vectors = rng.integers(-1, 2, (classes, 2)) if ties else rng.normal(size=(classes, 40))
+    names = [chr(ord("a") + number) for number in rng.permutation(classes)]
+    looks = prototype_similarity({("bird", name): module._unit(vector.astype("float32"))
+                                  for name, vector in zip(names, vectors)})  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_ROWS", rows)
+        found = looks.nearest("bird", names, seed)
+    lists = {name: nearest_names("bird", name, names, looks, 1, seed) for name in names}
+    assert found == {name: others[0] for name, others in lists.items() if others}
+
+
+def test_rounding_never_decides_between_two_names():
+    """Two names whose cosines differ by less than a product of matrices can tell."""
+    close = numpy.nextafter(numpy.float32(0.6), numpy.float32(1))
+    found = {("bird", "a"): numpy.array([1, 0], "float32"), ("bird", "b"): numpy.array([0.6, 0.8], "float32"),
+             ("bird", "c"): numpy.array([close, -0.8], "float32")}  # fmt: skip
+    looks = prototype_similarity(found)
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "nearest_names", lambda *told: asked.append(told[1]) or nearest_names(*told))
+        assert looks.nearest("bird", ["a", "b", "c"], 0)["a"] == "c"
+    assert asked == ["a"]  # b and c are sure of their nearest
+
+
+def test_triplets_are_the_same_by_either_road():
+    table = pandas.concat([shots("abcdef"), shots("abc", super_category="aircraft")])
+    features = numpy.random.default_rng(0).normal(size=(len(table), 8)).astype("float32")
+    looks = prototype_similarity(prototypes(features, table))
+    plain = build_triplets(table, lambda *names: looks(*names), seed=3)
+    assert build_triplets(table, looks, seed=3).equals(plain)
+    assert len(set(plain["negative_sub_category"])) > 2
 
 
 def test_triplets_by_hand():
