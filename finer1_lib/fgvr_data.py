@@ -21,9 +21,10 @@ from finer1_lib.image_folder import load_image, read_table
 from finer1_lib.prompts import question_for
 
 __all__ = [
-    "evaluation_items", "guide_similarity", "load_image", "nearest_names", "read_guide", "read_table",
-    "split_table",
+    "COLUMNS", "evaluation_items", "guide_similarity", "load_image", "nearest_names", "read_guide",
+    "read_table", "seen_names", "split_table",
 ]
+COLUMNS = ["image_id", "super_category", "sub_category", "categories", "split", "shot", "width", "height"]
 OPTIONS = 4  # closed world: the truth and three others
 Similarity = Callable[[str, str, str], float]  # super_category, one sub_category, another: larger is nearer
 
@@ -37,6 +38,7 @@ def read_guide(path, table) -> dict:
     try:
         guide = json.loads(Path(path).read_text(encoding="utf-8"))
         names, seen, unseen = set(guide["sub_categories"]), set(guide["seen"]), set(guide["unseen"])
+        bare = [name for name, entry in guide["sub_categories"].items() if not entry["attributes"]]
         pairs = {(entry["super_category"], name) for name, entry in guide["sub_categories"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"{type(error).__name__}: {error}"
@@ -44,6 +46,8 @@ def read_guide(path, table) -> dict:
     found = set(zip(table["super_category"], table["sub_category"]))
     if odd := sorted(found ^ pairs):
         raise UserError(f"{path}: guide and folder disagree about {odd[0][1]!r}; mend one of the two")
+    if bare:
+        raise UserError(f"{path}: {bare[0]!r} has no attributes; give some, or name only genera in taxonomy_file")
     if seen & unseen or seen | unseen != names:
         raise UserError(f"{path}: 'seen' and 'unseen' must part the sub-categories in two; mend the lists")
     return guide
@@ -72,7 +76,7 @@ def split_table(
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
     table = table.copy()
     for super_category, part in table.groupby("super_category"):
-        seen = _seen(super_category, sorted(part["sub_category"].unique()), seed, seen_share, guide)
+        seen = seen_names(super_category, sorted(part["sub_category"].unique()), seed, seen_share, guide)
         for sub_category, images in part.groupby("sub_category"):
             is_seen = sub_category in seen
             needed = num_shots + 1 if is_seen else 2
@@ -89,8 +93,34 @@ def split_table(
             table.loc[order, "split"] = ["train" if i < train else "test" for i in range(len(order))]
             table.loc[order, "shot"] = [i if is_seen and i < num_shots else -1 for i in range(len(order))]
     table["shot"] = table["shot"].astype("int64")
-    columns = ["image_id", "super_category", "sub_category", "categories", "split", "shot", "width", "height"]
-    return table[columns]
+    return table[COLUMNS]
+
+
+def seen_names(
+    super_category: str, names: list[str], seed: int, seen_share: float, guide: Optional[Mapping]
+) -> set[str]:
+    """The seen sub-categories of one super-category: the guide's, or the first of a seeded shuffle.
+
+    Raises:
+        UserError: too few sub-categories for a question, or for one seen pair and one unseen.
+    """
+    if len(names) < OPTIONS:
+        raise UserError(
+            f"{super_category}: {len(names)} sub-categories, a question with {OPTIONS} options needs "
+            f"{OPTIONS}; add folders"
+        )
+    if guide is not None:
+        seen = set(names) & set(guide["seen"])
+    else:
+        order = list(names)
+        random.Random(f"{seed}/seen/{super_category}").shuffle(order)
+        seen = set(order[: int(seen_share * len(order) + 1e-9)])
+    if len(seen) < 2 or len(seen) == len(names):
+        raise UserError(
+            f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are 2 seen (a "
+            "negative needs another one) and 1 unseen: change seen_share or add folders"
+        )
+    return seen
 
 
 def guide_similarity(guide: Mapping) -> Similarity:
@@ -143,26 +173,3 @@ def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_cla
                     "question": question_for(super_category), "options": [sub_category, *reversed(near)],
                 })
     return sorted(items, key=lambda item: item["item_id"])
-
-
-def _seen(
-    super_category: str, names: list[str], seed: int, seen_share: float, guide: Optional[Mapping]
-) -> set[str]:
-    """The seen sub-categories of one super-category: the guide's, or the first of a seeded shuffle."""
-    if len(names) < OPTIONS:
-        raise UserError(
-            f"{super_category}: {len(names)} sub-categories, a question with {OPTIONS} options needs "
-            f"{OPTIONS}; add folders"
-        )
-    if guide is not None:
-        seen = set(names) & set(guide["seen"])
-    else:
-        order = list(names)
-        random.Random(f"{seed}/seen/{super_category}").shuffle(order)
-        seen = set(order[: int(seen_share * len(order) + 1e-9)])
-    if len(seen) < 2 or len(seen) == len(names):
-        raise UserError(
-            f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are 2 seen (a "
-            "negative needs another one) and 1 unseen: change seen_share or add folders"
-        )
-    return seen

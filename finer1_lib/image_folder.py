@@ -8,6 +8,7 @@ Source: our choice.
 """
 
 import hashlib
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -17,6 +18,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise
 from finer1_lib.traces.parsing import split_names
 
+_ORIENTATION = 0x0112  # EXIF
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _BROKEN = (OSError, SyntaxError, ValueError, struct.error, zlib.error)  # what Pillow raises on damaged files
 
@@ -26,7 +28,7 @@ def load_image(image_root, image_id: str):
 
     Args:
         image_root: the folder of folders.
-        image_id: posix path relative to it.
+        image_id: posix path relative to it; "#bottom=20" at its end leaves out the last 20 pixel rows.
 
     Returns:
         A loaded `PIL.Image` in mode RGB.
@@ -36,7 +38,8 @@ def load_image(image_root, image_id: str):
     """
     from PIL import Image, ImageOps
 
-    path = _inside(Path(image_root), Path(image_root) / image_id)
+    file, rows = split_crop(image_id)
+    path = _inside(Path(image_root), Path(image_root) / file)
     try:
         with Image.open(path) as opened:
             opened.load()
@@ -53,10 +56,47 @@ def load_image(image_root, image_id: str):
         raise UserError(
             f"{path}: not a whole image ({error}); replace the file or take it out of the folder"
         ) from None
+    if rows:
+        image = image.crop((0, 0, image.width, _kept(path, image.height, rows)))
     if max(image.size) >= 200 * min(image.size):  # Qwen2.5-VL's processor refuses it, much later
         size = f"{image.width} x {image.height}"
         raise UserError(f"{path}: {size} pixels are too narrow (1:200 or more); crop or remove it")
     return image
+
+
+def image_size(image_root, image_id: str) -> tuple[int, int]:
+    """(width, height) in pixels of what `load_image` would give, from the file's header alone.
+
+    Raises:
+        UserError: as `load_image`, as far as a header tells.
+    """
+    from PIL import Image
+
+    file, rows = split_crop(image_id)
+    path = _inside(Path(image_root), Path(image_root) / file)
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            if opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+                width, height = height, width
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image; run 01_data again if the folder has changed") from None
+    except _BROKEN + (Image.DecompressionBombError,) as error:
+        raise UserError(f"{path}: not an image ({error}); unpack or download it again") from None
+    return width, _kept(path, height, rows)
+
+
+def split_crop(image_id: str) -> tuple[str, int]:
+    """("a/b.jpg", 20) of "a/b.jpg#bottom=20", and ("a/b.jpg", 0) of "a/b.jpg"."""
+    found = re.fullmatch(r"(.*)#bottom=(\d+)", image_id, re.DOTALL)
+    return (found[1], int(found[2])) if found else (image_id, 0)
+
+
+def _kept(path: Path, height: int, rows: int) -> int:
+    """The rows that are left of a picture."""
+    if rows >= height:
+        raise UserError(f"{path}: {height} pixel rows, of which {rows} should be left out; replace the file")
+    return height - rows
 
 
 def read_table(image_root, super_category: str = "object", progress: Optional[Callable] = None):

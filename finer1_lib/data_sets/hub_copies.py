@@ -1,0 +1,114 @@
+"""A data set from its copy on the Hugging Face Hub: parquet at a pinned commit, written out as picture files.
+
+    data_root/hub/pet/train/Abyssinian_201.jpg, ...       the copy's own bytes, not encoded anew
+    data_root/hub/pet/index.json                          repository, commit, and a row a picture
+
+The released evaluation items know pictures by their file names, which most copies have lost: a picture
+without one is named by its row ("row-00017.jpg"), and no item is ever matched to it by position.
+
+Source: `catalogue.DATA_SETS` (which copies); every label goes through the rules of `names`.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any, Callable, Iterator, Mapping, Optional
+
+from finer1_lib import files
+from finer1_lib.data_sets.archives import Picture
+from finer1_lib.data_sets.catalogue import DataSet
+from finer1_lib.data_sets.names import name_of_label
+from finer1_lib.errors import UserError
+
+SIGNS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
+
+
+def read_hub_copy(
+    data_set: DataSet, data_root: "str | Path", revision: Optional[str] = None,
+    load: Optional[Callable[..., Any]] = None,
+) -> list[Picture]:
+    """All pictures of a copy; downloaded and written out the first time, read from there afterwards.
+
+    Args:
+        data_set: of the catalogue.
+        data_root: pictures go to data_root/hub/WORD, whole or not at all.
+        revision: a commit (40 hexadecimal digits), in place of the catalogue's.
+        load: `datasets.load_dataset` unless given.
+
+    Raises:
+        UserError: no revision is known, the copy cannot be had, lacks a column, or has a label that is no name.
+    """
+    copy = data_set.hub
+    commit = revision or copy.revision
+    word = data_set.word
+    if commit is None or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise UserError(f"hub_copies: {word!r} needs a commit of {copy.name}: give \"{word}@COMMIT\", 40 "
+                        "hexadecimal digits from the copy's page under Files, History")
+    folder = Path(data_root) / "hub" / word
+    wanted = {"repository": copy.name, "revision": commit}
+    known = files.read_json(folder / "index.json")
+    if {key: known.get(key) for key in wanted} != wanted:
+        if folder.exists():
+            raise UserError(f"{folder} holds another copy ({known.get('repository')} at "
+                            f"{known.get('revision')}); move it away or name that commit")
+        with files.atomic_directory(folder) as target:
+            rows = [row for split, parts in copy.splits.items() for part in parts
+                    for row in _written(data_set, _loaded(copy, part, commit, load), split, part, target)]
+            files.atomic_write_json(target / "index.json", {**wanted, "pictures": rows})
+        known = files.read_json(folder / "index.json")
+    return [Picture(folder / row["file"], row["sub_category"], row["split"]) for row in known["pictures"]]
+
+
+def _loaded(copy: Any, part: str, commit: str, load: Optional[Callable]) -> Any:
+    """One split of the copy, its pictures as the bytes they are stored in."""
+    from datasets import Image
+
+    if load is None:
+        from datasets import load_dataset as load
+    try:
+        found = load(copy.name, revision=commit, split=part)
+    except Exception as error:  # the Hub, its client and the reader each have their own
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{copy.name} at {commit}, split {part!r}, cannot be had: {said}") from error
+    for column in ("image", copy.label, *([copy.file] if copy.file else [])):
+        if column not in found.column_names:
+            there = ", ".join(found.column_names)
+            raise UserError(f"{copy.name} has no column {column!r} (it has {there}): it is not the copy it was")
+    return found.cast_column("image", Image(decode=False))
+
+
+def _written(data_set: DataSet, rows: Any, split: str, part: str, target: Path) -> Iterator[dict]:
+    """Write a split's pictures; a row of the index for each."""
+    names = getattr(rows.features[data_set.hub.label], "names", None)
+    (target / split).mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(rows):
+        label = row[data_set.hub.label]
+        label = names[label] if names else str(label)
+        try:
+            sub_category = name_of_label(data_set.word, label)
+        except ValueError as error:
+            raise UserError(f"{data_set.hub.name}: {error}: its classes are not the official ones") from None
+        data = row["image"]["bytes"]
+        if data is None:
+            raise UserError(f"{data_set.hub.name}: row {number} holds no picture, only a path: not the copy it was")
+        stem = _own_name(row, data_set.hub.file) or f"row-{part}-{number:05d}"
+        file = f"{split}/{stem}{_suffix(data, data_set, number)}"
+        if (target / file).exists():
+            raise UserError(f"{data_set.hub.name}: two pictures are called {stem} in {part}: not the copy it was")
+        (target / file).write_bytes(data)
+        yield {"file": file, "sub_category": sub_category, "split": split}
+
+
+def _own_name(row: Mapping[str, Any], column: str) -> str:
+    """The picture's own file name without its ending, made of plain signs; "" if the copy has lost it."""
+    name = row[column] if column else row["image"].get("path") or ""
+    stem = PurePosixPath(str(name).replace("\\", "/")).name
+    stem = re.sub(r"\.(jpe?g|png|gif|webp)$", "", stem, flags=re.IGNORECASE)
+    return stem if re.fullmatch(r"[A-Za-z0-9][\w.-]*", stem) else ""
+
+
+def _suffix(data: bytes, data_set: DataSet, number: int) -> str:
+    """The ending that fits the bytes."""
+    for sign, suffix in SIGNS:
+        if data.startswith(sign):
+            return suffix
+    raise UserError(f"{data_set.hub.name}: row {number} holds no JPEG, PNG, GIF or WebP picture")
