@@ -61,7 +61,7 @@ def measure_run(
     settings = read_json(stage)["parameters"]
     names = {field.name for field in dataclasses.fields(TapoConfig)}
     config = make_config("kit", **{key: value for key, value in settings.items() if key in names})
-    root = read_json(folder / "01_data/data.json")["image_root"]
+    root = folder / read_json(folder / "01_data/data.json")["image_root"]
     if checkpoint is None:
         checkpoint = read_json(folder / "00_miniature_world/base.json")["checkpoint"]
         adapter = adapter or str(folder / "02_cot_sft/cot_sft")

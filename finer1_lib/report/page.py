@@ -176,7 +176,7 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
     if not records:
         return None
     guide = _guide(run_dir)
-    root = read_json(run_dir / "01_data" / "data.json").get("image_root", "")
+    root = run_dir / read_json(run_dir / "01_data" / "data.json").get("image_root", "")
     examples = choose_examples(records, guide=guide, labels=labels, number=EXAMPLES,
                                seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])  # fmt: skip
     missing, pairs = set(), {}
