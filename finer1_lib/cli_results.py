@@ -21,13 +21,16 @@ def seeds(
 
     Example: finer1 seeds miniature seed1 seed2 --figure seeds.png
     """
+    from finer1_lib.chain import find_run
+    from finer1_lib.coverage import coverage_of
     from finer1_lib.files import atomic_write_json, check_targets
     from finer1_lib.seeds import draw, pool, read_runs, tables
 
     check_targets(json_file, figure)
     pooled = pool(read_runs(runs, output_root))
+    partial = sorted({coverage_of(find_run(output_root, name)) for name in runs} - {""})
     for title, (titles, rows) in tables(pooled).items():
-        show_table(title, titles, rows)
+        show_table("\n".join([title, *partial]), titles, rows)
     if json_file is not None:
         atomic_write_json(Path(json_file), pooled)
     if figure is not None:

@@ -235,7 +235,7 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
     """Make a path that names the user's files absolute, since kernels run elsewhere.
 
     A relative one counts from the current folder, else from the kit; what exists in neither place (a hub id,
-    say) is left as it is.
+    say) is left as it is, but for a folder that is still to be filled.
     """
     if isinstance(value, list) and name == "more_models":  # "label=checkpoint" each
         pairs = [str(entry).partition("=") for entry in value]
@@ -246,4 +246,4 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
         path = folder / Path(value).expanduser()
         if path.exists():
             return str(Path(os.path.abspath(path)))
-    return value
+    return os.path.abspath(Path(value).expanduser()) if name.endswith("_root") else value

@@ -91,9 +91,18 @@ def refused(tmp_path, match, word="pet", commit=COMMIT, load=None, **copy):
     assert not list((tmp_path / "data").rglob("*.*"))
 
 
-def test_no_commit_is_no_copy(tmp_path):
-    refused(tmp_path, 'give "pet@COMMIT"', commit=None)
-    refused(tmp_path, 'give "pet@COMMIT"', commit="main")
+def test_a_word_is_no_commit(tmp_path):
+    refused(tmp_path, "pet@main names no commit", commit="main")
+
+
+def test_the_newest_commit_is_written_down_and_held(tmp_path):
+    load, asked = copy_of(tmp_path / "copy", "pet")
+    answers = iter([COMMIT])
+    for _ in range(2):  # the second time nobody is asked
+        pictures = hub_copies.read_hub_copy(
+            DATA_SETS["pet"], tmp_path, None, load, newest=lambda name: next(answers))
+    assert len(pictures) == 25 and {revision for _, revision, _ in asked} == {COMMIT}
+    assert json.loads((tmp_path / "hub/pet/index.json").read_text())["revision"] == COMMIT
 
 
 def test_a_label_that_is_no_name(tmp_path):

@@ -18,7 +18,7 @@ class HubCopy(NamedTuple):
 
     Attributes:
         name: owner/name.
-        revision: commit that was named by others; None where none is known: the user gives one.
+        revision: commit that others have pinned; None where none is known: then the newest, which is recorded.
         label: column of the sub-category, a ClassLabel or text.
         splits: this kit's split -> the copy's splits that make it up.
         file: column with the picture's file name or stem; "" for the name inside the image column, if any.

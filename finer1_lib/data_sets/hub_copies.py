@@ -3,7 +3,8 @@
     data_root/hub/pet/train/Abyssinian_201.jpg, ...       the copy's own bytes, not encoded anew
     data_root/hub/pet/index.json                          repository, commit, and a row a picture
 
-The released evaluation items know pictures by their file names, which most copies have lost: a picture
+A copy without a commit in the catalogue is taken at its newest one, which is written down and held from then
+on. The released evaluation items know pictures by their file names, which most copies have lost: a picture
 without one is named by its row ("row-00017.jpg"), and no item is ever matched to it by position.
 
 Source: `catalogue.DATA_SETS` (which copies); every label goes through the rules of `names`.
@@ -24,7 +25,7 @@ SIGNS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF
 
 def read_hub_copy(
     data_set: DataSet, data_root: "str | Path", revision: Optional[str] = None,
-    load: Optional[Callable[..., Any]] = None,
+    load: Optional[Callable[..., Any]] = None, newest: Optional[Callable[[str], str]] = None,
 ) -> list[Picture]:
     """All pictures of a copy; downloaded and written out the first time, read from there afterwards.
 
@@ -33,19 +34,20 @@ def read_hub_copy(
         data_root: pictures go to data_root/hub/WORD, whole or not at all.
         revision: a commit (40 hexadecimal digits), in place of the catalogue's.
         load: `datasets.load_dataset` unless given.
+        newest: a repository's newest commit; asked of the Hub unless given.
 
     Raises:
-        UserError: no revision is known, the copy cannot be had, lacks a column, or has a label that is no name.
+        UserError: no such revision, the copy cannot be had, lacks a column, or has a label that is no name.
     """
     copy = data_set.hub
-    commit = revision or copy.revision
-    word = data_set.word
-    if commit is None or not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise UserError(f"hub_copies: {word!r} needs a commit of {copy.name}: give \"{word}@COMMIT\", 40 "
-                        "hexadecimal digits from the copy's page under Files, History")
-    folder = Path(data_root) / "hub" / word
-    wanted = {"repository": copy.name, "revision": commit}
+    word, folder = data_set.word, Path(data_root) / "hub" / data_set.word
     known = files.read_json(folder / "index.json")
+    held = known.get("revision") if known.get("repository") == copy.name else None
+    commit = revision or copy.revision or held or (newest or _newest)(copy.name)
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise UserError(f"hub_copies: {word}@{commit} names no commit of {copy.name}: give 40 hexadecimal digits "
+                        "from the copy's page under Files, History")
+    wanted = {"repository": copy.name, "revision": commit}
     if {key: known.get(key) for key in wanted} != wanted:
         if folder.exists():
             raise UserError(f"{folder} holds another copy ({known.get('repository')} at "
@@ -58,6 +60,21 @@ def read_hub_copy(
     return [Picture(folder / row["file"], row["sub_category"], row["split"]) for row in known["pictures"]]
 
 
+def _newest(name: str) -> str:
+    """The newest commit of a data set on the Hub."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name).sha
+    except Exception as error:
+        raise _not_had(name, error) from error
+
+
+def _not_had(what: str, error: Exception) -> UserError:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(f"{what} cannot be had: {said}")
+
+
 def _loaded(copy: Any, part: str, commit: str, load: Optional[Callable]) -> Any:
     """One split of the copy, its pictures as the bytes they are stored in."""
     from datasets import Image
@@ -67,8 +84,7 @@ def _loaded(copy: Any, part: str, commit: str, load: Optional[Callable]) -> Any:
     try:
         found = load(copy.name, revision=commit, split=part)
     except Exception as error:  # the Hub, its client and the reader each have their own
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{copy.name} at {commit}, split {part!r}, cannot be had: {said}") from error
+        raise _not_had(f"{copy.name} at {commit}, split {part!r},", error) from error
     for column in ("image", copy.label, *([copy.file] if copy.file else [])):
         if column not in found.column_names:
             there = ", ".join(found.column_names)
