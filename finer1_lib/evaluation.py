@@ -19,13 +19,14 @@ Source: METHOD 4, audit A1 and A8; release eval/evaluation.py.
 
 import hashlib
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.contenders import Contender
 from finer1_lib.encoding import ImageFile, user_message
 from finer1_lib.errors import UserError
-from finer1_lib.prompts import PROMPTS
+from finer1_lib.prompts import PROMPTS, Prompt
 from finer1_lib.runs import append_jsonl, read_jsonl
 
 SETTINGS = {"closed_world": "closed", "open_world": "open"}  # setting -> ending of its prompts' names
@@ -46,16 +47,13 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
         UserError: a negative number, no items, or an item whose image the table lacks.
     """
     if images_per_class < 0:
-        raise UserError(
-            f"images_per_class is {images_per_class}: give 0 for all test images, or a positive number"
-        )
+        raise UserError(f"images_per_class is {images_per_class}: give 0 for all, or a positive number")
     sizes = dict(zip(images["image_id"], zip(images["width"], images["height"])))
     classes: dict[tuple, list[dict]] = {}
     for item in items:
         if item["image_id"] not in sizes:
-            raise UserError(
-                f"items.jsonl asks for {item['image_id']}, which images.parquet lacks: run 01_data again"
-            )
+            raise UserError(f"items.jsonl asks for {item['image_id']}, which images.parquet lacks: run "
+                            "01_data again")
         width, height = map(int, sizes[item["image_id"]])
         key = item["super_category"], item["sub_category"]
         classes.setdefault(key, []).append({**item, "width": width, "height": height})
@@ -90,7 +88,8 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
 
 
 def build_requests(
-    contender: Contender, items: Sequence[Mapping], setting: str, *, order: str = "shuffled", seed: int = 0
+    contender: Contender, items: Sequence[Mapping], setting: str, *, order: str = "shuffled", seed: int = 0,
+    prompts: Mapping[str, Prompt] = PROMPTS,
 ) -> list[dict]:
     """What is asked of one model in one setting: records without their completions.
 
@@ -101,6 +100,7 @@ def build_requests(
         order: of the options, in the closed world; "rotations" asks every item once for each turn but the
             first, which is the shuffled question.
         seed: of the shuffle; written into every record.
+        prompts: by name; what `release.prompts` read takes the place of the registry's.
     """
     name = f"{contender.prompts}_{SETTINGS[setting]}"
     closed = setting == "closed_world"
@@ -111,8 +111,8 @@ def build_requests(
             options = shown_options(item, order, seed, rotation) if closed else None
             requests.append({
                 **{key: item[key] for key in COPIED}, "model": contender.model, "setting": setting,
-                "prompt_name": name, "prompt": PROMPTS[name].text(question=item["question"], options=options),
-                "prompt_hash": PROMPTS[name].hash, "options": options,
+                "prompt_name": name, "prompt": prompts[name].text(question=item["question"], options=options),
+                "prompt_hash": prompts[name].hash, "options": options,
                 "option_order": order if closed else None, "rotation": rotation, "seed": seed,
                 "size": [item["width"], item["height"]],
             })
@@ -127,19 +127,21 @@ def check_orders(orders: Sequence[str]) -> None:
 
 
 def all_requests(
-    contender: Contender, items: Sequence[Mapping], orders: Sequence[str], *, seed: int
+    contender: Contender, items: Sequence[Mapping], orders: Sequence[str], *, seed: int,
+    prompts: Mapping[str, Prompt] = PROMPTS,
 ) -> list[list[dict]]:
     """What is asked of one model in all: a list for each order of the closed world, then the open world's.
 
     Args:
         orders: some of `OPTION_ORDERS`, each once; "shuffled" is the main reading and must be among them.
+        prompts: as for `build_requests`.
 
     Raises:
         UserError: orders that are not so.
     """
     check_orders(orders)
-    closed = [build_requests(contender, items, "closed_world", order=order, seed=seed) for order in orders]
-    return [*closed, build_requests(contender, items, "open_world", seed=seed)]
+    ask = partial(build_requests, contender, items, seed=seed, prompts=prompts)
+    return [*(ask("closed_world", order=order) for order in orders), ask("open_world")]
 
 
 def batches_of(requests: Sequence[Mapping], batch_size: int) -> list[list[Mapping]]:
@@ -212,12 +214,8 @@ def _answer(
     if len(answers) != len(batch):
         raise RuntimeError(f"{len(batch)} prompts gave {len(answers)} completions")
     return [
-        {
-            **{key: value for key, value in request.items() if key != "size"},
-            "completion": answer.text,
-            "tokens": answer.tokens,
-            "truncated": bool(answer.truncated),
-        }
+        {**{key: value for key, value in request.items() if key != "size"}, "completion": answer.text,
+         "tokens": answer.tokens, "truncated": bool(answer.truncated)}
         for request, answer in zip(batch, answers)
     ]
 

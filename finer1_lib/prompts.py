@@ -11,6 +11,7 @@ Source: METHOD 4 (prompt sets `closed`, `open`, `answer_only`); our wording.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Optional, Sequence
 
@@ -19,7 +20,10 @@ FOUR_PARTS = ("analysis", "options", "comparison", "prediction")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A named template with the fields `{question}` and, in the closed world, `{options}`."""
+    """A named template with the fields `{question}` and, in the closed world, `{options}`.
+
+    `{options}` shows the names with commas between; `{options_list}` as a Python list, as the release does.
+    """
 
     name: str
     template: str
@@ -34,9 +38,17 @@ class Prompt:
         Raises:
             ValueError: if the template needs options and none are given, or the other way round.
         """
-        if ("{options}" in self.template) != (options is not None):
+        if self.takes_options != (options is not None):
             raise ValueError(f"prompt {self.name!r} {'needs' if options is None else 'takes no'} options")
-        return self.template.replace("{question}", question).replace("{options}", ", ".join(options or []))
+        shown = list(options or [])
+        values = {"{question}": question, "{options}": ", ".join(shown), "{options_list}": str(shown)}
+        # in one go: a question may itself contain braces
+        return re.sub(r"\{(?:question|options|options_list)\}", lambda field: values[field[0]], self.template)
+
+    @property
+    def takes_options(self) -> bool:
+        """Whether it is a prompt of the closed world."""
+        return "{options}" in self.template or "{options_list}" in self.template
 
     @property
     def hash(self) -> str:

@@ -9,12 +9,20 @@ Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
 from collections import Counter
 from typing import Any, Mapping, Optional, Sequence
 
-from finer1_lib.rationale_filters import REASONS
+from finer1_lib.rationale_filters import REASONS, flaws
 from finer1_lib.rationales import kept_concepts
 from finer1_lib.rewards import normalise
 from finer1_lib.statistics import clustered_mean
 from finer1_lib.teaching import Row
-from finer1_lib.traces.parsing import check_claims, parse
+from finer1_lib.traces.parsing import (
+    MAX_CANDIDATES, candidate_lines, check_claims, parse, release_layout, thinking,
+)  # fmt: skip
+
+PLACES = ("first", "second", "third", "fourth")
+TEXT_COUNTS = (
+    "tags", "single", "headings", "double", "none", "listed", "four", "label_listed", "label_exact", *PLACES,
+    "label_before", "leaks", "answered",
+)  # fmt: skip
 
 
 def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
@@ -94,6 +102,38 @@ def misread_share(records: Sequence[Mapping], guide: Mapping) -> dict[str, Any]:
     return share([misread(record, guide) for record in kept], [record["sub_category"] for record in kept])
 
 
+def text_report(records: Sequence[Mapping]) -> list[dict]:
+    """The kept texts themselves, whoever wrote them: the release's teacher, an imported file, or our own.
+
+    Args:
+        records: lines of rationales.jsonl.
+
+    Returns:
+        A row for each super_category and one for "all": n; words (mean), shortest and longest of the
+        thinking; tags, single, headings, double, none (the layout); listed (texts with candidates that can
+        be read) and of these four (with all four), label_listed (the label stands in one of them),
+        label_exact (as its whole name), first to fourth (its place); label_before (named before the
+        candidates); leaks (the hidden prompt shows); answered (the prediction names the label).
+
+    Source: data.md 3.1 (the counts of the release's 404).
+    """
+    rows: dict[str, Counter] = {}
+    lengths: dict[str, list[int]] = {}
+    for record in records:
+        if record["kept"]:
+            counts, words = _count(record)
+            for group in (record["super_category"], "all"):
+                rows.setdefault(group, Counter(dict.fromkeys(TEXT_COUNTS, 0))).update(counts)
+                lengths.setdefault(group, []).append(words)
+    order = [*sorted(set(rows) - {"all"}), *(["all"] if rows else [])]
+    return [
+        {"super_category": group, "n": len(lengths[group]),
+         "words": sum(lengths[group]) / len(lengths[group]), "shortest": min(lengths[group]),
+         "longest": max(lengths[group]), **rows[group]}
+        for group in order
+    ]  # fmt: skip
+
+
 def label_order(records: Sequence[Mapping]) -> list[dict]:
     """How often the label leads the candidates: in the teacher's own order, and after the shuffle.
 
@@ -129,3 +169,21 @@ def share(hits: Sequence[bool], owners: Sequence[str]) -> dict[str, Any]:
 
 def _leads(candidates: Sequence[str], record: Mapping) -> bool:
     return bool(candidates) and normalise(candidates[0]) == normalise(record["sub_category"])
+
+
+def _count(record: Mapping) -> tuple[Counter, int]:
+    """(what `text_report` counts in one text, words of the thinking)."""
+    text, label = record["text"], normalise(record["sub_category"])
+    trace = parse(text)
+    layout = "tags" if trace.layout == "tags" else release_layout(text)
+    named = [label in normalise(line) for line in candidate_lines(trace)]
+    counts = Counter({
+        layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES, "label_listed": any(named),
+        "label_exact": label in map(normalise, trace.candidates),
+        "label_before": bool(trace.candidates) and label in normalise(trace.analysis or ""),
+        "leaks": "prompt_leak" in flaws(text, record["sub_category"]),
+        "answered": label in normalise(trace.prediction or ""),
+    })  # fmt: skip
+    if any(named):
+        counts[PLACES[named.index(True)]] += 1
+    return counts, len(thinking(text).split())

@@ -152,3 +152,53 @@ def aircraft(folder, rows):
 FOLDERS = {"bird": "CUB_200_2011", "car": "stanford_cars", "dog": "dogs_120", "flower": "flowers-102",
            "pet": "oxford-iiit-pet", "aircraft": "fgvc-aircraft-2013b"}  # fmt: skip
 PLANTERS = {"bird": birds, "car": cars, "dog": dogs, "flower": flowers, "pet": pets, "aircraft": aircraft}
+
+
+# The release's files about such trees -----------------------------------------------------------------------
+
+EVALUATED = {"aircraft": "fgvc_aircraft/data/images", "bird": "bird_200/images", "car": "stanford-cars/cars_test",
+             "dog": "dogs_120/Images", "flower": "flower102/jpg", "pet": "oxford-pet/images"}  # fmt: skip
+TRAINED = {"aircraft": "fgvc-aircraft-2013b-train/images", "bird": "bird_200/images_train",
+           "car": "stanford_cars_train/images", "dog": "dogs_120/image_train/train",
+           "flower": "flower102_train/image/train", "pet": "oxford-pet-train/train"}  # fmt: skip
+SEEN = 3  # of the five names of a data set
+
+
+def release_path(word: str, image_id: str, prefixes) -> str:
+    """The release's name of a picture: its own folder, and the sub-category's for birds and dogs."""
+    parts = image_id.partition("#")[0].split("/")
+    return "/".join([prefixes[word], *parts[-2 if word in ("bird", "dog") else -1 :]])
+
+
+def release_tree(root: Path, table) -> Path:
+    """A checkout's eval/data and a Stage-1 file about a table of `read_data_sets`.
+
+    Returns:
+        The checkout. Every first training picture of a seen name has a rationale.
+    """
+    import json
+
+    items = []
+    for word, part in table.groupby("super_category"):
+        lines = {"seen": [], "unseen": []}
+        for row in part[part["split"] == "test"].itertuples():
+            others = [name for name in NAMES[word] if name != row.sub_category][:3]
+            kind = "seen" if row.sub_category in NAMES[word][:SEEN] else "unseen"
+            lines[kind].append(json.dumps({
+                "image_path": release_path(word, row.image_id, EVALUATED), "question": f"Which {word} do you see?",
+                "options": [row.sub_category, *others], "ground_truth": row.sub_category}))
+        for kind, found in lines.items():
+            put(root / f"eval/data/{word}_{kind}.jsonl", "\n".join(found) + "\n")
+        train = part[(part["split"] == "train") & part["sub_category"].isin(NAMES[word][:SEEN])]
+        for row in train.groupby("sub_category").head(1).itertuples():
+            other = next(name for name in NAMES[word] if name != row.sub_category)
+            text = (f"<think>Colours and a shape are seen.\nThe analysis of candidate subcategories:\n"
+                    f"1. {row.sub_category}: it fits.\n2. {other}: it does not.\nThe prediction is: "
+                    f"{row.sub_category}.</think> <answer>{row.sub_category}</answer>")
+            items.append({
+                "messages": [{"role": "system", "content": "Think first."},
+                             {"role": "user", "content": f"<image>What is the {word} called?"},
+                             {"role": "assistant", "content": text}],
+                "images": [release_path(word, row.image_id, TRAINED)]})
+    put(root / "stage1.json", json.dumps(items))
+    return root

@@ -27,6 +27,8 @@ PREDICTION_MARKER = "The prediction is:"
 MAX_CANDIDATES = 4  # METHOD 2: "at most four"
 
 _LIST_ITEM = re.compile(r"^\s?(?:[-*•]|\d{1,2}[.)])\s+(\S.*)$")
+_COMPARING = re.compile(r"\bcompar", re.IGNORECASE)
+_CONCLUDING = re.compile(r"\bfinal (?:prediction|answer)|^(?:prediction|conclusion)", re.IGNORECASE)
 _LATIN = re.compile(r"\s*\([^)]*\)")
 _NAMED = re.compile(r"\b(?:is|as|likely) (?:an? |the )?((?:[A-Z][\w'’-]*)(?: [A-Z][\w'’-]*)*)")
 
@@ -64,7 +66,7 @@ def parse(completion: str) -> Trace:
     """
     answer, answer_problem = one_answer(completion)
     problems = [] if answer_problem == WELL_FORMED else [f"{answer_problem}_answer"]
-    thought = _thought(completion)
+    thought = thinking(completion)
     parts: dict[str, Optional[str]] = dict.fromkeys(FOUR_PARTS)
     if any(f"<{part}>" in completion for part in FOUR_PARTS):
         layout = "tags"
@@ -83,6 +85,30 @@ def parse(completion: str) -> Trace:
     if candidates is None:
         candidates = split_names(parts["options"] or "")
     return Trace(layout, *(parts[part] for part in FOUR_PARTS), tuple(candidates), answer, tuple(problems))
+
+
+def release_layout(completion: str) -> str:
+    """How a rationale of the release is laid out.
+
+    Returns:
+        "single": the markers, no heading for the comparison; "headings": one as well; "double": a whole chain
+        up to its final prediction, then a short repeat with the markers; "none": no candidates' marker.
+
+    Source: data.md 3.1 (three layouts of the 404); telling them by their headings is our choice.
+    """
+    thought = thinking(completion)
+    before, marker, _ = thought.rpartition(CANDIDATE_MARKER)
+    if not marker:
+        return "none"
+    if _has_heading(before, _CONCLUDING):
+        return "double"
+    return "headings" if _has_heading(thought, _COMPARING) else "single"
+
+
+def candidate_lines(trace: Trace) -> tuple[str, ...]:
+    """The candidates with what follows in brackets: "Nymphaea alba (White Water Lily)"."""
+    items = filter(None, (_LIST_ITEM.match(line) for line in (trace.options or "").splitlines()))
+    return tuple(_uncommented(item.group(1)) for item in items)[:MAX_CANDIDATES] or trace.candidates
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -122,8 +148,7 @@ def attribute_claims(analysis: Optional[str], attributes: Iterable[str]) -> dict
         for attribute in attributes:
             part = normalise(attribute)
             if words.endswith(f" {part}"):
-                value = re.sub(r"^(?:an?|the|has|it|its|their) ", "", words[: -len(part) - 1]).strip()
-                if value:
+                if value := re.sub(r"^(?:an?|the|has|it|its|their) ", "", words[: -len(part) - 1]).strip():
                     claims.setdefault(attribute, []).append(value)
     return claims
 
@@ -145,16 +170,13 @@ def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> 
     truth = guide["sub_categories"][sub_category]["attributes"]
     claims = attribute_claims(analysis, truth)
     return {
-        attribute: "missing"
-        if attribute not in claims
-        else "right"
-        if set(claims[attribute]) == {normalise(value)}
-        else "wrong"
+        attribute: "missing" if attribute not in claims
+        else "right" if set(claims[attribute]) == {normalise(value)} else "wrong"
         for attribute, value in truth.items()
-    }
+    }  # fmt: skip
 
 
-def _thought(completion: str) -> str:
+def thinking(completion: str) -> str:
     """The text of the think block; where there is none, or it never closes, all that precedes the answer."""
     start = completion.find("<think>")
     text = completion[start + len("<think>") :] if start >= 0 else completion
@@ -174,8 +196,7 @@ def _misplaced(thought: str, parts: Mapping[str, Optional[str]]) -> list[str]:
 def _by_markers(thought: str) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
     """The four parts by the release's two marker lines; the last of each counts, since some traces repeat."""
     body, marker, tail = thought.rpartition(PREDICTION_MARKER)
-    if not marker:
-        body, tail = thought, ""
+    body, tail = (body, tail) if marker else (thought, "")
     analysis, marker, block = body.rpartition(CANDIDATE_MARKER)
     if not marker:  # 4 of the 404: nothing separates analysis and candidates
         analysis, block = body, ""
@@ -214,5 +235,16 @@ def _predicted(text: str) -> str:
 
 def _bare_name(text: str) -> str:
     """A name without its Latin gloss, what is said of it after a colon or dash, and a final full stop."""
-    name = re.split(r":|\s[-–—]\s", _LATIN.sub("", text.replace("*", "")), maxsplit=1)[0]
+    return _uncommented(_LATIN.sub("", text))
+
+
+def _uncommented(text: str) -> str:
+    """A name without stars, what is said of it after a colon or dash, and a final full stop."""
+    name = re.split(r":|\s[-–—]\s", text.replace("*", ""), maxsplit=1)[0]
     return name.strip().rstrip(".").strip()
+
+
+def _has_heading(text: str, word: re.Pattern) -> bool:
+    """Some line of at most eight words has the word and is no list item."""
+    short = (line.strip() for line in text.splitlines() if len(line.split()) <= 8)
+    return any(word.search(line) and not _LIST_ITEM.match(line) for line in short)

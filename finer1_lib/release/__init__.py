@@ -1,0 +1,1 @@
+"""The files of the official release: evaluation lists, rationales, triplets and prompts, read and written."""

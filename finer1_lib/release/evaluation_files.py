@@ -1,0 +1,231 @@
+"""The release's evaluation files: which sub-categories are seen and unseen, and every question asked of them.
+
+A data set has two files of JSON lines, `bird_seen.jsonl` and `bird_unseen.jsonl`:
+
+    {"image_path": "bird_200/images/001.Black_footed_Albatross/..jpg", "question": "What kind of bird is it?",
+     "options": ["Black Footed Albatross", .., .., ..], "ground_truth": "Black Footed Albatross"}
+
+They are read from a checkout, from their folder or from its address, checked as a whole, and aligned with the
+pictures on the disk by file name; one label that differs refuses the alignment:
+
+    files = read_lists("FineR1_ICLR2026", ["bird", "pet"], cache="cache")
+    table = assign_shots(table, files.lists, seed=0, num_shots=4)
+    items = release_items(files, table)
+
+Source: the release's files (data.md 2: counts, name rules, truth always first); the checks are our choice.
+"""
+
+import hashlib
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
+
+from finer1_lib.data_sets.catalogue import DATA_SETS
+from finer1_lib.errors import UserError
+from finer1_lib.files import atomic_write_bytes
+from finer1_lib.release.pictures import find_pictures
+
+if TYPE_CHECKING:
+    import pandas
+
+KINDS = ("seen", "unseen")
+OPTIONS = 4
+TIME_OUT = 60  # seconds without a byte
+COLUMNS = ["data_set", "categories", "image_path", "question", "options", "ground_truth"]
+
+@dataclass(frozen=True)
+class ReleaseFiles:
+    """What the evaluation files of some data sets say.
+
+    Attributes:
+        rows: DataFrame of `COLUMNS`, a row per question, in the files' order; options with the truth first.
+        lists: {data set: {"seen": [...], "unseen": [...]}}, sub-categories in the files' order.
+        complete: {data set: whether it has the release's counts}.
+    """
+
+    rows: "pandas.DataFrame"
+    lists: dict[str, dict[str, list[str]]]
+    complete: dict[str, bool]
+
+
+def read_lists(
+    release: str, words: Sequence[str], cache: "str | Path | None" = None, *, allow_incomplete: bool = False
+) -> ReleaseFiles:
+    """Read and check the two files of each data set.
+
+    Args:
+        release: a checkout of the release, its eval/data, any folder that holds the files, or the http(s)
+            address under which they lie.
+        words: the data sets, e.g. ["bird", "pet"].
+        cache: folder that downloaded files are kept in, each under its address; needed for an address.
+        allow_incomplete: accept other counts than the release's (told in `complete`).
+
+    Raises:
+        UserError: a file is missing or not to be had, a line is not of the form above, options are not four
+            different names with the truth first, a sub-category or a picture stands on both sides, or the
+            counts are not the release's.
+    """
+    import pandas
+
+    rows, lists, complete = [], {}, {}
+    for word in words:
+        names: dict[str, list[str]] = {}
+        own = []
+        for kind in KINDS:
+            where, text = _fetch(release, f"{word}_{kind}.jsonl", cache)
+            part = [{"data_set": word, "categories": kind, **row} for row in _rows(text, where)]
+            names[kind] = list(dict.fromkeys(row["ground_truth"] for row in part))
+            own += part
+        _check(word, own, names)
+        found = len(own), len(names["seen"]), len(names["unseen"])
+        known = DATA_SETS.get(word)
+        expected = (known.test, known.seen, known.unseen) if known else found
+        complete[word] = found == expected
+        if not complete[word] and not allow_incomplete:
+            raise UserError(f"{release}: {word} has {_told(found)}, the release {_told(expected)}; take the "
+                            "whole files, or set allow_incomplete")
+        rows += own
+        lists[word] = names
+    return ReleaseFiles(pandas.DataFrame(rows, columns=COLUMNS), lists, complete)
+
+
+def release_items(
+    files: ReleaseFiles, table: "pandas.DataFrame", *, allow_incomplete: bool = False
+) -> list[dict]:
+    """The release's questions as lines of `items.jsonl`, each tied to its picture.
+
+    Args:
+        files: from `read_lists`.
+        table: of images.parquet's columns; the pictures of `files`' data sets, with their official split.
+        allow_incomplete: leave out questions whose picture is missing.
+
+    Returns:
+        Dictionaries of item_id, image_id, super_category, sub_category, categories, question and options (in
+        the release's order), sorted by item_id, which is the image_id without what follows "#".
+
+    Raises:
+        UserError: a picture that is missing, is for training, or has another label than the release gives it.
+
+    Source: data.md 2 (the rule per data set holds for 35,566 of 35,566 rows); audit.md C7 (Cars' training and
+        test files share their names, so that the label alone must not be trusted to tell them apart).
+    """
+    items, missing = [], []
+    for word, part in files.rows.groupby("data_set", sort=False):
+        found = find_pictures(word, table, "test")
+        for row in part.to_dict("records"):
+            picture = found(row["image_path"])
+            if picture is None:
+                missing.append(row["image_path"])
+                continue
+            for what, key in (("label", "sub_category"), ("side", "categories")):
+                said = row["ground_truth" if key == "sub_category" else key]
+                if picture[key] != said:
+                    raise UserError(
+                        f"{row['image_path']}: the release's {what} is {said!r}, {picture['image_id']} has "
+                        f"{picture[key]!r}; these are not the same pictures: take the official archive")
+            items.append({
+                "item_id": picture["image_id"].partition("#")[0], "image_id": picture["image_id"],
+                "super_category": word, "sub_category": row["ground_truth"], "categories": row["categories"],
+                "question": row["question"], "options": list(row["options"]),
+            })  # fmt: skip
+    if missing and not allow_incomplete:
+        raise UserError(
+            f"{len(missing)} of {len(files.rows)} pictures of the release's questions are not among the test "
+            f"pictures, the first is {missing[0]}; complete the data set, or set allow_incomplete")
+    return sorted(items, key=lambda item: item["item_id"])
+
+
+def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[str, str]:
+    """(where a file was found, its text)."""
+    release = str(release)
+    if not release.startswith(("http://", "https://")):
+        folder = Path(release).expanduser()
+        for path in (folder / "eval" / "data" / name, folder / name):
+            if path.is_file():
+                return str(path), _decode(path.read_bytes(), str(path))
+        raise UserError(f"{name} is neither in {folder} nor in its eval/data; give a checkout of the release,"
+                        " its eval/data, or that folder's address")
+    if cache is None:
+        raise UserError(f"{release}: an address needs a cache folder for what is downloaded")
+    address = f"{release.rstrip('/')}/{name}"
+    kept = Path(cache) / hashlib.sha256(address.encode("utf-8")).hexdigest()[:16] / name
+    if kept.is_file():
+        return str(kept), _decode(kept.read_bytes(), str(kept))
+    content = _download(address)
+    _rows(_decode(content, address), address)  # a page that says "not found" is never kept
+    atomic_write_bytes(kept, content)
+    return address, _decode(content, address)
+
+
+def _download(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=TIME_OUT) as answer:
+            return answer.read()
+    except (OSError, HTTPException, ValueError) as error:  # URLError and time-outs are OSErrors
+        said = f"{error.code} {error.reason}" if isinstance(error, urllib.error.HTTPError) else error
+        raise UserError(f"{address}: cannot be downloaded ({said}); give the address of the raw files,"
+                        " https://raw.githubusercontent.com/<owner>/<name>/<commit>/eval/data") from None
+
+
+def _decode(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text ({error})") from None
+
+
+def _rows(text: str, where: str) -> list[dict[str, Any]]:
+    """The lines of one file, each checked on its own."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if problem := _problem(row):
+            raise UserError(f"{where}, line {number}: {problem}; take the release's file as it is")
+        rows.append({key: row[key] for key in COLUMNS[2:]})
+    if not rows:
+        raise UserError(f"{where}: no questions; take the release's file as it is")
+    return rows
+
+
+def _problem(row: Any) -> Optional[str]:
+    """What is wrong with one line; None if nothing is."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    texts = ("image_path", "question", "ground_truth")
+    if absent := [key for key in texts if not isinstance(row.get(key), str) or not row[key].strip()]:
+        return f"{absent[0]} is missing"
+    path, options = PurePosixPath(row["image_path"]), row.get("options")
+    if path.is_absolute() or ".." in path.parts:
+        return f"image_path {row['image_path']!r} is not a path below the data"
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        return "options is not a list of names"
+    if len(options) != OPTIONS or len(set(options)) != OPTIONS:
+        return f"{len(set(options))} different options instead of {OPTIONS}"
+    return None if options[0] == row["ground_truth"] else "the first option is not the ground truth"
+
+
+def _check(word: str, rows: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> None:
+    """What no single line can show."""
+    if both := sorted(set(names["seen"]) & set(names["unseen"])):
+        raise UserError(f"{word}: {both[0]!r} stands in the seen and in the unseen file")
+    paths = set()
+    for row in rows:
+        if row["image_path"] in paths:
+            raise UserError(f"{word}: {row['image_path']} is asked about twice")
+        paths.add(row["image_path"])
+    known = {name for kind in KINDS for name in names[kind]}
+    if foreign := sorted({option for row in rows for option in row["options"]} - known):
+        raise UserError(f"{word}: the option {foreign[0]!r} is no sub-category of the data set")
+
+
+def _told(counts: Sequence[int]) -> str:
+    return "{} questions on {} seen and {} unseen sub-categories".format(*counts)
