@@ -99,13 +99,17 @@ def _kept(path: Path, height: int, rows: int) -> int:
     return height - rows
 
 
-def read_table(image_root, super_category: str = "object", progress: Optional[Callable] = None):
+def read_table(
+    image_root, super_category: str = "object", progress: Optional[Callable] = None,
+    broken: Optional[dict[str, str]] = None,
+):
     """List and check every image below a folder.
 
     Args:
         image_root: the folder of folders.
         super_category: the word for everything where the folder has one level only.
         progress: called as `progress(done, total)` after each image.
+        broken: where given, images that cannot be read are noted in it (image_id -> why) and left out.
 
     Returns:
         DataFrame sorted by image_id: image_id, super_category, sub_category, width, height (pixels, after
@@ -126,7 +130,13 @@ def read_table(image_root, super_category: str = "object", progress: Optional[Ca
     rows, seen_bytes, duplicates = [], {}, []
     for done, (names, path) in enumerate(files, start=1):
         image_id = path.relative_to(root).as_posix()
-        image = load_image(root, image_id)
+        try:
+            image = load_image(root, image_id)
+        except UserError as error:
+            if broken is None:
+                raise
+            broken[image_id] = str(error)
+            continue
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         first = seen_bytes.setdefault(digest, (names, image_id))
         if first[0] != names:

@@ -319,3 +319,14 @@ def test_lists_must_part_the_names(trees):
 def test_folders_are_known(trees):
     for word in WORDS:
         assert archives.find_archive(DATA_SETS[word], trees) == trees / FOLDERS[word]
+
+
+def test_all_that_is_broken_can_be_had_at_once(tmp_path):
+    folder, _ = planted(tmp_path, "pet")
+    torn = sorted((folder / "images").glob("*.jpg"))[3:6]
+    for file in torn:
+        file.write_bytes(b"torn")
+    broken = {}
+    table, _, _ = read(tmp_path, ["pet"], broken=broken)
+    assert sorted(broken) == [file.relative_to(tmp_path).as_posix() for file in torn] and len(table) == 32
+    assert all("not an image" in why for why in broken.values())

@@ -27,6 +27,7 @@ from finer1_lib.parameters import nearest
 def read_data_sets(
     words: Sequence[str], data_root: "str | Path", *, hub_copies: Sequence[str] = (), crop_banner: bool = True,
     allow_incomplete: bool = False, progress: Optional[Callable[[int, int], None]] = None,
+    broken: Optional[dict[str, str]] = None,
 ) -> "tuple[Any, dict[str, dict], dict[str, str]]":
     """All pictures of some data sets.
 
@@ -37,6 +38,7 @@ def read_data_sets(
         crop_banner: leave out the copyright notice below every aircraft (20 pixel rows).
         allow_incomplete: take a data set with other counts than the official ones, and tell so.
         progress: called as `progress(done, total)` after each picture.
+        broken: where given, pictures that cannot be read are noted in it (image_id -> why) and left out.
 
     Returns:
         DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows),
@@ -70,7 +72,12 @@ def read_data_sets(
     rows = []
     for done, (word, picture) in enumerate(found, start=1):
         image_id = _image_id(picture.file, root) + f"#bottom={BANNER}" * (word == "aircraft" and crop_banner)
-        rows.append((image_id, word, picture.sub_category, picture.split, *image_size(root, image_id)))
+        try:
+            rows.append((image_id, word, picture.sub_category, picture.split, *image_size(root, image_id)))
+        except UserError as error:
+            if broken is None:
+                raise
+            broken[image_id] = str(error)
         if progress:
             progress(done, len(found))
     columns = ["image_id", "super_category", "sub_category", "split", "width", "height"]
