@@ -15,9 +15,21 @@ MODEL_TYPE = "qwen2_5_vl"
 TRAINABLE = "trainable.json"  # beside the weights of full fine-tuning: which of them were trained
 
 
+HUB_ID = r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?"  # owner/name or owner/name@revision
+
+
 def is_folder(checkpoint: str) -> bool:
-    """Whether a checkpoint is meant as a folder: it exists, or it does not look like "owner/name"."""
-    return Path(checkpoint).is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", checkpoint)
+    """Whether a checkpoint is meant as a folder: it exists, or it does not look like a Hub id."""
+    return Path(checkpoint).is_dir() or not re.fullmatch(HUB_ID, checkpoint)
+
+
+def split_revision(checkpoint: str) -> "tuple[str, str | None]":
+    """ "owner/name@revision" as (owner/name, revision); no revision for a folder or where none is named.
+
+    A revision is a branch, a tag or (best: it never moves) a commit.
+    """
+    found = None if is_folder(checkpoint) else re.fullmatch(HUB_ID, checkpoint)
+    return (checkpoint, None) if found is None else (found[1], found[2])
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -27,7 +39,8 @@ def check_checkpoint(folder: Path) -> None:
         UserError: naming the first missing piece.
     """
     if not folder.is_dir():
-        raise UserError(f"checkpoint folder {folder} does not exist: give a folder or a Hub id (owner/name)")
+        raise UserError(f"checkpoint folder {folder} does not exist: give a folder or a Hub id"
+                        " (owner/name or owner/name@revision)")
     _need(folder, "config.json", "no checkpoint")
     kind = _read_json(folder / "config.json").get("model_type")
     if kind != MODEL_TYPE:

@@ -23,9 +23,10 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_directory, atomic_write_json, atomic_write_text, read_json, sweep
+from finer1_lib.pixel_budget import KEY, TRAINING, pixels_of
 
 MARKER = "complete"
-IDENTITY = "training.json"
+IDENTITY = TRAINING
 Progress = Callable[..., None]
 
 
@@ -60,14 +61,17 @@ class MetricsFile:
 
 
 def identity_of(loaded: Any, config: Mapping[str, Any], data: Any) -> dict[str, Any]:
-    """What decides a training's result: settings, data, and the weights to be trained at the start."""
+    """What decides a training's result: settings, data, the weights to be trained at the start, and how
+    large a picture may be.
+    """
     start = hashlib.sha256()
     for name, parameter in sorted(loaded.model.named_parameters()):
         if parameter.requires_grad:
             start.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
     told = json.dumps(data, sort_keys=True, ensure_ascii=False, default=str)
     identity = {
-        "config": dict(config), "data": hashlib.sha256(told.encode()).hexdigest(), "start": start.hexdigest()}
+        "config": dict(config), "data": hashlib.sha256(told.encode()).hexdigest(), "start": start.hexdigest(),
+        KEY: pixels_of(loaded.processor)}
     return json.loads(json.dumps(identity))  # as it will be read back
 
 
@@ -196,18 +200,20 @@ def common_arguments(loaded: Any, folder: Path, *, seed: int, save_steps: int) -
     defaults.
 
     Args:
-        loaded: decides device and precision.
+        loaded: decides device, precision and whether activations are checkpointed.
         folder: for the checkpoints.
         save_steps: optimizer steps between two checkpoints.
     """
     import torch
 
     cuda, dtype = loaded.device.startswith("cuda"), loaded.dtype
+    checkpointing = loaded.gradient_checkpointing and loaded.backend == "transformers"  # Unsloth has its own
     return dict(
         output_dir=str(folder), use_cpu=not cuda, bf16=cuda and dtype == torch.bfloat16,
         fp16=cuda and dtype == torch.float16, seed=seed, data_seed=seed, optim="adamw_torch", adam_beta1=0.9,
         adam_beta2=0.999, adam_epsilon=1e-8, logging_strategy="steps", logging_steps=1,
         logging_first_step=False, save_strategy="steps", save_steps=save_steps, save_total_limit=2,
         eval_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
-        gradient_checkpointing=False, dataloader_num_workers=0, dataloader_pin_memory=cuda, push_to_hub=False,
+        gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False},
+        dataloader_num_workers=0, dataloader_pin_memory=cuda, push_to_hub=False,
         auto_find_batch_size=False)

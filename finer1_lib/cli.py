@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from finer1_lib import cli_results, cli_teaching
+from finer1_lib import cli_checks, cli_release, cli_results, cli_teaching
+from finer1_lib.benchmark_triplets import benchmark_triplets
 from finer1_lib.errors import UserError
 
 app = typer.Typer(
@@ -105,8 +106,11 @@ def _print_table(run_dir: Any) -> None:
         show_table("\n".join(filter(None, (title, coverage_of(run_dir)))), titles, rows)
 
 
-for _command in (cli_results.seeds, cli_results.benchmark, cli_results.compare, cli_teaching.lesson,
-                 cli_teaching.student_copy):
+for _command in (
+    cli_checks.doctor, cli_checks.gpu_check, cli_results.seeds, cli_results.benchmark,
+    benchmark_triplets, cli_results.compare, cli_release.export_stage1, cli_release.export_stage2,
+    cli_teaching.lesson, cli_teaching.student_copy,
+):  # fmt: skip
     app.command(_command.__name__.replace("_", "-"))(_command)
 
 

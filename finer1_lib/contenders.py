@@ -6,6 +6,9 @@ answer-only SFT and CoT SFT. What else notebooks 02 and 03 trained follows in it
 
     [{"name": "cot_sft_tapo", "label": "CoT SFT + TAPO", "adapter": "03_tapo/cot_sft_tapo", "prompt": "cot"}]
 
+Checkpoints from elsewhere, such as the paper's own, come in by the parameter `more_models` (`with_more`):
+"label=checkpoint" is asked to think first, "label=answer:checkpoint" for the name alone.
+
 Controls (`CONTROLS`) are no rows of the main table: they stand beside it, drawn hollow or hatched.
 
 No later stage assumes that a method is among them. What `baselines` calls its methods stands there; a name
@@ -18,6 +21,7 @@ that a grey print can be read too.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.baselines import METHODS, model_label, model_name
@@ -89,23 +93,21 @@ class Contender:
         prompts: "answer" (the name only) or "cot" (the four parts, then the name).
         adapter: stage folder of the trained weights, e.g. "02_cot_sft/cot_sft"; None is the base as it is.
         label: in tables and figures.
+        checkpoint: the weights that the adapter goes on; None is the run's own base.
     """
 
     model: str
     prompts: str
     adapter: Optional[str]
     label: str
+    checkpoint: Optional[str] = None
 
 
 FIXED = tuple(
-    Contender(model, prompts, adapter, ROWS[model].label)
-    for model, prompts, adapter in (
-        ("base", "answer", None),
-        ("base_cot_prompt", "cot", None),
-        ("sft_answer_only", "answer", "02_cot_sft/sft_answer_only"),
-        ("cot_sft", "cot", "02_cot_sft/cot_sft"),
-    )
-)
+    Contender(model, prompts, adapter, ROWS[model].label) for model, prompts, adapter in (
+        ("base", "answer", None), ("base_cot_prompt", "cot", None),
+        ("sft_answer_only", "answer", "02_cot_sft/sft_answer_only"), ("cot_sft", "cot", "02_cot_sft/cot_sft"),
+    ))
 
 
 def all_contenders(trained: Sequence[Any]) -> tuple[Contender, ...]:
@@ -142,15 +144,46 @@ def _problem(entry: Any, taken: set[str]) -> str:
     return "" if entry["label"].strip() else "the label is empty"
 
 
+def with_more(contenders: Sequence[Contender], more_models: Sequence[str]) -> tuple[Contender, ...]:
+    """The contenders and, after them, checkpoints that this run did not train.
+
+    Args:
+        contenders: of `all_contenders`.
+        more_models: the parameter; a checkpoint is a folder or a Hub id. The name in records is the label in
+            small letters: "Fine-R1-3B=StevenHH2000/Fine-R1-3B@6da43fd" becomes "fine-r1-3b".
+
+    Raises:
+        UserError: an entry of another form, a name that is taken, a folder that holds no checkpoint.
+    """
+    from finer1_lib.checkpoint_files import check_checkpoint, is_folder
+
+    found = list(contenders)
+    for entry in more_models:
+        label, _, checkpoint = (part.strip() for part in entry.partition("="))
+        kind, colon, rest = checkpoint.partition(":")
+        prompts, checkpoint = (kind, rest.strip()) if colon and kind in PROMPT_KINDS else ("cot", checkpoint)
+        model = re.sub(r"[^a-z0-9_-]+", "-", label.lower()).strip("-_")
+        if not model or not checkpoint:
+            raise UserError(f"more_models: {entry!r} is not of the form label=checkpoint")
+        if model in {contender.model for contender in found} | set(_KNOWN):
+            raise UserError(f"more_models: the name {model!r} of {label!r} is taken; choose another label")
+        if is_folder(checkpoint):
+            checkpoint = str(Path(checkpoint).expanduser())
+            check_checkpoint(Path(checkpoint))
+        found.append(Contender(model, prompts, None, label, checkpoint))
+    return tuple(found)
+
+
 def find_contender(contenders: Sequence[Contender], model: str) -> Contender:
     """The contender of this name.
 
     Raises:
-        UserError: there is none: it was not trained in this run, or is misspelt.
+        UserError: there is none: it was not trained in this run and is not of more_models, or is misspelt.
     """
     known = {contender.model: contender for contender in contenders}
     if model not in known:
-        raise UserError(f"probed_models: {model!r} was not trained in this run; there are {', '.join(known)}")
+        raise UserError(f"probed_models: {model!r} was not trained in this run (nor named in "
+                        f"more_models); there are {', '.join(known)}")
     return known[model]
 
 
@@ -189,11 +222,12 @@ def in_order(models: Iterable[str], labels: Optional[Mapping[str, str]] = None) 
 def start_of(contender: Contender) -> Optional[str]:
     """The row that a trained one started from, asked in the same way; None where its name does not tell.
 
-    `cot_sft_<method>` starts from CoT SFT; `base_<method>` from the base, under the prompt of its training.
+    `cot_sft_<method>` starts from CoT SFT; `base_<method>` from the base, under the prompt of its training;
+    of a checkpoint from elsewhere nobody knows: it is held against the base.
     """
-    if contender.model.startswith("cot_sft_"):
+    if contender.model.startswith("cot_sft_") and not contender.checkpoint:
         return "cot_sft"
-    if contender.model.startswith("base_"):
+    if contender.model.startswith("base_") or contender.checkpoint:
         return "base_cot_prompt" if contender.prompts == "cot" else "base"
     return None
 
@@ -202,7 +236,8 @@ def pairs_of(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
     """(first, second) models whose difference is worth a test, from what is there.
 
     The fixed rows as the paper compares them, each trained row against its start, then against the row
-    that `ROWS` names (TAPO against DAPO, for one) where both were trained.
+    that `ROWS` names (TAPO against DAPO, for one) where both were trained, and our TAPO against every
+    checkpoint from elsewhere that thinks.
 
     Source: paper Fig. 3a to 3c; METHOD 3.
     """
@@ -211,4 +246,5 @@ def pairs_of(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
     names = {contender.model for contender in contenders}
     pairs += [(contender.model, start) for contender in trained if (start := start_of(contender))]
     against = [(c.model, ROWS[c.model].against) for c in trained if c.model in ROWS]
-    return pairs + [pair for pair in against if pair[1] in names]
+    others = [("cot_sft_tapo", c.model) for c in contenders if c.checkpoint and c.prompts == "cot"]
+    return pairs + [pair for pair in against + others if set(pair) <= names]

@@ -7,8 +7,8 @@ Example:
     table = split_table(read_table("photos"), seed=0)
     items = evaluation_items(table, similarity, seed=0)
 
-Source: METHOD 1 (seen and unseen sub-categories, 4 images per seen one), data.md 2 (splits, order of the
-release's options); the seeded split is our choice.
+Source: METHOD 1 (seen and unseen sub-categories, 4 images per seen one); the release's evaluation files
+(order of the options); the seeded split is our choice.
 """
 
 import json
@@ -67,8 +67,8 @@ def split_table(
     Raises:
         UserError: a super-category with fewer than four sub-categories or a sub-category with too few images.
 
-    Source: METHOD 1; the floor reproduces the paper's counts (data.md 2.1: 117 of 196 cars); train_share is
-    our choice, data sets with a test split of their own bring it later.
+    Source: METHOD 1; the floor reproduces the paper's counts (117 of 196 cars are seen); train_share is our
+    choice. Data sets with a split of their own go through `data_sets.collect.assign_shots`.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
@@ -157,7 +157,8 @@ def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_cla
     Returns:
         Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options.
 
-    Source: data.md 0.1 and 0.2 (truth first, then the three nearest of ALL classes in ascending similarity).
+    Source: the release's evaluation files (truth first, then the three nearest of ALL classes in ascending
+    similarity).
     """
     items = []
     for super_category, part in table.groupby("super_category"):

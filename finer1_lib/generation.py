@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.encoding import Encoded, Encoder, pad, vision_inputs
+from finer1_lib.out_of_memory import mended
 from finer1_lib.sharing import forget_positions, read_prompts, roomy_cache, shares_prompts, unwrap_base
 
 if TYPE_CHECKING:
@@ -60,14 +61,18 @@ def generate(
 
     Returns:
         One completion a prompt, in the order of the prompts.
+
+    Raises:
+        UserError: memory ran out.
     """
     encode = encoder or Encoder(loaded.processor)
     encoded = [encode(messages) for messages in prompts]
     completions: list[Any] = [None] * len(encoded)
     for number, batch in enumerate(cut_batches([len(row.ids) for row in encoded], batch_size)):
-        ids = sample_ids(
-            loaded.model, loaded.processor.tokenizer, [encoded[i] for i in batch], seed=(seed, number),
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+        with mended("answering", loaded, prompts=len(batch), max_new_tokens=max_new_tokens):
+            ids = sample_ids(
+                loaded.model, loaded.processor.tokenizer, [encoded[i] for i in batch], seed=(seed, number),
+                max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
         for i, row in zip(batch, ids):
             completions[i] = row
     ends = set(ending_ids(loaded.model, loaded.processor.tokenizer))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence, Union
 
 from finer1_lib.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.generation import evaluating, forget_positions
+from finer1_lib.out_of_memory import mended
 from finer1_lib.policy import unwrap_base
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def pooled_states(
     Raises:
         ValueError: an unknown `where`, a layer that does not exist, a prompt without image or without its
         span.
+        UserError: memory ran out; what to make smaller.
     """
     import numpy
     import torch
@@ -77,9 +79,10 @@ def pooled_states(
             ids, mask = pad([rows[i].ids for i in batch], loaded.processor.tokenizer.pad_token_id, "right")
             ids, mask = ids.to(device), mask.to(device)
             forget_positions(loaded.model)
-            states = backbone(
-                input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True,
-                **vision_inputs([rows[i] for i in batch], ids, image_id)).hidden_states
+            with mended("reading states", loaded, prompts=len(batch)):
+                states = backbone(
+                    input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True,
+                    **vision_inputs([rows[i] for i in batch], ids, image_id)).hidden_states
             wanted = range(len(states)) if layers is None else layers
             if not all(-len(states) <= layer < len(states) for layer in wanted):
                 raise ValueError(f"layers {list(wanted)}: the model has 0 to {len(states) - 1}")

@@ -39,7 +39,7 @@ def load_image(image_root, image_id: str):
     from PIL import Image, ImageOps
 
     file, rows = split_crop(image_id)
-    path = _inside(Path(image_root), Path(image_root) / file)
+    path = _below(Path(image_root), file)
     try:
         with Image.open(path) as opened:
             opened.load()
@@ -73,7 +73,7 @@ def image_size(image_root, image_id: str) -> tuple[int, int]:
     from PIL import Image
 
     file, rows = split_crop(image_id)
-    path = _inside(Path(image_root), Path(image_root) / file)
+    path = _below(Path(image_root), file)
     try:
         with Image.open(path) as opened:
             width, height = opened.size
@@ -151,6 +151,15 @@ def read_table(
     table = pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
     table.attrs["duplicates"] = sorted(duplicates)
     return table
+
+
+def _below(root: Path, file: str) -> Path:
+    """The path of a file below the root. What lies directly in the root may be a link of the user's to a
+    data set kept elsewhere; nothing further down may leave that."""
+    first, _, _ = file.partition("/")
+    if not file or file.startswith("/") or first in ("", ".", ".."):
+        raise UserError(f"{root / file}: leads out of {root}; give a path below it")
+    return _inside(root / first, root / file)
 
 
 def _inside(root: Path, path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Checkpoints: a Qwen2.5-VL of any size, loaded by one call; trained by LoRA or in full; saved and merged.
 
-    loaded = load("Qwen/Qwen2.5-VL-3B-Instruct")             # or a folder; a folder never touches the network
+    loaded = load("Qwen/Qwen2.5-VL-3B-Instruct")             # or owner/name@revision, or a folder
     loaded = make_trainable(loaded, Trainable("lora", rank=8, alpha=16), seed=0)
     save_trained(loaded, folder)                             # an adapter, or (full) a whole checkpoint
     loaded = load("Qwen/Qwen2.5-VL-3B-Instruct", folder)     # either of them
@@ -20,10 +20,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Optional
 
-from finer1_lib.checkpoint_files import check_checkpoint, check_trained, is_folder
+from finer1_lib.checkpoint_files import check_checkpoint, check_trained, is_folder, split_revision
 from finer1_lib.errors import UserError
 from finer1_lib.generation import Generation, generate
 from finer1_lib.hidden_states import pooled_states
+from finer1_lib.out_of_memory import mended
+from finer1_lib.pixel_budget import pixels_of, set_pixels, told_apart
 from finer1_lib.policy import score_completions as score
 from finer1_lib.trainable import Trainable, add_lora, has_trainable, make_trainable
 from finer1_lib.trained_weights import (
@@ -32,8 +34,8 @@ from finer1_lib.trained_weights import (
 
 __all__ = [
     "BACKENDS", "Generation", "LoadedModel", "Trainable", "add_lora", "attach_adapter", "generate",
-    "has_trainable", "load", "load_trained", "make_trainable", "pooled_states", "save_adapter", "save_merged",
-    "save_trained", "score",
+    "has_trainable", "load", "load_trained", "make_trainable", "pixels_of", "pooled_states", "save_adapter",
+    "save_merged", "save_trained", "score",
 ]  # fmt: skip
 
 BACKENDS = ("transformers", "unsloth")
@@ -48,11 +50,12 @@ class LoadedModel:
         processor: its Qwen2_5_VLProcessor.
         device: "cpu", "cuda", ...
         backend: "transformers" or "unsloth".
-        checkpoint: folder or Hub id of the base weights, as given.
+        checkpoint: folder or Hub id (with its @revision) of the base weights, as given.
         adapter: folder of the trained weights, as given; None for none or for fresh ones.
         dtype: torch dtype that is computed in.
         full_finetuning: whether the weights themselves may be trained.
         trainable: which weights training changes; None until `make_trainable` or a trained folder decides.
+        gradient_checkpointing: whether training keeps each layer's input alone and computes the rest anew.
     """
 
     model: Any
@@ -64,17 +67,21 @@ class LoadedModel:
     dtype: Any = None
     full_finetuning: bool = False
     trainable: Optional[Trainable] = None
+    gradient_checkpointing: bool = False
 
 
 def load(
     checkpoint: "str | Path", adapter: "str | Path | None" = None, *, backend: str = "transformers",
     device: str = "auto", dtype: str = "auto", load_in_4bit: bool = False, full_finetuning: bool = False,
-    max_seq_length: int = 4096,
+    max_seq_length: int = 4096, min_pixels: int = 0, max_pixels: int = 0,
+    gradient_checkpointing: bool = False,
 ) -> LoadedModel:
     """Load a checkpoint, and what was trained from it, in evaluation mode.
 
+    Models that nobody holds any more are cleared away first, so that two never share the memory unasked.
+
     Args:
-        checkpoint: a folder (read without network) or a Hub id "owner/name".
+        checkpoint: a folder (read without network) or a Hub id, "owner/name" or "owner/name@revision".
         adapter: folder written by `save_trained` (or by PEFT). An adapter's LoRA weights stay trainable. A
             folder that holds a whole checkpoint (config.json in place of adapter_config.json: the outcome of
             full fine-tuning) is loaded in place of `checkpoint`, with the same weights trainable as before.
@@ -85,10 +92,14 @@ def load(
         full_finetuning: prepare for `make_trainable` with all weights.
         max_seq_length: tokens of prompt and completion that Unsloth prepares for; transformers has no such
             limit.
+        min_pixels, max_pixels: bounds of a picture's size (`finer1_lib.pixel_budget`); 0 for the
+            checkpoint's own. Where `adapter` was trained with others, a line says so.
+        gradient_checkpointing: spare memory in training at the cost of a second forward pass. Unsloth always
+            trains so, in its own way.
 
     Raises:
         UserError: a missing or incomplete folder, an adapter of another model, an unknown backend, no GPU for
-        4 bits, 4 bits for full fine-tuning.
+        4 bits, 4 bits for full fine-tuning, bounds that make no sense.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend!r}: one of {', '.join(BACKENDS)}")
@@ -98,20 +109,24 @@ def load(
     whole = adapter is not None and check_trained(Path(adapter)) == "full"
     import torch
 
+    free_memory()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     full_finetuning = full_finetuning or whole
     if load_in_4bit and full_finetuning:
         raise UserError("full fine-tuning has no 4-bit weights: set load_in_4bit to false")
     if load_in_4bit and backend == "transformers" and not device.startswith("cuda"):
         raise UserError(f"load_in_4bit needs a CUDA GPU, the device is {device!r}: set load_in_4bit to false")
-    read = adapter if whole else checkpoint
-    where = dict(device=device, dtype=_dtype(dtype, device), load_in_4bit=load_in_4bit, local=is_folder(read))
+    read, revision = split_revision(adapter if whole else checkpoint)
+    where = dict(device=device, dtype=_dtype(dtype, device), load_in_4bit=load_in_4bit, revision=revision,
+                 local=is_folder(read))
     try:
-        if backend == "unsloth":
-            model, processor = _load_unsloth(
-                read, max_seq_length=max_seq_length, full_finetuning=full_finetuning, **where)
-        else:
-            model, processor = _load_transformers(read, **where)
+        can = device.startswith("cuda") and not full_finetuning
+        with mended(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
+            if backend == "unsloth":
+                model, processor = _load_unsloth(
+                    read, max_seq_length=max_seq_length, full_finetuning=full_finetuning, **where)
+            else:
+                model, processor = _load_transformers(read, **where)
     except OSError as error:
         raise UserError(f"cannot load {read!r}: {_first_line(error)}") from error
     except Exception as error:
@@ -121,12 +136,26 @@ def load(
         raise UserError(damaged) from error
     if not (processor.chat_template or processor.tokenizer.chat_template):
         raise UserError(f"{read} has no chat template: add its chat_template.jinja")
+    set_pixels(processor, min_pixels, max_pixels)
+    if adapter is not None and (line := told_apart(adapter, processor)):
+        print(line, flush=True)
     loaded = LoadedModel(model.eval(), processor, device, backend, checkpoint, dtype=where["dtype"],
-                         full_finetuning=full_finetuning)
+                         full_finetuning=full_finetuning, gradient_checkpointing=gradient_checkpointing)
     if whole:
         loaded = make_trainable(loaded, read_trainable(adapter))
         return dataclasses.replace(loaded, adapter=adapter)
     return attach_adapter(loaded, adapter) if adapter is not None else loaded
+
+
+def free_memory() -> None:
+    """Clear away what nobody holds any more: models and trainers are full of reference cycles."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _first_line(error: Exception) -> str:
@@ -144,7 +173,9 @@ def _dtype(name: str, device: str) -> Any:
     return getattr(torch, name)
 
 
-def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool, local: bool) -> tuple:
+def _load_transformers(
+    checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool, revision: Optional[str], local: bool
+) -> tuple:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -155,14 +186,15 @@ def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=["lm_head", "visual"])
     model = transformers.AutoModelForImageTextToText.from_pretrained(
-        checkpoint, dtype=dtype, local_files_only=local, **options)
+        checkpoint, dtype=dtype, revision=revision, local_files_only=local, **options)
     model = model if load_in_4bit else model.to(device)
-    return model, transformers.AutoProcessor.from_pretrained(checkpoint, local_files_only=local)
+    return model, transformers.AutoProcessor.from_pretrained(
+        checkpoint, revision=revision, local_files_only=local)
 
 
 def _load_unsloth(
-    checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool, local: bool, max_seq_length: int,
-    full_finetuning: bool,
+    checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool, revision: Optional[str], local: bool,
+    max_seq_length: int, full_finetuning: bool,
 ) -> tuple:
     if importlib.util.find_spec("unsloth") is None:
         raise UserError('backend "unsloth" needs the package unsloth: install the extra "gpu"')
@@ -173,4 +205,6 @@ def _load_unsloth(
     return FastVisionModel.from_pretrained(
         checkpoint, dtype=dtype, load_in_4bit=load_in_4bit, full_finetuning=full_finetuning,
         float32_mixed_precision=True, device_map={"": device}, local_files_only=local,
-        max_seq_length=max_seq_length, use_gradient_checkpointing="unsloth", offload_embedding=False)
+        max_seq_length=max_seq_length, use_gradient_checkpointing="unsloth", offload_embedding=False,
+        # a revision belongs to the repository that was named, not to Unsloth's copy of it in 4 bits
+        revision=revision, use_exact_model_name=revision is not None)

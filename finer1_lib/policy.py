@@ -18,6 +18,13 @@ from finer1_lib.sharing import (
 if TYPE_CHECKING:
     import torch
 
+LOGIT_BYTES = 2**27  # of one float32 copy of the logits that exist at a time; a handful of copies are made
+
+
+def logit_rows(vocabulary: int) -> int:
+    """Rows of logits to hold at a time: 1,024 up to 32,768 words, 220 for Qwen2.5-VL's 151,936."""
+    return max(64, min(1024, LOGIT_BYTES // (4 * vocabulary)))
+
 
 class Scored(NamedTuple):
     """What a model says of given tokens.
@@ -34,7 +41,7 @@ class Scored(NamedTuple):
 
 def score_tokens(
     model: Any, ids: "torch.Tensor", mask: "torch.Tensor", scored: "torch.Tensor", vision: Mapping[str, Any],
-    *, temperature: float = 1.0, chunk: int = 1024,
+    *, temperature: float = 1.0, chunk: int = 0,
 ) -> Scored:
     """Log-probability of chosen tokens given everything before them, and the entropy of each one's
     distribution.
@@ -47,7 +54,7 @@ def score_tokens(
         vision: pixel_values, image_grid_thw and mm_token_type_ids; {} for text alone. Without the token types
             transformers would fall back to plain 1-D positions, silently.
         temperature: the logits are divided by it.
-        chunk: rows of logits that exist at a time.
+        chunk: rows of logits that exist at a time; 0 for `logit_rows` of the vocabulary.
 
     Returns:
         Two (B, L) tensors, float32 (float64 for a float64 model).
@@ -62,8 +69,9 @@ def score_tokens(
     states = base.model(
         input_ids=ids, attention_mask=mask, use_cache=False, **positions, **vision).last_hidden_state
     real = scored[:, 1:].bool()  # the state before a token predicts it
+    head = base.get_output_embeddings().weight
     logp, entropy = logp_and_entropy(
-        states[:, :-1][real], base.get_output_embeddings().weight, ids[:, 1:][real], temperature, chunk)
+        states[:, :-1][real], head, ids[:, 1:][real], temperature, chunk or logit_rows(len(head)))
     where = torch.nn.functional.pad(real, (1, 0))
     empty = torch.zeros(ids.shape, dtype=logp.dtype, device=ids.device)
     return Scored(empty.masked_scatter(where, logp), empty.masked_scatter(where, entropy))
@@ -71,7 +79,7 @@ def score_tokens(
 
 def score_completions(
     model: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor", completion_mask: "torch.Tensor",
-    *, pad_token_id: int, temperature: float = 1.0, chunk: int = 1024, keep_states: bool = False,
+    *, pad_token_id: int, temperature: float = 1.0, chunk: int = 0, keep_states: bool = False,
 ) -> Scored:
     """Log-probability and entropy of every completion token given its prompt.
 
@@ -83,6 +91,7 @@ def score_completions(
         prompts: B encoded prompts; their lengths, and their pictures' token counts, may differ.
         completion_ids: (B, T) right-padded.
         completion_mask: (B, T), 1 on real tokens.
+        chunk: as for `score_tokens`.
         keep_states: also return the states that predict the real tokens.
 
     Returns:
@@ -104,8 +113,9 @@ def score_completions(
     forget_positions(base)
     real = mask.bool()
     asked = states[real]
+    head = base.get_output_embeddings().weight
     logp, entropy = logp_and_entropy(
-        asked, base.get_output_embeddings().weight, completion_ids[real], temperature, chunk)
+        asked, head, completion_ids[real], temperature, chunk or logit_rows(len(head)))
     empty = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device)
     return Scored(empty.masked_scatter(real, logp), empty.masked_scatter(real, entropy),
                   asked if keep_states else None)

@@ -14,7 +14,7 @@ Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
 from typing import Any, Mapping, Protocol, Sequence
 
 from finer1_lib.errors import UserError
-from finer1_lib.rationale_filters import REASONS, flaws
+from finer1_lib.rationale_filters import flaws, reasons_of
 from finer1_lib.rationale_quality import misread_share, share
 from finer1_lib.rationales import ask_until_good, attempt_seed, kept_concepts, own_and_foreign
 from finer1_lib.teaching import Row, Teacher
@@ -22,7 +22,8 @@ from finer1_lib.teaching import Row, Teacher
 _WORDS = {
     "cut_off": "cut off", "not_well_formed": "not well-formed", "mixed_language": "mixed language",
     "prompt_leak": "gives the prompt away", "label_not_a_candidate": "label not a candidate",
-    "foreign_candidate": "foreign candidate", "wrong_prediction": "wrong prediction", "all": "any of these",
+    "foreign_candidate": "foreign candidate", "wrong_prediction": "wrong prediction", "too_long": "too long",
+    "all": "any of these",
 }  # fmt: skip
 
 
@@ -103,10 +104,10 @@ def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]])
         share; and on_value, on_low, on_high, on_n of the same share while every filter is on.
     """
     found = [_flaws_of_all(record, names) for record in records]
-    report = []
-    for off in (*REASONS, "all"):
+    reasons, report = reasons_of(records), []
+    for off in (*reasons, "all"):
         row: dict[str, Any] = {"off": off}
-        for prefix, on in (("", set(REASONS) - {off} if off != "all" else set()), ("on_", set(REASONS))):
+        for prefix, on in (("", set(reasons) - {off} if off != "all" else set()), ("on_", set(reasons))):
             hits, owners, texts = [], [], 0
             for record, sets in zip(records, found):
                 place = next((k for k, one in enumerate(sets) if not one & on), None)
@@ -143,7 +144,7 @@ def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[st
             "found": sum(name in known and name in seen for known, seen in pairs),
             "false_alarms": sum(not known and name in seen for known, seen in pairs),
         }
-        for name in REASONS
+        for name in reasons_of(records)
     ]  # fmt: skip
 
 
@@ -182,4 +183,5 @@ def steps(
 def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[set[str]]:
     """The flaws that the filters see in each text of a record."""
     own, foreign = own_and_foreign(names, record["super_category"])
-    return [set(flaws(text, record["sub_category"], own, foreign)) for text in record["texts"]]
+    label, limit = record["sub_category"], record.get("max_words", 0)
+    return [set(flaws(text, label, own, foreign, limit)) for text in record["texts"]]

@@ -15,7 +15,7 @@ Source: METHOD 2.3; data.md 3.1 (what went wrong in the release's 404 rationales
 import random
 import re
 import unicodedata
-from typing import Collection, Iterable, Optional, Sequence
+from typing import Collection, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise, well_formatted
@@ -25,6 +25,7 @@ REASONS = (
     "cut_off", "not_well_formed", "mixed_language", "prompt_leak", "label_not_a_candidate",
     "foreign_candidate", "wrong_prediction",
 )  # fmt: skip
+TOO_LONG = "too_long"  # one more, which works only where a limit of words is given
 CUT_OFF = " [cut off]"  # a teacher ends a text with it that reached the limit of tokens
 
 _TYPOGRAPHY = {
@@ -74,24 +75,26 @@ def check_filters(filters: Iterable[str]) -> tuple[str, ...]:
 
 def reject_reason(
     text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (),
-    filters: Collection[str] = REASONS,
+    filters: Collection[str] = REASONS, max_words: int = 0,
 ) -> Optional[str]:
     """The first of `flaws` whose filter is on, or None.
 
     Args:
-        text, label, names, foreign: as for `flaws`.
-        filters: those that are on.
+        text, label, names, foreign, max_words: as for `flaws`.
+        filters: those that are on; `TOO_LONG` is, where there is a limit.
 
     Raises:
         UserError: a name that no filter has.
 
     Source: METHOD 2.3.
     """
-    on = check_filters(filters)
-    return next((flaw for flaw in flaws(text, label, names, foreign) if flaw in on), None)
+    on = {*check_filters(filters), TOO_LONG}
+    return next((flaw for flaw in flaws(text, label, names, foreign, max_words) if flaw in on), None)
 
 
-def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = ()) -> list[str]:
+def flaws(
+    text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (), max_words: int = 0
+) -> list[str]:
     """Everything that is wrong with a rationale, each judged on its own, in the order of `REASONS`.
 
     Args:
@@ -99,10 +102,11 @@ def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[st
         label: the true sub-category.
         names: the super-category's sub-categories; letters of any script are welcome if a name has them.
         foreign: sub-categories of other super-categories; none may be a candidate.
+        max_words: most words of a text (`words`), 0 for no limit.
 
     Returns:
-        Names of `REASONS`. A part that cannot be read holds neither the label nor a right prediction. Words
-        of another language in Latin letters pass: script is all that is looked at.
+        Names of `REASONS`, at last `TOO_LONG`. A part that cannot be read holds neither the label nor a
+        right prediction. Words of another language in Latin letters pass: script is all that is looked at.
 
     Source: METHOD 2.3; data.md 3.1 (what went wrong in the release's 404).
     """
@@ -120,7 +124,18 @@ def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[st
         "foreign_candidate": bool(candidates & others),
         "wrong_prediction": said != {normalise(label)},
     }
-    return [name for name in REASONS if found[name]]
+    long = [TOO_LONG] if max_words and words(text) > max_words else []
+    return [name for name in REASONS if found[name]] + long
+
+
+def words(text: str) -> int:
+    """How many words a text has, its tags not counted: what a limit of words counts."""
+    return len(re.sub(r"</?\w+>", " ", text.removesuffix(CUT_OFF)).split())
+
+
+def reasons_of(records: Iterable[Mapping]) -> tuple[str, ...]:
+    """`REASONS`, and `TOO_LONG` where records (lines of rationales.jsonl) were made under a limit."""
+    return (*REASONS, TOO_LONG) if any(record.get("max_words") for record in records) else REASONS
 
 
 def mend(text: str) -> str:

@@ -9,7 +9,7 @@ Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
 from collections import Counter
 from typing import Any, Mapping, Optional, Sequence
 
-from finer1_lib.rationale_filters import REASONS, flaws
+from finer1_lib.rationale_filters import flaws, reasons_of
 from finer1_lib.rationales import kept_concepts
 from finer1_lib.rewards import normalise
 from finer1_lib.statistics import clustered_mean
@@ -46,7 +46,8 @@ def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
         "mended": sum(record["mended"] for record in records),
         "label_first": sum(_leads(record["candidates"], record) for record in kept),
     }  # fmt: skip
-    rows = [{"reason": name, "texts": texts[name], "images_dropped": dropped[name]} for name in REASONS]
+    rows = [{"reason": name, "texts": texts[name], "images_dropped": dropped[name]}
+            for name in reasons_of(records)]  # fmt: skip
     return counts, rows
 
 

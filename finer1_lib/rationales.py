@@ -4,8 +4,7 @@ The path of one image: several descriptions, each stressing something else -> co
 out (`concepts`) -> the structured prompt -> a text in four tagged parts -> filters (`rationale_filters`); a
 text that fails is asked for again with another seed, up to a cap; at the cap the image is dropped.
 
-Who teaches is open (`Teacher`): the miniature's guide, the model itself, or a larger model (`teachers`).
-What came of it is measured in `rationale_quality`.
+Who teaches is open (`teachers`); what came of it is measured in `rationale_quality`.
 
 Source: METHOD 2.1-2.3 (none of the paper's code for it was released: audit.md C4).
 """
@@ -18,9 +17,7 @@ from finer1_lib.concepts import Encoder, select_concepts
 from finer1_lib.errors import UserError
 from finer1_lib.files import append_jsonl, read_jsonl
 from finer1_lib.prompts import question_for
-from finer1_lib.rationale_filters import (
-    REASONS, check_filters, mend, reject_reason, settle, write_rationale,
-)  # fmt: skip
+from finer1_lib.rationale_filters import REASONS, check_filters, mend, reject_reason, settle, write_rationale
 from finer1_lib.teaching import Description, Rationale, Row, Teacher, draw_seed
 from finer1_lib.traces.parsing import parse
 
@@ -109,7 +106,7 @@ def choose_concepts(
 def make_rationales(
     teacher: Teacher, rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], *, seed: int,
     attempts: int, names: Mapping[str, Sequence[str]], path: Path, filters: Collection[str] = REASONS,
-    progress: Progress = None,
+    max_words: int = 0, progress: Progress = None,
 ) -> list[dict]:
     """A record per image, kept or dropped, one JSON line each; a killed run goes on where it stopped.
 
@@ -118,20 +115,21 @@ def make_rationales(
         names: super_category -> its sub-categories.
         path: `rationales.jsonl`.
         filters: those of `REASONS` that are on.
+        max_words: longest text that is kept, 0 for no limit.
 
     Raises:
-        UserError: an unknown filter, no attempt, or lines of the file that were made on other concepts.
+        UserError: an unknown filter, no attempt, or lines of the file made on other concepts or limits.
     """
     kept = {row["image_id"]: kept_concepts(chosen[row["image_id"]]) for row in rows}
     done = {record["image_id"]: record for record in read_jsonl(path, truncate=True)}
     for image_id in kept.keys() & done.keys():
-        if done[image_id]["concepts"] != kept[image_id]:
-            raise UserError(f"{path}: {image_id} was made on other concepts; delete the file and run again")
+        if (done[image_id]["concepts"], done[image_id].get("max_words", 0)) != (kept[image_id], max_words):
+            other = "concepts" if done[image_id]["concepts"] != kept[image_id] else "limits"
+            raise UserError(f"{path}: {image_id} was made on other {other}; delete the file and run again")
     places = label_places(rows, seed)
     for number, part in _parts(rows, teacher.batch_size, done):
-        records = ask_until_good(
-            teacher, part, kept, seed=seed, attempts=attempts, names=names, filters=filters, places=places
-        )
+        records = ask_until_good(teacher, part, kept, seed=seed, attempts=attempts, names=names,
+                                 filters=filters, max_words=max_words, places=places)  # fmt: skip
         _append(path, records, done)
         if progress:
             progress(number, len(rows))
@@ -140,21 +138,21 @@ def make_rationales(
 
 def ask_until_good(
     teacher: Teacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seed: int, attempts: int,
-    names: Mapping[str, Sequence[str]], filters: Collection[str] = REASONS,
+    names: Mapping[str, Sequence[str]], filters: Collection[str] = REASONS, max_words: int = 0,
     places: Optional[Mapping[str, int]] = None,
 ) -> list[dict]:
     """Ask for every row's text until one passes, at most `attempts` times; nothing is written.
 
     Args:
         concepts: image_id -> the concepts given to the teacher.
-        seed, attempts, names, filters: as for `make_rationales`.
+        seed, attempts, names, filters, max_words: as for `make_rationales`.
         places: image_id -> the label's place among the candidates; those of `label_places` by default.
 
     Returns:
         A line of `rationales.jsonl` per row: image_id, super_category, sub_category, question, text,
         concepts, candidates, attempts, kept, dropped_because, rejections (the reason of every failed
-        attempt), texts (every attempt as the teacher wrote it, mended) and mended (how many of them needed
-        it). A dropped image keeps its last text, for reading; nobody trains on it.
+        attempt), texts (every attempt as the teacher wrote it, mended), mended (how many of them needed it)
+        and, where there is one, max_words. A dropped image keeps its last text; nobody trains on it.
 
     Source: METHOD 2.3 ("resample until the prediction equals the label"); the cap is our choice.
     """
@@ -174,12 +172,13 @@ def ask_until_good(
             own, foreign = own_and_foreign(names, one.row["super_category"])
             texts[one.row["image_id"]].append(text)
             reasons[one.row["image_id"]].append(
-                reject_reason(mend(text), one.row["sub_category"], own, foreign, filters)
+                reject_reason(mend(text), one.row["sub_category"], own, foreign, filters, max_words)
             )
         waiting = [row for row in waiting if reasons[row["image_id"]][-1]]
     places = label_places(rows, seed) if places is None else places
+    limit = {"max_words": max_words} if max_words else {}
     return [
-        _record(row, concepts, texts[image_id], reasons[image_id], seed, places[image_id])
+        _record(row, concepts, texts[image_id], reasons[image_id], seed, places[image_id]) | limit
         for image_id, row in ((row["image_id"], row) for row in rows)
     ]
 

@@ -7,6 +7,9 @@ Dynamic sampling: a group whose rollouts are all right or all wrong teaches noth
 prompt is sampled in its place, for a limited number of rounds. Where nothing at all survives, a policy says
 what happens (`TapoConfig.nothing_survives`).
 
+Pictures take the memory (the paper's rollout batch has 384 triplets; one picture of 1280 image tokens is
+24 MB): positives are let go once they have been sampled from, and dropped groups once others fill the batch.
+
 Everything drawn here is a function of (seed, rollout batch, round), so that a resumed run draws what an
 uninterrupted one would have.
 
@@ -22,6 +25,7 @@ from finer1_lib.encoding import Encoded, Encoder, user_message
 from finer1_lib.errors import UserError
 from finer1_lib.generation import cut_batches, ending_ids, sample_ids
 from finer1_lib.objective import group_advantages
+from finer1_lib.out_of_memory import mended
 from finer1_lib.rewards import strict
 
 if TYPE_CHECKING:
@@ -56,7 +60,8 @@ class Batch(NamedTuple):
     """What one rollout batch gave.
 
     Attributes:
-        kept, dropped: groups to train on, and those without variance.
+        kept: groups to train on.
+        dropped: groups without variance, at most as many as the batch lacks.
         gauges: `tapo.ROLLOUT_GAUGES`.
         counts: `tapo.COUNTS`, as far as they are known here.
     """
@@ -65,6 +70,11 @@ class Batch(NamedTuple):
     dropped: list[Group]
     gauges: dict[str, float]
     counts: dict[str, float]
+
+
+def _varied(accuracy: "torch.Tensor") -> bool:
+    """Whether some rollouts of a group were right and some wrong."""
+    return bool(accuracy.min() != accuracy.max())
 
 
 def planned_row(slot: int, count: int, seed: int) -> int:
@@ -116,20 +126,21 @@ class Sampler:
         tried: set[int] = set()
         kept: list[Group] = []
         dropped: list[Group] = []
-        sampled: list[Group] = []
+        sampled: "list[torch.Tensor]" = []  # (rollouts,) accuracies of every group, dropped ones included
         sums: dict[str, float] = defaultdict(float)
         rounds = 0
         while True:
             rounds += 1
             tried.update(rows)
             groups = self.groups(rows, (c.seed, number, rounds), sums)
-            sampled += groups
+            sampled += [group.accuracy for group in groups]
             varied = [group for group in groups if group.varied]
             if not varied and c.nothing_survives == "keep":
                 kept += [group._replace(advantages=group.advantages * 0) for group in groups]
             else:
                 kept += varied
                 dropped += [group for group in groups if not group.varied]
+            del dropped[max(0, want - len(kept)) :], groups  # and with them their pictures
             if len(kept) >= want or rounds == c.max_sampling_rounds:
                 break
             draw = random.Random(f"{c.seed}/replacements/{number}/{rounds}")
@@ -140,17 +151,17 @@ class Sampler:
                 " rounds (all right or all wrong): raise temperature, take another start, or set"
                 " nothing_survives to 'skip'")
         count = sums.pop("rollouts")
-        accuracies = [float(group.accuracy.mean()) for group in sampled]
+        accuracies = [float(accuracy.mean()) for accuracy in sampled]
         mean = sum(accuracies) / len(accuracies)
         gauges = {
             **{name: sums[name] / count for name in ("reward", "accuracy", "accuracy_strict", "format_rate",
                                                      "length", "truncated_share")},
             "reward_std": sums["reward_std"] / len(sampled),
             "accuracy_std": (sum((a - mean) ** 2 for a in accuracies) / len(accuracies)) ** 0.5,
-            **{f"accuracy_{half}": sum(float(group.accuracy[part].mean()) for group in sampled) / len(sampled)
+            **{f"accuracy_{half}": sum(float(accuracy[part].mean()) for accuracy in sampled) / len(sampled)
                for half, part in (("anchor", slice(c.n_anchor)), ("positive", slice(c.n_anchor, None)))
                if c.n_positive or half == "anchor"},
-            "zero_variance_share": sum(not group.varied for group in sampled) / len(sampled),
+            "zero_variance_share": sum(not _varied(accuracy) for accuracy in sampled) / len(sampled),
             "sampling_rounds": float(rounds), "kept_share": len(kept) / want}
         return Batch(kept, dropped, gauges, {
             "rollouts_sampled": count, "rollouts_trained": float(min(len(kept), want) * c.group_size),
@@ -164,6 +175,8 @@ class Sampler:
         positives = [self._encoded(t, t.positive) if c.n_positive else None for t in triplets]
         completions = self._complete(
             [p for a, b in zip(anchors, positives) for p in [a] * c.n_anchor + [b] * c.n_positive], seed)
+        if c.score_positive_under == "anchor":
+            positives.clear()
         columns = [{"sub_category": t.sub_category} for t in triplets for _ in range(size)]
         asked = [user_message(t.prompt) for t in triplets for _ in range(size)]
         texts = self.encode.tokenizer.batch_decode(completions, skip_special_tokens=True)
@@ -187,7 +200,7 @@ class Sampler:
             negatives = [self._encoded(triplet, triplet.negative)] * size if c.needs_negative else []
             accuracy = parts[own, 0]
             groups.append(Group(
-                bool(accuracy.min() != accuracy.max()), accuracy, group_advantages(reward[None, own])[0],
+                _varied(accuracy), accuracy, group_advantages(reward[None, own])[0],
                 completions[own], [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives,
                 truncated[own]))
         return groups
@@ -196,9 +209,10 @@ class Sampler:
         c = self.config
         completions: list[Any] = [None] * len(prompts)
         for number, part in enumerate(cut_batches([len(p.ids) for p in prompts], c.generation_batch_size)):
-            drawn = sample_ids(
-                self.model, self.encode.tokenizer, [prompts[i] for i in part], seed=(*seed, number),
-                max_new_tokens=c.max_new_tokens, temperature=c.temperature, top_p=c.top_p)
+            with mended("sampling rollouts", final=False, prompts=len(part)):
+                drawn = sample_ids(
+                    self.model, self.encode.tokenizer, [prompts[i] for i in part], seed=(*seed, number),
+                    max_new_tokens=c.max_new_tokens, temperature=c.temperature, top_p=c.top_p)
             for i, ids in zip(part, drawn):
                 completions[i] = ids
         return completions

@@ -24,6 +24,7 @@ from finer1_lib import checkpoints
 from finer1_lib.encoding import Encoder, ImageFile, pad, user_message, vision_inputs
 from finer1_lib.errors import UserError
 from finer1_lib.models import LoadedModel, has_trainable, load_trained
+from finer1_lib.out_of_memory import mended
 from finer1_lib.policy import score_tokens
 
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
@@ -169,7 +170,7 @@ def train_sft(
         The same model, trained.
 
     Raises:
-        UserError: no examples, nothing trainable, or a folder that holds another training.
+        UserError: no examples, nothing trainable, a folder that holds another training, or no memory left.
     """
     out_dir = Path(out_dir)
     if not examples:
@@ -179,10 +180,12 @@ def train_sft(
     data = [(e.image.image_id, e.prompt, e.completion) for e in examples]
     identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
     if not checkpoints.finished(out_dir, identity):
-        trainer = build_trainer(loaded, examples, config, checkpoints.scratch(out_dir))
-        checkpoints.run_training(
-            trainer, loaded, out_dir, identity, columns=LOG_COLUMNS, progress=progress, every=5,
-            metrics_path=Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv")))
+        path = Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv"))
+        with mended("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
+                    divides=config.batch_size):
+            trainer = build_trainer(loaded, examples, config, checkpoints.scratch(out_dir))
+            checkpoints.run_training(trainer, loaded, out_dir, identity, columns=LOG_COLUMNS,
+                                     metrics_path=path, progress=progress, every=5)
     return load_trained(loaded, out_dir)
 
 

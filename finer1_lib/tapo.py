@@ -22,6 +22,7 @@ from finer1_lib.distortions import Picture, masked, noised
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
 from finer1_lib.models import LoadedModel, has_trainable, load_trained
+from finer1_lib.out_of_memory import mended
 from finer1_lib.prompts import PROMPTS, question_for
 from finer1_lib.tapo_config import PRESETS, SWITCHES, TapoConfig, make_config
 
@@ -70,10 +71,11 @@ COUNTS = {  # of a rollout batch, written with its first update; the budget adds
 GAUGES = {**ROLLOUT_GAUGES, **UPDATE_GAUGES, "grad_norm": "gradient norm before it is clipped", **COUNTS,
           "seconds_update": "seconds for forward, backward and optimizer"}
 LOG_COLUMNS = ("step", "loss", "learning_rate", *GAUGES, "seconds")
-SHOWN = ("reward", "reward_std", "accuracy", "accuracy_std", "accuracy_strict", "format_rate", "zero_variance_share", "sampling_rounds",
-         "kept_share", "ratio_anchor", "ratio_positive", "clip_share_anchor", "clip_share_positive",
-         "divergence", "entropy", "entropy_negative", "entropy_sampled", "length", "truncated_share", "grad_norm",
-         "seconds_rollout", "seconds_scoring", "seconds_update")
+SHOWN = ("reward", "reward_std", "accuracy", "accuracy_std", "accuracy_strict", "format_rate",
+         "zero_variance_share", "sampling_rounds", "kept_share", "ratio_anchor", "ratio_positive",
+         "clip_share_anchor", "clip_share_positive", "divergence", "entropy", "entropy_negative",
+         "entropy_sampled", "length", "truncated_share", "grad_norm", "seconds_rollout", "seconds_scoring",
+         "seconds_update")
 
 
 class TripletRow(NamedTuple):
@@ -139,7 +141,7 @@ def train_tapo(
         The same model, trained.
 
     Raises:
-        UserError: no triplets, nothing trainable, or a folder that holds another training.
+        UserError: no triplets, nothing trainable, a folder that holds another training, or no memory left.
     """
     from finer1_lib.tapo_trainer import build_trainer
 
@@ -153,9 +155,11 @@ def train_tapo(
     data = [[*(picture[1:] for picture in row[:3]), row.prompt, row.sub_category] for row in rows]
     identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
     if not checkpoints.finished(out_dir, identity):
-        trainer = build_trainer(loaded, rows, config, checkpoints.scratch(out_dir))
         path = Path(metrics_path or out_dir.with_name(f"metrics_{out_dir.name}.csv"))
-        checkpoints.run_training(
-            trainer, loaded, out_dir, identity, columns=LOG_COLUMNS, metrics_path=path, progress=progress,
-            shown=SHOWN)
+        with mended("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
+                    divides=config.rows_per_step, max_new_tokens=config.max_new_tokens):
+            trainer = build_trainer(loaded, rows, config, checkpoints.scratch(out_dir))
+            checkpoints.run_training(
+                trainer, loaded, out_dir, identity, columns=LOG_COLUMNS, metrics_path=path,
+                progress=progress, shown=SHOWN)
     return load_trained(loaded, out_dir)

@@ -22,7 +22,7 @@ from finer1_lib.encoding import Encoded, Encoder, pad
 from finer1_lib.generation import mix
 from finer1_lib.models import LoadedModel
 from finer1_lib.objective import divergence, full_divergence, sampled_entropy, tapo_loss
-from finer1_lib.policy import Scored, score_completions, unwrap_base
+from finer1_lib.policy import Scored, logit_rows, score_completions, unwrap_base
 from finer1_lib.rollouts import Batch, Sampler
 from finer1_lib.sharing import bundle, unbundle
 from finer1_lib.tapo import COUNTS, TripletRow
@@ -81,7 +81,8 @@ def _trainer_class(base: type) -> type:
         def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
             number = self.state.global_step // self.tapo.updates_per_rollout
             slots = [row["slot"] for row in inputs[:: self.tapo.group_size]]
-            batch = self.sampler.batch(slots, number)
+            with self.accelerator.autocast():  # as for scoring: weights trained in full are float32
+                batch = self.sampler.batch(slots, number)
             began = time.monotonic()
             result = self._as_rows(batch, len(slots))
             self._gauges = batch.gauges
@@ -172,7 +173,8 @@ def _trainer_class(base: type) -> type:
             if self.tapo.divergence != "full":
                 return divergence(self.tapo.divergence, own.logp, other.logp, mask)
             head = unwrap_base(self.accelerator.unwrap_model(model)).get_output_embeddings().weight
-            values = full_divergence(own.states, other.states, head, self.tapo.temperature)
+            many = logit_rows(len(head))
+            values = full_divergence(own.states, other.states, head, self.tapo.temperature, many)
             return torch.zeros_like(own.logp).masked_scatter(mask.bool(), values)
 
         # Gauges ------------------------------------------------------
@@ -234,12 +236,12 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
         num_train_epochs=1, learning_rate=config.learning_rate, lr_scheduler_type="constant_with_warmup",
         warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=micro_batches,
-        steps_per_generation=micro_batches * config.updates_per_rollout, num_iterations=1,
-        num_generations=config.group_size, max_completion_length=config.max_new_tokens,
-        temperature=config.temperature, top_p=config.top_p, top_k=0, beta=0.0, loss_type="dapo",
-        epsilon=config.clip_low, epsilon_high=config.clip_high, reward_weights=weights, shuffle_dataset=False,
-        mask_truncated_completions=False, use_vllm=False, vllm_importance_sampling_correction=False)
+        gradient_accumulation_steps=micro_batches, num_generations=config.group_size, num_iterations=1,
+        steps_per_generation=micro_batches * config.updates_per_rollout,
+        max_completion_length=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p,
+        top_k=0, beta=0.0, loss_type="dapo", epsilon=config.clip_low, epsilon_high=config.clip_high,
+        reward_weights=weights, shuffle_dataset=False, mask_truncated_completions=False, use_vllm=False,
+        vllm_importance_sampling_correction=False)
     # One row a group, in order: the dataset is the plan of prompts itself, so one pass is the whole training.
     plan = [{"prompt": [{"role": "user", "content": ""}], "slot": slot}
             for slot in range(config.steps * config.prompts_per_step)]

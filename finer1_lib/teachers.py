@@ -1,19 +1,21 @@
-"""Teachers that need no attribute table: the model itself, and a larger model under structured prompts.
+"""Teachers that need no attribute table: the model itself, and a larger model under structured prompts, on
+this machine or behind an address.
 
 Source: METHOD 2.1 and 2.2 (the paper's teacher is Qwen2.5-VL-32B; its Table 5 asks for four tagged parts).
 The prompts are worded here; the self-teacher is our choice for pictures nobody has described.
 """
 
 import re
-from typing import Any, Callable, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
-from finer1_lib.encoding import Encoder, ImageFile, user_message
+from finer1_lib.chat_endpoint import ChatEndpoint
 from finer1_lib.fgvr_data import Similarity, nearest_names
 from finer1_lib.prompts import PROMPTS, Prompt
 from finer1_lib.rationale_filters import CUT_OFF, write_rationale
-from finer1_lib.teaching import Description, Rationale, Row, Teacher, draw_seed
+from finer1_lib.teaching import Description, Rationale, Row, Teacher
+from finer1_lib.text_asking import Asked, EndpointAsker, Generate, LocalAsker
 
-# Fields in braces are filled by `fill`; each record of a real teacher's run names the hash.
+# Fields in braces are filled by `fill`.
 TEACHER_PROMPTS = {
     prompt.name: prompt
     for prompt in (
@@ -39,11 +41,11 @@ TEACHER_PROMPTS = {
             "<prediction>the name that fits best</prediction>\n</think>\n<answer>the same name</answer>\n"
             "Never let it show that the answer or the features were known beforehand.",
         ),
+        # added to teacher_rationale where there is a limit
+        Prompt("teacher_words", " Write at most {words} words in all; short phrases will do."),
     )
 }
 SELF_CONCEPTS = 12  # phrases taken over from a self-teacher's descriptions
-
-Generate = Callable[..., list]  # as `models.generate`
 
 
 def fill(name: str, **values: str) -> str:
@@ -101,7 +103,8 @@ class SelfTeacher(_BatchTeacher):
         temperature: float = 0.7, max_new_tokens: int = 256, batch_size: int = 8,
         generate: Optional[Generate] = None,
     ) -> None:
-        self._ask = _Asker(load, image_root, max_new_tokens, temperature, batch_size, generate)
+        self._ask = LocalAsker(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
+                               batch_size=batch_size, generate=generate)
         self._samples, self._similarity, self.batch_size = samples, similarity, batch_size
         groups = table.groupby("super_category")["sub_category"]
         self._names = {super_category: sorted(set(names)) for super_category, names in groups}
@@ -138,19 +141,13 @@ class SelfTeacher(_BatchTeacher):
         return [_joined(match.group(1) if match else text) for match, text in zip(found, texts)]
 
 
-class PromptedTeacher(_BatchTeacher):
-    """A larger instruction-tuned model asked by the structured prompts above (the paper's way).
-
-    Args: as for `SelfTeacher`, and
-        foci: what the descriptions stress in turn, e.g. ["shape", "colours", "markings"].
-    """
+class _LargeTeacher(_BatchTeacher):
+    """A larger instruction-tuned model asked by the structured prompts above (the paper's way)."""
 
     def __init__(
-        self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
-        max_new_tokens: int = 1536, batch_size: int = 8, generate: Optional[Generate] = None,
+        self, ask: Callable[[Asked], list[str]], foci: Sequence[str], batch_size: int, words: int
     ) -> None:
-        self._ask = _Asker(load, image_root, max_new_tokens, temperature, batch_size, generate)
-        self._foci, self.batch_size = list(foci), batch_size
+        self._ask, self._foci, self.batch_size, self._words = ask, list(foci), batch_size, words
 
     def foci(self, row: Row) -> list[str]:
         """The same for every picture."""
@@ -180,46 +177,40 @@ class PromptedTeacher(_BatchTeacher):
         for row, concepts, question, seed in asked:
             names = {"super_category": row["super_category"], "sub_category": row["sub_category"]}
             filled = fill("teacher_rationale", question=question, concepts="; ".join(concepts), **names)
-            prompts.append((filled, row, seed))
+            limit = fill("teacher_words", words=str(self._words)) if self._words else ""
+            prompts.append((filled + limit, row, seed))
         return self._ask(prompts)
 
 
-class _Asker:
-    """Prompts, each with one picture or none, answered in batches by a model loaded when first needed.
+class PromptedTeacher(_LargeTeacher):
+    """A larger model on this machine, of any family.
 
-    A picture is handed over as a file's name: it is opened when its batch is encoded, and its pixels serve
-    every prompt about it. An answer that reached the limit of tokens ends in `CUT_OFF`.
+    Args: as for `SelfTeacher`, and
+        load: gives the model (`any_model.load`) when first asked.
+        foci: what the descriptions stress in turn, e.g. ["shape", "colours", "markings"].
+        words: longest rationale that is asked for, 0 for no limit; the filter `too_long` holds it to that.
     """
 
     def __init__(
-        self, load: Callable, image_root, max_new_tokens: int, temperature: float, batch_size: int,
-        generate: Optional[Generate],
+        self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
+        max_new_tokens: int = 1536, batch_size: int = 8, words: int = 0, generate: Optional[Generate] = None,
     ) -> None:
-        self._load, self._root, self._generate = load, str(image_root), generate
-        self._loaded: Any = None
-        self._options: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size,
-        }  # fmt: skip
+        ask = LocalAsker(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
+                         batch_size=batch_size, generate=generate)
+        super().__init__(ask, foci, batch_size, words)
 
-    def __call__(self, asked: Sequence[tuple[str, Optional[Row], int]]) -> list[str]:
-        """Answer (prompt, row or None, seed) each; the batch's chance comes from all its seeds."""
-        if self._loaded is None:
-            self._start()
-        prompts = [
-            user_message(prompt, None if row is None else ImageFile(self._root, row["image_id"]))
-            for prompt, row, _ in asked
-        ]
-        seed = asked[0][2] if len(asked) == 1 else draw_seed(*(one[2] for one in asked))
-        answers = self._generate(self._loaded, prompts, seed=seed, **self._options)
-        return [answer.text + CUT_OFF * answer.truncated for answer in answers]
 
-    def _start(self) -> None:
-        self._loaded = self._load()
-        if self._generate is None:
-            from finer1_lib.generation import generate
+class EndpointTeacher(_LargeTeacher):
+    """A larger model behind an address (`chat_endpoint`); as many images together as requests.
 
-            self._generate = generate
-            self._options["encoder"] = Encoder(self._loaded.processor)
+    Args:
+        endpoint: which model, and how it is asked.
+        image_root: where the images lie.
+        foci, words: as for `PromptedTeacher`.
+    """
+
+    def __init__(self, endpoint: ChatEndpoint, image_root, foci: Sequence[str], *, words: int = 0) -> None:
+        super().__init__(EndpointAsker(endpoint, image_root), foci, endpoint.concurrency, words)
 
 
 def _phrases(descriptions: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finer1_lib.checkpoint_files import TRAINABLE, check_trained, is_folder
+from finer1_lib.checkpoint_files import TRAINABLE, check_trained, is_folder, split_revision
 from finer1_lib.errors import UserError
 from finer1_lib.trainable import PROJECTOR, VISION, Trainable, wrap_in_lora
 
@@ -128,6 +128,8 @@ def save_adapter(loaded: "LoadedModel", folder: "str | Path") -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     if is_folder(loaded.checkpoint):  # a folder's place on this machine says nothing elsewhere
         config["base_model_name_or_path"] = Path(loaded.checkpoint).name
+    else:
+        config["base_model_name_or_path"], config["revision"] = split_revision(loaded.checkpoint)
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 

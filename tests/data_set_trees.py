@@ -13,15 +13,15 @@ from scipy.io import savemat
 
 TRAIN, TEST = 5, 2
 CLASSES = {
-    "bird": ["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross", "023.Brandt_Cormorant",
-             "025.Pelagic_Cormorant"],
+    "bird": ["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross",
+             "023.Brandt_Cormorant", "025.Pelagic_Cormorant"],
     "car": ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura TL Sedan 2012",
             "Ram C/V Cargo Van Minivan 2012", "Volvo XC90 SUV 2007"],
     "dog": ["n02085936-Maltese_dog", "n02086240-Shih-Tzu", "n02089078-black-and-tan_coonhound",
             "n02098105-soft-coated_wheaten_terrier", "n02099712-Labrador_retriever"],
     "flower": [12, 16, 60, 78, 93],
     "pet": ["Abyssinian", "american_bulldog", "Bengal", "pug", "staffordshire_bull_terrier"],
-    "aircraft": ["707-320", "A318", "Boeing 717", "Cessna Citation 525", "F-16A/B"],
+    "aircraft": ["707-320", "A318", "Boeing 717", "Cessna 525", "F-16A/B"],
 }  # fmt: skip
 NAMES = {
     "bird": ["Black Footed Albatross", "Laysan Albatross", "Sooty Albatross", "Brandt Cormorant",
@@ -31,7 +31,7 @@ NAMES = {
             "Labrador Retriever"],
     "flower": ["colt's foot", "globe flower", "pink and yellow dahlia", "lotus", "air plant"],
     "pet": ["Abyssinian", "American Bulldog", "Bengal", "Pug", "Staffordshire Bull Terrier"],
-    "aircraft": ["Boeing 707-320", "Airbus A318", "Boeing 717", "Cessna Citation 525", "F-16A/B"],
+    "aircraft": ["Boeing 707-320", "Airbus A318", "Boeing 717", "Cessna 525", "F-16A/B"],
 }  # fmt: skip
 SIZE, BANNERED = (48, 40), (48, 60)  # pixels; an aircraft's last 20 rows are its banner
 
@@ -111,7 +111,8 @@ def dogs(folder, rows):
         listed[part].append((path, CLASSES["dog"].index(name) + 1))
     for part, found in listed.items():
         labels = numpy.array([[label] for _, label in found])
-        savemat(folder / f"{part}_list.mat", {"file_list": cells([path for path, _ in found]), "labels": labels})
+        lists = {"file_list": cells([path for path, _ in found]), "labels": labels}
+        savemat(folder / f"{part}_list.mat", lists)
 
 
 def flowers(folder, rows):
@@ -122,8 +123,8 @@ def flowers(folder, rows):
         ids[part].append(number)
     savemat(folder / "imagelabels.mat", {"labels": labels})
     half = len(ids["train"]) // 2
-    savemat(folder / "setid.mat", {"trnid": numpy.array([ids["train"][:half]]),
-                                   "valid": numpy.array([ids["train"][half:]]), "tstid": numpy.array([ids["test"]])})
+    parts = {"trnid": ids["train"][:half], "valid": ids["train"][half:], "tstid": ids["test"]}
+    savemat(folder / "setid.mat", {part: numpy.array([numbers]) for part, numbers in parts.items()})
 
 
 def pets(folder, rows):
@@ -136,7 +137,8 @@ def pets(folder, rows):
     put(folder / "images" / "Abyssinian_100.mat", b"not a picture")
     for part, file in (("train", "trainval"), ("test", "test")):
         put(folder / "annotations" / f"{file}.txt", "\n".join(lines[part]) + "\n")
-    put(folder / "annotations/list.txt", "#Image CLASS-ID SPECIES BREED ID\n" + "\n".join(lines["train"]) + "\n")
+    everything = "\n".join(lines["train"])
+    put(folder / "annotations/list.txt", f"#Image CLASS-ID SPECIES BREED ID\n{everything}\n")
 
 
 def aircraft(folder, rows):

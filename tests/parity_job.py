@@ -112,6 +112,23 @@ def run(backend: str, folder: Path, base: str) -> dict:
     return told
 
 
+def checked(folder: Path) -> dict[str, str]:
+    """The checks of `finer1 gpu-check` that ask Unsloth, on the miniature: check -> level and finding."""
+    from finer1_lib import gpu_check, models
+    from finer1_lib.gpu_bench import Bench
+    from finer1_lib.presets import find_kit, make_plan
+
+    plan = make_plan(find_kit(), "miniature", settings=["02_cot_sft.backend=unsloth"])
+    bench = Bench(plan, "cpu", folder)
+    bench.loaded = models.add_lora(models.load(
+        WEIGHTS, backend="unsloth", device="cpu", dtype="float32", max_seq_length=256), 4, 8)
+    found = {}
+    for check in (gpu_check.log_probabilities, gpu_check.unsloths, gpu_check.gradients):
+        (row,) = check(bench)
+        found[check.__name__] = f"{row.level}: {row.what}"
+    return found
+
+
 def main(backend: str, folder: Path) -> None:
     if backend == "unsloth":
         import_unsloth()
@@ -126,6 +143,7 @@ def main(backend: str, folder: Path) -> None:
     told["sft_base"] = sft.make_sft_trainer_class().__mro__[1].__module__
     told["tapo_base"] = tapo_trainer.make_tapo_trainer_class().__mro__[1].__module__
     told["signatures"] = signatures() if backend == "unsloth" else {}
+    told["checked"] = checked(folder) if backend == "unsloth" else {}
     print("\nTOLD " + json.dumps(told))
 
 

@@ -21,6 +21,7 @@ from finer1_lib.contenders import (
     labels_of,
     pairs_of,
     start_of,
+    with_more,
 )
 from finer1_lib.errors import UserError
 
@@ -81,7 +82,7 @@ def test_a_wrong_list_is_one_line_that_names_the_notebook(entries, message):
 def test_a_model_that_was_not_trained_is_one_clear_line():
     contenders = all_contenders(trained("cot_sft_dapo"))
     assert find_contender(contenders, "cot_sft").adapter == "02_cot_sft/cot_sft"
-    message = r"probed_models: 'cot_sft_tapo' was not trained in this run; there are base, .*cot_sft_dapo$"
+    message = r"probed_models: 'cot_sft_tapo' was not trained in this run \(nor named in more_models\); there are base, .*cot_sft_dapo$"
     with pytest.raises(UserError, match=message):
         find_contender(contenders, "cot_sft_tapo")
 
@@ -246,3 +247,50 @@ def test_figures_grow_with_the_list_and_use_the_run_s_labels():
     assert len(axis.patches) == 17 and figure.get_size_inches()[1] > 8
     few = accuracy_bars(pd.DataFrame([row_of(model) for model in FIXED_NAMES]))
     assert len(few.axes[0].patches) == 4 and few.get_size_inches()[1] < 4
+
+
+def test_checkpoints_from_elsewhere_follow_what_was_trained(tmp_path):
+    import tiny_checkpoint
+
+    own = all_contenders(trained("cot_sft_tapo"))
+    folder = tiny_checkpoint.build(tmp_path / "Fine=R1")
+    more = with_more(own, ["Fine-R1 3B = StevenHH2000/Fine-R1-3B@6da43fd", f"Qwen=answer:{folder}"])
+    assert more[: len(own)] == own and with_more(own, []) == own
+    released, answering = more[len(own) :]
+    assert (released.model, released.label, released.prompts) == ("fine-r1-3b", "Fine-R1 3B", "cot")
+    assert released.checkpoint == "StevenHH2000/Fine-R1-3B@6da43fd" and released.adapter is None
+    assert (answering.model, answering.prompts, answering.checkpoint) == ("qwen", "answer", str(folder))
+    assert labels_of(more)["fine-r1-3b"] == "Fine-R1 3B" and {c.checkpoint for c in own} == {None}
+    pairs = pairs_of(more)
+    assert set(pairs) - set(pairs_of(own)) == {
+        ("fine-r1-3b", "base_cot_prompt"), ("qwen", "base"), ("cot_sft_tapo", "fine-r1-3b")}
+    untrained = with_more(all_contenders([]), ["A=a/b"])
+    assert set(pairs_of(untrained)) - set(pairs_of(FIXED)) == {("a", "base_cot_prompt")}
+
+
+@pytest.mark.parametrize("entry, message", [
+    ("Fine-R1-3B", "'Fine-R1-3B' is not of the form label=checkpoint"),
+    ("=owner/name", "is not of the form"),
+    ("Fine-R1-3B=", "is not of the form"),
+    ("Fine-R1-3B=answer:", "is not of the form"),
+    ("base=owner/name", "the name 'base' of 'base' is taken; choose another label"),
+    ("Always_First=owner/name", "the name 'always_first' of 'Always_First' is taken"),
+    ("Mine=/no/such/folder", "checkpoint folder /no/such/folder does not exist"),
+])
+def test_a_wrong_entry_of_more_models_is_one_line(entry, message):
+    with pytest.raises(UserError) as error:
+        with_more(FIXED, [entry])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_two_of_more_models_need_two_names():
+    with pytest.raises(UserError, match="the name 'a' of 'A' is taken"):
+        with_more(FIXED, ["a=o/n", "A=o/m"])
+
+
+def test_a_checkpoint_from_elsewhere_is_probed_beside_ours():
+    from finer1_lib.probing.changes import contenders_to_probe, pairs_to_compare
+
+    more = with_more(all_contenders([]), ["cot_sft_theirs=o/n"])  # its name tells nothing of its start
+    probed = contenders_to_probe(more, ["base", "cot_sft", "cot_sft_theirs"])
+    assert pairs_to_compare(probed) == [("cot_sft", "base"), ("cot_sft_theirs", "base")]

@@ -4,11 +4,13 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from data_set_trees import CLASSES, FOLDERS, NAMES, SIZE, TEST, TRAIN, plant, put
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 
 from finer1_lib.data_sets import archives, collect, names
 from finer1_lib.data_sets.catalogue import DATA_SETS
@@ -16,6 +18,8 @@ from finer1_lib.errors import UserError
 from finer1_lib.fgvr_data import COLUMNS
 from finer1_lib.image_folder import image_size, load_image, split_crop
 from finer1_lib.paper.facts import evaluation_sets
+from finer1_lib.rewards import normalise
+from finer1_lib.traces.parsing import split_names
 
 OFFICIAL = os.environ.get("FINER1_OFFICIAL_DATA")
 WORDS = sorted(CLASSES)
@@ -48,7 +52,8 @@ def read(root, words=WORDS, **options):
     (names.flower_name, 16, "globe flower"), (names.flower_name, 60, "pink and yellow dahlia"),
     (names.aircraft_name, "747-400", "Boeing 747-400"), (names.aircraft_name, "Boeing 717", "Boeing 717"),
     (names.aircraft_name, "A340-600", "Airbus A340-600"), (names.aircraft_name, "F-16A/B", "F-16A/B"),
-    (names.aircraft_name, "F/A-18", "F/A-18"), (names.aircraft_name, "BAE 146-200", "BAE 146-200"),
+    (names.aircraft_name, "F/A-18", "F/A-18"), (names.aircraft_name, "ATR-42", "ATR-42"),
+    (names.aircraft_name, "BAE 146-200", "BAE 146-200"),
 ])  # fmt: skip
 def test_name_rules(rule, key, name):
     assert rule(key) == name
@@ -71,6 +76,7 @@ def test_every_path_of_the_release_gives_its_ground_truth(word):
     assert [row["image_path"] for row in rows
             if names.name_of_path(word, row["image_path"]) != row["ground_truth"]] == []
     assert len(rows) == DATA_SETS[word].test
+    assert {row["ground_truth"] for row in rows} == names.official_names(word)
 
 
 def test_a_number_is_no_name():
@@ -88,6 +94,21 @@ def test_the_catalogue_agrees_with_the_paper_s_counts(word):
     assert entry.seen + entry.unseen == entry.classes
     assert sum(evaluation_sets()[word.capitalize(), kind][1] for kind in ("seen", "unseen")) == entry.test
     assert all(re.fullmatch(r"[0-9a-f]{32}|", md5) for _, md5 in entry.archives.values())
+    known = names.official_names(word)
+    assert set(NAMES[word]) <= known
+    assert len(known) == len({normalise(name) for name in known}) == entry.classes
+    assert all(split_names(f"{name}, {name}") == (name, name) for name in known)  # candidates in a row
+
+
+def test_what_the_release_s_scorer_confuses():
+    """Facts about all names at once: car names cut by two words, names within names, names of both."""
+    cars = Counter(" ".join(name.split()[:-2]) for name in names.official_names("car"))
+    shared = [count for count in cars.values() if count > 1]
+    assert (len(shared), sum(shared)) == (22, 44)
+    for word, pairs in {"dog": 1, "car": 0, "aircraft": 0, "bird": 0, "pet": 0}.items():
+        known = [name.lower() for name in names.official_names(word)]
+        assert sum(one in other for one in known for other in known if one != other) == pairs, word
+    assert len(names.official_names("dog") & names.official_names("pet")) == 13
 
 
 # Archives ---------------------------------------------------------------------------------------------------
@@ -126,7 +147,8 @@ def test_torchvision_reads_the_same(trees, word):
             return {(Path(file).name, names.car_name(found.classes[label])) for file, label in found._samples}
         if word == "pet":
             found = datasets.OxfordIIITPet(trees, split="trainval" if split == "train" else split)
-            return {(Path(file).name, found.classes[label]) for file, label in zip(found._images, found._labels)}
+            return {(Path(file).name, found.classes[label])
+                    for file, label in zip(found._images, found._labels)}
         found = datasets.FGVCAircraft(trees, split="trainval" if split == "train" else split)
         return {(Path(file).name, names.aircraft_name(found.classes[label]))
                 for file, label in zip(found._image_files, found._labels)}
@@ -134,12 +156,13 @@ def test_torchvision_reads_the_same(trees, word):
     table, _, _ = read(trees, [word])
     for split in ("train", "test"):
         part = table[table["split"] == split]
-        ours = {(split_crop(row.image_id)[0].rpartition("/")[2], row.sub_category) for row in part.itertuples()}
+        ours = {(split_crop(row.image_id)[0].rpartition("/")[2], row.sub_category)
+                for row in part.itertuples()}
         assert ours == theirs(split) and len(ours) == len(part)
 
 
 def test_the_banner_is_cut_off_only_if_asked(trees):
-    (with_banner, _, _), (without, _, _) = (read(trees, ["aircraft"], crop_banner=crop) for crop in (False, True))
+    with_banner, without = (read(trees, ["aircraft"], crop_banner=crop)[0] for crop in (False, True))
     whole, cropped = (load_image(trees, table["image_id"][0]) for table in (with_banner, without))
     assert (whole.height, cropped.height) == (60, 40) and set(with_banner["height"]) == {60}
     assert whole.getpixel((5, 55)) == (255, 255, 255)
@@ -151,6 +174,16 @@ def test_the_banner_is_cut_off_only_if_asked(trees):
 def test_only_an_ending_of_that_form_is_a_crop(name, rows):
     assert split_crop(f"{name}#bottom={rows}") == (name, rows)
     assert split_crop(f"{name}.jpg") == (f"{name}.jpg", 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_header_tells_the_size_that_is_shown(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("jpg", "png", "webp"):
+        Image.new("RGB", (30, 40)).save(tmp_path / f"a.{kind}", exif=exif)
+        shown = load_image(tmp_path, f"a.{kind}#bottom=5").size
+        assert image_size(tmp_path, f"a.{kind}#bottom=5") == shown == ((30, 35) if orientation < 5 else (40, 25))
 
 
 def test_a_crop_of_everything_is_refused(trees):
@@ -166,12 +199,40 @@ def test_kaggle_s_nested_folders_and_other_places_are_found(tmp_path):
     for place in ("stanford-cars", "car"):
         shutil.move(next(path for path in tmp_path.iterdir()), tmp_path / place)
         assert len(read(tmp_path, ["car"])[0]) == 35
+    (tmp_path / "stanford_cars").mkdir()
+    shutil.move(tmp_path / "car", tmp_path / "stanford_cars/stanford_cars")
+    assert len(read(tmp_path, ["car"])[0]) == 35
+    shutil.move(tmp_path / "stanford_cars/stanford_cars", tmp_path / "car")
     (tmp_path / "car/devkit").rename(tmp_path / "car/kit")
     (tmp_path / "car/car_devkit").mkdir()
     (tmp_path / "car/kit").rename(tmp_path / "car/car_devkit/devkit")
     assert len(read(tmp_path, ["car"])[0]) == 35
     shutil.move(tmp_path / "car/cars_test_annos_withlabels.mat", tmp_path / "car/car_devkit/devkit")
     assert len(read(tmp_path, ["car"])[0]) == 35
+
+
+def test_a_data_set_may_be_kept_elsewhere_and_linked(trees, tmp_path):
+    """The user's link in data_root; a link further down, which an archive could bring, is refused."""
+    plant(tmp_path / "far", "pet")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/oxford-iiit-pet").symlink_to(tmp_path / "far/oxford-iiit-pet")
+    table, _, _ = read(tmp_path / "data", ["pet"])
+    assert load_image(tmp_path / "data", table["image_id"][0]).size == SIZE
+    inner = tmp_path / "far/oxford-iiit-pet/images" / Path(table["image_id"][0]).name
+    inner.unlink()
+    inner.symlink_to(next((trees / "oxford-iiit-pet/images").glob("*.jpg")))
+    with pytest.raises(UserError, match="leads out of"):
+        read(tmp_path / "data", ["pet"])
+    for image_id in ("/etc/x.jpg", "../far/x.jpg", "./../x.jpg", "", "oxford-iiit-pet/../../far/x.jpg"):
+        with pytest.raises(UserError, match="leads out of"):
+            load_image(tmp_path / "data", image_id)
+
+
+def test_dogs_nested_as_in_kaggle_s_copy(tmp_path):
+    folder = plant(tmp_path, "dog")
+    (folder / "images").mkdir()
+    (folder / "Images").rename(folder / "images" / "Images")
+    assert len(read(tmp_path, ["dog"])[0]) == 35
 
 
 def test_dogs_in_lower_case_with_their_lists_apart(tmp_path):
@@ -187,7 +248,7 @@ def test_dogs_in_lower_case_with_their_lists_apart(tmp_path):
 
 
 def test_other_counts_are_refused_and_said(trees):
-    with pytest.raises(UserError, match=r"Oxford-IIIT Pet: 5 in place of 37 \(classes\), 25 in place of 3680"):
+    with pytest.raises(UserError, match=r"Pet: 5 in place of 37 \(classes\), 25 in place of 3680"):
         collect.read_data_sets(["pet"], trees)
 
 
@@ -223,7 +284,18 @@ def planted(tmp_path, word):
 def test_a_listed_picture_that_is_not_there(tmp_path):
     folder, again = planted(tmp_path, "flower")
     (folder / "jpg/image_00003.jpg").unlink()
-    with pytest.raises(UserError, match="image_00003.jpg is listed and not there"):
+    with pytest.raises(UserError, match="1 of 35 listed pictures are not there, .*image_00003.jpg"):
+        collect.read_data_sets(["flower"], tmp_path)
+    table, told, _ = again()  # allow_incomplete: what is there, and said so
+    assert len(table) == 34 and told["flower"] == {
+        "source": "archive", "complete": False, "classes": 5, "train": 24, "test": 10}
+
+
+def test_names_of_something_else_are_refused_though_incomplete(tmp_path):
+    folder, again = planted(tmp_path, "aircraft")
+    file = folder / "data/images_variant_trainval.txt"
+    file.write_text(file.read_text().replace("Cessna 525", "Cessna Citation"))
+    with pytest.raises(UserError, match="'Cessna Citation' is none of its 100 sub-categories"):
         again()
 
 
@@ -276,7 +348,8 @@ def test_shots_come_from_training_pictures_of_seen_names(trees):
     assert list(split.columns) == COLUMNS
     shots = split[split["shot"] >= 0]
     assert set(shots["categories"]) == {"seen"} and set(shots["split"]) == {"train"}
-    assert shots.groupby(["super_category", "sub_category"])["shot"].apply(sorted).tolist() == [[0, 1, 2, 3]] * 18
+    by_name = shots.groupby(["super_category", "sub_category"])["shot"]
+    assert by_name.apply(sorted).tolist() == [[0, 1, 2, 3]] * 18
     for word in WORDS:
         part = split[split["super_category"] == word]
         assert set(part.loc[part["categories"] == "seen", "sub_category"]) == set(NAMES[word][:3])
@@ -312,6 +385,8 @@ def test_lists_must_part_the_names(trees):
     ):
         with pytest.raises(UserError, match=message):
             collect.assign_shots(table, given_lists, seed=0)
+    with pytest.raises(UserError, match="1 of 5 sub-categories are seen"):
+        collect.assign_shots(table, lists_of("pet", 1), seed=0)
     with pytest.raises(UserError, match="5 training pictures for 6 shots"):
         collect.assign_shots(table, lists_of("pet"), seed=0, num_shots=6)
 

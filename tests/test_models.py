@@ -9,6 +9,7 @@ import torch
 
 import tiny_checkpoint
 from finer1_lib import models
+from finer1_lib.checkpoint_files import is_folder, split_revision
 from finer1_lib.encoding import Encoder, ImageFile, pad, user_message, vision_inputs
 from finer1_lib.errors import UserError
 from finer1_lib.generation import PLACEHOLDERS, cut_batches, mix, sample_ids
@@ -411,3 +412,122 @@ def test_scores_equal_the_models_own_logits_one_by_one(loaded, prompts):
         entropy = -(logs.exp() * logs).sum(-1)
         torch.testing.assert_close(found.entropy[i, : len(answer)], entropy, atol=2e-5, rtol=1e-4)
         assert not found.logp[i, len(answer) :].any()
+
+
+# Pictures' size, revisions, memory ---------------------------
+
+
+def grid_of(loaded, size):
+    return Encoder(loaded.processor).picture(tiny_checkpoint.picture(size=size))[1][0].tolist()
+
+
+def test_pixel_bounds_set_the_number_of_image_tokens_and_are_saved(folder, tmp_path):
+    """112 x 112 pixels are 4 x 4 image tokens of 28 x 28; four patches make a token."""
+    from transformers import AutoProcessor
+
+    bare = models.load(folder)
+    assert models.pixels_of(bare.processor) == {"min_pixels": 784, "max_pixels": 12544}
+    assert grid_of(bare, (112, 112)) == grid_of(bare, (400, 400)) == [1, 8, 8]
+    small = models.load(folder, max_pixels=56 * 56)
+    assert grid_of(small, (112, 112)) == [1, 4, 4] and grid_of(small, (28, 28)) == [1, 2, 2]
+    large = models.load(folder, min_pixels=84 * 84, max_pixels=168 * 168)
+    assert grid_of(large, (28, 28)) == [1, 6, 6] and grid_of(large, (400, 400)) == [1, 12, 12]
+    models.save_adapter(models.add_lora(large, 4, 8), tmp_path / "out")
+    again = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert models.pixels_of(again) == {"min_pixels": 84 * 84, "max_pixels": 168 * 168}
+
+
+@pytest.mark.parametrize("bounds, said", [
+    (dict(max_pixels=783), "max_pixels is 783: an image token is 784 pixels"),
+    (dict(min_pixels=-1), "min_pixels is -1"),
+    (dict(min_pixels=20000), "min_pixels 20000 is above max_pixels 12544 (the checkpoint's own): set both"),
+    (dict(min_pixels=8000, max_pixels=7999), "min_pixels 8000 is above max_pixels 7999: set both"),
+])
+def test_bounds_that_make_no_sense_are_refused(folder, bounds, said):
+    with pytest.raises(UserError) as caught:
+        models.load(folder, **bounds)
+    assert said in str(caught.value)
+
+
+def test_other_pictures_than_in_training_are_one_line(folder, tmp_path, capsys):
+    out = tmp_path / "cot_sft"
+    models.save_adapter(models.add_lora(models.load(folder, max_pixels=6272), 4, 8), out)
+    models.load(folder, out)
+    assert "warning" not in capsys.readouterr().out, "it does not say what it was trained with"
+    (out / "training.json").write_text(json.dumps({"pixels": {"min_pixels": 784, "max_pixels": 6272}}))
+    models.load(folder, out, max_pixels=6272)
+    assert "warning" not in capsys.readouterr().out
+    models.load(folder, out)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("warning: cot_sft was trained on pictures of another size")
+    assert "max_pixels 6272 then, 12544 now" in lines[0] and "min_pixels 784" not in lines[0]
+
+
+@pytest.mark.parametrize("text, split", [
+    ("owner/name", ("owner/name", None)), ("owner/name@v1.0", ("owner/name", "v1.0")),
+    ("owner/Qwen2.5-VL-3B@66285546d2b821cf421d4f5eb2576359d3770cd3",
+     ("owner/Qwen2.5-VL-3B", "66285546d2b821cf421d4f5eb2576359d3770cd3")),
+    ("owner/name@refs/pr/1", ("owner/name", "refs/pr/1")),
+    ("folder", ("folder", None)), ("./owner/name@v1", ("./owner/name@v1", None)),
+    ("/a/b@c", ("/a/b@c", None)), ("owner/name@", ("owner/name@", None)),
+])
+def test_revisions_are_split_off_hub_ids_alone(text, split):
+    assert split_revision(text) == split
+    assert is_folder(text) is (split[1] is None and text != "owner/name")
+
+
+def test_a_folder_of_that_name_wins_over_a_hub_id(tmp_path, monkeypatch):
+    (tmp_path / "owner/name@v1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert split_revision("owner/name@v1") == ("owner/name@v1", None) and is_folder("owner/name@v1")
+
+
+def test_a_revision_reaches_model_processor_and_unsloth_and_the_adapters_record(folder, tmp_path, monkeypatch):
+    """The Hub is played by the tiny folder: what is asked of it is what counts."""
+    import sys
+    import types
+
+    import transformers
+
+    asked = []
+    for cls in (transformers.AutoModelForImageTextToText, transformers.AutoProcessor):
+        real = cls.from_pretrained
+
+        def stand_in(name, *, revision=None, local_files_only=False, real=real, **kwargs):
+            asked.append((name, revision, local_files_only))
+            return real(folder, **kwargs)
+
+        monkeypatch.setattr(cls, "from_pretrained", stand_in)
+    loaded = models.load("owner/name@abc123")
+    assert asked == [("owner/name", "abc123", False)] * 2 and loaded.checkpoint == "owner/name@abc123"
+    models.save_adapter(models.add_lora(loaded, 4, 8), tmp_path / "out")
+    told = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert (told["base_model_name_or_path"], told["revision"]) == ("owner/name", "abc123")
+
+    given = {}
+
+    class FastVisionModel:
+        @staticmethod
+        def from_pretrained(name, **kwargs):
+            given.update(kwargs, name=name)
+            return loaded.model, loaded.processor
+
+    monkeypatch.setitem(sys.modules, "unsloth", types.SimpleNamespace(FastVisionModel=FastVisionModel))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    models.load("owner/name@abc123", backend="unsloth")
+    assert (given["name"], given["revision"], given["use_exact_model_name"]) == ("owner/name", "abc123", True)
+    models.load("owner/name", backend="unsloth")
+    assert (given["revision"], given["use_exact_model_name"]) == (None, False)
+
+
+def test_a_new_model_finds_the_old_one_gone(folder):
+    """Models hold references in a circle; nothing but the caller may keep one alive."""
+    import weakref
+
+    loaded = models.add_lora(models.load(folder), 4, 8)
+    models.generate(loaded, [user_message("a")], max_new_tokens=2)
+    old = weakref.ref(loaded.model.get_base_model())
+    loaded.model.circle = loaded.model
+    del loaded
+    models.load(folder)
+    assert old() is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finer1_lib.errors import UserError
 from finer1_lib.probing import probes as probing, items as probing_items, rows as probing_rows
-from finer1_lib.probing import statistics as ps
+from finer1_lib.probing import names as probing_names, statistics as ps, swaps
 
 
 def images_of(sub_categories, per=3, seen=0.6):
@@ -22,7 +22,7 @@ def images_of(sub_categories, per=3, seen=0.6):
 def planted(kind, sub_categories=16, per=3, width=24, seed=0):
     """H3 questions and features in which only something is decodable; returns (questions, x)."""
     rng, images = np.random.default_rng(seed), {}
-    questions = probing.balanced_questions(images_of(sub_categories, per), num_images=per, seed=seed)
+    questions = swaps.balanced_questions(images_of(sub_categories, per), num_images=per, seed=seed)
     classes = {f"s{i:02d}": rng.normal(size=width) for i in range(sub_categories)}
     direction, rows = rng.normal(size=width), []
     for question in questions:
@@ -51,7 +51,7 @@ def auc_of(questions, x, seed=0):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 13), st.integers(1, 4), st.integers(0, 5))
 def test_every_name_is_equally_often_right_and_wrong(sub_categories, per, seed):
-    questions = probing.balanced_questions(images_of(sub_categories, per), num_images=per, seed=seed)
+    questions = swaps.balanced_questions(images_of(sub_categories, per), num_images=per, seed=seed)
     for name in {q["name"] for q in questions}:
         answers = [q["right"] for q in questions if q["name"] == name]
         assert sum(answers) * 2 == len(answers)
@@ -66,7 +66,7 @@ def test_every_name_is_equally_often_right_and_wrong(sub_categories, per, seed):
 def test_uneven_images_are_cut_to_the_swap_and_the_other_image_is_a_stranger():
     images = images_of(8, per=4)
     images["s00", "seen"] = ["s00_0"]
-    questions = probing.balanced_questions(images, num_images=3, seed=1)
+    questions = swaps.balanced_questions(images, num_images=3, seed=1)
     partner = next(q["name"] for q in questions if q["sub_category"] == "s00" and not q["right"])
     assert sum(q["sub_category"] == "s00" for q in questions) == 2
     assert sum(q["name"] == partner and q["right"] for q in questions) == 1
@@ -78,7 +78,7 @@ def test_uneven_images_are_cut_to_the_swap_and_the_other_image_is_a_stranger():
 
 
 def test_a_single_swap_has_no_other_image():
-    questions = probing.balanced_questions({("a", "seen"): ["1"], ("b", "seen"): ["2"]}, num_images=1, seed=0)
+    questions = swaps.balanced_questions({("a", "seen"): ["1"], ("b", "seen"): ["2"]}, num_images=1, seed=0)
     assert len(questions) == 4 and {q["swapped_image_id"] for q in questions} == {None}
 
 
@@ -114,7 +114,7 @@ def test_nothing_to_find_gives_one_half_within_the_interval(kind):
 
 def test_folds_by_question_would_leak_and_grouped_folds_do_not():
     """Each image-name couple has a code of its own, asked thrice: only a fold without its swap is honest."""
-    questions = probing.balanced_questions(images_of(16), num_images=3, seed=0)
+    questions = swaps.balanced_questions(images_of(16), num_images=3, seed=0)
     right, swap = (np.array([q[key] for q in questions]) for key in ("right", "swap"))
 
     def value(folds, seed):
@@ -347,12 +347,11 @@ def table_of(super_categories=("bird", "plane"), sub_categories=8, train=4, test
     return pd.DataFrame(rows)
 
 
-def guide_of(table, genus_size=2):
-    names = table.drop_duplicates("sub_category")
-    entries = {row.sub_category: {"super_category": row.super_category,
-                                  "genus": f"{row.super_category} {int(row.sub_category[-1]) // genus_size}"}
-               for row in names.itertuples()}
-    return {"sub_categories": entries, "seen": list(names.loc[names["categories"] == "seen", "sub_category"])}
+def taxonomy_of(table, genus_size=2):
+    """taxonomy.json of a table: genera of so many names each."""
+    names = table.drop_duplicates("sub_category").itertuples()
+    return {row.sub_category: {"genus": f"{row.super_category} {int(row.sub_category[-1]) // genus_size}"}
+            for row in names}
 
 
 @settings(max_examples=12, deadline=None)
@@ -388,14 +387,15 @@ def test_what_is_too_little_is_left_out_and_said():
     assert "bird 0" not in set(plan["sub_category"]) and "1 of 4" in notes[0]
     plan, notes = probing_items.plan_h3(table, num_images=2, num_folds=5, seed=0)
     assert plan.empty and len(notes) == 2 and "swaps" in notes[0]
-    plan, notes = probing_items.plan_h2({}, seed=0)
+    plan, notes = probing_names.plan_h2({}, table)
     assert plan.empty and "genera" in notes[0]
-    plan, notes = probing_items.plan_h2(guide_of(table, genus_size=1), seed=0)
+    plan, notes = probing_names.plan_h2(taxonomy_of(table, genus_size=1), table)
     assert plan.empty and len(notes) == 2
-    lone = guide_of(table_of(sub_categories=6))  # three genera of two birds ...
+    table = table_of(sub_categories=6)
+    lone = taxonomy_of(table)  # three genera of two birds ...
     for number in range(2, 6):
-        lone["sub_categories"][f"bird {number}"]["genus"] = f"bird {number}"  # ... of which one is left
-    assert set(probing_items.plan_h2(lone, seed=0)[0]["super_category"]) == {"plane"}
+        lone[f"bird {number}"]["genus"] = f"bird {number}"  # ... of which one is left
+    assert set(probing_names.plan_h2(lone, table)[0]["super_category"]) == {"plane"}
 
 
 def test_items_become_rows_of_the_contract():
@@ -408,8 +408,8 @@ def test_items_become_rows_of_the_contract():
     for column, variant in (("correct", None), ("majority", "majority")):
         rows += probing_rows.rows_of(items, model="base", metric="h1_probe_accuracy", column=column, seed=0,
                                      variant=variant)
-    plan, _ = probing_items.plan_h2(guide_of(table), seed=0)
-    items = probing_items.probe_h2(plan, rng.normal(size=(len(plan), 8)), seed=0, repeats=2)
+    plan, _ = probing_names.plan_h2(taxonomy_of(table), table)
+    items = probing_names.probe_h2(plan, rng.normal(size=(len(plan), 8)), seed=0, repeats=2)
     assert len(items) == 16
     rows += probing_rows.rows_of(items, model="base", metric="h2_genus_gap", seed=0)
     plan, _ = probing_items.plan_h3(table, num_images=2, num_folds=5, seed=0)
@@ -424,19 +424,6 @@ def test_items_become_rows_of_the_contract():
     average = find["h3_auc", None, "average", "all"]["value"]
     parts = [find["h3_auc", None, group, "all"]["value"] for group in ("bird", "plane")]
     assert average == pytest.approx(np.mean(parts))
-
-
-def test_the_genus_word_is_cut_off_only_where_it_closes_the_name():
-    genera = {"Dunen Wren": "Wren", "Marlo Wren": "Wren", "Hooded": "Tern", "Grey Tern": "Tern",
-              "Sea Lark": "Lark", "Sky Lark": "Lark"}
-    entries = {name: {"super_category": "bird", "genus": genus} for name, genus in genera.items()}
-    guide = {"sub_categories": entries, "seen": ["Sky Lark"]}
-    plan, notes = probing_items.plan_h2(guide, seed=0)
-    assert list(plan["epithet"])[:2] == ["Dunen", "Marlo"]
-    (note,) = notes  # the control reads all names or none, and says so
-    assert "1 of 6 names do not end in their genus" in note
-    assert plan.set_index("name")["epithet"].isna().to_dict()["Hooded"]
-    assert plan.set_index("name")["categories"].to_dict()["Sky Lark"] == "seen"
 
 
 def test_models_are_compared_with_the_base_on_the_same_items():
@@ -482,7 +469,7 @@ def test_a_control_is_compared_and_told_apart_from_the_probe():
 
 
 class FakeModel:
-    """Stands in for a checkpoint of two layers: a text's length, its picture, how many pictures."""
+    """Stands in for a checkpoint: a text's length, its picture, how many pictures."""
 
     def __init__(self, fail_after=None):
         self.loads, self.calls, self.fail_after = 0, [], fail_after
@@ -491,7 +478,7 @@ class FakeModel:
         self.loads += 1
         return "loaded"
 
-    def pooled_states(self, loaded, prompts, *, where, spans=None, add_generation_prompt=True):
+    def pooled_states(self, loaded, prompts, *, where, layers, batch_size, spans=None, add_generation_prompt=True):
         from finer1_lib.image_folder import load_image
 
         assert loaded == "loaded" and (spans is not None) == (where == ["span"])
@@ -506,7 +493,7 @@ class FakeModel:
             assert spans is None or spans[number] in text
             rows.append([len(text if spans is None else spans[number]), sum(pictures), len(pictures)])
         states = np.array(rows, dtype="float32")
-        return np.stack([np.stack([states + 1000 * place, states + 1000 * place + 100])
+        return np.stack([np.stack([states + 1000 * place + 100 * layer for layer in layers])
                          for place in range(len(where))])
 
 
@@ -527,17 +514,22 @@ def test_states_are_computed_once_and_come_back_from_file(photographs, tmp_path)
 
     (root, table), fake = photographs, FakeModel()
     h1, _ = probing_items.plan_h1(table, train_images=2, test_images=2, seed=0)
-    h2, _ = probing_items.plan_h2(guide_of(table), seed=0)
+    h2, _ = probing_names.plan_h2(taxonomy_of(table), table)
     h3, _ = probing_items.plan_h3(table, num_images=2, num_folds=3, seed=0)
 
     def probed(load):
-        return Probed("base", tmp_path / "features", root, load, pooled_states=fake.pooled_states)
+        return Probed("base", tmp_path / "features", root, load, layers=[2, 7],
+                      pooled_states=fake.pooled_states)
 
-    found = probed(fake.load).everything(h1, h2, h3)
-    # no "epithets": these names do not close with their genus
-    assert set(found) == {"images", "prompts", "names", "questions", "text_only", "swapped_image"}
-    assert fake.loads == 1 and found["images"].shape == (2, len(h1), 3)
+    states = probed(fake.load).everything(h1, h2, h3)
+    # no "epithets": "bird 1" and "bird 2" share the word before their last one
+    assert set(states) == {"images", "prompts", "names", "questions", "text_only", "swapped_image"}
+    assert fake.loads == 1 and states["images"].shape == (2, len(h1), 3)
     assert fake.calls[0] == (("image", "last"), len(h1))  # both from one forward
+    assert all(states[what].shape == np.asarray(states[what]).shape for what in states)
+    with pytest.raises(KeyError, match="layer 3 was not read"):
+        states["images"][3]
+    found = {what: np.stack([one[2] - 200, one[7] - 600]) for what, one in states.items()}
     pixel = dict(zip(table["image_id"], range(len(table))))
     assert list(found["images"][0, :, 1]) == [pixel[image] for image in h1["image_id"]]
     assert np.array_equal(found["prompts"], found["images"] + 1000)
@@ -551,7 +543,7 @@ def test_states_are_computed_once_and_come_back_from_file(photographs, tmp_path)
 
     calls = list(fake.calls)
     again = probed(lambda: pytest.fail("loaded again")).everything(h1, h2, h3)
-    assert fake.calls == calls and all(np.array_equal(found[key], again[key]) for key in found)
+    assert fake.calls == calls and all(np.array_equal(states[key], again[key]) for key in found)
     files = [path for path in (tmp_path / "features").rglob("*") if path.is_file()]
     assert len(files) == 6 and all(np.load(path, allow_pickle=False).dtype == np.float32 for path in files)
     probed(fake.load).image_states(h1[1:])  # other images: other states, beside the first
@@ -568,7 +560,7 @@ def test_an_interrupted_reading_repeats_one_chunk_at_most(photographs, tmp_path,
     chunks = -(-len(h1) // 10)
 
     def states(fake, folder):
-        probed = probing_features.Probed("base", tmp_path / folder, root, fake.load,
+        probed = probing_features.Probed("base", tmp_path / folder, root, fake.load, layers=[0, 1],
                                          pooled_states=fake.pooled_states)
         return probed.image_states(h1)
 
@@ -583,7 +575,7 @@ def test_an_interrupted_reading_repeats_one_chunk_at_most(photographs, tmp_path,
 
 
 def test_a_pickled_array_is_refused(tmp_path):
-    from finer1_lib.probing.features import load_array
+    from finer1_lib.probing.states import load_array
 
     np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):

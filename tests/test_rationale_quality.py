@@ -225,3 +225,15 @@ def test_steps_are_one_row_each_on_beside_off():
     assert (wrong["on"], wrong["off"], wrong["n_on"], wrong["n_off"]) == (0.0, 0.5, 2, 2)
     assert [(row["on"], row["off"]) for row in rows[-2:]] == [(0.0, 0.5), (0.0, 1.0)]
     assert len(steps(switched_off(records, NAMES), label_order(records))) == len(REASONS) + 2
+
+
+def test_a_limit_of_words_is_a_filter_like_the_others():
+    """Two texts over the limit, then a short one; switched off, the first stands."""
+    long = text(analysis="red crown, black back, " + "very " * 40)
+    records = [record(long, long, text(), rejections=["too_long", "too_long"], max_words=30), record(text(), max_words=30)]
+    _, rows = quality_report(records)
+    assert rows[-1] == {"reason": "too_long", "texts": 2, "images_dropped": 0}
+    off = {row["off"]: row for row in switched_off(records, NAMES)}
+    assert (off["too_long"]["kept"], off["too_long"]["texts"], off["too_long"]["flawed"]) == (2, 2, 1)
+    assert off["wrong_prediction"]["texts"] == 4 and off["all"]["on_value"] == 0.0
+    assert [row["flaw"] for row in steps(switched_off(records, NAMES), label_order(records))][-3:-1] == ["too long", "any of these"]

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: what the loss counts, an independent computation of it, and what a kill costs."""
 
+import json
 import os
 import signal
 import subprocess
@@ -252,3 +253,42 @@ def test_nothing_to_train_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="no part to train"):
         bare = models.load(folder / "base")
         sft.train_sft(bare, cases.examples(folder), cases.sft_config(), tmp_path / "x")
+
+
+@pytest.mark.parametrize("begin", [cases.start, cases.start_full])
+def test_gradient_checkpointing_computes_twice_and_changes_no_number(folder, tmp_path, begin):
+    told, passes = {}, {}
+    for on in (False, True):
+        loaded = begin(folder, gradient_checkpointing=on, vision_tower=True) if begin is cases.start_full else (
+            begin(folder, gradient_checkpointing=on))
+        assert loaded.gradient_checkpointing is on
+        passes[on] = cases.count_passes(loaded.model)
+        trained = cases.train("sft", folder, tmp_path / str(on), loaded=loaded, epochs=1)
+        rows = (tmp_path / f"{on}_log.csv").read_text().splitlines()[1:]
+        told[on] = [[float(cell) for cell in row.split(",")[:-1]] for row in rows], adapter(trained)
+    assert len(passes[True]) == 2 * len(passes[False]) > 0, "each layer's forward must run once more"
+    assert told[True][0] == [pytest.approx(row, rel=1e-5) for row in told[False][0]]
+    # AdamW's first steps are lr * sign(gradient): rounding may turn the sign of a gradient that is nearly 0
+    close = torch.isclose(told[True][1], told[False][1], atol=1e-4, rtol=1e-3)
+    assert close.float().mean() > 0.99
+
+
+def test_another_size_of_pictures_is_another_training(folder, tmp_path):
+    cases.train("sft", folder, tmp_path / "a", epochs=1)
+    told = json.loads((tmp_path / "a/training.json").read_text())
+    assert told["pixels"] == {"min_pixels": 784, "max_pixels": 12544}
+    with pytest.raises(UserError, match="another pixels"):
+        cases.train("sft", folder, tmp_path / "a", epochs=1, loaded=cases.start(folder, max_pixels=6272))
+
+
+def test_nothing_of_a_finished_training_stays_in_memory(folder, tmp_path):
+    """Trainers, optimizers and kept features hang on models; the next model must find the room."""
+    import weakref
+
+    loaded = cases.start(folder)
+    old = weakref.ref(loaded.model.get_base_model())
+    trained = cases.train("sft", folder, tmp_path / "a", loaded=loaded, epochs=1)
+    models.generate(trained, [[{"role": "user", "content": "a"}]], max_new_tokens=2)
+    del loaded, trained
+    cases.start(folder)
+    assert old() is None

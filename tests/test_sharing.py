@@ -273,3 +273,10 @@ def test_trl_shuffles_and_splits_bundles_whole(group, micro):
         together = place.view(-1, size)
         assert torch.equal(together, together[:, :1] + torch.arange(size))
         assert not (together[:, 0] % size).any()
+
+
+def test_logits_are_held_in_pieces_of_one_size_in_bytes():
+    """1,024 rows for the miniature as ever; for Qwen2.5-VL's vocabulary 2**27 / (4 x 151,936) = 220."""
+    from finer1_lib.policy import logit_rows
+
+    assert [logit_rows(words) for words in (1280, 32768, 32769, 151936, 10**7)] == [1024, 1024, 1023, 220, 64]

@@ -507,3 +507,34 @@ def test_a_kill_ends_with_the_same_weights(folder, tmp_path):
     # finished: loaded, not trained anew
     again = cases.train("tapo", folder, killed, lambda *a, **k: pytest.fail("trained anew"))
     assert torch.equal(adapter(again.model), adapter(whole.model))
+
+
+def test_gradient_checkpointing_changes_no_number(folder, tmp_path, monkeypatch):
+    """Updates compute each layer once more, over whole rows; rollouts are sampled with a cache as ever."""
+    rows, shared, score = {}, {}, tapo_trainer.score_completions
+    monkeypatch.setattr(tapo_trainer, "score_completions", lambda model, *args, **kwargs: (
+        shared[on].append(sharing.shares_prompts(sharing.unwrap_base(model))) or score(model, *args, **kwargs)))
+    for on in (False, True):
+        loaded = cases.start(folder, gradient_checkpointing=on)
+        config = cases.tapo_config(steps=2, updates_per_rollout=2)
+        trainer = tapo_trainer.build_trainer(loaded, cases.triplets(folder), config, tmp_path / str(on))
+        shared[on] = []
+        trainer.train()
+        rows[on] = [{key: value for key, value in row.items() if "seconds" not in key and key != "step_time"}
+                    for row in trainer.state.log_history if "loss" in row]
+    assert all(shared[False]) and not any(shared[True]) and len(shared[True]) == len(shared[False]) > 0
+    for ours, theirs in zip(rows[False], rows[True], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_groups_that_nobody_trains_on_are_let_go_with_their_pictures(folder, tmp_path, monkeypatch):
+    """Four rounds without variance: the first round's groups stay to fill the batch up, no more."""
+    monkeypatch.setattr(rewards, "accuracy_reward", lambda **k: [0.0] * len(k["completion_ids"]))
+    *_, trainer = trainer_for(folder, tmp_path, max_sampling_rounds=4)
+    batch = trainer.sampler.batch([0, 1], 0)
+    assert (batch.gauges["sampling_rounds"], batch.counts["rollouts_sampled"]) == (4.0, 32.0)
+    assert len(batch.dropped) == 2 and not batch.kept
+    monkeypatch.setattr(rewards, "accuracy_reward", lambda **k: [float(i % 2) for i in range(
+        len(k["completion_ids"]))])
+    batch = trainer.sampler.batch([0, 1], 0)
+    assert len(batch.kept) == 2 and not batch.dropped

@@ -92,6 +92,13 @@ def test_plain_and_unsloth_agree(told, base, case):
     assert plain["answer"] == unsloth["answer"]
 
 
+def test_the_checklist_for_gpus_knows_unsloth(told):
+    """Its own log-probabilities and checkpointing, asked for as on a GPU."""
+    found = told["unsloth"]["checked"]
+    assert len(found) == 3 and all(line.startswith("pass: ") for line in found.values()), found
+    assert "Unsloth's log-probabilities" in found["unsloths"] and "16 tokens" in found["unsloths"]
+
+
 @pytest.mark.parametrize("base", ["tiny", "miniature"])
 def test_what_unsloth_trained_loads_plainly_and_merges_alike(told, folder, base):
     """Adapters, whole and merged checkpoints of both (Unsloth's merged one is rounded to 16 bits)."""

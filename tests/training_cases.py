@@ -100,6 +100,14 @@ def tapo_config(**changes):
                                  checkpoints_every=1), **changes})
 
 
+def count_passes(model) -> list:
+    """A list that grows by one whenever the first decoder layer begins (computed anew, it stops early)."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    passes: list = []
+    base.model.language_model.layers[0].register_forward_pre_hook(lambda *_: passes.append(1))
+    return passes
+
+
 def train(kind: str, folder: Path, out: Path, progress=None, loaded=None, **changes):
     """Train one of the two cases into `out`; `sft`, or `tapo`, whose reward must be `sometimes_right`."""
     from finer1_lib import sft, tapo

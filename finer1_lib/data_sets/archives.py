@@ -37,24 +37,25 @@ class Picture(NamedTuple):
 def find_archive(data_set: DataSet, data_root: "str | Path") -> Optional[Path]:
     """The folder of an unpacked archive, known by a file that only it has; None if there is none.
 
-    Looked for are data_root/NAME, data_root/WORD, data_root/WORD/NAME and data_root itself, with the names
-    of the catalogue.
+    Looked for are data_root/NAME, data_root/NAME/NAME (zip files often nest), data_root/WORD,
+    data_root/WORD/NAME and data_root itself, with the names of the catalogue.
     """
     root = Path(data_root)
     places = [root / name for name in (*data_set.folders, data_set.word)]
-    places += [root / data_set.word / name for name in data_set.folders] + [root]
+    places += [root / outer / name for name in data_set.folders for outer in (name, data_set.word)] + [root]
     for place in places:
         if any((place / marker).is_file() for marker in data_set.marker):
             return place
     return None
 
 
-def read_archive(data_set: DataSet, folder: Path) -> list[Picture]:
+def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False) -> list[Picture]:
     """All pictures that the archive's own lists name, in their order.
 
     Args:
         data_set: of the catalogue.
         folder: of `find_archive`.
+        allow_incomplete: leave out pictures that are listed and not there.
 
     Raises:
         UserError: a list is missing, unreadable, or speaks of a picture that is not there.
@@ -64,16 +65,16 @@ def read_archive(data_set: DataSet, folder: Path) -> list[Picture]:
     except FileNotFoundError as error:
         raise UserError(f"{data_set.title}: {error.filename} is missing; {data_set.how}") from None
     except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise UserError(f"{data_set.title}: a list in {folder} cannot be read ({said}); unpack it again") from None
+        said = f"a list in {folder} cannot be read ({type(error).__name__}: {error})"
+        raise UserError(f"{data_set.title}: {said}; unpack it again") from None
     held: dict[Path, set] = {}
-    for picture in pictures:
-        parent = picture.file.parent
-        if parent not in held:
-            held[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
-        if picture.file.name not in held[parent]:
-            raise UserError(f"{data_set.title}: {picture.file} is listed and not there; unpack the pictures again")
-    return pictures
+    for parent in {picture.file.parent for picture in pictures}:
+        held[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
+    absent = [picture for picture in pictures if picture.file.name not in held[picture.file.parent]]
+    if absent and not allow_incomplete:
+        raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed pictures are not there, "
+                        f"the first is {absent[0].file}; unpack them again, or set allow_incomplete to true")
+    return [picture for picture in pictures if picture.file.name in held[picture.file.parent]]
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -124,7 +125,7 @@ def _cars(root: Path) -> Iterator[Picture]:
 def _dogs(root: Path) -> Iterator[Picture]:
     import numpy
 
-    pictures = _folder(root / "Images", root / "images")
+    pictures = _folder(root / "images" / "Images", root / "Images", root / "images")  # Kaggle's copy nests
     for split in ("train", "test"):
         lists = _mat(root / f"{split}_list.mat", root / "lists" / f"{split}_list.mat")
         for path in numpy.atleast_1d(lists["file_list"]):

@@ -18,7 +18,7 @@ class HubCopy(NamedTuple):
 
     Attributes:
         name: owner/name.
-        revision: commit that others have pinned; None where none is known: then the newest, which is recorded.
+        revision: commit that others have pinned; None where none is known: then the newest, which is noted.
         label: column of the sub-category, a ClassLabel or text.
         splits: this kit's split -> the copy's splits that make it up.
         file: column with the picture's file name or stem; "" for the name inside the image column, if any.
@@ -62,6 +62,7 @@ class DataSet(NamedTuple):
 
 
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
+_FLOWERS = f"{_OXFORD}/flowers/102"
 _DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 
 DATA_SETS = {
@@ -71,7 +72,8 @@ DATA_SETS = {
             "aircraft", "FGVC-Aircraft", 100, 60, 40, 6667, 3333, ("fgvc-aircraft-2013b", "fgvc_aircraft"),
             ("data/images_variant_trainval.txt",),
             "unpack fgvc-aircraft-2013b.tar.gz there",
-            {"fgvc-aircraft-2013b.tar.gz": (f"{_OXFORD}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "")},
+            {"fgvc-aircraft-2013b.tar.gz":
+             (f"{_OXFORD}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "")},
             "non-commercial research only",
             HubCopy("HuggingFaceM4/FGVC-Aircraft", "e18a7c97147c90dc7f4a60d74a7f4258e9264e97", "variant",
                     {"train": ("train", "validation"), "test": ("test",)}),
@@ -88,7 +90,8 @@ DATA_SETS = {
             "car", "Stanford Cars", 196, 117, 79, 8144, 8041, ("stanford_cars", "stanford-cars"),
             ("devkit/cars_meta.mat", "car_devkit/devkit/cars_meta.mat"),
             "the owners' page is gone: take the pictures from Kaggle's jessicali9530/stanford-cars-dataset, "
-            "car_devkit.tgz and cars_test_annos_withlabels.mat from pytorch/vision's issue 7545, side by side",
+            "car_devkit.tgz and cars_test_annos_withlabels.mat from pytorch/vision's issue 7545, "
+            "side by side in stanford_cars/",
             {"car_devkit.tgz": ("https://github.com/pytorch/vision/files/11644847/car_devkit.tgz", "")},
             "research use",
             HubCopy("tanganke/stanford_cars", "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"),
@@ -96,24 +99,26 @@ DATA_SETS = {
         DataSet(
             "dog", "Stanford Dogs", 120, 72, 48, 12000, 8580,
             ("dogs_120", "stanford_dogs", "StanfordDogs", "ImageNetDogs"),
-            ("train_list.mat", "lists/train_list.mat"), "unpack images.tar and lists.tar in one folder there",
+            ("train_list.mat", "lists/train_list.mat"), "unpack images.tar and lists.tar there in dogs_120/",
             {"images.tar": (f"{_DOGS}/images.tar", ""), "lists.tar": (f"{_DOGS}/lists.tar", "")},
             "ImageNet's terms: non-commercial research",
             HubCopy("maurice-fp/stanford-dogs", None),
         ),
         DataSet(
             "flower", "Oxford Flowers", 102, 61, 41, 2040, 6149, ("flower102", "flowers-102", "102flowers"),
-            ("imagelabels.mat",), "unpack 102flowers.tgz there, imagelabels.mat and setid.mat beside its jpg/",
-            {"102flowers.tgz": (f"{_OXFORD}/flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
-             "imagelabels.mat": (f"{_OXFORD}/flowers/102/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
-             "setid.mat": (f"{_OXFORD}/flowers/102/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c")},
+            ("imagelabels.mat",),
+            "unpack 102flowers.tgz there in flowers-102/, imagelabels.mat and setid.mat beside its jpg/",
+            {"102flowers.tgz": (f"{_FLOWERS}/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
+             "imagelabels.mat": (f"{_FLOWERS}/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
+             "setid.mat": (f"{_FLOWERS}/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c")},
             "none stated",
             HubCopy("Donghyun99/Oxford-Flower-102", "7e43fe37eeb9278138ab0bd2d0abb10d0f703d09", "label",
                     {"train": ("train", "validation"), "test": ("test",)}),
         ),
         DataSet(
             "pet", "Oxford-IIIT Pet", 37, 22, 15, 3680, 3669, ("oxford-iiit-pet", "oxford-pet"),
-            ("annotations/trainval.txt",), "unpack images.tar.gz and annotations.tar.gz in one folder there",
+            ("annotations/trainval.txt",),
+            "unpack images.tar.gz and annotations.tar.gz there in oxford-iiit-pet/",
             {"images.tar.gz": (f"{_OXFORD}/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
              "annotations.tar.gz": (f"{_OXFORD}/pets/data/annotations.tar.gz",
                                     "95a8c909bbe2e81eed6a22bccdf3f68f")},

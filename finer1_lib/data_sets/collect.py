@@ -17,7 +17,8 @@ from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
 from finer1_lib.data_sets.archives import BANNER, Picture, find_archive, read_archive
 from finer1_lib.data_sets.catalogue import DATA_SETS, DataSet
-from finer1_lib.data_sets.hub_copies import read_hub_copy
+from finer1_lib.data_sets.hub_copies import NotToBeHad, read_hub_copy
+from finer1_lib.data_sets.names import official_names
 from finer1_lib.errors import UserError
 from finer1_lib.fgvr_data import COLUMNS, seen_names
 from finer1_lib.image_folder import image_size
@@ -25,9 +26,9 @@ from finer1_lib.parameters import nearest
 
 
 def read_data_sets(
-    words: Sequence[str], data_root: "str | Path", *, hub_copies: Sequence[str] = (), crop_banner: bool = True,
-    allow_incomplete: bool = False, progress: Optional[Callable[[int, int], None]] = None,
-    broken: Optional[dict[str, str]] = None,
+    words: Sequence[str], data_root: "str | Path", *, hub_copies: Sequence[str] = (),
+    crop_banner: bool = True, allow_incomplete: bool = False,
+    progress: Optional[Callable[[int, int], None]] = None, broken: Optional[dict[str, str]] = None,
 ) -> "tuple[Any, dict[str, dict], dict[str, str]]":
     """All pictures of some data sets.
 
@@ -36,8 +37,8 @@ def read_data_sets(
         data_root: folder below which everything lies.
         hub_copies: those of `words` to take from the Hub, "pet" or "pet@REVISION".
         crop_banner: leave out the copyright notice below every aircraft (20 pixel rows).
-        allow_incomplete: take a data set with other counts than the official ones, and tell so.
-        progress: called as `progress(done, total)` after each picture.
+        allow_incomplete: take a data set that lacks pictures, and tell so.
+        progress: called as `progress(done, total)` after each picture that was downloaded or looked at.
         broken: where given, pictures that cannot be read are noted in it (image_id -> why) and left out.
 
     Returns:
@@ -54,14 +55,19 @@ def read_data_sets(
     root = Path(data_root).expanduser()
     copies = _copies(words, hub_copies)
     if not root.is_dir() and set(words) - set(copies):
-        raise UserError(f"data_root {str(data_root)!r} is not a folder; give the one that holds the data sets")
+        raise UserError(f"data_root {str(data_root)!r} is not a folder; give the one that holds data sets")
     found, told, missing = [], {}, {}
     for word in words:
         data_set = DATA_SETS[word]
         if word in copies:
-            pictures, source = read_hub_copy(data_set, root, copies[word]), f"hub {data_set.hub.name}"
+            try:
+                pictures, commit = read_hub_copy(data_set, root, copies[word], progress=progress)
+            except NotToBeHad as error:
+                missing[word] = str(error)
+                continue
+            source = f"hub {data_set.hub.name}@{commit}"
         elif (folder := find_archive(data_set, root)) is not None:
-            pictures, source = read_archive(data_set, folder), "archive"
+            pictures, source = read_archive(data_set, folder, allow_incomplete), "archive"
         else:
             missing[word] = f"no {' or '.join(data_set.folders)} below {root.name or root}: {data_set.how}"
             continue
@@ -71,7 +77,8 @@ def read_data_sets(
         raise UserError("no data set: " + "; ".join(f"{word}: {why}" for word, why in missing.items()))
     rows = []
     for done, (word, picture) in enumerate(found, start=1):
-        image_id = _image_id(picture.file, root) + f"#bottom={BANNER}" * (word == "aircraft" and crop_banner)
+        image_id = picture.file.relative_to(root).as_posix()
+        image_id += f"#bottom={BANNER}" * (word == "aircraft" and crop_banner)
         try:
             rows.append((image_id, word, picture.sub_category, picture.split, *image_size(root, image_id)))
         except UserError as error:
@@ -119,7 +126,8 @@ def assign_shots(
     for word, part in table.groupby("super_category"):
         names = sorted(part["sub_category"].unique())
         given = lists.get(word)
-        seen = _listed(word, names, given) if given else seen_names(word, names, seed, seen_share, None)
+        guide = {"seen": _listed(word, names, given)} if given else None
+        seen = seen_names(word, names, seed, seen_share, guide)
         for name, images in part[part["sub_category"].isin(seen)].groupby("sub_category"):
             table.loc[images.index, "categories"] = "seen"
             train = images[images["split"] == "train"].sort_values("image_id")
@@ -155,11 +163,14 @@ def _copies(words: Sequence[str], hub_copies: Sequence[str]) -> dict[str, Option
 
 
 def _counted(data_set: DataSet, pictures: Sequence[Picture], allow_incomplete: bool) -> dict[str, Any]:
-    """How many there are, held against the official counts."""
+    """How many there are, held against the official counts and names."""
     splits = [picture.split for picture in pictures]
     found = {"classes": len({picture.sub_category for picture in pictures}),
              "train": splits.count("train"), "test": splits.count("test")}
     wanted = {"classes": data_set.classes, "train": data_set.train, "test": data_set.test}
+    if foreign := sorted({picture.sub_category for picture in pictures} - official_names(data_set.word)):
+        raise UserError(f"{data_set.title}: {foreign[0]!r} is none of its {data_set.classes} sub-categories: "
+                        f"not the official data set; {data_set.how}")
     if len({picture.file for picture in pictures}) != len(pictures):
         raise UserError(f"{data_set.title}: its lists name one picture twice; unpack it again")
     wrong = ", ".join(f"{found[key]} in place of {wanted[key]} ({key})" for key in wanted
@@ -170,19 +181,11 @@ def _counted(data_set: DataSet, pictures: Sequence[Picture], allow_incomplete: b
     return {"complete": not wrong, **found}
 
 
-def _image_id(file: Path, root: Path) -> str:
-    """A file's posix path below the root; a list that leads out of it is refused."""
-    path = file.relative_to(root)
-    if ".." in path.parts:
-        raise UserError(f"{file}: a list leads out of {root}; unpack the data set again")
-    return path.as_posix()
-
-
 def _listed(word: str, names: Sequence[str], given: Mapping[str, Collection[str]]) -> set[str]:
     """The seen names of a list that must part the table's names in two."""
     seen, unseen = set(given["seen"]), set(given["unseen"])
     if both := sorted(seen & unseen):
         raise UserError(f"{word}: {both[0]!r} is both seen and unseen in the lists")
     if odd := sorted(set(names) - seen - unseen):
-        raise UserError(f"{word}: {odd[0]!r} is neither seen nor unseen in the lists: they are of another data set")
+        raise UserError(f"{word}: {odd[0]!r} is neither seen nor unseen in the lists: take its own lists")
     return seen

@@ -4,13 +4,18 @@
     ('Black Footed Albatross', 'Shih Tzu', 'Abyssinian')
 
 Cars and flowers keep their own spelling; CUB's own misspellings ("Artic Tern") stay too, because the
-release's evaluation has them.
+release's evaluation has them. All 755 names are known here, so that a copy with other names, or with the
+names of another data set, is told apart from the official one.
 
 Source: the release's eval/data/*.jsonl, whose ground truths these rules give from file and class names;
-flower names: the list of OpenAI's CLIP (the data set ships none), indexed by imagelabels.mat.
+flower names: the list of OpenAI's CLIP (the data set ships none), indexed by imagelabels.mat; the other
+names (sub_categories.csv, cub_genera.csv): the data sets' own class lists, read by these rules.
 """
 
+import csv
+import importlib.resources
 import re
+from functools import cache
 from pathlib import PurePosixPath
 
 FLOWERS = (
@@ -73,27 +78,37 @@ def aircraft_name(variant: str) -> str:
     return f"Airbus {variant}" if re.match(r"A3\d\d", variant) else variant
 
 
+@cache
+def official_names(word: str) -> frozenset[str]:
+    """All sub-categories of a data set, as these rules spell them."""
+    if word == "flower":
+        return frozenset(FLOWERS)
+    file = "cub_genera.csv" if word == "bird" else "sub_categories.csv"
+    text = (importlib.resources.files(__package__) / file).read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return frozenset(row["sub_category"] for row in rows if row.get("data_set", word) == word)
+
+
 def name_of_label(word: str, label: str) -> str:
     """The name behind a class label of a copy: official folder names, bare names, or flowers' other names.
 
     Raises:
-        ValueError: a label that the rule of this data set cannot read.
+        ValueError: a label that gives no name of this data set.
     """
     if word == "bird" and re.match(r"\d{3}\.", label):
-        return bird_name(label)
-    if word == "dog" and re.match(r"n\d{8}-", label):
-        return dog_name(label)
-    if word == "pet":
-        return label.replace("_", " ").title()
-    if word == "flower":
-        for number, known in enumerate(FLOWERS, start=1):
-            if label in (known, *FLOWER_ALIASES.get(number, ())):
-                return known
-    if word == "aircraft":
-        return aircraft_name(label)
-    if word == "car":
-        return car_name(label)
-    raise ValueError(f"{label!r} is no class label of the data set {word!r}")
+        label = bird_name(label)
+    elif word == "dog" and re.match(r"n\d{8}-", label):
+        label = dog_name(label)
+    elif word == "pet":
+        label = label.replace("_", " ").title()
+    elif word == "flower":
+        other = [number for number, aliases in FLOWER_ALIASES.items() if label in aliases]
+        label = flower_name(other[0]) if other else label
+    elif word == "aircraft":
+        label = aircraft_name(label)
+    if label not in official_names(word):
+        raise ValueError(f"{label!r} is no class label of the data set {word!r}")
+    return label
 
 
 def name_of_path(word: str, path: str) -> str:

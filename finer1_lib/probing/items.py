@@ -5,32 +5,69 @@ checkpoints. What comes out is one line per image, name or question; rows and co
 these lines (`probing.rows`), so they can be recomputed without a model.
 
     plan_h1(table) -> images ----> states -> probe_h1 -> correct or not, per test image
-    plan_h2(guide) -> names -----> states -> probe_h2 -> gap, per name
     plan_h3(table) -> questions -> states -> probe_h3 -> score, per question
 
-A super-category with too little for a probe is left out, and the reason is returned beside the plan.
+(H2 asks for names: `probing.names`.) The table is images.parquet of any data set: the drawn world, CUB, one's
+own folder. A super-category with too little for a probe is left out, and the reason is returned beside the
+plan.
 
 Source: METHOD 5.
 """
 
 import random
-from typing import Any, Mapping
+from functools import partial
+from typing import Any, Callable, Mapping, Optional
 
 import numpy as np
 
-from finer1_lib.probing import probes as probing
 from finer1_lib.errors import UserError
+from finer1_lib.probing import probes as probing
+from finer1_lib.probing.swaps import Swap, balanced_questions, check_wrong_names, near_groups
 
 CONTROLS = ("majority", "shuffled_labels")  # of H1
 
 
-def check_sizes(h1_train: int, h1_test: int, h2_repeats: int, h3_images: int, h3_folds: int) -> None:
-    """Refuse (UserError), before any work, numbers of images, draws and folds that leave nothing to probe."""
+def check_sizes(
+    h1_train: int, h1_test: int, h2_repeats: int, h3_images: int, h3_folds: int, most: int = 0
+) -> None:
+    """Refuse (UserError), before any work, numbers of images, draws and folds that leave nothing to probe.
+
+    Args:
+        most: sub-categories of a super-category, 0 for all: `some_sub_categories`.
+    """
+    if most and most < 2 * probing.MIN_SWAPS:
+        raise UserError(f"max_sub_categories is {most}: give 0 for all, or {2 * probing.MIN_SWAPS} or more")
     least = {"h1_train_images": (h1_train, 2), "h1_test_images": (h1_test, 1), "h2_repeats": (h2_repeats, 1),
              "h3_images": (h3_images, 1), "h3_folds": (h3_folds, 2)}
     for name, (given, fewest) in least.items():
         if given < fewest:
             raise UserError(f"{name} is {given}: give {fewest} or more")
+
+
+def some_sub_categories(table, most: int, *, seed: int):
+    """At most so many sub-categories of each super-category, seen and unseen in their proportion.
+
+    Args:
+        table: the rows of images.parquet.
+        most: 0 for all.
+
+    Returns:
+        (rows of the table, notes).
+    """
+    if not most:
+        return table, []
+    kept, notes = [], []
+    for super_category, part in table.groupby("super_category"):
+        names = part.drop_duplicates("sub_category").set_index("sub_category")["categories"]
+        seen = _shuffled(names.index[names == "seen"], f"{seed}/some/{super_category}")
+        unseen = _shuffled(names.index[names != "seen"], f"{seed}/some/{super_category}")
+        count = min(most, len(names))
+        share = round(count * len(seen) / len(names))
+        kept.append(part[part["sub_category"].isin(seen[:share] + unseen[: count - share])])
+        if count < len(names):
+            notes.append(f"H1 and H3 ask about {count} of {len(names)} sub-categories of {super_category} "
+                         "(max_sub_categories)")
+    return table.loc[sorted(index for part in kept for index in part.index)], notes
 
 
 def _shuffled(image_ids, key: str) -> list[str]:
@@ -87,15 +124,16 @@ def plan_h1(table, *, train_images: int, test_images: int, seed: int):
     return pd.DataFrame(rows, columns=columns), notes
 
 
-def probe_h1(plan, states: np.ndarray, *, seed: int):
+def probe_h1(plan, states: np.ndarray, *, seed: int, fit: Callable[..., dict] = probing.linear_probe):
     """Fit and test the classifier of each super-category.
 
     Args:
         plan: of `plan_h1`; states: [len(plan), D], one row per image of the plan.
+        fit: the classifier; the paper's own is `adam.adam_probe`.
 
     Returns:
-        A DataFrame with one row per test image and the columns correct, majority, shuffled_labels, and
-        strength and validation_accuracy of the probe that its super-category chose.
+        A DataFrame with one row per test image and the columns that `fit` gives: correct, majority,
+        shuffled_labels, and strength and validation_accuracy of the probe that its super-category chose.
     """
     import pandas as pd
 
@@ -105,92 +143,79 @@ def probe_h1(plan, states: np.ndarray, *, seed: int):
         here = (plan["super_category"] == super_category).to_numpy()
         train, test = (here & (plan["role"] == role).to_numpy() for role in ("train", "test"))
         labels = plan["sub_category"].to_numpy()
-        found = probing.linear_probe(states[train], labels[train], states[test], labels[test], seed=seed)
+        found = fit(states[train], labels[train], states[test], labels[test], seed=seed)
         items.append(plan[test].drop(columns="role").assign(**found))
     return pd.concat(items[1:] or items, ignore_index=True)
 
 
-def plan_h2(guide: Mapping[str, Any], *, seed: int):
-    """Names with their genus, for the super-categories whose taxonomy allows the comparison.
-
-    Args:
-        guide: guide.json as a dictionary, or {} where there is none.
-
-    Returns:
-        (plan, notes): a DataFrame with name, epithet (the name without a closing genus word, None for names
-        built otherwise), genus, super_category, categories; a name without a mate in its genus serves as one
-        of the others.
-    """
-    import pandas as pd
-
-    rows = []
-    for name, entry in guide.get("sub_categories", {}).items():
-        if genus := entry.get("genus"):
-            epithet = name.removesuffix(f" {genus}")
-            rows.append({"name": name, "epithet": epithet if epithet != name else None, "genus": genus,
-                         "super_category": entry["super_category"],
-                         "categories": "seen" if name in guide["seen"] else "unseen"})
-    plan = pd.DataFrame(rows, columns=["name", "epithet", "genus", "super_category", "categories"])
-    notes = []
-    if plan.empty:
-        notes.append("H2 is left out: it compares names by genus, and there is no guide that gives genera")
-    for super_category, part in plan.groupby("super_category"):
-        noise = np.random.default_rng(seed).normal(size=(len(part), 2))
-        has_gap = ~np.isnan(probing.genus_gaps(noise, part["genus"], seed=seed))
-        if part["genus"][has_gap].nunique() < 2:
-            notes.append(f"H2 leaves out {super_category}: it needs two genera of two, each with "
-                         f"{probing.NUM_OTHERS} names outside it")
-            plan = plan[plan["super_category"] != super_category]
-    if bare := int(plan["epithet"].isna().sum()):
-        notes.append(f"H2's control without the genus word is left out: {bare} of {len(plan)} names do not end"
-                     " in their genus")
-    return plan.reset_index(drop=True), notes
-
-
-def probe_h2(plan, states: np.ndarray, *, seed: int, repeats: int):
-    """The genus gap of every name that has one.
-
-    Args:
-        plan: of `plan_h2`; states: [len(plan), D].
-
-    Returns:
-        The plan with the column gap; names without one are left out.
-    """
-    gaps = np.full(len(plan), np.nan)
-    for super_category in sorted(plan["super_category"].unique()):
-        here = (plan["super_category"] == super_category).to_numpy()
-        genera = plan["genus"].to_numpy()[here]
-        gaps[here] = probing.genus_gaps(states[here], genera, seed=seed, repeats=repeats)
-    return plan.assign(gap=gaps).dropna(subset=["gap"]).reset_index(drop=True)
-
-
-def plan_h3(table, *, num_images: int, num_folds: int, seed: int):
-    """Right and wrong names over test images, in swaps and folds (see `probing`).
+def plan_h3(
+    table, *, num_images: int, num_folds: int, seed: int, wrong_names: str = "any",
+    taxonomy: Optional[Mapping[str, Mapping[str, str]]] = None, looks: Optional[Any] = None,
+):
+    """Right and wrong names over test images, in swaps and folds (see `probing.swaps`).
 
     Args:
         table: the rows of images.parquet; only the test split is asked about.
         num_images: per sub-category, at most.
+        wrong_names: "any" or "near".
+        taxonomy: taxonomy.json as a dictionary; for "near".
+        looks: how alike two sub-categories look, of `looks_of`; for "near".
 
     Returns:
         (plan, notes): a DataFrame with the keys of `balanced_questions`, super_category and fold.
     """
     import pandas as pd
 
+    check_wrong_names(wrong_names)
+    genera = {name: ranks["genus"] for name, ranks in (taxonomy or {}).items() if ranks.get("genus")}
     parts, notes = [], []
     for super_category, part in table[table["split"] == "test"].groupby("super_category"):
         images = {key: _shuffled(group["image_id"], f"{seed}/h3/{super_category}/{key[0]}")
                   for key, group in part.groupby(["sub_category", "categories"])}
-        asked = pd.DataFrame(probing.balanced_questions(images, num_images=num_images, seed=seed))
+        group = None
+        if wrong_names == "near":
+            group = partial(_near, super_category=super_category, genera=genera, looks=looks, seed=seed)
+        asked = pd.DataFrame(balanced_questions(images, num_images=num_images, seed=seed, group=group))
         swaps = asked["swap"].nunique() if len(asked) else 0
         if swaps < probing.MIN_SWAPS:
             notes.append(f"H3 leaves out {super_category}: {swaps} swaps of names can be made from its test "
                          f"images, {probing.MIN_SWAPS} are needed")
             continue
+        if wrong_names == "near":
+            count = asked.groupby("wrong_name")["sub_category"].nunique()
+            out = part["sub_category"].nunique() - asked["sub_category"].nunique()
+            notes.append(f"H3, {super_category}: wrong names of the same genus for {count.get('genus', 0)} "
+                         f"sub-categories, of the nearest-looking other one for {count.get('nearest', 0)}"
+                         + (f"; {out} left out" if out else ""))
         folds = probing.grouped_folds(asked["swap"], num_folds, seed, strata=asked["categories"])
         parts.append(asked.assign(super_category=super_category, fold=folds))
     columns = ["image_id", "swapped_image_id", "sub_category", "name", "right", "swap", "categories",
-               "super_category", "fold"]
+               "wrong_name", "super_category", "fold"]
     return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)), notes
+
+
+def _near(names: list[str], *, super_category: str, genera, looks, seed: int) -> list[Swap]:
+    return near_groups(names, genera, looks and partial(looks, super_category), seed)
+
+
+def looks_of(plan, states: np.ndarray):
+    """How alike two sub-categories look to a model: cosine of the mean states of their pictures.
+
+    Args:
+        plan: of `plan_h1`; states: [len(plan), D], image tokens of one layer.
+
+    Returns:
+        looks(super_category, one, other); -1 where one of them has no picture among these.
+    """
+    from finer1_lib.triplets import prototypes
+
+    found = prototypes(np.asarray(states), plan)
+
+    def looks(super_category: str, one: str, other: str) -> float:
+        vectors = [found.get((super_category, name)) for name in (one, other)]
+        return -1.0 if any(vector is None for vector in vectors) else float(vectors[0] @ vectors[1])
+
+    return looks
 
 
 def probe_h3(plan, states: np.ndarray, *, seed: int):

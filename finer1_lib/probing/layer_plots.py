@@ -36,11 +36,12 @@ def layer_curves(df, labels: Labels = None):
                              layout="constrained")
     for axis, metric in zip(axes[0], metrics):
         title, unit = TITLES[metric]
-        here = df[df["metric"] == metric]
+        here = df[(df["metric"] == metric) & (df["variant"].isna() | df["variant"].isin(CONTROL_MARKERS))]
+        apart = 0.024 * max(5, here["layer"].max() - here["layer"].min())  # between the models' dots
         for place, model in enumerate(models):
             part = here[here["model"] == model]
             for variant, line in part.groupby(part["variant"].fillna(""), sort=False):
-                _line(axis, line, model, variant, unit, 0.12 * (place - (len(models) - 1) / 2))
+                _line(axis, line, model, variant, unit, apart * (place - (len(models) - 1) / 2))
         if metric == "h3_auc":
             axis.axhline(50, color="black", linestyle=":", linewidth=1)
         _by_layer(axis, here["layer"], title)

@@ -27,12 +27,21 @@ def layer_count(checkpoint: str) -> int:
     """Numbers of layers that `hidden_states` knows of a checkpoint: its blocks, and the embeddings.
 
     Only its configuration is read, no weights.
+
+    Raises:
+        UserError: there is none.
     """
     from transformers import AutoConfig
 
-    from finer1_lib.checkpoint_files import is_folder
+    from finer1_lib.checkpoint_files import is_folder, split_revision
 
-    config = AutoConfig.from_pretrained(checkpoint, local_files_only=is_folder(checkpoint))
+    name, revision = split_revision(str(checkpoint))
+    try:
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, local_files_only=is_folder(name), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or ["no config.json"])[0]
+        raise UserError(f"cannot read the configuration of {str(checkpoint)!r}: {first}") from error
     return config.get_text_config().num_hidden_layers + 1
 
 
@@ -55,6 +64,16 @@ def chosen_layers(layers: Sequence[int], layer: int, count: int) -> tuple[int, l
     return at, sorted({number % count for number in layers} | {at}) if layers else list(range(count))
 
 
+def check_same_layers(counts: Mapping[str, int]) -> int:
+    """The number of layers of all checkpoints, {model: of `layer_count`}; refuse (UserError) unequal ones."""
+    first, *others = counts.items()
+    for model, count in others:
+        if count != first[1]:
+            raise UserError(f"{model} has {count} layers and {first[0]} {first[1]}: probe models of one size "
+                            "in a run; mend more_models or probed_models")
+    return first[1]
+
+
 def probe_layers(
     states: Mapping[str, Mapping[str, np.ndarray]], what: str, depths: Sequence[int],
     probe: Callable[[np.ndarray], Any],
@@ -62,7 +81,7 @@ def probe_layers(
     """One probe on every model and layer.
 
     Args:
-        states: {model: states of `Probed.everything`}.
+        states: {model: states of `Probed.everything`, or arrays [layers, items, hidden]}.
         what: which of the states; a model that lacks them is left out.
         depths: layers, counted from 0.
         probe: from [N, D] states to items, a DataFrame, e.g. `lambda x: probe_h1(plan, x, seed=seed)`.
@@ -73,7 +92,7 @@ def probe_layers(
     """
     import pandas as pd
 
-    parts = [probe(np.array(found[what][depth])).assign(model=model, layer=depth)
+    parts = [probe(np.asarray(found[what][depth])).assign(model=model, layer=depth)
              for model, found in states.items() if what in found for depth in depths]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model", "layer"])
 

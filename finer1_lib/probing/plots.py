@@ -13,9 +13,9 @@ from finer1_lib.statistics import has_interval
 Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
 
 CONTROL_MARKERS = {"majority": "v", "shuffled_labels": "D", "epithet_only": "P", "text_only": "s",
-                   "swapped_image": "^"}
+                   "swapped_image": "^"}  # what else has a variant stands in tables alone
 CONTROL_LABELS = {"majority": "always the commonest class", "shuffled_labels": "labels shuffled in training",
-                  "epithet_only": "epithets without the genus word",
+                  "epithet_only": "names without their last word",
                   "text_only": "question without the image", "swapped_image": "question over another image"}
 
 
@@ -57,7 +57,7 @@ def probe_bars(df, label: str, start: float = 0.0, labels: Labels = None):
                          color=colour_of(model), edgecolor="black")
                 top = max(_whisker(axis, place - 0.18, row, "black"), 100 * start)
                 axis.text(place - 0.18, top + 1.5, f"{100 * row.value:.1f}", ha="center", fontsize=11)
-            for shift, row in enumerate(rows[rows["variant"].notna()].itertuples()):
+            for shift, row in enumerate(rows[rows["variant"].isin(CONTROL_MARKERS)].itertuples()):
                 spot = place + 0.14 + 0.18 * shift
                 _whisker(axis, spot, row, "#777777")
                 handles[row.variant] = axis.plot(spot, 100 * row.value, CONTROL_MARKERS[row.variant], ms=7,

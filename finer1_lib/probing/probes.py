@@ -6,12 +6,8 @@ the states of a checkpoint, `probing.statistics` puts intervals and equivalence 
 Where we depart from the paper and why:
 * H1 picks its regularisation on a validation split; the paper reports the best TEST accuracy over epochs.
 * H3 is a number (AUC of a cross-validated separator) beside the PCA picture, and its questions are asked in
-  swaps, so that neither the image nor the name alone tells right from wrong:
-
-    image of A, "Is the species A?" right      image of B, "Is the species B?" right
-    image of A, "Is the species B?" wrong      image of B, "Is the species A?" wrong
-
-  A swap lies wholly in one fold. Were only the image's side kept together, a name would be mostly right in
+  swaps (`probing.swaps`), so that neither the image nor the name alone tells right from wrong. A swap lies
+  wholly in one fold. Were only the image's side kept together, a name would be mostly right in
   the training folds and mostly wrong in the test fold, and a separator that reads names would miss 0.5.
 
 Source: paper section 5.4 and Table 4; METHOD 5; the lineage of H1 and H2 is in the audit, 1.F.
@@ -139,57 +135,6 @@ def genus_gaps(
             for _ in range(repeats)
         ])
     return gaps
-
-
-def swap_groups(names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
-    """Put sub-categories in pairs that exchange their names; an odd one out makes the last group three.
-
-    Returns:
-        Groups of two (one of three if the number is odd); none for fewer than two names.
-    """
-    order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(names))]
-    groups = [tuple(order[i : i + 2]) for i in range(0, len(order) - 1, 2)]
-    if len(order) % 2 and groups:
-        groups[-1] += (order[-1],)
-    return groups
-
-
-def balanced_questions(images: dict[tuple[str, str], list[str]], *, num_images: int, seed: int) -> list[dict]:
-    """H3's questions for one super-category: every name equally often right and wrong, in closed swaps.
-
-    Args:
-        images: {(sub_category, "seen" or "unseen"): [image ids]}; swaps stay within seen and within unseen.
-        num_images: images per sub-category at most; within a swap all have the same number, so a sub-category
-            with fewer lowers its partner's.
-
-    Returns:
-        One dict per question: image_id, swapped_image_id (a picture from the next swap, asked under the same
-        label: the control; None if there is a single swap), sub_category, name, right, swap, categories. Two
-        questions per image.
-    """
-    groups = []
-    for categories in sorted({key[1] for key in images}):
-        names = [name for name, kind in images if kind == categories and images[name, kind]]
-        groups += [(categories, group) for group in swap_groups(names, seed)]
-    picked = []
-    for categories, group in groups:
-        count = min([num_images] + [len(images[name, categories]) for name in group])
-        picked.append([images[name, categories][:count] for name in group])
-    questions = []
-    for number, (categories, group) in enumerate(groups):
-        neighbour = picked[(number + 1) % len(groups)] if len(groups) > 1 else None
-        for place, own in enumerate(group):
-            for i, image_id in enumerate(picked[number][place]):
-                strange = None
-                if neighbour:
-                    pictures = neighbour[place % len(neighbour)]
-                    strange = pictures[i % len(pictures)]
-                for name in (own, group[(place + 1) % len(group)]):
-                    questions.append({
-                        "image_id": image_id, "swapped_image_id": strange, "sub_category": own, "name": name,
-                        "right": name == own, "swap": number, "categories": categories,
-                    })
-    return questions
 
 
 def grouped_folds(

@@ -1,0 +1,195 @@
+"""A teacher of any family: whatever vision-language checkpoint transformers itself can load and ask.
+
+    loaded = load("llava-hf/llava-onevision-qwen2-7b-ov-hf")
+    generate(loaded, [user_message("Describe the bird.", ImageFile(root, "bird/a.jpg"))], max_new_tokens=256)
+        -> [Generation(text="A small bird with ...", tokens=61, truncated=False)]
+
+The model's own processor renders the chat and prepares the pictures; nothing here knows an architecture. A
+Qwen2.5-VL is loaded by `models.load` and answers by `generation.generate`, which are quicker.
+
+Source: METHOD 2.1 (the paper's teacher is Qwen2.5-VL-32B; other teachers are our choice).
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from finer1_lib import models
+from finer1_lib.checkpoint_files import MODEL_TYPE, is_folder, split_revision
+from finer1_lib.encoding import ImageFile
+from finer1_lib.errors import UserError
+from finer1_lib.generation import Generation, ending_ids, mix
+from finer1_lib.out_of_memory import mended
+from finer1_lib.teacher_pictures import fitted
+
+# What sees, in the usual families: with the head it keeps 16 bits, as everywhere in the kit.
+_KEPT_WHOLE = ("lm_head", r".*(?:vision|visual|image|projector|connector|merger|resampler|perceiver)")
+
+
+@dataclass(frozen=True)
+class AnyModel:
+    """A vision-language model of any family, for asking only.
+
+    Attributes:
+        model: in evaluation mode.
+        processor: its own, with a chat template.
+        device: "cpu", "cuda", ...
+        checkpoint: folder or Hub id, as given.
+        max_pixels: larger pictures are made smaller; 0 leaves them to the processor.
+    """
+
+    model: Any
+    processor: Any
+    device: str
+    checkpoint: str
+    max_pixels: int = 0
+
+
+def load(
+    checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0, device: str = "auto"
+) -> "models.LoadedModel | AnyModel":
+    """Load a teacher: in float32 on a CPU, in bfloat16 (or float16 where that is unknown) on a GPU.
+
+    Args:
+        checkpoint: a folder (read without network) or a Hub id, "owner/name" or "owner/name@revision".
+        load_in_4bit: quantise all but what sees and the head; needs a CUDA GPU.
+        max_pixels: bound of a picture's size; 0 for the checkpoint's own.
+        device: "auto" takes CUDA if there is one.
+
+    Raises:
+        UserError: no such checkpoint, none that transformers knows without foreign code, none that sees and
+        chats, no safetensors, no GPU for 4 bits, too little memory.
+    """
+    import torch
+    import transformers
+
+    name, revision = split_revision(str(checkpoint))
+    where = dict(revision=revision, local_files_only=is_folder(str(checkpoint)), trust_remote_code=False)
+    config = _tried(checkpoint, transformers.AutoConfig.from_pretrained, name, **where)
+    if config.model_type == MODEL_TYPE:
+        return models.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels, device=device)
+    if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UserError(f"{checkpoint} holds a model of type {config.model_type!r}, which takes no pictures:"
+                        " a teacher must be a vision-language model")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    gpu, options = device.startswith("cuda"), {}
+    dtype = (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16) if gpu else torch.float32
+    if load_in_4bit and not gpu:
+        raise UserError(f"teacher_4bit needs a CUDA GPU, the device is {device!r}: set teacher_4bit to false")
+    if load_in_4bit:
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(_KEPT_WHOLE))
+    processor = _tried(checkpoint, transformers.AutoProcessor.from_pretrained, name, **where)
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
+        raise UserError(f"{checkpoint} has no chat template: take a model that follows instructions")
+    models.free_memory()
+    with mended(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
+        model = _tried(
+            checkpoint, transformers.AutoModelForImageTextToText.from_pretrained, name, dtype=dtype,
+            use_safetensors=True, device_map={"": device} if gpu else None, **options, **where)
+    tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return AnyModel(model.eval(), processor, device, str(checkpoint), max_pixels)
+
+
+def generate(
+    loaded: AnyModel, prompts: Sequence[Sequence[dict]], *, max_new_tokens: int, temperature: float = 0.0,
+    seed: int = 0, batch_size: int = 8,
+) -> list[Generation]:
+    """Answer chat prompts, as `generation.generate` does for Qwen2.5-VL.
+
+    Args:
+        loaded: of `load`.
+        prompts: conversations; a picture is {"type": "image", "image": PIL image or ImageFile}.
+        max_new_tokens: longest answer.
+        temperature: 0 is greedy.
+        seed: of the sampling; torch's own generators are left as they were.
+        batch_size: prompts a forward, with pictures and without apart; part of the result when sampling.
+
+    Returns:
+        One answer a prompt, in the order of the prompts.
+
+    Raises:
+        UserError: memory ran out, or a picture cannot be read.
+    """
+    seeing = [any(_pictures(prompt)) for prompt in prompts]
+    groups = [[i for i, sees in enumerate(seeing) if sees is kind] for kind in (True, False)]
+    batches = [group[k : k + batch_size] for group in groups for k in range(0, len(group), batch_size)]
+    answers: dict[int, Generation] = {}
+    for number, batch in enumerate(batches):
+        with mended("the teacher's answers", prompts=len(batch), max_pixels=loaded.max_pixels,
+                    max_new_tokens=max_new_tokens):
+            asked = [prompts[i] for i in batch]
+            made = _answer(loaded, asked, max_new_tokens, temperature, mix(seed, number))
+        answers.update(zip(batch, made))
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _answer(
+    loaded: AnyModel, prompts: Sequence[Sequence[dict]], max_new_tokens: int, temperature: float, seed: int
+) -> list[Generation]:
+    """One batch."""
+    import torch
+
+    model, tokenizer = loaded.model, loaded.processor.tokenizer
+    inputs = loaded.processor.apply_chat_template(
+        [_opened(prompt, loaded.max_pixels) for prompt in prompts], add_generation_prompt=True, tokenize=True,
+        return_dict=True, return_tensors="pt", processor_kwargs={"padding": True})
+    inputs = {name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+              for name, value in inputs.items() if hasattr(value, "to")}
+    ends = set(ending_ids(model, tokenizer))
+    config = copy.deepcopy(model.generation_config)  # what a family needs stays; how it samples is ours
+    config.update(
+        do_sample=temperature > 0, num_beams=1, repetition_penalty=1.0, max_length=None,
+        max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id,
+        **(dict(temperature=temperature, top_p=1.0, top_k=0) if temperature > 0 else
+           dict(temperature=None, top_p=None, top_k=None)))
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(seed)
+        out = model.generate(**inputs, generation_config=config)
+    rows = [_until(row, ends) for row in out[:, inputs["input_ids"].shape[1] :].tolist()]
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [Generation(text, len(row), not row or row[-1] not in ends) for text, row in zip(texts, rows)]
+
+
+def _pictures(prompt: Sequence[dict]) -> list[dict]:
+    return [part for turn in prompt if not isinstance(turn["content"], str)
+            for part in turn["content"] if part["type"] == "image"]
+
+
+def _opened(prompt: Sequence[dict], max_pixels: int) -> list[dict]:
+    """The conversation with its pictures read; a copy, for a processor may write into it."""
+    def read(part: dict) -> dict:
+        if part["type"] != "image":
+            return dict(part)
+        image = part["image"]
+        image = image.open() if isinstance(image, ImageFile) else image.convert("RGB")
+        return {**part, "image": fitted(image, max_pixels)}
+
+    return [{**turn, "content": turn["content"] if isinstance(turn["content"], str)
+             else [read(part) for part in turn["content"]]} for turn in prompt]
+
+
+def _until(row: list[int], ends: set[int]) -> list[int]:
+    """Up to and with the first ending token; what follows is padding."""
+    return row[: next((place + 1 for place, token in enumerate(row) if token in ends), len(row))]
+
+
+def _tried(checkpoint: str, read: Any, *args: Any, **options: Any) -> Any:
+    """What `read` gives, its errors in one line."""
+    try:
+        return read(*args, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            line = "it needs code of its own, which is never run here; take one that transformers knows"
+        raise UserError(f"cannot load {str(checkpoint)!r}: {line}") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # a Rust class without an importable Python base
+            raise
+        damaged = f"{checkpoint}: a weights file is damaged ({error}); copy or download it again"
+        raise UserError(damaged) from error
