@@ -183,7 +183,8 @@ def test_a_header_tells_the_size_that_is_shown(tmp_path, orientation):
     for kind in ("jpg", "png", "webp"):
         Image.new("RGB", (30, 40)).save(tmp_path / f"a.{kind}", exif=exif)
         shown = load_image(tmp_path, f"a.{kind}#bottom=5").size
-        assert image_size(tmp_path, f"a.{kind}#bottom=5") == shown == ((30, 35) if orientation < 5 else (40, 25))
+        assert shown == ((30, 35) if orientation < 5 else (40, 25))
+        assert image_size(tmp_path, f"a.{kind}#bottom=5") == shown
 
 
 def test_a_crop_of_everything_is_refused(trees):

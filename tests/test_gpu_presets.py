@@ -176,3 +176,7 @@ def test_the_table(plans):
     lines = table(ROOT)
     assert len(lines) == 2 + len(PRESETS) and len({line.count("|") for line in lines}) == 1
     assert [line.split("|")[1].strip() for line in lines if "(tight)" in line] == ["`paper_3b`"]
+
+
+def test_the_readme_s_table_is_computed():
+    assert "\n".join(table(ROOT)) in (ROOT / "README.md").read_text(encoding="utf-8")
