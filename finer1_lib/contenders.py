@@ -144,13 +144,16 @@ def _problem(entry: Any, taken: set[str]) -> str:
     return "" if entry["label"].strip() else "the label is empty"
 
 
-def with_more(contenders: Sequence[Contender], more_models: Sequence[str]) -> tuple[Contender, ...]:
+def with_more(
+    contenders: Sequence[Contender], more_models: Sequence[str], look: bool = True
+) -> tuple[Contender, ...]:
     """The contenders and, after them, checkpoints that this run did not train.
 
     Args:
         contenders: of `all_contenders`.
         more_models: the parameter; a checkpoint is a folder or a Hub id. The name in records is the label in
             small letters: "Fine-R1-3B=StevenHH2000/Fine-R1-3B@6da43fd" becomes "fine-r1-3b".
+        look: look into a folder; not needed where nothing is loaded from it.
 
     Raises:
         UserError: an entry of another form, a name that is taken, a folder that holds no checkpoint.
@@ -167,7 +170,7 @@ def with_more(contenders: Sequence[Contender], more_models: Sequence[str]) -> tu
             raise UserError(f"more_models: {entry!r} is not of the form label=checkpoint")
         if model in {contender.model for contender in found} | set(_KNOWN):
             raise UserError(f"more_models: the name {model!r} of {label!r} is taken; choose another label")
-        if is_folder(checkpoint):
+        if look and is_folder(checkpoint):
             checkpoint = str(Path(checkpoint).expanduser())
             check_checkpoint(Path(checkpoint))
         found.append(Contender(model, prompts, None, label, checkpoint))

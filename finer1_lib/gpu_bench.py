@@ -95,12 +95,18 @@ class Bench:
         return Encoder(self.loaded.processor)(user_message(text, self.picture(stage, seed)))
 
     def completions(self, rows: int, tokens: int) -> tuple:
-        """(ids, mask), (rows, tokens) each: one letter again and again."""
+        """(ids, mask), (rows, tokens) each: one letter again and again.
+
+        The last of several rows is a token shorter, as real ones are unequal: rows without padding need no
+        mask, and attention without one takes less memory.
+        """
         import torch
 
         letter = self.loaded.processor.tokenizer(" a", add_special_tokens=False)["input_ids"][-1]
         ids = torch.full((rows, tokens), letter, device=self.loaded.device)
-        return ids, torch.ones_like(ids)
+        mask = torch.ones_like(ids)
+        mask[-1, -1] = int(rows == 1)
+        return ids, mask
 
     def autocast(self) -> Any:
         """The precision that training computes in."""

@@ -11,6 +11,7 @@ from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.contenders import (
     CONTROLS, MODELS_FILE, ROWS, Contender, all_contenders, in_order, label_of, labels_of,
+    with_more,
 )  # fmt: skip
 from finer1_lib.files import atomic_write_json, read_json
 from finer1_lib.signatures import is_current
@@ -32,12 +33,15 @@ FAULTS = {
 
 
 def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
-    """The rows of a run's tables; the four fixed ones alone before 03 has finished.
+    """The rows of a run's tables, `more_models` of 04 and 05 included; before 03 the four fixed ones alone.
 
     Raises:
         UserError: 03_tapo/models.json is damaged.
     """
-    return all_contenders(read_json(Path(run_dir) / MODELS_FILE, list))
+    run_dir = Path(run_dir)
+    told = [read_json(run_dir / stage / "stage.json").get("parameters", {}) for stage in SOURCES]
+    more = dict.fromkeys(entry for parameters in told for entry in parameters.get("more_models", ()))
+    return with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more), look=False)
 
 
 def labels_in(run_dir: Path) -> dict[str, str]:

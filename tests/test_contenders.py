@@ -294,3 +294,13 @@ def test_a_checkpoint_from_elsewhere_is_probed_beside_ours():
     more = with_more(all_contenders([]), ["cot_sft_theirs=o/n"])  # its name tells nothing of its start
     probed = contenders_to_probe(more, ["base", "cot_sft", "cot_sft_theirs"])
     assert pairs_to_compare(probed) == [("cot_sft", "base"), ("cot_sft_theirs", "base")]
+
+
+def test_a_run_s_tables_know_the_checkpoints_from_elsewhere(tmp_path):
+    from finer1_lib.summary import labels_in
+
+    (tmp_path / "04_evaluation").mkdir()
+    record = {"parameters": {"more_models": ["Fine-R1-3B=gone/from/here", "twin=answer:owner/name"]}}
+    (tmp_path / "04_evaluation/stage.json").write_text(json.dumps(record))
+    labels = labels_in(tmp_path)
+    assert labels["fine-r1-3b"] == "Fine-R1-3B" and labels["twin"] == "twin" and "base" in labels
