@@ -235,7 +235,7 @@ def _address(url: str) -> str:
     parts = urllib.parse.urlsplit(url.strip())
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError("teacher_url is recorded, and holds more than an address (a name, a key, a query):"
-                        " give the address alone, and the key in the variable that teacher_key_variable names")
+                        " give the address, and the key in the variable that teacher_key_variable names")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"teacher_url {url!r} is no address: give one like http://localhost:8000/v1")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")

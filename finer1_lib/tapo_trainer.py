@@ -122,7 +122,6 @@ def _trainer_class(base: type) -> type:
             return result
 
         # Loss --------------------------------------------------------
-
         def _score(self, model, prompts: Sequence[Encoded], ids, mask, keep_states: bool = False) -> Scored:
             """Log-probabilities and true entropies, (B, T) each, under the given pictures."""
             with self.accelerator.autocast():
@@ -173,12 +172,11 @@ def _trainer_class(base: type) -> type:
             if self.tapo.divergence != "full":
                 return divergence(self.tapo.divergence, own.logp, other.logp, mask)
             head = unwrap_base(self.accelerator.unwrap_model(model)).get_output_embeddings().weight
-            many = logit_rows(len(head))
-            values = full_divergence(own.states, other.states, head, self.tapo.temperature, many)
+            values = full_divergence(
+                own.states, other.states, head, self.tapo.temperature, logit_rows(len(head)))
             return torch.zeros_like(own.logp).masked_scatter(mask.bool(), values)
 
         # Gauges ------------------------------------------------------
-
         def _measure(self, terms, own, other, apart, mask, from_positive) -> None:
             """Add this micro-batch's token sums; `log` divides them by the tokens they are sums of."""
             every = {"entropy": own.entropy, "entropy_sampled": -own.logp}
@@ -237,10 +235,10 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
         warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
         gradient_accumulation_steps=micro_batches, num_generations=config.group_size, num_iterations=1,
-        steps_per_generation=micro_batches * config.updates_per_rollout,
-        max_completion_length=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p,
-        top_k=0, beta=0.0, loss_type="dapo", epsilon=config.clip_low, epsilon_high=config.clip_high,
-        reward_weights=weights, shuffle_dataset=False, mask_truncated_completions=False, use_vllm=False,
+        steps_per_generation=micro_batches * config.updates_per_rollout, top_p=config.top_p, top_k=0,
+        max_completion_length=config.max_new_tokens, temperature=config.temperature, beta=0.0,
+        loss_type="dapo", epsilon=config.clip_low, epsilon_high=config.clip_high, reward_weights=weights,
+        shuffle_dataset=False, mask_truncated_completions=False, use_vllm=False,
         vllm_importance_sampling_correction=False)
     # One row a group, in order: the dataset is the plan of prompts itself, so one pass is the whole training.
     plan = [{"prompt": [{"role": "user", "content": ""}], "slot": slot}

@@ -27,7 +27,7 @@ from finer1_lib.files import read_jsonl
 from finer1_lib.rationale_filters import CUT_OFF, TOO_LONG, flaws, reasons_of, words, write_rationale
 from finer1_lib.rationales import make_rationales
 from finer1_lib.request_pace import Pace, Stopped, backoff, retry_after
-from finer1_lib.teacher_pictures import fitted
+from finer1_lib.teacher_pictures import data_url, fitted
 from finer1_lib.teachers import EndpointTeacher, PromptedTeacher
 from finer1_lib.teaching import Description, Rationale
 
@@ -80,6 +80,16 @@ def test_pictures_are_only_made_smaller():
     image = Image.new("RGB", (40, 30))
     assert fitted(image, 0) is image and fitted(image, 1200) is image
     assert fitted(image, 300).size == (20, 15) and fitted(Image.new("RGB", (1000, 1)), 5).size == (70, 1)
+
+
+def test_a_mark_one_pixel_wide_keeps_its_colour(tmp_path):
+    stripes = Image.new("RGB", (32, 32), (220, 20, 20))
+    for x in range(0, 32, 2):
+        stripes.paste((20, 20, 220), (x, 0, x + 1, 32))
+    stripes.save(tmp_path / "a.png")
+    data = data_url(ImageFile(str(tmp_path), "a.png")).split(",")[1]
+    sent = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert all(sent.getpixel((x, 9))[2] > 150 > 90 > sent.getpixel((x + 1, 9))[2] for x in range(0, 32, 2))
 
 
 def test_answers_come_in_the_order_asked_and_requests_go_out_together(standin, tmp_path):

@@ -351,6 +351,12 @@ def test_a_missing_data_set_warns_beside_another_and_fails_alone(world, trees):
     assert levels(findings)["fail"] == {"data", "named files"}
 
 
+def test_a_root_that_the_hub_fills_need_not_be_there(world, trees):
+    away = str(trees / "elsewhere")
+    assert "named files" not in levels(examined(world, trees, hub_copies=["bird", "pet"], data_root=away)).get("fail", ())
+    assert "named files" in levels(examined(world, trees, hub_copies=["pet"], data_root=away))["fail"]
+
+
 def test_other_counts_fail_unless_allowed(world, trees, monkeypatch):
     monkeypatch.setitem(DATA_SETS, "pet", DATA_SETS["pet"]._replace(test=11))
     findings = examined(world, trees)

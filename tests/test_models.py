@@ -482,7 +482,7 @@ def test_a_folder_of_that_name_wins_over_a_hub_id(tmp_path, monkeypatch):
     assert split_revision("owner/name@v1") == ("owner/name@v1", None) and is_folder("owner/name@v1")
 
 
-def test_a_revision_reaches_model_processor_and_unsloth_and_the_adapters_record(folder, tmp_path, monkeypatch):
+def test_a_revision_reaches_model_processor_unsloth_and_the_record(folder, tmp_path, monkeypatch):
     """The Hub is played by the tiny folder: what is asked of it is what counts."""
     import sys
     import types

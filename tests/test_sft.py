@@ -259,8 +259,8 @@ def test_nothing_to_train_is_refused(folder, tmp_path):
 def test_gradient_checkpointing_computes_twice_and_changes_no_number(folder, tmp_path, begin):
     told, passes = {}, {}
     for on in (False, True):
-        loaded = begin(folder, gradient_checkpointing=on, vision_tower=True) if begin is cases.start_full else (
-            begin(folder, gradient_checkpointing=on))
+        parts = dict(vision_tower=True) if begin is cases.start_full else {}
+        loaded = begin(folder, gradient_checkpointing=on, **parts)
         assert loaded.gradient_checkpointing is on
         passes[on] = cases.count_passes(loaded.model)
         trained = cases.train("sft", folder, tmp_path / str(on), loaded=loaded, epochs=1)

@@ -376,7 +376,8 @@ def test_methods_are_matched_on_prompts_rollouts_and_updates(name):
 
 def test_a_list_of_methods_is_checked_before_anything_is_trained():
     assert baselines.check_methods(("tapo", "dapo")) == ["tapo", "dapo"]
-    for wrong, said in ([], "methods is empty"), (["tapo", "tapo"], "'tapo' stands twice"), (["ppo"], "'ppo'"):
+    for wrong, said in (([], "methods is empty"), (["tapo", "tapo"], "'tapo' stands twice"),
+                        (["ppo"], "'ppo'")):
         with pytest.raises(UserError, match=said):
             baselines.check_methods(wrong)
 
@@ -409,7 +410,8 @@ def test_the_budget_table_adds_up_what_was_spent():
                             "tokens_sampled": [240, 0], "seconds": [2.0, 1.5]})
     row = baselines.budget_table({"a": config}, {"a": log}).loc["a"].to_dict()
     assert row == {"updates": 2, "updates_per_rollout": 2, "prompts": 4, "rollouts_per_prompt": 4,
-                   "rollouts": 16, "rollouts_sampled": 24, "rollouts_trained": 16, "tokens_sampled": 240, "seconds": 3.5}
+                   "rollouts": 16, "rollouts_sampled": 24, "rollouts_trained": 16, "tokens_sampled": 240,
+                   "seconds": 3.5}
 
 
 # Pictures ----------------------------------------------------
@@ -511,9 +513,13 @@ def test_a_kill_ends_with_the_same_weights(folder, tmp_path):
 
 def test_gradient_checkpointing_changes_no_number(folder, tmp_path, monkeypatch):
     """Updates compute each layer once more, over whole rows; rollouts are sampled with a cache as ever."""
-    rows, shared, score = {}, {}, tapo_trainer.score_completions
-    monkeypatch.setattr(tapo_trainer, "score_completions", lambda model, *args, **kwargs: (
-        shared[on].append(sharing.shares_prompts(sharing.unwrap_base(model))) or score(model, *args, **kwargs)))
+    rows, shared, real = {}, {}, tapo_trainer.score_completions
+
+    def score(model, *args, **kwargs):
+        shared[on].append(sharing.shares_prompts(sharing.unwrap_base(model)))
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(tapo_trainer, "score_completions", score)
     for on in (False, True):
         loaded = cases.start(folder, gradient_checkpointing=on)
         config = cases.tapo_config(steps=2, updates_per_rollout=2)

@@ -36,8 +36,12 @@ def data(subject: Subject) -> list[Row]:
 def named_files(subject: Subject) -> list[Row]:
     """Files and folders that values of the preset name are there."""
     named: dict[str, list[str]] = defaultdict(list)
+    from_hub = {copy.partition("@")[0] for copy in subject.values["hub_copies"]}
+    filled = set(subject.values["data_sets"]) <= from_hub  # then 01 makes data_root
     for stage, values in subject.plan.parameters.items():
         for name, value in values.items():
+            if name == "data_root" and filled:
+                continue
             if name.endswith(NAMED) and name != "output_root" and value and "://" not in value:
                 named[value].append(f"{stage}.{name}")
     absent = [path for path in named if not Path(path).expanduser().exists()]
