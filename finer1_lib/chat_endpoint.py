@@ -80,7 +80,7 @@ class ChatEndpoint:
     def __init__(
         self, url: str, model: str, answers: Path, *, key_variable: str = "", max_tokens: int = 1536,
         temperature: float = 0.7, max_pixels: int = MAX_PIXELS, requests_per_minute: float = 0,
-        concurrency: int = 8, time_out: float = 300.0, tries: int = 6, first_wait: float = 1.0,
+        concurrency: int = 8, time_out: float = 300.0, tries: int = 8, first_wait: float = 1.0,
     ) -> None:
         self.address = _address(url)
         if not model.strip():
@@ -166,10 +166,11 @@ class ChatEndpoint:
         if tried == self._tries or (trouble.wait or 0) > PATIENCE:
             raise UserError(f"{self.address} gave no answer (try {tried} of {self._tries}: {trouble}{asks}):"
                             " run again later; what was answered is kept")
-        if trouble.wait is None:
-            self._pace.rest(backoff(self._first_wait, tried))
+        rest = backoff(self._first_wait, tried)
+        if trouble.wait is None and not trouble.crowded:
+            self._pace.rest(rest)
         else:
-            self._pace.pause(trouble.wait)  # for everybody
+            self._pace.pause(max(trouble.wait or 0.0, rest))  # for everybody
 
     def _post(self, client: "httpx.Client", secret: str, question: Question, picture: Optional[str]) -> dict:
         """One reply; again at once, in another spelling, where the server does not take a field."""
@@ -232,7 +233,10 @@ class ChatEndpoint:
 
 def _address(url: str) -> str:
     """Where completions are asked for."""
-    parts = urllib.parse.urlsplit(url.strip())
+    try:
+        parts = urllib.parse.urlsplit(url.strip())
+    except ValueError:
+        raise UserError("teacher_url is no address: give one like http://localhost:8000/v1") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError("teacher_url is recorded, and holds more than an address (a name, a key, a query):"
                         " give the address, and the key in the variable that teacher_key_variable names")

@@ -34,11 +34,11 @@ _SHOWN = 300  # signs of a server's message
 
 
 class Later(Exception):
-    """Something that may pass; `wait` seconds if the server named them."""
+    """Something that may pass; `wait` seconds if the server named them, `crowded` if it had too much to do."""
 
-    def __init__(self, reason: str, wait: Optional[float] = None) -> None:
+    def __init__(self, reason: str, wait: Optional[float] = None, crowded: bool = False) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.crowded = wait, crowded
 
 
 class Unwanted(Exception):
@@ -83,7 +83,7 @@ def read_reply(
     if any(FILTERED in code or "content_policy" in code for code in codes):
         return _line("", False, FILTERED, None, {})
     if status in _PASSING or status >= 500:
-        raise Later(f"HTTP {status}{': ' + said if said else ''}", retry_after(headers))
+        raise Later(f"HTTP {status}{': ' + said if said else ''}", retry_after(headers), status == 429)
     if status in (400, 422) and _UNWANTED.search(said):
         named = re.findall(r"\w+", f"{error.get('param')} {said}" if isinstance(error, dict) else said)
         for field in (word for word in named if word in fields):  # the first: the next may be the better one

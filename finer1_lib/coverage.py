@@ -14,12 +14,13 @@ from typing import Any, Mapping
 from finer1_lib.files import read_json
 
 
-def coverage(data: Mapping[str, Any]) -> str:
+def coverage(data: Mapping[str, Any], images_per_class: int = 0) -> str:
     """The label of a run by its 01_data/data.json; "" if all six data sets are whole and split as released.
 
     Args:
         data: its content. `data_sets`: {word: {"complete": bool, "split": "release" or "seeded"}};
             `missing`: {word: why}. Both are absent or empty for other data.
+        images_per_class: test pictures asked about per sub-category, 0 for all.
     """
     held, missing = data.get("data_sets") or {}, data.get("missing") or {}
     if not held:
@@ -35,9 +36,14 @@ def coverage(data: Mapping[str, Any]) -> str:
         told.append(f"not all pictures of {', '.join(cut)}")
     if own := sorted(word for word, one in held.items() if one["split"] != "release"):
         told.append(f"not the release's seen and unseen in {', '.join(own)}")
+    if images_per_class:
+        told.append(f"{images_per_class} test pictures of each sub-category at most")
     return f"PARTIAL: {'; '.join(told)}" if told else ""
 
 
 def coverage_of(run_dir: "str | Path") -> str:
     """The same for a run; "" before 01 has finished."""
-    return coverage(read_json(Path(run_dir) / "01_data" / "data.json"))
+    stages = ("01_data", "04_evaluation")
+    values = [read_json(Path(run_dir) / stage / "stage.json").get("parameters", {}) for stage in stages]
+    limits = [found for one in values if (found := one.get("images_per_class", 0))]
+    return coverage(read_json(Path(run_dir) / "01_data" / "data.json"), min(limits, default=0))

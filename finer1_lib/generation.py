@@ -14,7 +14,7 @@ Source: our choice; sampling values METHOD 3 [R]. Placeholder ids are never samp
 completion makes every later forward fail, because no picture belongs to it.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.encoding import Encoded, Encoder, pad, vision_inputs
@@ -40,6 +40,17 @@ class Generation(NamedTuple):
     text: str
     tokens: int
     truncated: bool
+
+
+def in_half(loaded: "LoadedModel") -> Any:
+    """A context in which a model trained in full, whose weights are float32, computes in its half precision.
+
+    Else its rows would be asked in another precision than the base's beside them, and much slower.
+    """
+    import torch
+
+    half = loaded.full_finetuning and loaded.dtype in (torch.float16, torch.bfloat16)
+    return torch.autocast(loaded.device.partition(":")[0], loaded.dtype) if half else nullcontext()
 
 
 def generate(
@@ -69,7 +80,7 @@ def generate(
     encoded = [encode(messages) for messages in prompts]
     completions: list[Any] = [None] * len(encoded)
     for number, batch in enumerate(cut_batches([len(row.ids) for row in encoded], batch_size)):
-        with mended("answering", loaded, prompts=len(batch), max_new_tokens=max_new_tokens):
+        with mended("answering", loaded, prompts=len(batch), max_new_tokens=max_new_tokens), in_half(loaded):
             ids = sample_ids(
                 loaded.model, loaded.processor.tokenizer, [encoded[i] for i in batch], seed=(seed, number),
                 max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)

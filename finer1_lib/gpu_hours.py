@@ -70,7 +70,7 @@ def reading(shape: Shape, work: Work, rows: float, tokens: float, gpu: Gpu, trai
 def writing(shape: Shape, work: Work, rows: float, gpu: Gpu, batch: Optional[int] = None) -> float:
     """Seconds to write completions up to their cap for so many prompts, in batches of `work.generated`."""
     batch = min(batch or work.generated, math.ceil(rows))
-    width = 4 if work.mode.full else work.mode.width
+    width = work.mode.width
     # in 4 bits every weight is read, written out in 16 bits and read again
     weights = (shape.counts["linears"] * (NF4 + 4 if work.four_bit else width)
                + shape.vocab * shape.hidden * width)
@@ -110,6 +110,9 @@ def stage_seconds(stage: str, parameters: Mapping[str, Mapping[str, Any]], shape
             rows, length = config.steps * config.rows_per_step, prompt + SHARE * work.completion
             seconds += config.steps / config.updates_per_rollout * AGAIN * writing(
                 shape, work, config.updates_per_rollout * config.rows_per_step, gpu)
+            own = 1 if work.shares or not work.seen_together > 1 else config.group_size  # readings of a prompt
+            asked = rows / config.group_size * max(own, 1 + bool(config.n_positive))
+            seconds += AGAIN * reading(shape, work, asked, prompt, gpu)
             scored = 1 + (config.needs_negative and config.negative_branch == "fresh")
             seconds += scored * reading(shape, work, rows, length, gpu, True)
             seconds += reading(shape, work, rows, length, gpu) * (config.updates_per_rollout > 1)

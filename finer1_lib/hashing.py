@@ -74,12 +74,15 @@ def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) 
 
 
 def listing_digest(path: Path) -> str:
-    """sha256 of what a file or folder looks like from outside: names, sizes and times of change.
+    """sha256 of what a file or folder looks like from outside: names, sizes and times of change, hidden ones
+    left out.
 
     Quick enough for a data set or a checkpoint of gigabytes, and enough to see that one was changed.
     """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if path.is_file() else sorted(
+        file for file in path.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
     seen = []
     for file in files:
         status = file.stat()

@@ -19,6 +19,7 @@ from finer1_lib.rewards import normalise
 from finer1_lib.traces.parsing import split_names
 
 _ORIENTATION = 0x0112  # EXIF
+_OTHER = (".heic", ".heif", ".avif", ".tif", ".tiff", ".gif", ".bmp")  # pictures, but not read
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _BROKEN = (OSError, SyntaxError, ValueError, struct.error, zlib.error)  # what Pillow raises on damaged files
 
@@ -178,6 +179,12 @@ def _images(root: Path, folder: Path) -> list[Path]:
     return [path for path in _entries(root, folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
+def _unread(folder: Path) -> Optional[Path]:
+    """A picture below a folder that holds none directly: one level too deep, or of a kind that is not read."""
+    found = (path for path in sorted(folder.rglob("*")) if not path.name.startswith("."))
+    return next((path for path in found if path.suffix.lower() in (*SUFFIXES, *_OTHER)), None)
+
+
 def _folders(root: Path, super_category: str) -> dict[tuple[str, str], Path]:
     """(super-category, sub-category) -> folder, for either layout."""
     if loose := _images(root, root):
@@ -190,6 +197,11 @@ def _folders(root: Path, super_category: str) -> dict[tuple[str, str], Path]:
             f"{root}: images both in {flat[0].name}/ and in {deep[0].parent.name}/{deep[0].name}/; "
             "use super_category/sub_category/image everywhere, or sub_category/image everywhere"
         )
+    for folder in tops if flat else [inner for top in tops for inner in _entries(root, top) if inner.is_dir()]:
+        if not _images(root, folder) and (lost := _unread(folder)):
+            kinds = ", ".join(SUFFIXES)
+            raise UserError(f"{lost}: a picture that is not read: {folder.name}/ must hold its {kinds} directly; "
+                            "move or convert it, or take the folder out")
     if not flat and not deep:
         kinds = ", ".join(SUFFIXES)
         raise UserError(f"{root}: no {kinds} in super_category/sub_category/ or in sub_category/; add some")

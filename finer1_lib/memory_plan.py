@@ -138,15 +138,18 @@ def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapp
     four_bit = bool(get("load_in_4bit"))
     common: dict[str, Any] = dict(text=TEXT_TOKENS, picture=picture, four_bit=four_bit, many=half)
     if stage not in ("02_cot_sft", "03_tapo"):
-        return Work(Mode(2 if half else WIDE, False, False, 0), None, completion=get("max_new_tokens", 1),
-                    generated=get("batch_size", 1), asked=get("batch_size", 1), shares=not unsloth, **common)
+        whole = kind.full and trained is not None  # some rows are held in float32 and asked under autocast
+        return Work(Mode(2 if half else WIDE, half and whole, whole, 0), None, shares=not unsloth,
+                    completion=get("max_new_tokens", 1), generated=get("batch_size", 1),
+                    asked=get("batch_size", 1), seen_together=get("batch_size", 1) if unsloth else 1, **common)
     checkpointing = unsloth or bool(get("gradient_checkpointing"))
     mode = Mode(2 if half else WIDE, half and not four_bit, kind.full,
                 0 if kind.full else kind.rank, checkpointing, unsloth)
     if stage == "02_cot_sft":
         return Work(mode, kind, get("micro_batch_size", 8), get("micro_batch_size", 8), shares=False,
                     completion=RATIONALE_TOKENS, generated=get("generation_batch_size", 0),
-                    asked=get("generation_batch_size", 0), written=get("max_new_tokens", 0), **common)
+                    asked=get("generation_batch_size", 0), written=get("max_new_tokens", 0), apart=True,
+                    seen_together=get("generation_batch_size", 0) if unsloth else 1, **common)
     base = TapoConfig()
     settings = dataclasses.replace(base, steps=get("updates_per_rollout", base.updates_per_rollout), **{
         name: get(name, getattr(base, name)) for name in (
@@ -161,4 +164,4 @@ def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapp
     return Work(mode, kind, micro, micro // math.gcd(group, micro), graphs, completion=config.max_new_tokens,
                 generated=together, asked=together if unsloth else max(1, together // config.n_anchor),
                 pictures=rolled * (1 + (bool(config.n_positive) or config.needs_negative)),  # two at a time
-                shares=not (checkpointing or unsloth), **common)
+                shares=not (checkpointing or unsloth), seen_together=together if unsloth else 1, **common)

@@ -23,6 +23,7 @@ from finer1_lib.trainable import Trainable
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a 4-bit weight: itself, its block's scale, the scale's scale
 LOGIT_COPIES = {"forward": 4, "backward": 5}  # float32 copies of a chunk (token_probabilities) alive at once
+PATCH_NUMBERS = 1176  # of a picture's patch: 2 x 14 x 14 pixels of 3 colours
 SAMPLING_COPIES = 8  # likewise of one step's logits while top-p sorts them
 
 
@@ -47,6 +48,8 @@ class Work:
         graphs: 2 where the negative picture is scored with gradient too.
         text, picture, completion: tokens of a row's text, picture and completion.
         generated: rows that are generated together, and so many prompts read for them; 0 for none.
+        seen_together: pictures of these that pass the vision tower at once.
+        apart: whether a model without optimizer generates, before or after the training.
         written: tokens of a generated completion, where these are others than `completion`.
         pictures: different pictures of a rollout batch, whose features are kept.
         four_bit: whether the language model's linear layers are held in 4 bits.
@@ -65,6 +68,8 @@ class Work:
     completion: int = 0
     generated: int = 0
     asked: int = 0
+    seen_together: int = 1
+    apart: bool = False
     written: int = 0
     pictures: int = 0
     four_bit: bool = False
@@ -110,10 +115,11 @@ def _held(shape: Shape, work: Work) -> list[Row]:
                  f"{shape.parameters / 1e9:.2f} billion" + (", linear layers in 4 bits" * work.four_bit))]
     if kind is not None and work.micro_batch:
         count = shape.trained(kind)
-        if not kind.full:
-            told = f"{count / 1e6:.1f} million, rank {kind.rank}"
-            found.append(Row("held", "adapters", WIDE * count, told))
-        found.append(Row("held", "optimizer", 2 * WIDE * count, "AdamW's two moments"))
+        for moment in ("update", "optimizer step") if work.apart else ("held",):
+            if not kind.full:
+                told = f"{count / 1e6:.1f} million, rank {kind.rank}"
+                found.append(Row(moment, "adapters", WIDE * count, told))
+            found.append(Row(moment, "optimizer", 2 * WIDE * count, "AdamW's two moments"))
     if not (kind and kind.vision_tower):
         features = work.pictures * work.picture * shape.hidden * mode.width
         found.append(Row("held", "pictures' features", features, f"{work.pictures}, the tower being frozen"))
@@ -121,7 +127,7 @@ def _held(shape: Shape, work: Work) -> list[Row]:
 
 
 def _rollouts(shape: Shape, work: Work) -> list[Row]:
-    width = WIDE if work.mode.full else work.mode.width  # sampling runs in the weights' own precision
+    width = work.mode.width  # sampling runs under autocast where the weights are float32
     length = work.text + work.picture + (work.written or work.completion)
     each = 2 * shape.kv_heads * shape.head_dim * width
     cache = work.generated * length * each * shape.layers
@@ -129,8 +135,11 @@ def _rollouts(shape: Shape, work: Work) -> list[Row]:
     sampling = SAMPLING_COPIES * WIDE * work.generated * shape.vocab
     read = work.asked * (work.text + work.picture)
     prefill = read * (3 * shape.intermediate + 4 * shape.hidden) * width
-    tower = work.picture * shape.merge * (6 * shape.vision_hidden + 3 * shape.vision_intermediate) * width
-    return [Row("rollouts", "keys and values", cache, f"{work.generated} completions of {length} tokens"),
+    patch = (6 * shape.vision_hidden + 3 * shape.vision_intermediate) * width + PATCH_NUMBERS * WIDE
+    tower = work.seen_together * work.picture * shape.merge * patch
+    copies = shape.parameters * width if work.mode.full and work.mode.cast else 0
+    return [Row("rollouts", "copies of the weights", copies, "as autocast keeps them"),
+            Row("rollouts", "keys and values", cache, f"{work.generated} completions of {length} tokens"),
             Row("rollouts", "one step", max(repeated + sampling, prefill, tower), "decoding, or the prompts")]
 
 

@@ -25,7 +25,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.generation import Generation, generate
 from finer1_lib.hidden_states import pooled_states
 from finer1_lib.out_of_memory import mended
-from finer1_lib.pixel_budget import pixels_of, set_pixels, told_apart
+from finer1_lib.pixel_budget import pixels_of, set_pixels, take_pixels, told_apart
 from finer1_lib.policy import score_completions as score
 from finer1_lib.trainable import Trainable, add_lora, has_trainable, make_trainable
 from finer1_lib.trained_weights import (
@@ -136,6 +136,8 @@ def load(
         raise UserError(damaged) from error
     if not (processor.chat_template or processor.tokenizer.chat_template):
         raise UserError(f"{read} has no chat template: add its chat_template.jinja")
+    if whole and not (min_pixels and max_pixels):
+        take_pixels(processor, _processor(checkpoint), min_pixels, max_pixels)
     set_pixels(processor, min_pixels, max_pixels)
     if adapter is not None and (line := told_apart(adapter, processor)):
         print(line, flush=True)
@@ -156,6 +158,18 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _processor(checkpoint: str) -> Any:
+    """A checkpoint's processor alone."""
+    import transformers
+
+    name, revision = split_revision(checkpoint)
+    try:
+        return transformers.AutoProcessor.from_pretrained(
+            name, revision=revision, local_files_only=is_folder(name))
+    except OSError as error:
+        raise UserError(f"cannot load {name!r}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

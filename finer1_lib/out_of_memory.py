@@ -32,7 +32,7 @@ REASONS = {
     "gradient_checkpointing": "; the same numbers, about a third slower",
     "max_pixels": "; in every notebook of the run alike",
     "max_new_tokens": "; longer completions are cut off, so rationales must be shorter too",
-    "finetuning": "; adapters in place of all weights",
+    "finetuning": " in 02_cot_sft; adapters in place of all weights",
 }
 
 
@@ -47,7 +47,10 @@ class Rung(NamedTuple):
 def mended(
     doing: str, loaded: "Optional[LoadedModel]" = None, *, final: bool = True, **now: Any
 ) -> Iterator[None]:
-    """Turn running out of memory inside the block into one line; the memory is free again afterwards.
+    """Turn running out of memory inside the block into one line.
+
+    What inner calls held is let go; what the callers still hold goes when the kernel does, so in Jupyter a
+    smaller try wants a fresh kernel (`finer1 run` starts one each time).
 
     Args:
         doing: what was being done, e.g. "training".
@@ -77,7 +80,11 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that a GPU, or the computer itself, has no memory left."""
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    said = str(error)  # CUDA and its libraries have other ways of saying it
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in said for word in words)
 
 
 def settings_of(loaded: "LoadedModel") -> dict[str, Any]:

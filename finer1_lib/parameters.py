@@ -14,6 +14,7 @@ Source: our choice (DESIGN 3; the papermill 2.7.0 behaviour in reference/style.m
 
 import ast
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any, Iterable, Optional
 
@@ -144,6 +145,10 @@ def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], wh
             raise UserError(
                 f"{where}: the notebook has no parameter {name!r}{nearest(name, parameters, 'it has')}"
             )
+        if name.endswith("_variable") and not re.fullmatch(r"[A-Z][A-Z0-9_]*|", str(given[name])):
+            # whoever pastes the key itself must not find it in a record or a message
+            raise UserError(f"{where}: {name} takes the NAME of an environment variable (capitals, digits, _), "
+                            "never the secret in it")
     return {name: _checked(value, parameters[name], f"{where}: {name}") for name, value in given.items()}
 
 

@@ -52,6 +52,16 @@ def set_pixels(processor: Any, min_pixels: int = 0, max_pixels: int = 0) -> None
     images.size = SizeDict(shortest_edge=least, longest_edge=most)
 
 
+def take_pixels(processor: Any, other: Any, min_pixels: int = 0, max_pixels: int = 0) -> None:
+    """Give a processor another one's bounds wherever none is asked for.
+
+    A checkpoint that was trained in full carries its training's bounds in its own processor; beside a base
+    and its adapters it must see pictures of their size.
+    """
+    own = pixels_of(other)
+    set_pixels(processor, min_pixels or own["min_pixels"], max_pixels or own["max_pixels"])
+
+
 def told_apart(folder: "str | Path", processor: Any) -> str:
     """One line if the weights in a folder were trained with other bounds than the processor has now; else "".
 

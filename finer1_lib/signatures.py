@@ -22,11 +22,31 @@ def signature_of(parameters: dict[str, Any], needs: dict[str, str]) -> str:
     """
     identity = {name: value for name, value in parameters.items() if name not in (*_PLACE, "notebook")}
     outside = {
-        name: hashing.listing_digest(Path(value))
+        name: _looks(name, Path(value), identity)
         for name, value in identity.items()
         if name.endswith(OUTSIDE) and isinstance(value, str) and value and Path(value).exists()
     }
     return hashing.digest({"parameters": identity, "outside": outside, "needs": needs})
+
+
+def _looks(name: str, path: Path, parameters: dict[str, Any]) -> Any:
+    """What a file or folder of the user's looks like, as far as a stage reads it.
+
+    A root of data sets also holds what 01 writes there (Hub copies, whose commit they carry themselves, and
+    pictures out of a parquet file), archives and other data sets; a checkout also holds git's own files.
+    """
+    if name == "data_root":
+        from finer1_lib.data_sets.archives import find_archive
+        from finer1_lib.data_sets.catalogue import DATA_SETS
+
+        copies = {copy.partition("@")[0] for copy in parameters.get("hub_copies", ())}
+        words = [word for word in parameters.get("data_sets", ()) if word in DATA_SETS and word not in copies]
+        found = {word: find_archive(DATA_SETS[word], path) for word in words}
+        return {word: folder and hashing.listing_digest(folder) for word, folder in found.items()}
+    if name in ("release", "prompts_from") and path.is_dir():
+        read = [path / "eval", *path.glob("*.jsonl"), *sorted(path.rglob("*.jinja"))]
+        return [hashing.listing_digest(part) for part in read if part.exists()]
+    return hashing.listing_digest(path)
 
 
 def is_finished(folder: Path, signature: str) -> bool:

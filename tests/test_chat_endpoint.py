@@ -603,3 +603,21 @@ def test_without_a_limit_the_prompt_has_none(standin, tmp_path, rows):
     teacher = EndpointTeacher(endpoint(standin, tmp_path), tmp_path, ["shape"])
     teacher.rationale(rows[0], ["x"], "?", 0)
     assert "words in all" not in standin.prompts()[0]
+
+
+def test_a_crowded_server_is_left_alone_by_everybody(standin, tmp_path):
+    """A 429 without a time, or with none to wait, holds all threads back as long as a failure would one."""
+    from finer1_lib.chat_replies import Later
+
+    teacher, told = endpoint(standin, tmp_path), []
+    teacher._pace.pause, teacher._pace.rest = (lambda s: told.append(("all", s))), (lambda s: told.append(("one", s)))
+    for trouble in (Later("HTTP 429", None, True), Later("HTTP 429", 0.0, True), Later("HTTP 503", None),
+                    Later("HTTP 503", 7.0)):
+        teacher._wait(trouble, 1)
+    assert [who for who, _ in told] == ["all", "all", "one", "all"]
+    assert all(seconds > 0 for _, seconds in told) and told[-1][1] >= 7.0
+
+
+def test_an_address_that_is_none_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="teacher_url is no address"):
+        ChatEndpoint("http://[::1/v1", "giant", tmp_path / "answers.jsonl")

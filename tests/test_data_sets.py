@@ -406,3 +406,27 @@ def test_all_that_is_broken_can_be_had_at_once(tmp_path):
     table, _, _ = read(tmp_path, ["pet"], broken=broken)
     assert sorted(broken) == [file.relative_to(tmp_path).as_posix() for file in torn] and len(table) == 32
     assert all("not an image" in why for why in broken.values())
+
+
+def test_what_01_writes_or_nobody_reads_changes_no_signature(tmp_path):
+    """Else a killed run would begin anew for its own Hub copies, for an archive deleted, for git's index."""
+    from finer1_lib.signatures import signature_of
+
+    folder = plant(tmp_path / "data", "pet")
+    release = tmp_path / "data/release"
+    put(release / "eval/data/pet_seen.jsonl", "{}\n")
+
+    def signature(words=("pet",), copies=()):
+        return signature_of({"data_root": str(tmp_path / "data"), "release": str(release), "data_sets": list(words),
+                             "hub_copies": list(copies)}, {})
+
+    before = signature(), signature(("pet", "bird"), ["bird"])
+    for file in ("hub/bird/index.json", "stage2/1.png", "images.tar.gz", "release/.git/index", "release/train.log"):
+        put(tmp_path / "data" / file, "new")
+    plant(tmp_path / "data", "dog")
+    assert (signature(), signature(("pet", "bird"), ["bird"])) == before
+    put(release / "eval/data/pet_seen.jsonl", '{"a": 1}\n')
+    changed = signature()
+    assert changed != before[0]
+    put(next((folder / "images").glob("*.jpg")), "another picture")
+    assert signature() != changed

@@ -303,3 +303,20 @@ def test_nearest_names_break_ties_by_seed_only(seed, k):
     first = nearest_names("s", "c", names, lambda *_: 1.0, k, seed)
     assert first == nearest_names("s", "c", names[::-1], lambda *_: 1.0, k, seed)
     assert "c" not in first and len(set(first)) == k
+
+
+@pytest.mark.parametrize("lost", ["wren/male/1.png", "wren/1.heic", "wren/1.gif"])
+def test_a_folder_whose_pictures_are_not_read_is_no_silent_loss(tmp_path, lost):
+    from finer1_lib.fgvr_data import read_table
+    from PIL import Image
+
+    for prefix in ("", "bird/"):
+        root = tmp_path / (prefix.strip("/") or "flat")
+        for file in (f"{prefix}robin/1.png", f"{prefix}{lost}"):
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (30, 30)).save(root / file, "PNG")
+        with pytest.raises(UserError, match="a picture that is not read: wren/ must hold|images both in"):
+            read_table(root)
+        (root / f"{prefix}{lost}").unlink()
+        (root / prefix / "wren" / "notes.txt").write_text("no picture")
+        assert set(read_table(root)["sub_category"]) == {"robin"}

@@ -531,3 +531,33 @@ def test_a_new_model_finds_the_old_one_gone(folder):
     del loaded
     models.load(folder)
     assert old() is None
+
+
+def test_a_model_trained_in_full_sees_the_base_s_pictures_in_half_precision(folder, tmp_path, prompts):
+    """Its own processor carries the training's bounds, and its weights are float32: neither must set it apart."""
+    import dataclasses
+
+    import torch
+
+    from finer1_lib.generation import in_half
+
+    base = models.load(folder)
+    trained = models.make_trainable(models.load(folder, full_finetuning=True, max_pixels=56 * 56),
+                                    models.Trainable("full"))
+    models.save_trained(trained, tmp_path / "whole")
+    assert models.pixels_of(trained.processor) != models.pixels_of(base.processor)
+    again = models.load(folder, tmp_path / "whole")
+    assert models.pixels_of(again.processor) == models.pixels_of(base.processor)
+    asked = models.load(folder, tmp_path / "whole", max_pixels=84 * 84)
+    assert models.pixels_of(asked.processor) == {**models.pixels_of(base.processor), "max_pixels": 84 * 84}
+    half = dataclasses.replace(again, dtype=torch.bfloat16)
+    for one, wanted in ((half, True), (again, False), (dataclasses.replace(base, dtype=torch.bfloat16), False)):
+        with in_half(one):
+            assert torch.is_autocast_enabled("cpu") is wanted
+    seen = []
+    layer = half.model.model.language_model.layers[0].mlp
+    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    models.generate(half, prompts[:1], max_new_tokens=2)
+    models.pooled_states(half, prompts[:1])
+    hook.remove()
+    assert set(seen) == {torch.bfloat16}

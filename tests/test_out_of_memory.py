@@ -150,3 +150,12 @@ def test_gpus_are_named_with_their_size(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: Device)
     assert out_of_memory._memory() == "the GPU's memory (14.8 GiB)"
+
+
+def test_cuda_s_other_words_for_it_are_known():
+    from finer1_lib.out_of_memory import ran_out
+
+    for said in ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"):
+        assert ran_out(RuntimeError(said))
+    assert not ran_out(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not ran_out(ValueError("out of memory"))

@@ -98,3 +98,15 @@ def test_the_ablation_is_the_main_job_with_every_bar_of_figure_3(tmp_path, monke
     assert differ <= {"02_cot_sft.settings_compared", "03_tapo.methods", "03_tapo.wrong_turns",
                       "04_evaluation.option_orders"}  # fmt: skip
     assert longer.parameters["03_tapo"]["wrong_turns"] == []
+
+
+def test_a_key_in_place_of_its_variable_s_name_is_refused_unseen():
+    from finer1_lib.parameters import check_parameters, parse_parameters
+
+    cell = parse_parameters('notebook = "01_data"\nteacher_key_variable = ""  # name\n')
+    for name in ("", "OPENAI_API_KEY", "K2"):
+        assert check_parameters({"teacher_key_variable": name}, cell, "here") == {"teacher_key_variable": name}
+    for secret in ("sk-abcDEF123", "AIzaSyExample", "hf_token"):
+        with pytest.raises(UserError, match="takes the NAME of an environment variable") as raised:
+            check_parameters({"teacher_key_variable": secret}, cell, "here")
+        assert secret not in str(raised.value)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_json
+from finer1_lib.image_folder import split_crop
 from finer1_lib.release.pictures import find_pictures, word_of
 from finer1_lib.rewards import one_answer, well_formatted
 from finer1_lib.traces.parsing import parse
@@ -116,7 +117,7 @@ def stage1_items(records: Sequence[Mapping]) -> list[dict]:
                 {"content": IMAGE + record["question"], "role": "user"},
                 {"role": "assistant", "content": record["text"]},
             ],
-            "images": [source.get("image", record["image_id"])],
+            "images": [source.get("image", split_crop(record["image_id"])[0])],  # a file, uncropped
         })  # fmt: skip
     return items
 

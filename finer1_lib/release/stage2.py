@@ -19,6 +19,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 
+from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_directory, atomic_write_bytes
 from finer1_lib.image_folder import load_image, split_crop
@@ -161,8 +162,9 @@ def _data_set(row: Mapping, lists: Mapping[str, Mapping[str, Sequence[str]]], wh
         raise UserError(f"{where}: the answer {answer!r} is an unseen sub-category ({unseen[0]}); "
                         "nothing may be trained on it")
     words = [word for word in lists if answer in lists[word]["seen"]]
-    if len(words) > 1:
-        words = [word for word in words if word in row["problem"].lower()]
+    named = [word for word in DATA_SETS if word in row["problem"].lower()]
+    if len(named) == 1:  # pets and dogs share names; the question says which, also where only one is here
+        words = [word for word in words if word == named[0]]
     return words[0] if len(words) == 1 else None
 
 
