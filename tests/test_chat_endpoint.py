@@ -607,8 +607,6 @@ def test_without_a_limit_the_prompt_has_none(standin, tmp_path, rows):
 
 def test_a_crowded_server_is_left_alone_by_everybody(standin, tmp_path):
     """A 429 without a time, or with none to wait, holds all threads back as long as a failure would one."""
-    from finer1_lib.chat_replies import Later
-
     teacher, told = endpoint(standin, tmp_path), []
     teacher._pace.pause, teacher._pace.rest = (lambda s: told.append(("all", s))), (lambda s: told.append(("one", s)))
     for trouble in (Later("HTTP 429", None, True), Later("HTTP 429", 0.0, True), Later("HTTP 503", None),

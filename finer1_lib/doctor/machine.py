@@ -107,10 +107,13 @@ def disk(subject: Subject) -> list[Row]:
     if shape is None:
         raise NotYet(f"no estimate: the shape of {checkpoint} is not known without a download")
     needs: dict[Path, float] = {}
-    if not Path(checkpoint).is_dir() and not _cached(checkpoint):
-        from huggingface_hub.constants import HF_HUB_CACHE
+    for name in filter(None, (checkpoint, _teacher(subject))):
+        known = shape_of(name)
+        if known is not None and not Path(name).is_dir() and not _cached(name):
+            from huggingface_hub.constants import HF_HUB_CACHE
 
-        needs[_there(Path(HF_HUB_CACHE))] = 2 * shape.parameters
+            cache = _there(Path(HF_HUB_CACHE))
+            needs[cache] = needs.get(cache, 0) + 2 * known.parameters
     trained = shape.trained(_trainable(subject, "02_cot_sft"))
     full = subject.get("02_cot_sft", "finetuning") == "full"
     each = 2 * shape.parameters if full else 4 * trained  # a whole checkpoint in 16 bits, or an adapter
@@ -126,6 +129,12 @@ def disk(subject: Subject) -> list[Row]:
         rows.append(passed(told, str(folder)) if free >= need + RESERVE else fail(
             told, str(folder), "make room, or name another --output-root (HF_HOME for downloads)"))
     return rows
+
+
+def _teacher(subject: Subject) -> str:
+    """The checkpoint that 01 will ask for rationales; "" for none."""
+    asked = subject.get(DATA, "teacher") == "model" and not subject.get(DATA, "rationales_file")
+    return subject.get(DATA, "teacher_checkpoint", "") if asked else ""
 
 
 def _there(path: Path) -> Path:
@@ -146,9 +155,19 @@ def memory(subject: Subject) -> list[Row]:
     from finer1_lib.memory_plan import plan, total
 
     rows = []
-    for stage in STAGES:
-        trained = subject.plan.parameters["02_cot_sft"] if stage == "03_tapo" else None
-        found = plan(stage, subject.plan.parameters[stage], subject.checkpoint, trained=trained)
+    for stage in (DATA, *STAGES):
+        if stage == DATA:  # a large teacher, which reads and writes as a model that is evaluated
+            if not (teacher := _teacher(subject)):
+                continue
+            asks = {"batch_size": "teacher_batch", "max_new_tokens": "teacher_max_tokens",
+                    "load_in_4bit": "teacher_4bit", "max_pixels": "max_pixels", "min_pixels": "min_pixels"}
+            found = plan("04_evaluation", {name: subject.get(DATA, own) for name, own in asks.items()}, teacher)
+            if found is None:
+                rows.append(Row("skip", f"no estimate of the teacher: the shape of {teacher} is not known", stage))
+                continue
+        else:
+            trained = None if stage == "02_cot_sft" else subject.plan.parameters["02_cot_sft"]
+            found = plan(stage, subject.plan.parameters[stage], subject.checkpoint, trained=trained)
         if found is None:
             raise NotYet(f"no estimate: the shape of {subject.checkpoint} is not known without a download")
         room, what = _room(subject, stage)
