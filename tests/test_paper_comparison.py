@@ -54,7 +54,8 @@ def rows_of(sets, value=0.8, models=MODELS, variant="siglip", orders=("shuffled"
     return rows
 
 
-def write_run(root, name, *, sets=SETS, rows=None, guide=None, checkpoint="Qwen/Qwen2.5-VL-3B-Instruct"):
+def write_run(root, name, *, sets=SETS, rows=None, guide=None, checkpoint="Qwen/Qwen2.5-VL-3B-Instruct",
+              data_sets=None):
     """A finished run: stages with their records, each with the hashes of its files and of what it needs."""
     run = root / name
     rows = rows_of(sets) if rows is None else rows
@@ -64,7 +65,7 @@ def write_run(root, name, *, sets=SETS, rows=None, guide=None, checkpoint="Qwen/
         if stage == "00_miniature_world":
             atomic_write_json(folder / "base.json", {"checkpoint": checkpoint})
         if stage == "01_data":
-            atomic_write_json(folder / "data.json", {"image_root": "photos", "guide": guide})
+            atomic_write_json(folder / "data.json", {"image_root": "photos", "guide": guide, "data_sets": data_sets or {}})
         if stage == "04_evaluation":
             lines = "".join(json.dumps(record) + "\n" for record in records_of(sets))
             atomic_write_text(folder / "records.jsonl", lines)
@@ -316,3 +317,11 @@ def test_the_admitted_run_is_what_it_says(paper_run):
     found = admit(paper_run)
     assert (found.name, found.size, found.released) == ("photographs", "3B", "")
     assert paper_admission.SHAPES["3B"] == (2048, 36)
+
+
+def test_own_seen_and_unseen_sub_categories_are_refused(tmp_path):
+    told = {word: {"split": "release"} for word, _ in SETS}
+    assert len(comparison_table(write_run(tmp_path, "released", data_sets=told)))
+    told["car"] = {"split": "seeded"}
+    run = write_run(tmp_path, "own", data_sets=told)
+    assert "its seen and unseen sub-categories of car are not the release's" in refusal(run)

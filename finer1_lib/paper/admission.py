@@ -2,7 +2,8 @@
 
 No flag says "miniature". A run is looked at file by file, each held against the hash that its stage recorded:
 
-    01_data/data.json               no field guide: the paper's photographs have none, a drawn world has
+    01_data/data.json               no field guide: the paper's photographs have none, a drawn world has; the
+                                    release's seen and unseen sub-categories
     04_evaluation/records.jsonl     the six data sets, each with the release's number of seen and of unseen
                                     sub-categories and no more pictures than its test set; fewer: a sample
     00_miniature_world/base.json    Qwen2.5-VL-3B or 7B, or a released Fine-R1 checkpoint of either
@@ -67,15 +68,17 @@ def admit(run_dir: "str | Path") -> Admitted:
     told = [row for row in read_json(run / "summary.json", list) if row.get("scorer")]
     if told != [row for row in rows if row.get("scorer")]:
         raise _refusal(run.name, f"the scored rows of its summary.json are not those that {STAGE} recorded")
+    data = read_json(_recorded(run, "01_data/data.json"))
     return look_over(
-        run.name, guide=read_json(_recorded(run, "01_data/data.json")).get("guide"),
+        run.name, guide=data.get("guide"), data_sets=data.get("data_sets") or {},
         records=read_jsonl(_recorded(run, f"{STAGE}/records.jsonl")), rows=told,
         checkpoint=read_json(_recorded(run, "00_miniature_world/base.json")).get("checkpoint", ""),
     )
 
 
 def look_over(
-    name: str, *, guide: Any, records: Iterable[Mapping], rows: Sequence[Mapping], checkpoint: str
+    name: str, *, guide: Any, records: Iterable[Mapping], rows: Sequence[Mapping], checkpoint: str,
+    data_sets: Mapping[str, Mapping] = {},
 ) -> Admitted:
     """The same for what a notebook holds in its hands.
 
@@ -85,6 +88,7 @@ def look_over(
         records: all lines of records.jsonl.
         rows: of `scoring.summary_rows`.
         checkpoint: of the base model, a folder or a Hub id.
+        data_sets: {word: {"split": "release" or "seeded"}} of data.json, where 01 read the paper's data sets.
 
     Raises:
         NotComparable: as the module says.
@@ -92,6 +96,9 @@ def look_over(
     if guide:
         raise _refusal(name, "it has a field guide of attributes, as a drawn world has, and the paper's "
                              "photographs have none")
+    if own := sorted(word for word, one in data_sets.items() if one["split"] != "release"):
+        raise _refusal(name, f"its seen and unseen sub-categories of {', '.join(own)} are not the release's (01's "
+                             "parameter release)")
     counts = _counts(name, records)
     size, released = _model(name, checkpoint)
     for row in rows:
