@@ -34,7 +34,7 @@ _SHOWN = 300  # signs of a server's message
 
 
 class Later(Exception):
-    """Something that may pass; `wait` seconds if the server named them, `crowded` if it had too much to do."""
+    """Something that may pass; `wait` seconds if the server named them; `crowded`: it had too much to do."""
 
     def __init__(self, reason: str, wait: Optional[float] = None, crowded: bool = False) -> None:
         super().__init__(reason)

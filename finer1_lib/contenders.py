@@ -6,13 +6,10 @@ answer-only SFT and CoT SFT. What else notebooks 02 and 03 trained follows in it
 
     [{"name": "cot_sft_tapo", "label": "CoT SFT + TAPO", "adapter": "03_tapo/cot_sft_tapo", "prompt": "cot"}]
 
-Checkpoints from elsewhere, such as the paper's own, come in by the parameter `more_models` (`with_more`):
-"label=checkpoint" is asked to think first, "label=answer:checkpoint" for the name alone.
-
-Controls (`CONTROLS`) are no rows of the main table: they stand beside it, drawn hollow or hatched.
-
-No later stage assumes that a method is among them. What `baselines` calls its methods stands there; a name
-that neither knows gets a colour made from its letters, always the same one.
+Checkpoints from elsewhere come in by `more_models` (`with_more`): "label=checkpoint" is asked to think first,
+"label=answer:checkpoint" for the name alone. Controls (`CONTROLS`) are no rows of the main table: they
+stand beside it, drawn hollow or hatched. No later stage assumes that a method is among them. What `baselines`
+calls its methods stands there; a name that neither knows gets a colour made from its letters.
 
 Source: METHOD 3 (the baselines) and 4; the colours are our choice: found by a search that keeps any two apart
 for normal, red-blind and green-blind eyes (CIELAB distance 20 and more, Machado 2009) and in lightness, so

@@ -1,6 +1,7 @@
 """How much of the paper's data a run stands on, in the one line that every table of a partial run carries.
 
-    >>> coverage({"data_sets": {"pet": {"complete": True, "split": "release"}}, "missing": {"bird": "no folder"}})
+    >>> pets = {"pet": {"complete": True, "split": "release"}}
+    >>> coverage({"data_sets": pets, "missing": {"bird": "no folder"}})
     "PARTIAL: 1 of the paper's 6 data sets (pet); missing: bird"
 
 A run on the drawn world or on a folder of one's own is no part of the paper's data, and gets no such line.

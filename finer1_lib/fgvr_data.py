@@ -47,7 +47,7 @@ def read_guide(path, table) -> dict:
     if odd := sorted(found ^ pairs):
         raise UserError(f"{path}: guide and folder disagree about {odd[0][1]!r}; mend one of the two")
     if bare:
-        raise UserError(f"{path}: {bare[0]!r} has no attributes; give some, or name only genera in taxonomy_file")
+        raise UserError(f"{path}: {bare[0]!r} has no attributes; give some, or only genera, in taxonomy_file")
     if seen & unseen or seen | unseen != names:
         raise UserError(f"{path}: 'seen' and 'unseen' must part the sub-categories in two; mend the lists")
     return guide

@@ -110,7 +110,7 @@ def stage_seconds(stage: str, parameters: Mapping[str, Mapping[str, Any]], shape
             rows, length = config.steps * config.rows_per_step, prompt + SHARE * work.completion
             seconds += config.steps / config.updates_per_rollout * AGAIN * writing(
                 shape, work, config.updates_per_rollout * config.rows_per_step, gpu)
-            own = 1 if work.shares or not work.seen_together > 1 else config.group_size  # readings of a prompt
+            own = 1 if work.seen_together == 1 else config.group_size  # times that a prompt is read
             asked = rows / config.group_size * max(own, 1 + bool(config.n_positive))
             seconds += AGAIN * reading(shape, work, asked, prompt, gpu)
             scored = 1 + (config.needs_negative and config.negative_branch == "fresh")

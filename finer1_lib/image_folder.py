@@ -180,7 +180,7 @@ def _images(root: Path, folder: Path) -> list[Path]:
 
 
 def _unread(folder: Path) -> Optional[Path]:
-    """A picture below a folder that holds none directly: one level too deep, or of a kind that is not read."""
+    """A picture below a folder that holds none directly: a level too deep, or of a kind that is not read."""
     found = (path for path in sorted(folder.rglob("*")) if not path.name.startswith("."))
     return next((path for path in found if path.suffix.lower() in (*SUFFIXES, *_OTHER)), None)
 
@@ -197,11 +197,12 @@ def _folders(root: Path, super_category: str) -> dict[tuple[str, str], Path]:
             f"{root}: images both in {flat[0].name}/ and in {deep[0].parent.name}/{deep[0].name}/; "
             "use super_category/sub_category/image everywhere, or sub_category/image everywhere"
         )
-    for folder in tops if flat else [inner for top in tops for inner in _entries(root, top) if inner.is_dir()]:
+    inner_folders = [inner for top in tops for inner in _entries(root, top) if inner.is_dir()]
+    for folder in tops if flat else inner_folders:
         if not _images(root, folder) and (lost := _unread(folder)):
             kinds = ", ".join(SUFFIXES)
-            raise UserError(f"{lost}: a picture that is not read: {folder.name}/ must hold its {kinds} directly; "
-                            "move or convert it, or take the folder out")
+            raise UserError(f"{lost}: a picture that is not read: {folder.name}/ must hold its {kinds} "
+                            "directly; move or convert it, or take the folder out")
     if not flat and not deep:
         kinds = ", ".join(SUFFIXES)
         raise UserError(f"{root}: no {kinds} in super_category/sub_category/ or in sub_category/; add some")

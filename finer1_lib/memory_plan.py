@@ -140,8 +140,8 @@ def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapp
     if stage not in ("02_cot_sft", "03_tapo"):
         whole = kind.full and trained is not None  # some rows are held in float32 and asked under autocast
         return Work(Mode(2 if half else WIDE, half and whole, whole, 0), None, shares=not unsloth,
-                    completion=get("max_new_tokens", 1), generated=get("batch_size", 1),
-                    asked=get("batch_size", 1), seen_together=get("batch_size", 1) if unsloth else 1, **common)
+                    completion=get("max_new_tokens", 1), generated=(many := get("batch_size", 1)), asked=many,
+                    seen_together=many if unsloth else 1, **common)
     checkpointing = unsloth or bool(get("gradient_checkpointing"))
     mode = Mode(2 if half else WIDE, half and not four_bit, kind.full,
                 0 if kind.full else kind.rank, checkpointing, unsloth)

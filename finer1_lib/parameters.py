@@ -147,8 +147,8 @@ def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], wh
             )
         if name.endswith("_variable") and not re.fullmatch(r"[A-Z][A-Z0-9_]*|", str(given[name])):
             # whoever pastes the key itself must not find it in a record or a message
-            raise UserError(f"{where}: {name} takes the NAME of an environment variable (capitals, digits, _), "
-                            "never the secret in it")
+            raise UserError(f"{where}: {name} takes the NAME of an environment variable (capitals, digits, "
+                            "_), never the secret in it")
     return {name: _checked(value, parameters[name], f"{where}: {name}") for name, value in given.items()}
 
 

@@ -161,9 +161,11 @@ def memory(subject: Subject) -> list[Row]:
                 continue
             asks = {"batch_size": "teacher_batch", "max_new_tokens": "teacher_max_tokens",
                     "load_in_4bit": "teacher_4bit", "max_pixels": "max_pixels", "min_pixels": "min_pixels"}
-            found = plan("04_evaluation", {name: subject.get(DATA, own) for name, own in asks.items()}, teacher)
+            values = {name: subject.get(DATA, own) for name, own in asks.items()}
+            found = plan("04_evaluation", values, teacher)
             if found is None:
-                rows.append(Row("skip", f"no estimate of the teacher: the shape of {teacher} is not known", stage))
+                what = f"no estimate of the teacher: the shape of {teacher} is not known"
+                rows.append(Row("skip", what, stage))
                 continue
         else:
             trained = None if stage == "02_cot_sft" else subject.plan.parameters["02_cot_sft"]

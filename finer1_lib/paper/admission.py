@@ -97,8 +97,8 @@ def look_over(
         raise _refusal(name, "it has a field guide of attributes, as a drawn world has, and the paper's "
                              "photographs have none")
     if own := sorted(word for word, one in data_sets.items() if one["split"] != "release"):
-        raise _refusal(name, f"its seen and unseen sub-categories of {', '.join(own)} are not the release's (01's "
-                             "parameter release)")
+        raise _refusal(name, f"its seen and unseen sub-categories of {', '.join(own)} are not the release's "
+                             "(01's parameter release)")
     counts = _counts(name, records)
     size, released = _model(name, checkpoint)
     for row in rows:

@@ -117,8 +117,8 @@ def release_items(
     for word, part in files.rows.groupby("data_set", sort=False):
         found = find_pictures(word, table, "test")
         if not any(found(path) for path in part["image_path"]):
-            raise UserError(f"{word}: none of the {len(part)} pictures that the release asks about is here by its file "
-                            "name; a copy that has lost the names cannot be asked about: take the archive")
+            raise UserError(f"{word}: none of the {len(part)} pictures that the release asks about is here by its "
+                            "file name; a copy that lost the names cannot be asked about: take the archive")
         for row in part.to_dict("records"):
             picture = found(row["image_path"])
             if picture is None:

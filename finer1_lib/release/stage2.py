@@ -161,10 +161,8 @@ def _data_set(row: Mapping, lists: Mapping[str, Mapping[str, Sequence[str]]], wh
     if unseen := [word for word in lists if answer in lists[word]["unseen"]]:
         raise UserError(f"{where}: the answer {answer!r} is an unseen sub-category ({unseen[0]}); "
                         "nothing may be trained on it")
-    words = [word for word in lists if answer in lists[word]["seen"]]
-    named = [word for word in DATA_SETS if word in row["problem"].lower()]
-    if len(named) == 1:  # pets and dogs share names; the question says which, also where only one is here
-        words = [word for word in words if word == named[0]]
+    named = [word for word in DATA_SETS if word in row["problem"].lower()]  # pets and dogs share names
+    words = [word for word in lists if answer in lists[word]["seen"] and (len(named) != 1 or word == named[0])]
     return words[0] if len(words) == 1 else None
 
 
