@@ -34,7 +34,7 @@ from finer1_lib.trained_weights import (
 
 __all__ = [
     "BACKENDS", "Generation", "LoadedModel", "Trainable", "add_lora", "attach_adapter", "generate",
-    "has_trainable", "load", "load_trained", "make_trainable", "pixels_of", "pooled_states", "save_adapter",
+    "has_trainable", "load", "load_processor", "load_trained", "make_trainable", "pixels_of", "pooled_states", "save_adapter",
     "save_merged", "save_trained", "score",
 ]  # fmt: skip
 
@@ -137,7 +137,7 @@ def load(
     if not (processor.chat_template or processor.tokenizer.chat_template):
         raise UserError(f"{read} has no chat template: add its chat_template.jinja")
     if whole and not (min_pixels and max_pixels):
-        take_pixels(processor, _processor(checkpoint), min_pixels, max_pixels)
+        take_pixels(processor, load_processor(checkpoint), min_pixels, max_pixels)
     set_pixels(processor, min_pixels, max_pixels)
     if adapter is not None and (line := told_apart(adapter, processor)):
         print(line, flush=True)
@@ -160,11 +160,11 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _processor(checkpoint: str) -> Any:
-    """A checkpoint's processor alone."""
+def load_processor(checkpoint: "str | Path") -> Any:
+    """A checkpoint's processor (tokenizer and image processor) without its weights; named as for `load`."""
     import transformers
 
-    name, revision = split_revision(checkpoint)
+    name, revision = split_revision(str(checkpoint))
     try:
         return transformers.AutoProcessor.from_pretrained(
             name, revision=revision, local_files_only=is_folder(name))

@@ -171,3 +171,9 @@ def test_presets_fit_the_notebooks(preset, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     plan = make_plan(ROOT, preset)
     assert set(plan.parameters) == set(STAGES)
+
+
+@each
+def test_checkpoints_are_loaded_by_the_library(file):
+    """It alone knows `owner/name@revision`, folders without network, and safetensors only."""
+    assert not [cell.id for cell in code_cells(file) if "from_pretrained" in cell.source]
