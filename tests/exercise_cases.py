@@ -88,7 +88,9 @@ def _probing():
 
     from finer1_lib.miniature.world import make_guide
 
-    return {"np": np, "guide": make_guide(), "seed": 0}
+    from finer1_lib.taxonomy import taxonomy_of
+
+    return {"np": np, "taxonomy": taxonomy_of(make_guide()), "seed": 0}
 
 
 STAND_INS = dict(zip(STAGES, (_world, _data, _cot_sft, _tapo, _evaluation, _probing)))

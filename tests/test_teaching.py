@@ -167,7 +167,7 @@ def test_what_a_run_does_not_have_is_said_and_the_solution_does_not_stop(namespa
     assert told(STAGES[2], 2, finetuning="full").startswith("cannot be done in this run: ")
     agreed = namespaces(STAGES[4])["records"][:2]
     assert told(STAGES[4], 1, records=agreed).startswith("right: the scorers agree on all 2")
-    assert told(STAGES[5], 3, guide={}).startswith("right: ")
+    assert told(STAGES[5], 3, taxonomy={}).startswith("right: ")
 
 
 def test_a_student_s_function_is_asked_with_copies_and_rounding_is_no_mistake():

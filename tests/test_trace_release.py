@@ -88,4 +88,4 @@ def test_the_releases_own_rationales_are_read_as_traces():
     # by the exact name; ten more list a longer or a plural form, "Persian Cat" for "Persian", "Bobolinks"
     assert table["truth_listed"].sum() == 87 and table[list(GUIDED)].isna().all().all()
     numbers = statistics.statistics(table, seed=0).set_index(["categories", "quantity"])["value"]
-    assert 200 < numbers["seen", "words_analysis"] < 400
+    assert 350 < numbers["seen", "words_analysis"] < 450  # 393 stand before the marker, all texts alike
