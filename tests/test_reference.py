@@ -126,3 +126,17 @@ def test_what_the_readme_says_of_the_orderings_is_what_the_ablation_found():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert told in text
     assert set(left_out({row["model"] for row in ablation["rows"]})) == {"Figure 3b"} and len(ablation["runs"]) >= 2
+
+
+def test_what_is_kept_is_what_its_stage_recorded():
+    """Pictures are kept in fewer colours; everything else is the run's own, to the byte."""
+    from finer1_lib.hashing import sha256_file
+
+    looked = 0
+    for record in REFERENCE.glob("0*/stage.json"):
+        for name, sha in json.loads(record.read_text("utf-8"))["outputs"].items():
+            file = record.parent / name
+            if file.is_file() and file.suffix != ".png":
+                assert sha256_file(file) == sha, file.name
+                looked += 1
+    assert looked > 20
