@@ -1,7 +1,7 @@
 """Notebook 04's engine: items become prompts, prompts become records, one JSON line each.
 
 Every model answers every item in the closed world (four options) and in the open world (none). What it wrote
-is kept in `records.jsonl` and scored afterwards, from the records alone (`finer1_lib.scoring`).
+is kept in `records.jsonl` and scored afterwards, from the records alone (`finer1_lib.scores.scoring`).
 
 Options are shown in a seeded order of each item's own ("shuffled"). The release prints them with the truth
 first in all of its 35,566 questions, so that "always the first" scores 100 %; the order "release" shows what

@@ -107,9 +107,9 @@ def _seed(folder: Path) -> int:
 
 def _read(folder: Path, seed: int) -> Run:
     from finer1_lib.hashing import sha256_file
-    from finer1_lib.scorers import make_scorer
-    from finer1_lib.scoring import main_reading, score_records
-    from finer1_lib.similarity import make_similarity
+    from finer1_lib.scores.scorers import make_scorer
+    from finer1_lib.scores.scoring import main_reading, score_records
+    from finer1_lib.scores.similarity import make_similarity
     from finer1_lib.summary import contenders_in
 
     stage = read_json(folder / STAGE / "stage.json")
@@ -177,7 +177,7 @@ def _cell(run: Run, model: str, **where: str) -> Any:
 
 def _difference(runs: Sequence[Run], first: str, second: str, seed: int, **where: str) -> dict[str, Any]:
     """The first model minus the second over all seeds, with interval, p and what it allows one to say."""
-    from finer1_lib.scoring import reading
+    from finer1_lib.scores.scoring import reading
 
     minus = [_minus(_cell(run, first, **where), _cell(run, second, **where), run.name) for run in runs]
     estimate, found = _pooled(minus, seed, -1.0)

@@ -24,11 +24,11 @@ from finer1_lib.evaluation import (
 )
 from finer1_lib.image_folder import load_image
 from finer1_lib.prompts import PROMPTS
-from finer1_lib.scorers import make_scorer
-from finer1_lib.scoring import (
+from finer1_lib.scores.scorers import make_scorer
+from finer1_lib.scores.scoring import (
     compare, compare_all, order_effects, pick, reading, score_records, summary_rows, tell,
 )  # fmt: skip
-from finer1_lib.similarity import TrigramSimilarity
+from finer1_lib.scores.similarity import TrigramSimilarity
 from finer1_lib.statistics import Estimate
 from finer1_lib.summary import KEYS
 

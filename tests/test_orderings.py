@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from finer1_lib.paper import orderings
 from finer1_lib.contenders import ROWS
 from finer1_lib.paper.figure3_plots import VERDICTS, figure_bars, ordering_lines
-from finer1_lib.scorers import make_scorer
-from finer1_lib.scoring import score_records, summary_rows
+from finer1_lib.scores.scorers import make_scorer
+from finer1_lib.scores.scoring import score_records, summary_rows
 
 ALL = sorted({model for bars in orderings.BARS.values() for rows in bars.values() for model in rows})
 MAIN = ["base", "base_cot_prompt", "sft_answer_only", "cot_sft", "full_sft_answer_only", "cot_sft_tapo"]
@@ -164,7 +164,7 @@ def test_an_interval_without_a_test_is_not_enough():
     """Four sub-categories that all differ one way: p = 0.125 at best, whatever the bootstrap says."""
     row = {"first": "sft_answer_only", "second": "base", "setting": "closed_world", "metric": "accuracy",
            "categories": "seen", "difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.125, "n": 40}  # fmt: skip
-    from finer1_lib.scoring import reading
+    from finer1_lib.scores.scoring import reading
     from finer1_lib.statistics import Estimate
 
     row["reading"] = reading(Estimate(0.2, 0.1, 0.3, 40, 20, p=0.125))

@@ -10,8 +10,8 @@ import pytest
 from finer1_lib.chain import STAGES
 from finer1_lib.contenders import all_contenders, labels_of
 from finer1_lib.paper.orderings import left_out
-from finer1_lib.scorers import make_scorer
-from finer1_lib.scoring import pick, score_records, summary_rows
+from finer1_lib.scores.scorers import make_scorer
+from finer1_lib.scores.scoring import pick, score_records, summary_rows
 from finer1_lib.seeds import main_lines
 from finer1_lib.summary import KEYS, check_rows, main_table
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finer1_lib.answer_names import names_several
+from finer1_lib.scores.answer_names import names_several
 from finer1_lib.errors import UserError
-from finer1_lib.scorers import (
+from finer1_lib.scores.scorers import (
     SCORERS,
     make_scorer,
     official_answer,
@@ -18,8 +18,8 @@ from finer1_lib.scorers import (
     register,
     relative_similarity,
 )
-from finer1_lib.scoring import score_records, summary_rows
-from finer1_lib.similarity import (
+from finer1_lib.scores.scoring import score_records, summary_rows
+from finer1_lib.scores.similarity import (
     GuideSimilarity,
     SiglipSimilarity,
     TrigramSimilarity,

@@ -22,8 +22,8 @@ from finer1_lib.errors import UserError
 from finer1_lib.prompts import PROMPTS, Prompt
 from finer1_lib.rewards import contains_answer
 from finer1_lib.rewards import strict as strict_reward
-from finer1_lib.scorers import make_scorer
-from finer1_lib.scoring import pick, score_records, summary_rows
+from finer1_lib.scores.scorers import make_scorer
+from finer1_lib.scores.scoring import pick, score_records, summary_rows
 from finer1_lib.summary import main_table
 
 Said = namedtuple("Said", "text tokens truncated")

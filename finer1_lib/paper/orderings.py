@@ -157,7 +157,7 @@ def table(scores, *, seed: int, scorer: str = "strict"):
     """
     import pandas as pd
 
-    from finer1_lib.scoring import compare_all
+    from finer1_lib.scores.scoring import compare_all
 
     claimed, rows = claims(scores["model"]), []
     for setting, metric in dict.fromkeys((claim["setting"], claim["metric"]) for claim in claimed):

@@ -32,7 +32,7 @@ import numpy as np
 
 from finer1_lib.probing.probes import grouped_folds
 from finer1_lib.probing.items import CONTROLS
-from finer1_lib.scoring import reading
+from finer1_lib.scores.scoring import reading
 from finer1_lib.statistics import clustered_mean, paired_difference
 
 RIDGE = 10.0    # strength of the penalty, on standardised states

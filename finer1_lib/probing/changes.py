@@ -16,7 +16,7 @@ from finer1_lib.contenders import Contender, find_contender, start_of
 from finer1_lib.errors import UserError
 from finer1_lib.probing.rows import CLUSTERS, counts_of
 from finer1_lib.probing.statistics import auc_difference
-from finer1_lib.scoring import reading
+from finer1_lib.scores.scoring import reading
 from finer1_lib.statistics import has_interval, paired_difference
 
 

@@ -10,7 +10,7 @@ Source: METHOD 3 (TAPO on top of CoT SFT; no gain is presumed); the tables are o
 from typing import Optional, Sequence
 
 from finer1_lib.errors import UserError
-from finer1_lib.scoring import reading
+from finer1_lib.scores.scoring import reading
 from finer1_lib.statistics import paired_difference
 from finer1_lib.traces.statistics import CATEGORIES, QUANTITIES, STEPS, scaled
 

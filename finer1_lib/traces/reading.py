@@ -17,7 +17,7 @@ Source: METHOD 5 (sight, knowledge or deployment?); Kitagawa 1955 and Shapley fo
 
 from typing import Sequence
 
-from finer1_lib.scoring import reading
+from finer1_lib.scores.scoring import reading
 from finer1_lib.statistics import Estimate, LEVEL, RESAMPLES, clustered_mean, has_interval, paired_difference
 from finer1_lib.traces.changes import pair_of
 from finer1_lib.traces.statistics import CATEGORIES

@@ -9,7 +9,7 @@ interval for every number).
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
-from finer1_lib.scorers import Scorer
+from finer1_lib.scores.scorers import Scorer
 from finer1_lib.statistics import Estimate, clustered_mean, clusters_to_tell, paired_difference
 from finer1_lib.summary import KEYS
 

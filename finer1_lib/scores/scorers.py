@@ -2,7 +2,7 @@
 
 A scorer maps a record (completion, sub_category, super_category, image_id; in the closed world options) to
 `{metric: value}`, in its own way for each world; others join with `@register("name")`. Both share Sim of
-`finer1_lib.similarity`:
+`finer1_lib.scores.similarity`:
 
     relative semantic similarity = max(0, (Sim(c, c*) - Sim(c^, c*)) / (1 - Sim(c^, c*)))
 
@@ -21,10 +21,10 @@ Source: METHOD 4; release eval/evaluation.py.
 import re
 from typing import Any, Callable, Iterable, Mapping, Optional, Protocol
 
-from finer1_lib.answer_names import names_several
+from finer1_lib.scores.answer_names import names_several
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise, one_answer, strict
-from finer1_lib.similarity import Similarity, TrigramSimilarity
+from finer1_lib.scores.similarity import Similarity, TrigramSimilarity
 from finer1_lib.traces.parsing import parse
 
 Record = Mapping[str, Any]
