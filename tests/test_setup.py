@@ -49,7 +49,7 @@ def test_the_pins_are_the_designs():
 
 
 def test_ranges_admit_the_pins():
-    for requirement in DIRECT + EXTRAS["test"] + EXTRAS["gpu"]:
+    for requirement in DIRECT + EXTRAS["test"] + EXTRAS["gpu"] + EXTRAS["clip"]:
         assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), requirement
 
 
@@ -58,7 +58,7 @@ def test_environment_repeats_the_direct_pins_with_the_same_markers():
     found = {canonicalize_name(entry.name): (str(entry.specifier), str(entry.marker)) for entry in listed}
     wanted = {
         canonicalize_name(entry.name): (f"=={pins()[canonicalize_name(entry.name)]}", str(entry.marker))
-        for entry in DIRECT + EXTRAS["test"] + EXTRAS["gpu"]
+        for entry in DIRECT + EXTRAS["test"] + EXTRAS["gpu"] + EXTRAS["clip"]
     }
     assert found == wanted
 
@@ -164,4 +164,4 @@ def test_the_readmes_commands():
         lines = block.splitlines()
         assert lines[0] == "python3 -m venv .venv" and "-c constraints.txt -e" in lines[1]
     assert first.splitlines()[-1] == ".venv/bin/finer1 run miniature"
-    assert '".[test,gpu]"' in second and second.splitlines()[-1] == ".venv/bin/python -m pytest -q"
+    assert '".[test,gpu,clip]"' in second and second.splitlines()[-1] == ".venv/bin/python -m pytest -q"
