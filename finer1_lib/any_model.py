@@ -1,13 +1,15 @@
-"""A teacher of any family: whatever vision-language checkpoint transformers itself can load and ask.
+"""A model of any family, for asking: whatever vision-language checkpoint transformers itself has a class for.
 
     loaded = load("llava-hf/llava-onevision-qwen2-7b-ov-hf")
     generate(loaded, [user_message("Describe the bird.", ImageFile(root, "bird/a.jpg"))], max_new_tokens=256)
         -> [Generation(text="A small bird with ...", tokens=61, truncated=False)]
 
-The model's own processor renders the chat and prepares the pictures; nothing here knows an architecture. A
-Qwen2.5-VL is loaded by `models.load` and answers by `generation.generate`, which are quicker.
+It teaches (notebook 01) and it is compared (notebook 04: LLaVA, Idefics, InternVL and others of the paper's
+tables). The model's own processor renders the chat and prepares the pictures; nothing here knows an
+architecture. A Qwen2.5-VL is loaded by `models.load` and answers by `generation.generate`, which are quicker.
 
-Source: METHOD 2.1 (the paper's teacher is Qwen2.5-VL-32B; other teachers are our choice).
+Source: METHOD 2.1 (the paper's teacher is Qwen2.5-VL-32B; other teachers are our choice) and paper Tables 1, 2
+and 7 (the families compared).
 """
 
 import copy
@@ -15,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any, Sequence
 
 from finer1_lib import models
-from finer1_lib.checkpoint_files import MODEL_TYPE, is_folder, split_revision
+from finer1_lib.checkpoint_files import MODEL_TYPE, is_folder, loading, split_revision
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
 from finer1_lib.generation import Generation, ending_ids, mix
 from finer1_lib.out_of_memory import mended
+from finer1_lib.precision import four_bits, pick_device, pick_dtype
 from finer1_lib.teacher_pictures import fitted
 
 # What sees, in the usual families: with the head it keeps 16 bits, as everywhere in the kit.
@@ -48,7 +51,7 @@ class AnyModel:
 def load(
     checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0, device: str = "auto"
 ) -> "models.LoadedModel | AnyModel":
-    """Load a teacher: in float32 on a CPU, in bfloat16 (or float16 where that is unknown) on a GPU.
+    """Load a model: in float32 on a CPU, in bfloat16 (or float16 where that is unknown) on a GPU.
 
     Args:
         checkpoint: a folder (read without network) or a Hub id, "owner/name" or "owner/name@revision".
@@ -58,37 +61,36 @@ def load(
 
     Raises:
         UserError: no such checkpoint, none that transformers knows without foreign code, none that sees and
-        chats, no safetensors, no GPU for 4 bits, too little memory.
+        chats, no safetensors, weights that lack a part of the model, no GPU for 4 bits, too little memory.
     """
-    import torch
     import transformers
 
     name, revision = split_revision(str(checkpoint))
     where = dict(revision=revision, local_files_only=is_folder(str(checkpoint)), trust_remote_code=False)
-    config = _tried(checkpoint, transformers.AutoConfig.from_pretrained, name, **where)
+    with loading(checkpoint):
+        config = transformers.AutoConfig.from_pretrained(name, **where)
     if config.model_type == MODEL_TYPE:
         return models.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels, device=device)
     if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise UserError(f"{checkpoint} holds a model of type {config.model_type!r}, which takes no pictures:"
-                        " a teacher must be a vision-language model")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    gpu, options = device.startswith("cuda"), {}
-    dtype = (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16) if gpu else torch.float32
-    if load_in_4bit and not gpu:
-        raise UserError(f"teacher_4bit needs a CUDA GPU, the device is {device!r}: set teacher_4bit to false")
+                        " take a vision-language model")
+    device = pick_device(device)
+    dtype, gpu, options = pick_dtype("auto", device), device.startswith("cuda"), {}
     if load_in_4bit:
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(_KEPT_WHOLE))
-    processor = _tried(checkpoint, transformers.AutoProcessor.from_pretrained, name, **where)
+        options["quantization_config"] = four_bits(device, dtype, _KEPT_WHOLE)
+    with loading(checkpoint):
+        processor = transformers.AutoProcessor.from_pretrained(name, **where)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
         raise UserError(f"{checkpoint} has no chat template: take a model that follows instructions")
     models.free_memory()
-    with mended(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
-        model = _tried(
-            checkpoint, transformers.AutoModelForImageTextToText.from_pretrained, name, dtype=dtype,
-            use_safetensors=True, device_map={"": device} if gpu else None, **options, **where)
+    with loading(checkpoint), mended(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
+        model, told = transformers.AutoModelForImageTextToText.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, device_map={"": device} if gpu else None,
+            output_loading_info=True, **options, **where)
+    if fresh := sorted(map(str, told["missing_keys"])):
+        raise UserError(f"{checkpoint} lacks {len(fresh)} of its model's weights (first: {fresh[0]}), which would"
+                        " be drawn at random: use a whole checkpoint")
     tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -120,7 +122,7 @@ def generate(
     batches = [group[k : k + batch_size] for group in groups for k in range(0, len(group), batch_size)]
     answers: dict[int, Generation] = {}
     for number, batch in enumerate(batches):
-        with mended("the teacher's answers", prompts=len(batch), max_pixels=loaded.max_pixels,
+        with mended("answering", prompts=len(batch), max_pixels=loaded.max_pixels,
                     max_new_tokens=max_new_tokens):
             asked = [prompts[i] for i in batch]
             made = _answer(loaded, asked, max_new_tokens, temperature, mix(seed, number))
@@ -177,19 +179,3 @@ def _opened(prompt: Sequence[dict], max_pixels: int) -> list[dict]:
 def _until(row: list[int], ends: set[int]) -> list[int]:
     """Up to and with the first ending token; what follows is padding."""
     return row[: next((place + 1 for place, token in enumerate(row) if token in ends), len(row))]
-
-
-def _tried(checkpoint: str, read: Any, *args: Any, **options: Any) -> Any:
-    """What `read` gives, its errors in one line."""
-    try:
-        return read(*args, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if "trust_remote_code" in str(error) or "custom code" in str(error):
-            line = "it needs code of its own, which is never run here; take one that transformers knows"
-        raise UserError(f"cannot load {str(checkpoint)!r}: {line}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # a Rust class without an importable Python base
-            raise
-        damaged = f"{checkpoint}: a weights file is damaged ({error}); copy or download it again"
-        raise UserError(damaged) from error

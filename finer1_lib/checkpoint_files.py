@@ -1,15 +1,18 @@
 """What a folder must hold to be a checkpoint or an adapter, said in one line where it does not.
 
-Looked at before anything is loaded: transformers reports a missing processor as a failed download.
+Looked at before anything is loaded: transformers reports a missing processor as a failed download. What goes
+wrong nevertheless is told by `loading`.
 
 Source: our choice; safetensors only, never pickled weights.
 """
 
 import json
 import re
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Iterator
 
-from finer1_lib.errors import UserError
+from finer1_lib.errors import UserError, first_line
 
 MODEL_TYPE = "qwen2_5_vl"
 TRAINABLE = "trainable.json"  # beside the weights of full fine-tuning: which of them were trained
@@ -30,6 +33,33 @@ def split_revision(checkpoint: str) -> "tuple[str, str | None]":
     """
     found = None if is_folder(checkpoint) else re.fullmatch(HUB_ID, checkpoint)
     return (checkpoint, None) if found is None else (found[1], found[2])
+
+
+@contextmanager
+def loading(checkpoint: Any, doing: str = "load") -> Iterator[None]:
+    """Tell in one line why a checkpoint cannot be loaded by the block.
+
+    Args:
+        checkpoint: folder or Hub id, as given.
+        doing: what cannot be done, "load" or the like.
+
+    Raises:
+        UserError: there is none, its files are no checkpoint, its weights are damaged, or it would run only
+            with code of its own.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        told = f"cannot {doing} {str(checkpoint)!r}: {first_line(error)}"
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            told = (f"{checkpoint} would not run: it needs code of its own, which is never run here; take a "
+                    "checkpoint that transformers has a class for")  # fmt: skip
+        raise UserError(told) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # a Rust class without an importable Python base
+            raise
+        damaged = f"{checkpoint}: a weights file is damaged ({error}); copy or download it again"
+        raise UserError(damaged) from error
 
 
 def check_checkpoint(folder: Path) -> None:

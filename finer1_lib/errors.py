@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and what others' errors say in one line."""
 
 
 class UserError(Exception):
@@ -9,3 +9,8 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says first, for a line of our own; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

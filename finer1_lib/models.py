@@ -20,13 +20,14 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Optional
 
-from finer1_lib.checkpoint_files import check_checkpoint, check_trained, is_folder, split_revision
-from finer1_lib.errors import UserError
+from finer1_lib.checkpoint_files import check_checkpoint, check_trained, is_folder, loading, split_revision
+from finer1_lib.errors import UserError, first_line
 from finer1_lib.generation import Generation, generate
 from finer1_lib.hidden_states import pooled_states
 from finer1_lib.out_of_memory import mended
 from finer1_lib.pixel_budget import pixels_of, set_pixels, take_pixels, told_apart
 from finer1_lib.policy import score_completions as score
+from finer1_lib.precision import four_bits, pick_device, pick_dtype
 from finer1_lib.trainable import Trainable, add_lora, has_trainable, make_trainable
 from finer1_lib.trained_weights import (
     attach_adapter, load_trained, read_trainable, save_adapter, save_merged, save_trained,
@@ -107,33 +108,21 @@ def load(
     if is_folder(checkpoint):
         check_checkpoint(Path(checkpoint))
     whole = adapter is not None and check_trained(Path(adapter)) == "full"
-    import torch
-
     free_memory()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = pick_device(device)
     full_finetuning = full_finetuning or whole
     if load_in_4bit and full_finetuning:
         raise UserError("full fine-tuning has no 4-bit weights: set load_in_4bit to false")
-    if load_in_4bit and backend == "transformers" and not device.startswith("cuda"):
-        raise UserError(f"load_in_4bit needs a CUDA GPU, the device is {device!r}: set load_in_4bit to false")
     read, revision = split_revision(adapter if whole else checkpoint)
-    where = dict(device=device, dtype=_dtype(dtype, device), load_in_4bit=load_in_4bit, revision=revision,
+    where = dict(device=device, dtype=pick_dtype(dtype, device), load_in_4bit=load_in_4bit, revision=revision,
                  local=is_folder(read))
-    try:
-        can = device.startswith("cuda") and not full_finetuning
-        with mended(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
-            if backend == "unsloth":
-                model, processor = _load_unsloth(
-                    read, max_seq_length=max_seq_length, full_finetuning=full_finetuning, **where)
-            else:
-                model, processor = _load_transformers(read, **where)
-    except OSError as error:
-        raise UserError(f"cannot load {read!r}: {_first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # a Rust class without an importable Python base
-            raise
-        damaged = f"{read}: a weights file is damaged ({error}); copy or download it again"
-        raise UserError(damaged) from error
+    can = device.startswith("cuda") and not full_finetuning
+    with loading(read), mended(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
+        if backend == "unsloth":
+            model, processor = _load_unsloth(
+                read, max_seq_length=max_seq_length, full_finetuning=full_finetuning, **where)
+        else:
+            model, processor = _load_transformers(read, **where)
     if not (processor.chat_template or processor.tokenizer.chat_template):
         raise UserError(f"{read} has no chat template: add its chat_template.jinja")
     if whole and not (min_pixels and max_pixels):
@@ -165,26 +154,9 @@ def load_processor(checkpoint: "str | Path") -> Any:
     import transformers
 
     name, revision = split_revision(str(checkpoint))
-    try:
+    with loading(checkpoint):
         return transformers.AutoProcessor.from_pretrained(
             name, revision=revision, local_files_only=is_folder(name))
-    except OSError as error:
-        raise UserError(f"cannot load {name!r}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _dtype(name: str, device: str) -> Any:
-    import torch
-
-    if name == "auto":
-        name = "float32" if not device.startswith("cuda") else (
-            "bfloat16" if torch.cuda.is_bf16_supported() else "float16")
-    if name not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"dtype {name!r}: one of auto, float32, bfloat16, float16")
-    return getattr(torch, name)
 
 
 def _load_transformers(
@@ -196,9 +168,7 @@ def _load_transformers(
     options: dict[str, Any] = {}
     if load_in_4bit:  # the head and the vision tower keep 16 bits, as in Unsloth's 4-bit checkpoints
         options["device_map"] = {"": device}
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=["lm_head", "visual"])
+        options["quantization_config"] = four_bits(device, dtype, kept_whole=["lm_head", "visual"])
     model = transformers.AutoModelForImageTextToText.from_pretrained(
         checkpoint, dtype=dtype, revision=revision, local_files_only=local, **options)
     model = model if load_in_4bit else model.to(device)
@@ -215,7 +185,7 @@ def _load_unsloth(
     try:
         from unsloth import FastVisionModel
     except NotImplementedError as error:
-        raise UserError(f'backend "unsloth" needs a GPU: {_first_line(error)}') from error
+        raise UserError(f'backend "unsloth" needs a GPU: {first_line(error)}') from error
     return FastVisionModel.from_pretrained(
         checkpoint, dtype=dtype, load_in_4bit=load_in_4bit, full_finetuning=full_finetuning,
         float32_mixed_precision=True, device_map={"": device}, local_files_only=local,

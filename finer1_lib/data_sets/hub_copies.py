@@ -19,7 +19,7 @@ from finer1_lib import files
 from finer1_lib.data_sets.archives import Picture
 from finer1_lib.data_sets.catalogue import DataSet
 from finer1_lib.data_sets.names import name_of_label
-from finer1_lib.errors import UserError
+from finer1_lib.errors import UserError, first_line
 
 
 
@@ -90,8 +90,7 @@ def _newest(name: str) -> str:
 
 
 def _not_had(what: str, error: Exception) -> NotToBeHad:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return NotToBeHad(f"{what} cannot be had: {said}")
+    return NotToBeHad(f"{what} cannot be had: {first_line(error)}")
 
 
 def _changed(data_set: DataSet, what: str) -> UserError:

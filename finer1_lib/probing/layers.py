@@ -33,15 +33,12 @@ def layer_count(checkpoint: str) -> int:
     """
     from transformers import AutoConfig
 
-    from finer1_lib.checkpoint_files import is_folder, split_revision
+    from finer1_lib.checkpoint_files import is_folder, loading, split_revision
 
     name, revision = split_revision(str(checkpoint))
-    try:
+    with loading(checkpoint, "read the configuration of"):
         config = AutoConfig.from_pretrained(
             name, revision=revision, local_files_only=is_folder(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or ["no config.json"])[0]
-        raise UserError(f"cannot read the configuration of {str(checkpoint)!r}: {first}") from error
     return config.get_text_config().num_hidden_layers + 1
 
 
