@@ -10,14 +10,13 @@ taken. Time is linear in the images; in memory are one batch of pictures and the
 Source: audit.md C4, C5 (the release names no encoder); all of this is our choice.
 """
 
-import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional, Sequence
 
-from finer1_lib.checkpoint_files import is_folder
-from finer1_lib.errors import UserError
+from finer1_lib.checkpoint_files import is_folder, loading, split_revision
+from finer1_lib.errors import UserError, first_line
 from finer1_lib.files import atomic_write_bytes, atomic_write_json, read_json
 from finer1_lib.hashing import digest, listing_digest
 from finer1_lib.image_folder import load_image
@@ -29,45 +28,50 @@ BATCH = 16  # images of one forward pass
 CHUNK = 32 * BATCH  # images of one file: whole batches, so that a resumed run cuts the same ones
 
 
-def load_encoder(checkpoint: str, *, device: str = "auto") -> SimpleNamespace:
+def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) -> SimpleNamespace:
     """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder, in float32.
 
     Args:
         checkpoint: a folder, or a Hub id "owner/name" or "owner/name@revision".
         device: "auto" is the GPU where there is one, else the CPU.
+        texts: whether its text tower is needed too, with a tokenizer.
 
     Returns:
-        What `image_features` needs of a `models.LoadedModel`: model, processor, device, checkpoint, adapter.
+        What `image_features` needs of a `models.LoadedModel`: model, processor, device, checkpoint, adapter;
+        and tokenizer, None unless `texts`.
 
     Raises:
         UserError: nothing there, no image encoder, or weights of it that the checkpoint does not have.
     """
     import torch
-    from transformers import AutoImageProcessor, AutoModel
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    hub = re.fullmatch(r"([^@]+)@([^@/]+)", checkpoint)
-    name, revision = hub.groups() if hub and not Path(checkpoint).is_dir() else (checkpoint, "main")
+    name, revision = split_revision(checkpoint)
     where = {"revision": revision, "local_files_only": is_folder(name)}
-    try:
-        model, told = AutoModel.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where)
-        processor = AutoImageProcessor.from_pretrained(name, **where)
-    except (OSError, ValueError, RuntimeError) as error:
-        what = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"image_encoder {checkpoint!r} cannot be loaded: {what}; give a Hub id or a folder "
-                        "with safetensors weights and an image processor") from error  # fmt: skip
-    if not hasattr(model, "get_image_features"):
-        raise UserError(f"image_encoder {checkpoint!r} is a {type(model).__name__}, which has no image "
-                        "features of its own; use SigLIP, CLIP or the like")  # fmt: skip
-    fresh = sorted(str(key) for key in told["missing_keys"] if not str(key).startswith("text_model."))
+    with loading(checkpoint):
+        try:
+            model, told = AutoModel.from_pretrained(
+                name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where)
+            processor = AutoImageProcessor.from_pretrained(name, **where)
+            tokenizer = AutoTokenizer.from_pretrained(name, **where) if texts else None
+        except (OSError, ValueError, RuntimeError) as error:
+            needs = "safetensors weights, an image processor" + (" and a tokenizer" if texts else "")
+            raise UserError(f"image_encoder {checkpoint!r} cannot be loaded: {first_line(error)}; give a Hub "
+                            f"id or a folder with {needs}") from error  # fmt: skip
+    for what in ("image", "text") if texts else ("image",):
+        if not hasattr(model, f"get_{what}_features"):
+            raise UserError(f"image_encoder {checkpoint!r} is a {type(model).__name__}, which has no {what} "
+                            "features of its own; use SigLIP, CLIP or the like")  # fmt: skip
+    unused = () if texts else ("text_model.",)
+    fresh = sorted(str(key) for key in told["missing_keys"] if not str(key).startswith(unused))
     if fresh:
         raise UserError(f"image_encoder {checkpoint!r} leaves {len(fresh)} weights newly initialised (first: "
                         f"{fresh[0]}): likeness would be random; use a whole checkpoint")  # fmt: skip
     return SimpleNamespace(
         model=model.eval().to(device), processor=SimpleNamespace(image_processor=processor), device=device,
-        checkpoint=checkpoint, adapter=None)  # fmt: skip
+        checkpoint=checkpoint, adapter=None, tokenizer=tokenizer)  # fmt: skip
 
 
 def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "numpy.ndarray":

@@ -1,5 +1,7 @@
 """Vectors of tiny SigLIP, CLIP and Qwen2.5-VL checkpoints, and the store that a kill cannot spoil."""
 
+from pathlib import Path
+
 import numpy
 import pytest
 from tiny_checkpoint import build, picture
@@ -164,3 +166,26 @@ def test_a_model_that_gives_fewer_vectors_than_images_is_refused(siglip):
     encoder.model.get_image_features = short
     with pytest.raises(UserError, match="1 image features for 2 images"):
         image_features(encoder, pictures(2))
+
+
+def test_a_revision_and_a_damaged_file_are_told_in_one_line(siglip, tmp_path, monkeypatch):
+    import transformers
+
+    asked = []
+
+    def hub(name, **where):
+        asked.append((name, where["revision"], where["local_files_only"]))
+        raise OSError("no network here\nat all")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.AutoModel, "from_pretrained", hub)
+        for checkpoint in ("owner/name@v1", "owner/name", "owner/name@refs/pr/2"):
+            with pytest.raises(UserError, match="cannot be loaded: no network here; give"):
+                load_encoder(checkpoint)
+    assert asked == [("owner/name", revision, False) for revision in ("v1", None, "refs/pr/2")]
+    for file in Path(siglip).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged"):
+        load_encoder(str(tmp_path))
