@@ -167,6 +167,13 @@ def save_whole(loaded: "LoadedModel", model: Any, folder: "str | Path") -> None:
     state = {name: tensor.to(loaded.dtype) if tensor.is_floating_point() else tensor
              for name, tensor in model.state_dict().items()}
     model.save_pretrained(str(folder), state_dict=state)
+    # transformers writes the dtype that the model has in memory; vLLM would take the folder at its word
+    path, name = Path(folder) / "config.json", str(loaded.dtype).removeprefix("torch.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if "dtype" in part:
+            part["dtype"] = name
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     loaded.processor.save_pretrained(folder)
 
 

@@ -1,0 +1,1 @@
+"""Systems: who can be asked, and how each of them is asked."""
