@@ -37,9 +37,9 @@ def _looks(name: str, path: Path, parameters: dict[str, Any]) -> Any:
     """
     if name == "data_root":
         from finer1_lib.data_sets.archives import find_archive
-        from finer1_lib.data_sets.catalogue import DATA_SETS
+        from finer1_lib.data_sets.catalogue import DATA_SETS, copies_named
 
-        copies = {copy.partition("@")[0] for copy in parameters.get("hub_copies", ())}
+        copies = copies_named(parameters.get("hub_copies", ()))
         words = [word for word in parameters.get("data_sets", ()) if word in DATA_SETS and word not in copies]
         found = {word: find_archive(DATA_SETS[word], path) for word in words}
         return {word: folder and hashing.listing_digest(folder) for word, folder in found.items()}

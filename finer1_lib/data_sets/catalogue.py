@@ -10,7 +10,7 @@ numbers of seen and unseen sub-categories). The Hub ids are copies by others: no
 written, so a copy is held against these counts and against the name rules before anything of it is used.
 """
 
-from typing import NamedTuple, Optional
+from typing import Iterable, NamedTuple, Optional
 
 
 class HubCopy(NamedTuple):
@@ -127,3 +127,8 @@ DATA_SETS = {
         ),
     )
 }  # fmt: skip
+
+
+def copies_named(hub_copies: Iterable[str]) -> dict[str, Optional[str]]:
+    """{word: the commit asked for, or None}: the entries "word" and "word@commit" of 01's `hub_copies`."""
+    return {word: commit or None for word, _, commit in (entry.partition("@") for entry in hub_copies)}

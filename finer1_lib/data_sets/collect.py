@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
 from finer1_lib.data_sets.archives import BANNER, Picture, find_archive, read_archive
-from finer1_lib.data_sets.catalogue import DATA_SETS, DataSet
+from finer1_lib.data_sets.catalogue import DATA_SETS, DataSet, copies_named
 from finer1_lib.data_sets.hub_copies import NotToBeHad, read_hub_copy
 from finer1_lib.data_sets.names import official_names
 from finer1_lib.errors import UserError
@@ -156,7 +156,7 @@ def _copies(words: Sequence[str], hub_copies: Sequence[str]) -> dict[str, Option
             raise UserError(f"data_sets: no data set {word!r}{nearest(word, DATA_SETS, 'they are')}")
     if len(set(words)) != len(words):
         raise UserError("data_sets names one twice")
-    copies = {word: revision or None for word, _, revision in (one.partition("@") for one in hub_copies)}
+    copies = copies_named(hub_copies)
     if extra := sorted(set(copies) - set(words)):
         raise UserError(f"hub_copies names {extra[0]!r}, which data_sets does not")
     return copies

@@ -94,8 +94,10 @@ def _cached(checkpoint: str) -> bool:
     """Whether some file of a Hub id lies in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    name, _, revision = checkpoint.partition("@")
-    return isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str)
+    from finer1_lib.checkpoint_files import split_revision
+
+    name, revision = split_revision(checkpoint)
+    return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
 
 
 def disk(subject: Subject) -> list[Row]:

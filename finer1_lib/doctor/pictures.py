@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterator
 
+from finer1_lib.data_sets.catalogue import copies_named
 from finer1_lib.doctor.rows import NotYet, Row, fail, passed, shortly, warn
 from finer1_lib.doctor.subject import DATA, Subject
 from finer1_lib.errors import UserError
@@ -36,7 +37,7 @@ def data(subject: Subject) -> list[Row]:
 def named_files(subject: Subject) -> list[Row]:
     """Files and folders that values of the preset name are there."""
     named: dict[str, list[str]] = defaultdict(list)
-    from_hub = {copy.partition("@")[0] for copy in subject.values["hub_copies"]}
+    from_hub = set(copies_named(subject.values["hub_copies"]))
     filled = set(subject.values["data_sets"]) <= from_hub  # then 01 makes data_root
     for stage, values in subject.plan.parameters.items():
         for name, value in values.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
 
 from finer1_lib.data_sets.archives import find_archive
-from finer1_lib.data_sets.catalogue import DATA_SETS
+from finer1_lib.data_sets.catalogue import DATA_SETS, copies_named
 from finer1_lib.doctor.rows import Row, fail, passed, refused, shortly, warn
 from finer1_lib.errors import UserError
 
@@ -35,7 +35,7 @@ class Listed(NamedTuple):
 
 def words_there(values: Values, root: Path) -> list[str]:
     """Those of the data sets asked for whose pictures are on the disk."""
-    copies = {one.partition("@")[0] for one in values["hub_copies"]}
+    copies = copies_named(values["hub_copies"])
     return [word for word in values["data_sets"] if word in DATA_SETS and (
         (root / "hub" / word / "index.json").is_file() if word in copies
         else find_archive(DATA_SETS[word], root) is not None)]
@@ -45,7 +45,7 @@ def list_data_sets(values: Values, root: Path, progress: Progress) -> Listed:
     """The paper's data sets that 01's values name, each on its own."""
     import pandas
 
-    copies = {one.partition("@")[0]: one for one in values["hub_copies"]}
+    copies = copies_named(values["hub_copies"])
     found, tables, there = Listed(None, [], {}), [], words_there(values, root)
     for word in values["data_sets"]:
         if word not in DATA_SETS:
@@ -54,7 +54,7 @@ def list_data_sets(values: Values, root: Path, progress: Progress) -> Listed:
         elif word not in there:
             found.rows.append(_remote(word, copies[word]) if word in copies else _absent(values, word, there))
         else:
-            table, row = _read(values, root, word, copies.get(word), found.broken, progress)
+            table, row = _read(values, root, word, found.broken, progress)
             found.rows.append(row)
             tables += [] if table is None else [table]
     return found._replace(table=pandas.concat(tables, ignore_index=True) if tables else None)
@@ -67,24 +67,25 @@ def _absent(values: Values, word: str, there: list[str]) -> Row:
     return fail(what, where, DATA_SETS[word].how)
 
 
-def _remote(word: str, copy: str) -> Row:
+def _remote(word: str, commit: Optional[str]) -> Row:
     """A copy that lies on the Hub still: 01 will take it from there."""
     hub, title = DATA_SETS[word].hub, DATA_SETS[word].title
-    if commit := copy.partition("@")[2] or hub.revision:
+    if commit := commit or hub.revision:
         return Row("skip", f"{title}: 01 will take it from the Hub", f"{hub.name}@{commit}")
     return warn(f"{title}: 01 will take the newest commit of {hub.name} and write it down",
                 "01_data.hub_copies", f"to have the same pictures elsewhere give {word}@COMMIT there")
 
 
 def _read(
-    values: Values, root: Path, word: str, copy: Optional[str], broken: dict[str, str], progress: Progress
+    values: Values, root: Path, word: str, broken: dict[str, str], progress: Progress
 ) -> tuple[Any, Row]:
     """One data set's table (None where it cannot be read) and its row."""
     from finer1_lib.data_sets.collect import read_data_sets
 
     def read(allow_incomplete: bool) -> tuple:
         return read_data_sets(
-            [word], root, hub_copies=[copy] if copy else [], allow_incomplete=allow_incomplete,
+            [word], root, hub_copies=[one for one in values["hub_copies"] if word in copies_named([one])],
+            allow_incomplete=allow_incomplete,
             crop_banner=values["crop_banner"], broken=broken,
             progress=lambda done, total: progress(f"{word}, sizes", done, total))
 

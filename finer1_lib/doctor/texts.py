@@ -212,6 +212,8 @@ def _tokenizer_file(checkpoint: str) -> Optional[Path]:
         return file if file.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
-    name, _, revision = checkpoint.partition("@")
-    found = try_to_load_from_cache(name, "tokenizer.json", revision=revision or None)
+    from finer1_lib.checkpoint_files import split_revision
+
+    name, revision = split_revision(checkpoint)
+    found = try_to_load_from_cache(name, "tokenizer.json", revision=revision)
     return Path(found) if isinstance(found, str) else None
