@@ -23,7 +23,8 @@ stretch is our choice.
 
 from typing import Sequence
 
-from finer1_lib.statistics import LEVEL, RESAMPLES, Estimate, paired_difference
+from finer1_lib.resampling import LEVEL, RESAMPLES, cluster_weights, reach_of
+from finer1_lib.statistics import Estimate, paired_difference
 
 
 def crossed_mean(
@@ -43,7 +44,7 @@ def crossed_mean(
         single sub-category or a single seed. Where all scores are equal, the exact one of `statistics`.
     """
     import numpy as np
-    from scipy.stats import norm, t
+    from scipy.stats import norm
 
     keys = {key: code for code, key in enumerate(sorted(set(zip(groups[0], clusters[0]))))}
     sums, sizes = np.zeros((2, len(values), len(keys)))
@@ -63,15 +64,16 @@ def crossed_mean(
         inside, around = ([name for names in parts for name in names] for parts in (clusters, groups))
         exact = paired_difference(flat, np.zeros(len(flat)), inside, around, seed=seed)
         return Estimate(low=max(lowest, exact.low), high=exact.high, **known)
-    freedom, tail = count - len(kinds), (1 - LEVEL) / 2
-    stretch = np.sqrt(count / freedom) * t.ppf(tail, freedom) / norm.ppf(tail)
+    tail = (1 - LEVEL) / 2
     drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
     drawn = 1 / seeds + np.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)  # (resamples, seeds)
+    weights = cluster_weights(np.searchsorted(kinds, group_of), rng)
+    stretch = reach_of(count, len(kinds), tail) / norm.ppf(1 - tail)
+    weights = 1 + stretch * (weights - 1)  # (resamples, clusters)
     parts = []
     for kind in kinds:
         here = group_of == kind
-        own = rng.multinomial(here.sum(), np.full(here.sum(), 1 / here.sum()), size=RESAMPLES)
-        own = 1 + stretch * (own - 1)  # (resamples, clusters of the group)
+        own = np.ascontiguousarray(weights[:, here])
         parts.append((drawn * (own @ sums[:, here].T) / (own @ sizes[:, here].T)).sum(1))
     low, high = np.clip(np.quantile(np.mean(parts, axis=0), [tail, 1 - tail]), lowest, 1.0)
     return Estimate(low=float(min(low, value)), high=float(max(high, value)), **known)

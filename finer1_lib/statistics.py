@@ -9,15 +9,20 @@ Example:
     >>> clustered_mean([1, 1, 0, 0], ["a", "a", "b", "b"]).value
     0.5
 
+The draws are those of `finer1_lib.resampling`; `resampled` takes any statistic of them. Corrections for many
+tests, a test that ignores clusters, and sample sizes: `finer1_lib.telling_apart`.
+
 Source: METHOD 4 and DESIGN 7 (every number has n, seeds and a 95 % interval); Hesterberg 2015 (expanded
 percentile); Field and Welsh 2007 (cluster bootstrap). The paper reports no intervals.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Hashable, Optional, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Callable, Hashable, Optional, Sequence
 
-RESAMPLES = 2000
-LEVEL = 0.95
+from finer1_lib.resampling import (
+    LEVEL, RESAMPLES, cluster_weights, codes_of, drawn_by_seed, expanded_interval, reach_of,
+)  # fmt: skip
+
 EXACT_CLUSTERS = 14  # sign flips are enumerated up to here (16,384), sampled above
 
 
@@ -73,8 +78,38 @@ def clustered_mean(
 
     Source: paper Section 4 (averages are unweighted over data sets); the interval is our choice.
     """
-    values, codes, group_of = _coded(values, clusters, groups)
-    return _estimate(values, codes, group_of, seed, resamples, level, lowest=0.0)
+    return _estimate(*_summed(values, clusters, groups), seed, resamples, level, lowest=0.0)
+
+
+def clustered_mean_of(
+    sums: Sequence[float],
+    sizes: Sequence[float],
+    groups: Optional[Sequence[Hashable]] = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """`clustered_mean` from what each cluster adds up to, for scores that were never held all at once.
+
+    Args:
+        sums, sizes: sum and number of the scores of each cluster, shape (K,), in the order in which
+            `clustered_mean` would meet the clusters: the resamples depend on it.
+        groups: the super-category of each cluster, shape (K,).
+        seed, resamples, level: as in `clustered_mean`.
+
+    Raises:
+        ValueError: no clusters, lengths that differ, an empty cluster, or a sum that is not finite.
+    """
+    import numpy as np
+
+    sums, sizes = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
+    groups = ["all"] * len(sums) if groups is None else list(groups)
+    if not len(sums) or not len(sums) == len(sizes) == len(groups):
+        raise ValueError(f"{len(sums)} sums, {len(sizes)} sizes, {len(groups)} groups: give equally many")
+    if not np.isfinite(sums).all() or not (sizes > 0).all():
+        raise ValueError("a sum is not a finite number, or a cluster has no scores")
+    return _estimate(sums, sizes, codes_of(groups), seed, resamples, level, lowest=0.0)
 
 
 def paired_difference(
@@ -104,40 +139,52 @@ def paired_difference(
     if len(first) != len(second):
         raise ValueError(f"paired scores differ in number: {len(first)} and {len(second)}")
     difference = [float(a) - float(b) for a, b in zip(first, second)]
-    values, codes, group_of = _coded(difference, clusters, groups)
-    estimate = _estimate(values, codes, group_of, seed, resamples, level, lowest=-1.0)
-    p = _sign_flip_p(values, codes, group_of, seed, resamples)
-    return Estimate(**{**asdict(estimate), "p": p})
+    summed = _summed(difference, clusters, groups)
+    estimate = _estimate(*summed, seed, resamples, level, lowest=-1.0)
+    return replace(estimate, p=_sign_flip_p(*summed, seed, resamples))
 
 
-def clusters_to_tell(
-    first: Sequence[float],
-    second: Sequence[float],
-    clusters: Sequence[Hashable],
+def resampled(
+    statistic: Callable[[Any], Any],
+    groups: Sequence[int],
     *,
-    power: float = 0.8,
+    n: int,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
     level: float = LEVEL,
-) -> Optional[int]:
-    """How many sub-categories a paired comparison needs to tell the difference seen here, or None if it is 0.
+    bounds: tuple[float, float] = (0.0, 1.0),
+    stretched: bool = False,
+) -> Estimate:
+    """Any statistic of clusters with a bootstrap interval; none where a group has a single cluster.
 
-    Normal approximation: ((z_level + z_power) * sd of the cluster means / difference)^2, clusters of equal
-    size.
-
-    Source: METHOD 3 ("intervals, and the n needed to tell"); textbook sample size of a paired comparison.
+    Args:
+        statistic: takes weights (draws, K), how often each cluster was drawn, and returns (draws,) values.
+        groups: (K,) codes 0, 1, ... of `codes_of`; clusters are resampled inside their group.
+        n: number of scores behind the clusters, for the estimate.
+        bounds: the least and the greatest value there can be.
+        stretched: stretch the percentile interval about the value in place of taking further percentiles,
+            which cannot reach beyond the resamples (of four clusters there are few).
     """
     import numpy as np
     from scipy.stats import norm
 
-    values, codes, _ = _coded([float(a) - float(b) for a, b in zip(first, second)], clusters, None)
-    means = np.bincount(codes, values) / np.bincount(codes)
-    if len(means) < 2 or means.mean() == 0:
-        return None
-    z = norm.ppf(0.5 + level / 2) + norm.ppf(power)
-    return max(2, int(np.ceil((z * means.std(ddof=1) / means.mean()) ** 2)))
+    groups = np.asarray(groups)
+    count, kinds = len(groups), len(np.unique(groups))
+    known = Estimate(float(statistic(np.ones((1, count)))[0]), None, None, n, count)
+    if np.bincount(groups).min() < 2:
+        return known
+    draws = statistic(cluster_weights(groups, seed, resamples))
+    if not stretched:
+        low, high = expanded_interval(known.value, draws, count, kinds, level, bounds)
+        return replace(known, low=low, high=high)
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    further = reach_of(count, kinds, tails[1]) / norm.ppf(tails[1])
+    low, high = np.clip(known.value + further * (np.quantile(draws, tails) - known.value), *bounds)
+    return replace(known, low=float(min(low, known.value)), high=float(max(high, known.value)))
 
 
-def _coded(values, clusters, groups) -> tuple[Any, Any, Any]:
-    """Scores (n,), cluster code of each score (n,), group code of each cluster (K,).
+def _summed(values, clusters, groups) -> tuple[Any, Any, Any]:
+    """Sum and number of the scores of each cluster (K,), and its group's code (K,).
 
     A sub-category name that stands in two groups counts as two clusters.
     """
@@ -151,52 +198,34 @@ def _coded(values, clusters, groups) -> tuple[Any, Any, Any]:
         )
     if not np.isfinite(values).all():
         raise ValueError("a score is not a finite number")
-    keys = {key: code for code, key in enumerate(dict.fromkeys(zip(groups, clusters)))}
-    codes = np.array([keys[key] for key in zip(groups, clusters)])
-    names = {group: code for code, group in enumerate(dict.fromkeys(group for group, _ in keys))}
-    return values, codes, np.array([names[group] for group, _ in keys])
+    keys = list(zip(groups, clusters))
+    codes = codes_of(keys)
+    around = codes_of([group for group, _ in dict.fromkeys(keys)])
+    return np.bincount(codes, values), np.bincount(codes), around
 
 
-def _bootstrap(values, codes, group_of, seed, resamples) -> tuple[float, Any]:
-    """(point value, bootstrap values (resamples,)) of the unweighted mean over groups."""
+def _estimate(sums, sizes, group_of, seed, resamples, level, lowest) -> Estimate:
+    """The unweighted mean over groups of their means, with its interval."""
     import numpy as np
 
-    rng = np.random.default_rng(seed)
-    sums, sizes = np.bincount(codes, values), np.bincount(codes)
-    points, draws = [], []
-    for group in range(group_of.max() + 1):
-        inside = group_of == group
-        count = int(inside.sum())
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples)  # (resamples, clusters)
-        points.append(sums[inside].sum() / sizes[inside].sum())
-        draws.append(weights @ sums[inside] / (weights @ sizes[inside]))
-    return float(np.mean(points)), np.mean(draws, axis=0)
-
-
-def _estimate(values, codes, group_of, seed, resamples, level, lowest) -> Estimate:
-    import numpy as np
-    from scipy.stats import norm, t
-
-    value, draws = _bootstrap(values, codes, group_of, seed, resamples)
-    count = len(group_of)
-    known = {"value": value, "n": len(values), "clusters": count}
+    kinds, count = np.bincount(group_of), len(group_of)
+    inside = [group_of == group for group in range(len(kinds))]
+    value = float(np.mean([sums[own].sum() / sizes[own].sum() for own in inside]))
+    known = Estimate(value, None, None, int(sizes.sum()), count)
     # a group of one cluster never varies under resampling: no honest interval can be had from it
-    if np.bincount(group_of).min() < 2:
-        return Estimate(low=None, high=None, **known)
-    if np.ptp(values) == 0:
-        reach = 1 - ((1 - level) / 2) ** (1 / count)  # exact binomial bound for 0 of `count`
-        return Estimate(low=max(lowest, value - reach), high=min(1.0, value + reach), **known)
-    freedom = count - len(np.bincount(group_of))
-    tail = norm.cdf(np.sqrt(count / freedom) * t.ppf((1 - level) / 2, freedom))
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Estimate(low=float(min(low, value)), high=float(max(high, value)), **known)
+    if kinds.min() < 2:
+        return known
+    weights = drawn_by_seed(tuple(kinds.tolist()), seed, resamples)
+    draws = np.mean([w @ sums[own] / (w @ sizes[own]) for w, own in zip(weights, inside)], axis=0)
+    low, high = expanded_interval(value, draws, count, len(kinds), level, (lowest, 1.0))
+    return replace(known, low=low, high=high)
 
 
-def _sign_flip_p(values, codes, group_of, seed, resamples) -> float:
+def _sign_flip_p(sums, sizes, group_of, seed, resamples) -> float:
     """Two-sided p of the mean difference under flips of whole clusters."""
     import numpy as np
 
-    sums, sizes, count = np.bincount(codes, values), np.bincount(codes), len(group_of)
+    count = len(group_of)
     per_group = np.bincount(group_of, sizes)[group_of] * (group_of.max() + 1)
     shares = sums / per_group  # each cluster's part in the value: the value is their sum
     if count <= EXACT_CLUSTERS:

@@ -19,7 +19,8 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from finer1_lib.statistics import LEVEL, RESAMPLES, Estimate, paired_difference
+from finer1_lib.resampling import LEVEL, RESAMPLES
+from finer1_lib.statistics import Estimate, paired_difference, resampled
 
 H1_MARGIN = 0.02  # accuracy
 H2_MARGIN = 0.1   # standard deviations of the gap
@@ -99,7 +100,7 @@ def auc_difference(
     if first.asked.shape != second.asked.shape or not np.array_equal(first.groups, second.groups):
         raise ValueError("the two checkpoints were not asked about the same swaps")
 
-    def difference(weights=None):
+    def difference(weights):
         return first.value(weights) - second.value(weights)
 
     return _estimate(difference, first, (-1.0, 1.0), seed, level, resamples)
@@ -108,24 +109,12 @@ def auc_difference(
 def _estimate(statistic, counts: PairCounts, bounds, seed: int, level: float, resamples: int) -> Estimate:
     """Percentile interval stretched about the value; none where a super-category has a single swap.
 
-    Taking further percentiles instead (as `statistics` does) cannot reach beyond the resamples, and of four
-    swaps there are few: that held the truth in 55 % of experiments with noise, this in 82 %.
+    Taking further percentiles instead (as means do) cannot reach beyond the resamples, and of four swaps
+    there are few: that held the truth in 55 % of experiments with noise, this in 82 %.
     """
-    from scipy.stats import norm, t
-
-    value, rng = float(statistic()[0]), np.random.default_rng(seed)
-    groups, count = counts.groups, len(counts.groups)
-    kinds, sizes = np.unique(groups, return_counts=True)
-    if sizes.min() < 2:
-        return Estimate(value, None, None, counts.n, count)
-    weights = np.zeros((resamples, count))
-    for group, size in zip(kinds, sizes):
-        weights[:, groups == group] = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
-    freedom = count - len(kinds)
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    stretch = np.sqrt(count / freedom) * t.ppf(tails[1], freedom) / norm.ppf(tails[1])
-    low, high = np.clip(value + stretch * (np.quantile(statistic(weights), tails) - value), *bounds)
-    return Estimate(value, float(min(low, value)), float(max(high, value)), counts.n, count)
+    codes = np.unique(counts.groups, return_inverse=True)[1]
+    return resampled(statistic, codes, n=counts.n, seed=seed, resamples=resamples, level=level,
+                     bounds=bounds, stretched=True)
 
 
 Ends = Sequence[Optional[float]]  # (low, high)

@@ -10,8 +10,9 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.scores.scorers import Scorer
-from finer1_lib.statistics import Estimate, clustered_mean, clusters_to_tell, paired_difference
+from finer1_lib.statistics import Estimate, clustered_mean, paired_difference
 from finer1_lib.summary import KEYS
+from finer1_lib.telling_apart import clusters_to_tell
 
 AVERAGE = "average"
 _SCORE_COLUMNS = (

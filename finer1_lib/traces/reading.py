@@ -18,7 +18,8 @@ Source: METHOD 5 (sight, knowledge or deployment?); Kitagawa 1955 and Shapley fo
 from typing import Sequence
 
 from finer1_lib.scores.scoring import reading
-from finer1_lib.statistics import Estimate, LEVEL, RESAMPLES, clustered_mean, has_interval, paired_difference
+from finer1_lib.resampling import LEVEL, RESAMPLES, cluster_weights, expanded_interval
+from finer1_lib.statistics import Estimate, clustered_mean, has_interval, paired_difference
 from finer1_lib.traces.changes import pair_of
 from finer1_lib.traces.statistics import CATEGORIES
 
@@ -103,13 +104,12 @@ def two_parts(before, after, *, seed: int, resamples: int = RESAMPLES) -> tuple[
         Estimates without an interval where a super-category has a single sub-category.
     """
     import numpy as np
-    from scipy.stats import norm, t
 
     keys = list(zip(before["super_category"], before["sub_category"]))
     clusters = sorted(set(keys))
     codes = np.array([clusters.index(key) for key in keys])
     groups = np.array([group for group, _ in clusters])
-    kinds, sizes = np.unique(groups, return_counts=True)
+    kinds, around = np.unique(groups, return_inverse=True)
     sums = np.stack([_sums(codes, side) for side in (before, after)])  # [2, clusters, 4]
     rng, count = np.random.default_rng(seed), len(clusters)
 
@@ -128,20 +128,13 @@ def two_parts(before, after, *, seed: int, resamples: int = RESAMPLES) -> tuple[
     values = parts(np.ones((1, count)))[0]
     flipped = np.abs(parts(np.ones((resamples, count)), rng.integers(0, 2, (resamples, count))))
     p = ((flipped >= np.abs(values) - 1e-12).sum(axis=0) + 1) / (resamples + 1)
-    if sizes.min() < 2:
+    if np.bincount(around).min() < 2:
         return tuple(Estimate(float(v), None, None, len(keys), count, float(q)) for v, q in zip(values, p))
-    weights = np.zeros((resamples, count))
-    for kind, size in zip(kinds, sizes):
-        weights[:, groups == kind] = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
-    draws, freedom = parts(weights), count - len(kinds)
-    tail = norm.cdf(np.sqrt(count / freedom) * t.ppf((1 - LEVEL) / 2, freedom))
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-    still = np.ptp(draws, axis=0) == 0  # as in `statistics`: draws that never vary would claim certainty
-    reach = np.where(still, 1 - ((1 - LEVEL) / 2) ** (1 / count), 0.0)
-    low = np.maximum(-1, np.minimum(low, values) - reach)
-    high = np.minimum(1, np.maximum(high, values) + reach)
-    return tuple(Estimate(*map(float, ends), len(keys), count, float(q))
-                 for *ends, q in zip(values, low, high, p))
+    draws = parts(cluster_weights(around, rng, resamples))
+    ends = [expanded_interval(value, drawn, count, len(kinds), LEVEL, (-1.0, 1.0))
+            for value, drawn in zip(values, draws.T)]
+    return tuple(Estimate(float(v), *map(float, low_high), len(keys), count, float(q))
+                 for v, low_high, q in zip(values, ends, p))
 
 
 def _sums(codes, side):
