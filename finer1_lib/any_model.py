@@ -1,15 +1,15 @@
-"""A model of any family, for asking: whatever vision-language checkpoint transformers itself has a class for.
+"""A model of any family, for asking: whatever vision-language checkpoint transformers has a class for.
 
     loaded = load("llava-hf/llava-onevision-qwen2-7b-ov-hf")
     generate(loaded, [user_message("Describe the bird.", ImageFile(root, "bird/a.jpg"))], max_new_tokens=256)
         -> [Generation(text="A small bird with ...", tokens=61, truncated=False)]
 
-It teaches (notebook 01) and it is compared (notebook 04: LLaVA, Idefics, InternVL and others of the paper's
-tables). The model's own processor renders the chat and prepares the pictures; nothing here knows an
+It teaches (notebook 01) and it is compared (notebook 04: LLaVA, Idefics, InternVL and others of the
+paper's tables). The model's own processor renders the chat and prepares the pictures; nothing here knows an
 architecture. A Qwen2.5-VL is loaded by `models.load` and answers by `generation.generate`, which are quicker.
 
-Source: METHOD 2.1 (the paper's teacher is Qwen2.5-VL-32B; other teachers are our choice) and paper Tables 1, 2
-and 7 (the families compared).
+Source: METHOD 2.1 (the paper's teacher is Qwen2.5-VL-32B; other teachers are our choice) and paper Tables
+1, 2 and 7 (the families compared).
 """
 
 import copy
@@ -89,8 +89,8 @@ def load(
             name, dtype=dtype, use_safetensors=True, device_map={"": device} if gpu else None,
             output_loading_info=True, **options, **where)
     if fresh := sorted(map(str, told["missing_keys"])):
-        raise UserError(f"{checkpoint} lacks {len(fresh)} of its model's weights (first: {fresh[0]}), which would"
-                        " be drawn at random: use a whole checkpoint")
+        raise UserError(f"{checkpoint} lacks {len(fresh)} of its model's weights (first: {fresh[0]}), which "
+                        "would be drawn at random: use a whole checkpoint")  # fmt: skip
     tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -105,7 +105,8 @@ def generate(
 
     Args:
         loaded: of `load`.
-        prompts: conversations; a picture is {"type": "image", "image": PIL image or ImageFile}.
+        prompts: conversations of one or more turns; a picture is {"type": "image", "image": PIL image or
+            ImageFile}, and a turn may hold several.
         max_new_tokens: longest answer.
         temperature: 0 is greedy.
         seed: of the sampling; torch's own generators are left as they were.
@@ -164,7 +165,11 @@ def _pictures(prompt: Sequence[dict]) -> list[dict]:
 
 
 def _opened(prompt: Sequence[dict], max_pixels: int) -> list[dict]:
-    """The conversation with its pictures read; a copy, for a processor may write into it."""
+    """The conversation with its pictures read; a copy, for a processor may write into it.
+
+    A turn that is a bare text becomes a list of one part: most families' templates go through the parts of a
+    turn and would leave such a text out without a word.
+    """
     def read(part: dict) -> dict:
         if part["type"] != "image":
             return dict(part)
@@ -172,8 +177,10 @@ def _opened(prompt: Sequence[dict], max_pixels: int) -> list[dict]:
         image = image.open() if isinstance(image, ImageFile) else image.convert("RGB")
         return {**part, "image": fitted(image, max_pixels)}
 
-    return [{**turn, "content": turn["content"] if isinstance(turn["content"], str)
-             else [read(part) for part in turn["content"]]} for turn in prompt]
+    def parts(content: Any) -> list[dict]:
+        return [{"type": "text", "text": content}] if isinstance(content, str) else [read(p) for p in content]
+
+    return [{**turn, "content": parts(turn["content"])} for turn in prompt]
 
 
 def _until(row: list[int], ends: set[int]) -> list[int]:

@@ -49,7 +49,7 @@ def loading(checkpoint: Any, doing: str = "load") -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         told = f"cannot {doing} {str(checkpoint)!r}: {first_line(error)}"
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             told = (f"{checkpoint} would not run: it needs code of its own, which is never run here; take a "

@@ -1,117 +1,35 @@
-"""Tiny checkpoints of several families, written to disk and asked: none is a Qwen2.5-VL, none is downloaded."""
+"""Models of several families, as teachers: tiny checkpoints, of which none is a Qwen2.5-VL or downloaded."""
 
 import json
 
 import pytest
 from PIL import Image
 
+import family_checkpoints
 from finer1_lib.encoding import ImageFile, user_message
 from finer1_lib.errors import UserError
 from finer1_lib.models import LoadedModel
 from finer1_lib.teachers import PromptedTeacher
 from finer1_lib.teaching import Description
-from tiny_checkpoint import build, picture, tiny_tokenizer
+from tiny_checkpoint import build, picture
 
 torch = pytest.importorskip("torch")
 
-TEXT = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-            max_position_embeddings=512)  # fmt: skip
-EYES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=14,
-            image_size=56)  # fmt: skip
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def llava(folder):
-    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-
-    tokenizer = tiny_tokenizer()
-    image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    template = TEMPLATE.replace("IMAGE", "<|image_pad|>")
-    images = CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
-    processor = LlavaProcessor(images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
-                               image_token="<|image_pad|>", num_additional_image_tokens=1, chat_template=template)
-    config = LlavaConfig(vision_config=dict(model_type="clip_vision_model", **EYES),
-                         text_config=dict(model_type="llama", vocab_size=len(tokenizer), **TEXT),
-                         image_token_index=image_id)  # fmt: skip
-    return save(folder, LlavaForConditionalGeneration, config, processor)
-
-
-def idefics3(folder):
-    from transformers import (
-        Idefics3Config,
-        Idefics3ForConditionalGeneration,
-        Idefics3ImageProcessor,
-        Idefics3Processor,
-    )
-
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<fake_token_around_image>",
-                                                                "<global-img>", "<end_of_utterance>"]})
-    image_id = tokenizer.convert_tokens_to_ids("<image>")
-    images = Idefics3ImageProcessor(do_image_splitting=False, size={"longest_edge": 56},
-                                    max_image_size={"longest_edge": 56})  # fmt: skip
-    processor = Idefics3Processor(images, tokenizer, image_seq_len=4,
-                                  chat_template=TEMPLATE.replace("IMAGE", "<image>"))  # fmt: skip
-    config = Idefics3Config(vision_config=EYES, image_token_id=image_id, scale_factor=2,
-                            text_config=dict(model_type="llama", vocab_size=len(tokenizer), **TEXT))  # fmt: skip
-    return save(folder, Idefics3ForConditionalGeneration, config, processor)
-
-
-def qwen2_vl(folder):
-    from transformers import (
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
-
-    tokenizer = tiny_tokenizer()
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
-           for name in ("image_pad", "video_pad", "vision_start", "vision_end")}  # fmt: skip
-    template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
-    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56), tokenizer,
-                                 Qwen2VLVideoProcessor(), chat_template=template)  # fmt: skip
-    rope = dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 3, 3])
-    config = Qwen2VLConfig(
-        text_config=dict(vocab_size=len(tokenizer), rope_parameters=rope, **TEXT),
-        vision_config=dict(depth=2, embed_dim=32, hidden_size=32, num_heads=2, mlp_ratio=2),
-        image_token_id=ids["image_pad"], video_token_id=ids["video_pad"],
-        vision_start_token_id=ids["vision_start"], vision_end_token_id=ids["vision_end"])  # fmt: skip
-    return save(folder, Qwen2VLForConditionalGeneration, config, processor)
-
-
-def save(folder, kind, config, processor):
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = kind(config)
-    with torch.no_grad():  # the first weights are so small that every answer would be the same
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-FAMILIES = {"llava": llava, "idefics3": idefics3, "qwen2_vl": qwen2_vl}
+FAMILIES = ("llava", "idefics3", "qwen2_vl")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request, tmp_path_factory):
     from finer1_lib.any_model import load
 
-    return load(FAMILIES[request.param](tmp_path_factory.mktemp(request.param)))
+    return load(str(family_checkpoints.build(request.param, tmp_path_factory.mktemp(request.param))))
 
 
 def asked():
     """Two pictures of different shapes and colours, prompts of different lengths, one without a picture."""
     red, green = picture((200, 30, 30)), picture((30, 200, 30), size=(80, 140), seed=2)
-    return [user_message("a b c", red), user_message("Give the name"), user_message("Describe this bird in full", green)]
+    return [user_message("a b c", red), user_message("Give the name"),
+            user_message("Describe this bird in full", green)]  # fmt: skip
 
 
 def test_a_batch_answers_what_each_prompt_would_alone(loaded):
@@ -188,7 +106,8 @@ def test_a_qwen2_5_vl_takes_the_kits_own_road(tmp_path):
     from finer1_lib.any_model import load
 
     loaded = load(str(build(tmp_path / "tiny")), max_pixels=56 * 56)
-    assert isinstance(loaded, LoadedModel) and loaded.processor.image_processor.size["longest_edge"] == 56 * 56
+    assert isinstance(loaded, LoadedModel)
+    assert loaded.processor.image_processor.size["longest_edge"] == 56 * 56
 
 
 def break_template(folder):
@@ -215,7 +134,7 @@ BROKEN = {
     "which takes no pictures": lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'),
     "code of its own": rewrite(model_type="strange", auto_map={"AutoConfig": "theirs.StrangeConfig"}),
     "cannot load .*strange": rewrite(model_type="strange"),
-    "a weights file is damaged": lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" + b"\x00" * 30),
+    "a weights file is damaged": lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" + bytes(30)),
     "cannot load .*model.safetensors": lambda folder: (folder / "model.safetensors").unlink(),
 }
 
@@ -224,7 +143,7 @@ BROKEN = {
 def test_a_checkpoint_that_cannot_teach_is_told_in_one_line(tmp_path, says):
     from finer1_lib.any_model import load
 
-    BROKEN[says](llava(tmp_path / "tiny"))
+    BROKEN[says](family_checkpoints.build("llava", tmp_path / "tiny"))
     with pytest.raises(UserError, match=says):
         load(str(tmp_path / "tiny"))
 
@@ -233,7 +152,7 @@ def test_pickled_weights_are_never_read(tmp_path):
     """Only safetensors: a folder with pytorch_model.bin alone is refused, and nothing in it is run."""
     from finer1_lib.any_model import load
 
-    folder, marker = llava(tmp_path / "tiny"), tmp_path / "ran"
+    folder, marker = family_checkpoints.build("llava", tmp_path / "tiny"), tmp_path / "ran"
     (folder / "model.safetensors").unlink()
 
     class Evil:
