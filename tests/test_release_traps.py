@@ -144,10 +144,28 @@ def test_every_trap_is_found_where_it_is_planted(tmp_path):
     assert examples == ["Desert-rose for Rose", "Rose 4", "Tree Mallow for Mallow", "Mallow 1"]
 
 
-def test_a_name_is_no_trap_for_itself_in_another_case(tmp_path):
-    rows = count_traps(write(tmp_path, "flower", [("rose", ["rose", "Rose", "iris", "lily"])], [("Rose",)]),
-                       ["flower"])  # fmt: skip
+def test_case_is_no_trap(tmp_path):
+    write(tmp_path, "bird", [("House wren", ["House wren", "HOUSE WREN", "A", "B"], "x/1.House_Wren/1.jpg")],
+          [("Jay",)])  # fmt: skip
+    rows = count_traps(tmp_path, ["bird"])
     assert pick(rows, "distractor_contains_truth")["seen"] == (0, 1)
+    assert pick(rows, "never_matched_as_spelled", what="sub-categories")["seen"] == (0, 1)
+
+
+def test_any_word_but_the_data_set_s_is_told(tmp_path):
+    """A data root called after another data set turns every super-category into that (data.md 0.4)."""
+    seen = [("A", None, "data/aircraft/flower/1.jpg"), ("B", None, "flower/2.jpg"), ("C", None, "pics/3.jpg")]
+    rows = count_traps(write(tmp_path, "flower", seen, [("D",)]), ["flower"])
+    (row, _) = [row for row in rows if row["trap"] == "another_super_category_word"]
+    assert (row["count"], row["detail"]) == (2, "aircraft 1; object 1")
+
+
+def test_the_interval_is_over_whole_sub_categories(tmp_path):
+    """A class that is always first and one that never is: 200 questions, but two tries."""
+    seen = [("A", ["A", "B", "C", "D"])] * 100 + [("B", ["A", "B", "C", "D"])] * 100
+    rows = count_traps(write(tmp_path, "newt", seen, [("C",)]), ["newt"])
+    (row,) = [row for row in rows if row["trap"] == "always_first_release" and row["categories"] == "seen"]
+    assert row["count"] == 100 and row["low"] < 0.1 and row["high"] > 0.9
 
 
 def test_cars_lose_their_last_two_words(tmp_path):
@@ -163,6 +181,10 @@ def test_cars_lose_their_last_two_words(tmp_path):
           [("BMW M3 Coupe 2012",), ("Audi A5 Coupe 2011",)])  # fmt: skip
     rows = count_traps(tmp_path, ["car"])
     assert pick(rows, "not_told_apart_from_the_other_side") == {"seen": (1, 2), "unseen": (1, 2)}
+    write(tmp_path, "car", [("Audi A5 Coupe 2012",), ("Audi A5 Coupe 2011",)], [("BMW M3 Coupe 2012",)])
+    rows = count_traps(tmp_path, ["car"])
+    assert pick(rows, "not_told_apart")["seen"] == (2, 2)
+    assert pick(rows, "not_told_apart_from_the_other_side")["seen"] == (0, 2)
 
 
 def test_dogs_and_pets_share_names_and_breeds(tmp_path):
