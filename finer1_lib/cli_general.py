@@ -19,12 +19,13 @@ def export_lmms(
     Example: finer1 export-lmms paper_3b cot_sft_tapo tapo-checkpoint
     """
     from finer1_lib.chain import find_run
-    from finer1_lib.systems.general import TASKS, WITHOUT_TASK, export_checkpoint, lmms_command
+    from finer1_lib.systems.general import JUDGE, TASKS, WITHOUT_TASK, export_checkpoint, lmms_command
 
     run_dir = find_run(output_root, run_name)
     folder = export_checkpoint(run_dir, model, target)
     print(f"checkpoint: {folder}")
     print(f"{', '.join(TASKS)} (lmms-eval is installed apart: pip install lmms_eval qwen-vl-utils):")
     print(f"  {lmms_command(run_dir, folder)}")
+    print(JUDGE)
     print(f"{', '.join(WITHOUT_TASK)}: lmms-eval has no task for it")
     print(f"to serve it:\n  vllm serve {folder} --generation-config vllm")

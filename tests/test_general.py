@@ -4,12 +4,18 @@ import json
 import shlex
 
 import pytest
-import torch
-
 import tiny_checkpoint
+import torch
+import typer
+from typer.testing import CliRunner
+
 from finer1_lib import models
+from finer1_lib.cli_general import export_lmms
 from finer1_lib.errors import UserError
 from finer1_lib.systems import general
+
+
+PIXELS = {"min_pixels": 0, "max_pixels": 3136}
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +25,7 @@ def run_dir(tmp_path_factory):
     base = tiny_checkpoint.build(folder / "base")
     for stage, content in (("00_miniature_world/base.json", {"checkpoint": str(base)}),
                            ("03_tapo/models.json", []),
-                           ("04_evaluation/stage.json", {"parameters": {"min_pixels": 0, "max_pixels": 3136}})):
+                           ("04_evaluation/stage.json", {"parameters": PIXELS})):  # fmt: skip
         (folder / stage).parent.mkdir(parents=True, exist_ok=True)
         (folder / stage).write_text(json.dumps(content))
     loaded = models.make_trainable(models.load(base), models.Trainable("lora", rank=4, alpha=8), seed=0)
@@ -60,7 +66,8 @@ def test_a_row_that_only_asks_otherwise_is_the_base(run_dir, tmp_path):
 def test_the_command_carries_the_runs_pixels_and_the_tables_tasks(run_dir, tmp_path):
     words = shlex.split(general.lmms_command(run_dir, tmp_path / "a folder"))
     given = dict(pair.split("=", 1) for pair in words[words.index("--model_args") + 1].split(","))
-    assert given == {"pretrained": str(tmp_path / "a folder"), "max_pixels": "3136", "attn_implementation": "sdpa"}
+    bounds = {"max_pixels": "3136", "attn_implementation": "sdpa"}
+    assert given == {"pretrained": str(tmp_path / "a folder"), **bounds}
     assert words[words.index("--tasks") + 1] == "mme,mmbench_en_dev,seedbench"
     from finer1_lib.paper.facts import facts
 
@@ -82,6 +89,17 @@ def test_a_target_that_exists_is_left_alone(run_dir, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists: name a folder"):
         general.export_checkpoint(run_dir, "cot_sft", tmp_path / "out")
+
+
+def test_the_command_line_writes_and_tells(run_dir, tmp_path):
+    app = typer.Typer()
+    app.command()(export_lmms)
+    target, root = tmp_path / "out", str(run_dir.parent)
+    result = CliRunner().invoke(app, [run_dir.name, "cot_sft", str(target), "--output-root", root])
+    assert result.exit_code == 0 and (target / "model.safetensors").is_file()
+    for told in (f"vllm serve {target}", "ImageWikiQA: lmms-eval has no task", "OPENAI_API_KEY"):
+        assert told in result.output
+    assert general.lmms_command(run_dir, target) in result.output
 
 
 def test_a_comma_would_split_the_arguments(run_dir, tmp_path):

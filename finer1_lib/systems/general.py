@@ -18,8 +18,11 @@ from pathlib import Path
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_directory, read_json
 
-TASKS = {"MME": "mme", "MMBench": "mmbench_en_dev", "SEED-Bench": "seedbench"}  # the paper's name -> lmms-eval's
+# the paper's name -> lmms-eval's
+TASKS = {"MME": "mme", "MMBench": "mmbench_en_dev", "SEED-Bench": "seedbench"}
 WITHOUT_TASK = ("ImageWikiQA",)
+JUDGE = ("MMBench: answers that name no option go to a judge (OPENAI_API_KEY); without its key lmms-eval "
+         "draws a letter by chance, so count them in its samples")  # fmt: skip
 
 
 def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -> Path:
