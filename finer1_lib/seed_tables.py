@@ -39,7 +39,7 @@ def main_lines(pooled: Mapping[str, Any]) -> list[list[str]]:
     cells = {(row["label"], row["setting"], row["categories"]): percent(row) for row in pooled["rows"]}
     labels = dict.fromkeys(row["label"] for row in pooled["rows"])
     columns = [(setting, kind) for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
-    return [[label, *(cells[label, *column] for column in columns)] for label in labels]
+    return [[label, *(cells.get((label, *column), "-") for column in columns)] for label in labels]
 
 
 def _where(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -150,17 +150,22 @@ def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
     for setting, metric, _ in MAIN_SETTINGS:
         for categories in CATEGORIES:
             where = {"setting": setting, "metric": metric, "categories": categories}
-            for model in models:
+            for model in (name for name in models if _asked(runs[0], name, setting)):
                 known = {"model": model, "label": label_of(model, labels), **where}
                 rows.append({**known, **_pooled([_cell(run, model, **where) for run in runs], seed)[1]})
             for first, second in pairs_of(runs[0].contenders):
-                if first in models and second in models:
+                if {first, second} <= {*models} and all(_asked(runs[0], n, setting) for n in (first, second)):
                     differences.append(_difference(runs, first, second, seed, **where))
     claimed = claims(models)
     compared = [_difference(runs, row["first"], row["second"], seed, **_named(row)) for row in claimed]
     told = [{"run": run.name, "seed": run.seed, "git_commit": run.commit} for run in runs]
     orderings = judge(claimed, [{**row, "difference": row.pop("value")} for row in compared])
     return {"runs": told, "rows": rows, "differences": differences, "orderings": orderings}
+
+
+def _asked(run: Run, model: str, setting: str) -> bool:
+    """Whether a model was asked in a setting at all: an encoder has no open world."""
+    return bool(((run.scores["model"] == model) & (run.scores["setting"] == setting)).any())
 
 
 def _named(row: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,6 @@ from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.contenders import (
     CONTROLS, MODELS_FILE, ROWS, Contender, all_contenders, in_order, label_of, labels_of,
-    with_more,
 )  # fmt: skip
 from finer1_lib.files import atomic_write_json, read_json
 from finer1_lib.signatures import is_current
@@ -22,6 +21,7 @@ KEYS = (
 )  # fmt: skip
 SOURCES = ("04_evaluation", "05_probing")
 MAIN_SETTINGS = (("closed_world", "accuracy", "closed world"), ("open_world", "text_inclusion", "open world"))
+ALL_LABELS = ("all_labels", "accuracy", "among all names")  # of encoders; a column only where one was asked
 CATEGORIES = ("seen", "unseen")
 FAULTS = {
     "format_failure": "no single answer",
@@ -33,15 +33,26 @@ FAULTS = {
 
 
 def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
-    """The rows of a run's tables, `more_models` of 04 and 05 included; before 03 the four fixed ones alone.
+    """The rows of a run's tables: `more_models` of 04 and 05, then `systems` and `strategies` of 04 included.
+
+    Before 03 the four fixed ones alone.
 
     Raises:
-        UserError: 03_tapo/models.json is damaged.
+        UserError: 03_tapo/models.json is damaged, or the file of `systems_from` is no longer what it was.
     """
+    from finer1_lib.systems.registry import find_systems
+    from finer1_lib.systems.rows import with_more, with_strategies, with_systems
+
     run_dir = Path(run_dir)
     told = [read_json(run_dir / stage / "stage.json").get("parameters", {}) for stage in SOURCES]
     more = dict.fromkeys(entry for parameters in told for entry in parameters.get("more_models", ()))
-    return with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more), look=False)
+    found = with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more), look=False)
+    asked = told[0]
+    if asked.get("systems"):
+        found = with_systems(found, find_systems(asked["systems"], asked.get("systems_from", "")))
+    if asked.get("strategies"):
+        found = with_strategies(found, asked["strategies"], asked["samples"])
+    return found
 
 
 def labels_in(run_dir: Path) -> dict[str, str]:
@@ -109,10 +120,14 @@ def main_table(
         labels: {model: label} in the order of the lines, of `labels_in`; else `contenders.ROWS` gives both.
 
     Returns:
-        Column titles and rows of text, one per model that has any value; controls are left out.
+        Column titles and rows of text, one per model that has any value; controls are left out. An encoder's
+        choice among all names has columns of its own where a run has encoders.
     """
+    settings = list(MAIN_SETTINGS)
+    if any(row["setting"] == ALL_LABELS[0] for row in rows):
+        settings.append(ALL_LABELS)
     columns = {f"{words}, {kind}": (setting, metric, kind)
-               for setting, metric, words in MAIN_SETTINGS for kind in CATEGORIES}  # fmt: skip
+               for setting, metric, words in settings for kind in CATEGORIES}  # fmt: skip
     return _table(rows, scorer, columns, labels, leave_out=CONTROLS)
 
 

@@ -6,80 +6,65 @@ Source: METHOD 4 (averages: unweighted over data sets, seen and unseen apart), D
 interval for every number).
 """
 
+from dataclasses import replace
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from finer1_lib.errors import UserError
+from finer1_lib.scores.averages import AVERAGE, cluster_sums, rows_of_sums
+from finer1_lib.scores.per_question import prepare, scored
+from finer1_lib.scores.samples import settle
 from finer1_lib.scores.scorers import Scorer
-from finer1_lib.statistics import Estimate, clustered_mean, paired_difference
+from finer1_lib.statistics import LEVEL, Estimate, paired_difference
 from finer1_lib.summary import KEYS
-from finer1_lib.telling_apart import clusters_to_tell
+from finer1_lib.telling_apart import clusters_to_tell, holm, items_to_tell, mcnemar_p
 
-AVERAGE = "average"
+__all__ = [
+    "AVERAGE", "compare", "compare_all", "main_reading", "order_effects", "pick", "reading", "score_records",
+    "summary_rows", "tell",
+]  # fmt: skip
 _SCORE_COLUMNS = (
     "model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order",
 )  # fmt: skip
 _COMPARED = (
     "first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n", "needed",
-    "reading",
+    "reading", "p_holm", "reading_holm", "p_mcnemar", "needed_items", "design_effect",
 )  # fmt: skip
 
 
-def score_records(records: Sequence[Mapping], scorers: Iterable[Scorer]):
-    """Every metric of every scorer for every record.
+def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
+    """Every metric of every scorer for every question.
 
     Args:
-        records: lines of `records.jsonl`.
+        records: lines of `records.jsonl`; of several samples of one question `samples.settle` leaves one.
         scorers: of `make_scorer`.
 
     Returns:
         A DataFrame in long form: model, setting, item_id, super_category, sub_category, categories,
         option_order, scorer, metric, value. Of the rotations one accuracy an item is left: 1 where the item
-        is right in the shuffled order and in every rotation of it.
+        is right in the shuffled order and in every rotation of it. A question with several samples has
+        pass_at_1, pass_at_2, ... and majority_share beside the metrics of the majority's answer.
 
     Raises:
-        UserError: an item was not asked under all rotations.
+        UserError: an item was not asked under all rotations, a sample is missing or a setting is unknown.
     """
     import pandas as pd
 
-    rows = []
+    records = settle(records)
+    told = pd.DataFrame([[record[key] for key in _SCORE_COLUMNS] for record in records],
+                        columns=list(_SCORE_COLUMNS), dtype=object)  # fmt: skip
+    parts = []
     for scorer in scorers:
-        scorer.prepare([record for record in records if record["setting"] == "open_world"])
-        for record in records:
-            if record["option_order"] == "rotations":
-                continue
-            closed = record["setting"] == "closed_world"
-            for metric, value in (scorer.closed(record) if closed else scorer.open(record)).items():
-                rows.append(_score(record, scorer, metric, value))
-        for turns in _turned(records):
-            values = [scorer.closed(record).get("accuracy") for record in turns]
-            if None not in values:
-                rows.append(_score(turns[-1], scorer, "accuracy", min(values)))
-    return pd.DataFrame(rows, columns=[*_SCORE_COLUMNS, "scorer", "metric", "value"])
-
-
-def _score(record: Mapping, scorer: Scorer, metric: str, value: float) -> dict[str, Any]:
-    known = {key: record[key] for key in _SCORE_COLUMNS}
-    return {**known, "scorer": scorer.name, "metric": metric, "value": value}
-
-
-def _turned(records: Sequence[Mapping]) -> list[list[Mapping]]:
-    """The records of each item that was asked in rotations: the shuffled one, then its rotations."""
-    groups: dict[tuple, list[Mapping]] = {}
-    for record in records:
-        if record["option_order"] in ("shuffled", "rotations"):
-            groups.setdefault((record["model"], record["item_id"]), []).append(record)
-    found = []
-    for (model, item), group in groups.items():
-        if all(record["option_order"] == "shuffled" for record in group):
-            continue
-        group.sort(key=lambda record: record["rotation"])
-        if [record["rotation"] for record in group] != list(range(len(group[0]["options"]))):
-            raise UserError(
-                f"records.jsonl: {model} was not asked about {item} under each rotation of its options once: "
-                "run 04_evaluation again"
-            )
-        found.append(group)
-    return found
+        prepare(scorer, records)
+        # lists, not dictionaries: of 100,000 records more than a million scores come
+        rows: tuple[list, list, list] = ([], [], [])
+        for place, metric, value in scored(records, scorer):
+            for column, entry in zip(rows, (place, metric, value)):
+                column.append(entry)
+        part = told.iloc[rows[0]].reset_index(drop=True)
+        parts.append(part.assign(scorer=scorer.name, metric=pd.Series(rows[1], dtype=object),
+                                 value=pd.Series(rows[2], dtype=float)))  # fmt: skip
+    if not parts:
+        return pd.DataFrame(columns=[*_SCORE_COLUMNS, "scorer", "metric", "value"])
+    return pd.concat(parts, ignore_index=True)
 
 
 def main_reading(scores):
@@ -88,39 +73,14 @@ def main_reading(scores):
 
 
 def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
-    """Rows of the summary: model x super-category (and average) x setting, order, scorer, metric, categories.
+    """Rows of the summary, of `averages.rows_of_sums`.
 
     Args:
         scores: of `score_records`.
         seed: of the evaluation and the bootstrap.
-        similarity: name of Sim, written as the `variant` of relative_semantic_similarity, whose values mean
-            nothing without it.
-
-    Returns:
-        Dictionaries with exactly `summary.KEYS`; `low` and `high` are None where one sub-category is all there
-        is.
-
-    Source: METHOD 4; intervals over whole sub-categories are our choice.
+        similarity: name of Sim.
     """
-    rows = []
-    keys = ["model", "setting", "scorer", "metric", "categories", "option_order"]
-    for group, part in scores.groupby(keys, sort=False, dropna=False):
-        part = part.sort_values("item_id")  # the resamples must not depend on the order of the lines
-        known = dict(zip(keys, group))
-        known["option_order"] = part["option_order"].iloc[0] if isinstance(group[-1], str) else None
-        known["variant"] = similarity if known["metric"] == "relative_semantic_similarity" else None
-        for dataset, inside in part.groupby("super_category"):
-            estimate = clustered_mean(inside["value"].tolist(), inside["sub_category"].tolist(), seed=seed)
-            rows.append(_row({**known, "dataset": dataset, **estimate.as_row(), "seed": seed}))
-        estimate = clustered_mean(
-            part["value"].tolist(), part["sub_category"].tolist(), part["super_category"].tolist(), seed=seed
-        )
-        rows.append(_row({**known, "dataset": AVERAGE, **estimate.as_row(), "seed": seed}))
-    return rows
-
-
-def _row(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {column: values[column] for column in KEYS}
+    return rows_of_sums(cluster_sums(scores), seed=seed, similarity=similarity)
 
 
 def pick(rows: Iterable[Mapping], **wanted: Any):
@@ -148,24 +108,29 @@ def compare(
 
     Source: METHOD 3 ("no win of TAPO over DAPO is presumed: intervals, and the n needed to tell").
     """
-    scores = main_reading(scores)
-    part = scores[
-        (scores["setting"] == setting)
-        & (scores["metric"] == metric)
-        & (scores["scorer"] == scorer)
-        & (scores["categories"] == categories)
-    ]
-    sides = [
-        part[part["model"] == model].sort_values("item_id", ignore_index=True) for model in (first, second)
-    ]
-    if not len(sides[0]) or sides[0]["item_id"].tolist() != sides[1]["item_id"].tolist():
-        raise ValueError(f"{first} and {second} did not answer the same items in {setting}, {categories}")
-    values = [side["value"].tolist() for side in sides]
-    clusters, groups = sides[0]["sub_category"].tolist(), sides[0]["super_category"].tolist()
-    return (
-        paired_difference(*values, clusters, groups, seed=seed),
-        clusters_to_tell(*values, list(zip(groups, clusters))),
-    )
+    where = (setting, metric, categories)
+    cells = _cells(scores, scorer, [(setting, metric)])
+    values, clusters, groups = _paired(cells, first, second, *where)
+    needed = clusters_to_tell(*values, list(zip(groups, clusters)))
+    return paired_difference(*values, clusters, groups, seed=seed), needed
+
+
+def _cells(scores, scorer: str, metrics: Iterable[tuple[str, str]]) -> dict[tuple, Any]:
+    """{(model, setting, metric, categories): scores of the main reading by item}."""
+    scores = scores[(scores["scorer"] == scorer) & scores["metric"].isin([metric for _, metric in metrics])]
+    keys = ["model", "setting", "metric", "categories"]
+    parts = main_reading(scores).groupby(keys, sort=False)
+    return {key: part.sort_values("item_id", ignore_index=True) for key, part in parts}
+
+
+def _paired(cells: Mapping[tuple, Any], first: str, second: str, *where: str) -> tuple[list, list, list]:
+    """(values of both models, sub-categories, super-categories) of the items that both answered."""
+    sides = [cells.get((model, *where)) for model in (first, second)]
+    one, two = sides
+    if one is None or two is None or one["item_id"].tolist() != two["item_id"].tolist():
+        raise ValueError(f"{first} and {second} did not answer the same items in {where[0]}, {where[2]}")
+    columns = (one[name].tolist() for name in ("sub_category", "super_category"))
+    return [side["value"].tolist() for side in sides], *columns
 
 
 def compare_all(
@@ -174,23 +139,44 @@ def compare_all(
     """`compare` for several pairs, metrics and both kinds of categories, as a table.
 
     Args:
-        pairs: (first, second) model names.
+        pairs: (first, second) model names; a pair is left out of a setting in which one of the two was never
+            asked (an encoder has no open world).
         metrics: (setting, metric) pairs.
 
     Returns:
-        DataFrame of first, second, setting, metric, categories, difference, low, high, p, n, needed, reading.
+        DataFrame of first, second, setting, metric, categories, difference, low, high, p, n, needed, reading,
+        and beside them: p_holm and reading_holm, corrected for all tests of this table; p_mcnemar, the exact
+        test over items, which ignores that the items of a sub-category stand or fall together (None for a
+        similarity); needed_items and design_effect of `items_to_tell`.
+
+    Raises:
+        ValueError: two models did not answer the same items.
+
+    Source: METHOD 3; audit 4.3 (McNemar); Holm's correction is our choice.
     """
     import pandas as pd
 
-    rows = []
+    cells, rows, estimates = _cells(scores, scorer, metrics), [], []
+    asked = {key[:2] for key in cells}
     for first, second in pairs:
         for setting, metric in metrics:
+            if not {(first, setting), (second, setting)} <= asked:
+                continue
             for categories in ("seen", "unseen"):
                 where = {"setting": setting, "metric": metric, "categories": categories}
-                e, needed = compare(scores, first, second, scorer=scorer, seed=seed, **where)
-                told = {"difference": e.value, "low": e.low, "high": e.high, "p": e.p, "n": e.n}
-                said = {"needed": needed, "reading": reading(e)}
-                rows.append({"first": first, "second": second, **where, **told, **said})
+                values, clusters, groups = _paired(cells, first, second, *where.values())
+                named = list(zip(groups, clusters))
+                e = paired_difference(*values, clusters, groups, seed=seed)
+                items, effect = items_to_tell(*values, named)
+                estimates.append(e)
+                rows.append({
+                    "first": first, "second": second, **where, "difference": e.value, "low": e.low,
+                    "high": e.high, "p": e.p, "n": e.n, "needed": clusters_to_tell(*values, named),
+                    "reading": reading(e), "p_mcnemar": mcnemar_p(*values), "needed_items": items,
+                    "design_effect": effect,
+                })  # fmt: skip
+    for row, e, p in zip(rows, estimates, holm([e.p for e in estimates])):
+        row.update(p_holm=p, reading_holm=reading(replace(e, p=p)))
     return pd.DataFrame(rows, columns=_COMPARED)  # the columns are there for no pairs as well
 
 
@@ -240,6 +226,6 @@ def reading(difference: Estimate) -> str:
     interval leaves zero out sooner than a test can: four that all differ one way have p = 0.125 at best.
     """
     outside = difference.low is not None and not difference.low <= 0 <= difference.high
-    if not outside or (difference.p is not None and difference.p > 0.05):
+    if not outside or (difference.p is not None and difference.p > 1 - LEVEL):
         return "cannot tell"
     return "higher" if difference.low > 0 else "lower"
