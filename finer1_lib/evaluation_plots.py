@@ -25,8 +25,8 @@ def order_dots(df, labels: Optional[Mapping[str, str]] = None):
     """Closed-world accuracy of each model under each order of the options; controls hollow, at the bottom.
 
     Args:
-        df: columns model, categories, option_order, value, low, high (fractions; low and high may be missing);
-            an optional column chance (fraction) draws a dotted line where guessing lands.
+        df: columns model, categories, option_order, value, low, high (fractions; low and high may be
+            missing); an optional column chance (fraction) draws a dotted line where guessing lands.
         labels: {model: label} in the order to draw, of `contenders.labels_of`.
 
     Returns:
@@ -39,8 +39,8 @@ def order_dots(df, labels: Optional[Mapping[str, str]] = None):
     models = in_order(df["model"], labels)
     models.sort(key=lambda model: model in CONTROLS)  # stable: contenders keep their order
     height = PITCH * (len(orders) + 0.9) * len(models) + 1.5
-    fig, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds) + 2.6, height), sharey=True, squeeze=False,
-                             layout="constrained")  # fmt: skip
+    fig, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds) + 2.6, height), sharey=True,
+                             squeeze=False, layout="constrained")  # fmt: skip
     for axis, kind in zip(axes[0], kinds):
         for row in df[df["categories"] == kind].itertuples():
             shift = (orders.index(row.option_order) - (len(orders) - 1) / 2) / (len(orders) + 0.9)
@@ -85,5 +85,6 @@ def _legend(fig, orders, chance: bool) -> None:
                markeredgecolor="black", label=ORDERS[order][1]) for order in orders
     ]  # fmt: skip
     if chance:
-        signs.append(Line2D([], [], color="black", linestyle=":", linewidth=1.5, label="guessing one of four"))
+        line = dict(color="black", linestyle=":", linewidth=1.5)
+        signs.append(Line2D([], [], label="guessing one of four", **line))
     fig.legend(handles=signs, loc="outside upper center", ncols=len(signs), fontsize=12, frameon=False)

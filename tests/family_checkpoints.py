@@ -4,7 +4,7 @@
 
 Each has the real processor and its real way with a picture (tiles, crops, resampled tokens), the text model
 of the checkpoint that the paper names, a byte-level tokenizer, and a chat template over lists of parts, as
-the families' own are. Weights are random and large enough that answers differ: they see, and recognise nothing.
+the families' own are. Weights are random and large enough that answers differ: they see, and know nothing.
 """
 
 from pathlib import Path
