@@ -65,7 +65,7 @@ def counted():
         ("never_matched_as_spelled", "sub-categories", [(35, 120), (16, 80)], [(0, 22), (0, 15)]),
         ("never_matched_as_spelled", "questions", [(993, 3483), (463, 2311)], [(0, 2176), (0, 1493)]),
         ("accepts_another_name", "sub-categories", [(0, 120), (0, 80)], [(0, 22), (0, 15)]),
-        ("templates", None, [(10, 3483), (10, 2311)], [(10, 2176), (10, 1493)]),
+        ("templates", None, [(10, None), (10, None)], [(10, None), (10, None)]),
         ("runs_of_one_class", None, [(120, 120), (80, 80)], [(22, 22), (15, 15)]),
         ("path_says_another_name", None, [(0, 3483), (0, 2311)], [(0, 2176), (0, 1493)]),
         ("asks_for_model", None, [(0, 3483), (0, 2311)], [(0, 2176), (0, 1493)]),
@@ -135,7 +135,7 @@ def test_every_trap_is_found_where_it_is_planted(tmp_path):
     assert pick(rows, "question_mark_before_comma") == {"seen": (5, 6), "unseen": (5, 5)}
     assert pick(rows, "option_in_double_quotes") == {"seen": (1, 6), "unseen": (1, 5)}
     assert pick(rows, "runs_of_one_class") == {"seen": (4, 3), "unseen": (5, 5)}
-    assert pick(rows, "templates") == {"seen": (3, 6), "unseen": (1, 5)}
+    assert pick(rows, "templates") == {"seen": (3, None), "unseen": (1, None)}
     # row 2 of the seen ones offers Iris first, row 5 too: neither is right nor holds the truth
     assert pick(rows, "always_first_release") == {"seen": (4, 6), "unseen": (5, 5), "all": (9, 11)}
     told = {row["trap"]: row["detail"] for row in rows if row["categories"] == "unseen"}

@@ -174,7 +174,7 @@ def _wording(part: Part) -> Iterator[dict]:
     """Question templates, what they ask for, and what the release's prompt makes of them."""
     asked = Counter(question.question for question in part.questions)
     shares = f"{min(asked.values())} to {max(asked.values())} questions each"
-    yield part.row("templates", len(asked), len(part.questions), "questions", shares)
+    yield part.row("templates", len(asked), None, "wordings", shares)
     for word in WORDINGS:
         said = [q for q in part.questions if re.search(rf"\b{word}\b", q.question)]
         yield part.row(f"asks_for_{word}", len(said), len(part.questions), "questions")
