@@ -6,6 +6,7 @@ thinks longer is compared with others at the same length.
 Source: audit A1 and 4.3 (accuracy at equal output length); the figure is our choice.
 """
 
+import re
 from typing import Mapping, Optional
 
 from finer1_lib.contenders import colour_of, in_order, label_of
@@ -24,7 +25,8 @@ def breakdown_dots(
 
     Args:
         df: columns model, categories, level, value, low, high, n (fractions; low and high may be missing);
-            rows of one setting, scorer, metric and breakdown, levels in the order to draw.
+            rows of one setting, scorer, metric and breakdown. Levels that begin with a number are drawn in
+            its order, others as they come: a model may lack some.
         labels: {model: label} in the order to draw, of `contenders.labels_of`.
         xlabel: what the levels are.
         chance: fraction where guessing lands, for a dotted line.
@@ -35,7 +37,7 @@ def breakdown_dots(
     import matplotlib.pyplot as plt
 
     kinds = [kind for kind in [*CATEGORY_LABELS, "all"] if kind in set(df["categories"])]
-    models, levels = in_order(df["model"], labels), list(dict.fromkeys(df["level"]))
+    models, levels = in_order(df["model"], labels), _in_order(df["level"])
     width = min(WIDEST, len(kinds) * max(3.4, len(levels) * (0.1 * len(models) + 0.5)) + 1)
     lines = -(-(len(models) + 2) // 4)
     fig, axes = plt.subplots(1, len(kinds), figsize=(width, 4.6 + 0.28 * lines), sharey=True, squeeze=False,
@@ -43,6 +45,7 @@ def breakdown_dots(
     for axis, kind in zip(axes[0], kinds):
         for number, model in enumerate(models):
             part = df[(df["categories"] == kind) & (df["model"] == model)]
+            part = part.sort_values("level", key=lambda column: column.map(levels.index))
             shift = SPREAD * ((number + 0.5) / len(models) - 0.5)
             _series(axis, part, [levels.index(level) + shift for level in part["level"]], model,
                     MARKERS[number % len(MARKERS)])  # fmt: skip
@@ -53,6 +56,14 @@ def breakdown_dots(
     _legend(fig, models, labels, chance is not None, bool((df["n"] < FEW).any()))
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig
+
+
+def _in_order(levels) -> list:
+    levels = list(dict.fromkeys(levels))
+    starts = [re.match(r"\d+", str(level)) for level in levels]
+    if all(starts):
+        levels.sort(key=lambda level: int(re.match(r"\d+", str(level))[0]))
+    return levels
 
 
 def _series(axis, part, places, model: str, marker: str) -> None:

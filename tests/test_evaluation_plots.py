@@ -127,6 +127,20 @@ def test_a_level_that_a_model_lacks_moves_no_other():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["short", "long"]
 
 
+def test_lengths_stand_in_the_order_of_their_numbers():
+    """The first model may write long answers only; words have no order of their own."""
+    df = by_level(("100-160", "3-5", "20-99"))
+    axis = breakdown_dots(df, LABELS).axes[0]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["3-5", "20-99", "100-160"]
+    own = [line for line in markers(axis) if line.get_markerfacecolor() == colour_of("base")]
+    assert {round(line.get_xdata()[0]): round(line.get_ydata()[0]) for line in own} == {2: 20, 0: 30, 1: 40}
+    (path,) = [line for line in axis.lines
+               if line.get_linewidth() == 1.2 and line.get_color() == colour_of("base")]  # fmt: skip
+    assert list(path.get_xdata()) == sorted(path.get_xdata())  # the line joins neighbours
+    words = breakdown_dots(by_level(("seen with rationale", "1 without")), LABELS).axes[0]
+    assert [text.get_text() for text in words.get_xticklabels()] == ["seen with rationale", "1 without"]
+
+
 def test_orders_have_their_markers():
     row = {"categories": "seen", "value": 0.5, "low": 0.4, "high": 0.6}
     rows = [{**row, "model": model, "option_order": order}
