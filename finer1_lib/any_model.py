@@ -48,6 +48,27 @@ class AnyModel:
     max_pixels: int = 0
 
 
+def is_qwen(checkpoint: str) -> bool:
+    """Whether it is a Qwen2.5-VL, which `models.load` takes.
+
+    Raises:
+        UserError: no such checkpoint, or one that transformers does not know without foreign code.
+    """
+    return _config(checkpoint).model_type == MODEL_TYPE
+
+
+def _config(checkpoint: str) -> Any:
+    import transformers
+
+    with loading(checkpoint):
+        return transformers.AutoConfig.from_pretrained(split_revision(checkpoint)[0], **_where(checkpoint))
+
+
+def _where(checkpoint: str) -> dict[str, Any]:
+    revision = split_revision(checkpoint)[1]
+    return dict(revision=revision, local_files_only=is_folder(checkpoint), trust_remote_code=False)
+
+
 def load(
     checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0, device: str = "auto"
 ) -> "models.LoadedModel | AnyModel":
@@ -65,10 +86,8 @@ def load(
     """
     import transformers
 
-    name, revision = split_revision(str(checkpoint))
-    where = dict(revision=revision, local_files_only=is_folder(str(checkpoint)), trust_remote_code=False)
-    with loading(checkpoint):
-        config = transformers.AutoConfig.from_pretrained(name, **where)
+    checkpoint = str(checkpoint)
+    name, where, config = split_revision(checkpoint)[0], _where(checkpoint), _config(checkpoint)
     if config.model_type == MODEL_TYPE:
         return models.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels, device=device)
     if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:

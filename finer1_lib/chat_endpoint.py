@@ -23,38 +23,22 @@ import os
 import re
 import threading
 import time
-import urllib.parse
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
+from finer1_lib.chat_messages import Answer, Question, address_of, messages_of
 from finer1_lib.chat_replies import FILTERED, Later, Unwanted, read_reply
-from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
 from finer1_lib.files import append_jsonl, read_jsonl
 from finer1_lib.request_pace import Pace, backoff
-from finer1_lib.teacher_pictures import MAX_PIXELS, data_url, picture_key
+from finer1_lib.teacher_pictures import MAX_PIXELS, picture_key
 
 if TYPE_CHECKING:
     import httpx
 
 PATIENCE = 600.0  # seconds that a server may ask us to wait
 MOST_BYTES = 16 * 2**20  # of a reply
-
-
-class Question(NamedTuple):
-    """A prompt, with a picture or none; `seed` for the server's chance."""
-
-    prompt: str
-    image: Optional[ImageFile] = None
-    seed: int = 0
-
-
-class Answer(NamedTuple):
-    """A text, and whether it was cut off at the limit of tokens."""
-
-    text: str
-    truncated: bool
 
 
 class ChatEndpoint:
@@ -82,12 +66,13 @@ class ChatEndpoint:
         temperature: float = 0.7, max_pixels: int = MAX_PIXELS, requests_per_minute: float = 0,
         concurrency: int = 8, time_out: float = 300.0, tries: int = 8, first_wait: float = 1.0,
     ) -> None:
-        self.address = _address(url)
+        self.address = address_of(url)
         if not model.strip():
-            raise UserError("teacher_name is empty: give the model's name as the endpoint knows it")
+            raise UserError("the endpoint has no model (01's teacher_name, a system's checkpoint): give its name there")
         if key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key_variable):
-            raise UserError("teacher_key_variable is no name of an environment variable (letters, digits, _):"
-                            " put the key into a variable and give that variable's name, not the key itself")
+            raise UserError("the endpoint's key_variable (01's teacher_key_variable) is no name of an environment"
+                            " variable (letters, digits, _): put the key into a variable and give that"
+                            " variable's name, not the key itself")
         if min(concurrency, tries, max_tokens) < 1 or requests_per_minute < 0:
             raise UserError("an endpoint needs a batch, tries and tokens of at least 1 and no negative rate")
         self.model, self.answers, self.concurrency = model, Path(answers), concurrency
@@ -109,11 +94,15 @@ class ChatEndpoint:
         keys = [self._key(question) for question in questions]
         if new := {key: one for key, one in zip(keys, questions) if key not in self._known}:
             self._ask_new(new)
-        return [Answer(self._known[key]["text"], self._known[key]["truncated"]) for key in keys]
+        lines = [self._known[key] for key in keys]
+        return [Answer(line["text"], line["truncated"], line["completion_tokens"] or 0) for line in lines]
 
     def _key(self, question: Question) -> str:
         picture = question.image and picture_key(question.image, self._pixels)
         decides = [self.address, self.model, question.prompt, picture, question.seed, self._settings]
+        if question.earlier:
+            decides.append([[prompt, picture_key(image, self._pixels), answer]
+                            for prompt, image, answer in question.earlier])
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode("utf-8")).hexdigest()
 
     def _ask_new(self, new: Mapping[str, Question]) -> None:
@@ -139,11 +128,11 @@ class ChatEndpoint:
 
     def _one(self, client: "httpx.Client", secret: str, key: str, question: Question) -> None:
         """Ask until there is an answer, and write it down."""
-        picture = question.image and data_url(question.image, self._pixels)
+        messages = messages_of(question, self._pixels)
         tokens = {"prompt_tokens": 0, "completion_tokens": 0}  # empty answers are paid for as well
         for tried in range(1, self._tries + 1):
             try:
-                reply = self._post(client, secret, question, picture)
+                reply = self._post(client, secret, question, messages)
                 for name in tokens:
                     tokens[name] = None if None in (tokens[name], reply[name]) else tokens[name] + reply[name]
                 if reply["text"] or reply["finish"] == FILTERED or tried == self._tries:
@@ -172,16 +161,13 @@ class ChatEndpoint:
         else:
             self._pace.pause(max(trouble.wait or 0.0, rest))  # for everybody
 
-    def _post(self, client: "httpx.Client", secret: str, question: Question, picture: Optional[str]) -> dict:
+    def _post(self, client: "httpx.Client", secret: str, question: Question, messages: list[dict]) -> dict:
         """One reply; again at once, in another spelling, where the server does not take a field."""
         import httpx
 
-        content: list[dict] = [{"type": "text", "text": question.prompt}]
-        if picture:
-            content.insert(0, {"type": "image_url", "image_url": {"url": picture}})
         while True:
             fields = self._fields(question)
-            request = {"model": self.model, "messages": [{"role": "user", "content": content}], **fields}
+            request = {"model": self.model, "messages": messages, **fields}
             self._pace.turn()
             try:
                 with client.stream("POST", self.address, json=request) as response:
@@ -218,7 +204,7 @@ class ChatEndpoint:
                 raise UserError(f"{self.address} takes no limit of tokens ({unwanted}): take another model")
             self._names[field] = "max_completion_tokens" if field == "max_tokens" else ""
             now = f"it is sent as {self._names[field]}" if self._names[field] else "it is left out"
-            print(f"teacher: the endpoint does not take {field} ({unwanted}); {now}", flush=True)
+            print(f"the endpoint does not take {field} ({unwanted}); {now}", flush=True)
 
     def _secret(self) -> str:
         """The key from the environment; "" where none is needed."""
@@ -229,18 +215,3 @@ class ChatEndpoint:
             raise UserError(f"the environment variable {self._variable} holds no key (it is empty, or has"
                             " signs that no key has): export it in the shell that runs the kit")
         return secret
-
-
-def _address(url: str) -> str:
-    """Where completions are asked for."""
-    try:
-        parts = urllib.parse.urlsplit(url.strip())
-    except ValueError:
-        raise UserError("teacher_url is no address: give one like http://localhost:8000/v1") from None
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise UserError("teacher_url is recorded, and holds more than an address (a name, a key, a query):"
-                        " give the address, and the key in the variable that teacher_key_variable names")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"teacher_url {url!r} is no address: give one like http://localhost:8000/v1")
-    path = parts.path.rstrip("/").removesuffix("/chat/completions")
-    return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"

@@ -6,8 +6,8 @@ answer-only SFT and CoT SFT. What else notebooks 02 and 03 trained follows in it
 
     [{"name": "cot_sft_tapo", "label": "CoT SFT + TAPO", "adapter": "03_tapo/cot_sft_tapo", "prompt": "cot"}]
 
-Checkpoints from elsewhere come in by `more_models` (`with_more`): "label=checkpoint" is asked to think first,
-"label=answer:checkpoint" for the name alone. Controls (`CONTROLS`) are no rows of the main table: they
+Checkpoints from elsewhere, systems of the registry, and rows asked once more under another strategy come after
+them (`systems.rows`). Controls (`CONTROLS`) are no rows of the main table: they
 stand beside it, drawn hollow or hatched. No later stage assumes that a method is among them. What `baselines`
 calls its methods stands there; a name that neither knows gets a colour made from its letters.
 
@@ -18,14 +18,17 @@ that a grey print can be read too.
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.baselines import METHODS, model_label, model_name
 from finer1_lib.errors import UserError
 
+if TYPE_CHECKING:
+    from finer1_lib.systems.registry import System
+
 MODELS_FILE = "03_tapo/models.json"
-PROMPT_KINDS = ("cot", "answer")
+PROMPT_KINDS = ("cot", "answer", "letter", "step")  # how one is asked; 02 and 03 train for the first two
+TRAINED_KINDS = PROMPT_KINDS[:2]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"  # of a model, and of the folder of its weights
 
 
@@ -78,7 +81,7 @@ ROWS: Mapping[str, Row] = {
 
 
 CONTROLS: Mapping[str, Row] = {"always_first": Row("always the first option", "#747474")}
-_KNOWN = {**ROWS, **CONTROLS}
+KNOWN = {**ROWS, **CONTROLS}
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,14 @@ class Contender:
 
     Attributes:
         model: the name in records and summary rows.
-        prompts: "answer" (the name only) or "cot" (the four parts, then the name).
+        prompts: one of `PROMPT_KINDS`: "answer" (the name only), "cot" (the four parts, then the name),
+            "letter" (a letter or a name), "step" (think step by step); of an encoder its kind of sentence.
         adapter: stage folder of the trained weights, e.g. "02_cot_sft/cot_sft"; None is the base as it is.
         label: in tables and figures.
         checkpoint: the weights that the adapter goes on; None is the run's own base.
+        system: the registry's entry, where it is one.
+        strategy: a word of `systems.strategies.STRATEGIES`.
+        samples: answers drawn for each question; 1 is one greedy answer.
     """
 
     model: str
@@ -98,6 +105,9 @@ class Contender:
     adapter: Optional[str]
     label: str
     checkpoint: Optional[str] = None
+    system: "Optional[System]" = None
+    strategy: str = "zero_shot"
+    samples: int = 1
 
 
 FIXED = tuple(
@@ -136,42 +146,9 @@ def _problem(entry: Any, taken: set[str]) -> str:
         return f"adapter {entry['adapter']!r} is not a folder of 02_cot_sft or 03_tapo"
     if entry["name"] in taken:
         return f"the name {entry['name']!r} stands twice"
-    if entry["prompt"] not in PROMPT_KINDS:
-        return f"prompt {entry['prompt']!r} is not one of {', '.join(PROMPT_KINDS)}"
+    if entry["prompt"] not in TRAINED_KINDS:
+        return f"prompt {entry['prompt']!r} is not one of {', '.join(TRAINED_KINDS)}"
     return "" if entry["label"].strip() else "the label is empty"
-
-
-def with_more(
-    contenders: Sequence[Contender], more_models: Sequence[str], look: bool = True
-) -> tuple[Contender, ...]:
-    """The contenders and, after them, checkpoints that this run did not train.
-
-    Args:
-        contenders: of `all_contenders`.
-        more_models: the parameter; a checkpoint is a folder or a Hub id. The name in records is the label in
-            small letters: "Fine-R1-3B=StevenHH2000/Fine-R1-3B@6da43fd" becomes "fine-r1-3b".
-        look: look into a folder; not needed where nothing is loaded from it.
-
-    Raises:
-        UserError: an entry of another form, a name that is taken, a folder that holds no checkpoint.
-    """
-    from finer1_lib.checkpoint_files import check_checkpoint, is_folder
-
-    found = list(contenders)
-    for entry in more_models:
-        label, _, checkpoint = (part.strip() for part in entry.partition("="))
-        kind, colon, rest = checkpoint.partition(":")
-        prompts, checkpoint = (kind, rest.strip()) if colon and kind in PROMPT_KINDS else ("cot", checkpoint)
-        model = re.sub(r"[^a-z0-9_-]+", "-", label.lower()).strip("-_")
-        if not model or not checkpoint:
-            raise UserError(f"more_models: {entry!r} is not of the form label=checkpoint")
-        if model in {contender.model for contender in found} | set(_KNOWN):
-            raise UserError(f"more_models: the name {model!r} of {label!r} is taken; choose another label")
-        if look and is_folder(checkpoint):
-            checkpoint = str(Path(checkpoint).expanduser())
-            check_checkpoint(Path(checkpoint))
-        found.append(Contender(model, prompts, None, label, checkpoint))
-    return tuple(found)
 
 
 def find_contender(contenders: Sequence[Contender], model: str) -> Contender:
@@ -196,12 +173,12 @@ def label_of(model: str, labels: Optional[Mapping[str, str]] = None) -> str:
     """A model's label: the run's own, else the table's, else its name."""
     if labels and model in labels:
         return labels[model]
-    return _KNOWN[model].label if model in _KNOWN else model
+    return KNOWN[model].label if model in KNOWN else model
 
 
 def colour_of(model: str) -> str:
     """A model's colour as "#RRGGBB"; for a name that the table does not know one made from its letters."""
-    known = _KNOWN[model].colour if model in _KNOWN else None
+    known = KNOWN[model].colour if model in KNOWN else None
     if known:
         return known
     import colorsys

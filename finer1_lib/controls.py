@@ -17,15 +17,15 @@ Source: audit A1 (the control is our choice).
 from typing import Mapping, Sequence
 
 from finer1_lib.contenders import CONTROLS, Contender
-from finer1_lib.evaluation import build_requests
+from finer1_lib.evaluation_requests import build_requests
 
 
 def always_first(items: Sequence[Mapping], orders: Sequence[str], seed: int) -> list[dict]:
     """What somebody answers who takes the first option of every closed-world question.
 
     Args:
-        items: of `evaluation.select_items`.
-        orders: some of `evaluation.OPTION_ORDERS`.
+        items: of `evaluation_items.select_items`.
+        orders: some of `evaluation_requests.OPTION_ORDERS`.
         seed: of the shuffle.
 
     Returns:

@@ -77,7 +77,9 @@ def generate(
         UserError: memory ran out.
     """
     encode = encoder or Encoder(loaded.processor)
-    encoded = [encode(messages) for messages in prompts]
+    each = {id(messages): messages for messages in prompts}  # several samples of one prompt are one prompt
+    rows = {key: encode(messages) for key, messages in each.items()}
+    encoded = [rows[id(messages)] for messages in prompts]
     completions: list[Any] = [None] * len(encoded)
     for number, batch in enumerate(cut_batches([len(row.ids) for row in encoded], batch_size)):
         with mended("answering", loaded, prompts=len(batch), max_new_tokens=max_new_tokens), in_half(loaded):

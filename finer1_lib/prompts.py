@@ -13,6 +13,7 @@ Source: METHOD 4 (prompt sets `closed`, `open`, `answer_only`); our wording.
 import hashlib
 import re
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Optional, Sequence
 
 FOUR_PARTS = ("analysis", "options", "comparison", "prediction")
@@ -22,7 +23,8 @@ FOUR_PARTS = ("analysis", "options", "comparison", "prediction")
 class Prompt:
     """A named template with the fields `{question}` and, in the closed world, `{options}`.
 
-    `{options}` shows the names with commas between; `{options_list}` as a Python list, as the release does.
+    `{options}` shows the names with commas between; `{options_list}` as a Python list, as the release does;
+    `{options_lettered}` a line each, "A. Rock Wren".
     """
 
     name: str
@@ -41,14 +43,21 @@ class Prompt:
         if self.takes_options != (options is not None):
             raise ValueError(f"prompt {self.name!r} {'needs' if options is None else 'takes no'} options")
         shown = list(options or [])
-        values = {"{question}": question, "{options}": ", ".join(shown), "{options_list}": str(shown)}
+        lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, shown))
+        values = {"{question}": question, "{options}": ", ".join(shown), "{options_list}": str(shown),
+                  "{options_lettered}": lettered}
         # in one go: a question may itself contain braces
-        return re.sub(r"\{(?:question|options|options_list)\}", lambda field: values[field[0]], self.template)
+        return re.sub(r"\{(?:question|options|options_list|options_lettered)\}", lambda field: values[field[0]], self.template)
 
     @property
     def takes_options(self) -> bool:
         """Whether it is a prompt of the closed world."""
-        return "{options}" in self.template or "{options_list}" in self.template
+        return any(f"{{{field}}}" in self.template for field in ("options", "options_list", "options_lettered"))
+
+    @property
+    def lettered(self) -> bool:
+        """Whether the options stand under letters, so that a letter is an answer."""
+        return "{options_lettered}" in self.template
 
     @property
     def hash(self) -> str:
@@ -58,6 +67,8 @@ class Prompt:
 
 _COT = "Think in <think></think> with <analysis>, <options>, <comparison> and <prediction>, then give the name in <answer></answer>."
 _ANSWER = "Give only the name in <answer></answer>."
+_STEP = "Think step by step, then give the name in <answer></answer>."
+_LETTER = "Give only its letter or its name in <answer></answer>."
 
 PROMPTS = {
     prompt.name: prompt
@@ -66,6 +77,10 @@ PROMPTS = {
         Prompt("cot_closed", "{question} Choose from: {options}. " + _COT),
         Prompt("answer_open", "{question} " + _ANSWER),
         Prompt("answer_closed", "{question} Choose from: {options}. " + _ANSWER),
+        Prompt("step_open", "{question} " + _STEP),
+        Prompt("step_closed", "{question} Choose from: {options}. " + _STEP),
+        Prompt("letter_open", "{question} " + _ANSWER),  # without options there are no letters
+        Prompt("letter_closed", "{question}\n{options_lettered}\n" + _LETTER),
         Prompt("describe", "Describe the image in <analysis></analysis>."),
         Prompt("species_yes_no", "Is the species {question}?"),
     )

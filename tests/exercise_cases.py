@@ -68,7 +68,7 @@ def _tapo():
 
 
 def _evaluation():
-    from finer1_lib.evaluation import shown_options
+    from finer1_lib.evaluation_requests import shown_options
     from finer1_lib.scores.scorers import make_scorer
 
     names = ["Dunen Wren", "Marlo Wren", "Berish Wren", "Kolic Wren"]

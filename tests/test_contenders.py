@@ -21,8 +21,8 @@ from finer1_lib.contenders import (
     labels_of,
     pairs_of,
     start_of,
-    with_more,
 )
+from finer1_lib.systems.rows import with_more
 from finer1_lib.errors import UserError
 
 FIXED_NAMES = ["base", "base_cot_prompt", "sft_answer_only", "cot_sft"]

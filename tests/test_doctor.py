@@ -24,7 +24,7 @@ from finer1_lib.doctor.examination import CHECKS, Finding, as_json, counts, exam
 from finer1_lib.doctor.rows import NotYet, passed
 from finer1_lib.doctor.subject import Subject
 from finer1_lib.errors import UserError
-from finer1_lib.evaluation import build_requests
+from finer1_lib.evaluation_requests import build_requests
 from finer1_lib.fgvr_data import evaluation_items, read_table, split_table
 from finer1_lib.files import append_jsonl, atomic_write_json
 from finer1_lib.miniature.base import WEIGHTS

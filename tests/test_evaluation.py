@@ -7,21 +7,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from finer1_lib import evaluation
+from finer1_lib import evaluation_requests
 from finer1_lib.contenders import CONTROLS, FIXED
 from finer1_lib.controls import always_first
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
-from finer1_lib.evaluation import (
-    OPTION_ORDERS,
-    all_requests,
-    batches_of,
-    build_requests,
-    collect_records,
-    messages_for,
-    select_items,
-    shown_options,
-)
+from finer1_lib.evaluation import batches_of, collect_records
+from finer1_lib.evaluation_items import select_items
+from finer1_lib.evaluation_requests import OPTION_ORDERS, all_requests, build_requests, shown_options
 from finer1_lib.image_folder import load_image
 from finer1_lib.prompts import PROMPTS
 from finer1_lib.scores.scorers import make_scorer
@@ -31,6 +24,8 @@ from finer1_lib.scores.scoring import (
 from finer1_lib.scores.similarity import TrigramSimilarity
 from finer1_lib.statistics import Estimate
 from finer1_lib.summary import KEYS
+from finer1_lib.systems.answering import ChatAnswerer
+from finer1_lib.systems.strategies import messages_for
 
 Said = namedtuple("Said", "text tokens truncated")
 COT = FIXED[3]
@@ -81,7 +76,7 @@ def world(tmp_path):
     return tmp_path, select_items(items, table_of(items), images_per_class=0, seed=0)
 
 
-def fake_generate(loaded, prompts, *, max_new_tokens, temperature, batch_size):
+def fake_generate(loaded, prompts, *, max_new_tokens, temperature, batch_size, seed):
     """Answers the first option, or a fixed name in the open world; the text tells the batch it came from."""
     answers = []
     for messages in prompts:
@@ -95,14 +90,12 @@ def fake_generate(loaded, prompts, *, max_new_tokens, temperature, batch_size):
 
 
 def collect(world, requests, path, **changes):
-    given = dict(
-        load=lambda: "model",
-        image_root=world[0] / "images",
-        max_new_tokens=8,
-        batch_size=4,
-        generate=fake_generate,
-    )
-    return collect_records(requests, path, **{**given, **changes})
+    """Records of one list of requests; `load` and `generate` stand in for a model."""
+    given = dict(load=lambda: "model", generate=fake_generate, max_new_tokens=8, batch_size=4)
+    given |= changes
+    load, generate = given.pop("load"), given.pop("generate")
+    return collect_records(
+        [requests], path, lambda: ChatAnswerer(load(), world[0] / "images", generate=generate), **given)
 
 
 # ---------------------------------------------------------------- items and prompts
@@ -193,8 +186,8 @@ def test_batches_hold_one_image_size_and_every_request_once(world):
 
 
 def test_messages_hold_the_image_then_the_prompt():
-    content = messages_for({"prompt": "What?"}, "picture")[0]["content"]
-    assert content == [{"type": "image", "image": "picture"}, {"type": "text", "text": "What?"}]
+    content = messages_for({"prompt": "What?", "image_id": "a.png"}, "root")[0]["content"]
+    assert content == [{"type": "image", "image": ImageFile("root", "a.png")}, {"type": "text", "text": "What?"}]
 
 
 # ---------------------------------------------------------------- records and resume
@@ -293,7 +286,7 @@ def test_a_generator_that_loses_a_completion_is_caught(world):
 def scores(world):
     records = []
     for contender in FIXED[2:4]:
-        for setting in evaluation.SETTINGS:
+        for setting in evaluation_requests.SETTINGS:
             records += collect(world, build_requests(contender, world[1], setting), world[0] / "r.jsonl")
     scorers = [make_scorer(name, similarity=TrigramSimilarity()) for name in ("official", "strict")]
     return score_records(records, scorers)

@@ -15,8 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from finer1_lib import evaluation
+import finer1_lib
+from finer1_lib.evaluation import collect_records
+from finer1_lib.evaluation_items import select_items
+from finer1_lib.evaluation_requests import OPTION_ORDERS, all_requests
 from finer1_lib.contenders import FIXED
+from finer1_lib.systems.answering import ChatAnswerer
 
 Said = namedtuple("Said", "text tokens truncated")
 BATCH = 8  # of 108 questions: 3 batches a single order, 7 of the rotations, 3 of the open world
@@ -81,7 +85,7 @@ print("ended")
 """
 
 
-def fake_generate(loaded, prompts, *, max_new_tokens, temperature, batch_size):
+def fake_generate(loaded, prompts, *, max_new_tokens, temperature, batch_size, seed):
     """Deterministic, and different for every cut of the batches: it tells how many prompts came together."""
     texts = [messages[0]["content"][1]["text"] for messages in prompts]
     return [Said(f"<think>é {len(texts)} {len(text)}</think><answer>Dunen Wren</answer>", 9, False)
@@ -96,19 +100,17 @@ def ask(folder, load=lambda: None, generate=fake_generate, progress=None):
               "categories": "seen", "question": "What species is this bird?",
               "options": [name, *[other for other in names if other != name][:3]]} for name, path in ids]
     sizes = {"image_id": [path for _, path in ids], "width": [28] * len(ids), "height": [28, 56] * 9}
-    items = evaluation.select_items(items, sizes, images_per_class=0, seed=0)
-    records = []
-    for requests in evaluation.all_requests(FIXED[3], items, list(evaluation.OPTION_ORDERS), seed=0):
-        records += evaluation.collect_records(
-            requests, folder / "records.jsonl", load, folder, max_new_tokens=8, batch_size=BATCH,
-            progress=progress, generate=generate)
-    return records
+    items = select_items(items, sizes, images_per_class=0, seed=0)
+    asked = all_requests(FIXED[3], items, list(OPTION_ORDERS), seed=0)
+    return collect_records(
+        asked, folder / "records.jsonl", lambda: ChatAnswerer(load(), folder, generate=generate),
+        max_new_tokens=8, batch_size=BATCH, progress=progress)
 
 
 def child(folder, when, nth):
     """One process, which kills itself when it comes to its nth own batch (or as it loads)."""
     code = CHILD.format(tests=str(Path(__file__).parent))
-    paths = os.pathsep.join([str(Path(evaluation.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(finer1_lib.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.run([sys.executable, "-c", code, str(folder), when, str(nth)], capture_output=True,
                           text=True, timeout=120, env={**os.environ, "PYTHONPATH": paths})
 

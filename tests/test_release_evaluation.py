@@ -13,7 +13,7 @@ import pytest
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.data_sets.names import name_of_path
 from finer1_lib.errors import UserError
-from finer1_lib.evaluation import select_items
+from finer1_lib.evaluation_items import select_items
 from finer1_lib.release.evaluation_files import COLUMNS, read_lists, release_items
 from finer1_lib.release.pictures import find_pictures, word_of
 

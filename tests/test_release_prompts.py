@@ -4,7 +4,7 @@ import pytest
 
 from finer1_lib.contenders import FIXED
 from finer1_lib.errors import UserError
-from finer1_lib.evaluation import all_requests, build_requests
+from finer1_lib.evaluation_requests import all_requests, build_requests
 from finer1_lib.prompts import PROMPTS, Prompt
 from finer1_lib.release.prompts import EVALUATION_FILE, TRAINING_FILE, read_prompts
 

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 import tiny_checkpoint
-from finer1_lib import evaluation
+from finer1_lib.evaluation import collect_records
+from finer1_lib.evaluation_items import select_items
+from finer1_lib.evaluation_requests import build_requests
 from finer1_lib.contenders import FIXED
 from finer1_lib.controls import always_first
 from finer1_lib.errors import UserError
@@ -25,6 +27,7 @@ from finer1_lib.rewards import strict as strict_reward
 from finer1_lib.scores.scorers import make_scorer
 from finer1_lib.scores.scoring import pick, score_records, summary_rows
 from finer1_lib.summary import main_table
+from finer1_lib.systems.answering import ChatAnswerer
 
 Said = namedtuple("Said", "text tokens truncated")
 OFFICIAL, STRICT = make_scorer("official"), make_scorer("strict")
@@ -67,13 +70,13 @@ def items(tmp_path):
 def ask(items, answer, contender=FIXED[0], setting="closed_world", order="shuffled", file="records.jsonl"):
     """Records of a fake model: `answer(prompt)` is what it says, greedily."""
 
-    def generate(loaded, prompts, *, max_new_tokens, temperature, batch_size):
+    def generate(loaded, prompts, *, max_new_tokens, temperature, batch_size, seed):
         assert temperature == 0.0
         return [Said(answer(messages[0]["content"][1]["text"]), 5, False) for messages in prompts]
 
-    requests = evaluation.build_requests(contender, items[1], setting, order=order, seed=0)
-    return evaluation.collect_records(requests, items[0] / file, lambda: "model", items[0], max_new_tokens=8,
-                                      batch_size=16, generate=generate)  # fmt: skip
+    requests = build_requests(contender, items[1], setting, order=order, seed=0)
+    return collect_records([requests], items[0] / file, lambda: ChatAnswerer("model", items[0], generate=generate),
+                           max_new_tokens=8, batch_size=16)
 
 
 # ---------------------------------------------------------------- A: the closed world
@@ -180,7 +183,7 @@ def test_A6_a_baseline_asked_under_another_prompt(items):
     assert (short.adapter, long.adapter) == (None, None) and short.prompts != long.prompts
     records = ask(items, answer, short, order="shuffled") + ask(items, answer, long, order="shuffled")
     rows = summary_rows(score_records(records, [OFFICIAL, STRICT]), seed=0)
-    value = pick(rows, scorer="official", dataset="average").set_index("model")["value"]
+    value = pick(rows, scorer="official", dataset="average", metric="accuracy").set_index("model")["value"]
     assert value[short.model] > 0.1 and value[long.model] == 0.0  # official: one model, two truths
     assert [line[0] for line in main_table(rows)[1]] == [short.label, long.label]  # the kit shows both
     failed = pick(rows, metric="format_failure", dataset="average").set_index("model")["value"]
@@ -205,9 +208,9 @@ def test_A8_nothing_evaluated_and_no_error(items, tmp_path):
 
     sizes = pd.DataFrame({"image_id": [], "width": [], "height": []})
     with pytest.raises(UserError, match="holds no items: run 01_data again"):
-        evaluation.select_items([], sizes, images_per_class=0, seed=0)
+        select_items([], sizes, images_per_class=0, seed=0)
     with pytest.raises(UserError, match="which images.parquet lacks: run 01_data again"):
-        evaluation.select_items(items[1], sizes, images_per_class=0, seed=0)
+        select_items(items[1], sizes, images_per_class=0, seed=0)
     settings = {"run_name": "r", "output_root": str(tmp_path / "runs"), "seed": 0}
     with pytest.raises(UserError, match="04_evaluation needs 00_miniature_world"):
         Stage.open("04_evaluation", settings)
@@ -217,10 +220,10 @@ def test_A8_nothing_evaluated_and_no_error(items, tmp_path):
         for messages in prompts:
             messages[0]["content"][0]["image"].open()
 
-    requests = evaluation.build_requests(FIXED[0], items[1], "open_world")
+    requests = build_requests(FIXED[0], items[1], "open_world")
     with pytest.raises(UserError, match="0.png"):
-        evaluation.collect_records(requests, items[0] / "r.jsonl", lambda: 0, items[0], max_new_tokens=8,
-                                   batch_size=16, generate=reads_pictures)  # fmt: skip
+        collect_records([requests], items[0] / "r.jsonl", lambda: ChatAnswerer(0, items[0], generate=reads_pictures),
+                        max_new_tokens=8, batch_size=16)
     assert not (items[0] / "r.jsonl").exists()
 
 

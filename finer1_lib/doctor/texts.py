@@ -89,7 +89,7 @@ def truth_places(subject: Subject) -> list[Row]:
 def _options(subject: Subject) -> list[Row]:
     from scipy.stats import chisquare
 
-    from finer1_lib.evaluation import check_orders, shown_options
+    from finer1_lib.evaluation_requests import check_orders, shown_options
 
     items, orders = subject.items, subject.get(EVALUATION, "option_orders")
     odd = [one["item_id"] for one in items

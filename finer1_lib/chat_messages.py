@@ -1,0 +1,64 @@
+"""What is sent to a chat endpoint and what comes back: questions, conversations, answers, addresses.
+
+Source: our choice; the form of a conversation is that of OpenAI's chat completions.
+"""
+
+import urllib.parse
+from typing import NamedTuple, Optional
+
+from finer1_lib.encoding import ImageFile
+from finer1_lib.errors import UserError
+from finer1_lib.teacher_pictures import data_url
+
+
+class Question(NamedTuple):
+    """A prompt, with a picture or none.
+
+    Attributes:
+        seed: for the server's chance.
+        earlier: (prompt, picture, answer) of turns that stand before it, as examples.
+    """
+
+    prompt: str
+    image: Optional[ImageFile] = None
+    seed: int = 0
+    earlier: tuple[tuple[str, ImageFile, str], ...] = ()
+
+
+class Answer(NamedTuple):
+    """A text, whether it was cut off at the limit of tokens, and how many it took (0 where nobody said)."""
+
+    text: str
+    truncated: bool
+    tokens: int = 0
+
+
+def messages_of(question: Question, max_pixels: int) -> list[dict]:
+    """The conversation, pictures in it as addresses of their own bytes."""
+    def user(prompt: str, image: Optional[ImageFile]) -> dict:
+        url = image and {"type": "image_url", "image_url": {"url": data_url(image, max_pixels)}}
+        return {"role": "user", "content": [*([url] if url else []), {"type": "text", "text": prompt}]}
+
+    turns = []
+    for prompt, image, answer in question.earlier:
+        turns += [user(prompt, image), {"role": "assistant", "content": answer}]
+    return [*turns, user(question.prompt, question.image)]
+
+
+def address_of(url: str) -> str:
+    """Where completions are asked for.
+
+    Raises:
+        UserError: no address, or one that holds more than an address.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url.strip())
+    except ValueError:
+        raise UserError("the endpoint's url (01's teacher_url) is no address: give one like http://localhost:8000/v1") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UserError("the endpoint's url (01's teacher_url) is recorded, and holds more than an address (a name, a"
+                        " key, a query): give the address, and the key in the variable that key_variable names")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"the endpoint's url (01's teacher_url) {url!r} is no address: give one like http://localhost:8000/v1")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"

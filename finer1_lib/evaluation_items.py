@@ -1,0 +1,86 @@
+"""Which items are asked: all, some of each sub-category, or a stratified subset of a given size.
+
+A subset by budget keeps what the tables average over: every super-category, seen and unseen, gets an equal
+share of the questions (less where it has no more), and inside each the items are taken at equal distances
+along its sub-categories from a start that the seed draws. So every item of a stratum is as likely as any
+other, its mean is the mean of the whole but for chance, and sub-categories are covered evenly.
+
+The interval of such a mean is the clustered one of every other table, as if the subset were all there is. That
+is on the safe side: it knows neither that the strata are finite nor that even spacing leaves out less than
+chance would.
+
+Source: our choice (35,566 items are days of computing for a large model); audit A7 (intervals over classes).
+"""
+
+import random
+from typing import Any, Iterable, Mapping, Sequence
+
+from finer1_lib.errors import UserError
+
+
+def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int, seed: int,
+                 budget: int = 0) -> list[dict]:
+    """The items to evaluate, with the image's width and height (pixels) for batching.
+
+    Args:
+        items: the lines of `items.jsonl`.
+        images: DataFrame with image_id, width, height.
+        images_per_class: at most so many test images of each sub-category, drawn by seed; 0 takes all.
+        seed: of the draw.
+        budget: at most so many items in all, of those that `images_per_class` leaves; 0 takes them all.
+
+    Raises:
+        UserError: a negative number, a budget below one item a stratum, no items, or an item whose image the table lacks.
+    """
+    for name, value in (("images_per_class", images_per_class), ("items_budget", budget)):
+        if value < 0:
+            raise UserError(f"{name} is {value}: give 0 for all, or a positive number")
+    sizes = dict(zip(images["image_id"], zip(images["width"], images["height"])))
+    classes: dict[tuple, list[dict]] = {}
+    for item in items:
+        if item["image_id"] not in sizes:
+            raise UserError(f"items.jsonl asks for {item['image_id']}, which images.parquet lacks: run "
+                            "01_data again")
+        width, height = map(int, sizes[item["image_id"]])
+        key = item["super_category"], item["sub_category"]
+        classes.setdefault(key, []).append({**item, "width": width, "height": height})
+    if not classes:
+        raise UserError("items.jsonl holds no items: run 01_data again")
+    chosen = []
+    for key, members in sorted(classes.items()):
+        members.sort(key=lambda item: item["item_id"])
+        random.Random(f"{seed}/evaluation/{'/'.join(key)}").shuffle(members)
+        chosen += members[: images_per_class or None]
+    if budget and budget < len(chosen):
+        chosen = _subset(chosen, budget, seed)
+    return sorted(chosen, key=lambda item: item["item_id"])
+
+
+def _subset(items: Sequence[dict], budget: int, seed: int) -> list[dict]:
+    """So many items in equal shares of the strata, evenly spaced inside each; the items of a class adjoin."""
+    strata: dict[tuple, list[dict]] = {}
+    for item in items:
+        strata.setdefault((item["super_category"], item["categories"]), []).append(item)
+    if budget < len(strata):
+        raise UserError(f"items_budget is {budget}: give 0 for all, or at least {len(strata)}, one for each "
+                        "super-category's seen and unseen")
+    found = []
+    for (key, members), share in zip(sorted(strata.items()), _shares(strata, budget)):
+        start = random.Random(f"{seed}/budget/{'/'.join(key)}").random()
+        found += [members[int((start + k) * len(members) / share)] for k in range(share)]
+    return found
+
+
+def _shares(strata: Mapping[tuple, Sequence], budget: int) -> list[int]:
+    """How many items each stratum gives: equal shares; what a small one cannot give goes to the others."""
+    sizes = [len(members) for _, members in sorted(strata.items())]
+    shares, left = [0] * len(sizes), budget
+    open_ones = list(range(len(sizes)))
+    while left and open_ones:
+        for place, stratum in enumerate(open_ones):
+            more = left // (len(open_ones) - place)
+            more = min(more, sizes[stratum] - shares[stratum])
+            shares[stratum] += more
+            left -= more
+        open_ones = [stratum for stratum in open_ones if shares[stratum] < sizes[stratum]]
+    return shares

@@ -1,0 +1,158 @@
+"""What is asked: every item in the closed world (four options) and in the open world (none), of every model.
+
+Options are shown in a seeded order of each item's own ("shuffled"). The release prints them with the truth
+first in all of its 35,566 questions, so that "always the first" scores 100 %; the order "release" shows what
+that is worth. "rotations" asks for proof: the shuffled options turned by one, two and three places as well,
+and an item counts only if all four are right.
+
+    A B C D (shuffled)  ->  B C D A,  C D A B,  D A B C (rotations 1, 2, 3)
+
+An encoder, which compares and does not write, chooses among all sub-categories of the item's super-category
+in place of the open world ("all_labels").
+
+Source: METHOD 4, audit A1; release eval/evaluation.py.
+"""
+
+import hashlib
+import random
+from functools import cache, partial
+from typing import Any, Mapping, Optional, Sequence
+
+from finer1_lib.contenders import Contender
+from finer1_lib.errors import UserError
+from finer1_lib.prompts import PROMPTS, Prompt
+from finer1_lib.systems.strategies import STRATEGIES, draw_examples
+
+SETTINGS = {"closed_world": "closed", "open_world": "open"}  # setting -> ending of its prompts' names
+OPTION_ORDERS = ("shuffled", "release", "rotations")
+COPIED = ("item_id", "image_id", "super_category", "sub_category", "categories")
+
+
+def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> list[str]:
+    """The four names in the order a model sees them.
+
+    Args:
+        item: with `options` in the release's order, truth first.
+        order: one of `OPTION_ORDERS`; "shuffled" goes by seed and item, whatever the other items are.
+        seed: of the shuffle.
+        rotation: by how many places the order is turned; for "rotations", whose rotation 0 is "shuffled".
+
+    Source: audit A1; the shuffle is the kit's default, the release prints the order as stored.
+    """
+    if order not in OPTION_ORDERS:
+        raise UserError(f"option_orders: {order!r} is not one of {', '.join(OPTION_ORDERS)}")
+    options = list(item["options"])
+    if order != "release":
+        key = hashlib.sha256(f"{seed}/{item['item_id']}".encode("utf-8")).digest()
+        random.Random(int.from_bytes(key[:8], "big")).shuffle(options)
+    return options[rotation:] + options[:rotation]
+
+
+def build_requests(
+    contender: Contender, items: Sequence[Mapping], setting: str, *, order: str = "shuffled", seed: int = 0,
+    prompts: Mapping[str, Prompt] = PROMPTS, shots: Any = None, examples: int = 4,
+) -> list[dict]:
+    """What is asked of one model in one setting: records without their completions.
+
+    Args:
+        contender: the model.
+        items: of `evaluation_items.select_items`.
+        setting: a key of `SETTINGS`; "all_labels" is asked of encoders alone.
+        order: of the options, in the closed world; "rotations" asks every item once for each turn but the
+            first, which is the shuffled question.
+        seed: of the shuffle; written into every record.
+        prompts: by name; what `release.prompts` read takes the place of the registry's.
+        shots: of `strategies.shots_of`, for in-context examples.
+        examples: how many of them.
+    """
+    closed = setting == "closed_world"
+    requests = []
+    for item in items:
+        name, prompt = _prompt(contender, item, setting, prompts)
+        turns = range(1, len(item["options"])) if closed and order == "rotations" else [0]
+        for rotation in turns:
+            options = shown_options(item, order, seed, rotation) if closed else None
+            asked = {
+                **{key: item[key] for key in COPIED}, "model": contender.model, "setting": setting,
+                "prompt_name": name, "prompt": _text(contender, prompt, item, options),
+                "prompt_hash": prompt.hash, "options": options,
+                "option_order": order if closed else None, "rotation": rotation, "seed": seed,
+                "size": [item["width"], item["height"]], **_way(contender, item, prompts, shots, examples, seed),
+            }
+            if closed and prompt.lettered:
+                asked["lettered"] = True
+            several = range(contender.samples) if contender.samples > 1 else ()
+            draws = [{"sample": sample, "samples": contender.samples} for sample in several] or [{}]
+            requests += [{**asked, **draw} for draw in draws]
+    return requests
+
+
+def _prompt(
+    contender: Contender, item: Mapping, setting: str, prompts: Mapping[str, Prompt]
+) -> tuple[str, Prompt]:
+    """(name, prompt) that a contender is asked by; an encoder's is its sentences."""
+    if is_encoder(contender):
+        from finer1_lib.systems.clip_prompts import encoder_prompt
+
+        return contender.prompts, encoder_prompt(contender.prompts, item["super_category"])
+    name = f"{contender.prompts}_{SETTINGS[setting]}"
+    own = contender.system.prompts_from if contender.system is not None else ""
+    return name, {**prompts, **(_worded(own) if own else {})}[name]
+
+
+@cache
+def _worded(source: str) -> Mapping[str, Prompt]:
+    from finer1_lib.release.prompts import read_prompts
+
+    return read_prompts(source)
+
+
+def _text(contender: Contender, prompt: Prompt, item: Mapping, options: Optional[Sequence[str]]) -> str:
+    return prompt.template if is_encoder(contender) else prompt.text(item["question"], options)
+
+
+def _way(
+    contender: Contender, item: Mapping, prompts: Mapping[str, Prompt], shots: Any, examples: int, seed: int
+) -> dict[str, Any]:
+    """What a record says of a strategy; nothing for a question that stands alone."""
+    if contender.strategy == "zero_shot":
+        return {}
+    way: dict[str, Any] = {"strategy": contender.strategy}
+    if STRATEGIES[contender.strategy].examples:
+        way["examples"] = draw_examples(item, shots, examples, seed)
+        way["example_prompt"] = prompts["answer_open"].text(question=item["question"])
+    return way
+
+
+def is_encoder(contender: Contender) -> bool:
+    """Whether it compares pictures with sentences, and so chooses among names in place of writing one."""
+    return contender.system is not None and contender.system.kind == "encoder"
+
+
+def check_orders(orders: Sequence[str]) -> None:
+    """Refuse orders (UserError) that are not known, stand twice or leave out "shuffled", the main reading."""
+    if set(orders) - set(OPTION_ORDERS) or "shuffled" not in orders or len(set(orders)) != len(orders):
+        raise UserError(f"option_orders is [{', '.join(orders)}]: give some of {', '.join(OPTION_ORDERS)}, "
+                        "each once, and 'shuffled' among them: the main table and rotations are read from it")
+
+
+def all_requests(
+    contender: Contender, items: Sequence[Mapping], orders: Sequence[str], *, seed: int, **options: Any
+) -> list[list[dict]]:
+    """What is asked of one model in all: a list for each order of the closed world, then the open world's.
+
+    An encoder is asked to choose among all labels in place of the open world. Where several answers are drawn
+    for each question the closed world has its shuffled order alone.
+
+    Args:
+        orders: some of `OPTION_ORDERS`, each once; "shuffled" is the main reading and must be among them.
+        options: prompts, shots, examples of `build_requests`.
+
+    Raises:
+        UserError: orders that are not so.
+    """
+    check_orders(orders)
+    ask = partial(build_requests, contender, items, seed=seed, **options)
+    orders = ["shuffled"] if contender.samples > 1 else orders
+    last = "all_labels" if is_encoder(contender) else "open_world"
+    return [*(ask("closed_world", order=order) for order in orders), ask(last)]
