@@ -16,7 +16,7 @@ Source: METHOD 4 and DESIGN 7 (every number has n, seeds and a 95 % interval); H
 percentile); Field and Welsh 2007 (cluster bootstrap). The paper reports no intervals.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Hashable, Optional, Sequence
 
 from finer1_lib.resampling import (
@@ -45,7 +45,7 @@ class Estimate:
 
     def as_row(self) -> dict[str, Any]:
         """value, low, high, n: the columns of a summary row."""
-        return {key: asdict(self)[key] for key in ("value", "low", "high", "n")}
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
 def has_interval(low: Optional[float]) -> bool:

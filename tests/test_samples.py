@@ -73,6 +73,16 @@ def test_a_question_without_all_its_samples_is_refused_in_one_line(spoil):
     assert "\n" not in str(error.value)
 
 
+def test_a_letter_and_its_name_are_one_vote_where_letters_were_shown():
+    said = ["House Wren", "House Wren", "A", "(a)", "A. Rock Wren", "B. Rock Wren", "Z", "C) Cactus Wren"]
+    votes = [vote(record) for record in draws(*said, lettered=True)]
+    assert votes[:5] == ["house wren"] * 2 + ["rock wren"] * 3
+    assert votes[5:] == ["b. rock wren", "z", "c) cactus wren"]  # letter and name differ, no such letter
+    (record,) = settle(draws(*said, lettered=True))
+    assert record["sample"] == 2
+    assert settle(draws(*said))[0]["sample"] == 0  # without letters "A" is a word like another
+
+
 # ---------------------------------------------------------------- pass@k
 
 

@@ -184,6 +184,26 @@ def test_another_order_of_the_options_is_another_question(tmp_path):
     assert pool(read_runs(["seed0", "seed1"], str(tmp_path))) == before
 
 
+def test_a_model_that_has_no_open_world_has_no_row_there(tmp_path):
+    """An encoder compares pictures with options; it is pooled where it was asked, and nowhere else."""
+    for seed in (0, 1):
+        stage = make_run(tmp_path, f"seed{seed}", seed, only("Dunen Wren")) / "04_evaluation"
+        own = [record for record in _records("clip", "closed_world", seed, only("Dunen Wren"), NAMES)
+               if record["model"] == "clip"]
+        append_jsonl(stage / "records.jsonl", *[{**record, "completion": f"<answer>{record['sub_category']}"
+                                                 "</answer>"} for record in own])
+        known = read_json(stage / "stage.json")
+        known["parameters"]["more_models"] = ["clip=answer:owner/name"]
+        known["outputs"] = hashing.recorded_hashes(stage, skip=("stage.json",))
+        atomic_write_json(stage / "stage.json", known)
+    pooled = pool(read_runs(["seed0", "seed1"], str(tmp_path)))
+    assert {row["setting"] for row in pooled["rows"] if row["model"] == "clip"} == {"closed_world"}
+    compared = {row["setting"] for row in pooled["differences"] if "clip" in (row["first"], row["second"])}
+    assert compared <= {"closed_world"}
+    line = next(line for line in main_lines(pooled) if line[0] == "clip")
+    assert line[1].startswith("100.0") and line[3:] == ["-", "-"]
+
+
 def test_the_main_table_over_seeds_has_a_line_a_model(three):
     lines = main_lines(pool(read_runs(RUNS, three)))
     assert [line[0] for line in lines] == ["CoT SFT", "CoT SFT + DAPO", "CoT SFT + TAPO"]
