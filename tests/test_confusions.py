@@ -77,6 +77,15 @@ def test_of_several_samples_the_majority_counts():
     assert table[["answered", "count", "n"]].values.tolist() == [["House Wren", 1, 1]]
 
 
+def test_a_letter_stands_for_its_option():
+    options = ["House Wren", "Rock Wren", "Barn Owl", "Sora"]
+    asked = dict(setting="closed_world", order="shuffled", options=options)
+    letters = [record("Rock Wren", said(letter), lettered=True, **asked) for letter in ("B", "(a)", "C")]
+    table = count_confusions(letters, TAXONOMY)
+    assert sorted(table["answered"]) == ["House Wren", "Rock Wren", ELSEWHERE]
+    assert count_confusions([record("Rock Wren", said("B"), **asked)], TAXONOMY)["answered"].tolist() == [UNKNOWN]
+
+
 def test_a_taxonomy_of_other_names_is_refused():
     with pytest.raises(UserError, match="gives no genus"):
         count_confusions(BY_HAND, {"Daisy": {"genus": "Bellis"}, "Rock Wren": {"family": "Troglodytidae"}})

@@ -15,8 +15,8 @@ Source: issue 6 (confusion between neighbours of one genus); the names of what i
 from typing import Any, Iterable, Mapping
 
 from finer1_lib.errors import UserError
-from finer1_lib.rewards import normalise, one_answer
-from finer1_lib.scores.samples import settle
+from finer1_lib.rewards import normalise
+from finer1_lib.scores.samples import settle, vote
 
 ELSEWHERE, UNKNOWN, OTHERS = "another genus", "no known name", "others of the genus"
 _COLUMNS = ("model", "setting", "super_category", "genus", "truth", "categories", "answered", "count", "n")
@@ -62,7 +62,7 @@ def count_confusions(
 
 
 def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapping[str, str]) -> str:
-    said = normalise(one_answer(record["completion"])[0] or "")
+    said = vote(record)
     if said == normalise(record["sub_category"]):
         return record["sub_category"]
     if genus.get(said) == own:
