@@ -20,7 +20,8 @@ from typing import Optional
 from finer1_lib.errors import UserError
 from finer1_lib.prompts import Prompt
 
-NAMES = ("cot_open", "cot_closed", "answer_open", "answer_closed", "tapo_open")
+NAMES = ("cot_open", "cot_closed", "answer_open", "answer_closed", "step_open", "step_closed", "letter_open",
+         "letter_closed", "tapo_open")
 EVALUATION_FILE = "eval/evaluation.py"
 TRAINING_FILE = "TAPO/examples/format_prompt/cls_thinking.jinja"
 _CONTENT = re.compile(r"\{\{-?\s*content\s*(?:\|\s*trim\s*)?-?\}\}")
