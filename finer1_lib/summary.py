@@ -27,6 +27,7 @@ FAULTS = {
     "format_failure": "no single answer",
     "multiple_answers": "several names",
     "answer_differs_from_prediction": "answer is not the prediction",
+    "think_answer_differs": "answer is not the last name thought of",
     "genus_right_epithet_wrong": "right genus, wrong name",
     "chose_first": "the first option",
 }

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from finer1_lib.scores.answer_names import names_several
 from finer1_lib.errors import UserError
+from finer1_lib.scores.official import official_answer, official_word
+from finer1_lib.scores.relative import relative_similarity
 from finer1_lib.scores.scorers import (
     SCORERS,
     make_scorer,
-    official_answer,
-    official_word,
     register,
-    relative_similarity,
 )
 from finer1_lib.scores.scoring import score_records, summary_rows
 from finer1_lib.scores.similarity import (
@@ -316,7 +315,7 @@ def test_an_answer_that_is_strictly_right_is_as_near_as_can_be():
 
 
 def test_metrics_that_need_a_taxonomy_options_or_a_prediction_are_absent_without():
-    found = set(make_scorer("strict").closed(record("x")))
+    found = set(make_scorer("strict").closed(record("x", label="Dunen Wren")))
     assert found == {"accuracy", "format_failure", "multiple_answers"}
 
 

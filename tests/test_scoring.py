@@ -130,10 +130,12 @@ def test_the_harmonic_interval_covers_the_truth():
 
 def test_a_metric_that_names_its_similarity_has_it_as_variant():
     plain = table(WORLD, metric="relative_semantic_similarity")
-    rows = summary_rows(pd.concat([plain, plain.assign(metric="relative_semantic_similarity@siglip_lower")]),
-                        seed=0, similarity="trigram")
+    kinds = ("", "_unclipped", "@siglip_lower", "_unclipped@siglip_lower")
+    named = [plain.assign(metric=f"relative_semantic_similarity{kind}") for kind in kinds]
+    rows = summary_rows(pd.concat(named), seed=0, similarity="trigram")
     assert {(row["metric"], row["variant"]) for row in rows} == {
-        ("relative_semantic_similarity", "trigram"), ("relative_semantic_similarity", "siglip_lower")}
+        (f"relative_semantic_similarity{kind}", variant)
+        for kind in kinds[:2] for variant in ("trigram", "siglip_lower")}
 
 
 # ---------------------------------------------------------------- all labels

@@ -23,7 +23,8 @@ from finer1_lib.errors import UserError
 from finer1_lib.release.evaluation_files import KINDS, OPTIONS
 from finer1_lib.release.questions import find_questions, read_questions, true_spelling
 from finer1_lib.release.trap_rows import Part, few
-from finer1_lib.scores.scorers import make_scorer, official_word
+from finer1_lib.scores.official import official_word
+from finer1_lib.scores.scorers import make_scorer
 
 if TYPE_CHECKING:
     from finer1_lib.release.questions import Question

@@ -58,8 +58,8 @@ def rows_of_sums(sums, *, seed: int, similarity: Optional[str] = None) -> list[d
     Args:
         sums: of `cluster_sums`.
         seed: of the evaluation and the bootstrap.
-        similarity: name of Sim, written as the `variant` of relative_semantic_similarity, whose values mean
-            nothing without it; a metric that names its own ("...@siglip") keeps that.
+        similarity: name of Sim, written as the `variant` of relative_semantic_similarity (clipped or not),
+            whose values mean nothing without it; a metric that names its own ("...@siglip") keeps that.
 
     Returns:
         Dictionaries with exactly `summary.KEYS`; `low` and `high` are None where one sub-category is all that
@@ -86,7 +86,7 @@ def rows_of_sums(sums, *, seed: int, similarity: Optional[str] = None) -> list[d
 def _known(named: Mapping[str, Any], similarity: Optional[str], seed: int) -> dict[str, Any]:
     order = named["option_order"]
     metric, _, own = named["metric"].partition(VARIANT_MARK)
-    variant = own or (similarity if metric == SIMILARITY else None)
+    variant = own or (similarity if metric.startswith(SIMILARITY) else None)
     order = order if isinstance(order, str) else None
     return {**named, "metric": metric, "option_order": order, "variant": variant, "seed": seed}
 

@@ -12,13 +12,13 @@ Source: audit 4.3 (pass@k and majority of k: DiVE-k); Chen et al. 2021 (the unbi
 (self-consistency); ties and empty answers are our choice.
 """
 
-import re
 from collections import Counter
 from math import comb
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
-from finer1_lib.rewards import normalise, one_answer
+from finer1_lib.rewards import normalise
+from finer1_lib.scores.answers import answer_of
 
 Record = Mapping[str, Any]
 _QUESTION = ("model", "setting", "item_id", "option_order", "rotation")
@@ -67,20 +67,9 @@ def _majority(drawn: Sequence[Record]) -> Record:
 
 
 def vote(record: Record) -> Optional[str]:
-    """The answer that a completion votes for, normalised; None without a single well-formed one.
-
-    Where the options had letters, "B", "(B)" and "B. Rock Wren" are one vote, for the name.
-    """
-    answer = one_answer(record["completion"])[0]
-    if answer is None:
-        return None
-    said = normalise(answer)
-    found = re.fullmatch(r"\(?([a-z])[).:]*(?: (.+))?", said) if record.get("lettered") else None
-    place = ord(found[1]) - ord("a") if found else -1
-    if not found or place >= len(record["options"]):
-        return said
-    name = normalise(record["options"][place])
-    return name if found[2] in (None, name) else said
+    """The answer that a completion votes for, normalised; None without a single well-formed one."""
+    answer = answer_of(record)
+    return None if answer is None else normalise(answer)
 
 
 def sample_scores(record: Record, right: Sequence[float]) -> dict[str, float]:

@@ -1,0 +1,139 @@
+"""One well-formed answer, equal after normalisation; nothing for lists, repeats, fragments or none.
+
+Beside what is right it counts how answers go wrong, in both worlds:
+
+* `format_failure`: no single well-formed answer;
+* `multiple_answers`: several `<answer>` tags, or one answer that names several things (`answer_names`);
+* `answer_differs_from_prediction`: only of completions whose prediction part and answer can both be read;
+* `think_answer_differs`: the last known name that the thinking mentions is not the answer; only where the
+  thinking mentions one and there is an answer;
+* `genus_right_epithet_wrong`: a sibling was named; only where the guide knows the label;
+* `chose_first`: the answer is the first option shown; closed world only.
+
+Two kinder readings stand beside the strict one, as rows of their own: `..._with_aliases` (other names of the
+label, only for data sets that the alias table covers) and `boundary_inclusion` (open world: the label as whole
+words, inside no longer known name, with no second name beside it).
+
+Source: METHOD 4 (`strict`); audit A1, A3, A4, B1, B3, B5, part 4.3.
+"""
+
+import re
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+from finer1_lib.rewards import normalise, one_answer
+from finer1_lib.scores.aliases import covers, name_of
+from finer1_lib.scores.answer_names import names_several
+from finer1_lib.scores.answers import answer_of, known_names
+from finer1_lib.scores.averages import SIMILARITY, VARIANT_MARK
+from finer1_lib.scores.relative import unclipped_similarity
+from finer1_lib.scores.scorers import Record, register
+from finer1_lib.scores.similarity import Similarity
+from finer1_lib.traces.parsing import parse
+
+_THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+
+
+@register("strict")
+class StrictScorer:
+    """The kit's own scorer; the module says what it counts.
+
+    Relative similarity is taken against the record's own super-category; without an answer it is 0, clipped
+    or not, and 1 for an answer that is right.
+
+    Args:
+        similarity: Sim of the open world.
+        guide: the field guide, for names and genera.
+        names: {super_category: all its sub-categories}, so that a second name in an answer is known as one.
+        more: further similarities, each a row of its own.
+    """
+
+    name: str
+
+    def __init__(
+        self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
+        names: Optional[Mapping[str, Iterable[str]]] = None, more: Sequence[Similarity] = (),
+    ) -> None:
+        self._similarity, self._more = similarity, more
+        known = guide["sub_categories"] if guide else {}
+        self._genus = {normalise(name): normalise(entry["genus"]) for name, entry in known.items()}
+        self._names = {word: frozenset(all_names) for word, all_names in (names or {}).items()}
+
+    def closed(self, record: Record) -> dict[str, float]:
+        """accuracy, the faults, and chose_first where the record has options."""
+        answer = answer_of(record)
+        scores = {**self._right("accuracy", record, answer), **self._faults(record, answer)}
+        if record.get("options"):
+            scores["chose_first"] = float(normalise(answer or "") == normalise(record["options"][0]))
+        return scores
+
+    def prepare(self, records: Iterable[Record]) -> None:
+        """Embed answers, labels and words in batches."""
+        texts = list(dict.fromkeys(
+            text for record in records
+            for text in (answer_of(record), record["sub_category"], record["super_category"])
+            if text is not None
+        ))  # fmt: skip
+        for similarity in (self._similarity, *self._more):
+            similarity.prepare(texts)
+
+    def open(self, record: Record) -> dict[str, float]:
+        """text_inclusion (equality, in this scorer), boundary_inclusion, similarities and the faults."""
+        answer = answer_of(record)
+        scores, faults = self._right("text_inclusion", record, answer), self._faults(record, answer)
+        found = known_names(self._known(record)).mentioned(answer or "")
+        alone = set(found) == {normalise(record["sub_category"])} and not faults["multiple_answers"]
+        scores["boundary_inclusion"] = float(bool(scores["text_inclusion"]) or alone)
+        for similarity in (self._similarity, *self._more):
+            near = scores["text_inclusion"]
+            if answer is not None and not near:
+                near = unclipped_similarity(
+                    similarity, answer, record["sub_category"], record["super_category"])
+            mark = "" if similarity is self._similarity else VARIANT_MARK + similarity.name
+            scores[SIMILARITY + mark] = max(0.0, near)
+            scores[f"{SIMILARITY}_unclipped{mark}"] = near
+        return {**scores, **faults}
+
+    def _right(self, metric: str, record: Record, answer: Optional[str]) -> dict[str, float]:
+        """The metric, and the same with aliases where the data set has any."""
+        label, data_set = record["sub_category"], record.get("super_category", "")
+        right = float(answer is not None and normalise(answer) == normalise(label))
+        if not covers(data_set, label):
+            return {metric: right}
+        other = answer is not None and name_of(data_set, answer) == label
+        return {metric: right, f"{metric}_with_aliases": right or float(other)}
+
+    def _known(self, record: Record) -> frozenset:
+        """Every name that a second one could be told by."""
+        own = self._names.get(record.get("super_category", ""), frozenset())
+        return own | {record["sub_category"], *(record.get("options") or ()), *self._genus}
+
+    def _faults(self, record: Record, answer: Optional[str]) -> dict[str, float]:
+        completion, label = record["completion"], normalise(record["sub_category"])
+        known = self._known(record)
+        several = completion.count("<answer>") > 1
+        if answer is not None:
+            several = names_several(one_answer(completion)[0] or "", known)
+        faults = {"format_failure": float(answer is None), "multiple_answers": float(several)}
+        prediction = parse(completion).prediction
+        if answer is not None and prediction is not None:
+            faults["answer_differs_from_prediction"] = float(normalise(prediction) != normalise(answer))
+        thinking = _THINKING.search(completion)
+        thought = known_names(known).mentioned(thought_of(thinking[1])) if answer is not None and thinking else []
+        if thought:
+            faults["think_answer_differs"] = float(thought[-1] != normalise(answer))
+        if label in self._genus:
+            near = self._sibling(normalise(answer or ""), label)
+            faults["genus_right_epithet_wrong"] = float(near and not several)
+        return faults
+
+    def _sibling(self, said: str, label: str) -> bool:
+        """Another name of the label's genus; an invented epithet before the genus word is one as well."""
+        genus = self._genus[label]
+        if said in (label, genus, ""):
+            return False
+        return self._genus[said] == genus if said in self._genus else said.endswith(f" {genus}")
+
+
+def thought_of(thinking: str) -> str:
+    """The thinking without its tags, which are no words of it."""
+    return re.sub(r"</?\w+>", " ", thinking)

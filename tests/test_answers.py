@@ -1,0 +1,121 @@
+"""One reading of an answer: letters, names in a text, and what strict makes of them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finer1_lib.rewards import normalise
+from finer1_lib.scores.answers import KnownNames, answer_of
+from finer1_lib.scores.scorers import make_scorer
+
+OPTIONS = ["House Wren", "Rock Wren", "Marsh Wren", "Cactus Wren"]
+
+
+def lettered(answer, **more):
+    return {"completion": f"<answer>{answer}</answer>", "options": OPTIONS, "lettered": True,
+            "sub_category": "Rock Wren", "super_category": "bird", "image_id": "bird/1.jpg", **more}
+
+
+@pytest.mark.parametrize("said, read", [
+    ("B", "Rock Wren"), ("b", "Rock Wren"), ("(B)", "Rock Wren"), ("B.", "Rock Wren"), ("B)", "Rock Wren"),
+    ("B. Rock Wren", "Rock Wren"), ("(B) rock-wren", "Rock Wren"), ("B: Rock Wren", "Rock Wren"),
+    ("Rock Wren", "Rock Wren"),  # the name alone, under letters as without
+    ("B. House Wren", "B. House Wren"), ("B or C", "B or C"), ("BC", "BC"), ("E", "E"), ("A B", "A B"),
+    ("Bobolink", "Bobolink"), ("", None),
+])
+def test_a_letter_stands_for_its_option(said, read):
+    assert answer_of(lettered(said)) == read
+    assert make_scorer("strict").closed(lettered(said))["accuracy"] == float(read == "Rock Wren")
+
+
+def test_a_letter_is_no_answer_where_the_prompt_showed_none():
+    plain = {key: value for key, value in lettered("B").items() if key != "lettered"}
+    assert answer_of(plain) == "B" and make_scorer("strict").closed(plain)["accuracy"] == 0.0
+
+
+def test_names_are_found_by_whole_words_the_longest_first():
+    known = KnownNames(["Collie", "Border Collie", "F/A-18", "Rose", "Black-and-white Warbler"])
+    assert known.mentioned("a border-collie, no Collie; primrose") == ["border collie", "collie"]
+    assert known.mentioned("an F/A 18 beside a black and white warbler") == ["f/a 18", "black and white warbler"]
+    assert known.mentioned("") == [] and KnownNames([]).mentioned("Rose") == []
+
+
+@given(st.lists(st.sampled_from(["House Wren", "Rock Wren", "Border Collie", "Collie"]), max_size=6))
+def test_every_name_of_a_list_is_found_in_its_order(names):
+    assert KnownNames(names).mentioned("; ".join(names)) == [normalise(name) for name in names]
+
+
+def test_kinder_readings_stand_beside_the_strict_one():
+    scorer = make_scorer("strict", names={"dog": ["Collie", "Border Collie", "Pug"]})
+
+    def open_world(answer, label="Collie"):
+        return scorer.open({"completion": f"<answer>{answer}</answer>", "sub_category": label,
+                            "super_category": "dog", "image_id": "1.jpg"})
+
+    reads = {answer: [open_world(answer)[key] for key in ("text_inclusion", "boundary_inclusion")]
+             for answer in ("Collie", "It is a Collie", "Border Collie", "Collie and Pug", "collies", "")}
+    assert reads == {"Collie": [1, 1], "It is a Collie": [0, 1], "Border Collie": [0, 0],
+                     "Collie and Pug": [0, 0], "collies": [0, 0], "": [0, 0]}
+
+
+def test_aliases_count_in_a_row_of_their_own():
+    def open_world(answer, label, data_set):
+        return make_scorer("strict").open({"completion": f"<answer>{answer}</answer>", "sub_category": label,
+                                           "super_category": data_set, "image_id": "1.jpg"})
+
+    found = open_world("727-200", "Boeing 727-200", "aircraft")
+    assert (found["text_inclusion"], found["text_inclusion_with_aliases"]) == (0.0, 1.0)
+    found = open_world("727-100", "Boeing 727-200", "aircraft")
+    assert found["text_inclusion_with_aliases"] == 0.0
+    assert "text_inclusion_with_aliases" not in open_world("x", "Dunen Wren", "bird")  # a drawn bird
+
+
+@pytest.mark.parametrize("thinking, answer, differs", [
+    ("A Rock Wren? No: a House Wren.", "House Wren", 0.0), ("It must be a Rock Wren.", "House Wren", 1.0),
+    ("Small and brown.", "House Wren", None), ("It must be a Rock Wren.", "", None),
+    ("<prediction>rock-wren</prediction>", "Rock Wren", 0.0),
+])
+def test_the_last_name_of_the_thinking_against_the_answer(thinking, answer, differs):
+    record = lettered("x") | {"completion": f"<think>{thinking}</think><answer>{answer}</answer>"}
+    del record["lettered"]
+    assert make_scorer("strict").closed(record).get("think_answer_differs") == differs
+
+
+class Fixed:
+    """Sim by a table."""
+
+    name = "fixed"
+    values = {("far", "Rock Wren"): 0.1, ("near", "Rock Wren"): 0.8, ("bird", "Rock Wren"): 0.4}
+
+    def prepare(self, texts):
+        pass
+
+    def __call__(self, a, b):
+        return 1.0 if a == b else self.values[a, b]
+
+
+def test_the_unclipped_similarity_shows_what_is_worse_than_the_word():
+    def scores(completion, name="strict"):
+        scorer = make_scorer(name, similarity=Fixed(), more=[Other()])
+        return scorer.open({"completion": completion, "sub_category": "Rock Wren", "super_category": "bird",
+                            "image_id": "birds/1.jpg"})
+
+    class Other(Fixed):
+        name = "other"
+        values = {**Fixed.values, ("far", "Rock Wren"): 0.7}
+
+    key = "relative_semantic_similarity"
+    for name in ("strict", "official"):
+        far = scores("<answer>far</answer>", name)
+        assert far[key] == 0.0 and far[f"{key}_unclipped"] == pytest.approx((0.1 - 0.4) / 0.6)
+        assert far[f"{key}@other"] == pytest.approx(0.5) == far[f"{key}_unclipped@other"]
+        near = scores("<answer>near</answer>", name)
+        assert near[key] == near[f"{key}_unclipped"] == pytest.approx(0.4 / 0.6)
+    assert scores("")[f"{key}_unclipped"] == 0.0
+
+
+def test_official_counts_the_completions_that_it_scored_whole():
+    def fallback(completion):
+        return make_scorer("official").open(lettered("x") | {"completion": completion})["fallback"]
+
+    assert [fallback(text) for text in ("<answer>a</answer>", "<answer> </answer>", "a Rock Wren")] == [0, 1, 1]
