@@ -121,15 +121,18 @@ def paired_difference(
     seed: int = 0,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
+    flips: Optional[int] = None,
 ) -> Estimate:
     """Mean of `first - second` over the same items, with a clustered interval and a sign-flip p-value.
 
     The test flips the sign of whole clusters: under the null either model could have been the first one. All
-    flips are enumerated for at most 14 clusters, else `resamples` of them are drawn.
+    flips are enumerated for at most 14 clusters, else `flips` of them are drawn; p is then at least
+    1 / (flips + 1).
 
     Args:
         first, second: scores of two models on the same items in the same order, shape (n,).
         clusters, groups, seed, resamples, level: as in `clustered_mean`.
+        flips: as many as `resamples` unless given; many tests at once need more.
 
     Raises:
         ValueError: as `clustered_mean`, or different numbers of scores.
@@ -141,7 +144,7 @@ def paired_difference(
     difference = [float(a) - float(b) for a, b in zip(first, second)]
     summed = _summed(difference, clusters, groups)
     estimate = _estimate(*summed, seed, resamples, level, lowest=-1.0)
-    return replace(estimate, p=_sign_flip_p(*summed, seed, resamples))
+    return replace(estimate, p=_sign_flip_p(*summed, seed, flips or resamples))
 
 
 def resampled(
@@ -221,18 +224,20 @@ def _estimate(sums, sizes, group_of, seed, resamples, level, lowest) -> Estimate
     return replace(known, low=low, high=high)
 
 
-def _sign_flip_p(sums, sizes, group_of, seed, resamples) -> float:
+def _sign_flip_p(sums, sizes, group_of, seed, draws) -> float:
     """Two-sided p of the mean difference under flips of whole clusters."""
     import numpy as np
 
     count = len(group_of)
     per_group = np.bincount(group_of, sizes)[group_of] * (group_of.max() + 1)
     shares = sums / per_group  # each cluster's part in the value: the value is their sum
+
+    def as_far(flips) -> int:
+        return int((np.abs(flips @ shares) >= abs(shares.sum()) - 1e-12).sum())
+
     if count <= EXACT_CLUSTERS:
-        flips = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-        extra = 0
-    else:
-        flips = np.random.default_rng(seed + 1).choice([-1, 1], size=(resamples, count))
-        extra = 1  # the observed labelling counts as one of the draws
-    as_far = np.abs(flips @ shares) >= abs(shares.sum()) - 1e-12
-    return float((as_far.sum() + extra) / (len(flips) + extra))
+        return as_far(1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)) / 2**count
+    rng, found = np.random.default_rng(seed + 1), 1  # the observed labelling counts as one of the draws
+    for start in range(0, draws, RESAMPLES):
+        found += as_far(rng.choice([-1, 1], size=(min(RESAMPLES, draws - start), count)))
+    return found / (draws + 1)

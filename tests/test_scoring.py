@@ -144,7 +144,8 @@ def test_a_metric_that_names_its_similarity_has_it_as_variant():
 def encoder_record(name, label, setting="all_labels", categories="seen"):
     item = f"bird/{label}.png"
     return {"model": "clip-l", "setting": setting, "item_id": item, "image_id": item,
-            "super_category": "bird", "sub_category": label, "categories": categories, "option_order": None, "labels_hash": "ab",
+            "super_category": "bird", "sub_category": label, "categories": categories,
+            "option_order": None, "labels_hash": "ab",
             "completion": f"<answer>{name}</answer>", "tokens": 0, "truncated": False}  # fmt: skip
 
 
@@ -207,6 +208,15 @@ def test_a_clear_difference_stays_clear_after_correction():
     scores = two_models(lambda *_: 1.0, lambda *_: 0.0)
     found = compare_all(scores, [("one", "two")], metrics=CLOSED, scorer="strict", seed=0)
     assert set(found["reading_holm"]) == {"higher"}
+
+
+def test_a_clear_difference_survives_two_hundred_tests():
+    """A p of 1/2001 at the least would be corrected to 0.1."""
+    scores = two_models(lambda *_: 1.0, lambda *_: 0.0, count=30)
+    pairs = [("one", "two")] + [("one", "one")] * 100
+    found = compare_all(scores, pairs, metrics=CLOSED, scorer="strict", seed=0)
+    assert len(found) == 202 and found["p"].min() * 202 > 0.05
+    assert found["reading_holm"].tolist() == ["higher"] * 2 + ["cannot tell"] * 200
 
 
 def test_similarities_have_no_mcnemar():

@@ -123,8 +123,8 @@ def test_value_lies_inside_its_interval_and_the_interval_in_the_unit(rows, seed)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.sampled_from("xy")), min_size=1, max_size=40),
-       st.integers(0, 5))
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.sampled_from("xy")), min_size=1,
+                max_size=40), st.integers(0, 5))
 def test_sums_are_enough(rows, seed):
     values, clusters, groups = (list(column) for column in zip(*rows))
     keys = list(dict.fromkeys(zip(groups, clusters)))
