@@ -325,3 +325,38 @@ def test_own_seen_and_unseen_sub_categories_are_refused(tmp_path):
     told["car"] = {"split": "seeded"}
     run = write_run(tmp_path, "own", data_sets=told)
     assert "its seen and unseen sub-categories of car are not the release's" in refusal(run)
+
+
+def test_systems_of_the_registry_stand_beside_their_rows(tmp_path):
+    """Each with the paper's value of its row; what is not certain about it is told below the table."""
+    systems = ("siglip-l", "llava-1.6-7b", "deepperception", "deepperception-fgvr")
+    run = write_run(tmp_path, "run", rows=rows_of(SETS, models=(*MODELS, *systems)))
+    table = comparison_table(run)
+    asked = table[table["dataset"] == "Average"].set_index(["source", "model", "categories"])["paper"]
+    assert asked["Table 1", "siglip-l", "unseen"] == 80.54 and asked["Table 1", "llava-1.6-7b", "seen"] == 57.9
+    both = [asked["Table 1", name, "seen"] for name in systems[2:]]
+    assert both[0] == both[1] == paper_facts.value("Table 1", "DeepPerception-7B", "seen")
+    assert ("Table 2", "siglip-l", "seen") not in asked.index  # an encoder writes nothing
+    told = "\n".join(paper_comparison.notes(table))
+    assert "SigLIP-L: at 384 pixels" in told and "LLaVA" not in told
+    assert "| SigLIP-L | SigLIP-L |" in to_markdown(table)  # the paper's row, our label
+
+
+def test_a_released_checkpoint_asked_in_the_same_run_fills_its_column(tmp_path):
+    rows = rows_of(SETS) + rows_of(SETS, value=0.85, models=("fine-r1-3b",))
+    table = comparison_table(write_run(tmp_path, "run", rows=rows))
+    of = table[(table["model"] == "cot_sft_tapo") & (table["dataset"] == "Average")]
+    assert of["released"].tolist() == pytest.approx([85.0] * len(of)) and len(of)
+    assert of["run"].tolist() == pytest.approx([80.0] * len(of))
+    assert "fine-r1-3b" not in set(table["model"])  # it stands in a column, not in rows of its own
+    alone = [row for row in rows if row["model"] == "fine-r1-3b"]
+    table = comparison_table(write_run(tmp_path, "alone", rows=alone))
+    assert table["run"].isna().all() and table["run_strict"].tolist() == pytest.approx([75.0] * len(table))
+
+
+def test_of_several_similarities_the_paper_s_is_taken(tmp_path):
+    rows = rows_of(SETS, value=0.5, variant="trigram") + [
+        row for row in rows_of(SETS) if row["metric"] == "relative_semantic_similarity"]
+    table = comparison_table(write_run(tmp_path, "run", rows=rows))
+    of = table[table["metric"] == "relative_semantic_similarity"]
+    assert of["run"].tolist() == pytest.approx([80.0] * len(of)) and len(of)

@@ -11,6 +11,10 @@ minus the paper's, with our interval moved along: the paper gives none of its ow
     below    our interval ends below the paper's value
     above    our interval begins above it
 
+Beside our runs stands every system of the registry that the run asked (04's `systems`), with the rows of the
+paper that it may be; `notes` says where that is not certain. A released checkpoint asked in the same run fills
+the column `released`.
+
 `paper.admission` decides which runs enter and refuses the miniature's.
 
 Source: DESIGN 7; paper Tables 1, 2, 6 and Figure 3 (`paper.facts`).
@@ -22,8 +26,9 @@ from typing import Any, Iterator, Mapping, Optional
 from finer1_lib.paper import facts as paper_facts
 from finer1_lib.errors import UserError
 from finer1_lib.paper.orderings import BARS
-from finer1_lib.paper.admission import STAGE1, Admitted, NotComparable, admit
+from finer1_lib.paper.admission import RELEASED, STAGE1, Admitted, NotComparable, admit
 from finer1_lib.statistics import has_interval
+from finer1_lib.systems.registry import known_systems
 
 __all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "lines_of", "notes", "table_of",
            "to_markdown"]
@@ -32,6 +37,7 @@ COLUMNS = (
     "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict",
 )  # fmt: skip
 TABLES = ("Table 1", "Table 2", "Table 6")  # closed world; open world: similarity, text inclusion
+SYSTEM_TABLES = (*TABLES, "Table 3c", "Table 7")
 ASKED = "base_cot_prompt"  # a released checkpoint is asked to think, as it was trained to
 SIMILARITY = "siglip"
 
@@ -97,7 +103,9 @@ def notes(table) -> list[str]:
              "Intervals are ours alone, over sub-categories. inside: the paper's value lies in our interval."]
     said = {row: text for (source, row), text in paper_facts.remarks().items()
             if not table[(table["source"] == source) & (table["paper_row"] == row)].empty}
-    return [*told, *(f"{row}: {text}." for row, text in said.items())]
+    unsure = {one.label: one.ambiguous for one in known_systems().values()
+              if one.ambiguous and one.name in set(table["model"])}
+    return [*told, *(f"{row}: {text}." for row, text in {**said, **unsure}.items())]
 
 
 def to_markdown(table, every_dataset: bool = False) -> str:
@@ -116,10 +124,12 @@ def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[s
     Returns:
         (column titles, lines of cells).
     """
-    from finer1_lib.contenders import label_of
+    from finer1_lib.contenders import ROWS, label_of
 
     titles = ["table", "metric", "row of the paper", "our row", "categories", "paper", "released here",
               "our run", "difference [95 %]", "n", "reading", "strict"]
+    labels = {**{name: system.label for name, system in known_systems().items()},
+              **{model: label_of(model) for model in ROWS}}
     shown = table if every_dataset else table[table["dataset"] == paper_facts.AVERAGE]
     lines = []
     for row in shown.to_dict("records"):
@@ -129,7 +139,7 @@ def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[s
         if gap != "-" and has_interval(row["low"]):
             gap += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
         lines.append([
-            row["source"], row["metric"].replace("_", " "), row["paper_row"], label_of(row["model"]), kind,
+            row["source"], row["metric"].replace("_", " "), row["paper_row"], label_of(row["model"], labels), kind,
             *(_text(row[key]) for key in ("paper", "released", "run")), gap,
             f"{row['n']:,} of {row['n_paper']:,}", row["reading"], _text(row["run_strict"]),
         ])  # fmt: skip
@@ -147,6 +157,8 @@ def _facts(size: str) -> Iterator[tuple[Mapping[str, Any], str]]:
     if size == "3B":  # Figure 3 repeats these two rows and adds the others
         rows += [(figure, bar, model) for figure, bars in BARS.items() for bar, models in bars.items()
                  for model in models if model not in ("base", "cot_sft_tapo")]
+    rows += [(source, row, system.name) for system in known_systems().values() for row in system.paper
+             for source in SYSTEM_TABLES if not row.startswith(RELEASED)]
     for source, row, model in rows:
         found = paper_facts.facts(source, model=row)
         for fact in found[found["categories"] != "all"].to_dict("records"):
@@ -158,12 +170,13 @@ def _line(
 ) -> Optional[dict[str, Any]]:
     """One line, or None where neither run has the value."""
     stands_for = "cot_sft" if released and released.released == STAGE1 else "cot_sft_tapo"
-    theirs = _row(released, ASKED, fact, order) if model == stands_for else None
+    other = (released, ASKED) if released else (run, fact["model"].lower())  # in the same run, by its name
+    theirs = _row(*other, fact, order) if model == stands_for else None
     ours = _row(run, model, fact, order)
     row = ours or theirs
     if row is None:
         return None
-    strict = _row(run if ours else released, model if ours else ASKED, fact, order, "strict")
+    strict = _row(*((run, model) if ours else other), fact, order, "strict")
     gaps = {key: None if row[column] is None else 100 * row[column] - fact["value"]
             for key, column in (("difference", "value"), ("low", "low"), ("high", "high"))}
     sizes = {key: items for key, (_, items) in paper_facts.evaluation_sets().items()}
@@ -186,7 +199,7 @@ def _row(
     found = [row for row in (run.rows if run else ()) if row["dataset"].capitalize() == fact["dataset"]
              and (row["option_order"] or "shuffled") == order
              and all(row[key] == value for key, value in wanted.items())]
-    return found[0] if found else None
+    return min(found, key=lambda row: row["variant"] not in (None, SIMILARITY), default=None)
 
 
 def _percent(row: Optional[Mapping[str, Any]]) -> Optional[float]:

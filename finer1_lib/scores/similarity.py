@@ -17,14 +17,15 @@ guide and trigram are our choice.
 """
 
 from functools import lru_cache
-from typing import Any, Iterable, Mapping, Optional, Protocol, Sequence
+from typing import Any, Iterable, Mapping, Optional, Protocol
 
 from finer1_lib.errors import UserError
 from finer1_lib.scores.guide_similarity import GuideSimilarity
 from finer1_lib.scores.text_encoders import EncoderSimilarity, SiglipSimilarity
 
-NAMES = ("auto", "guide", "trigram", "siglip", "siglip_lower", "encoder:CHECKPOINT", "encoder_lower:CHECKPOINT")
-CLIPPED, UNCLIPPED = "relative_semantic_similarity", "relative_similarity_unclipped"
+NAMES = (
+    "auto", "guide", "trigram", "siglip", "siglip_lower", "encoder:CHECKPOINT", "encoder_lower:CHECKPOINT",
+)  # fmt: skip
 
 
 class Similarity(Protocol):
@@ -63,46 +64,6 @@ class TrigramSimilarity:
     def __call__(self, a: str, b: str) -> float:
         """Shared trigrams; case counts."""
         return trigram_jaccard(a, b)
-
-
-def relative_similarity(similarity: Similarity, answer: str, label: str, standard: str) -> float:
-    """SS of one answer, not clipped: 1 at the label, 0 at the super-category's word, less for what is farther.
-
-    Where the word itself is as near as can be (Sim = 1, a label that is its super-category's word) the ratio
-    is undefined; the value is then 1 for an answer equal to the label and 0 for any other.
-
-    Source: METHOD 4, paper Section 4.1, whose SS is max(0, this); the undefined case is our choice.
-    """
-    near, word = similarity(answer, label), similarity(standard, label)
-    if word >= 1.0:
-        return float(near >= 1.0)
-    return (near - word) / (1.0 - word)
-
-
-def similarity_scores(
-    similarities: Sequence[Similarity], answer: Optional[str], label: str, standard: str, right: bool = False
-) -> dict[str, float]:
-    """SS of one answer by every similarity, clipped at 0 and not.
-
-    Args:
-        similarities: the first is the one that all tables read; rows of the others carry its name after "@".
-        answer: None for none, which is 0 clipped and, because it is no nearer or farther than anything, absent
-            where nothing is clipped.
-        standard: the super-category's word.
-        right: the answer is the label, whatever Sim says of its spelling: 1.
-
-    Source: METHOD 4; audit B2 (clipping hides answers that are worse than the super-category's word).
-    """
-    scores = {}
-    for place, similarity in enumerate(similarities):
-        clipped = CLIPPED if place == 0 else f"{CLIPPED}@{similarity.name}"
-        if answer is None:
-            scores[clipped] = 0.0
-            continue
-        value = 1.0 if right else relative_similarity(similarity, answer, label, standard)
-        scores[clipped] = max(0.0, value)
-        scores[f"{UNCLIPPED}@{similarity.name}"] = value
-    return scores
 
 
 def make_similarity(name: str, guide: Optional[Mapping[str, Any]] = None, **options: Any) -> Similarity:

@@ -112,7 +112,11 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
         config = AutoConfig.from_pretrained(name, revision=revision)
     kind = config.model_type.removesuffix("_text_model")
     read, tower, pool = _READ.get(kind, (_mean_pooled, "AutoModel", False))
-    tokenizer, model = _load(checkpoint, tower, ignored="" if pool else "pooler.")
+    if pool and hasattr(config, "text_config"):
+        if kind == "clip":  # the tower alone looks for the width of its projection in its own part
+            config.text_config.projection_dim = config.projection_dim
+        config = config.text_config
+    tokenizer, model = _load(checkpoint, tower, config, ignored="" if pool else "pooler.")
     length = _length(checkpoint, kind, tokenizer, model.config)
     model.eval().to(device)
 
@@ -130,7 +134,7 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
     return embed
 
 
-def _load(checkpoint: str, tower: str, ignored: str) -> tuple[Any, Any]:
+def _load(checkpoint: str, tower: str, config: Any, ignored: str) -> tuple[Any, Any]:
     """(tokenizer, text tower), every weight of which was in the checkpoint."""
     import transformers
 
@@ -138,7 +142,7 @@ def _load(checkpoint: str, tower: str, ignored: str) -> tuple[Any, Any]:
     with loading(checkpoint):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
         model, report = getattr(transformers, tower).from_pretrained(
-            name, revision=revision, output_loading_info=True, use_safetensors=True,
+            name, config=config, revision=revision, output_loading_info=True, use_safetensors=True,
             ignore_mismatched_sizes=True)  # fmt: skip
     fresh = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]
                    if not (ignored and str(key).startswith(ignored)))  # fmt: skip
