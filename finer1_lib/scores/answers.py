@@ -2,7 +2,7 @@
 
     "<answer>rock-wren</answer>"                        rock-wren
     "<answer>B</answer>", "(B)", "B. Rock Wren"         the second option, where the options had letters
-    "<answer>B. House Wren</answer>"                    as it stands: letter and name disagree, which is no answer
+    "<answer>B. House Wren</answer>"                    as it stands: letter and name disagree
 
 Also which of the known names a longer text mentions, the longest first: "Border Collie" mentions no "Collie".
 

@@ -1,4 +1,4 @@
-"""Relative semantic similarity: how near an answer is to the label, on a scale set by the super-category's word.
+"""Relative semantic similarity: how near an answer is to the label, beside the super-category's word.
 
     unclipped = (Sim(answer, label) - Sim(word, label)) / (1 - Sim(word, label))       SS = max(0, unclipped)
 

@@ -48,7 +48,7 @@ class EncoderSimilarity:
         self.name = f"encoder{'_lower' if lower_case else ''}:{checkpoint}"
         self._embed = _open(checkpoint, device)
         self._batch_size, self._lower_case = batch_size, lower_case
-        self._kept = max(kept, AHEAD * batch_size + 1)  # what is embedded together is remembered together
+        self._kept = max(kept, 4 * AHEAD * batch_size)  # what was embedded ahead must still be there
         self._vectors: OrderedDict[str, Any] = OrderedDict()
         self._waiting: dict[str, None] = {}
 
@@ -80,10 +80,12 @@ class EncoderSimilarity:
         for _ in range(min(len(self._waiting), AHEAD * self._batch_size - 1)):
             chosen.append(next(iter(self._waiting)))
             del self._waiting[chosen[-1]]
-        chosen.sort(key=lambda text: (len(text), text))  # alike in length: little padding
-        for start in range(0, len(chosen), self._batch_size):
-            batch = chosen[start : start + self._batch_size]
+        alike = sorted(chosen, key=lambda text: (len(text), text))  # in length: little padding
+        for start in range(0, len(alike), self._batch_size):
+            batch = alike[start : start + self._batch_size]
             self._vectors.update(zip(batch, self._embed(batch)))
+        for text in chosen:  # the order in which they will be asked for, so in which they may be forgotten
+            self._vectors.move_to_end(text)
         while len(self._vectors) > self._kept:
             self._vectors.popitem(last=False)
 
@@ -148,7 +150,7 @@ def _load(checkpoint: str, tower: str, config: Any, ignored: str) -> tuple[Any, 
                    if not (ignored and str(key).startswith(ignored)))  # fmt: skip
     if fresh:
         raise UserError(f"{checkpoint!r} leaves {len(fresh)} weights of the text tower newly initialised "
-                        f"(first: {fresh[0]}): similarities would be random; use a whole checkpoint")  # fmt: skip
+                        f"(first: {fresh[0]}): similarities would be random; use a whole checkpoint")
     return tokenizer, model
 
 
@@ -157,7 +159,8 @@ def _length(checkpoint: str, kind: str, tokenizer: Any, config: Any) -> int:
     read = getattr(getattr(config, "text_config", config), "max_position_embeddings", None) or LONGEST
     if kind.startswith("siglip"):
         if read < SIGLIP_LENGTH:
-            raise UserError(f"{checkpoint!r} reads {read} tokens, the metric needs {SIGLIP_LENGTH}: use {SIGLIP}")
+            raise UserError(f"{checkpoint!r} reads {read} tokens, the metric needs {SIGLIP_LENGTH}: "
+                            f"use {SIGLIP}")  # fmt: skip
         return SIGLIP_LENGTH
     return min(read, tokenizer.model_max_length, LONGEST)
 
@@ -179,7 +182,8 @@ def _mean_pooled(model: Any, tokenizer: Any, texts: list[str], length: int) -> A
 
 
 def _tokens(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
-    return tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt").to(model.device)
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+    return inputs.to(model.device)
 
 
 # how a tower is read, transformers' class of it, and whether its pooling has weights that we use
