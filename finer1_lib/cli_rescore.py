@@ -1,0 +1,112 @@
+"""`finer1 rescore`: every score of a record file again, without a model.
+
+Source: our choice (DESIGN 4: records are kept, so that a metric can change without a model being run again).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
+
+import typer
+
+from finer1_lib.errors import UserError
+from finer1_lib.terminal import show_table
+
+
+class Source(NamedTuple):
+    """What stands behind the word that the user gave.
+
+    Attributes:
+        path: the record file.
+        guide: field guide of a drawn world, or None.
+        names: {super_category: its sub-categories}; None to take those that the records speak of.
+        labels: {model: label} of a run.
+        similarities: names of Sim, the main one first.
+        told: lines to stand above the tables.
+    """
+
+    path: Path
+    guide: Optional[Mapping[str, Any]] = None
+    names: Optional[Mapping[str, Sequence[str]]] = None
+    labels: Optional[Mapping[str, str]] = None
+    similarities: tuple[str, ...] = ("auto",)
+    told: str = ""
+
+
+def find_source(records: str, output_root: str) -> Source:
+    """A record file by its path, or that of a run by the run's name, with all that the run knows.
+
+    Raises:
+        UserError: neither is there.
+    """
+    import pandas as pd
+
+    from finer1_lib.chain import find_run
+    from finer1_lib.coverage import coverage_of
+    from finer1_lib.files import read_json
+    from finer1_lib.summary import labels_in
+
+    if Path(records).is_file() or records.endswith((".jsonl", ".gz")) or len(Path(records).parts) != 1:
+        return Source(Path(records))
+    run = find_run(output_root, records)
+    path = run / "04_evaluation" / "records.jsonl"
+    if not path.is_file():
+        raise UserError(f"{records!r} is no file, and no run with answers: there is no {path}")
+    table = pd.read_parquet(run / "01_data" / "images.parquet", columns=["super_category", "sub_category"])
+    names = {word: sorted(set(part["sub_category"])) for word, part in table.groupby("super_category")}
+    asked = read_json(run / "04_evaluation" / "stage.json").get("parameters", {})
+    similarities = (asked.get("text_similarity", "auto"), *asked.get("more_similarities", ()))
+    return Source(path, read_json(run / "01_data" / "guide.json") or None, names, labels_in(run),
+                  similarities, coverage_of(run))  # fmt: skip
+
+
+def rescore(
+    records: Annotated[str, typer.Argument(help="A records.jsonl or .jsonl.gz, or the name of a run.")],
+    guide: Annotated[
+        Optional[str], typer.Option(help="guide.json of a drawn world.", show_default="the run's")
+    ] = None,
+    similarity: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Sim of the open world, the main one first; may be repeated.",
+                     show_default="the run's, else auto"),
+    ] = None,
+    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all rows here.")] = None,
+    csv_file: Annotated[Optional[str], typer.Option("--csv", help="The same as a table.")] = None,
+    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+) -> None:
+    """Compute every score again from the records alone, line by line: no model, and files of any length.
+
+    Example: finer1 rescore outputs/miniature/04_evaluation/records.jsonl --json rows.json
+    """
+    import pandas as pd
+
+    from finer1_lib.files import atomic_write_json, atomic_write_text, check_targets, read_json
+    from finer1_lib.scores.record_file import RecordFile, names_in
+    from finer1_lib.scores.rescore import rescore as rescored
+    from finer1_lib.scores.scorers import make_scorer
+    from finer1_lib.scores.similarity import make_similarity
+    from finer1_lib.summary import KEYS, main_table
+
+    check_targets(json_file, csv_file)
+    source = find_source(records, output_root)
+    known = source.guide
+    if guide is not None:
+        if not Path(guide).is_file():
+            raise UserError(f"--guide: {guide} is no file")
+        known = read_json(Path(guide))
+    file = RecordFile(source.path)
+    names = source.names or names_in(file)
+    main, *more = [make_similarity(name, known) for name in similarity or source.similarities]
+    scorers = [make_scorer(name, similarity=main, guide=known, names=names, more=more)
+               for name in ("strict", "official")]  # fmt: skip
+    found = rescored(file, scorers, similarity=main.name)
+    labels = source.labels or {row["model"]: row["model"] for row in found.rows}
+    for scorer in scorers:
+        title = f"{found.records:,} records, {scorer.name} scorer: percent [95 % interval]"
+        titles, rows = main_table(found.rows, scorer.name, labels)
+        show_table("\n".join(filter(None, (title, source.told))), titles, rows)
+    if found.torn is not None:
+        print(f"line {found.torn}, the last one, is torn: left out")
+    if json_file is not None:
+        atomic_write_json(Path(json_file), found.rows)
+    if csv_file is not None:
+        atomic_write_text(Path(csv_file), pd.DataFrame(found.rows, columns=list(KEYS)).to_csv(index=False))
