@@ -68,11 +68,12 @@ class ChatEndpoint:
     ) -> None:
         self.address = address_of(url)
         if not model.strip():
-            raise UserError("the endpoint has no model (01's teacher_name, a system's checkpoint): give its name there")
+            raise UserError("the endpoint has no model (01's teacher_name, a system's checkpoint): give its"
+                            " name there")
         if key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key_variable):
-            raise UserError("the endpoint's key_variable (01's teacher_key_variable) is no name of an environment"
-                            " variable (letters, digits, _): put the key into a variable and give that"
-                            " variable's name, not the key itself")
+            raise UserError("the endpoint's key_variable (01's teacher_key_variable) is no name of an"
+                            " environment variable (letters, digits, _): put the key into a variable and give"
+                            " that variable's name, not the key itself")
         if min(concurrency, tries, max_tokens) < 1 or requests_per_minute < 0:
             raise UserError("an endpoint needs a batch, tries and tokens of at least 1 and no negative rate")
         self.model, self.answers, self.concurrency = model, Path(answers), concurrency

@@ -10,6 +10,9 @@ from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
 from finer1_lib.teacher_pictures import data_url
 
+_URL = "the endpoint's url (01's teacher_url)"
+_LIKE = "give one like http://localhost:8000/v1"
+
 
 class Question(NamedTuple):
     """A prompt, with a picture or none.
@@ -54,11 +57,11 @@ def address_of(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url.strip())
     except ValueError:
-        raise UserError("the endpoint's url (01's teacher_url) is no address: give one like http://localhost:8000/v1") from None
+        raise UserError(f"{_URL} is no address: {_LIKE}") from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise UserError("the endpoint's url (01's teacher_url) is recorded, and holds more than an address (a name, a"
-                        " key, a query): give the address, and the key in the variable that key_variable names")
+        raise UserError(f"{_URL} is recorded, and holds more than an address (a name, a key, a query): give"
+                        " the address, and the key in the variable that key_variable names")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"the endpoint's url (01's teacher_url) {url!r} is no address: give one like http://localhost:8000/v1")
+        raise UserError(f"{_URL} {url!r} is no address: {_LIKE}")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"

@@ -19,7 +19,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.runs import append_jsonl, read_jsonl
 from finer1_lib.systems.strategies import draw_seed
 
-WINDOW_PIXELS = 64 * 2**20  # of pictures held at a time: 1.5 GB once they are prepared
+WINDOW_PIXELS = 40 * 2**20  # of pictures held at a time: 1 GB once they are prepared
 
 
 def batches_of(requests: Sequence[Mapping], batch_size: int) -> list[list[Mapping]]:
@@ -32,17 +32,21 @@ def batches_of(requests: Sequence[Mapping], batch_size: int) -> list[list[Mappin
 def windows_of(asked: Sequence[Sequence[Mapping]], batch_size: int) -> list[list[list[Mapping]]]:
     """The lists of requests cut alike: in one window everything that is asked about the same few pictures.
 
-    A window holds `WINDOW_PIXELS` of pictures, and a batch of them at least; pictures of one size stand
-    together. So each picture is prepared once for all that is asked about it, whatever their number.
+    A window is whole batches of pictures, as many as `WINDOW_PIXELS` hold and one at least; pictures of one
+    size stand together. So each picture is prepared once for all that is asked about it, whatever their
+    number.
     """
     pictures = {request["image_id"]: request["size"] for requests in asked for request in requests}
+    order = sorted(pictures, key=lambda image_id: (pictures[image_id], image_id))
     places: dict[str, int] = {}
-    window, pixels, count = 0, 0, 0
-    for image_id in sorted(pictures, key=lambda image_id: (pictures[image_id], image_id)):
-        width, height = pictures[image_id]
-        if count >= batch_size and pixels + width * height > WINDOW_PIXELS:
-            window, pixels, count = window + 1, 0, 0
-        places[image_id], pixels, count = window, pixels + width * height, count + 1
+    window, pixels = 0, 0
+    for start in range(0, len(order), batch_size):
+        some = order[start : start + batch_size]
+        more = sum(width * height for width, height in map(pictures.get, some))
+        if pixels and pixels + more > WINDOW_PIXELS:
+            window, pixels = window + 1, 0
+        pixels += more
+        places.update(dict.fromkeys(some, window))
     found: list[list[list[Mapping]]] = [[[] for _ in asked] for _ in range(window + 1)]
     for number, requests in enumerate(asked):
         for request in requests:
@@ -59,7 +63,8 @@ def collect_records(
     Args:
         asked: of `all_requests`, of one model.
         path: `records.jsonl`; other models' records in it are left alone.
-        open_answerer: gives what answers (`systems.answering.Answerer`); called only if something is left to do.
+        open_answerer: gives what answers (`systems.answering.Answerer`); called only if something is left
+            to do.
         max_new_tokens: longest completion; one that reaches it is marked `truncated`.
         batch_size: requests a forward pass; also what a kill can cost.
         progress: called as `progress(done, total, label)` after every batch.
@@ -128,7 +133,7 @@ def _label(request: Mapping) -> str:
 
 def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Path) -> None:
     """A record may only stand for a request that asked the same thing."""
-    asked = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "samples")
+    asked = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "samples", "labels_hash")
     if record is not None and any(record.get(name) != request.get(name) for name in asked):
         raise UserError(
             f"{path.name} answers another question for {request['item_id']} ({_label(request)}): the prompts "

@@ -5,9 +5,9 @@ share of the questions (less where it has no more), and inside each the items ar
 along its sub-categories from a start that the seed draws. So every item of a stratum is as likely as any
 other, its mean is the mean of the whole but for chance, and sub-categories are covered evenly.
 
-The interval of such a mean is the clustered one of every other table, as if the subset were all there is. That
-is on the safe side: it knows neither that the strata are finite nor that even spacing leaves out less than
-chance would.
+The interval of such a mean is the clustered one of every other table, as if the subset were all there is.
+That is on the safe side: it knows neither that the strata are finite nor that even spacing leaves out less
+than chance would.
 
 Source: our choice (35,566 items are days of computing for a large model); audit A7 (intervals over classes).
 """
@@ -30,7 +30,8 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
         budget: at most so many items in all, of those that `images_per_class` leaves; 0 takes them all.
 
     Raises:
-        UserError: a negative number, a budget below one item a stratum, no items, or an item whose image the table lacks.
+        UserError: a negative number, a budget below one item a stratum, no items, or an item whose image the
+            table lacks.
     """
     for name, value in (("images_per_class", images_per_class), ("items_budget", budget)):
         if value < 0:
@@ -54,6 +55,12 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
     if budget and budget < len(chosen):
         chosen = _subset(chosen, budget, seed)
     return sorted(chosen, key=lambda item: item["item_id"])
+
+
+def names_of(images: Any) -> dict[str, list[str]]:
+    """{super_category: all its sub-categories, sorted}, of the rows of images.parquet."""
+    found = images.groupby("super_category")["sub_category"].unique()
+    return {word: sorted(names) for word, names in found.items()}
 
 
 def _subset(items: Sequence[dict], budget: int, seed: int) -> list[dict]:

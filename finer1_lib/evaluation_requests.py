@@ -20,6 +20,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 from finer1_lib.contenders import Contender
 from finer1_lib.errors import UserError
+from finer1_lib.hashing import digest
 from finer1_lib.prompts import PROMPTS, Prompt
 from finer1_lib.systems.strategies import STRATEGIES, draw_examples
 
@@ -51,6 +52,7 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
 def build_requests(
     contender: Contender, items: Sequence[Mapping], setting: str, *, order: str = "shuffled", seed: int = 0,
     prompts: Mapping[str, Prompt] = PROMPTS, shots: Any = None, examples: int = 4,
+    labels: Mapping[str, Sequence[str]] = {},
 ) -> list[dict]:
     """What is asked of one model in one setting: records without their completions.
 
@@ -64,8 +66,14 @@ def build_requests(
         prompts: by name; what `release.prompts` read takes the place of the registry's.
         shots: of `strategies.shots_of`, for in-context examples.
         examples: how many of them.
+        labels: {super_category: all its sub-categories}, which "all_labels" chooses from; their hash stands
+            in its records.
+
+    Raises:
+        UserError: no labels for a super-category that is asked under "all_labels", or too few shots.
     """
     closed = setting == "closed_world"
+    hashes = _label_hashes(items, labels) if setting == "all_labels" else {}
     requests = []
     for item in items:
         name, prompt = _prompt(contender, item, setting, prompts)
@@ -77,8 +85,11 @@ def build_requests(
                 "prompt_name": name, "prompt": _text(contender, prompt, item, options),
                 "prompt_hash": prompt.hash, "options": options,
                 "option_order": order if closed else None, "rotation": rotation, "seed": seed,
-                "size": [item["width"], item["height"]], **_way(contender, item, prompts, shots, examples, seed),
+                "size": [item["width"], item["height"]],
+                **_way(contender, item, prompts, shots, examples, seed),
             }
+            if hashes:
+                asked["labels_hash"] = hashes[item["super_category"]]
             if closed and prompt.lettered:
                 asked["lettered"] = True
             several = range(contender.samples) if contender.samples > 1 else ()
@@ -98,6 +109,15 @@ def _prompt(
     name = f"{contender.prompts}_{SETTINGS[setting]}"
     own = contender.system.prompts_from if contender.system is not None else ""
     return name, {**prompts, **(_worded(own) if own else {})}[name]
+
+
+def _label_hashes(items: Sequence[Mapping], labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """{super_category: hash of its names}: an answer counts among these names alone."""
+    asked = {item["super_category"] for item in items}
+    if asked - set(labels):
+        raise UserError(f"no sub-categories of {min(asked - set(labels))!r} to choose from: give an encoder"
+                        " the labels of every super-category that is asked")
+    return {word: digest(sorted(set(labels[word])))[:12] for word in asked}
 
 
 @cache
@@ -146,7 +166,7 @@ def all_requests(
 
     Args:
         orders: some of `OPTION_ORDERS`, each once; "shuffled" is the main reading and must be among them.
-        options: prompts, shots, examples of `build_requests`.
+        options: prompts, shots, examples, labels of `build_requests`.
 
     Raises:
         UserError: orders that are not so.

@@ -47,12 +47,12 @@ class Prompt:
         values = {"{question}": question, "{options}": ", ".join(shown), "{options_list}": str(shown),
                   "{options_lettered}": lettered}
         # in one go: a question may itself contain braces
-        return re.sub(r"\{(?:question|options|options_list|options_lettered)\}", lambda field: values[field[0]], self.template)
+        return re.sub("|".join(map(re.escape, values)), lambda field: values[field[0]], self.template)
 
     @property
     def takes_options(self) -> bool:
         """Whether it is a prompt of the closed world."""
-        return any(f"{{{field}}}" in self.template for field in ("options", "options_list", "options_lettered"))
+        return any(f"{{options{kind}}}" in self.template for kind in ("", "_list", "_lettered"))
 
     @property
     def lettered(self) -> bool:
@@ -65,7 +65,9 @@ class Prompt:
         return hashlib.sha256(self.template.encode("utf-8")).hexdigest()[:12]
 
 
-_COT = "Think in <think></think> with <analysis>, <options>, <comparison> and <prediction>, then give the name in <answer></answer>."
+_COT = (
+    "Think in <think></think> with <analysis>, <options>, <comparison> and <prediction>, then give the name "
+    "in <answer></answer>.")
 _ANSWER = "Give only the name in <answer></answer>."
 _STEP = "Think step by step, then give the name in <answer></answer>."
 _LETTER = "Give only its letter or its name in <answer></answer>."

@@ -17,6 +17,7 @@ from finer1_lib.generation import Generation
 from finer1_lib.systems.strategies import STRATEGIES, messages_for
 
 PIXEL_BYTES = 24  # of a prepared picture: two frames of three colours in float32
+SLACK = 2  # a processor rounds sizes; a store a little too small for its window would hold nothing in time
 
 
 class Answerer(Protocol):
@@ -57,12 +58,13 @@ class ChatAnswerer:
         else:  # the pictures of a window stay prepared, and so does what a frozen tower saw in them
             self._generate = generate or generation.generate
             if generate is None:
-                self._options["encoder"] = Encoder(loaded.processor, WINDOW_PIXELS * PIXEL_BYTES)
+                self._options["encoder"] = Encoder(
+                    loaded.processor, SLACK * WINDOW_PIXELS * PIXEL_BYTES)
 
     def answer(
         self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
     ) -> list[Generation]:
-        """As `Answerer`; several samples of one question share its messages, and so its pass through the model."""
+        """As `Answerer`; samples of one question share its messages, and so its pass through the model."""
         messages: dict[tuple, list[dict]] = {}
         for request in requests:
             messages.setdefault(_question(request), messages_for(request, self._root))
@@ -118,8 +120,8 @@ class EndpointAnswerer:
         if max_new_tokens not in self._endpoints:
             one = self._system
             self._endpoints[max_new_tokens] = ChatEndpoint(
-                one.url, one.checkpoint, self._answers, key_variable=one.key_variable, max_tokens=max_new_tokens,
-                temperature=self._temperature, max_pixels=one.max_pixels,
+                one.url, one.checkpoint, self._answers, key_variable=one.key_variable,
+                max_tokens=max_new_tokens, temperature=self._temperature, max_pixels=one.max_pixels,
                 requests_per_minute=one.requests_per_minute, concurrency=one.concurrency)
         return self._endpoints[max_new_tokens]
 
@@ -164,4 +166,5 @@ def open_answerer(
     else:
         loaded = models.load(checkpoint, adapter, backend=backend, load_in_4bit=load_in_4bit,
                              min_pixels=min_pixels, max_pixels=max_pixels)
+        loaded.model.requires_grad_(False)  # of a frozen tower what it saw in a picture is kept
     return ChatAnswerer(loaded, image_root, heat)

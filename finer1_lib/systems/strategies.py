@@ -3,7 +3,7 @@
     zero_shot         the question alone
     step_by_step      the question, "think step by step", then the name
     in_context        k pictures with their names as earlier turns, then the question
-    self_consistency  k answers drawn at a temperature; the commonest counts, and pass@k tells what was in reach
+    self_consistency  k answers drawn at a temperature; the commonest counts, pass@k tells what was in reach
 
 Examples are the training's shots of the same super-category, never of the item's own sub-category: else the
 answer could be read off the context. They are drawn by seed and item, the same ones in both settings and for
@@ -79,7 +79,7 @@ def messages_for(request: Mapping, image_root: Any) -> list[dict]:
     """The chat messages of one request: its examples as turns that were answered, then picture and prompt.
 
     Args:
-        request: of `evaluation.build_requests`; `examples` and `example_prompt` where there are any.
+        request: of `evaluation_requests.build_requests`; `examples` and `example_prompt` where there are any.
         image_root: folder that image ids are relative to; pictures are opened when they are encoded.
     """
     turns = []
