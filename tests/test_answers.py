@@ -36,13 +36,17 @@ def test_a_letter_is_no_answer_where_the_prompt_showed_none():
 def test_names_are_found_by_whole_words_the_longest_first():
     known = KnownNames(["Collie", "Border Collie", "F/A-18", "Rose", "Black-and-white Warbler"])
     assert known.mentioned("a border-collie, no Collie; primrose") == ["border collie", "collie"]
-    assert known.mentioned("an F/A 18 beside a black and white warbler") == ["f/a 18", "black and white warbler"]
+    assert known.mentioned("F/A 18 and black and white warbler") == ["f/a 18", "black and white warbler"]
     assert known.mentioned("") == [] and KnownNames([]).mentioned("Rose") == []
+    assert known.last_mentioned("a Rose, a Collie, a border-collie; primrose") == "border collie"
+    assert known.last_mentioned("") is None is known.last_mentioned("primrose")
 
 
 @given(st.lists(st.sampled_from(["House Wren", "Rock Wren", "Border Collie", "Collie"]), max_size=6))
 def test_every_name_of_a_list_is_found_in_its_order(names):
-    assert KnownNames(names).mentioned("; ".join(names)) == [normalise(name) for name in names]
+    known, text = KnownNames(names), "; ".join(names)
+    assert known.mentioned(text) == [normalise(name) for name in names]
+    assert known.last_mentioned(text) == (normalise(names[-1]) if names else None)
 
 
 def test_kinder_readings_stand_beside_the_strict_one():

@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from finer1_lib.scores.answer_names import names_several
+from finer1_lib.data_sets.catalogue import DATA_SETS
+from finer1_lib.data_sets.names import official_names
 from finer1_lib.errors import UserError
+from finer1_lib.rewards import normalise
 from finer1_lib.scores.official import official_answer, official_word
 from finer1_lib.scores.relative import relative_similarity
 from finer1_lib.scores.scorers import SCORERS, make_scorer, register
@@ -331,3 +334,169 @@ def test_the_registry():
         )
     finally:
         SCORERS.pop("length")
+
+
+# ---------------------------------------------------------------- what strict never credits, whatever is said
+
+OFFICIAL, STRICT = make_scorer("official"), make_scorer("strict")
+MANY = settings(max_examples=150, deadline=None)
+WORDS = st.text("abcdefgh -'", min_size=1, max_size=12).filter(str.strip)
+NAMED = {word: sorted(official_names(word)) for word in DATA_SETS}
+SEPARATORS = [", ", "; ", " / ", " or ", " and ", "\n", ", or "]
+EMPTY = ["", "<answer></answer>", "<answer> \n</answer>", "<answer>", "</answer>", "<answer/>"]
+RIGHT = ("accuracy", "text_inclusion", "boundary_inclusion", "accuracy_with_aliases",
+         "text_inclusion_with_aliases")  # fmt: skip
+
+
+@st.composite
+def names_of_one_set(draw, least, most):
+    """(data set, different names of it)."""
+    word = draw(st.sampled_from(sorted(NAMED)))
+    return word, draw(st.lists(st.sampled_from(NAMED[word]), min_size=least, max_size=most, unique=True))
+
+
+def asked(completion, word, label, **more):
+    return {**record(completion, label, "x/1.jpg", word), **more}
+
+
+def credits(completion, word, label, **more):
+    """All that strict can give for being right, in both worlds."""
+    item = asked(completion, word, label, **more)
+    scores = [STRICT.open(item), STRICT.closed(item)]
+    return {(world, key): found[key] for world, found in enumerate(scores) for key in RIGHT if key in found}
+
+
+@MANY
+@given(names_of_one_set(2, 5), st.data(), st.sampled_from(SEPARATORS))
+def test_strict_never_credits_a_list(names, data, between):
+    word, said = names
+    label, completion = data.draw(st.sampled_from(said)), f"<answer>{between.join(said)}</answer>"
+    assert set(credits(completion, word, label).values()) == {0.0}
+    assert STRICT.open(asked(completion, word, label))["multiple_answers"] == 1.0
+    assert OFFICIAL.closed(asked(completion, word, label))["accuracy"] == 1.0  # it does: trap A3
+
+
+@MANY
+@given(names_of_one_set(2, 4), st.data())
+def test_strict_never_credits_several_answers(names, data):
+    word, said = names
+    completion = "".join(f"<answer>{name}</answer>" for name in said)
+    assert set(credits(completion, word, data.draw(st.sampled_from(said))).values()) == {0.0}
+
+
+@MANY
+@given(names_of_one_set(1, 1), st.text(max_size=20), st.sampled_from(EMPTY))
+def test_strict_never_credits_an_empty_answer_or_none(names, thought, ending):
+    word, (label,) = names
+    for text in (thought, f"<think>{label}</think>", label, f"{thought} {label}"):
+        assume("<" not in thought)
+        assert set(credits(text + ending, word, label).values()) == {0.0}
+        assert STRICT.open(asked(text + ending, word, label))["format_failure"] == 1.0
+
+
+@MANY
+@given(names_of_one_set(1, 1), WORDS, st.booleans())
+def test_strict_never_credits_a_longer_name(names, more, before):
+    word, (label,) = names
+    said = f"{more} {label}" if before else f"{label} {more}"
+    assume(normalise(said) != normalise(label))
+    found = credits(f"<answer>{said}</answer>", word, label)
+    assert found[0, "text_inclusion"] == found[1, "accuracy"] == 0.0
+
+
+def test_no_name_that_holds_another_is_credited_for_it():
+    """All pairs of the six data sets; official credits each of them."""
+    pairs = [(word, one, other) for word, names in NAMED.items() for one in names for other in names
+             if one != other and one.lower() in other.lower()]  # fmt: skip
+    assert {("dog", "Collie", "Border Collie"), ("flower", "petunia", "mexican petunia"),
+            ("flower", "rose", "lenten rose"), ("flower", "mallow", "tree mallow")} <= set(pairs)  # fmt: skip
+    for word, label, said in pairs:
+        completion = f"<answer>{said}</answer>"
+        assert set(credits(completion, word, label).values()) == {0.0}
+        assert OFFICIAL.closed(asked(completion, word, label))["accuracy"] == 1.0
+
+
+@MANY
+@given(names_of_one_set(1, 2), st.text("abc xyz.,", max_size=20))
+def test_strict_equals_official_on_clean_single_answers_of_unambiguous_names(names, thought):
+    word, (said, *rest) = names
+    for label in (said, *rest):
+        assume(label == said or label.lower() not in said.lower())
+        item = asked(f"<think>{thought}</think><answer>{said}</answer>", word, label)
+        assert STRICT.closed(item)["accuracy"] == OFFICIAL.closed(item)["accuracy"] == float(label == said)
+        assert STRICT.open(item)["text_inclusion"] == OFFICIAL.open(item)["text_inclusion"]
+        if label == said:
+            assert set(credits(item["completion"], word, label).values()) == {1.0}
+            assert STRICT.open(item)["multiple_answers"] == STRICT.open(item)["format_failure"] == 0.0
+
+
+@MANY
+@given(names_of_one_set(2, 2), st.sampled_from([str.upper, str.lower, str.title, str.swapcase]),
+       st.sampled_from("- _"), st.sampled_from(["", " ", "\n"]), st.booleans())
+def test_strict_looks_at_neither_spelling_nor_space_nor_the_path(names, case, joiner, around, right):
+    word, (label, other) = names
+    said = label if right else other
+    spelled = case(said).replace(" ", joiner).replace("'", "’")
+    item = asked(f"<answer>{around}{spelled}{around}</answer>", word, label)
+    plain = asked(f"<answer>{said}</answer>", word, label)
+    for ask in (STRICT.closed, STRICT.open):
+        found, expected = ask(item), ask(plain)
+        same = [key for key in expected if not key.startswith("relative")]
+        assert [found[key] for key in same] == [expected[key] for key in same]
+    assert STRICT.open({**item, "image_id": "cars/aircraft/1.jpg"}) == STRICT.open(item)
+
+
+@MANY
+@given(names_of_one_set(4, 4), st.data(), st.sampled_from(["{}", "({})", "{}.", "{}. {name}", "({}) {name}"]))
+def test_a_letter_is_worth_its_option_and_nothing_where_none_was_shown(names, data, form):
+    word, options = names
+    label, at = data.draw(st.sampled_from(options)), data.draw(st.integers(0, 3))
+    said = form.format("ABCD"[at], name=options[at])
+    item = asked(f"<answer>{said}</answer>", word, label, options=options, lettered=True)
+    assert STRICT.closed(item)["accuracy"] == float(options[at] == label)
+    assert STRICT.closed(item)["chose_first"] == float(at == 0)
+    if "name" not in form:
+        assert STRICT.closed({**item, "lettered": False})["accuracy"] == 0.0
+    other = form.format("ABCD"[at], name=options[at - 1])  # letter and name at odds
+    if other != said:
+        assert STRICT.closed({**item, "completion": f"<answer>{other}</answer>"})["accuracy"] == 0.0
+
+
+@MANY
+@given(names_of_one_set(2, 2), st.one_of(WORDS, st.none()), st.booleans())
+def test_kinder_readings_are_never_stricter_and_the_clip_only_clips(names, more, near):
+    word, (label, other) = names
+    completion = "" if more is None else f"<answer>{label if near else other} {more}</answer>"
+    item = asked(completion, word, label)
+    for scorer in (OFFICIAL, STRICT):
+        found = scorer.open(item)
+        unclipped = found["relative_semantic_similarity_unclipped"]
+        assert found["relative_semantic_similarity"] == max(0.0, unclipped) <= 1.0
+    assert found["text_inclusion"] <= min(found["boundary_inclusion"], found["text_inclusion_with_aliases"])
+    closed = STRICT.closed(item)
+    assert closed["accuracy"] <= closed["accuracy_with_aliases"]
+
+
+def test_an_alias_is_one_name_even_where_it_reads_like_two():
+    said, label = "2012 Chrysler Town and Country Minivan", "Chrysler Town and Country Minivan 2012"
+    found = STRICT.open(asked(f"<answer>{said}</answer>", "car", label))
+    assert (found["text_inclusion_with_aliases"], found["multiple_answers"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("thought, said, differs", [
+    ("A House Wren? No, a Rock Wren.", "Rock Wren", 0.0),
+    ("A Rock Wren? No, a House Wren.", "Rock Wren", 1.0),  # any official name is known, options or none
+    ("It is a Myrtle Warbler.", "Yellow-rumped Warbler", 0.0),  # its other name
+    ("It is a wren.", "Rock Wren", None),
+])
+def test_the_thinking_s_last_name_in_the_open_world_of_a_covered_data_set(thought, said, differs):
+    item = asked(f"<think>{thought}</think><answer>{said}</answer>", "bird", "Rock Wren")
+    assert STRICT.open(item).get("think_answer_differs") == differs
+
+
+def test_where_only_the_label_is_known_the_thinking_is_not_held_against_the_answer():
+    """It would be counted only where the label was thought of, and so only against the answer."""
+    item = asked("<think>A Tarn Finch.</think><answer>Marlo Wren</answer>", "bird", "Tarn Finch")
+    assert "think_answer_differs" not in STRICT.open(item)
+    assert make_scorer("strict", guide=GUIDE).open(item)["think_answer_differs"] == 1.0
+    assert STRICT.closed({**item, "options": ["Tarn Finch", "Marlo Wren"]})["think_answer_differs"] == 1.0

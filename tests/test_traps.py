@@ -2,8 +2,8 @@
 
 The tests bear the audit's numbers: A of the closed world, B of the open world. Answers are planted, names
 invented or common. Where a trap lies outside of scoring (distractors, prompts, trials, scripts, pixels) the
-test shows what the kit does in its place. Not covered, because the kit has no answer to them: a relative
-similarity below 0 (B2, clipped by both scorers) and synonyms (B5, wrong for both).
+test shows what the kit does in its place. Kinder or fuller readings stand in rows of their own: the similarity
+unclipped (B2), aliases and whole words (B5).
 """
 
 import random
@@ -266,11 +266,45 @@ def test_B1_the_super_category_is_guessed_from_the_path():
 
 @pytest.mark.parametrize("said", ["rock wren", "ROCK WREN", "Rock-Wren", "rock_wren"])
 def test_B2_relative_similarity_of_spellings(said):
-    """A right name in another spelling. (That no weight is drawn anew: test_scorers, SigLIP.)"""
+    """A right name in another spelling. (That no weight is drawn anew: test_similarity.)"""
     for label in ("Rock Wren", "Rock_Wren"):
         item = record(f"<answer>{said}</answer>", label)
         assert OFFICIAL.open(item)["relative_semantic_similarity"] < 1
         assert STRICT.open(item)["relative_semantic_similarity"] == 1 == STRICT.open(item)["text_inclusion"]
+
+
+def test_B2_clipping_hides_answers_that_are_worse_than_the_super_category_s_word():
+    """A car for a bird, and "bird" for a bird: both 0, unless nothing is clipped."""
+    path, key = {"path": "birds/1.jpg"}, "relative_semantic_similarity"
+    for scorer in (OFFICIAL, STRICT):
+        far, word = (scorer.open(record(f"<answer>{said}</answer>", "Blackbird", **path))
+                     for said in ("Volvo XC", "bird"))  # fmt: skip
+        assert far[key] == word[key] == 0 == word[f"{key}_unclipped"]
+        # "  Blackbird " has 10 trigrams, "  bird " 5, three in both, so Sim = 3 / 12; none with "  Volvo XC "
+        assert far[f"{key}_unclipped"] == pytest.approx((0 - 1 / 4) / (1 - 1 / 4))
+
+
+def test_B2_a_second_encoder_is_a_row_of_its_own():
+    class Blind:
+        """Sees one thing in every text."""
+
+        name = "blind"
+
+        def prepare(self, texts):
+            list(texts)
+
+        def __call__(self, a, b):
+            return 1.0 if a == b else 0.5
+
+    said = {**record("<answer>House Wren</answer>"), "model": "m", "setting": "open_world", "item_id": "1",
+            "categories": "seen", "option_order": None}  # fmt: skip
+    scores = score_records([said], [make_scorer(name, more=[Blind()]) for name in ("official", "strict")])
+    rows = pick(summary_rows(scores, seed=0, similarity="trigram"), dataset="bird",
+                metric="relative_semantic_similarity")  # fmt: skip
+    assert list(zip(rows["scorer"], rows["variant"])) == [
+        (scorer, variant) for scorer in ("official", "strict") for variant in ("trigram", "blind")]
+    assert rows[rows["variant"] == "blind"]["value"].tolist() == [0.0, 0.0]  # no nearer than "bird"
+    assert (rows[rows["variant"] == "trigram"]["value"] > 0).all()
 
 
 @pytest.mark.parametrize("ending", ["", "<answer></answer>", "<answer> </answer>"])
@@ -282,6 +316,7 @@ def test_B3_without_an_answer_the_reasoning_is_scored(ending):
     assert OFFICIAL.open(item)["relative_semantic_similarity"] > 0
     scores = STRICT.open(item)
     assert (scores["relative_semantic_similarity"], scores["format_failure"]) == (0, 1)  # and it is counted
+    assert OFFICIAL.open(item)["fallback"] == 1 > OFFICIAL.open(record("<answer>x</answer>"))["fallback"]
 
 
 def test_B4_cars_lose_their_last_two_words():
@@ -297,3 +332,23 @@ def test_B4_cars_lose_their_last_two_words():
 def test_B5_labels_inside_longer_words_and_names(said, label):
     assert opened(f"<answer>{said}</answer>", label) == (1, 0)
     assert opened(f"<answer>{label}</answer>", label) == (1, 1)
+    item = record(f"<answer>{said}</answer>", label, super_category="dog" if "Collie" in label else "x")
+    assert STRICT.open(item)["boundary_inclusion"] == 0  # whole words, and Border Collie is another breed
+    item["completion"] = f"<answer>It is a {label}.</answer>"
+    assert [STRICT.open(item)[key] for key in ("text_inclusion", "boundary_inclusion")] == [0, 1]
+
+
+@pytest.mark.parametrize("said, label, data_set", [
+    ("Red-winged Blackbird", "Red Winged Blackbird", "bird"),
+    ("Brewer's Blackbird", "Brewer Blackbird", "bird"),
+    ("Greater Roadrunner", "Geococcyx", "bird"), ("727-200", "Boeing 727-200", "aircraft"),
+    ("German Shorthaired Pointer", "German Shorthaired", "pet"), ("coltsfoot", "colt's foot", "flower"),
+])
+def test_B5_another_name_of_the_right_thing_is_wrong_for_the_release(said, label, data_set):
+    item = record(f"<answer>{said}</answer>", label, super_category=data_set)
+    shorter = label.lower() in said.lower()  # "German Shorthaired" happens to stand in its full name
+    assert OFFICIAL.open(item)["text_inclusion"] == shorter
+    assert STRICT.open(item)["text_inclusion_with_aliases"] == 1
+    assert STRICT.open(item)["text_inclusion"] == ("-" in said and data_set == "bird")  # folded, no alias
+    item["completion"] = f"<answer>not a {said}</answer>"
+    assert STRICT.open(item)["text_inclusion_with_aliases"] == 0

@@ -10,6 +10,7 @@ Source: audit A3 (multi-answer rate), METHOD 4 (`strict`); the rule is our choic
 """
 
 import re
+from functools import lru_cache
 from typing import Iterable
 
 from finer1_lib.rewards import normalise
@@ -36,17 +37,23 @@ def names_several(answer: str, known: Iterable[str]) -> bool:
         known: the options and labels that are known, if any.
     """
     text = normalise("; ".join(answer.splitlines()))
-    names = {normalise(name) for name in known} - {""}
+    names = _longest_first(frozenset(known))
     if text in names:
         return False
     found = 0
-    for name in sorted(names, key=lambda name: (-len(name), name)):
+    for name in names:
         if name in text:  # spares the pattern: nearly all known names stand nowhere in the answer
             text, times = re.subn(rf"(?<!\w){re.escape(name)}(?!\w)", _STAND_IN, text)
             found += times > 0
     pieces = [piece.strip() for part in _APART.split(text) for piece in _cut_at_and(part)]
     pieces = {piece for piece in pieces if re.search(r"[\w\0]", piece)}  # one said twice is one
     return found > 1 or len(pieces) > 1
+
+
+@lru_cache(maxsize=1024)  # one set of names serves a whole data set
+def _longest_first(known: frozenset) -> dict[str, None]:
+    names = {normalise(name) for name in known} - {""}
+    return dict.fromkeys(sorted(names, key=lambda name: (-len(name), name)))
 
 
 def _cut_at_and(text: str) -> list[str]:

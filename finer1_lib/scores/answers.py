@@ -18,6 +18,7 @@ from finer1_lib.rewards import normalise, one_answer
 Record = Mapping[str, Any]
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[).:]+|\Z)\s*(.*)\Z", re.DOTALL)
 _WORDS = re.compile(r"\w+")
+_Index = dict[str, list[tuple[tuple[str, ...], str]]]  # first or last word -> (words, name)
 
 
 def answer_of(record: Record) -> Optional[str]:
@@ -43,26 +44,35 @@ class KnownNames:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._starting: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-        for name in sorted(set(names)):
-            words = tuple(_WORDS.findall(normalise(name)))
+        self._starting: _Index = {}
+        self._ending: _Index = {}
+        split = {normalise(name): tuple(_WORDS.findall(normalise(name))) for name in sorted(set(names))}
+        for name, words in sorted(split.items(), key=lambda one: -len(one[1])):  # the longest first
             if words:
-                self._starting.setdefault(words[0], []).append((words, normalise(name)))
-        for known in self._starting.values():
-            known.sort(key=lambda one: -len(one[0]))
+                self._starting.setdefault(words[0], []).append((words, name))
+                self._ending.setdefault(words[-1], []).append((words, name))
 
     def mentioned(self, text: str) -> list[str]:
         """The names that a text mentions, normalised, in its order; at each place the longest."""
-        words, found, at = _WORDS.findall(normalise(text)), [], 0
-        while at < len(words):
-            for name_words, name in self._starting.get(words[at], ()):
+        words, found, free = _WORDS.findall(normalise(text)), [], 0
+        for at, word in enumerate(words):
+            if word not in self._starting or at < free:
+                continue
+            for name_words, name in self._starting[word]:
                 if tuple(words[at : at + len(name_words)]) == name_words:
                     found.append(name)
-                    at += len(name_words)
+                    free = at + len(name_words)
                     break
-            else:
-                at += 1
         return found
+
+    def last_mentioned(self, text: str) -> Optional[str]:
+        """The name that ends last in a text, the longest of those that end there; None if there is none."""
+        words = _WORDS.findall(normalise(text))
+        for end in range(len(words), 0, -1):  # a conclusion stands at the end: few words are looked at
+            for name_words, name in self._ending.get(words[end - 1], ()):
+                if tuple(words[max(0, end - len(name_words)) : end]) == name_words:
+                    return name
+        return None
 
 
 @lru_cache(maxsize=4096)  # four options make a set of their own in every question

@@ -6,20 +6,22 @@ Beside what is right it counts how answers go wrong, in both worlds:
 * `multiple_answers`: several `<answer>` tags, or one answer that names several things (`answer_names`);
 * `answer_differs_from_prediction`: only of completions whose prediction part and answer can both be read;
 * `think_answer_differs`: the last known name that the thinking mentions is not the answer; only where the
-  thinking mentions one and there is an answer;
+  thinking mentions one, there is an answer, and more names than the label are known;
 * `genus_right_epithet_wrong`: a sibling was named; only where the guide knows the label;
 * `chose_first`: the answer is the first option shown; closed world only.
 
 Two kinder readings stand beside the strict one, as rows of their own: `..._with_aliases` (other names of the
-label, only for data sets that the alias table covers) and `boundary_inclusion` (open world: the label as whole
-words, inside no longer known name, with no second name beside it).
+label, only for data sets that the alias table covers) and `boundary_inclusion` (open world: the label as
+whole words, inside no longer known name, with no second name beside it).
 
 Source: METHOD 4 (`strict`); audit A1, A3, A4, B1, B3, B5, part 4.3.
 """
 
 import re
+from functools import lru_cache
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
+from finer1_lib.data_sets.names import official_names
 from finer1_lib.rewards import normalise, one_answer
 from finer1_lib.scores.aliases import covers, name_of
 from finer1_lib.scores.answer_names import names_several
@@ -28,7 +30,7 @@ from finer1_lib.scores.averages import SIMILARITY, VARIANT_MARK
 from finer1_lib.scores.relative import unclipped_similarity
 from finer1_lib.scores.scorers import Record, register
 from finer1_lib.scores.similarity import Similarity
-from finer1_lib.traces.parsing import parse
+from finer1_lib.traces.parsing import PREDICTION_MARKER, parse
 
 _THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
@@ -43,7 +45,8 @@ class StrictScorer:
     Args:
         similarity: Sim of the open world.
         guide: the field guide, for names and genera.
-        names: {super_category: all its sub-categories}, so that a second name in an answer is known as one.
+        names: {super_category: all its sub-categories}, so that a second name in an answer is known as one;
+            the paper's six data sets need none.
         more: further similarities, each a row of its own.
     """
 
@@ -56,7 +59,11 @@ class StrictScorer:
         self._similarity, self._more = similarity, more
         known = guide["sub_categories"] if guide else {}
         self._genus = {normalise(name): normalise(entry["genus"]) for name, entry in known.items()}
-        self._names = {word: frozenset(all_names) for word, all_names in (names or {}).items()}
+        self._names = {
+            word: frozenset(map(normalise, all_names)) | frozenset(self._genus)
+            for word, all_names in (names or {}).items()
+        }
+        self._others = frozenset(self._genus)
 
     def closed(self, record: Record) -> dict[str, float]:
         """accuracy, the faults, and chose_first where the record has options."""
@@ -103,28 +110,45 @@ class StrictScorer:
         return {metric: right, f"{metric}_with_aliases": right or float(other)}
 
     def _known(self, record: Record) -> frozenset:
-        """Every name that a second one could be told by."""
-        own = self._names.get(record.get("super_category", ""), frozenset())
-        return own | {record["sub_category"], *(record.get("options") or ()), *self._genus}
+        """Every name, normalised, that a second one could be told by; one object for a whole data set."""
+        data_set = record.get("super_category", "")
+        known = self._names.get(data_set)
+        if known is None:
+            official = covers(data_set, record["sub_category"])
+            known = _official(data_set, self._others) if official else self._others
+        own = {normalise(name) for name in (record["sub_category"], *(record.get("options") or ()))}
+        return known if own <= known else known | own
 
     def _faults(self, record: Record, answer: Optional[str]) -> dict[str, float]:
         completion, label = record["completion"], normalise(record["sub_category"])
         known = self._known(record)
         several = completion.count("<answer>") > 1
+        alias = answer and name_of(record.get("super_category", ""), answer)
         if answer is not None:
-            several = names_several(one_answer(completion)[0] or "", known)
+            several = alias is None and names_several(one_answer(completion)[0] or "", known)
         faults = {"format_failure": float(answer is None), "multiple_answers": float(several)}
-        prediction = parse(completion).prediction
-        if answer is not None and prediction is not None:
-            faults["answer_differs_from_prediction"] = float(normalise(prediction) != normalise(answer))
-        thinking = _THINKING.search(completion)
-        thought = known_names(known).mentioned(thought_of(thinking[1])) if answer is not None and thinking else []
-        if thought:
-            faults["think_answer_differs"] = float(thought[-1] != normalise(answer))
+        if answer is not None:
+            faults |= self._inconsistencies(completion, answer, known, normalise(alias or answer))
         if label in self._genus:
             near = self._sibling(normalise(answer or ""), label)
             faults["genus_right_epithet_wrong"] = float(near and not several)
         return faults
+
+    def _inconsistencies(
+        self, completion: str, answer: str, known: frozenset, named: str
+    ) -> dict[str, float]:
+        """Where the answer is not what the completion said before it: `named` is its name without alias."""
+        found = {}
+        if "<prediction>" in completion or PREDICTION_MARKER in completion:  # spares parsing all the others
+            prediction = parse(completion).prediction
+            if prediction is not None:
+                differs = normalise(prediction) != normalise(answer)
+                found["answer_differs_from_prediction"] = float(differs)
+        thinking = _THINKING.search(completion) if len(known) > 1 else None
+        thought = known_names(known).last_mentioned(thought_of(thinking[1])) if thinking else None
+        if thought is not None:
+            found["think_answer_differs"] = float(thought != named)
+        return found
 
     def _sibling(self, said: str, label: str) -> bool:
         """Another name of the label's genus; an invented epithet before the genus word is one as well."""
@@ -132,6 +156,11 @@ class StrictScorer:
         if said in (label, genus, ""):
             return False
         return self._genus[said] == genus if said in self._genus else said.endswith(f" {genus}")
+
+
+@lru_cache(maxsize=64)  # one object, whose hash is taken once
+def _official(data_set: str, others: frozenset) -> frozenset:
+    return frozenset(map(normalise, official_names(data_set))) | others
 
 
 def thought_of(thinking: str) -> str:
