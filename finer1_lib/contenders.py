@@ -197,11 +197,16 @@ def in_order(models: Iterable[str], labels: Optional[Mapping[str, str]] = None) 
 
 
 def start_of(contender: Contender) -> Optional[str]:
-    """The row that a trained one started from, asked in the same way; None where its name does not tell.
+    """The row that another is held against first; None where its name does not tell.
+
+    A row asked in another way is held against the same model asked plainly. A trained one against what it
+    started from:
 
     `cot_sft_<method>` starts from CoT SFT; `base_<method>` from the base, under the prompt of its training;
     of a checkpoint from elsewhere nobody knows: it is held against the base.
     """
+    if contender.strategy != "zero_shot":
+        return contender.model.removesuffix(f"-{contender.strategy}")
     if contender.model.startswith("cot_sft_") and not contender.checkpoint:
         return "cot_sft"
     if contender.model.startswith("base_") or contender.checkpoint:

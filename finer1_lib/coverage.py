@@ -15,13 +15,14 @@ from typing import Any, Mapping
 from finer1_lib.files import read_json
 
 
-def coverage(data: Mapping[str, Any], images_per_class: int = 0) -> str:
+def coverage(data: Mapping[str, Any], images_per_class: int = 0, items_budget: int = 0) -> str:
     """The label of a run by its 01_data/data.json; "" if all six data sets are whole and split as released.
 
     Args:
         data: its content. `data_sets`: {word: {"complete": bool, "split": "release" or "seeded"}};
             `missing`: {word: why}. Both are absent or empty for other data.
         images_per_class: test pictures asked about per sub-category, 0 for all.
+        items_budget: test pictures asked about in all, 0 for all.
     """
     held, missing = data.get("data_sets") or {}, data.get("missing") or {}
     if not held:
@@ -39,6 +40,8 @@ def coverage(data: Mapping[str, Any], images_per_class: int = 0) -> str:
         told.append(f"not the release's seen and unseen in {', '.join(own)}")
     if images_per_class:
         told.append(f"{images_per_class} test pictures of each sub-category at most")
+    if items_budget:
+        told.append(f"{items_budget} test pictures at most, a stratified subset")
     return f"PARTIAL: {'; '.join(told)}" if told else ""
 
 
@@ -47,4 +50,5 @@ def coverage_of(run_dir: "str | Path") -> str:
     stages = ("01_data", "04_evaluation")
     values = [read_json(Path(run_dir) / stage / "stage.json").get("parameters", {}) for stage in stages]
     limits = [found for one in values if (found := one.get("images_per_class", 0))]
-    return coverage(read_json(Path(run_dir) / "01_data" / "data.json"), min(limits, default=0))
+    budget = values[-1].get("items_budget", 0)
+    return coverage(read_json(Path(run_dir) / "01_data" / "data.json"), min(limits, default=0), budget)
