@@ -86,7 +86,7 @@ def test_every_item_is_as_likely_as_any_other_of_its_stratum():
 
 
 def test_its_mean_is_the_whole_s_and_its_interval_covers_that():
-    """40 seeds' worlds in which sub-categories differ, five subsets of each: of 95 % intervals 95 % and more."""
+    """40 seeds' worlds in which sub-categories differ, five subsets of each: 95 % and more hold the truth."""
     covered, off = [], []
     for world in range(40):
         items = make({("bird", "seen"): 15, ("car", "seen"): 10}, 12)

@@ -17,8 +17,8 @@ from finer1_lib.systems.rows import with_strategies, with_systems
 from finer1_lib.systems.strategies import draw_examples, draw_seed, messages_for, shots_of
 
 NAMES = {"bird": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"], "car": ["Audi A", "Audi B"]}
-KEYS = ["item_id", "image_id", "super_category", "sub_category", "categories", "model", "setting", "prompt_name",
-        "prompt", "prompt_hash", "options", "option_order", "rotation", "seed", "size"]  # fmt: skip
+KEYS = ["item_id", "image_id", "super_category", "sub_category", "categories", "model", "setting",
+        "prompt_name", "prompt", "prompt_hash", "options", "option_order", "rotation", "seed", "size"]  # fmt: skip
 
 
 def images():
@@ -31,8 +31,8 @@ def images():
 
 def item(name="Dunen Wren", word="bird", number=3, **changes):
     path = f"{word}/{name}/{number}.png"
-    return {"item_id": path, "image_id": path, "super_category": word, "sub_category": name, "categories": "seen",
-            "question": f"What species is this {word}?", "width": 28, "height": 28,
+    return {"item_id": path, "image_id": path, "super_category": word, "sub_category": name,
+            "categories": "seen", "question": f"What species is this {word}?", "width": 28, "height": 28,
             "options": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"], **changes}  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_examples_go_by_seed_and_item():
 @pytest.mark.parametrize(("word", "name", "count", "others"), [
     ("bird", "Dunen Wren", 4, 3), ("bird", "Dunen Wren", 0, 3), ("car", "Audi A", 2, 1)])
 def test_more_examples_than_sub_categories_are_refused(word, name, count, others):
-    with pytest.raises(UserError, match=f"examples is {count}: '{word}' has shots of {others} sub-categories"):
+    with pytest.raises(UserError, match=f"examples is {count}: '{word}' has shots of {others} "):
         draw_examples(item(name, word), shots_of(images()), count, 0)
 
 
@@ -141,7 +141,8 @@ def test_a_file_s_wordings_may_be_lettered_too(tmp_path):
 
 
 def encoder(prompts="clip_photo"):
-    return with_systems(FIXED, [System(name="e", label="E", kind="encoder", checkpoint="a/b", prompts=prompts)])[-1]
+    system = System(name="e", label="E", kind="encoder", checkpoint="a/b", prompts=prompts)
+    return with_systems(FIXED, [system])[-1]
 
 
 def test_an_encoder_chooses_among_all_labels_in_place_of_the_open_world():
@@ -177,7 +178,8 @@ def test_an_answer_among_other_labels_is_another_question(tmp_path):
 
 
 def test_each_batch_draws_by_whom_it_asks_about_what():
-    one, two = (build_requests(row("cot_sft=self_consistency", 2), [item(number=n)], "open_world") for n in (3, 4))
+    contender = row("cot_sft=self_consistency", 2)
+    one, two = (build_requests(contender, [item(number=number)], "open_world") for number in (3, 4))
     seeds = {draw_seed(0, batch) for batch in (one, two, one[:1], one[1:])} | {draw_seed(1, one)}
     assert len(seeds) == 5 and draw_seed(0, [dict(r) for r in one]) == draw_seed(0, one)
     assert all(0 <= seed < 2**48 for seed in seeds)
