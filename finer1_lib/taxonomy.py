@@ -27,7 +27,8 @@ from finer1_lib.rewards import normalise
 
 Taxonomy = dict[str, dict[str, str]]  # sub-category -> rank -> value
 NAME, GENUS, NOTE = "sub_category", "genus", "note"
-_BUILT_IN = {"bird": "cub_genera.csv"}  # word of a data set of the paper -> file in the room data_sets
+# word of a data set of the paper -> file in the room data_sets; flowers, dogs and pets have none
+_BUILT_IN = {"bird": "cub_taxonomy.csv", "aircraft": "aircraft_taxonomy.csv", "car": "cars_taxonomy.csv"}
 
 
 def find_taxonomy(
@@ -56,13 +57,16 @@ def find_taxonomy(
 
 
 def genera(word: str) -> Taxonomy:
-    """The genera that the kit brings for a data set of the paper: CUB's ("bird"); of the others nothing.
+    """What the kit brings for a data set of the paper: birds, aircraft and cars; of the others nothing.
 
     Returns:
-        sub-category, spelled as the data set's name rule spells it -> {"genus": ...}.
+        sub-category, spelled as the data set's name rule spells it -> rank -> value. Birds have order, family
+        and genus; aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as "genus", the make, then
+        model, trim, body and year as far as the name has them, all pieces of the name.
 
-    Source: current lists of birds (AOS, Clements, IOC); the file's notes say where these differ or where a
-        name of CUB's is ambiguous. The paper does not say which taxonomy it used.
+    Source: birds: current lists (AOS, Clements, IOC); the file's notes say where these differ or where a name
+        of CUB's is ambiguous, and the paper does not say which taxonomy it used. Aircraft: families and
+        manufacturers of FGVC-Aircraft (70 and 30). Cars: the names of the devkit, parted by us.
     """
     if word not in _BUILT_IN:
         return {}

@@ -108,14 +108,15 @@ def test_what_wins_and_what_is_left_out(tmp_path):
     path = written(tmp_path, "sub_category,genus\nRock Wren,Own\nDunen Wren,\nMallard,Anas\n")
     assert find_taxonomy(table) == {}
     assert find_taxonomy(table, data_sets=["bird", "car"], guide=guide) == {
-        "Dunen Wren": {"genus": "Wren"}, "Mallard": {"genus": "Anas"},
-        "Rock Wren": {"genus": "Salpinctes"}}  # fmt: skip
+        "Dunen Wren": {"genus": "Wren"},
+        "Mallard": {"order": "Anseriformes", "family": "Anatidae", "genus": "Anas"},
+        "Rock Wren": {"order": "Passeriformes", "family": "Troglodytidae", "genus": "Salpinctes"}}  # fmt: skip
     assert find_taxonomy(table, data_sets=["bird"], path=str(path))["Rock Wren"] == {"genus": "Own"}
 
 
 def test_the_genera_of_cub():
     found = genera("bird")
-    assert len(found) == 200 and all(set(ranks) == {"genus"} for ranks in found.values())
+    assert len(found) == 200 and all(list(ranks) == ["order", "family", "genus"] for ranks in found.values())
     assert all(ranks["genus"].isalpha() and ranks["genus"].istitle() for ranks in found.values())
     sizes = Counter(ranks["genus"] for ranks in found.values())
     assert len(sizes) == 123 and sum(size for size in sizes.values() if size > 1) == 115
@@ -127,11 +128,46 @@ def test_the_genera_of_cub():
         "American Redstart": "Setophaga", "Common Yellowthroat": "Geothlypis", "Artic Tern": "Sterna",
     }  # fmt: skip
     assert {name: found[name]["genus"] for name in expected} == expected
-    assert genera("car") == {}
+    assert genera("dog") == {}
+
+
+def test_birds_make_one_tree():
+    """A genus has one family, a family one order; families hold what a birder expects."""
+    found = genera("bird").values()
+    for below, above in (("genus", "family"), ("family", "order")):
+        parents = {}
+        for ranks in found:
+            parents.setdefault(ranks[below], set()).add(ranks[above])
+        assert all(len(each) == 1 for each in parents.values()), below
+    assert len({ranks["family"] for ranks in found}) == 37 and len({ranks["order"] for ranks in found}) == 13
+    of = {name: genera("bird")[name] for name in ("Herring Gull", "Gadwall", "Belted Kingfisher", "Bobolink")}
+    assert [(one["order"], one["family"]) for one in of.values()] == [
+        ("Charadriiformes", "Laridae"), ("Anseriformes", "Anatidae"), ("Coraciiformes", "Alcedinidae"),
+        ("Passeriformes", "Icteridae")]  # fmt: skip
+
+
+def test_aircraft_have_the_release_s_own_families_and_makers():
+    found = genera("aircraft")
+    assert len(found) == 100 and len({ranks["genus"] for ranks in found.values()}) == 70
+    assert len({ranks["maker"] for ranks in found.values()}) == 30
+    assert {name for name, ranks in found.items() if ranks["genus"] == "A320"} == {
+        "Airbus A318", "Airbus A319", "Airbus A320", "Airbus A321"}
+    assert found["DC-9-30"]["maker"] == "McDonnell Douglas" and found["C-47"]["maker"] == "Douglas Aircraft Company"
+
+
+def test_cars_are_parted_into_pieces_of_their_names():
+    found = genera("car")
+    assert len(found) == 196
+    for name, ranks in found.items():
+        assert sorted(" ".join(ranks.values()).split()) == sorted(name.split()), name
+        assert {"genus", "model", "year"} <= set(ranks) and ranks["year"].isdigit()
+    assert found["Audi TT RS Coupe 2012"] == {
+        "genus": "Audi", "model": "TT", "trim": "RS", "body": "Coupe", "year": "2012"}
+    assert found["AM General Hummer SUV 2000"]["genus"] == "AM General"
 
 
 def test_the_built_in_file_is_packed_and_is_a_taxonomy_of_a_user_too():
-    path = importlib.resources.files("finer1_lib") / "data_sets/cub_genera.csv"
+    path = importlib.resources.files("finer1_lib") / "data_sets/cub_taxonomy.csv"
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     names = [row["sub_category"] for row in rows]
     table = pandas.DataFrame({"super_category": "bird", "sub_category": names})

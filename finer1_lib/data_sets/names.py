@@ -9,7 +9,7 @@ names of another data set, is told apart from the official one.
 
 Source: the release's eval/data/*.jsonl, whose ground truths these rules give from file and class names;
 flower names: the list of OpenAI's CLIP (the data set ships none), indexed by imagelabels.mat; the other
-names (sub_categories.csv, cub_genera.csv): the data sets' own class lists, read by these rules.
+names (sub_categories.csv, cub_taxonomy.csv): the data sets' own class lists, read by these rules.
 """
 
 import csv
@@ -83,7 +83,7 @@ def official_names(word: str) -> frozenset[str]:
     """All sub-categories of a data set, as these rules spell them."""
     if word == "flower":
         return frozenset(FLOWERS)
-    file = "cub_genera.csv" if word == "bird" else "sub_categories.csv"
+    file = "cub_taxonomy.csv" if word == "bird" else "sub_categories.csv"
     text = (importlib.resources.files(__package__) / file).read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
     return frozenset(row["sub_category"] for row in rows if row.get("data_set", word) == word)

@@ -12,7 +12,8 @@ Beside what is right it counts how answers go wrong, in both worlds:
 
 Two kinder readings stand beside the strict one, as rows of their own: `..._with_aliases` (other names of the
 label, only for data sets that the alias table covers) and `boundary_inclusion` (open world: the label as
-whole words, inside no longer known name, with no second name beside it).
+whole words, inside no longer known name, with no second name beside it). Of cars, whose body and year nobody
+says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
 
 Source: METHOD 4 (`strict`); audit A1, A3, A4, B1, B3, B5, part 4.3.
 """
@@ -27,6 +28,7 @@ from finer1_lib.scores.aliases import covers, name_of
 from finer1_lib.scores.answer_names import names_several
 from finer1_lib.scores.answers import answer_of, known_names
 from finer1_lib.scores.averages import SIMILARITY, VARIANT_MARK
+from finer1_lib.scores.cars import car_scores
 from finer1_lib.scores.relative import unclipped_similarity
 from finer1_lib.scores.scorers import Record, register
 from finer1_lib.scores.similarity import Similarity
@@ -90,6 +92,8 @@ class StrictScorer:
         found = known_names(self._known(record)).mentioned(answer or "")
         alone = set(found) == {normalise(record["sub_category"])} and not faults["multiple_answers"]
         scores["boundary_inclusion"] = float(bool(scores["text_inclusion"]) or alone)
+        if record["super_category"] == "car":
+            scores |= car_scores(None if faults["multiple_answers"] else answer, record["sub_category"])
         for similarity in (self._similarity, *self._more):
             near = scores["text_inclusion"]
             if answer is not None and not near:

@@ -1,0 +1,152 @@
+"""How near a miss was: any answer's path through a taxonomy against the truth's, without asking again.
+
+    bird      order > family > genus > name              Passeriformes > Troglodytidae > Salpinctes > Rock Wren
+    aircraft  maker > genus (the family) > name          Boeing > Boeing 737 > Boeing 737-200
+    car       genus (the make) > model > body > year > name
+    drawn     super-category > genus > name
+
+An answer that is a sub-category (by its name or an alias) has that one's whole path; one that names an inner
+node ("a wren" is none, "Salpinctes" is) has the path down to it; any other answer, and none, has no node at
+all and stays in every denominator with 0. Of the path y of the truth and y' of the answer, L levels:
+
+    path_<rank>     y'_l = y_l                           the share right at each rank
+    path_hca        all levels right                     hierarchical consistent accuracy
+    path_por        right levels / L                     path overlap ratio
+    path_s_por      longest right beginning / L          strict POR, as TARA's code counts
+    path_segment    longest run of right levels / L      strict POR, as its paper words it
+    path_tor        right pairs of neighbours / (L - 1)  top-down overlap ratio
+    path_f1         F1 of the two sets of nodes
+    path_depth      depth of the lowest common ancestor / L, in a tree the same as path_s_por
+    path_near_miss  right in the rank above the name, wrong in the name
+
+Levels are matched by their rank, so a rank that the truth lacks (a car without a body in its name) is not
+asked for it, and the others stay in their places.
+
+Source: TARA's metrics (audit 4.1); paths from plain answers, and all trees but CUB's, are our choice.
+"""
+
+from typing import Iterable, Mapping, Optional, Sequence
+
+from finer1_lib.errors import UserError
+from finer1_lib.rewards import normalise
+from finer1_lib.scores.aliases import name_of
+from finer1_lib.scores.answers import answer_of
+from finer1_lib.scores.samples import settle
+from finer1_lib.taxonomy import GENUS, NAME, Taxonomy
+
+ORDER = ("super_category", "order", "maker", "family", GENUS, "model", "body", "year")  # root first
+LETTERS = 4  # a level's value has at least so many to be an answer by itself: "TL" or "M3" may be anything
+Path = dict[str, str]  # rank -> value, root first
+
+
+class Tree:
+    """The paths of one super-category's names.
+
+    Args:
+        word: the super-category.
+        taxonomy: {sub_category: {rank: value}} of its names; the names of other super-categories are ignored
+            by whoever calls.
+    """
+
+    def __init__(self, word: str, taxonomy: Taxonomy) -> None:
+        ranks = [rank for rank in ORDER if any(rank in known for known in taxonomy.values())]
+        if ranks == [GENUS]:
+            ranks = ["super_category", GENUS]
+        self.ranks = (*ranks, NAME)
+        self._word = word
+        self._paths = {normalise(name): self._path(name, known) for name, known in taxonomy.items()}
+        self._inner: dict[str, Optional[Path]] = {}
+        for path in self._paths.values():
+            nodes: Path = {}
+            for rank, value in list(path.items())[:-1]:
+                nodes = {**nodes, rank: value}
+                known = self._inner.setdefault(value, nodes)
+                if known is not None and known != nodes:
+                    self._inner[value] = None  # two nodes of one name: the answer does not say which
+
+    def path_of(self, text: Optional[str]) -> Path:
+        """The nodes that an answer names, {} for none."""
+        if text is None:
+            return {}
+        official = name_of(self._word, text)
+        said = normalise(official if official is not None else text)
+        if said in self._paths:
+            return self._paths[said]
+        inner = self._inner.get(said)
+        return inner if inner and (len(said) >= LETTERS or said == normalise(self._word)) else {}
+
+    def _path(self, name: str, known: Mapping[str, str]) -> Path:
+        values = {**known, "super_category": self._word, NAME: name}
+        return {rank: normalise(values[rank]) for rank in self.ranks if values.get(rank)}
+
+
+def path_scores(truth: Path, said: Path) -> dict[str, float]:
+    """The module's metrics of one answer.
+
+    Args:
+        truth: of `Tree.path_of`, never empty.
+        said: likewise; {} for an answer that names nothing.
+    """
+    right = [said.get(rank) == value for rank, value in truth.items()]
+    levels, run, longest = len(right), 0, 0
+    for hit in right:
+        run = run + 1 if hit else 0
+        longest = max(longest, run)
+    beginning = next((depth for depth, hit in enumerate(right) if not hit), levels)
+    pairs = sum(one and two for one, two in zip(right, right[1:]))
+    scores = {f"path_{rank}": float(hit) for rank, hit in zip(truth, right)}
+    return {
+        **scores, "path_hca": float(all(right)), "path_por": sum(right) / levels,
+        "path_s_por": beginning / levels, "path_segment": longest / levels,
+        "path_tor": pairs / (levels - 1) if levels > 1 else float(all(right)),
+        "path_f1": 2 * sum(right) / (levels + len(said)), "path_depth": beginning / levels,
+        "path_near_miss": float(levels > 1 and right[-2] and not right[-1]),
+    }  # fmt: skip
+
+
+def trees_of(records: Iterable[Mapping], taxonomy: Taxonomy) -> dict[str, Tree]:
+    """{super_category: its tree}, of the names that the records ask for and the taxonomy knows.
+
+    Raises:
+        UserError: nobody that the records ask for is in the taxonomy.
+    """
+    names: dict[str, Taxonomy] = {}
+    for record in records:
+        for name in (record["sub_category"], *(record.get("options") or ())):
+            if name in taxonomy:
+                names.setdefault(record["super_category"], {})[name] = taxonomy[name]
+    if not names:
+        raise UserError("the taxonomy knows none of the sub-categories asked for: near misses cannot be told; give "
+                        "01_data a taxonomy_file")
+    return {word: Tree(word, known) for word, known in names.items()}
+
+
+def hierarchy_scores(records: Sequence[Mapping], taxonomy: Taxonomy):
+    """Every metric of every question in the main reading, in the columns of `scoring.score_records`.
+
+    Args:
+        records: lines of records.jsonl; of several samples of one question the majority's answer counts.
+        taxonomy: {sub_category: {rank: value}}, 01's taxonomy.json. Questions about a name without a genus in
+            it are left out: nobody knows what would be near it.
+
+    Returns:
+        A DataFrame: model, setting, item_id, super_category, sub_category, categories, option_order, scorer
+        ("strict"), metric, value.
+
+    Raises:
+        UserError: of `trees_of`.
+    """
+    import pandas as pd
+
+    asked = [record for record in settle(records) if record["option_order"] in (None, "shuffled")]
+    trees, rows = trees_of(asked, taxonomy), []
+    columns = ("model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order")
+    for record in asked:
+        tree = trees.get(record["super_category"])
+        if tree is None or not taxonomy.get(record["sub_category"], {}).get(GENUS):
+            continue
+        truth, said = tree.path_of(record["sub_category"]), tree.path_of(answer_of(record))
+        known = {column: record[column] for column in columns}
+        rows += [{**known, "scorer": "strict", "metric": metric, "value": value}
+                 for metric, value in path_scores(truth, said).items()]
+    return pd.DataFrame(rows, columns=[*columns, "scorer", "metric", "value"])

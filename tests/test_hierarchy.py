@@ -1,0 +1,106 @@
+"""Near misses through a taxonomy, by hand: what counts, what does not, and what stays in the denominator."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finer1_lib.errors import UserError
+from finer1_lib.scores.hierarchy import Tree, hierarchy_scores, path_scores, trees_of
+from finer1_lib.taxonomy import genera
+
+TAXONOMY = {
+    "Rock Wren": {"order": "P", "family": "Troglodytidae", "genus": "Salpinctes"},
+    "House Wren": {"order": "P", "family": "Troglodytidae", "genus": "Troglodytes"},
+    "Winter Wren": {"order": "P", "family": "Troglodytidae", "genus": "Troglodytes"},
+    "Mallard": {"order": "A", "family": "Anatidae", "genus": "Anas"},
+}
+TREE = Tree("bird", TAXONOMY)
+LEVELS = 4
+
+
+def of(truth, said):
+    return path_scores(TREE.path_of(truth), TREE.path_of(said))
+
+
+def record(said, truth="House Wren", model="m", **more):
+    return {"model": model, "setting": "open_world", "item_id": f"{model}/{truth}/{said}", "super_category": "bird",
+            "sub_category": truth, "categories": "seen", "option_order": None, "options": None, "rotation": 0,
+            "completion": f"<answer>{said}</answer>", **more}
+
+
+def test_the_right_name_is_right_everywhere():
+    scores = of("House Wren", "house-wren")
+    assert scores.pop("path_near_miss") == 0.0 and set(scores.values()) == {1.0}
+
+
+def test_a_sibling_is_a_near_miss():
+    assert of("House Wren", "Winter Wren") == {
+        "path_order": 1, "path_family": 1, "path_genus": 1, "path_sub_category": 0, "path_hca": 0,
+        "path_por": 3 / 4, "path_s_por": 3 / 4, "path_segment": 3 / 4, "path_tor": 2 / 3, "path_f1": 6 / 8,
+        "path_depth": 3 / 4, "path_near_miss": 1}  # fmt: skip
+
+
+def test_an_inner_node_is_as_deep_as_it_is():
+    cousin, genus = of("House Wren", "Rock Wren"), of("House Wren", "Troglodytes")
+    assert (cousin["path_depth"], genus["path_depth"]) == (2 / 4, 3 / 4)
+    assert genus["path_f1"] == 6 / 7 and genus["path_near_miss"] == 1  # three nodes said, all right
+    assert of("House Wren", "Troglodytidae")["path_por"] == 2 / 4
+
+
+@pytest.mark.parametrize("said", ["", "a bird", "wren", "P", "Sparrow", "House Wren, Rock Wren", None])
+def test_what_names_no_node_counts_as_nothing(said):
+    """A value of one letter is no answer by itself; a list is none either."""
+    assert set(of("House Wren", said).values()) == {0.0}
+
+
+def test_levels_that_do_not_nest_are_counted_one_by_one():
+    """A car: the year right under another model. Prefix, run and pairs part from the plain overlap."""
+    tree = Tree("car", genera("car"))
+    truth, said = tree.path_of("Audi S4 Sedan 2012"), tree.path_of("Audi S5 Coupe 2012")
+    scores = path_scores(truth, said)
+    assert tree.ranks == ("genus", "model", "body", "year", "sub_category")
+    assert scores["path_por"] == 2 / 5 and scores["path_s_por"] == 1 / 5 == scores["path_segment"]
+    assert scores["path_tor"] == 0 and scores["path_f1"] == 4 / 10
+    other = path_scores(truth, tree.path_of("Dodge Charger Sedan 2012"))
+    assert other["path_s_por"] == 0 and other["path_segment"] == 2 / 5 and other["path_tor"] == 1 / 4
+
+
+def test_a_rank_that_the_truth_lacks_is_not_asked_and_moves_no_other():
+    tree = Tree("car", genera("car"))
+    scores = path_scores(tree.path_of("Buick Regal GS 2012"), tree.path_of("Buick Verano Sedan 2012"))
+    assert "path_body" not in scores and scores["path_year"] == 1 and scores["path_por"] == 2 / 4
+
+
+def test_a_node_of_two_places_is_no_answer():
+    tree = Tree("x", {"a one": {"family": "Same", "genus": "First"}, "a two": {"family": "Other", "genus": "Same"}})
+    assert tree.path_of("Same") == {} and tree.path_of("First") == {"family": "same", "genus": "first"}
+
+
+def test_a_taxonomy_of_genera_alone_stands_below_the_super_category():
+    tree = Tree("bird", {"Dunen Wren": {"genus": "Wren"}, "Marlo Wren": {"genus": "Wren"}})
+    assert tree.ranks == ("super_category", "genus", "sub_category")
+    assert tree.path_of("bird") == {"super_category": "bird"} and len(tree.path_of("wren")) == 2
+
+
+@given(st.sampled_from(sorted(TAXONOMY)), st.sampled_from([*sorted(TAXONOMY), "Anas", "nothing", None]))
+def test_in_a_tree_the_overlaps_agree(truth, said):
+    scores = of(truth, said)
+    assert scores["path_por"] == scores["path_s_por"] == scores["path_segment"] == scores["path_depth"]
+    assert all(0 <= value <= 1 for value in scores.values())
+    assert scores["path_hca"] == scores["path_sub_category"] == float(said == truth)
+
+
+def test_scores_of_records():
+    names = [{"model": "m", "setting": "closed_world", "item_id": str(n), "super_category": "bird",
+              "sub_category": "House Wren", "categories": "seen", "option_order": order, "rotation": 0,
+              "options": sorted(TAXONOMY), "completion": f"<answer>{said}</answer>"}
+             for n, (said, order) in enumerate([("Winter Wren", "shuffled"), ("", "shuffled"), ("Mallard", "release")])]
+    table = hierarchy_scores(names + [record("Mallard", truth="Unknown Bird")], TAXONOMY)
+    depth = table[table["metric"] == "path_depth"]
+    assert depth["value"].tolist() == [3 / 4, 0.0]  # the release's order is no main reading, an unknown name no question
+    assert set(table["scorer"]) == {"strict"}
+
+
+def test_without_a_taxonomy_it_is_said():
+    with pytest.raises(UserError, match="knows none of the sub-categories"):
+        trees_of([record("x", truth="Unknown")], TAXONOMY)
