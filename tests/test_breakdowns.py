@@ -79,13 +79,13 @@ def test_lengths_are_cut_alike_for_all_models_and_encoders_have_none():
     # a second model of one length alone moves the cuts of both
     longer = [record("Rock Wren", "no", tokens=100, number=n, model="cot") for n in range(24)]
     both = table(records + longer)
-    assert levels(both, "length", model="cot") == {"100-100": (0.0, 24)}
+    assert levels(both, "length", model="cot") == {"100": (0.0, 24)}
     assert levels(both, "length", model="base") == {"1-80": (0.5, 8)}
 
 
 def test_numbers_are_in_order_not_words():
     records = [record("Rock Wren", "no", tokens=tokens, number=tokens) for tokens in (9, 10, 100, 1000)]
-    assert list(levels(table(records), "length")) == ["9-9", "10-10", "100-100", "1000-1000"]
+    assert list(levels(table(records), "length")) == ["9", "10", "100", "1000"]
 
 
 def test_seen_with_a_rationale_seen_without_and_unseen():
@@ -105,7 +105,7 @@ def test_several_samples_count_once():
     drawn = [record("Rock Wren", said, tokens=tokens, sample=place, samples=3)
              for place, (said, tokens) in enumerate([("no", 5), ("Rock Wren", 7), ("Rock Wren", 9)])]
     found = table(drawn)
-    assert levels(found, "length") == {"7-7": (1.0, 1)} and levels(found, "position") == {"1": (1.0, 1)}
+    assert levels(found, "length") == {"7": (1.0, 1)} and levels(found, "position") == {"1": (1.0, 1)}
 
 
 # ---------------------------------------------------------------- at equal length

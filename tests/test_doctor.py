@@ -128,7 +128,8 @@ def trees(tmp_path, monkeypatch):
 
 def test_a_clean_world_passes(world):
     findings = examine(Subject(world.plan()))
-    assert levels(findings) == {"pass": set(CHECKS) - {"teacher's key"}, "skip": {"teacher's key"}}, findings
+    assert levels(findings) == {
+        "pass": set(CHECKS) - {"teacher's key", "systems"}, "skip": {"teacher's key", "systems"}}, findings
     told = " ".join(one.what for one in findings)
     assert "40 pictures of 5 sub-categories" in told and "40 pictures opened whole" in told
 
@@ -509,3 +510,34 @@ def test_the_command_ends_with_2_only_where_something_fails(world, tmp_path, mon
     assert json.loads((tmp_path / "found.json").read_text())["counts"]["fail"] == 0
     code, out, error = command("--set", "02_cot_sft.lora_rank=0")
     assert code == 2 and error.startswith("finer1: doctor: ") and error.count("\n") == 1
+
+
+# ---------------------------------------------------------------- systems
+
+
+def test_systems_that_cannot_be_asked_or_may_not_be_the_papers(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from finer1_lib.doctor.asked import systems
+    from finer1_lib.doctor.rows import NotYet
+
+    def rows(**values):
+        return systems(SimpleNamespace(get=lambda stage, name, default=None: values.get(name, default)))
+
+    with pytest.raises(NotYet):
+        rows()
+    found = {row.level: row.what for row in rows(systems=["deepperception"])}
+    assert set(found) == {"warn"} and "newest commit" in found["warn"]
+    assert [row.level for row in rows(systems=["fine-r1-3b"])] == ["pass"]  # pinned, and the paper's own
+    with pytest.raises(UserError, match="would not run"):
+        rows(systems=["openpangu-vl-7b"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert any(row.level == "fail" and '"clip"' in row.mend for row in rows(systems=["eva-g"]))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("gpt:\n  label: GPT\n  kind: endpoint\n  checkpoint: gpt\n  url: https://a.example/v1\n"
+                    "  key_variable: NO_SUCH_KEY_HERE\n")
+    monkeypatch.delenv("NO_SUCH_KEY_HERE", raising=False)
+    (row,) = rows(systems=["gpt"], systems_from=str(mine))
+    assert row.level == "fail" and "NO_SUCH_KEY_HERE" in row.what
+    monkeypatch.setenv("NO_SUCH_KEY_HERE", "x")
+    assert [row.level for row in rows(systems=["gpt"], systems_from=str(mine))] == ["pass"]

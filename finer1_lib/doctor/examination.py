@@ -9,7 +9,7 @@ Source: our choice.
 from collections import Counter
 from typing import Any, Callable, NamedTuple, Sequence
 
-from finer1_lib.doctor import machine, pictures, texts
+from finer1_lib.doctor import asked, machine, pictures, texts
 from finer1_lib.doctor.rows import LEVELS, NotYet, Row, fail, refused
 from finer1_lib.doctor.subject import Subject
 from finer1_lib.errors import UserError
@@ -29,6 +29,7 @@ CHECKS: dict[str, Callable[[Subject], list[Row]]] = {
     "disk": machine.disk,
     "versions": machine.versions,
     "teacher's key": machine.key,
+    "systems": asked.systems,
 }
 
 

@@ -38,6 +38,25 @@ CAPTIONS: dict[str, Caption] = {
         "Right answers of every model, strict scorer: bars with 95 % intervals",
         "Closed world above, open world below; seen sub-categories left, unseen right. Look for models whose"
         " bars fall from left to right, and for intervals that part."),
+    "data_sets_accuracy": Caption(
+        "Closed world, each data set by itself",
+        "Does the order of the models hold in every data set? The average hides where it does not."),
+    "data_sets_text_inclusion": Caption(
+        "Open world, each data set by itself",
+        "Does the order of the models hold in every data set? The average hides where it does not."),
+    "position_closed_world": Caption(
+        "Closed world by the place of the truth among the options",
+        "A level line looks at the picture; one that rises or falls leans on a place."),
+    "length_closed_world": Caption(
+        "Closed world by the length of the answer, the same cuts for every model",
+        "It describes and proves nothing: an answer that goes wrong may be long because it does."),
+    "length_open_world": Caption(
+        "Open world by the length of the answer, the same cuts for every model",
+        "It describes and proves nothing: an answer that goes wrong may be long because it does."),
+    "confusions": Caption(
+        "Who is taken for whom among the neighbours of a genus",
+        "Rows are truths, columns answers. A dark cell off the diagonal is one name taken for another; a dark"
+        " column is a name that stands for the whole genus."),
     "figure_3a": Caption(
         "The paper's Figure 3a in this run's world: closed world, from zero-shot to TAPO",
         "Do they rise and fall as the paper's do (the orderings say)? The heights are this world's own."),

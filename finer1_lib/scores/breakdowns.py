@@ -151,7 +151,9 @@ def _levels(part, breakdown: str, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _named(level: Any) -> str:
-    return "{}-{}".format(*level) if isinstance(level, tuple) else str(level)
+    if not isinstance(level, tuple):
+        return str(level)
+    return "-".join(map(str, dict.fromkeys(level)))  # a single length is no span
 
 
 def _row(part, breakdown: str, level: str, estimate: Optional[Estimate]) -> dict[str, Any]:
