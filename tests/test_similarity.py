@@ -316,3 +316,11 @@ def test_siglip_refuses_what_would_give_random_numbers(towers, tmp_path):
             SiglipSimilarity(str(tmp_path / name))
     with pytest.raises(UserError, match="cannot load"):
         SiglipSimilarity(str(tmp_path / "nowhere"))
+
+
+def test_several_similarities_must_be_several():
+    from finer1_lib.scores.similarity import make_similarities
+
+    assert [one.name for one in make_similarities(["trigram"])] == ["trigram"]
+    with pytest.raises(UserError, match="'trigram' stands twice"):
+        make_similarities(["auto", "trigram"])

@@ -17,7 +17,7 @@ guide and trigram are our choice.
 """
 
 from functools import lru_cache
-from typing import Any, Iterable, Mapping, Optional, Protocol
+from typing import Any, Iterable, Mapping, Optional, Protocol, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.scores.guide_similarity import GuideSimilarity
@@ -95,3 +95,17 @@ def make_similarity(name: str, guide: Optional[Mapping[str, Any]] = None, **opti
     if kind in ("encoder", "encoder_lower") and checkpoint:
         return EncoderSimilarity(checkpoint, lower_case=kind == "encoder_lower", **options)
     raise UserError(f"unknown similarity {name!r}: one of {', '.join(NAMES)}")
+
+
+def make_similarities(names: Sequence[str], guide: Optional[Mapping[str, Any]] = None) -> list[Similarity]:
+    """Several by name, the main one first; each must be another, for a row is told by its name.
+
+    Raises:
+        UserError: one that stands twice, or of `make_similarity`.
+    """
+    found = [make_similarity(name, guide) for name in names]
+    known = [similarity.name for similarity in found]
+    if twice := [name for name in known if known.count(name) > 1]:
+        raise UserError(f"the similarity {twice[0]!r} stands twice in text_similarity and more_similarities: "
+                        "remove one")
+    return found
