@@ -18,6 +18,7 @@ class Source(NamedTuple):
     Attributes:
         path: the record file.
         guide: field guide of a drawn world, or None.
+        taxonomy: {sub_category: {rank: value}} of a run.
         names: {super_category: its sub-categories}; None to take those that the records speak of.
         labels: {model: label} of a run.
         similarities: names of Sim, the main one first.
@@ -26,6 +27,7 @@ class Source(NamedTuple):
 
     path: Path
     guide: Optional[Mapping[str, Any]] = None
+    taxonomy: Mapping[str, Mapping[str, str]] = {}
     names: Optional[Mapping[str, Sequence[str]]] = None
     labels: Optional[Mapping[str, str]] = None
     similarities: tuple[str, ...] = ("auto",)
@@ -55,14 +57,19 @@ def find_source(records: str, output_root: str) -> Source:
     names = {word: sorted(set(part["sub_category"])) for word, part in table.groupby("super_category")}
     asked = read_json(run / "04_evaluation" / "stage.json").get("parameters", {})
     similarities = (asked.get("text_similarity", "auto"), *asked.get("more_similarities", ()))
-    return Source(path, read_json(run / "01_data" / "guide.json") or None, names, labels_in(run),
-                  similarities, coverage_of(run))  # fmt: skip
+    return Source(path, read_json(run / "01_data" / "guide.json") or None,
+                  read_json(run / "01_data" / "taxonomy.json"), names, labels_in(run), similarities,
+                  coverage_of(run))  # fmt: skip
 
 
 def rescore(
     records: Annotated[str, typer.Argument(help="A records.jsonl or .jsonl.gz, or the name of a run.")],
     guide: Annotated[
         Optional[str], typer.Option(help="guide.json of a drawn world.", show_default="the run's")
+    ] = None,
+    taxonomy: Annotated[
+        Optional[str],
+        typer.Option(help="Genera and further ranks, .csv or .json.", show_default="the run's, the guide's"),
     ] = None,
     similarity: Annotated[
         Optional[list[str]],
@@ -81,10 +88,12 @@ def rescore(
 
     from finer1_lib.files import atomic_write_json, atomic_write_text, check_targets, read_json
     from finer1_lib.scores.record_file import RecordFile, names_in
+    from finer1_lib.scores.rescore import paths_of
     from finer1_lib.scores.rescore import rescore as rescored
     from finer1_lib.scores.scorers import make_scorer
     from finer1_lib.scores.similarity import make_similarity
     from finer1_lib.summary import KEYS, main_table
+    from finer1_lib.taxonomy import find_taxonomy
 
     check_targets(json_file, csv_file)
     source = find_source(records, output_root)
@@ -94,11 +103,18 @@ def rescore(
             raise UserError(f"--guide: {guide} is no file")
         known = read_json(Path(guide))
     file = RecordFile(source.path)
-    names = source.names or names_in(file)
+    spoken = names_in(file)
+    names = source.names or spoken
+    table = pd.DataFrame([(word, name) for word, all_names in spoken.items() for name in all_names],
+                         columns=["super_category", "sub_category"])  # fmt: skip
+    tree = dict(source.taxonomy)
+    if guide is not None or taxonomy is not None or not tree:
+        tree |= find_taxonomy(table, guide=known, path=taxonomy or "")
     main, *more = [make_similarity(name, known) for name in similarity or source.similarities]
     scorers = [make_scorer(name, similarity=main, guide=known, names=names, more=more)
                for name in ("strict", "official")]  # fmt: skip
-    found = rescored(file, scorers, similarity=main.name)
+    paths = paths_of(spoken, tree) if tree else None
+    found = rescored(file, scorers, similarity=main.name, paths=paths)
     labels = source.labels or {row["model"]: row["model"] for row in found.rows}
     for scorer in scorers:
         title = f"{found.records:,} records, {scorer.name} scorer: percent [95 % interval]"

@@ -15,7 +15,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.scores import rescore as module
 from finer1_lib.scores.averages import cluster_sums
 from finer1_lib.scores.record_file import RecordFile, fault_of, names_in
-from finer1_lib.scores.rescore import Sums, rescore
+from finer1_lib.scores.rescore import Sums, paths_of, rescore
 from finer1_lib.scores.scorers import make_scorer
 from finer1_lib.scores.scoring import score_records, summary_rows
 from finer1_lib.summary import KEYS
@@ -277,3 +277,27 @@ def test_the_command_tells_what_is_not_there(tmp_path, command):
     ):
         result = command(*words)
         assert isinstance(result.exception, UserError) and told in str(result.exception)
+
+
+def test_near_misses_are_those_of_the_hierarchy_in_any_order_of_lines(tmp_path):
+    from finer1_lib.scores.hierarchy import hierarchy_scores
+
+    taxonomy = {name: {"genus": name.split()[-1]} for name in NAMES["bird"]}
+    records = world(5)
+    expected = summary_rows(hierarchy_scores(records, taxonomy), seed=0)
+    random.Random(1).shuffle(records)
+    file = write(tmp_path / "records.jsonl", records)
+    rows = rescore(file, [], paths=paths_of(names_in(file), taxonomy)).rows
+    assert_same(rows, expected)
+    assert {row["dataset"] for row in rows} == {"bird", "average"}
+    assert {row["metric"] for row in rows} > {"path_hca", "path_near_miss", "path_genus"}
+
+
+def test_the_command_takes_a_taxonomy(tmp_path, command):
+    file, table = write(tmp_path / "records.jsonl", world(pictures=1)), tmp_path / "genera.csv"
+    table.write_text("sub_category,genus\n" + "".join(f"{name},{name[-3:]}\n" for name in NAMES["bird"]))
+    target = tmp_path / "rows.json"
+    for words, there in (((), False), (("--taxonomy", table), True)):
+        result = command(file.path, "--json", target, *words)
+        assert result.exit_code == 0, result.output
+        assert any(row["metric"] == "path_hca" for row in json.loads(target.read_text())) is there

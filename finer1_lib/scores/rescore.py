@@ -12,18 +12,22 @@ Source: our choice; METHOD 4 for what is scored.
 from array import array
 from itertools import islice
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.errors import UserError
+from finer1_lib.scores.answers import answer_of
 from finer1_lib.scores.averages import rows_of_sums
+from finer1_lib.scores.hierarchy import path_scores, trees_of
 from finer1_lib.scores.per_question import prepare, scored
 from finer1_lib.scores.record_file import ROTATED, RecordFile
 from finer1_lib.scores.samples import settle
 from finer1_lib.scores.scorers import Scorer
+from finer1_lib.taxonomy import GENUS, Taxonomy
 
 CHUNK = 1024  # records at a time: enough for batches of texts, a few MB of completions
 SUMS = ("model", "setting", "scorer", "metric", "categories", "option_order", "super_category",
         "sub_category", "first", "total", "n")  # fmt: skip
+Paths = Callable[[Mapping], Mapping[str, float]]
 
 
 class Rescored(NamedTuple):
@@ -40,13 +44,17 @@ class Rescored(NamedTuple):
     torn: Optional[int]
 
 
-def rescore(file: RecordFile, scorers: Sequence[Scorer], *, similarity: Optional[str] = None) -> Rescored:
+def rescore(
+    file: RecordFile, scorers: Sequence[Scorer], *, similarity: Optional[str] = None,
+    paths: Optional[Paths] = None,
+) -> Rescored:
     """Rows of the summary out of a record file.
 
     Args:
         file: read once.
         scorers: of `make_scorer`.
         similarity: name of Sim, as for `scoring.summary_rows`.
+        paths: of `paths_of`, for the rows of `hierarchy.hierarchy_scores` as well.
 
     Raises:
         UserError: of `RecordFile`; a question that stands twice; one that lacks a sample or a rotation.
@@ -55,9 +63,35 @@ def rescore(file: RecordFile, scorers: Sequence[Scorer], *, similarity: Optional
     whole = _questions(file, seeds)
     while chunk := list(islice(whole, CHUNK)):
         _count(chunk, scorers, sums, turns)
+        for record in chunk if paths is not None else ():
+            if record["option_order"] in (None, "shuffled"):
+                for metric, value in paths(record).items():
+                    sums.add(record, "strict", metric, value)
     turns.check(file.path)
     (seed,) = seeds
     return Rescored(rows_of_sums(sums.table(), seed=seed, similarity=similarity), file.count, file.torn)
+
+
+def paths_of(names: Mapping[str, Iterable[str]], taxonomy: Taxonomy) -> Paths:
+    """What `hierarchy.hierarchy_scores` says of one record; nothing where the label has no genus.
+
+    Args:
+        names: of `record_file.names_in`: the names that the records speak of.
+        taxonomy: {sub_category: {rank: value}}.
+
+    Raises:
+        UserError: the taxonomy knows none of the names.
+    """
+    trees = trees_of(({"super_category": word, "sub_category": name}
+                      for word, all_names in names.items() for name in all_names), taxonomy)  # fmt: skip
+
+    def scores(record: Mapping) -> Mapping[str, float]:
+        tree, label = trees.get(record["super_category"]), record["sub_category"]
+        if tree is None or not taxonomy.get(label, {}).get(GENUS):
+            return {}
+        return path_scores(tree.path_of(label), tree.path_of(answer_of(record)))
+
+    return scores
 
 
 def _questions(file: RecordFile, seeds: set) -> Iterator[Mapping]:
