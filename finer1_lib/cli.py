@@ -14,7 +14,10 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from finer1_lib import cli_checks, cli_general, cli_release, cli_results, cli_systems, cli_teaching, cli_traps
+from finer1_lib import (
+    cli_checks, cli_general, cli_release, cli_rescore, cli_results, cli_systems, cli_teaching, cli_traps,
+)  # fmt: skip
+from finer1_lib.benchmark_evaluation import benchmark_evaluation
 from finer1_lib.benchmark_triplets import benchmark_triplets
 from finer1_lib.errors import UserError
 
@@ -109,7 +112,8 @@ def _print_table(run_dir: Any) -> None:
 for _command in (
     cli_checks.doctor, cli_checks.gpu_check, cli_results.seeds, cli_results.benchmark,
     benchmark_triplets, cli_results.compare, cli_release.export_stage1, cli_release.export_stage2,
-    cli_general.export_lmms, cli_systems.systems, cli_traps.traps,
+    cli_general.export_lmms, cli_rescore.rescore, cli_systems.systems, cli_traps.traps,
+    benchmark_evaluation,
     cli_teaching.lesson, cli_teaching.student_copy,
 ):  # fmt: skip
     app.command(_command.__name__.replace("_", "-"))(_command)
