@@ -173,7 +173,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
         title = (f"{size}, {one['parameters'] / 1e6:.1f} M parameters: {one['questions']} questions about "
                  f"{result['items']} pictures,\n{one['dtype']}, {one['attention']}, "
                  f"{machine['threads']} threads; {one['same_answers']:.1%} of the answers the same\n"
-                 f"{one['ratio']:.1f} times as quick, {one['processor_ratio']:.1f} times by processor seconds")
+                 f"{one['ratio']:.1f} times as quick, {one['processor_ratio']:.1f} by processor seconds")
         rows = [[words, *(f"{one[way][part]:.1f}" for part in (*PARTS, "rest", "total")),
                  f"{one['loads'][way]} x {one['loading']:.1f}"] for way, words in WAYS.items()]  # fmt: skip
         found[title] = ["seconds", *PARTS, "rest", "total", "loading"], rows

@@ -237,9 +237,12 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
     A relative one counts from the current folder, else from the kit; what exists in neither place (a hub id,
     say) is left as it is, but for a folder that is still to be filled.
     """
-    if isinstance(value, list) and name == "more_models":  # "label=checkpoint" each
-        pairs = [str(entry).partition("=") for entry in value]
-        return [label + sign + _absolute("checkpoint", where, kit) for label, sign, where in pairs]
+    if isinstance(value, list) and name == "more_models":  # "label=checkpoint" or "label=answer:checkpoint"
+        from finer1_lib.systems.rows import read_entry
+
+        wheres = [read_entry(str(entry))[2] for entry in value]
+        return [str(entry).removesuffix(where) + _absolute("checkpoint", where, kit)
+                for entry, where in zip(value, wheres)]
     if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
         return value
     for folder in (Path.cwd(), kit):

@@ -26,6 +26,11 @@ def signature_of(parameters: dict[str, Any], needs: dict[str, str]) -> str:
         for name, value in identity.items()
         if name.endswith(OUTSIDE) and isinstance(value, str) and value and Path(value).exists()
     }
+    if identity.get("more_models"):
+        from finer1_lib.systems.rows import read_entry
+
+        folders = (Path(read_entry(entry)[2]) for entry in identity["more_models"])
+        outside |= {str(folder): hashing.listing_digest(folder) for folder in folders if folder.is_dir()}
     return hashing.digest({"parameters": identity, "outside": outside, "needs": needs})
 
 

@@ -110,3 +110,24 @@ def test_a_key_in_place_of_its_variable_s_name_is_refused_unseen():
         with pytest.raises(UserError, match="takes the NAME of an environment variable") as raised:
             check_parameters({"teacher_key_variable": secret}, cell, "here")
         assert secret not in str(raised.value)
+
+
+def test_folders_of_more_models_are_made_absolute_whatever_they_are_asked(tmp_path, monkeypatch):
+    from finer1_lib.presets import _absolute
+
+    (tmp_path / "trained").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = ["one=trained", "two=answer:trained", "three=owner/name@abc"]
+    assert _absolute("more_models", given, tmp_path / "kit") == [
+        f"one={tmp_path}/trained", f"two=answer:{tmp_path}/trained", "three=owner/name@abc"]
+
+
+def test_a_changed_folder_of_more_models_asks_anew(tmp_path):
+    from finer1_lib.signatures import signature_of
+
+    (tmp_path / "trained").mkdir()
+    values = {"more_models": [f"one=answer:{tmp_path}/trained"]}
+    before = signature_of(values, {})
+    assert before == signature_of(values, {})
+    (tmp_path / "trained" / "config.json").write_text("{}")
+    assert before != signature_of(values, {})
