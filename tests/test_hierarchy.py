@@ -79,7 +79,8 @@ def test_a_node_of_two_places_is_no_answer():
 def test_a_taxonomy_of_genera_alone_stands_below_the_super_category():
     tree = Tree("bird", {"Dunen Wren": {"genus": "Wren"}, "Marlo Wren": {"genus": "Wren"}})
     assert tree.ranks == ("super_category", "genus", "sub_category")
-    assert tree.path_of("bird") == {"super_category": "bird"} and len(tree.path_of("wren")) == 2
+    assert tree.path_of("bird") == tree.path_of("A bird") == {"super_category": "bird"}
+    assert len(tree.path_of("a wren")) == 2 and tree.path_of("a finch") == {}
 
 
 @given(st.sampled_from(sorted(TAXONOMY)), st.sampled_from([*sorted(TAXONOMY), "Anas", "nothing", None]))

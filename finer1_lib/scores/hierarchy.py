@@ -6,8 +6,8 @@
     drawn     super-category > genus > name
 
 An answer that is a sub-category (by its name or an alias) has that one's whole path; one that names an inner
-node ("a wren" is none, "Salpinctes" is) has the path down to it; any other answer, and none, has no node at
-all and stays in every denominator with 0. Of the path y of the truth and y' of the answer, L levels:
+node ("Salpinctes", "a bird"; an article is read over) has the path down to it; any other answer, and none, has no
+node at all and stays in every denominator with 0. Of the path y of the truth and y' of the answer, L levels:
 
     path_<rank>     y'_l = y_l                           the share right at each rank
     path_hca        all levels right                     hierarchical consistent accuracy
@@ -25,6 +25,7 @@ asked for it, and the others stay in their places.
 Source: TARA's metrics (audit 4.1); paths from plain answers, and all trees but CUB's, are our choice.
 """
 
+import re
 from typing import Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
@@ -37,6 +38,7 @@ from finer1_lib.taxonomy import GENUS, NAME, Taxonomy
 ORDER = ("super_category", "order", "maker", "family", GENUS, "model", "body", "year")  # root first
 LETTERS = 4  # a level's value has at least so many to be an answer by itself: "TL" or "M3" may be anything
 Path = dict[str, str]  # rank -> value, root first
+_ARTICLE = re.compile(r"^(?:an?|the) ")
 
 
 class Tree:
@@ -72,6 +74,7 @@ class Tree:
         said = normalise(official if official is not None else text)
         if said in self._paths:
             return self._paths[said]
+        said = _ARTICLE.sub("", said)
         inner = self._inner.get(said)
         return inner if inner and (len(said) >= LETTERS or said == normalise(self._word)) else {}
 
