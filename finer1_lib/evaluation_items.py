@@ -82,12 +82,8 @@ def _shares(strata: Mapping[tuple, Sequence], budget: int) -> list[int]:
     """How many items each stratum gives: equal shares; what a small one cannot give goes to the others."""
     sizes = [len(members) for _, members in sorted(strata.items())]
     shares, left = [0] * len(sizes), budget
-    open_ones = list(range(len(sizes)))
-    while left and open_ones:
-        for place, stratum in enumerate(open_ones):
-            more = left // (len(open_ones) - place)
-            more = min(more, sizes[stratum] - shares[stratum])
-            shares[stratum] += more
-            left -= more
-        open_ones = [stratum for stratum in open_ones if shares[stratum] < sizes[stratum]]
+    smallest_first = sorted(range(len(sizes)), key=sizes.__getitem__)
+    for place, stratum in enumerate(smallest_first):
+        shares[stratum] = min(left // (len(sizes) - place), sizes[stratum])
+        left -= shares[stratum]
     return shares

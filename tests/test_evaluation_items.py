@@ -5,6 +5,8 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finer1_lib.errors import UserError
 from finer1_lib.evaluation_items import select_items
@@ -44,6 +46,16 @@ def test_equal_shares_and_what_a_small_stratum_lacks_goes_to_the_others():
     assert sorted(strata(choose(items, 102)).values()) == [25, 25, 26, 26]
     assert choose(items, 280) == choose(items, 1000) == choose(items, 0) and len(choose(items, 0)) == 280
     assert len(choose(items, 40, per_class=2)) == 40 and len(choose(items, 60, per_class=2)) == 56
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), part=st.floats(0, 1))
+def test_shares_are_equal_but_for_strata_that_have_no_more(sizes, part):
+    items = [item for place, size in enumerate(sizes) for item in make({(f"word {place}", "seen"): 1}, size)]
+    budget = len(sizes) + int(part * (len(items) - len(sizes)))
+    shares = [strata(choose(items, budget))[f"word {place}", "seen"] for place in range(len(sizes))]
+    assert sum(shares) == budget and all(1 <= share <= size for share, size in zip(shares, sizes))
+    free = [share for share, size in zip(shares, sizes) if share < size]
+    assert not free or max(shares) - min(free) <= 1
 
 
 def test_a_class_gives_its_share_give_or_take_one():
