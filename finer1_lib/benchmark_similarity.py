@@ -26,7 +26,7 @@ def random_tower(
     from transformers import SiglipTextConfig, SiglipTextModel
 
     torch.manual_seed(seed)
-    config = SiglipTextConfig(**size, projection_size=size["hidden_size"])
+    config = SiglipTextConfig(**size, projection_size=size["hidden_size"], bos_token_id=0, eos_token_id=1)
     SiglipTextModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
