@@ -1,6 +1,7 @@
 """What answers: models of any family on tiny checkpoints, endpoints played by a server here, encoders."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
@@ -23,7 +24,7 @@ from finer1_lib.systems.answering import ChatAnswerer, EndpointAnswerer, open_an
 from finer1_lib.systems.registry import System
 from finer1_lib.systems.rows import with_strategies, with_systems
 from finer1_lib.systems.strategies import shots_of
-from test_strategies import NAMES, images
+from test_strategies import NAMES, OFFERED, images
 
 SIZES = {"Dunen Wren": (56, 56), "Marlo Wren": (56, 84), "Tarn Finch": (112, 56)}
 KEY = "sk-this-is-the-key-0123456789"
@@ -41,7 +42,7 @@ def album(tmp_path_factory):
         if name in SIZES and image_id.endswith("3.png"):
             items.append({
                 "item_id": image_id, "image_id": image_id, "super_category": word, "sub_category": name,
-                "categories": "seen", "question": f"What species is this {word}?", "options": NAMES["bird"],
+                "categories": "seen", "question": f"What species is this {word}?", "options": OFFERED,
                 "width": size[0], "height": size[1]})  # fmt: skip
     return root, items
 
@@ -120,7 +121,7 @@ def test_samples_differ_by_their_draw_and_read_their_question_once(tiny, album, 
 
     monkeypatch.setattr(generation, "read_prompts", read)
     runs = [collect(contender, items, tmp_path / name, lambda: opened(
-        contender, tiny, root, temperature=heat)) for name, heat in (("a", 1.0), ("b", 1.0), ("c", 0.0))]  # fmt: skip
+        contender, tiny, root, temperature=heat)) for name, heat in (("a", 1.0), ("b", 1.0), ("c", 0.0))]
     assert set(prefills) == {(4, 1)}  # four samples of one question a batch
     texts = [[record["completion"] for record in run] for run in runs]
     assert texts[0] == texts[1] and [record["sample"] for record in runs[0][:4]] == [0, 1, 2, 3]
@@ -266,10 +267,14 @@ def over_the_line(contender, album, folder, **options):
 
 def test_a_served_model_is_a_row_like_any_other(server, album, tmp_path, monkeypatch):
     monkeypatch.setenv("VENDOR_KEY", KEY)
-    server.script = lambda number, request: answer(f"<answer>{text_of(request)[:4]}</answer>", usage=(90, 7))
+    def script(number, request):
+        time.sleep(0.1)
+        return answer(f"<answer>{text_of(request)[:4]}</answer>", usage=(90, 7))
+
+    server.script = script
     contender = served(server, key_variable="VENDOR_KEY", prompts="cot", concurrency=2)
     records = over_the_line(contender, album, tmp_path)
-    assert len(records) == len(server.requests) == 6 and server.most <= 2
+    assert len(records) == len(server.requests) == 6 and server.most == 2
     keys = ("model", "prompt_name", "completion", "tokens", "truncated")
     assert {tuple(record[key] for key in keys) for record in records} == {
         ("gpt", name, "<answer>What</answer>", 7, False) for name in ("cot_closed", "cot_open")}
@@ -299,6 +304,11 @@ def test_examples_go_out_as_turns_with_their_pictures(server, album, tmp_path):
     names = [turn["content"] for turn in sent[1::2]]
     assert prompt in {r["prompt"] for r in records} and names in [
         [f"<answer>{name}</answer>" for _, name in r["examples"]] for r in records]
+    endpoint = EndpointAnswerer(contender.system, album[0], tmp_path / "answers.jsonl")
+    before, (one, two) = len(server.requests), records[0]["examples"]
+    for asked, examples in enumerate(([one, two], [two, one], [[two[0], one[1]], two])):
+        endpoint.answer([{**records[0], "examples": examples}], max_new_tokens=8, seed=0)
+        assert len(server.requests) == before + asked  # what stands before a question decides its answer
 
 
 @pytest.mark.parametrize("refuse, why", [
