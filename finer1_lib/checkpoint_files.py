@@ -83,6 +83,22 @@ def check_checkpoint(folder: Path) -> None:
     _need(folder, "tokenizer.json|vocab.json", "a checkpoint without a tokenizer")
 
 
+def check_any(folder: Path) -> None:
+    """Refuse a folder that holds no checkpoint of whatever family; a Qwen2.5-VL is looked at more closely.
+
+    Raises:
+        UserError: naming what is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"checkpoint folder {folder} does not exist: give a folder or a Hub id"
+                        " (owner/name or owner/name@revision)")
+    _need(folder, "config.json", "no checkpoint")
+    if _read_json(folder / "config.json").get("model_type") == MODEL_TYPE:
+        return check_checkpoint(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} is a checkpoint without weights (safetensors): copy or download it whole")
+
+
 def check_trained(folder: Path) -> str:
     """What a training's folder holds; refuse one that is neither a PEFT adapter nor a whole checkpoint.
 

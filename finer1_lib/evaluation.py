@@ -133,7 +133,8 @@ def _label(request: Mapping) -> str:
 
 def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Path) -> None:
     """A record may only stand for a request that asked the same thing."""
-    asked = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "samples", "labels_hash")
+    asked = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "example_prompt", "samples",
+             "labels_hash", "weights")
     if record is not None and any(record.get(name) != request.get(name) for name in asked):
         raise UserError(
             f"{path.name} answers another question for {request['item_id']} ({_label(request)}): the prompts "

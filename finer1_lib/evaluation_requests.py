@@ -88,6 +88,8 @@ def build_requests(
                 "size": [item["width"], item["height"]],
                 **_way(contender, item, prompts, shots, examples, seed),
             }
+            if contender.checkpoint:  # not a model of this run: the name alone does not say whose answer it is
+                asked["weights"] = weights_of(contender)
             if hashes:
                 asked["labels_hash"] = hashes[item["super_category"]]
             if closed and prompt.lettered:
@@ -107,8 +109,13 @@ def _prompt(
 
         return contender.prompts, encoder_prompt(contender.prompts, item["super_category"])
     name = f"{contender.prompts}_{SETTINGS[setting]}"
-    own = contender.system.prompts_from if contender.system is not None else ""
-    return name, {**prompts, **(_worded(own) if own else {})}[name]
+    return name, _own(contender, prompts)[name]
+
+
+def _own(contender: Contender, prompts: Mapping[str, Prompt]) -> Mapping[str, Prompt]:
+    """The prompts, with those that a system names itself in place of the run's."""
+    source = contender.system.prompts_from if contender.system is not None else ""
+    return {**prompts, **_worded(source)} if source else prompts
 
 
 def _label_hashes(items: Sequence[Mapping], labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -140,8 +147,16 @@ def _way(
     way: dict[str, Any] = {"strategy": contender.strategy}
     if STRATEGIES[contender.strategy].examples:
         way["examples"] = draw_examples(item, shots, examples, seed)
-        way["example_prompt"] = prompts["answer_open"].text(question=item["question"])
+        way["example_prompt"] = _own(contender, prompts)["answer_open"].text(question=item["question"])
     return way
+
+
+def weights_of(contender: Contender) -> str:
+    """Where the weights of a row that the run did not train come from: checkpoint, and address or library."""
+    one = contender.system
+    if one is None or one.kind == "chat":
+        return str(contender.checkpoint)
+    return f"{contender.checkpoint} at {one.url}" if one.kind == "endpoint" else f"{one.library}: {one.checkpoint}"
 
 
 def is_encoder(contender: Contender) -> bool:

@@ -49,7 +49,7 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     name, revision = split_revision(checkpoint)
-    where = {"revision": revision, "local_files_only": is_folder(name)}
+    where = {"revision": revision, "local_files_only": is_folder(name), "trust_remote_code": False}
     with loading(checkpoint):
         try:
             model, told = AutoModel.from_pretrained(

@@ -156,7 +156,7 @@ def load_processor(checkpoint: "str | Path") -> Any:
     name, revision = split_revision(str(checkpoint))
     with loading(checkpoint):
         return transformers.AutoProcessor.from_pretrained(
-            name, revision=revision, local_files_only=is_folder(name))
+            name, revision=revision, local_files_only=is_folder(name), trust_remote_code=False)
 
 
 def _load_transformers(
@@ -170,10 +170,11 @@ def _load_transformers(
         options["device_map"] = {"": device}
         options["quantization_config"] = four_bits(device, dtype, kept_whole=["lm_head", "visual"])
     model = transformers.AutoModelForImageTextToText.from_pretrained(
-        checkpoint, dtype=dtype, revision=revision, local_files_only=local, **options)
+        checkpoint, dtype=dtype, revision=revision, local_files_only=local, use_safetensors=True,
+        trust_remote_code=False, **options)
     model = model if load_in_4bit else model.to(device)
     return model, transformers.AutoProcessor.from_pretrained(
-        checkpoint, revision=revision, local_files_only=local)
+        checkpoint, revision=revision, local_files_only=local, trust_remote_code=False)
 
 
 def _load_unsloth(

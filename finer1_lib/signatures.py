@@ -31,6 +31,13 @@ def signature_of(parameters: dict[str, Any], needs: dict[str, str]) -> str:
 
         folders = (Path(read_entry(entry)[2]) for entry in identity["more_models"])
         outside |= {str(folder): hashing.listing_digest(folder) for folder in folders if folder.is_dir()}
+    if identity.get("systems"):  # their entries may change under the same names
+        from finer1_lib.systems.registry import find_systems
+
+        for one in find_systems(identity["systems"], identity.get("systems_from", "")):
+            folder = Path(one.checkpoint)
+            looks = hashing.listing_digest(folder) if folder.is_dir() else None
+            outside[f"system {one.name}"] = [one.model_dump(mode="json"), looks]
     return hashing.digest({"parameters": identity, "outside": outside, "needs": needs})
 
 

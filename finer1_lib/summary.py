@@ -39,9 +39,9 @@ def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
     Before 03 the four fixed ones alone.
 
     Raises:
-        UserError: 03_tapo/models.json is damaged, or the file of `systems_from` is no longer what it was.
+        UserError: 03_tapo/models.json is damaged.
     """
-    from finer1_lib.systems.registry import find_systems
+    from finer1_lib.systems.registry import System
     from finer1_lib.systems.rows import with_more, with_strategies, with_systems
 
     run_dir = Path(run_dir)
@@ -49,8 +49,9 @@ def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
     more = dict.fromkeys(entry for parameters in told for entry in parameters.get("more_models", ()))
     found = with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more), look=False)
     asked = told[0]
-    if asked.get("systems"):
-        found = with_systems(found, find_systems(asked["systems"], asked.get("systems_from", "")))
+    # as 04 asked them, whatever the registry or the user's file say by now
+    systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
+    found = with_systems(found, systems, look=False)
     if asked.get("strategies"):
         found = with_strategies(found, asked["strategies"], asked["samples"])
     return found

@@ -17,6 +17,7 @@ from finer1_lib.files import atomic_write_json, atomic_write_text, read_json
 from finer1_lib.paper.admission import admit, look_over
 from finer1_lib.paper.comparison import NotComparable, compare_lines, comparison_table, to_markdown
 from finer1_lib.summary import KEYS
+from finer1_lib.systems.registry import known_systems
 
 KINDS = ("seen", "unseen")
 SETS = {(data.lower(), kind): classes for (data, kind), (classes, _) in paper_facts.evaluation_sets().items()}
@@ -55,7 +56,7 @@ def rows_of(sets, value=0.8, models=MODELS, variant="siglip", orders=("shuffled"
 
 
 def write_run(root, name, *, sets=SETS, rows=None, guide=None, checkpoint="Qwen/Qwen2.5-VL-3B-Instruct",
-              data_sets=None):
+              data_sets=None, systems=()):
     """A finished run: stages with their records, each with the hashes of its files and of what it needs."""
     run = root / name
     rows = rows_of(sets) if rows is None else rows
@@ -70,6 +71,8 @@ def write_run(root, name, *, sets=SETS, rows=None, guide=None, checkpoint="Qwen/
             lines = "".join(json.dumps(record) + "\n" for record in records_of(sets))
             atomic_write_text(folder / "records.jsonl", lines)
             atomic_write_json(folder / "summary_rows.json", rows)
+            entries = [one if isinstance(one, dict) else known_systems()[one].model_dump(mode="json") for one in systems]
+            atomic_write_json(folder / "systems.json", entries)
         outputs = hashing.recorded_hashes(folder)
         needs = {need: read_json(run / need / "stage.json")["digest"] for need in NEEDS[stage]}
         record = {"seed": 0, "needs": needs, "outputs": outputs, "digest": hashing.digest(outputs)}
@@ -330,7 +333,7 @@ def test_own_seen_and_unseen_sub_categories_are_refused(tmp_path):
 def test_systems_of_the_registry_stand_beside_their_rows(tmp_path):
     """Each with the paper's value of its row; what is not certain about it is told below the table."""
     systems = ("siglip-l", "llava-1.6-7b", "deepperception", "deepperception-fgvr")
-    run = write_run(tmp_path, "run", rows=rows_of(SETS, models=(*MODELS, *systems)))
+    run = write_run(tmp_path, "run", rows=rows_of(SETS, models=(*MODELS, *systems)), systems=systems)
     table = comparison_table(run)
     asked = table[table["dataset"] == "Average"].set_index(["source", "model", "categories"])["paper"]
     assert asked["Table 1", "siglip-l", "unseen"] == 80.54 and asked["Table 1", "llava-1.6-7b", "seen"] == 57.9
@@ -344,14 +347,21 @@ def test_systems_of_the_registry_stand_beside_their_rows(tmp_path):
 
 def test_a_released_checkpoint_asked_in_the_same_run_fills_its_column(tmp_path):
     rows = rows_of(SETS) + rows_of(SETS, value=0.85, models=("fine-r1-3b",))
-    table = comparison_table(write_run(tmp_path, "run", rows=rows))
+    table = comparison_table(write_run(tmp_path, "run", rows=rows, systems=["fine-r1-3b"]))
     of = table[(table["model"] == "cot_sft_tapo") & (table["dataset"] == "Average")]
     assert of["released"].tolist() == pytest.approx([85.0] * len(of)) and len(of)
     assert of["run"].tolist() == pytest.approx([80.0] * len(of))
     assert "fine-r1-3b" not in set(table["model"])  # it stands in a column, not in rows of its own
     alone = [row for row in rows if row["model"] == "fine-r1-3b"]
-    table = comparison_table(write_run(tmp_path, "alone", rows=alone))
+    table = comparison_table(write_run(tmp_path, "alone", rows=alone, systems=["fine-r1-3b"]))
     assert table["run"].isna().all() and table["run_strict"].tolist() == pytest.approx([75.0] * len(table))
+
+
+def test_a_name_of_the_registry_with_other_weights_is_no_row_of_the_paper(tmp_path):
+    other = known_systems()["clip-l"].model_dump(mode="json") | {"checkpoint": "me/other"}
+    rows = rows_of(SETS) + rows_of(SETS, value=0.99, models=("clip-l", "fine-r1-3b"))  # the second of more_models
+    table = comparison_table(write_run(tmp_path, "run", rows=rows, systems=[other]))
+    assert "clip-l" not in set(table["model"]) and table["released"].isna().all()
 
 
 def test_of_several_similarities_the_paper_s_is_taken(tmp_path):

@@ -71,3 +71,101 @@ def test_ones_own_entries_come_first(tmp_path):
                     "gpt:\n  label: GPT\n  kind: endpoint\n  checkpoint: gpt\n  url: http://localhost:8000/v1\n")
     found = find_systems(["siglip-l", "siglip-l-ensemble", "gpt", "clip-l"], path)
     assert [one.label for one in found] == ["Mine", "Mine, ensemble", "GPT", "CLIP-L"]
+
+
+@pytest.mark.parametrize("line, message", [
+    ("concurrency: 3", "takes no concurrency"), ("max_pixels: 50000", "takes no max_pixels"),
+    ("library: open_clip", "takes no library"), ("key_variable: KEY", "takes no key_variable"),
+])
+def test_fields_that_do_not_belong_to_a_kind_are_refused(tmp_path, line, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"a:\n  label: A\n  checkpoint: o/n\n  {line}\n")
+    with pytest.raises(UserError, match=message):
+        read_systems(path)
+
+
+@pytest.mark.parametrize("line, message", [
+    ("key_variable: sk-secret", "not the key itself"), ("concurrency: 0", "concurrency"),
+    ("requests_per_minute: -1", "requests_per_minute"), ("url: localhost", "no address"),
+])
+def test_an_endpoint_is_looked_at_before_hours_are_spent_and_no_key_is_repeated(tmp_path, line, message):
+    path = tmp_path / "mine.yaml"
+    url = "" if line.startswith("url") else "  url: http://localhost:8000/v1\n"
+    path.write_text(f"a:\n  label: A\n  kind: endpoint\n  checkpoint: o/n\n{url}  {line}\n")
+    with pytest.raises(UserError, match=message) as caught:
+        read_systems(path)
+    assert "sk-secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_ones_own_ensemble_is_kept(tmp_path):
+    path = tmp_path / "mine.yaml"
+    entry = "  kind: encoder\n  prompts: {}\n  checkpoint: {}\n"
+    path.write_text("a:\n  label: A\n" + entry.format("clip_photo", "o/n")
+                    + "a-ensemble:\n  label: B\n" + entry.format("clip_ensemble", "o/other"))
+    assert read_systems(path)["a-ensemble"].checkpoint == "o/other"
+
+
+def test_a_changed_entry_or_folder_asks_anew(tmp_path):
+    from finer1_lib.signatures import signature_of
+
+    (tmp_path / "weights").mkdir()
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"a:\n  label: A\n  checkpoint: {tmp_path}/weights\n")
+    values = {"systems": ["a"], "systems_from": str(path)}
+    before = signature_of(values, {})
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"x")
+    assert signature_of(values, {}) != before
+
+
+def test_the_same_name_with_other_weights_is_another_question(tmp_path):
+    from finer1_lib.contenders import FIXED
+    from finer1_lib.evaluation import collect_records
+    from finer1_lib.evaluation_requests import build_requests
+    from finer1_lib.generation import Generation
+    from finer1_lib.systems.registry import System
+    from finer1_lib.systems.rows import with_systems
+
+    item = {"item_id": "i", "image_id": "i.png", "super_category": "bird", "sub_category": "Rock Wren",
+            "categories": "seen", "question": "?", "options": ["Rock Wren", "B", "C", "D"], "width": 28, "height": 28}
+
+    class Says:
+        def answer(self, requests, **options):
+            return [Generation("<answer>x</answer>", 1, False)] * len(requests)
+
+    def ask(checkpoint):
+        contender = with_systems(FIXED, [System(name="a", label="A", checkpoint=checkpoint)])[-1]
+        asked = [build_requests(contender, [item], "open_world")]
+        return collect_records(asked, tmp_path / "r.jsonl", Says, max_new_tokens=1, batch_size=2)
+
+    assert ask("o/one")[0]["weights"] == "o/one" and ask("o/one")
+    with pytest.raises(UserError, match="answers another question"):
+        ask("o/two")
+    (plain,) = build_requests(FIXED[0], [item], "open_world")
+    assert "weights" not in plain  # a row of the run itself
+
+
+def test_code_of_a_checkpoint_is_never_run(tmp_path):
+    """A folder whose config names a class of its own: every loader of the kit refuses, and asks nobody."""
+    import json
+
+    from finer1_lib.image_encoders import load_encoder
+    from finer1_lib.scores.text_encoders import EncoderSimilarity
+
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\nclass C: pass\n")
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "unknown_here", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.C"}}))
+    for load in (load_encoder, lambda where: EncoderSimilarity(where)("a", "b")):
+        with pytest.raises(UserError):
+            load(str(folder))
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_a_folder_that_is_none_is_told_before_anything_is_asked(tmp_path):
+    from finer1_lib.contenders import FIXED
+    from finer1_lib.systems.registry import System
+    from finer1_lib.systems.rows import with_systems
+
+    with pytest.raises(UserError, match="does not exist"):
+        with_systems(FIXED, [System(name="a", label="A", checkpoint=str(tmp_path / "nothing"))])

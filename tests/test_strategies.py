@@ -16,7 +16,8 @@ from finer1_lib.systems.registry import System
 from finer1_lib.systems.rows import with_strategies, with_systems
 from finer1_lib.systems.strategies import draw_examples, draw_seed, messages_for, shots_of
 
-NAMES = {"bird": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"], "car": ["Audi A", "Audi B"]}
+OFFERED = ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"]
+NAMES = {"bird": [*OFFERED, "Kelow Lark", "Bodan Lark", "Anner Gull", "Sibal Gull"], "car": ["Audi A", "Audi B"]}
 KEYS = ["item_id", "image_id", "super_category", "sub_category", "categories", "model", "setting",
         "prompt_name", "prompt", "prompt_hash", "options", "option_order", "rotation", "seed", "size"]  # fmt: skip
 
@@ -33,7 +34,7 @@ def item(name="Dunen Wren", word="bird", number=3, **changes):
     path = f"{word}/{name}/{number}.png"
     return {"item_id": path, "image_id": path, "super_category": word, "sub_category": name,
             "categories": "seen", "question": f"What species is this {word}?", "width": 28, "height": 28,
-            "options": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"], **changes}  # fmt: skip
+            "options": OFFERED, **changes}  # fmt: skip
 
 
 def row(entry, samples=8):
@@ -53,18 +54,20 @@ def test_a_question_that_stands_alone_says_nothing_of_strategies():
 
 def test_shots_are_what_training_may_see():
     shots = shots_of(images())
-    assert len(shots) == 12 and set(shots["split"]) == {"train"} and set(shots["shot"]) == {0, 1}
+    assert {word: sorted(of) for word, of in shots.items()} == {word: sorted(of) for word, of in NAMES.items()}
+    assert shots["car"]["Audi A"] == ["car/Audi A/0.png", "car/Audi A/1.png"]
 
 
-@given(seed=st.integers(0, 10**6), name=st.sampled_from(NAMES["bird"]), count=st.integers(1, 3))
-def test_examples_never_hold_the_item_s_own_sub_category(seed, name, count):
+@given(seed=st.integers(0, 10**6), name=st.sampled_from(OFFERED), count=st.integers(1, 4))
+def test_examples_never_hold_one_of_the_item_s_options(seed, name, count):
+    """Not its own sub-category, which would be the answer; nor another option, which would be ruled out."""
     shots = shots_of(images())
     drawn = draw_examples(item(name), shots, count, seed)
     names = [found for _, found in drawn]
-    assert len(set(names)) == count and set(names) <= set(NAMES["bird"]) - {name}
-    known = shots.set_index("image_id")["sub_category"]
-    assert all(known[image_id] == found for image_id, found in drawn)
-    assert draw_examples(item(name), shots.sample(frac=1, random_state=seed % 7), count, seed) == drawn
+    assert len(set(names)) == count and set(names) <= set(NAMES["bird"]) - set(OFFERED)
+    assert all(image_id in shots["bird"][found] for image_id, found in drawn)
+    shuffled = shots_of(images().sample(frac=1, random_state=seed % 7))
+    assert draw_examples(item(name), shuffled, count, seed) == drawn
 
 
 def test_examples_go_by_seed_and_item():
@@ -74,7 +77,7 @@ def test_examples_go_by_seed_and_item():
 
 
 @pytest.mark.parametrize(("word", "name", "count", "others"), [
-    ("bird", "Dunen Wren", 4, 3), ("bird", "Dunen Wren", 0, 3), ("car", "Audi A", 2, 1)])
+    ("bird", "Dunen Wren", 5, 4), ("bird", "Dunen Wren", 0, 4), ("car", "Audi A", 2, 1)])
 def test_more_examples_than_sub_categories_are_refused(word, name, count, others):
     with pytest.raises(UserError, match=f"examples is {count}: '{word}' has shots of {others} "):
         draw_examples(item(name, word), shots_of(images()), count, 0)

@@ -7,6 +7,7 @@ from finer1_lib.files import atomic_write_json
 from finer1_lib.scores.scorers import make_scorer
 from finer1_lib.scores.scoring import score_records, summary_rows
 from finer1_lib.summary import contenders_in, fault_table, labels_in, main_table, percent
+from finer1_lib.systems.registry import find_systems
 
 
 def run_with(tmp_path, **parameters):
@@ -21,6 +22,8 @@ def run_with(tmp_path, **parameters):
 def test_systems_and_strategies_of_04_are_rows_after_the_fixed_ones(tmp_path):
     run = run_with(tmp_path, more_models=["other=owner/name"], systems=["siglip-l"], systems_from="",
                    strategies=["base=self_consistency", "other=in_context"], samples=4)
+    atomic_write_json(run / "04_evaluation" / "systems.json", [
+        find_systems(["siglip-l"])[0].model_dump(mode="json")])
     found = contenders_in(run)
     assert [contender.model for contender in found[4:]] == [
         "other", "siglip-l", "base-self_consistency", "other-in_context"]
@@ -34,11 +37,12 @@ def test_a_run_of_before_has_no_such_parameters(tmp_path):
     assert len(contenders_in(tmp_path / "nothing")) == 4
 
 
-def test_a_lost_file_of_systems_is_told_in_one_line(tmp_path):
+def test_a_lost_file_of_systems_does_not_matter_any_more(tmp_path):
+    """What was asked stands in the run itself."""
     run = run_with(tmp_path, systems=["mine"], systems_from=str(tmp_path / "gone.yaml"))
-    with pytest.raises(UserError, match="gone.yaml") as error:
-        contenders_in(run)
-    assert "\n" not in str(error.value)
+    entry = {"name": "mine", "label": "Mine", "checkpoint": "gone/from/here/for/good"}
+    atomic_write_json(run / "04_evaluation" / "systems.json", [entry])
+    assert labels_in(run)["mine"] == "Mine"
 
 
 def test_values_are_written_in_percent():

@@ -21,6 +21,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 from finer1_lib.errors import UserError
 from finer1_lib.files import read_json, read_jsonl
 from finer1_lib.paper.facts import AVERAGE, evaluation_sets
+from finer1_lib.systems.registry import known_systems
 
 STAGE = "04_evaluation"
 METRICS = ("accuracy", "text_inclusion", "relative_semantic_similarity")
@@ -42,12 +43,14 @@ class Admitted(NamedTuple):
         rows: the scored rows of its summary.
         size: "3B" or "7B".
         released: "" for the plain base, else "Fine-R1" or "Stage1": which released checkpoint it asks.
+        systems: names of the systems it asked that are the registry's own, by their weights.
     """
 
     name: str
     rows: Sequence[Mapping[str, Any]]
     size: str
     released: str
+    systems: frozenset = frozenset()
 
 
 def admit(run_dir: "str | Path") -> Admitted:
@@ -73,12 +76,13 @@ def admit(run_dir: "str | Path") -> Admitted:
         run.name, guide=data.get("guide"), data_sets=data.get("data_sets") or {},
         records=read_jsonl(_recorded(run, f"{STAGE}/records.jsonl")), rows=told,
         checkpoint=read_json(_recorded(run, "00_miniature_world/base.json")).get("checkpoint", ""),
+        systems=read_json(run / STAGE / "systems.json", list),
     )
 
 
 def look_over(
     name: str, *, guide: Any, records: Iterable[Mapping], rows: Sequence[Mapping], checkpoint: str,
-    data_sets: Mapping[str, Mapping] = {},
+    data_sets: Mapping[str, Mapping] = {}, systems: Iterable[Mapping] = (),
 ) -> Admitted:
     """The same for what a notebook holds in its hands.
 
@@ -89,6 +93,8 @@ def look_over(
         rows: of `scoring.summary_rows`.
         checkpoint: of the base model, a folder or a Hub id.
         data_sets: {word: {"split": "release" or "seeded"}} of data.json, where 01 read the paper's data sets.
+        systems: entries of systems.json; one of other weights than the registry's under its name is no row of
+            the paper.
 
     Raises:
         NotComparable: as the module says.
@@ -106,7 +112,10 @@ def look_over(
         if row["metric"] in METRICS and row["option_order"] in ORDERS and row["n"] != of:
             raise _refusal(name, f"the row of {row['model']} on {row['dataset']}, {row['categories']}, has "
                                  f"n = {row['n']}, its records are of {of} pictures")
-    return Admitted(name, rows, size, released)
+    known = known_systems()
+    own = {one["name"] for one in systems if one["name"] in known
+           and (known[one["name"]].checkpoint, known[one["name"]].kind) == (one["checkpoint"], one["kind"])}
+    return Admitted(name, rows, size, released, frozenset(own))
 
 
 def _refusal(name: str, why: str) -> NotComparable:

@@ -170,7 +170,11 @@ def _line(
 ) -> Optional[dict[str, Any]]:
     """One line, or None where neither run has the value."""
     stands_for = "cot_sft" if released and released.released == STAGE1 else "cot_sft_tapo"
-    other = (released, ASKED) if released else (run, fact["model"].lower())  # in the same run, by its name
+    asked = run.systems if run else frozenset()
+    if model in known_systems() and model not in asked:
+        return None  # a row of this name that is not the registry's
+    beside = fact["model"].lower()  # a released checkpoint among the run's own systems
+    other = (released, ASKED) if released else (run, beside if beside in asked else "")
     theirs = _row(*other, fact, order) if model == stands_for else None
     ours = _row(run, model, fact, order)
     row = ours or theirs

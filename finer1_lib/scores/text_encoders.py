@@ -111,7 +111,7 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
 
     name, revision = split_revision(checkpoint)
     with loading(checkpoint):
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     kind = config.model_type.removesuffix("_text_model")
     read, tower, pool = _READ.get(kind, (_mean_pooled, "AutoModel", False))
     if pool and hasattr(config, "text_config"):
@@ -142,7 +142,8 @@ def _load(checkpoint: str, tower: str, config: Any, ignored: str) -> tuple[Any, 
 
     name, revision = split_revision(checkpoint)
     with loading(checkpoint):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False)
         model, report = getattr(transformers, tower).from_pretrained(
             name, config=config, revision=revision, output_loading_info=True, use_safetensors=True,
             ignore_mismatched_sizes=True)  # fmt: skip

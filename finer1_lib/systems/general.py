@@ -28,7 +28,7 @@ JUDGE = ("MMBench: answers that name no option go to a judge (OPENAI_API_KEY); w
 def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -> Path:
     """Write a model of a run as one checkpoint of its own, in bfloat16, with its processor.
 
-    Merged on the CPU in float32 (of a 7B model that is 33 GB of memory), rounded once.
+    Merged on the CPU in float32 and rounded once; of a 7B model that takes about 50 GB of memory.
 
     Args:
         run_dir: folder of a run that has trained it.
@@ -48,12 +48,14 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
     run_dir, target = Path(run_dir), Path(target)
     if target.exists():
         raise UserError(f"{target} exists: name a folder that does not, or move it away")
+    if "," in str(target):
+        raise UserError(f"{target}: lmms-eval splits its arguments at commas; choose a folder without one")
     known = {contender.model: contender for contender in contenders_in(run_dir)}
     if model not in known:
         raise UserError(f"run {run_dir.name!r} has no model {model!r}: there are {', '.join(known)}")
     contender = known[model]
     if contender.checkpoint:
-        raise UserError(f"{model} is {contender.checkpoint}, a checkpoint already: give that to lmms-eval")
+        raise UserError(f"{model} is {contender.checkpoint}, no training of this run: lmms-eval takes a chat checkpoint as it is")
     base = read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
     if not base:
         raise UserError(f"run {run_dir.name!r} has no base model yet: run 00_miniature_world first")

@@ -22,17 +22,15 @@ import re
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Mapping, Sequence
+from typing import Literal, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from finer1_lib.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas
-
 NAME = r"[a-z0-9][a-z0-9_.-]*"
 CHAT_PROMPTS, CLIP_PROMPTS = ("cot", "answer", "letter", "step"), ("clip_photo", "clip_ensemble")
+_ENDPOINT = ("key_variable", "requests_per_minute", "concurrency", "max_pixels")
 ENSEMBLE = "-ensemble"  # every encoder stands twice: one sentence a name, and the ensemble of sentences
 
 
@@ -66,9 +64,9 @@ class System(BaseModel):
     prompts_from: str = ""
     url: str = ""
     key_variable: str = ""
-    requests_per_minute: int = 0
-    concurrency: int = 8
-    max_pixels: int = 0
+    requests_per_minute: int = Field(0, ge=0)
+    concurrency: int = Field(8, ge=1)
+    max_pixels: int = Field(0, ge=0)
     paper: tuple[str, ...] = ()
     ambiguous: str = ""
     blocked: str = ""
@@ -85,6 +83,17 @@ class System(BaseModel):
             raise ValueError(f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}")
         if (self.kind == "endpoint") != bool(self.url):
             raise ValueError("an endpoint needs a url" if self.kind == "endpoint" else "only an endpoint has a url")
+        foreign = {*(_ENDPOINT if self.kind != "endpoint" else ()), *(("library",) if self.kind != "encoder" else ())}
+        fields = type(self).model_fields
+        if given := sorted(name for name in foreign if getattr(self, name) != fields[name].default):
+            raise ValueError(f"kind {self.kind!r} takes no {given[0]}")
+        if self.key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            raise ValueError("key_variable is no name of an environment variable: put the key into a variable and "
+                             "give that variable's name, not the key itself")
+        if self.url:
+            from finer1_lib.chat_messages import address_of
+
+            address_of(self.url)
         return self
 
 
@@ -133,10 +142,10 @@ def read_systems(path: "str | Path") -> dict[str, System]:
         raise UserError(f"systems_from: {path} holds no entries; write NAME: and below it label, checkpoint, ...")
     found: dict[str, System] = {}
     for name, entry in content.items():
-        for each in (entry, _ensemble(entry)):
-            suffix = "" if each is entry else ENSEMBLE
-            if each is not None and f"{name}{suffix}" not in found:
-                found[f"{name}{suffix}"] = _system(path, f"{name}{suffix}", each)
+        found[str(name)] = _system(path, str(name), entry)
+        ensemble, other = _ensemble(entry), f"{name}{ENSEMBLE}"
+        if ensemble is not None and other not in content:  # one's own entry of that name is kept
+            found[other] = _system(path, other, ensemble)
     return found
 
 

@@ -32,7 +32,7 @@ def with_more(
     Raises:
         UserError: an entry of another form, a name that is taken, a folder that holds no checkpoint.
     """
-    from finer1_lib.checkpoint_files import check_checkpoint, is_folder
+    from finer1_lib.checkpoint_files import check_any, is_folder
 
     found = list(contenders)
     for entry in more_models:
@@ -44,7 +44,7 @@ def with_more(
             raise UserError(f"more_models: the name {model!r} of {label!r} is taken; choose another label")
         if look and is_folder(checkpoint):
             checkpoint = str(Path(checkpoint).expanduser())
-            check_checkpoint(Path(checkpoint))
+            check_any(Path(checkpoint))
         found.append(Contender(model, prompts, None, label, checkpoint))
     return tuple(found)
 
@@ -56,14 +56,23 @@ def read_entry(entry: str) -> tuple[str, str, str]:
     return (label, kind, rest.strip()) if colon and kind in PROMPT_KINDS else (label, "cot", checkpoint)
 
 
-def with_systems(contenders: Sequence[Contender], systems: Sequence[System]) -> tuple[Contender, ...]:
+def with_systems(
+    contenders: Sequence[Contender], systems: Sequence[System], look: bool = True
+) -> tuple[Contender, ...]:
     """The contenders and, after them, systems of the registry.
 
+    Args:
+        look: look into a folder; not needed where nothing is loaded from it.
+
     Raises:
-        UserError: a system's name that a row has already.
+        UserError: a system's name that a row has already, or a folder that holds no checkpoint.
     """
+    from finer1_lib.checkpoint_files import check_any, is_folder
+
     found = list(contenders)
     for system in systems:
+        if look and system.kind == "chat" and is_folder(system.checkpoint):
+            check_any(Path(system.checkpoint))
         if system.name in {contender.model for contender in found} | set(KNOWN):
             raise UserError(f"systems: the name {system.name!r} is taken by another row; give it another name")
         found.append(Contender(system.name, system.prompts, None, system.label, system.checkpoint, system))

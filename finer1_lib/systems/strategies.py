@@ -5,8 +5,8 @@
     in_context        k pictures with their names as earlier turns, then the question
     self_consistency  k answers drawn at a temperature; the commonest counts, pass@k tells what was in reach
 
-Examples are the training's shots of the same super-category, never of the item's own sub-category: else the
-answer could be read off the context. They are drawn by seed and item, the same ones in both settings and for
+Examples are the training's shots of the same super-category, never of a sub-category that is among the item's
+options: else the answer could be read off the context, or an option be ruled out by it. They are drawn by seed and item, the same ones in both settings and for
 every model.
 
 Source: METHOD 4 (strategies); audit 4.3 (pass@k, majority); how they are drawn is our choice.
@@ -20,6 +20,8 @@ from finer1_lib.errors import UserError
 
 if TYPE_CHECKING:
     import pandas
+
+Shots = dict[str, dict[str, list[str]]]  # super-category -> sub-category -> image ids
 
 
 class Strategy(NamedTuple):
@@ -45,34 +47,36 @@ STRATEGIES: Mapping[str, Strategy] = {
 }
 
 
-def draw_examples(item: Mapping, shots: "pandas.DataFrame", count: int, seed: int) -> list[list[str]]:
+def draw_examples(item: Mapping, shots: Shots, count: int, seed: int) -> list[list[str]]:
     """[image_id, name] of `count` shots for one item, each of another sub-category.
 
     Args:
-        item: with item_id, super_category, sub_category.
-        shots: rows of images.parquet that training may see (`shots_of`).
+        item: with item_id, super_category, sub_category, options.
+        shots: of `shots_of`.
         count: of examples.
         seed: of the draw.
 
     Raises:
-        UserError: fewer sub-categories than that beside the item's own.
+        UserError: fewer sub-categories than that beside the item's options.
     """
-    here = shots[(shots["super_category"] == item["super_category"])
-                 & (shots["sub_category"] != item["sub_category"])]
-    names = sorted(set(here["sub_category"]))
+    offered = {item["sub_category"], *(item.get("options") or ())}
+    here = shots.get(item["super_category"], {})
+    names = [name for name in here if name not in offered]
     if count < 1 or count > len(names):
         raise UserError(f"examples is {count}: {item['super_category']!r} has shots of {len(names)} "
-                        f"sub-categories beside {item['sub_category']!r}; give a number from 1 to that")
+                        f"sub-categories beside the options of {item['sub_category']!r}; give a number from 1 "
+                        "to that")
     draw = random.Random(f"{seed}/examples/{item['item_id']}")
-    found = []
-    for name in draw.sample(names, count):
-        found.append([draw.choice(sorted(here.loc[here["sub_category"] == name, "image_id"])), name])
+    return [[draw.choice(here[name]), name] for name in draw.sample(names, count)]
+
+
+def shots_of(images: "pandas.DataFrame") -> Shots:
+    """The training shots among the rows of images.parquet, sorted."""
+    taken = images[images["split"].eq("train") & images["shot"].ge(0)].sort_values("image_id")
+    found: Shots = {}
+    for (word, name), part in taken.groupby(["super_category", "sub_category"]):
+        found.setdefault(word, {})[name] = part["image_id"].tolist()
     return found
-
-
-def shots_of(images: "pandas.DataFrame") -> "pandas.DataFrame":
-    """The training shots among the rows of images.parquet."""
-    return images[images["split"].eq("train") & images["shot"].ge(0)]
 
 
 def messages_for(request: Mapping, image_root: Any) -> list[dict]:
