@@ -288,7 +288,8 @@ def test_rows_with_another_n_than_the_records_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["01_data/data.json", "04_evaluation/records.jsonl",
-                                  "04_evaluation/summary_rows.json", "00_miniature_world/base.json"])
+                                  "04_evaluation/summary_rows.json", "04_evaluation/systems.json",
+                                  "00_miniature_world/base.json"])
 def test_files_that_were_touched_are_refused(paper_run, path):
     file = paper_run / path
     file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
@@ -355,6 +356,41 @@ def test_a_released_checkpoint_asked_in_the_same_run_fills_its_column(tmp_path):
     alone = [row for row in rows if row["model"] == "fine-r1-3b"]
     table = comparison_table(write_run(tmp_path, "alone", rows=alone, systems=["fine-r1-3b"]))
     assert table["run"].isna().all() and table["run_strict"].tolist() == pytest.approx([75.0] * len(table))
+
+
+def test_a_released_checkpoint_of_the_other_size_has_lines_of_its_own(tmp_path):
+    for size, other, checkpoint in (("3B", "7B", "fine-r1-7b"), ("7B", "3B", "fine-r1-3b")):
+        rows = rows_of(SETS) + rows_of(SETS, value=0.85, models=(checkpoint,))
+        run = write_run(tmp_path, size, rows=rows, checkpoint=f"Qwen/Qwen2.5-VL-{size}-Instruct",
+                        systems=[checkpoint])  # fmt: skip
+        table = comparison_table(run)
+        of = table[table["model"] == checkpoint]
+        assert set(of["paper_row"]) == {f"Fine-R1-{other}"} and len(of) == 3 * 14
+        assert of["released"].tolist() == pytest.approx([85.0] * len(of)) and of["run"].isna().all()
+        paper = line(of, source="Table 1", categories="seen", dataset="Average")
+        assert paper["paper"] == paper_facts.value("Table 1", f"Fine-R1-{other}", "seen")
+        assert paper["difference"] == pytest.approx(85 - paper["paper"])
+        own = table[table["paper_row"] == f"Fine-R1-{size}"]
+        assert set(own["model"]) == {"cot_sft_tapo"} and own["released"].isna().all()
+
+
+def test_systems_asked_in_a_released_checkpoint_s_run_have_their_lines(paper_run, tmp_path):
+    rows = rows_of(SETS, 0.88, ("base", "base_cot_prompt", "siglip-l"))
+    released = write_run(tmp_path, "r", rows=rows, checkpoint="StevenHH2000/Fine-R1-3B", systems=["siglip-l"])
+    for table in (comparison_table(released), comparison_table(paper_run, released)):
+        of = line(table, source="Table 1", model="siglip-l", categories="unseen", dataset="Average")
+        assert (of["paper"], of["run"]) == (80.54, pytest.approx(88.0)) and pd.isna(of["released"])
+
+
+def test_a_released_stage_1_beside_the_whole_released_model_of_the_run(tmp_path):
+    rows = rows_of(SETS) + rows_of(SETS, value=0.85, models=("fine-r1-3b",))
+    run = write_run(tmp_path, "run", rows=rows, systems=["fine-r1-3b"])
+    stage1 = released_run(tmp_path, "stage1", "StevenHH2000/Fine-R1-3B-Stage1")
+    table = comparison_table(run, stage1)
+    table = table[table["dataset"] == "Average"]
+    assert table[table["model"] == "cot_sft_tapo"]["released"].tolist() == pytest.approx([85.0] * 6)
+    assert table[table["model"] == "cot_sft"]["released"].tolist() == pytest.approx(
+        [88.0] * (table["model"] == "cot_sft").sum())  # fmt: skip
 
 
 def test_a_name_of_the_registry_with_other_weights_is_no_row_of_the_paper(tmp_path):

@@ -95,6 +95,7 @@ def test_an_endpoint_is_looked_at_before_hours_are_spent_and_no_key_is_repeated(
     with pytest.raises(UserError, match=message) as caught:
         read_systems(path)
     assert "sk-secret" not in str(caught.value) and "\n" not in str(caught.value)
+    assert f"{path}, entry 'a'" in str(caught.value)
 
 
 def test_ones_own_ensemble_is_kept(tmp_path):

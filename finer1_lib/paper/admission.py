@@ -76,7 +76,7 @@ def admit(run_dir: "str | Path") -> Admitted:
         run.name, guide=data.get("guide"), data_sets=data.get("data_sets") or {},
         records=read_jsonl(_recorded(run, f"{STAGE}/records.jsonl")), rows=told,
         checkpoint=read_json(_recorded(run, "00_miniature_world/base.json")).get("checkpoint", ""),
-        systems=read_json(run / STAGE / "systems.json", list),
+        systems=read_json(_recorded(run, f"{STAGE}/systems.json"), list),
     )
 
 

@@ -11,9 +11,9 @@ minus the paper's, with our interval moved along: the paper gives none of its ow
     below    our interval ends below the paper's value
     above    our interval begins above it
 
-Beside our runs stands every system of the registry that the run asked (04's `systems`), with the rows of the
-paper that it may be; `notes` says where that is not certain. A released checkpoint asked in the same run fills
-the column `released`.
+Beside our runs stands every system of the registry that either run asked (04's `systems`), with the rows of
+the paper that it may be; `notes` says where that is not certain. A released checkpoint fills the column
+`released`: beside our run if it is of the same size, else on a line of its own.
 
 `paper.admission` decides which runs enter and refuses the miniature's.
 
@@ -37,7 +37,6 @@ COLUMNS = (
     "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict",
 )  # fmt: skip
 TABLES = ("Table 1", "Table 2", "Table 6")  # closed world; open world: similarity, text inclusion
-SYSTEM_TABLES = (*TABLES, "Table 3c", "Table 7")
 ASKED = "base_cot_prompt"  # a released checkpoint is asked to think, as it was trained to
 SIMILARITY = "siglip"
 
@@ -158,7 +157,7 @@ def _facts(size: str) -> Iterator[tuple[Mapping[str, Any], str]]:
         rows += [(figure, bar, model) for figure, bars in BARS.items() for bar, models in bars.items()
                  for model in models if model not in ("base", "cot_sft_tapo")]
     rows += [(source, row, system.name) for system in known_systems().values() for row in system.paper
-             for source in SYSTEM_TABLES if not row.startswith(RELEASED)]
+             for source in TABLES if row != f"{RELEASED}{size}"]  # that one fills the column `released`
     for source, row, model in rows:
         found = paper_facts.facts(source, model=row)
         for fact in found[found["categories"] != "all"].to_dict("records"):
@@ -169,18 +168,23 @@ def _line(
     fact: Mapping[str, Any], model: str, order: str, run: Optional[Admitted], released: Optional[Admitted]
 ) -> Optional[dict[str, Any]]:
     """One line, or None where neither run has the value."""
+    def asked_in(system: str) -> Optional[Admitted]:  # None: no row of this name is of the registry's weights
+        return next((one for one in (run, released) if one and system in one.systems), None)
+
     stands_for = "cot_sft" if released and released.released == STAGE1 else "cot_sft_tapo"
-    asked = run.systems if run else frozenset()
-    if model in known_systems() and model not in asked:
-        return None  # a row of this name that is not the registry's
-    beside = fact["model"].lower()  # a released checkpoint among the run's own systems
-    other = (released, ASKED) if released else (run, beside if beside in asked else "")
-    theirs = _row(*other, fact, order) if model == stands_for else None
-    ours = _row(run, model, fact, order)
+    beside = fact["model"].lower()  # a released checkpoint is named so among a run's systems
+    mine = (asked_in(model) if model in known_systems() else run), model
+    other: tuple[Optional[Admitted], str] = (None, "")
+    if released and model == stands_for:
+        other = released, ASKED
+    elif fact["model"].startswith(RELEASED) and model in ("cot_sft_tapo", beside):
+        other = asked_in(beside), beside
+    theirs = _row(*other, fact, order)
+    ours = None if other == mine else _row(*mine, fact, order)
     row = ours or theirs
     if row is None:
         return None
-    strict = _row(*((run, model) if ours else other), fact, order, "strict")
+    strict = _row(*(mine if ours else other), fact, order, "strict")
     gaps = {key: None if row[column] is None else 100 * row[column] - fact["value"]
             for key, column in (("difference", "value"), ("low", "low"), ("high", "high"))}
     sizes = {key: items for key, (_, items) in paper_facts.evaluation_sets().items()}

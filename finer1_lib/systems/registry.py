@@ -159,6 +159,8 @@ def _ensemble(entry: Mapping) -> "dict | None":
 def _system(path: Path, name: str, entry: Mapping) -> System:
     try:
         return System(name=name, **{key: value for key, value in entry.items() if key != "name"})
+    except UserError as error:
+        raise UserError(f"systems_from: {path}, entry {name!r}: {error}") from None
     except (ValidationError, TypeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"msg": str(error), "loc": ()}
         where = ".".join(str(part) for part in first["loc"])
