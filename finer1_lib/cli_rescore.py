@@ -3,6 +3,7 @@
 Source: our choice (DESIGN 4: records are kept, so that a metric can change without a model being run again).
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
 
@@ -101,7 +102,12 @@ def rescore(
     if guide is not None:
         if not Path(guide).is_file():
             raise UserError(f"--guide: {guide} is no file")
-        known = read_json(Path(guide))
+        try:
+            known = json.loads(Path(guide).read_text(encoding="utf-8"))
+        except ValueError:
+            known = None
+        if not isinstance(known, dict) or not {"sub_categories", "super_categories"} <= set(known):
+            raise UserError(f"--guide: {guide} is no field guide; give a run's 01_data/guide.json")
     file = RecordFile(source.path)
     spoken = names_in(file)
     names = source.names or spoken
@@ -109,15 +115,16 @@ def rescore(
                          columns=["super_category", "sub_category"])  # fmt: skip
     tree = dict(source.taxonomy)
     if guide is not None or taxonomy is not None or not tree:
-        tree |= find_taxonomy(table, guide=known, path=taxonomy or "")
+        tree |= find_taxonomy(table, guide=known, path=taxonomy or "",
+                              data_sets=() if source.labels else list(spoken))  # a run says itself what it has
     main, *more = [make_similarity(name, known) for name in similarity or source.similarities]
     scorers = [make_scorer(name, similarity=main, guide=known, names=names, more=more)
                for name in ("strict", "official")]  # fmt: skip
-    paths = paths_of(spoken, tree) if tree else None
+    paths = paths_of({word: [*spoken[word], *names.get(word, ())] for word in spoken}, tree) if tree else None
     found = rescored(file, scorers, similarity=main.name, paths=paths)
     labels = source.labels or {row["model"]: row["model"] for row in found.rows}
     for scorer in scorers:
-        title = f"{found.records:,} records, {scorer.name} scorer: percent [95 % interval]"
+        title = f"{found.records:,} records, {scorer.name} scorer, similarity {main.name}: percent [95 % interval]"
         titles, rows = main_table(found.rows, scorer.name, labels)
         show_table("\n".join(filter(None, (title, source.told))), titles, rows)
     if found.torn is not None:

@@ -19,6 +19,7 @@ import csv
 import importlib.resources
 import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional
 
@@ -56,6 +57,7 @@ def find_taxonomy(
     return {name: found[name] for name in sorted(set(table[NAME])) if name in found}
 
 
+@cache
 def genera(word: str) -> Taxonomy:
     """What the kit brings for a data set of the paper: birds, aircraft and cars; of the others nothing.
 

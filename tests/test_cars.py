@@ -28,6 +28,10 @@ def test_parts_tell_trims_apart_and_leave_years_together():
     ("2012 Chevrolet Corvette", "Chevrolet Corvette ZR1 2012", 1, 0),
     ("a Corvette by Chevrolet", "Chevrolet Corvette Convertible 2012", 1, 1),  # it has no trim
     ("Corvette", "Chevrolet Corvette Convertible 2012", 0, 0),
+    ("Chevrolet Corvette/Camaro/Malibu", "Chevrolet Corvette Convertible 2012", 0, 0),  # a list
+    ("not a Chevrolet Malibu", "Chevrolet Malibu Sedan 2007", 0, 0),
+    ("Chevrolet Corvette ZR1 2012", "Chevrolet Corvette Convertible 2012", 1, 0),  # another trim
+    ("Chrysler Town and Country", "Chrysler Town and Country Minivan 2012", 1, 1),
     ("Audi TTS Coupe", "Audi TT RS Coupe 2012", 0, 0),  # TT is no whole word of it
     (None, "Audi TT RS Coupe 2012", 0, 0),
 ])

@@ -36,7 +36,7 @@ def test_the_right_name_is_right_everywhere():
 def test_a_sibling_is_a_near_miss():
     assert of("House Wren", "Winter Wren") == {
         "path_order": 1, "path_family": 1, "path_genus": 1, "path_sub_category": 0, "path_hca": 0,
-        "path_por": 3 / 4, "path_s_por": 3 / 4, "path_segment": 3 / 4, "path_tor": 2 / 3, "path_f1": 6 / 8,
+        "path_por": 3 / 4, "path_s_por": 3 / 4, "path_tor": 2 / 3, "path_f1": 6 / 8,
         "path_depth": 3 / 4, "path_near_miss": 1}  # fmt: skip
 
 
@@ -53,22 +53,39 @@ def test_what_names_no_node_counts_as_nothing(said):
     assert set(of("House Wren", said).values()) == {0.0}
 
 
-def test_levels_that_do_not_nest_are_counted_one_by_one():
-    """A car: the year right under another model. Prefix, run and pairs part from the plain overlap."""
+def test_what_cars_share_without_a_model_is_no_nearness():
+    """A body and a year count only under the right make and model; the near miss is the make, another car."""
     tree = Tree("car", genera("car"))
-    truth, said = tree.path_of("Audi S4 Sedan 2012"), tree.path_of("Audi S5 Coupe 2012")
-    scores = path_scores(truth, said)
+    truth = tree.path_of("Audi S4 Sedan 2012")
     assert tree.ranks == ("genus", "model", "body", "year", "sub_category")
-    assert scores["path_por"] == 2 / 5 and scores["path_s_por"] == 1 / 5 == scores["path_segment"]
-    assert scores["path_tor"] == 0 and scores["path_f1"] == 4 / 10
-    other = path_scores(truth, tree.path_of("Dodge Charger Sedan 2012"))
-    assert other["path_s_por"] == 0 and other["path_segment"] == 2 / 5 and other["path_tor"] == 1 / 4
+    assert set(path_scores(truth, tree.path_of("Toyota Camry Sedan 2012")).values()) == {0.0}
+    sibling = path_scores(truth, tree.path_of("Audi S5 Coupe 2012"))
+    assert sibling["path_por"] == sibling["path_f1"] == 1 / 5 and sibling["path_near_miss"] == 1
+    assert path_scores(truth, tree.path_of("Audi S4 Sedan 2007"))["path_por"] == 3 / 5
+
+
+@pytest.mark.parametrize("said, nodes", [
+    ("Toyota Camry", 2), ("2012 Toyota Camry", 2), ("Camry", 2), ("Toyota", 1), ("1991", 0), ("SuperCab", 0), ("Sedan", 0)])
+def test_a_make_and_a_model_are_nodes_and_what_all_share_is_none(said, nodes):
+    assert len(Tree("car", genera("car")).path_of(said)) == nodes
+
+
+def test_an_aircraft_family_with_its_maker_is_a_node():
+    tree = Tree("aircraft", genera("aircraft"))
+    assert len(tree.path_of("Airbus A330")) == len(tree.path_of("A330")) == len(tree.path_of("Boeing 737")) == 2
 
 
 def test_a_rank_that_the_truth_lacks_is_not_asked_and_moves_no_other():
     tree = Tree("car", genera("car"))
     scores = path_scores(tree.path_of("Buick Regal GS 2012"), tree.path_of("Buick Verano Sedan 2012"))
-    assert "path_body" not in scores and scores["path_year"] == 1 and scores["path_por"] == 2 / 4
+    assert "path_body" not in scores and scores["path_por"] == 1 / 4
+
+
+def test_names_that_nobody_asked_for_are_nodes_too():
+    said = record("House Wren", truth="Winter Wren")
+    alone, given = (hierarchy_scores([said], TAXONOMY, names) for names in ({}, {"bird": list(TAXONOMY)}))
+    depth = [table.set_index("metric")["value"]["path_depth"] for table in (alone, given)]
+    assert depth == [0.0, 3 / 4]
 
 
 def test_a_node_of_two_places_is_no_answer():
@@ -86,7 +103,7 @@ def test_a_taxonomy_of_genera_alone_stands_below_the_super_category():
 @given(st.sampled_from(sorted(TAXONOMY)), st.sampled_from([*sorted(TAXONOMY), "Anas", "nothing", None]))
 def test_in_a_tree_the_overlaps_agree(truth, said):
     scores = of(truth, said)
-    assert scores["path_por"] == scores["path_s_por"] == scores["path_segment"] == scores["path_depth"]
+    assert scores["path_por"] == scores["path_s_por"] == scores["path_depth"]
     assert all(0 <= value <= 1 for value in scores.values())
     assert scores["path_hca"] == scores["path_sub_category"] == float(said == truth)
 

@@ -61,7 +61,7 @@ def test_macro_and_harmonic_means_by_hand():
 def test_nothing_right_has_a_harmonic_mean_of_zero_and_no_certainty():
     none = {key: [0, 0] for key in WORLD}
     row = value(summary_rows(table(none), seed=0), dataset="average", metric="harmonic_text_inclusion")
-    assert row["value"] == row["low"] == 0.0 and row["high"] == pytest.approx(1 - 0.025 ** (1 / 8))
+    assert row["value"] == 0.0 and row["low"] is None and row["high"] is None  # no draw tells how far it may be off
 
 
 def test_seen_and_unseen_are_resampled_apart():

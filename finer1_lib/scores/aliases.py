@@ -15,7 +15,8 @@
 
 Hyphens, case and apostrophes are folded before names are compared, so "Red-winged Blackbird" needs no row. An
 alias that is another sub-category of its data set, or an alias of two, is not in the table; a model can be
-right by another name that is missing here, so a score with aliases is a lower bound as well.
+right by another name that is missing here, so a score with aliases is neither
+a lower nor an upper bound where a row takes a genus for its one species.
 
 Source: collected by hand from what is in general use (checklists of birds, breed registers and WordNet's
 synonyms for the dogs, makers' names), no list copied; audit B5, data.md 2.3 (dogs and pets) and 1.3 (flowers,

@@ -13,6 +13,7 @@ Source: METHOD 4 (averages: unweighted over data sets, seen and unseen apart); a
 harmonic mean); intervals over whole sub-categories are our choice.
 """
 
+from dataclasses import replace
 from typing import Any, Callable, Iterator, Mapping, Optional
 
 from finer1_lib.resampling import codes_of
@@ -111,7 +112,10 @@ def _by_class(part, seed: int) -> Iterator[tuple[str, str, Estimate]]:
         yield "macro", name, _estimate(inside, _macro, seed)
     if set(kinds) == {"seen", "unseen"}:
         yield "macro", "all", _estimate(part, _macro, seed)
-        yield "harmonic", "all", _estimate(part, _harmonic, seed)
+        both = _estimate(part, _harmonic, seed)
+        # with one side all wrong the mean is 0 in every draw, and no draw tells how far that side may be off
+        still = any(not inside["total"].any() for inside in kinds.values())
+        yield "harmonic", "all", replace(both, low=None, high=None) if still else both
 
 
 def _estimate(part, statistic: Callable[..., Any], seed: int) -> Estimate:

@@ -3,10 +3,10 @@
     position      1, 2, 3, 4         closed world: a model that leans on a place is better there
     length        3-5, 50-54, 55-90  tokens of the completion, the same cuts for every model of a setting
     rationale     seen with rationale, seen without rationale, unseen
-    equal_length  a model minus another, lengths alike
+    equal_length  a model minus another, quarter by quarter of length
 
-Two models that write at different length are compared at equal length by their answers of the same length:
-each length counts as often as the model that has fewer answers of it,
+Two models that write at different length are compared by their answers in the same quarter of all lengths:
+each quarter counts as often as the model that has fewer answers of it,
 
     value = sum over lengths of m (a - b) / sum of m,   m the lesser number of answers, a, b the shares right
 

@@ -11,9 +11,11 @@ Source: release eval/evaluation.py, audit B4; the parts are those of `data_sets/
 """
 
 import re
+from functools import cache, lru_cache
 from typing import Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.rewards import normalise
+from finer1_lib.scores.answers import KnownNames
 from finer1_lib.taxonomy import genera
 
 READINGS: Mapping[str, tuple[str, ...]] = {
@@ -35,18 +37,44 @@ def parts_of(label: str, reading: str) -> Optional[tuple[str, ...]]:
 def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
     """Each reading of one answer, 1 where every part stands in it as whole words; {} for another label.
 
+    Another model of the table beside the right one, or (for the trim) another trim of that model, makes it
+    several answers or another car: 0. So does a "not".
+
     Args:
         answer: the one answer, None for none.
         label: of the car.
     """
-    said, scores = normalise(answer or ""), {}
-    for reading in READINGS:
-        parts = parts_of(label, reading)
-        if parts is None:
-            return {}
-        scores[f"text_inclusion_{reading}"] = float(
-            all(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", said) for part in parts))
-    return scores
+    known, said = genera("car").get(label), normalise(answer or "")
+    if known is None:
+        return {}
+    model, trim = normalise(known["model"]), normalise(known.get("trim", ""))
+    trims = {normalise(one.get("trim", "")) for one in _models()[normalise(known["genus"]), model]} - {""}
+    right = _holds(said, normalise(known["genus"])) and not re.search(r"\b(?:not|no|never|unlike)\b", said)
+    right = right and set(_finder().mentioned(said)) == {model}
+    same = {one for one in trims if _holds(said, one)} == ({trim} if trim else set())
+    return {"text_inclusion_make_model": float(right), "text_inclusion_make_model_trim": float(right and same)}
+
+
+@cache
+def _models() -> Mapping[tuple[str, str], list[Mapping[str, str]]]:
+    found: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for one in genera("car").values():
+        found.setdefault((normalise(one["genus"]), normalise(one["model"])), []).append(one)
+    return found
+
+
+@cache
+def _finder() -> KnownNames:
+    return KnownNames(one["model"] for one in genera("car").values())
+
+
+@lru_cache(maxsize=4096)
+def _pattern(part: str) -> re.Pattern:
+    return re.compile(rf"(?<!\w){re.escape(part)}(?!\w)")
+
+
+def _holds(said: str, part: str) -> bool:
+    return _pattern(part).search(said) is not None
 
 
 def not_told_apart(labels: Iterable[str], reading: str) -> Sequence[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from typing import Any, Iterable, Mapping
 
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise
+from finer1_lib.scores.aliases import name_of
 from finer1_lib.scores.samples import settle, vote
 
 ELSEWHERE, UNKNOWN, OTHERS = "another genus", "no known name", "others of the genus"
@@ -63,6 +64,8 @@ def count_confusions(
 
 def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapping[str, str]) -> str:
     said = vote(record)
+    official = name_of(record["super_category"], said) if said else None  # another name of it is no confusion
+    said = normalise(official) if official else said
     if said == normalise(record["sub_category"]):
         return record["sub_category"]
     if genus.get(said) == own:

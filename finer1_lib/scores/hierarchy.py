@@ -13,11 +13,13 @@ node at all and stays in every denominator with 0. Of the path y of the truth an
     path_hca        all levels right                     hierarchical consistent accuracy
     path_por        right levels / L                     path overlap ratio
     path_s_por      longest right beginning / L          strict POR, as TARA's code counts
-    path_segment    longest run of right levels / L      strict POR, as its paper words it
     path_tor        right pairs of neighbours / (L - 1)  top-down overlap ratio
     path_f1         F1 of the two sets of nodes
     path_depth      depth of the lowest common ancestor / L, in a tree the same as path_s_por
-    path_near_miss  right in the rank above the name, wrong in the name
+    path_near_miss  the right genus, another name
+
+A node is right only below right nodes: two cars of one year are no nearer for that. One answer so has one right
+beginning, and por, s_por and depth agree; TARA asks each level by itself, where they part.
 
 Levels are matched by their rank, so a rank that the truth lacks (a car without a body in its name) is not
 asked for it, and the others stay in their places.
@@ -36,9 +38,11 @@ from finer1_lib.scores.samples import settle
 from finer1_lib.taxonomy import GENUS, NAME, Taxonomy
 
 ORDER = ("super_category", "order", "maker", "family", GENUS, "model", "body", "year")  # root first
+SHARED = ("body", "year")  # values that every make has: by themselves they name no node
 LETTERS = 4  # a level's value has at least so many to be an answer by itself: "TL" or "M3" may be anything
 Path = dict[str, str]  # rank -> value, root first
 _ARTICLE = re.compile(r"^(?:an?|the) ")
+_YEAR = re.compile(r"^(?:19|20)\d\d | (?:19|20)\d\d$")  # before or after a car's make and model
 
 
 class Tree:
@@ -61,10 +65,13 @@ class Tree:
         for path in self._paths.values():
             nodes: Path = {}
             for rank, value in list(path.items())[:-1]:
+                above = list(nodes.values())[-1:]
                 nodes = {**nodes, rank: value}
-                known = self._inner.setdefault(value, nodes)
-                if known is not None and known != nodes:
-                    self._inner[value] = None  # two nodes of one name: the answer does not say which
+                # "Camry" and "Toyota Camry"
+                for said in () if rank in SHARED else {value, " ".join([*above, value])}:
+                    known = self._inner.setdefault(said, nodes)
+                    if known is not None and known != nodes:
+                        self._inner[said] = None  # two nodes of one name: the answer does not say which
 
     def path_of(self, text: Optional[str]) -> Path:
         """The nodes that an answer names, {} for none."""
@@ -74,7 +81,7 @@ class Tree:
         said = normalise(official if official is not None else text)
         if said in self._paths:
             return self._paths[said]
-        said = _ARTICLE.sub("", said)
+        said = _YEAR.sub("", _ARTICLE.sub("", said))
         inner = self._inner.get(said)
         return inner if inner and (len(said) >= LETTERS or said == normalise(self._word)) else {}
 
@@ -90,47 +97,57 @@ def path_scores(truth: Path, said: Path) -> dict[str, float]:
         truth: of `Tree.path_of`, never empty.
         said: likewise; {} for an answer that names nothing.
     """
-    right = [said.get(rank) == value for rank, value in truth.items()]
-    levels, run, longest = len(right), 0, 0
-    for hit in right:
-        run = run + 1 if hit else 0
-        longest = max(longest, run)
-    beginning = next((depth for depth, hit in enumerate(right) if not hit), levels)
+    alike = [said.get(rank) == value for rank, value in truth.items()]
+    right = [all(alike[: depth + 1]) for depth in range(len(alike))]
+    levels, genus = len(right), dict(zip(truth, right)).get(GENUS, False)
+    beginning = sum(right)
     pairs = sum(one and two for one, two in zip(right, right[1:]))
     scores = {f"path_{rank}": float(hit) for rank, hit in zip(truth, right)}
     return {
         **scores, "path_hca": float(all(right)), "path_por": sum(right) / levels,
-        "path_s_por": beginning / levels, "path_segment": longest / levels,
+        "path_s_por": beginning / levels,
         "path_tor": pairs / (levels - 1) if levels > 1 else float(all(right)),
         "path_f1": 2 * sum(right) / (levels + len(said)), "path_depth": beginning / levels,
-        "path_near_miss": float(levels > 1 and right[-2] and not right[-1]),
+        "path_near_miss": float(genus and not right[-1]),
     }  # fmt: skip
 
 
-def trees_of(records: Iterable[Mapping], taxonomy: Taxonomy) -> dict[str, Tree]:
-    """{super_category: its tree}, of the names that the records ask for and the taxonomy knows.
+def trees_of(
+    records: Iterable[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
+) -> dict[str, Tree]:
+    """{super_category: its tree}, of all names that are asked for, offered or given and that the taxonomy knows.
+
+    Args:
+        names: {super_category: all its sub-categories}, for answers that no record asks for or offers.
 
     Raises:
         UserError: nobody that the records ask for is in the taxonomy.
     """
-    names: dict[str, Taxonomy] = {}
+    known: dict[str, Taxonomy] = {}
     for record in records:
+        word = record["super_category"]
+        if word not in known:
+            known[word] = {name: taxonomy[name] for name in names.get(word, ()) if name in taxonomy}
         for name in (record["sub_category"], *(record.get("options") or ())):
             if name in taxonomy:
-                names.setdefault(record["super_category"], {})[name] = taxonomy[name]
-    if not names:
+                known[word][name] = taxonomy[name]
+    known = {word: inside for word, inside in known.items() if inside}
+    if not known:
         raise UserError("the taxonomy knows none of the sub-categories asked for: near misses cannot be told; give "
                         "01_data a taxonomy_file")
-    return {word: Tree(word, known) for word, known in names.items()}
+    return {word: Tree(word, inside) for word, inside in known.items()}
 
 
-def hierarchy_scores(records: Sequence[Mapping], taxonomy: Taxonomy):
+def hierarchy_scores(
+    records: Sequence[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
+):
     """Every metric of every question in the main reading, in the columns of `scoring.score_records`.
 
     Args:
         records: lines of records.jsonl; of several samples of one question the majority's answer counts.
         taxonomy: {sub_category: {rank: value}}, 01's taxonomy.json. Questions about a name without a genus in
-            it are left out: nobody knows what would be near it.
+            it are left out: nobody knows what would be near it. Ranks that are not in `ORDER` play no part.
+        names: of `trees_of`.
 
     Returns:
         A DataFrame: model, setting, item_id, super_category, sub_category, categories, option_order, scorer
@@ -142,7 +159,7 @@ def hierarchy_scores(records: Sequence[Mapping], taxonomy: Taxonomy):
     import pandas as pd
 
     asked = [record for record in settle(records) if record["option_order"] in (None, "shuffled")]
-    trees, rows = trees_of(asked, taxonomy), []
+    trees, rows = trees_of(asked, taxonomy, names), []
     columns = ("model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order")
     for record in asked:
         tree = trees.get(record["super_category"])

@@ -181,6 +181,7 @@ def compare_all(
                     "design_effect": effect,
                 })  # fmt: skip
     for row, e, p in zip(rows, estimates, holm(sharp)):
+        p = p if p is None or e.p is None else max(p, e.p)  # its p is drawn more finely
         row.update(p_holm=p, reading_holm=reading(replace(e, p=p)))
     return pd.DataFrame(rows, columns=_COMPARED)  # the columns are there for no pairs as well
 

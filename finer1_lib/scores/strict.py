@@ -5,14 +5,14 @@ Beside what is right it counts how answers go wrong, in both worlds:
 * `format_failure`: no single well-formed answer;
 * `multiple_answers`: several `<answer>` tags, or one answer that names several things (`answer_names`);
 * `answer_differs_from_prediction`: only of completions whose prediction part and answer can both be read;
-* `think_answer_differs`: the last known name that the thinking mentions is not the answer; only where the
-  thinking mentions one, there is an answer, and more names than the label are known;
+* `think_answer_differs`: the last known name that the thinking mentions (a "no Wren" counts as well) is not the
+  answer; only where the thinking mentions one, there is an answer, and more names than the label are known;
 * `genus_right_epithet_wrong`: a sibling was named; only where the guide knows the label;
 * `chose_first`: the answer is the first option shown; closed world only.
 
 Two kinder readings stand beside the strict one, as rows of their own: `..._with_aliases` (other names of the
 label, only for data sets that the alias table covers) and `boundary_inclusion` (open world: the label as
-whole words, inside no longer known name, with no second name beside it). Of cars, whose body and year nobody
+whole words, inside no longer known name, with no second name and no "not" beside it). Of cars, whose body and year nobody
 says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
 
 Source: METHOD 4 (`strict`); audit A1, A3, A4, B1, B3, B5, part 4.3.
@@ -22,9 +22,8 @@ import re
 from functools import lru_cache
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from finer1_lib.data_sets.names import official_names
 from finer1_lib.rewards import normalise, one_answer
-from finer1_lib.scores.aliases import covers, name_of
+from finer1_lib.scores.aliases import covers, name_of, names_by_spelling
 from finer1_lib.scores.answer_names import names_several
 from finer1_lib.scores.answers import answer_of, known_names
 from finer1_lib.scores.averages import SIMILARITY, VARIANT_MARK
@@ -34,6 +33,7 @@ from finer1_lib.scores.scorers import Record, register
 from finer1_lib.scores.similarity import Similarity
 from finer1_lib.traces.parsing import PREDICTION_MARKER, parse
 
+_NO = re.compile(r"\b(?:not|no|never|unlike)\b")
 _THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
@@ -62,7 +62,7 @@ class StrictScorer:
         known = guide["sub_categories"] if guide else {}
         self._genus = {normalise(name): normalise(entry["genus"]) for name, entry in known.items()}
         self._names = {
-            word: frozenset(map(normalise, all_names)) | frozenset(self._genus)
+            word: frozenset(map(normalise, all_names)) | frozenset(self._genus) | _spellings(word, all_names)
             for word, all_names in (names or {}).items()
         }
         self._others = frozenset(self._genus)
@@ -89,8 +89,11 @@ class StrictScorer:
         """text_inclusion (equality, in this scorer), boundary_inclusion, similarities and the faults."""
         answer = answer_of(record)
         scores, faults = self._right("text_inclusion", record, answer), self._faults(record, answer)
-        found = known_names(self._known(record)).mentioned(answer or "")
-        alone = set(found) == {normalise(record["sub_category"])} and not faults["multiple_answers"]
+        data_set = record.get("super_category", "")
+        found = {normalise(name_of(data_set, name) or name)
+                 for name in known_names(self._known(record)).mentioned(answer or "")}
+        alone = found == {normalise(record["sub_category"])} and not faults["multiple_answers"]
+        alone = alone and not _NO.search(normalise(answer or ""))
         scores["boundary_inclusion"] = float(bool(scores["text_inclusion"]) or alone)
         if record["super_category"] == "car":
             scores |= car_scores(None if faults["multiple_answers"] else answer, record["sub_category"])
@@ -132,17 +135,17 @@ class StrictScorer:
             several = alias is None and names_several(one_answer(completion)[0] or "", known)
         faults = {"format_failure": float(answer is None), "multiple_answers": float(several)}
         if answer is not None:
-            faults |= self._inconsistencies(completion, answer, known, normalise(alias or answer))
+            faults |= self._inconsistencies(record, answer, known, normalise(alias or answer))
         if label in self._genus:
             near = self._sibling(normalise(answer or ""), label)
             faults["genus_right_epithet_wrong"] = float(near and not several)
         return faults
 
     def _inconsistencies(
-        self, completion: str, answer: str, known: frozenset, named: str
+        self, record: Record, answer: str, known: frozenset, named: str
     ) -> dict[str, float]:
         """Where the answer is not what the completion said before it: `named` is its name without alias."""
-        found = {}
+        found, completion = {}, record["completion"]
         if "<prediction>" in completion or PREDICTION_MARKER in completion:  # spares parsing all the others
             prediction = parse(completion).prediction
             if prediction is not None:
@@ -151,7 +154,8 @@ class StrictScorer:
         thinking = _THINKING.search(completion) if len(known) > 1 else None
         thought = known_names(known).last_mentioned(thought_of(thinking[1])) if thinking else None
         if thought is not None:
-            found["think_answer_differs"] = float(thought != named)
+            official = name_of(record.get("super_category", ""), thought)
+            found["think_answer_differs"] = float(normalise(official or thought) != named)
         return found
 
     def _sibling(self, said: str, label: str) -> bool:
@@ -164,7 +168,13 @@ class StrictScorer:
 
 @lru_cache(maxsize=64)  # one object, whose hash is taken once
 def _official(data_set: str, others: frozenset) -> frozenset:
-    return frozenset(map(normalise, official_names(data_set))) | others
+    return frozenset(names_by_spelling(data_set)) | others
+
+
+def _spellings(data_set: str, names: Iterable[str]) -> frozenset:
+    """Other names of a data set's sub-categories; none of a drawn world's, whatever its super-category."""
+    own = set(names)
+    return frozenset(said for said, name in names_by_spelling(data_set).items() if name in own)
 
 
 def thought_of(thinking: str) -> str:
