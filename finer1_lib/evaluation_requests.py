@@ -88,7 +88,7 @@ def build_requests(
                 "size": [item["width"], item["height"]],
                 **_way(contender, item, prompts, shots, examples, seed),
             }
-            if contender.checkpoint:  # not a model of this run: the name alone does not say whose answer it is
+            if contender.checkpoint:  # not trained by this run: the name does not say whose answer it is
                 asked["weights"] = weights_of(contender)
             if hashes:
                 asked["labels_hash"] = hashes[item["super_category"]]

@@ -22,7 +22,8 @@ from finer1_lib.contenders import (
     pairs_of,
     start_of,
 )
-from finer1_lib.systems.rows import with_more
+from finer1_lib.systems.registry import System, find_systems
+from finer1_lib.systems.rows import with_more, with_strategies, with_systems
 from finer1_lib.errors import UserError
 
 FIXED_NAMES = ["base", "base_cot_prompt", "sft_answer_only", "cot_sft"]
@@ -304,3 +305,43 @@ def test_a_run_s_tables_know_the_checkpoints_from_elsewhere(tmp_path):
     (tmp_path / "04_evaluation/stage.json").write_text(json.dumps(record))
     labels = labels_in(tmp_path)
     assert labels["fine-r1-3b"] == "Fine-R1-3B" and labels["twin"] == "twin" and "base" in labels
+
+
+SYSTEMS = ["llava-1.6-7b", "siglip-l"]
+
+
+def test_systems_and_strategies_follow_and_are_held_against_what_they_started_from():
+    more = with_systems(all_contenders([]), find_systems(SYSTEMS))
+    llava, siglip = more[len(FIXED) :]
+    assert (llava.prompts, siglip.prompts, siglip.system.kind) == ("answer", "clip_photo", "encoder")
+    entries = ["cot_sft = self_consistency", "llava-1.6-7b=in_context", "base=step_by_step"]
+    asked = with_strategies(more, entries, samples=3)
+    assert asked[: len(more)] == more
+    names = ["cot_sft-self_consistency", "llava-1.6-7b-in_context", "base-step_by_step"]
+    assert [(c.model, c.strategy, c.samples) for c in asked[len(more) :]] == list(
+        zip(names, ["self_consistency", "in_context", "step_by_step"], [3, 1, 1]))
+    assert [c.prompts for c in asked[len(more) :]] == ["cot", "answer", "step"]
+    assert asked[-2].system is llava.system and asked[-3].adapter == "02_cot_sft/cot_sft"
+    assert [start_of(c) for c in asked[len(more) :]] == ["cot_sft", "llava-1.6-7b", "base"]
+    assert {(name, start_of(c)) for name, c in zip(names, asked[len(more) :])} <= set(pairs_of(asked))
+
+
+@pytest.mark.parametrize("entries, samples, message", [
+    (["cot_sft"], 8, "'cot_sft' is not of the form model=strategy"),
+    (["nobody=in_context"], 8, "'nobody=in_context' is not of the form"),
+    (["base=by_magic"], 8, "a strategy of zero_shot, "),
+    (["siglip-l=in_context"], 8, "siglip-l is an encoder"),
+    (["base=self_consistency"], 1, "samples is 1: self_consistency needs two or more"),
+    (["base=in_context", "base=in_context"], 8, "'base=in_context' stands twice"),
+])
+def test_a_wrong_entry_of_strategies_is_one_line(entries, samples, message):
+    with pytest.raises(UserError) as error:
+        with_strategies(with_systems(FIXED, find_systems(SYSTEMS)), entries, samples)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["base", "always_first", "siglip-l"])
+def test_a_system_needs_a_name_of_its_own(name):
+    asked = with_systems(FIXED, find_systems(SYSTEMS))
+    with pytest.raises(UserError, match=f"the name '{name}' is taken by another row"):
+        with_systems(asked, [System(name=name, label="A", checkpoint="o/n")])

@@ -394,10 +394,11 @@ def test_a_released_stage_1_beside_the_whole_released_model_of_the_run(tmp_path)
 
 
 def test_a_name_of_the_registry_with_other_weights_is_no_row_of_the_paper(tmp_path):
-    other = known_systems()["clip-l"].model_dump(mode="json") | {"checkpoint": "me/other"}
     rows = rows_of(SETS) + rows_of(SETS, value=0.99, models=("clip-l", "fine-r1-3b"))  # the second of more_models
-    table = comparison_table(write_run(tmp_path, "run", rows=rows, systems=[other]))
-    assert "clip-l" not in set(table["model"]) and table["released"].isna().all()
+    for change in ({"checkpoint": "me/other"}, {"kind": "endpoint", "url": "http://localhost:8000/v1"}):
+        other = known_systems()["clip-l"].model_dump(mode="json") | change
+        table = comparison_table(write_run(tmp_path, f"run {list(change)[0]}", rows=rows, systems=[other]))
+        assert "clip-l" not in set(table["model"]) and table["released"].isna().all()
 
 
 def test_of_several_similarities_the_paper_s_is_taken(tmp_path):

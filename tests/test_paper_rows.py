@@ -101,9 +101,11 @@ def test_an_endpoint_is_looked_at_before_hours_are_spent_and_no_key_is_repeated(
 def test_ones_own_ensemble_is_kept(tmp_path):
     path = tmp_path / "mine.yaml"
     entry = "  kind: encoder\n  prompts: {}\n  checkpoint: {}\n"
-    path.write_text("a:\n  label: A\n" + entry.format("clip_photo", "o/n")
-                    + "a-ensemble:\n  label: B\n" + entry.format("clip_ensemble", "o/other"))
-    assert read_systems(path)["a-ensemble"].checkpoint == "o/other"
+    plain = "a:\n  label: A\n" + entry.format("clip_photo", "o/n")
+    own = "a-ensemble:\n  label: B\n" + entry.format("clip_ensemble", "o/other")
+    for text in (plain + own, own + plain):
+        path.write_text(text)
+        assert read_systems(path)["a-ensemble"].checkpoint == "o/other"
 
 
 def test_a_changed_entry_or_folder_asks_anew(tmp_path):

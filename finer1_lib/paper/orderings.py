@@ -27,7 +27,8 @@ BARS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # figure -> bar, in the o
         "No-Thinking RL": ("base_no_thinking_rl",),
         "Fine-R1-3B": ("cot_sft_tapo",),
     },
-    "Figure 3b": {"Zero-shot": ("base",), "CoT prompting": ("base_cot_prompt",), "In-context learning": ("base-in_context",),
+    "Figure 3b": {"Zero-shot": ("base",), "CoT prompting": ("base_cot_prompt",),
+                  "In-context learning": ("base-in_context",),
                   "SigLIP prompt ensembling": ("siglip-l-ensemble",),
                   "Fine-R1-3B": ("cot_sft_tapo",)},
     "Figure 3c": {

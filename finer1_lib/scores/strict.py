@@ -12,8 +12,8 @@ Beside what is right it counts how answers go wrong, in both worlds:
 
 Two kinder readings stand beside the strict one, as rows of their own: `..._with_aliases` (other names of the
 label, only for data sets that the alias table covers) and `boundary_inclusion` (open world: the label as
-whole words, inside no longer known name, with no second name and no "not" beside it). Of cars, whose body and year nobody
-says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
+whole words, inside no longer known name, with no second name and no "not" beside it). Of cars, whose body and
+year nobody says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
 
 Source: METHOD 4 (`strict`); audit A1, A3, A4, B1, B3, B5, part 4.3.
 """

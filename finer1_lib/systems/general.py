@@ -55,7 +55,8 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
         raise UserError(f"run {run_dir.name!r} has no model {model!r}: there are {', '.join(known)}")
     contender = known[model]
     if contender.checkpoint:
-        raise UserError(f"{model} is {contender.checkpoint}, no training of this run: lmms-eval takes a chat checkpoint as it is")
+        raise UserError(f"{model} is {contender.checkpoint}, no training of this run: lmms-eval takes a chat"
+                        " checkpoint as it is")
     base = read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
     if not base:
         raise UserError(f"run {run_dir.name!r} has no base model yet: run 00_miniature_world first")

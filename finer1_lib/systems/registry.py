@@ -12,8 +12,8 @@
       key_variable: MY_KEY               # the environment variable's name, never the key
 
 Each entry says by which prompts it is asked: baselines for the name alone, as the paper's authors answered
-when asked, Fine-R1 in the way it was trained to think. `ambiguous` says why the id may not be the one that the
-paper used, `blocked` why it would not run here.
+when asked, Fine-R1 in the way it was trained to think. `ambiguous` says why the id may not be the one that
+the paper used, `blocked` why it would not run here.
 
 Source: paper Tables 1, 2, 3c, 6, 7; data.md 4.2 (ids), audit A5 and A6 (prompts), part 2 (DeepPerception).
 """
@@ -82,14 +82,15 @@ class System(BaseModel):
             known = CLIP_PROMPTS if self.kind == "encoder" else CHAT_PROMPTS
             raise ValueError(f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}")
         if (self.kind == "endpoint") != bool(self.url):
-            raise ValueError("an endpoint needs a url" if self.kind == "endpoint" else "only an endpoint has a url")
-        foreign = {*(_ENDPOINT if self.kind != "endpoint" else ()), *(("library",) if self.kind != "encoder" else ())}
+            raise ValueError("an endpoint needs a url" if not self.url else "only an endpoint has a url")
+        foreign = set(_ENDPOINT if self.kind != "endpoint" else ())
+        foreign |= set(("library",) if self.kind != "encoder" else ())
         fields = type(self).model_fields
         if given := sorted(name for name in foreign if getattr(self, name) != fields[name].default):
             raise ValueError(f"kind {self.kind!r} takes no {given[0]}")
         if self.key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
-            raise ValueError("key_variable is no name of an environment variable: put the key into a variable and "
-                             "give that variable's name, not the key itself")
+            raise ValueError("key_variable is no name of an environment variable: put the key into a variable"
+                             " and give that variable's name, not the key itself")
         if self.url:
             from finer1_lib.chat_messages import address_of
 
@@ -114,8 +115,8 @@ def find_systems(names: Sequence[str], systems_from: "str | Path" = "") -> list[
     found = []
     for name in names:
         if name not in known:
-            raise UserError(f"systems: no system {name!r}{nearest(name, known, 'they are')}; your own come in by "
-                            "systems_from")
+            raise UserError(f"systems: no system {name!r}{nearest(name, known, 'they are')}; your own come in"
+                            " by systems_from")
         if names.count(name) > 1:
             raise UserError(f"systems: {name!r} stands twice; remove one")
         if known[name].blocked:

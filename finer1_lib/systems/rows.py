@@ -1,8 +1,8 @@
 """Rows that a run did not train: checkpoints from elsewhere, systems of the registry, other strategies.
 
     more_models = ["Fine-R1-3B=StevenHH2000/Fine-R1-3B@6da43fd"]    asked to think first, as it was trained
-    more_models = ["plain=answer:Qwen/Qwen2.5-VL-3B-Instruct"]      asked for the name alone (or cot, letter, step)
-    systems = ["siglip-l", "siglip-l-ensemble"]                     of `systems.registry`, or of a file of one's own
+    more_models = ["plain=answer:Qwen/Qwen2.5-VL-3B-Instruct"]      asked for the name alone
+    systems = ["siglip-l", "siglip-l-ensemble"]                     of `systems.registry`
     strategies = ["cot_sft=self_consistency", "base=in_context"]    any row once more, asked in another way
 
 Source: our choice (METHOD 4: strategies; audit A6: every model under every prompt set).
