@@ -329,7 +329,7 @@ def test_systems_and_strategies_follow_and_are_held_against_what_they_started_fr
 @pytest.mark.parametrize("entries, samples, message", [
     (["cot_sft"], 8, "'cot_sft' is not of the form model=strategy"),
     (["nobody=in_context"], 8, "'nobody=in_context' is not of the form"),
-    (["base=by_magic"], 8, "a strategy of zero_shot, "),
+    (["base=by_magic"], 8, "a strategy of step_by_step, "),
     (["siglip-l=in_context"], 8, "siglip-l is an encoder"),
     (["base=self_consistency"], 1, "samples is 1: self_consistency needs two or more"),
     (["base=in_context", "base=in_context"], 8, "'base=in_context' stands twice"),
