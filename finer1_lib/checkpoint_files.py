@@ -201,7 +201,7 @@ def _refuse_code(path: Path, config: dict) -> None:
         kernel = key.endswith("implementation") and "/" in str(value)
         place = isinstance(value, str) and value.startswith(("hf-hub:", "local-dir:"))
         if kernel or place or (key in _CODE and value not in (None, False, "", {}, [])):
-            raise UserError(f"{path} sets {key}: it names code or files of its own, which are never run or "
+            raise UserError(f"{path} sets {key}: it needs code or files of its own, which are never run or "
                             "read here; take another checkpoint, or remove the key if the model runs "
                             "without")  # fmt: skip
         layers = key == "depth" or key.endswith("layers")
