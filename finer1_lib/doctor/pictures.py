@@ -186,13 +186,7 @@ def _own_pixels(checkpoint: str) -> tuple[int, int]:
 
     Source: data.md 4.1.
     """
-    from finer1_lib.files import read_json
+    from finer1_lib.pixel_budget import pixels_named
 
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        own = read_json(Path(checkpoint) / name)
-        own = own.get("image_processor", own)
-        size = own.get("size", {})
-        if own:
-            return (own.get("min_pixels") or size.get("shortest_edge") or 3136,
-                    own.get("max_pixels") or size.get("longest_edge") or 12845056)
-    return 3136, 12845056
+    named = pixels_named(Path(checkpoint))
+    return named["min_pixels"] or 3136, named["max_pixels"] or 12845056

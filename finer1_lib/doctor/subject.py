@@ -123,8 +123,11 @@ class Subject:
         Raises:
             UserError: naming what is wrong with it.
         """
+        from transformers import GenerationConfig
+
         from finer1_lib.chat_templates import check_processor
-        from finer1_lib.checkpoint_files import check_any, examine, read_config
+        from finer1_lib.checkpoint_files import check_any, examine, loading, read_config
+        from finer1_lib.generation import own_settings
         from finer1_lib.models import load_processor
         from finer1_lib.systems.encoder_towers import check_open_clip
 
@@ -134,8 +137,11 @@ class Subject:
         if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
             return  # an adapter is looked at where it is attached
         check_any(path)
-        if examine(path, numbers=not self.quick):
+        if examine(path, folder, numbers=not self.quick):
             check_processor(load_processor(folder), read_config(folder), folder)
+        if (path / "generation_config.json").exists():
+            with loading(folder, "read the generation_config.json of"):
+                own_settings(GenerationConfig.from_pretrained(folder, local_files_only=True), folder)
 
     @cached_property
     def table(self) -> Any:
