@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Iterator
 
-from finer1_lib.checkpoint_files import AGAIN, loading
+from finer1_lib.checkpoint_files import AGAIN, loading, refuse_larger
 from finer1_lib.errors import UserError
 
 SECONDS = 20  # a template takes a thousandth of one; this process has to start first
@@ -78,10 +78,7 @@ def check_processor(processor: Any, config: Any, where: Any) -> None:
     if not template:
         raise UserError(f"{where} has no chat template: add its chat_template.jinja, or take a model that "
                         "follows instructions")  # fmt: skip
-    rows = config.get_text_config().vocab_size
-    if (last := max(tokenizer.get_vocab().values())) >= rows:
-        raise UserError(f"{where}: its tokenizer has tokens up to {last}, its embedding {rows} rows; use "
-                        "the tokenizer that belongs to it")  # fmt: skip
+    refuse_larger(tokenizer, config, where)
     for one in template.values() if isinstance(template, dict) else [template]:
         if not isinstance(one, str):
             raise UserError(f"{where}: its chat template is a {type(one).__name__}, not a text; {OWN}")

@@ -358,6 +358,14 @@ def refuse_partial(
         raise UserError(f"{where}: {len(errors)} weights cannot be read (first: {errors[0]}); {AGAIN}")
 
 
+def refuse_larger(tokenizer: Any, config: Any, where: Any) -> None:
+    """Refuse a tokenizer with tokens that the model's embedding has no row for."""
+    last, rows = max(tokenizer.get_vocab().values()), getattr(config.get_text_config(), "vocab_size", None)
+    if rows is not None and last >= rows:
+        raise UserError(f"{where}: its tokenizer has tokens up to {last}, its embedding {rows} rows; use the "
+                        "tokenizer that belongs to it")  # fmt: skip
+
+
 def load_model(
     kind: Any, folder: Optional[str], where: Any, *, unused: Sequence[str] = (), whole: bool = True, **options: Any
 ) -> Any:

@@ -34,6 +34,7 @@ class TransformersTowers:
         self._batch_size = batch_size
         # SigLIP attends to its padding, so the padding is part of what it reads; CLIP's is never looked at
         self._siglip = self._loaded.model.config.model_type.startswith("siglip")
+        _try(self, checkpoint)
 
     def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
         """(images, width) float32, not normalised."""
@@ -87,6 +88,7 @@ class OpenClipTowers:
             refuse_bad_weights(self._model.state_dict().items(), checkpoint)
             self._tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         self._model.eval()
+        _try(self, checkpoint)
 
     def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
         """(images, width) float32, not normalised."""
@@ -106,6 +108,15 @@ class OpenClipTowers:
         with torch.inference_mode():
             found = self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
         return found.float().cpu().numpy()
+
+
+def _try(towers: Any, checkpoint: str) -> None:
+    """One image and one text, so that preprocessing that cannot work is refused before any question."""
+    from PIL import Image
+
+    with loading(checkpoint, "encode an image and a text with"):
+        towers.pictures([Image.new("RGB", (64, 64))])
+        towers.texts(["a wren"])
 
 
 def check_open_clip(folder: Path) -> None:
@@ -130,15 +141,15 @@ def check_open_clip(folder: Path) -> None:
             _known(path, model[part].get(kind) or {}, kind, _LAYER)
     timm = model["vision_cfg"].get("timm_model_name", "")
     if timm is not None and not re.fullmatch(r"[\w.]*", str(timm)):
-        raise UserError(f"{path} sets timm_model_name to {timm!r}: the name of a model of timm's is wanted")
+        raise UserError(f"{path} sets timm_model_name to {timm!r}; the name of a model of timm's is wanted")
 
 
 def _known(path: Path, part: Any, name: str, keys: str) -> dict:
     """A part of the config, with known keys alone."""
     if not isinstance(part, dict):
-        raise UserError(f"{path} has no object {name}: copy or download the checkpoint again")
+        raise UserError(f"{path} has no object {name}; copy or download the checkpoint again")
     if foreign := sorted(set(part) - set(keys.split())):
-        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here: take a checkpoint whose towers "
+        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here; take a checkpoint whose towers "
                         "open_clip builds itself")  # fmt: skip
     return part
 
