@@ -104,14 +104,14 @@ def _try(processor: Any, config: Any, where: Any) -> None:
 
     image = {**IMAGE, "image": Image.new("RGB", (112, 112))}
     with loading(where, "process an image with"):
-        inputs = processor.apply_chat_template(
+        processor.apply_chat_template(
             [[{**QUERY[0], "content": [image, QUERY[0]["content"][1]]}]], add_generation_prompt=True,
-            tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True})
-        ids = inputs["input_ids"][0].tolist()
-    mark = getattr(config, "image_token_id", None)
-    if mark is not None and mark not in ids:
-        raise UserError(f"{where}: its config.json says that token {mark} is an image, its processor writes "
-                        f"another; {AGAIN}")  # fmt: skip
+            tokenize=True, return_dict=True, return_tensors="pt")
+    named = getattr(config, "image_token_id", None)
+    own = processor.tokenizer.convert_tokens_to_ids(getattr(processor, "image_token", None) or "")
+    if named is not None and own is not None and named != own:
+        raise UserError(f"{where}: its config.json says that token {named} is an image, its processor writes {own}; "
+                        f"{AGAIN}")  # fmt: skip
 
 
 @lru_cache(maxsize=64)

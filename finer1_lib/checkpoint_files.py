@@ -217,9 +217,10 @@ def _shards(index: Path) -> list[str]:
     Raises:
         UserError: another kind of file or place, one that is missing, or no index.
     """
-    named = read_object(index).get("weight_map")
-    if not isinstance(named, dict) or not named:
-        raise UserError(f"{index} names no weights (weight_map); {AGAIN}")
+    found = read_object(index)
+    named = found.get("weight_map")
+    if not isinstance(named, dict) or not named or not isinstance(found.get("metadata"), dict):
+        raise UserError(f"{index} names no weights (weight_map, metadata); {AGAIN}")
     for name in named.values():
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", name):
             raise UserError(f"{index} names {name!r}: only .safetensors files beside it are read")
@@ -410,7 +411,7 @@ def read_config(checkpoint: "str | Path") -> Any:
 
 
 def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
-    """Refuse what `load_model` would refuse of a vision-language checkpoint, from its files' headers.
+    """Refuse what `load_model` would refuse of a checkpoint, from its files' headers.
 
     Args:
         folder: of `local_copy`.
@@ -418,7 +419,7 @@ def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
         numbers: whether to look for NaN too, which reads every weight once (one at a time).
 
     Returns:
-        Whether it is a vision-language model; of others only the numbers are looked at.
+        Whether it is a vision-language model, whose processor can be looked at too.
 
     Raises:
         UserError: as `load_model`; a damaged file.
@@ -433,16 +434,19 @@ def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
             if numbers:
                 refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
     kind = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
-    if kind is None or getattr(config, "quantization_config", None):
-        return kind is not None  # quantised weights have shapes of their own
+    sees, unused = kind is not None, ()
+    if not sees:  # of an encoder perhaps one tower alone is used
+        kind, unused = transformers.MODEL_MAPPING.get(type(config), None), ("text_model.", "pooler.")
+    if not isinstance(kind, type) or getattr(config, "quantization_config", None):
+        return sees  # quantised weights have shapes of their own
     whole = [name for name, one in headers.items()
              if one.get_dtype()[0] in "IUB" and one.get_dtype() != "BF16" and not name.endswith(_BUFFERS)]
     if whole:
         raise UserError(f"{folder} has {len(whole)} weights of whole numbers (first: {whole[0]}); {AGAIN}")
     state = {name: torch.empty(one.get_shape(), device="meta") for name, one in headers.items()}
     with loading(where, "examine"):
-        load_model(kind, None, where, config=config, state_dict=state, device_map="meta")
-    return True
+        load_model(kind, None, where, config=config, state_dict=state, device_map="meta", whole=sees, unused=unused)
+    return sees
 
 
 @contextmanager

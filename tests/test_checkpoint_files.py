@@ -19,7 +19,7 @@ from finer1_lib.encoding import Encoder, user_message
 from finer1_lib.errors import UserError
 
 TEMPLATE = tiny_checkpoint.CHAT_TEMPLATE
-EMBEDDING = "model.language_model.embed_tokens.weight"
+EMBEDDING = "model.embed_tokens.weight"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,6 @@ def folder(whole, tmp_path):
 def weights(change):
     def harm(folder):
         held = load_file(folder / "model.safetensors")
-        held = {name.replace("model.embed", "model.language_model.embed"): one for name, one in held.items()}
         changed = {name: one.contiguous() for name, one in change(held).items()}
         save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -81,7 +80,7 @@ def sharded(*names, **replaced):
         for half, name in zip((order[::2], order[1::2]), names):
             index.update(dict.fromkeys(half, replaced.get("says", name)))
             save_file({key: held[key] for key in half}, folder / name, metadata={"format": "pt"})
-        (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
     return harm
 
@@ -90,7 +89,7 @@ SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 HOSTILE = {
     "no vision tower": (without("visual"), r"lacks \d\d of its model's weights \(first: model.visual"),
     "a layer missing": (without("layers.1."), r"lacks 12 of its model's weights \(first: .*layers.1"),
-    "one norm missing": (without("language_model.norm"), "lacks 1 of its model's weights"),
+    "one norm missing": (without("model.norm"), "lacks 1 of its model's weights"),
     "keys of another library": (weights(lambda held: {f"module.{k}": v for k, v in held.items()}), "lacks"),
     "an adapter left in": (weights(lambda held: {**held, "model.language_model.layers.0.self_attn.q_proj.lora_A."
                                                  "weight": torch.zeros(2, 32)}), "1 weights .* no place for"),
@@ -160,12 +159,14 @@ def test_a_hostile_checkpoint_is_one_line_in_loader_and_doctor(folder, name):
 GOOD = {
     "as built": lambda folder: None,
     "in shards": sharded(*SHARDS),
-    "keys of older versions": weights(lambda held: {
-        k.replace("model.language_model.", "model.").replace("model.visual.", "visual."): v
-        for k, v in held.items()}),
+    "keys of newer versions": weights(lambda held: {
+        k.replace("model.", "model.language_model.") if "visual" not in k else k.replace("visual.", "model.visual.")
+        : v for k, v in held.items()}),
     "a buffer of older versions": weights(lambda held: {**held, "visual.rotary_pos_emb.inv_freq": torch.ones(4)}),
     "code that nothing names": text("modeling_own.py", "raise SystemExit"),
-    "sampling of its own": setting("generation_config.json", "num_return_sequences", value=3),
+    "sampling of its own": lambda folder: (
+        setting("generation_config.json", "num_return_sequences", value=3)(folder),
+        setting("generation_config.json", "do_sample", value=True)(folder)),
     "beams of its own": setting("generation_config.json", "num_beams", value=4),
 }
 
@@ -215,7 +216,7 @@ def test_code_of_a_checkpoint_is_not_run(folder, tmp_path, file):
 @given(st.text(max_size=12).map(lambda name: name + ".safetensors"))
 def test_an_index_names_plain_files_alone(tmp_path_factory, name):
     folder = tmp_path_factory.mktemp("index")
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"a": name}}))
     with pytest.raises(UserError, match="names|is missing") as caught:
         weight_files(folder)
     if not all(one.isalnum() or one in "_.-" for one in name):
@@ -236,9 +237,9 @@ def test_one_number_that_is_not_finite_is_found_anywhere(dtype, place, number):
 def test_a_folder_whose_name_is_not_utf8_is_one_line(whole, tmp_path):
     import os
 
-    other = shutil.copytree(whole, os.fsencode(tmp_path) + b"/caf\xe9")
+    other = shutil.copytree(whole, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     with pytest.raises(UserError, match="is not UTF-8; rename it"):
-        models.load(os.fsdecode(other))
+        models.load(other)
 
 
 # Chat templates ----------------------------------------------

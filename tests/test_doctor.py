@@ -541,3 +541,21 @@ def test_systems_that_cannot_be_asked_or_may_not_be_the_papers(tmp_path, monkeyp
     assert row.level == "fail" and "NO_SUCH_KEY_HERE" in row.what
     monkeypatch.setenv("NO_SUCH_KEY_HERE", "x")
     assert [row.level for row in rows(systems=["gpt"], systems_from=str(mine))] == ["pass"]
+
+
+def test_a_checkpoint_without_its_vision_tower_is_found_wherever_it_is_named(world, tmp_path):
+    """By the headers: as the base, and as a further row of 04."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(WEIGHTS, tmp_path / "blind")
+    held = load_file(WEIGHTS / "model.safetensors")
+    save_file({name: one for name, one in held.items() if "visual" not in name}, folder / "model.safetensors")
+    plan = world.plan()
+    for stage, values in (("00_miniature_world", {"pretrain": False, "base_checkpoint": str(folder)}),
+                          ("04_evaluation", {"more_models": [f"Blind={folder}"]})):
+        changed = {**plan.parameters, stage: {**plan.parameters[stage], **values}}
+        (found,) = only(Subject(dataclasses.replace(plan, parameters=changed)), "base model")
+        assert found.level == "fail" and "lacks 54 of its model's weights (first: model.visual" in found.what
+        assert found.where.startswith(stage) and found.mend == "use a whole checkpoint"

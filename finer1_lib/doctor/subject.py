@@ -126,14 +126,15 @@ class Subject:
         from transformers import GenerationConfig
 
         from finer1_lib.chat_templates import check_processor
-        from finer1_lib.checkpoint_files import check_any, examine, loading, read_config
+        from finer1_lib.checkpoint_files import check_any, check_files, examine, loading, read_config
         from finer1_lib.generation import own_settings
         from finer1_lib.models import load_processor
         from finer1_lib.systems.encoder_towers import check_open_clip
 
         path = Path(folder)
         if (path / "open_clip_config.json").exists():
-            return check_open_clip(path)
+            check_files(path)
+            return check_open_clip(path, numbers=not self.quick)
         if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
             return  # an adapter is looked at where it is attached
         check_any(path)

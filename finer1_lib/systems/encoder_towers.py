@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
 from finer1_lib.checkpoint_files import (
-    OPEN_CLIP_FILES, loading, local_copy, need, read_object, refuse_bad_weights,
+    OPEN_CLIP_FILES, loading, local_copy, need, open_weights, read_object, refuse_bad_weights,
 )  # fmt: skip
 from finer1_lib.errors import UserError
 from finer1_lib.image_encoders import image_features, load_encoder
@@ -119,10 +119,11 @@ def _try(towers: Any, checkpoint: str) -> None:
         towers.texts(["a wren"])
 
 
-def check_open_clip(folder: Path) -> None:
+def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
     """Refuse a config of open_clip's with anything but numbers and words of the two towers.
 
-    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories.
+    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories. With `numbers` its
+    weights are looked at too, one by one.
 
     Raises:
         UserError: a file is missing, or naming the first key that is not on the list.
@@ -142,6 +143,10 @@ def check_open_clip(folder: Path) -> None:
     timm = model["vision_cfg"].get("timm_model_name", "")
     if timm is not None and not re.fullmatch(r"[\w.]*", str(timm)):
         raise UserError(f"{path} sets timm_model_name to {timm!r}; the name of a model of timm's is wanted")
+    file = next(folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file())
+    if numbers:
+        with open_weights(file) as weights:
+            refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
 
 
 def _known(path: Path, part: Any, name: str, keys: str) -> dict:
