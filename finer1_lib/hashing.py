@@ -73,15 +73,20 @@ def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) 
     return dict(sorted(entries.items()))
 
 
-def listing_digest(path: Path) -> str:
+def listing_digest(path: Path, deep: bool = True) -> str:
     """sha256 of what a file or folder looks like from outside: names, sizes and times of change, hidden ones
     left out.
 
     Quick enough for a data set or a checkpoint of gigabytes, and enough to see that one was changed.
+
+    Args:
+        path: file or folder.
+        deep: also what lies in folders below; False for a checkpoint, whose files lie side by side.
     """
     path = Path(path)
+    found = path.rglob("*") if deep else path.glob("*")
     files = [path] if path.is_file() else sorted(
-        file for file in path.rglob("*")
+        file for file in found
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
     seen = []
     for file in files:

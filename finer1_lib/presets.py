@@ -241,7 +241,7 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
         from finer1_lib.systems.rows import read_entry
 
         wheres = [read_entry(str(entry))[2] for entry in value]
-        return [str(entry).removesuffix(where) + _absolute("checkpoint", where, kit)
+        return [str(entry).removesuffix(where) + _absolute_weights(where, kit)
                 for entry, where in zip(value, wheres)]
     if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
         return value
@@ -250,3 +250,12 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
         if path.exists():
             return str(Path(os.path.abspath(path)))
     return os.path.abspath(Path(value).expanduser()) if name.endswith("_root") else value
+
+
+def _absolute_weights(where: str, kit: Path) -> str:
+    """`_absolute` of what an entry of more_models names: CHECKPOINT, ADAPTER or BASE+ADAPTER."""
+    from finer1_lib.adapter_files import split_adapter
+
+    cuts = [split_adapter(where, root) for root in (Path.cwd(), kit)]
+    base, adapter = next((cut for cut in cuts if None not in cut), (where, None))
+    return "+".join(_absolute("checkpoint", part, kit) for part in (base, adapter) if part)

@@ -27,16 +27,18 @@ def signature_of(parameters: dict[str, Any], needs: dict[str, str]) -> str:
         if name.endswith(OUTSIDE) and isinstance(value, str) and value and Path(value).exists()
     }
     if identity.get("more_models"):
+        from finer1_lib.adapter_files import split_adapter
         from finer1_lib.systems.rows import read_entry
 
-        folders = (Path(read_entry(entry)[2]) for entry in identity["more_models"])
-        outside |= {str(folder): hashing.listing_digest(folder) for folder in folders if folder.is_dir()}
+        parts = (part for entry in identity["more_models"] for part in split_adapter(read_entry(entry)[2]))
+        folders = (Path(part).expanduser() for part in parts if part)
+        outside |= {str(folder): hashing.listing_digest(folder, deep=False) for folder in folders if folder.is_dir()}
     if identity.get("systems"):  # their entries may change under the same names
         from finer1_lib.systems.registry import find_systems
 
         for one in find_systems(identity["systems"], identity.get("systems_from", "")):
             folder = Path(one.checkpoint)
-            looks = hashing.listing_digest(folder) if folder.is_dir() else None
+            looks = hashing.listing_digest(folder, deep=False) if folder.is_dir() else None
             outside[f"system {one.name}"] = [one.model_dump(mode="json"), looks]
     return hashing.digest({"parameters": identity, "outside": outside, "needs": needs})
 
@@ -58,7 +60,8 @@ def _looks(name: str, path: Path, parameters: dict[str, Any]) -> Any:
     if name in ("release", "prompts_from") and path.is_dir():
         read = [path / "eval", *path.glob("*.jsonl"), *sorted(path.rglob("*.jinja"))]
         return [hashing.listing_digest(part) for part in read if part.exists()]
-    return hashing.listing_digest(path)
+    # a checkpoint's files lie side by side: a folder that holds more is none, and is not walked to see it
+    return hashing.listing_digest(path, deep=not name.endswith(("_model", "checkpoint", "encoder")))
 
 
 def is_finished(folder: Path, signature: str) -> bool:

@@ -47,11 +47,11 @@ def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
     run_dir = Path(run_dir)
     told = [read_json(run_dir / stage / "stage.json").get("parameters", {}) for stage in SOURCES]
     more = dict.fromkeys(entry for parameters in told for entry in parameters.get("more_models", ()))
-    found = with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more), look=False)
+    found = with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more))
     asked = told[0]
     # as 04 asked them, whatever the registry or the user's file say by now
     systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
-    found = with_systems(found, systems, look=False)
+    found = with_systems(found, systems)
     if asked.get("strategies"):
         found = with_strategies(found, asked["strategies"], asked["samples"])
     return found

@@ -72,7 +72,7 @@ def load_weights(loaded: "LoadedModel", folder: "str | Path") -> None:
     try:
         loaded.model.load_state_dict(read.state_dict())
     except RuntimeError as error:
-        raise UserError(f"the weights in {folder} do not fit {loaded.checkpoint}: they are another model's") from error
+        raise UserError(f"{folder} does not fit {loaded.checkpoint}: its weights are another model's") from error
 
 
 def read_trainable(folder: "str | Path") -> Trainable:
