@@ -19,7 +19,9 @@ from typing import Any, Literal, Mapping, NamedTuple, Optional, Sequence, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from finer1_lib.checkpoint_files import HUB_ID, is_folder, loading, split_revision
+from finer1_lib.checkpoint_files import (
+    HUB_ID, is_folder, open_weights, read_object, refuse_bad_weights, split_revision,
+)  # fmt: skip
 from finer1_lib.errors import UserError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -131,13 +133,7 @@ def _raw_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
         raise UserError(f"{folder} is no adapter: {CONFIG} is missing{f'; give {folder / below[-1]}' if below else ''}")
-    try:
-        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder / CONFIG} is not JSON: copy or download the adapter again") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{folder / CONFIG} holds no object of settings: copy or download the adapter again")
-    return raw
+    return read_object(folder / CONFIG)
 
 
 def _config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,27 +165,18 @@ def _recorded_base(raw: Mapping[str, Any]) -> str:
 
 def _read_weights(folder: Path) -> dict[str, Any]:
     """{name: tensor}, the names as PEFT writes them."""
-    import torch
-    from safetensors.torch import load_file
-
     path = folder / WEIGHTS
     if not path.is_file():
         pickled = " (adapter_model.bin is a pickle, which could run code and is never read: save it again as"
         pickled = f"{pickled} safetensors)" if (folder / "adapter_model.bin").exists() else ""
         raise UserError(f"{folder} is no adapter: {WEIGHTS} is missing{pickled}")
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise UserError(f"{path} is a pointer of Git LFS, not the weights: run git lfs pull, or download it")
-    with loading(path, "read"):
-        weights = load_file(path)
+    with open_weights(path) as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}
     weights = {PREFIX + name.removeprefix(PREFIX).replace(".default.", "."): tensor
                for name, tensor in weights.items()}
     if not any(".lora_" in name for name in weights):
         raise UserError(f"{path} holds no LoRA weights: copy or download the adapter again")
-    bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise UserError(f"{path}: {len(bad)} of {len(weights)} weights hold NaN or infinity (first: {bad[0]}): "
-                        "the training broke or the file is damaged; take another one")  # fmt: skip
+    refuse_bad_weights(weights.items(), path)
     return weights
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finer1_lib.adapter_files import Adapter, Misfit, in_layout, other_base, read_adapter
-from finer1_lib.checkpoint_files import TRAINABLE, check_trained, is_folder, loading, split_revision
+from finer1_lib.checkpoint_files import (
+    TRAINABLE, check_trained, is_folder, load_model, loading, split_revision,
+)  # fmt: skip
 from finer1_lib.errors import UserError
 from finer1_lib.trainable import PROJECTOR, VISION, Trainable, wrap_in_lora
 
@@ -67,8 +69,8 @@ def load_weights(loaded: "LoadedModel", folder: "str | Path") -> None:
     import torch
     import transformers
 
-    read = transformers.AutoModelForImageTextToText.from_pretrained(
-        str(folder), dtype=torch.float32, local_files_only=True)
+    with loading(folder):
+        read = load_model(transformers.AutoModelForImageTextToText, str(folder), folder, dtype=torch.float32)
     try:
         loaded.model.load_state_dict(read.state_dict())
     except RuntimeError as error:

@@ -114,20 +114,18 @@ def _look(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool) ->
     """Refuse (UserError) files that are not there or not whole, and a Hub id that cannot be reached."""
     from finer1_lib import any_model
     from finer1_lib.adapter_files import read_adapter
-    from finer1_lib.checkpoint_files import check_any, is_folder, loading, split_revision
+    from finer1_lib.checkpoint_files import check_any, is_folder, local_copy, need
 
     if adapter is not None:
         read_adapter(adapter)
     folder = is_folder(checkpoint)
-    if folder and not opened:
+    if not folder and not reach:
+        return
+    if opened:  # open_clip reads a configuration of its own
+        return need(Path(local_copy(checkpoint, weights=False)), "open_clip_config.json", "no checkpoint of open_clip's")
+    if folder:
         check_any(Path(checkpoint))
-    elif opened and (folder or reach):  # what open_clip reads in place of config.json
-        from transformers.utils import cached_file
-
-        name, revision = split_revision(checkpoint)
-        with loading(checkpoint, "reach"):
-            cached_file(name, "open_clip_config.json", revision=revision, local_files_only=folder)
-    if (folder or reach) and not opened and not any_model.is_qwen(checkpoint) and adapter is not None:
+    if not any_model.is_qwen(checkpoint) and adapter is not None:
         raise UserError(f"{checkpoint} is no Qwen2.5-VL: of other models no adapter is read; merge it into its base,"
                         " and name the merged checkpoint")  # fmt: skip
 
