@@ -168,7 +168,7 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path):
 def test_a_folder_that_is_none_is_told_before_anything_is_asked(tmp_path):
     from finer1_lib.contenders import FIXED
     from finer1_lib.systems.registry import System
-    from finer1_lib.systems.rows import with_systems
+    from finer1_lib.systems.rows import check_rows, with_systems
 
     with pytest.raises(UserError, match="does not exist"):
-        with_systems(FIXED, [System(name="a", label="A", checkpoint=str(tmp_path / "nothing"))])
+        check_rows(with_systems(FIXED, [System(name="a", label="A", checkpoint=str(tmp_path / "nothing"))]), "")
