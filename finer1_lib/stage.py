@@ -23,6 +23,7 @@ from finer1_lib import files, hashing, provenance
 from finer1_lib.chain import NEEDS, STAGES, find_run
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import nearest
+from finer1_lib.shown import write_csv
 from finer1_lib.signatures import earlier_digests, is_finished, signature_of
 
 UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend on them
@@ -143,7 +144,7 @@ class Stage:
         """
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
-        files.atomic_write_text(self.path(f"figures/{name}.csv"), data.to_csv(index=False))
+        write_csv(self.path(f"figures/{name}.csv"), data)
         files.atomic_write_bytes(self.path(f"figures/{name}.png"), buffer.getvalue())
         return self.dir / "figures" / f"{name}.png"
 

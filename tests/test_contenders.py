@@ -272,6 +272,7 @@ def test_checkpoints_from_elsewhere_follow_what_was_trained(tmp_path):
 @pytest.mark.parametrize("entry, message", [
     ("Fine-R1-3B", "'Fine-R1-3B' is not of the form label=checkpoint"),
     ("=owner/name", "is not of the form"),
+    ("a\x1b[31mb=owner/name", "holds a control sign"),
     ("Fine-R1-3B=", "is not of the form"),
     ("Fine-R1-3B=answer:", "is not of the form"),
     ("base=owner/name", "the name 'base' of 'base' is taken; choose another label"),

@@ -26,6 +26,7 @@ from typing import Literal, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from finer1_lib.contenders import CONTROL
 from finer1_lib.errors import UserError
 
 NAME = r"[a-z0-9][a-z0-9_.-]*"
@@ -78,6 +79,8 @@ class System(BaseModel):
             raise ValueError(f"the name {self.name!r} is not of small letters, digits, '_', '.' and '-'")
         if not self.label.strip() or not self.checkpoint.strip():
             raise ValueError("label and checkpoint must not be empty")
+        if CONTROL.search(self.label):
+            raise ValueError("the label holds a line break or another control sign: write plain words")
         if (self.kind == "encoder") != (self.prompts in CLIP_PROMPTS):
             known = CLIP_PROMPTS if self.kind == "encoder" else CHAT_PROMPTS
             raise ValueError(f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}")

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Iterable, Optional, Sequence
 
-from finer1_lib.contenders import KNOWN, PROMPT_KINDS, Contender
+from finer1_lib.contenders import CONTROL, KNOWN, PROMPT_KINDS, Contender
 from finer1_lib.errors import UserError
 from finer1_lib.systems.registry import System
 
@@ -41,6 +41,8 @@ def with_more(contenders: Sequence[Contender], more_models: Sequence[str]) -> tu
         if not model or not checkpoint:
             raise UserError(f"more_models: {entry!r} is not of the form label=checkpoint, label=ADAPTER or "
                             "label=BASE+ADAPTER")
+        if CONTROL.search(label):
+            raise UserError(f"more_models: the label {label!r} holds a control sign: write plain words")
         if model in {contender.model for contender in found} | set(KNOWN):
             raise UserError(f"more_models: the name {model!r} of {label!r} is taken; choose another label")
         found.append(Contender(model, prompts, None, label, checkpoint))
