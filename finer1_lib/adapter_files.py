@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from finer1_lib.checkpoint_files import (
     HUB_ID, is_folder, open_weights, read_object, refuse_bad_weights, split_revision,
 )  # fmt: skip
+from finer1_lib.contenders import CONTROL
 from finer1_lib.errors import UserError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -160,6 +161,7 @@ def _recorded_base(raw: Mapping[str, Any]) -> str:
     base, revision = raw.get("base_model_name_or_path"), raw.get("revision")
     if not isinstance(base, str):
         return ""
+    base = CONTROL.sub("?", base)
     return f"{base}@{revision}" if isinstance(revision, str) and revision and "@" not in base else base
 
 
