@@ -121,10 +121,12 @@ def bounded(where: Any) -> Iterator[None]:
 
     def count(frame: Any, event: str, value: Any) -> Any:
         nonlocal left
+        if frame.f_code.co_filename != "<template>":
+            return None
         left -= 1
         if left < 0:
             raise UserError(f"{where}: its chat template does not end: use the one that belongs to the model")
-        return count if frame.f_code.co_filename == "<template>" else None  # lines of templates alone
+        return count
 
     before = sys.gettrace()
     sys.settrace(count)

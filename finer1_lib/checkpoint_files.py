@@ -201,7 +201,7 @@ def _refuse_code(path: Path, config: dict) -> None:
         kernel = key.endswith("implementation") and "/" in str(value)
         place = isinstance(value, str) and value.startswith(("hf-hub:", "local-dir:"))
         if kernel or place or (key in _CODE and value not in (None, False, "", {}, [])):
-            raise UserError(f"{path} sets {key}: it names code or files of its own, which are never run or "
+            raise UserError(f"{path} sets {key}: it needs code or files of its own, which are never run or "
                             "read here; take another checkpoint, or remove the key if the model runs "
                             "without")  # fmt: skip
         layers = key == "depth" or key.endswith("layers")
@@ -395,12 +395,15 @@ def read_config(checkpoint: "str | Path") -> Any:
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
 
 
-def examine(folder: Path, *, numbers: bool = True) -> None:
+def examine(folder: Path, *, numbers: bool = True) -> bool:
     """Refuse what `load_model` would refuse of a vision-language checkpoint, from its files' headers.
 
     Args:
         folder: of a checkpoint.
         numbers: whether to look for NaN too, which reads every weight once (one at a time).
+
+    Returns:
+        Whether it is a vision-language model; of others only the numbers are looked at.
 
     Raises:
         UserError: as `load_model`; a damaged file.
@@ -416,10 +419,11 @@ def examine(folder: Path, *, numbers: bool = True) -> None:
                 refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
     kind = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
     if kind is None or getattr(config, "quantization_config", None):
-        return  # quantised weights have shapes of their own
+        return kind is not None  # quantised weights have shapes of their own
     state = {name: torch.empty(shape, device="meta") for name, shape in headers.items()}
     with loading(folder, "examine"):
         load_model(kind, None, folder, config=config, state_dict=state, device_map="meta")
+    return True
 
 
 @contextmanager

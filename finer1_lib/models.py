@@ -26,7 +26,7 @@ from finer1_lib.checkpoint_files import (
     split_revision,
 )  # fmt: skip
 from finer1_lib.errors import UserError, first_line
-from finer1_lib.generation import Generation, generate
+from finer1_lib.generation import Generation, generate, own_settings
 from finer1_lib.hidden_states import pooled_states
 from finer1_lib.out_of_memory import mended
 from finer1_lib.pixel_budget import pixels_of, set_pixels, take_pixels, told_apart
@@ -127,6 +127,7 @@ def load(
         else:
             model, processor = _load_transformers(read, **where)
     check_processor(processor, model.config, read)
+    model.generation_config = own_settings(model.generation_config, read)
     if whole and not (min_pixels and max_pixels):
         take_pixels(processor, load_processor(checkpoint), min_pixels, max_pixels)
     set_pixels(processor, min_pixels, max_pixels)
