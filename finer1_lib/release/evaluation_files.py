@@ -104,8 +104,9 @@ def release_items(
         allow_incomplete: leave out questions whose picture is missing.
 
     Returns:
-        Dictionaries of item_id, image_id, super_category, sub_category, categories, question and options (in
-        the release's order), sorted by item_id, which is the image_id without what follows "#".
+        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options (in the
+        release's order) and, of the six data sets, release_path (the question's image_path), sorted by
+        item_id, which is the image_id without what follows "#".
 
     Raises:
         UserError: a picture that is missing, is for training, or has another label than the release gives it.
@@ -134,6 +135,7 @@ def release_items(
                 "item_id": picture["image_id"].partition("#")[0], "image_id": picture["image_id"],
                 "super_category": word, "sub_category": row["ground_truth"], "categories": row["categories"],
                 "question": row["question"], "options": list(row["options"]),
+                **({"release_path": row["image_path"]} if word in DATA_SETS else {}),
             })  # fmt: skip
     if missing and not allow_incomplete:
         raise UserError(
