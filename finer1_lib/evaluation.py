@@ -13,13 +13,16 @@ results at the end).
 """
 
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.evaluation_requests import rule_of
 from finer1_lib.files import append_jsonl, read_jsonl
 from finer1_lib.scores.record_file import fault_of, key_of, offer
 from finer1_lib.systems.strategies import draw_seed
+
+if TYPE_CHECKING:
+    import pandas
 
 WINDOW_PIXELS = 40 * 2**20  # of pictures held at a time: 1 GB once they are prepared
 
@@ -109,9 +112,21 @@ def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> lis
         raise RuntimeError(f"{len(batch)} prompts gave {len(answers)} completions")
     return [
         {**{key: value for key, value in request.items() if key != "size"}, "order_rule": rule_of(request),
-         "completion": answer.text, "tokens": answer.tokens, "truncated": bool(answer.truncated)}
+         "completion": answer.text, "tokens": answer.tokens, "truncated": bool(answer.truncated),
+         **({"no_text": answer.no_text} if getattr(answer, "no_text", "") else {})}
         for request, answer in zip(batch, answers)
     ]
+
+
+def without_text(records: Sequence[Mapping]) -> "pandas.DataFrame":
+    """How many answers of each model came from an endpoint without text, a column for each reason; no columns
+    where all had text. To be joined to the models' tables, where such answers count as wrong ones."""
+    import pandas
+
+    told = [(one["model"], one.get("no_text", "")) for one in records]
+    table = pandas.DataFrame(told, columns=["model", "why"])
+    counts = pandas.crosstab(table["model"], table["why"]).drop(columns="", errors="ignore")
+    return counts.rename(columns="no text: {}".format).rename_axis(columns=None)
 
 
 def _read_records(path: Path) -> dict[tuple, dict]:
@@ -122,8 +137,8 @@ def _read_records(path: Path) -> dict[tuple, dict]:
         if fault := fault_of(record):
             raise UserError(f"{path} has a line that is no record (line {number}: {fault}): {offer(path)}")
         if found.setdefault(key_of(record), record) != record:
-            raise UserError(f"{path} line {number} gives {record['item_id']} ({_label(record)}) a second answer, "
-                            f"which is not the first; {offer(path)}")
+            raise UserError(f"{path} line {number} gives {record['item_id']} ({_label(record)}) a second "
+                            f"answer, which is not the first; {offer(path)}")
         doubled += found[key_of(record)] is not record
     if doubled:
         print(f"{path.name}: {doubled} lines stand twice; the first of each is read", flush=True)
@@ -143,9 +158,9 @@ def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Pa
     if record is None:
         return
     if rule_of(record) != rule_of(request):
-        raise UserError(f"{path.name} holds options shuffled by {rule_of(record)}, and these items are shuffled by "
-                        f"{rule_of(request)}: the two do not mix; move {path.name} away and run again, or keep it "
-                        "with the items.jsonl that it was made from")
+        raise UserError(f"{path.name} holds options shuffled by {rule_of(record)}, and these items are"
+                        f" shuffled by {rule_of(request)}: the two do not mix; move {path.name} away and run"
+                        " again, or keep it with the items.jsonl that it was made from")
     if any(record.get(name) != request.get(name) for name in asked):
         raise UserError(
             f"{path.name} answers another question for {request['item_id']} ({_label(request)}): the prompts "

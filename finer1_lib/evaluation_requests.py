@@ -88,7 +88,8 @@ def build_requests(
         for rotation in turns:
             options = shown_options(item, order, seed, rotation) if closed else None
             asked = {
-                **{key: item[key] for key in COPIED}, **_there(item), "model": contender.model, "setting": setting,
+                **{key: item[key] for key in COPIED}, **_there(item),
+                "model": contender.model, "setting": setting,
                 "prompt_name": name, "prompt": _text(contender, prompt, item, options),
                 "prompt_hash": prompt.hash, "options": options,
                 "option_order": order if closed else None, "rotation": rotation, "seed": seed,

@@ -52,7 +52,7 @@ class RecordFile:
         before: dict[str, Any] = {}
         for number, line in enumerate(self.lines(), start=1):
             record, fault = read_line(line, before)
-            if fault == NOT_JSON and not line.endswith(b"\n"):  # a whole object without its end is not torn
+            if fault == NOT_JSON and not line.endswith(b"\n"):  # a whole object is never torn
                 self.torn = number
                 break
             if fault:
@@ -113,7 +113,8 @@ def fault_of(record: Any) -> str:
     if order == ROTATED and not 0 < record["rotation"] < len(options):
         return f"its rotation is {record['rotation']} of {len(options)} options"
     sample, samples = record.get("sample", 0), record.get("samples", 1)
-    if "samples" in record and not (type(record.get("sample")) is type(samples) is int and 0 <= sample < samples):
+    whole = type(record.get("sample")) is type(samples) is int
+    if "samples" in record and not (whole and 0 <= sample < samples):
         return "its 'sample' and 'samples' are no whole numbers, the first below the second"
     return ""
 
@@ -149,18 +150,19 @@ def offer(path: "str | Path") -> str:
     path = Path(path)
     first = "unpack it, then " if path.suffix == ".gz" else ""
     name = path.with_suffix("") if path.suffix == ".gz" else path
-    return f"{first}`finer1 rescore {name} --set-aside` moves such lines to {name.name}{ASIDE} and keeps the rest"
+    return (f"{first}`finer1 rescore {name} --set-aside` moves such lines to {name.name}{ASIDE} and keeps the"
+            " rest")
 
 
 def set_aside(path: "str | Path") -> str:
-    """Move the lines of a record file that cannot be counted into a file beside it; nothing is thrown away but
-    doubled lines. Of two different answers to one question the first stays.
+    """Move the lines of a record file that cannot be counted into a file beside it; nothing is thrown away
+    but doubled lines. Of two different answers to one question the first stays.
 
     Returns:
         What was done, in words.
 
     Raises:
-        UserError: no file, a packed one, or one of whose lines less than half are records (nothing is changed).
+        UserError: no file, a packed one, or one of whose lines less than half are records (nothing changes).
     """
     path = Path(path)
     if path.suffix == ".gz":
@@ -177,18 +179,20 @@ def set_aside(path: "str | Path") -> str:
             if marks.get(key) == mark:
                 doubled += 1
                 continue
-            fault = "its question has another answer already" if marks.setdefault(key, mark) != mark else ""
+            if marks.setdefault(key, mark) != mark:
+                fault = "its question has another answer already"
         (aside if fault else kept).append(line)
         faults += [f"line {number}: {fault}"] if fault else []
     if len(aside) > len(kept):
-        raise UserError(f"{path}: {len(aside)} of {len(aside) + len(kept)} lines are no records of this file "
-                        f"({faults[0]}): nothing was changed; is it the right file?")
+        raise UserError(f"{path}: {len(aside)} of {len(aside) + len(kept)} lines are no records of this file"
+                        f" ({faults[0]}): nothing was changed; is it the right file?")
     if aside or doubled:
         held = path.with_name(path.name + ASIDE)
         atomic_write_bytes(held, (held.read_bytes() if held.exists() else b"") + b"".join(aside))
         atomic_write_bytes(path, b"".join(kept))
     told = f"{path.name}: {len(kept):,} records kept, {len(aside)} lines set aside, {doubled} doubled lines dropped"
-    return told + (f" ({'; '.join(faults[:3])}): run 04_evaluation again to answer them anew" if aside else "")
+    first = "; ".join(faults[:3])
+    return told + (f" ({first}): run 04_evaluation again to answer them anew" if aside else "")
 
 
 def names_in(file: Iterable[Mapping]) -> dict[str, list[str]]:
