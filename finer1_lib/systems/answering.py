@@ -81,7 +81,8 @@ def _question(request: Mapping) -> tuple:
 class EndpointAnswerer:
     """A model behind an address; its answers are kept in a file of their own as they arrive.
 
-    A completion that the server filtered is an empty one: it counts as no answer, like any other.
+    An answer without text (filtered, refused, all reasoning) is an empty one: it counts as no answer, like any
+    other, and its record says why.
 
     Args:
         system: of kind "endpoint".
@@ -113,7 +114,7 @@ class EndpointAnswerer:
             questions.append(Question(request["prompt"], picture(request["image_id"]),
                                       request["seed"] + request.get("sample", 0), earlier))
         answers = self._endpoint(max_new_tokens).ask(questions)
-        return [Generation(answer.text, answer.tokens, answer.truncated) for answer in answers]
+        return [Generation(answer.text, answer.tokens, answer.truncated, answer.no_text) for answer in answers]
 
     def _endpoint(self, max_new_tokens: int) -> Any:
         from finer1_lib.chat_endpoint import ChatEndpoint
