@@ -127,7 +127,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return kind()
-    except ValueError as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise UserError(f"{path} is not JSON: delete its folder and run again") from error
     if not isinstance(value, kind):
         raise UserError(f"{path} does not hold what it should: delete its folder and run again")
@@ -186,7 +186,7 @@ def read_jsonl(path: Path, truncate: bool = False) -> list[Any]:
                 break
             try:
                 values.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path} line {number} is not JSON: delete the file and run again") from error
     return values
 
