@@ -69,10 +69,12 @@ def find_run(output_root: str, run_name: str) -> Path:
         root = (find_checkout(here) or here) / root
     root = Path(os.path.abspath(root))
     check_utf8(str(root), "output root")
+    if "\0" in str(root):
+        raise UserError(f"output root {output_root!r} is not a folder: it has a zero character")
     for folder in (root / run_name, root, *root.parents):
         try:
             blocked = folder.exists() and not folder.is_dir()
-        except (OSError, ValueError) as error:  # a name that is too long, or has a null in it
+        except OSError as error:  # a name that is too long
             raise UserError(f"output root {output_root!r} is not a folder: {error}") from error
         if blocked:
             what = "run folder" if folder.name == run_name and folder.parent == root else "output root"

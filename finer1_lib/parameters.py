@@ -45,7 +45,7 @@ _RULES = (  # (in words, test, the parameters of any notebook that it is for); e
      " broken_tag cut_off foreign_candidate wide_punctuation label_first noise mask_share"),
 )  # fmt: skip
 _BOUNDS = {name: (words, test) for words, test, names in _RULES for name in names.split()}
-_BELOW = "; write a plain value here, and put what is to be computed or run into a cell below this one"
+_BELOW = ": write a plain value there, and put what is computed or run into a cell below the parameters cell"
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,21 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
         elif isinstance(statement, (ast.Import, ast.ImportFrom)):
             continue  # `from typing import Optional`
         else:
-            raise UserError(f"the parameters cell's line {statement.lineno} is not `name = value`{_BELOW}")
+            raise UserError(f"{_place(statement, lines)} is not `name = value`{_BELOW}")
         try:
             default = ast.literal_eval(statement.value)
         except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"the parameters cell's line {statement.lineno} is no plain value{_BELOW}") from error
+            raise UserError(f"{_place(statement, lines)} is no plain value{_BELOW}") from error
         if not isinstance(target, ast.Name):
-            line = statement.lineno
-            raise UserError(f"the parameters cell's line {line} does not assign one name; write a line for each")
+            raise UserError(f"{_place(statement, lines)} does not assign one name: write a line for each")
         _, _, help_text = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("#")
         found[target.id] = _parameter(default, annotation, help_text.strip())
     return found
+
+
+def _place(statement: ast.stmt, lines: list[str]) -> str:
+    text = lines[statement.lineno - 1].partition("#")[0].strip()
+    return f"the parameters cell's line {statement.lineno} ({text[:60]})"
 
 
 def _parameter(default: Any, annotation: str, help_text: str) -> Parameter:

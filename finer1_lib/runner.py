@@ -124,8 +124,13 @@ def _run_stage(plan: Plan, stage: str, say: Callable[[str], None], keep_finished
     say(f"{number} {stage} begins{why}")
     began = time.monotonic()
     run_notebook(stage, plan.notebooks[stage], plan.given[stage], run_dir, say)
-    if not is_finished(run_dir / stage, signature):
-        raise NotebookFailure(f"notebook {stage} ended without stage.finish(...), or under other parameters")
+    if not is_finished(folder, signature):
+        started = files.read_json(folder / "started.json")
+        if started.get("signature", signature) != signature:
+            raise UserError(f"{stage}: a cell of the notebook sets parameters of its own"
+                            f" ({other_inputs(started, plan.parameters[stage], needs)}): set them in the parameters"
+                            f" cell, in params/ or by --set {stage}.NAME=VALUE")  # fmt: skip
+        raise NotebookFailure(f"notebook {stage} ended without stage.finish(...)")
     say(f"{number} {stage} done in {clock(time.monotonic() - began)}")
 
 
