@@ -94,22 +94,25 @@ def changed_outputs(folder: Path, outputs: Mapping[str, str]) -> list[str]:
         seen = files.read_json(folder / _SEEN)
     except UserError:
         seen = {}  # damaged: everything is hashed again
-    began, changed = time.time_ns(), []
+    began, changed, same = time.time_ns(), [], {}
     for name, sha256 in outputs.items():
         looks = _looks(folder, name)
         if looks is None or seen.get(name) != [sha256, *looks] and _hash_of(folder, name) != sha256:
             changed.append(name)
-    remember(folder, {name: sha256 for name, sha256 in outputs.items() if name not in changed}, began, seen)
+        else:
+            same[name] = [sha256, *looks]
+    _note(folder, same, began, seen)
     return changed
 
 
-def remember(folder: Path, outputs: Mapping[str, str], began: int, seen: Mapping[str, Any] = {}) -> None:
+def remember(folder: Path, outputs: Mapping[str, str], began: int) -> None:
     """Note for `changed_outputs` how outputs look that were hashed from `began` (time_ns) on."""
-    known = dict(seen)
-    for name, sha256 in outputs.items():
-        looks = _looks(folder, name)
-        if looks and looks[0] < began - _SETTLED:
-            known[name] = [sha256, *looks]
+    found = {name: _looks(folder, name) for name in outputs}
+    _note(folder, {name: [outputs[name], *looks] for name, looks in found.items() if looks}, began, {})
+
+
+def _note(folder: Path, found: Mapping[str, list], began: int, seen: Mapping[str, Any]) -> None:
+    known = {**seen, **{name: looks for name, looks in found.items() if looks[1] < began - _SETTLED}}
     if known != seen:
         try:
             files.atomic_write_json(folder / _SEEN, known)

@@ -131,6 +131,7 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
     Raises:
         UserError: if the text is no value of that type.
     """
+    check_utf8(str(text), where)
     if parameter is None or parameter.kind is str and not (parameter.optional and text == "null"):
         return text
     if parameter.optional and text == "null":

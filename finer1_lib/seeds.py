@@ -27,7 +27,7 @@ from finer1_lib.statistics import Estimate, paired_difference
 
 __all__ = ["Run", "draw", "main_lines", "pool", "read_runs", "tables"]
 STAGE = "04_evaluation"
-RECORDS = f"{STAGE}/records.jsonl"
+RECORDS, GUIDE = f"{STAGE}/records.jsonl", "01_data/guide.json"
 
 
 class Run(NamedTuple):
@@ -89,7 +89,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     Nor the settings of 03's wrong turns (shown there and handed on to nobody) and 04's further orders of the
     options (only the shuffled one is pooled).
     """
-    if not is_current(folder, STAGE):
+    if not is_current(folder, STAGE, outputs=False):  # each file read is held against its hash
         raise UserError(f"run {folder.name!r} has not finished {STAGE}: run it to the end first")
     return {f"{stage}.{key}": value for stage in (*NEEDS[STAGE], STAGE)
             for key, value in read_record(folder / stage, "parameters")["parameters"].items()
@@ -111,8 +111,8 @@ def _read(folder: Path, seed: int) -> Run:
     from finer1_lib.summary import contenders_in
 
     stage, records = read_record(folder / STAGE), read_jsonl(recorded_file(folder, RECORDS))
-    guide = read_json(folder / "01_data" / "guide.json") or None
-    similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide)
+    guide = read_json(recorded_file(folder, GUIDE)) if (folder / GUIDE).exists() else None
+    similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide or None)
     scores = score_records(records, [make_scorer("strict", similarity=similar)])
     return Run(folder.name, seed, contenders_in(folder), main_reading(scores), stage.get("git_commit"))
 
