@@ -19,6 +19,7 @@ import finer1_lib
 from finer1_lib.chain import OUTSIDE, STAGES, find_checkout, find_run
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import Parameter, check_parameters, from_text, nearest, parse_parameters
+from finer1_lib.yaml_text import read_yaml
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
 
@@ -68,23 +69,32 @@ def list_presets(kit: Path) -> list[str]:
     )
 
 
+def read_cells(notebook: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook file.
+
+    Raises:
+        UserError: if the file is missing or no notebook.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+    except FileNotFoundError:
+        raise UserError(f"notebook {notebook} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{notebook} is not a notebook") from None
+
+
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
     """The parameters cell of a notebook file.
 
     Raises:
         UserError: if the file is missing, no notebook, or has no single `parameters` cell.
     """
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except FileNotFoundError:
-        raise UserError(f"notebook {notebook} is missing") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{notebook} is not a notebook") from None
-    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in read_cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
         raise UserError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: it needs exactly one")
     try:
-        return parse_parameters("".join(tagged[0]["source"]))
+        return parse_parameters(tagged[0]["source"])
     except UserError as error:
         raise UserError(f"{notebook.name}: {error}") from None
 
@@ -135,13 +145,7 @@ def _places(kit: Path, preset: str) -> dict[str, str]:
 
 
 def _read_yaml(file: Path, where: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{where} is not YAML{f' (line {mark.line + 1})' if mark else ''}") from error
+    value = read_yaml(file, where)
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

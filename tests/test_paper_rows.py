@@ -45,7 +45,7 @@ def test_what_cannot_be_asked_is_one_line(names, message):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("- a\n", "holds no entries"), ("a: [", "cannot be read"), ("a:\n  label: A\n", "checkpoint"),
+    ("- a\n", "holds no entries"), ("a: [", "is not YAML"), ("a:\n  label: A\n", "checkpoint"),
     ("A B:\n  label: A\n  checkpoint: o/n\n", "is not of small letters"),
     ("a:\n  label: A\n  checkpoint: o/n\n  colour: red\n", "colour"),
     ("a:\n  label: A\n  checkpoint: o/n\n  kind: endpoint\n", "needs a url"),

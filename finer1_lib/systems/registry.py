@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from finer1_lib.contenders import CONTROL
 from finer1_lib.errors import UserError
+from finer1_lib.yaml_text import read_yaml
 
 NAME = r"[a-z0-9][a-z0-9_.-]*"
 CHAT_PROMPTS, CLIP_PROMPTS = ("cot", "answer", "letter", "step"), ("clip_photo", "clip_ensemble")
@@ -134,14 +135,8 @@ def read_systems(path: "str | Path") -> dict[str, System]:
     Raises:
         UserError: no such file, no YAML, or an entry that is wrong.
     """
-    import yaml
-
     path = Path(path).expanduser()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = " ".join(str(error).split())
-        raise UserError(f"systems_from: {path} cannot be read ({what}); give a YAML file of entries") from None
+    content = read_yaml(path, f"systems_from: {path}")
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise UserError(f"systems_from: {path} holds no entries; write NAME: and below it label, checkpoint, ...")
     found: dict[str, System] = {}
