@@ -1,4 +1,4 @@
-"""An adapter's folder, looked at before a model is touched: LoRA alone, safetensors alone, no pattern that hangs.
+"""An adapter's folder, read before a model is touched: LoRA alone, safetensors alone, no pattern that hangs.
 
     split_adapter("Qwen/Qwen2.5-VL-3B-Instruct+mine")     ("Qwen/Qwen2.5-VL-3B-Instruct", "mine")
     split_adapter("mine")                                 (None, "mine"): on the base of whoever reads it
@@ -15,12 +15,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Annotated, Any, Literal, Mapping, NamedTuple, Optional, Sequence, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from finer1_lib.checkpoint_files import (
-    HUB_ID, is_folder, open_weights, read_object, refuse_bad_weights, split_revision,
+    HUB_ID, is_folder, open_weights, read_object, refuse_bad_weights, split_revision, weight_files,
 )  # fmt: skip
 from finer1_lib.contenders import CONTROL
 from finer1_lib.errors import UserError
@@ -28,7 +28,9 @@ from finer1_lib.errors import UserError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before every name in a file of PEFT's
 PATTERN_SECONDS = 10.0  # that all patterns of a configuration may take on all modules
-Number = Union[int, float]
+Rank = Annotated[int, Field(ge=1, le=8192)]
+# of those that are left out, some run anew when an adapter is read, for hours or on files that they name
+Start = Annotated[str, Field(pattern=r"^(gaussian|orthogonal|eva|olora|pissa(_niter_[0-9]{1,2})?)$")]
 Names = Union[str, list[str], None]
 # transformers before 4.52, and before it took over that layout: name of a module there -> here
 _LAYOUTS = (("language_model.model.", "model.language_model."), ("language_model.lm_head", "lm_head"),
@@ -48,9 +50,9 @@ class Config(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     peft_type: Literal["LORA"]
-    r: int = Field(8, ge=1, le=8192)
-    lora_alpha: Number = 8
-    lora_dropout: Number = 0.0
+    r: Rank = 8
+    lora_alpha: FiniteFloat = 8
+    lora_dropout: FiniteFloat = 0.0
     target_modules: Names = None
     exclude_modules: Names = None
     target_parameters: Optional[list[str]] = None
@@ -60,9 +62,9 @@ class Config(BaseModel):
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
-    init_lora_weights: Union[bool, str, None] = True  # PiSSA and OLoRA change the base's weights by it
-    rank_pattern: Optional[dict[str, int]] = None
-    alpha_pattern: Optional[dict[str, Number]] = None
+    init_lora_weights: Union[bool, Start, None] = True  # PiSSA and OLoRA change the base's weights by it
+    rank_pattern: Optional[dict[str, Rank]] = None
+    alpha_pattern: Optional[dict[str, FiniteFloat]] = None
     layers_to_transform: Union[int, list[int], None] = None
     layers_pattern: Names = None
     trainable_token_indices: Union[list[int], dict[str, list[int]], None] = None
@@ -87,7 +89,7 @@ class Adapter(NamedTuple):
 
 
 def split_adapter(text: str, root: "str | Path" = "") -> tuple[Optional[str], Optional[str]]:
-    """(checkpoint, adapter) that a row names: "CHECKPOINT", "ADAPTER" or "BASE+ADAPTER"; None for what it lacks.
+    """(checkpoint, adapter) that a row names as CHECKPOINT, ADAPTER or BASE+ADAPTER; None for what it lacks.
 
     A plus sign may stand in a folder's name: what exists decides where the text is cut.
 
@@ -133,7 +135,8 @@ def _raw_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"adapter folder {folder} does not exist: {how}")
     if not (folder / CONFIG).is_file():
         below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
-        raise UserError(f"{folder} is no adapter: {CONFIG} is missing{f'; give {folder / below[-1]}' if below else ''}")
+        give = f"; give {folder / below[-1]}" if below else ""
+        raise UserError(f"{folder} is no adapter: {CONFIG} is missing{give}")
     return read_object(folder / CONFIG)
 
 
@@ -143,7 +146,8 @@ def _config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     if kind is None:
         raise UserError(f"{path} names no peft_type: save the adapter again with PEFT")
     if kind != "LORA":
-        raise UserError(f"{path.parent} is an adapter of the kind {str(kind)[:40]!r}, LORA alone is read: {merge}")
+        raise UserError(f"{path.parent} is an adapter of the kind {str(kind)[:40]!r}, LORA alone is read: "
+                        f"{merge}")  # fmt: skip
     if used := [name for name in _NOT_READ if raw.get(name)]:
         raise UserError(f"{path} sets {used[0]}, which is not read: {merge}")
     config = {name: raw[name] for name in Config.model_fields if raw.get(name) is not None}
@@ -152,8 +156,8 @@ def _config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise UserError(f"{path}: {name} is {str(config[name])[:60]!r} ({first['msg']}): save the adapter again "
-                        "with PEFT, or write the right value") from error  # fmt: skip
+        raise UserError(f"{path}: {name} is {str(config[name])[:60]!r} ({first['msg']}): save the adapter "
+                        "again with PEFT, or write the right value") from error  # fmt: skip
     return config
 
 
@@ -201,7 +205,8 @@ def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
         found = config.get(name) or []
         return [found] if isinstance(found, str) else list(found)
 
-    whole = [config[name] for name in ("target_modules", "exclude_modules") if isinstance(config.get(name), str)]
+    lists = ("target_modules", "exclude_modules")
+    whole = [config[name] for name in lists if isinstance(config.get(name), str)]
     begun = [rf"(^|.*\.){one}($|\..*)" for one in several("modules_to_save")]
     begun += [rf"(?:^|.*?\.){one}\.(?P<idx>\d+)\." for one in several("layers_pattern")]
     begun += [rf"(.*\.)?({one})$" for one in (*several("rank_pattern"), *several("alpha_pattern"))]
@@ -212,8 +217,9 @@ def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
         return
     path = adapter.folder / CONFIG
     try:
-        done = subprocess.run([sys.executable, "-I", "-c", code], input=json.dumps([whole, begun, list(modules)]),
-                              capture_output=True, text=True, timeout=PATTERN_SECONDS)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code], input=json.dumps([whole, begun, list(modules)]),
+            capture_output=True, text=True, timeout=PATTERN_SECONDS)
     except subprocess.TimeoutExpired:
         raise UserError(f"{path}: its patterns of modules' names take longer than {PATTERN_SECONDS:g} s to "
                         "match: write the names as a list") from None  # fmt: skip
@@ -238,12 +244,14 @@ def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
         check_patterns(adapter, modules)
         return adapter
     if strangers := sorted(name for name in named if _new_name(name) not in known):
-        raise Misfit(f"it has weights for {len(strangers)} modules that are not there (first: {strangers[0]})")
+        raise Misfit(f"it has weights for {len(strangers)} modules that are not there (first: "
+                     f"{strangers[0]})")  # fmt: skip
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
     from peft.utils.other import get_pattern_key
 
-    weights = {PREFIX + _new_name(name.removeprefix(PREFIX)): tensor for name, tensor in adapter.weights.items()}
+    weights = {PREFIX + _new_name(name.removeprefix(PREFIX)): tensor
+               for name, tensor in adapter.weights.items()}
     older = any(name.startswith("language_model.") for name in named)
     old = {_old_name(module, older): module for module in modules}
     check_patterns(adapter, list(old))
@@ -258,6 +266,43 @@ def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
             keys = {now: get_pattern_key(given, was) for was, now in targets.items()}
             config[name] = {f"^{re.escape(now)}": given[key] for now, key in keys.items() if key in given}
     return adapter._replace(config=config, weights=weights)
+
+
+def check_base(adapter: Adapter, folder: "str | Path", checkpoint: str) -> None:
+    """Refuse an adapter for another model by the headers of a base's files, before either is loaded.
+
+    Args:
+        folder: of the base.
+        checkpoint: the base as given, for the message.
+
+    Raises:
+        UserError: weights for modules that the base does not have, or of another width.
+    """
+    shapes: dict[str, Any] = {"lm_head": None}  # often tied to the embeddings and left out
+    for file in weight_files(Path(folder)):
+        with open_weights(file) as weights:
+            for name in weights.keys():
+                here = weights.get_slice(name)
+                whole = here.get_dtype().startswith(("F", "BF"))  # quantised ones have shapes of their own
+                shapes[_new_name(name.removesuffix(".weight"))] = here.get_shape() if whole else None
+    for name, tensor in sorted(adapter.weights.items()):
+        side = next((side for side, half in enumerate((".lora_B.", ".lora_A.")) if half in name), None)
+        module = _new_name(module_of(name))
+        if side is None or shapes.get(module, 0) is None:
+            continue
+        if module not in shapes:
+            raise misfit(adapter, checkpoint, f"it has weights for {module_of(name)}, which is not there")
+        if len(shapes[module]) == 2 and tensor.shape[side] != shapes[module][side]:
+            raise misfit(adapter, checkpoint, f"{name} is of the width {tensor.shape[side]}, where "
+                                              f"{shapes[module][side]} is needed")  # fmt: skip
+
+
+def misfit(adapter: Adapter, checkpoint: str, reason: str) -> UserError:
+    """The error for an adapter that is not for this checkpoint."""
+    whose = f"it was trained on {adapter.base or 'a model that it does not name'}"
+    if adapter.base and not other_base(adapter.base, checkpoint):
+        whose = f"{adapter.base} has another size by now, or adapter_config.json is of other weights"
+    return UserError(f"adapter {adapter.folder} does not fit {checkpoint}: {reason}; {whose}")
 
 
 def _new_name(name: str) -> str:
@@ -280,8 +325,8 @@ def other_base(recorded: str, checkpoint: str) -> str:
     mine, given = _plain_base(recorded), _plain_base(checkpoint)
     if not recorded or (mine[0] == given[0] and (None in (mine[1], given[1]) or mine[1] == given[1])):
         return ""
-    return (f"it was trained on {recorded} and is put on {checkpoint}: unless that is a copy of it, name its own "
-            "base (BASE+ADAPTER)")
+    return (f"it was trained on {recorded} and is put on {checkpoint}: unless that is a copy of it, name its "
+            "own base (BASE+ADAPTER)")
 
 
 def _plain_base(text: str) -> tuple[str, Optional[str]]:

@@ -1,4 +1,4 @@
-"""What a run shows to people, made harmless: names, labels and model text are text, never markup or a formula.
+"""What a run shows to people: names, labels and model text are text, never markup or a formula.
 
     styled(table, "Percent right")        a pandas Styler; pandas itself escapes neither labels nor a caption
     markdown(f"- {label}: 71.2 %")        for a cell's output; bold and lists work, HTML and links do not
@@ -45,7 +45,8 @@ def markdown(text: str) -> Any:
     """Markdown for a notebook's output in which HTML and links stay text."""
     from IPython.display import Markdown
 
-    inert = re.sub(r"[&<>\[\]]", lambda sign: f"&#{ord(sign[0])};", text.encode("utf-8", "replace").decode("utf-8"))
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    inert = re.sub(r"[&<>\[\]]", lambda sign: f"&#{ord(sign[0])};", text)
     return Markdown(f'<div class="{_NO_MATH}">\n\n{inert}\n\n</div>')
 
 

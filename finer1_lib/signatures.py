@@ -42,8 +42,9 @@ def signature_of(parameters: dict[str, Any], needs: dict[str, str]) -> str:
         from finer1_lib.systems.rows import read_entry
 
         parts = (part for entry in identity["more_models"] for part in split_adapter(read_entry(entry)[2]))
-        folders = (Path(part).expanduser() for part in parts if part)
-        outside |= {str(folder): hashing.listing_digest(folder, deep=False) for folder in folders if folder.is_dir()}
+        for folder in (Path(part).expanduser() for part in parts if part):
+            if folder.is_dir():
+                outside[str(folder)] = hashing.listing_digest(folder, deep=False)
     if identity.get("systems"):  # their entries may change under the same names
         from finer1_lib.systems.registry import find_systems
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finer1_lib.adapter_files import Adapter, Misfit, in_layout, other_base, read_adapter
+from finer1_lib.adapter_files import Misfit, in_layout, misfit, other_base, read_adapter
 from finer1_lib.checkpoint_files import (
     TRAINABLE, check_trained, is_folder, load_model, loading, split_revision,
 )  # fmt: skip
@@ -74,7 +74,8 @@ def load_weights(loaded: "LoadedModel", folder: "str | Path") -> None:
     try:
         loaded.model.load_state_dict(read.state_dict())
     except RuntimeError as error:
-        raise UserError(f"{folder} does not fit {loaded.checkpoint}: its weights are another model's") from error
+        whose = "its weights are another model's"
+        raise UserError(f"{folder} does not fit {loaded.checkpoint}: {whose}") from error
 
 
 def read_trainable(folder: "str | Path") -> Trainable:
@@ -107,26 +108,26 @@ def attach_adapter(loaded: "LoadedModel", folder: "str | Path") -> "LoadedModel"
             try:
                 adapter = in_layout(adapter, [name for name, _ in loaded.model.named_modules()])
             except Misfit as error:
-                raise _misfit(loaded, adapter, str(error)) from error
+                raise misfit(adapter, loaded.checkpoint, str(error)) from error
             loaded = _wrapped(loaded, LoraConfig(**adapter.config))
             if told := other_base(adapter.base, loaded.checkpoint):
                 print(f"{folder}: {told}", flush=True)
         wanted = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
         weights = adapter.weights
         if lacking := sorted(set(wanted) - set(weights)):
-            raise UserError(f"{folder} lacks {len(lacking)} of its {len(wanted)} weights (first: {lacking[0]}): "
-                            "its file is cut short; copy or download it again")  # fmt: skip
+            raise UserError(f"{folder} lacks {len(lacking)} of its {len(wanted)} weights (first: {lacking[0]})"
+                            ": its file is cut short; copy or download it again")  # fmt: skip
         sizes = [(name, *(" x ".join(map(str, one[name].shape)) for one in (weights, wanted)))
                  for name in sorted(wanted) if weights[name].shape != wanted[name].shape]
         if sizes:
             name, there, here = sizes[0]
-            raise _misfit(loaded, adapter, f"{len(sizes)} weights have another size (first: {name}, {there} "
+            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: {name}, {there} "
                                            f"where {here} is needed)")  # fmt: skip
         with torch.no_grad():
             result = set_peft_model_state_dict(loaded.model, weights)
     if result.unexpected_keys:
-        raise _misfit(loaded, adapter, f"it has {len(result.unexpected_keys)} weights that nothing takes (first: "
-                                       f"{result.unexpected_keys[0]})")  # fmt: skip
+        left = result.unexpected_keys
+        raise misfit(adapter, loaded.checkpoint, f"it has {len(left)} weights that nothing takes (first: {left[0]})")
     return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
 
 
@@ -194,10 +195,3 @@ def save_whole(loaded: "LoadedModel", model: Any, folder: "str | Path") -> None:
             part["dtype"] = name
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     loaded.processor.save_pretrained(folder)
-
-
-def _misfit(loaded: "LoadedModel", adapter: Adapter, reason: str) -> UserError:
-    whose = f"it was trained on {adapter.base or 'a model that it does not name'}"
-    if adapter.base and not other_base(adapter.base, loaded.checkpoint):
-        whose = f"{adapter.base} has another size by now, or adapter_config.json is of other weights"
-    return UserError(f"adapter {adapter.folder} does not fit {loaded.checkpoint}: {reason}; {whose}")

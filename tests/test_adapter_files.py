@@ -137,6 +137,9 @@ BROKEN = {
     "rank as text": (lambda f: edit(f, r="4"), "r is '4'"),
     "no rank": (lambda f: edit(f, r=0), "r is '0'"),
     "true rank": (lambda f: edit(f, r=True), "r is 'True'"),
+    "no number": (lambda f: edit(f, lora_alpha=float("nan")), "lora_alpha is 'nan'"),
+    "endless start": (lambda f: edit(f, init_lora_weights="pissa_niter_999999"), "init_lora_weights is"),
+    "vast ranks": (lambda f: edit(f, rank_pattern={"q_proj": 10**9}), "rank_pattern is"),
     "alpha as text": (lambda f: edit(f, lora_alpha="8"), "lora_alpha is '8'"),
     "ranks as text": (lambda f: edit(f, rank_pattern={"q_proj": "4"}), "rank_pattern is"),
     "targets of numbers": (lambda f: edit(f, target_modules=[1]), "target_modules is"),
@@ -175,8 +178,14 @@ def test_what_is_wrong_with_an_adapter_is_one_line(base, copy, case, monkeypatch
 def test_an_adapter_of_another_model_names_the_model_it_was_trained_on(base, copy, tmp_path):
     deep = tiny_checkpoint.build(tmp_path / "deep", layers=1)
     edit(copy, base_model_name_or_path="Qwen/Qwen2.5-VL-7B-Instruct")
-    with pytest.raises(UserError, match=r"modules that are not there.*trained on Qwen/Qwen2.5-VL-7B-Instruct"):
-        models.load(deep, copy)
+    for look in (lambda: models.load(deep, copy), lambda: check_rows(with_more(FIXED, [f"x={copy}"]), str(deep))):
+        with pytest.raises(UserError, match=r"not there.*trained on Qwen/Qwen2.5-VL-7B-Instruct"):
+            look()
+    wide = tiny_checkpoint.build(tmp_path / "wide", hidden=64)
+    for look in (lambda: models.load(wide, copy), lambda: check_rows(with_more(FIXED, [f"x={copy}"]), str(wide))):
+        with pytest.raises(UserError, match=r"does not fit.*is needed.*trained on Qwen/Qwen2.5-VL-7B-Instruct"):
+            look()
+    check_rows(with_more(FIXED, [f"x={base}+{copy}"]), "o/nowhere")
 
 
 @pytest.mark.parametrize("name, value", [

@@ -98,8 +98,8 @@ def problem_of(contender: Contender, base: str, reach: bool = True) -> str:
     """
     system = contender.system
     if system is not None and system.key_variable and not os.environ.get(system.key_variable, "").strip():
-        return (f"the environment variable {system.key_variable} is not set: export it in the shell that runs the "
-                "kit, and never write a key into a file")
+        return (f"the environment variable {system.key_variable} is not set: export it in the shell that runs "
+                "the kit, and never write a key into a file")
     opened = system is not None and system.library == "open_clip"
     if opened and importlib.util.find_spec("open_clip") is None:
         return 'it needs the package open_clip: install the kit with its extra "clip"'
@@ -115,21 +115,24 @@ def problem_of(contender: Contender, base: str, reach: bool = True) -> str:
 def _look(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool) -> None:
     """Refuse (UserError) files that are not there or not whole, and a Hub id that cannot be reached."""
     from finer1_lib import any_model
-    from finer1_lib.adapter_files import read_adapter
+    from finer1_lib.adapter_files import check_base, read_adapter
     from finer1_lib.checkpoint_files import check_any, is_folder, local_copy, need
 
-    if adapter is not None:
-        read_adapter(adapter)
+    found = None if adapter is None else read_adapter(adapter)
     folder = is_folder(checkpoint)
     if not folder and not reach:
         return
     if opened:  # open_clip reads a configuration of its own
-        return need(Path(local_copy(checkpoint, weights=False)), "open_clip_config.json", "no checkpoint of open_clip's")
+        copy = Path(local_copy(checkpoint, weights=False))
+        return need(copy, "open_clip_config.json", "no checkpoint of open_clip's")
     if folder:
         check_any(Path(checkpoint))
-    if not any_model.is_qwen(checkpoint) and adapter is not None:
-        raise UserError(f"{checkpoint} is no Qwen2.5-VL: of other models no adapter is read; merge it into its base,"
-                        " and name the merged checkpoint")  # fmt: skip
+    qwen = any_model.is_qwen(checkpoint)
+    if found is not None and not qwen:
+        raise UserError(f"{checkpoint} is no Qwen2.5-VL: of other models no adapter is read; merge it into its "
+                        "base, and name the merged checkpoint")  # fmt: skip
+    if found is not None and folder:
+        check_base(found, checkpoint, checkpoint)
 
 
 def with_systems(contenders: Sequence[Contender], systems: Sequence[System]) -> tuple[Contender, ...]:
