@@ -79,6 +79,9 @@ def rescore(
     ] = None,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all rows here.")] = None,
     csv_file: Annotated[Optional[str], typer.Option("--csv", help="The same as a table.")] = None,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="First move lines that are no records into a file beside.")
+    ] = False,
     output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
 ) -> None:
     """Compute every score again from the records alone, line by line: no model, and files of any length.
@@ -87,12 +90,14 @@ def rescore(
     """
     import pandas as pd
 
-    from finer1_lib.files import atomic_write_json, atomic_write_text, check_targets, read_json
+    from finer1_lib.files import atomic_write_json, check_targets, read_json
+    from finer1_lib.scores import record_file
     from finer1_lib.scores.record_file import RecordFile, names_in
     from finer1_lib.scores.rescore import paths_of
     from finer1_lib.scores.rescore import rescore as rescored
     from finer1_lib.scores.scorers import make_scorer
     from finer1_lib.scores.similarity import make_similarity
+    from finer1_lib.shown import write_csv
     from finer1_lib.summary import KEYS, main_table
     from finer1_lib.taxonomy import find_taxonomy
 
@@ -108,6 +113,8 @@ def rescore(
             known = None
         if not isinstance(known, dict) or not {"sub_categories", "super_categories"} <= set(known):
             raise UserError(f"--guide: {guide} is no field guide; give a run's 01_data/guide.json")
+    if set_aside:
+        print(record_file.set_aside(source.path))
     file = RecordFile(source.path)
     spoken = names_in(file)
     names = source.names or spoken
@@ -129,7 +136,9 @@ def rescore(
         show_table("\n".join(filter(None, (title, source.told))), titles, rows)
     if found.torn is not None:
         print(f"line {found.torn}, the last one, is torn: left out")
+    if found.doubled:
+        print(f"{found.doubled} lines stand twice: counted once")
     if json_file is not None:
         atomic_write_json(Path(json_file), found.rows)
     if csv_file is not None:
-        atomic_write_text(Path(csv_file), pd.DataFrame(found.rows, columns=list(KEYS)).to_csv(index=False))
+        write_csv(csv_file, pd.DataFrame(found.rows, columns=list(KEYS)))

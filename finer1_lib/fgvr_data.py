@@ -14,11 +14,12 @@ Source: METHOD 1 (seen and unseen sub-categories, 4 images per seen one); the re
 import json
 import random
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Callable, Collection, Mapping, Optional
 
 from finer1_lib.errors import UserError
 from finer1_lib.image_folder import load_image, read_table
 from finer1_lib.prompts import question_for
+from finer1_lib.release.pictures import release_path
 
 __all__ = [
     "COLUMNS", "evaluation_items", "guide_similarity", "load_image", "nearest_names", "read_guide",
@@ -142,7 +143,9 @@ def nearest_names(
     return sorted(others, key=lambda name: -similarity(super_category, sub_category, name))[:k]
 
 
-def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_class: int = 0) -> list[dict]:
+def evaluation_items(
+    table, similarity: Similarity, *, seed: int, images_per_class: int = 0, official: Collection[str] = ()
+) -> list[dict]:
     """One item per test image, seen and unseen, with four options in the RELEASE's order.
 
     That order is a trap: the truth comes first and the nearest of the other three last, so "always the first"
@@ -153,9 +156,11 @@ def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_cla
         similarity: what "near" means.
         seed: of the sample and the ties.
         images_per_class: at most so many test images per sub-category; 0 for all.
+        official: super-categories whose pictures are those of the paper's data set of that name.
 
     Returns:
-        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options.
+        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options and, of
+        official pictures, release_path.
 
     Source: the release's evaluation files (truth first, then the three nearest of ALL classes in ascending
     similarity).
@@ -172,5 +177,7 @@ def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_cla
                     "item_id": row["image_id"], "image_id": row["image_id"], "super_category": super_category,
                     "sub_category": sub_category, "categories": row["categories"],
                     "question": question_for(super_category), "options": [sub_category, *reversed(near)],
+                    **({"release_path": release_path(super_category, row["image_id"])}
+                       if super_category in official else {}),
                 })
     return sorted(items, key=lambda item: item["item_id"])

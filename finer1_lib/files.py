@@ -127,7 +127,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return kind()
-    except ValueError as error:
+    except IsADirectoryError as error:
+        raise UserError(f"{path} must be a file, and a folder lies there: remove it") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: delete its folder and run again") from error
     if not isinstance(value, kind):
         raise UserError(f"{path} does not hold what it should: delete its folder and run again")
@@ -163,12 +165,13 @@ def _cut_torn_line(file: Any) -> None:
     file.seek(0, os.SEEK_END)
 
 
-def read_jsonl(path: Path, truncate: bool = False) -> list[Any]:
+def read_jsonl(path: Path, truncate: bool = False, fix: str = "delete the file and run again") -> list[Any]:
     """Read JSON lines; a last line without its newline was torn by a kill and is dropped.
 
     Args:
         path: the file; a missing file reads as no lines.
         truncate: also cut the torn line from the file.
+        fix: the end of the message about a line that is not JSON.
 
     Raises:
         UserError: if a whole line is not JSON, which no kill can cause.
@@ -186,8 +189,8 @@ def read_jsonl(path: Path, truncate: bool = False) -> list[Any]:
                 break
             try:
                 values.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path} line {number} is not JSON: delete the file and run again") from error
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path} line {number} is not JSON: {fix}") from error
     return values
 
 

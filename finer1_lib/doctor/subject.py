@@ -96,6 +96,7 @@ class Subject:
     @cached_property
     def folders(self) -> dict[str, str]:
         """Folders of checkpoints beside the base that the stages would load, each with where it is named."""
+        from finer1_lib.adapter_files import split_adapter
         from finer1_lib.systems.registry import find_systems
         from finer1_lib.systems.rows import read_entry
 
@@ -105,7 +106,8 @@ class Subject:
         named[self.values.get("image_encoder", "")] = f"{DATA}.image_encoder"
         for stage in ("04_evaluation", "05_probing"):
             for entry in self.get(stage, "more_models", []):
-                named[read_entry(entry)[2].partition("+")[0]] = f"{stage}.more_models"
+                base = split_adapter(read_entry(entry)[2])[0]
+                named[base or ""] = f"{stage}.more_models"
         stage = "04_evaluation"
         for one in find_systems(self.get(stage, "systems", []), self.get(stage, "systems_from", "")):
             named[one.checkpoint or ""] = f"{stage}.systems"

@@ -33,6 +33,11 @@ def official_word(path: str) -> str:
     return next((word for sign, word in PATH_WORDS if sign in path), ELSE_WORD)
 
 
+def _path(record: Record) -> str:
+    """The release's own path where the picture is official (a copy may lie anywhere), else where it lies."""
+    return record.get("release_path") or record["image_id"]
+
+
 @register("official")
 class OfficialScorer:
     """What the release's functions return, and beside it what they hide.
@@ -68,14 +73,14 @@ class OfficialScorer:
         """Embed answers, labels and words in batches."""
         texts = list(dict.fromkeys(
             text for record in records
-            for text in (self._said(record), record["sub_category"], official_word(record["image_id"]))
+            for text in (self._said(record), record["sub_category"], official_word(_path(record)))
         ))  # fmt: skip
         for similarity in (self._similarity, *self._more):
             similarity.prepare(texts)
 
     def open(self, record: Record) -> dict[str, float]:
         """text_inclusion, fallback, and relative_semantic_similarity, clipped as in the release and not."""
-        said, label, word = self._said(record), record["sub_category"], official_word(record["image_id"])
+        said, label, word = self._said(record), record["sub_category"], official_word(_path(record))
         needle = " ".join(label.lower().split()[:-2]) if word == "car" else label.lower().replace("_", " ")
         scores = {"text_inclusion": float(needle in said.lower()),
                   "fallback": float(not official_answer(record["completion"]))}
