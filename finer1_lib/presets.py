@@ -18,7 +18,9 @@ from typing import Any, Optional, Sequence
 import finer1_lib
 from finer1_lib.chain import OUTSIDE, STAGES, find_checkout, find_run
 from finer1_lib.errors import UserError
-from finer1_lib.parameters import Parameter, check_parameters, from_text, nearest, parse_parameters
+from finer1_lib.parameters import (
+    Parameter, check_parameters, check_utf8, from_text, nearest, parse_parameters,
+)  # fmt: skip
 from finer1_lib.yaml_text import read_yaml
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
@@ -59,6 +61,7 @@ def find_kit() -> Path:
             f"no notebooks/ and params/ {'in FINER1_KIT=' + named if named else 'here'}:"
             " run finer1 from a checkout of the kit, or set FINER1_KIT to one"
         )
+    check_utf8(str(found), "the kit's folder")
     return found
 
 
@@ -205,6 +208,8 @@ def make_plan(
         mine |= check_parameters(values[stage], cell, places[stage])
         mine |= check_parameters(wide, cell, f"the command line, for {stage}") | typed[stage]
         given[stage] = {name: _absolute(name, value, kit) for name, value in mine.items()}
+        for name, value in given[stage].items():
+            check_utf8(str(value), f"{stage}.{name}")  # the current folder may be in a path now
         merged[stage] = {name: parameter.default for name, parameter in cell.items()} | given[stage]
     return Plan(notebooks, given, merged, run_dir)
 
