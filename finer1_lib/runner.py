@@ -15,7 +15,7 @@ from finer1_lib.execution import NotebookFailure, run_notebook
 from finer1_lib.parameters import nearest
 from finer1_lib.presets import Plan
 from finer1_lib.signatures import (
-    earlier_digests, is_current, is_finished, other_code, other_inputs, read_record, signature_of,
+    earlier_digests, is_current, is_finished, other_code, other_inputs, read_record, read_start, signature_of,
 )  # fmt: skip
 from finer1_lib.stage import set_aside
 from finer1_lib.summary import SOURCES, join_summary
@@ -116,7 +116,7 @@ def _standing(plan: Plan, stage: str) -> _Standing:
     needs, folder = earlier_digests(plan.run_dir, stage), plan.run_dir / stage
     signature = signature_of(plan.parameters[stage], needs)
     finished = is_finished(folder, signature)
-    before = {**files.read_json(folder / "started.json"), **(read_record(folder) if finished else {})}
+    before = {**read_start(folder), **(read_record(folder) if finished else {})}
     if before.get("signature") == signature:
         return _Standing(signature, finished, other_code(before.get("made_by", {}), stage), "")
     return _Standing(signature, False, "", other_inputs(before, plan.parameters[stage], needs) if before else "")

@@ -20,6 +20,7 @@ from finer1_lib.presets import find_kit, read_cells
 
 UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend on them
 _KEPT = {"needs": dict, "outputs": dict, "digest": str}  # of a record, without which it shows nothing
+_KINDS = {**_KEPT, "parameters": dict, "made_by": dict, "inputs": dict, "signature": str, "opened": int}
 _OWN_TAGS = {"parameters", "injected-parameters", "attempt", "check", "solution"}  # no code of the stage
 _PLACE = ("run_name", "output_root")  # where results lie, not what they are
 
@@ -148,11 +149,10 @@ def read_record(folder: Path, *more: str) -> dict[str, Any]:
     Raises:
         UserError: it lacks one of these.
     """
-    record = files.read_json(folder / "stage.json")
+    record = _read(folder, "stage.json")
     if not record:
         return {}
-    lacking = [key for key, kind in _KEPT.items() if not isinstance(record.get(key), kind)]
-    lacking += [key for key in more if key not in record]
+    lacking = [key for key in (*_KEPT, *more) if key not in record]
     if not lacking:
         lacking = [f"the digest of {need}" for need in NEEDS.get(folder.name, ()) if need not in record["needs"]]
     if lacking:
@@ -160,9 +160,26 @@ def read_record(folder: Path, *more: str) -> dict[str, Any]:
     return record
 
 
-def _worthless(folder: Path, fault: str) -> UserError:
-    return UserError(f"{folder / 'stage.json'} {fault}, so nothing shows that the files beside it are those that"
-                     f" {folder.name} made: delete {folder} and run notebook {folder.name} again")
+def read_start(folder: Path) -> dict[str, Any]:
+    """A stage's started.json: signature, parameters, needs, made_by, opened; {} where it was not begun.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return _read(folder, "started.json")
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    known = files.read_json(folder / name)
+    for key, kind in _KINDS.items():
+        if not isinstance(known.get(key, kind()), kind):
+            raise _worthless(folder, f"holds no {key} that could be", name)
+    return known
+
+
+def _worthless(folder: Path, fault: str, name: str = "stage.json") -> UserError:
+    return UserError(f"{folder / name} {fault}, so nothing shows that the files beside it are those that"
+                     f" {folder.name} made: move {folder} away and run notebook {folder.name} again")
 
 
 def _checkable(folder: Path) -> dict[str, Any]:
@@ -184,8 +201,8 @@ def check_outputs(folder: Path, outputs: Mapping[str, str]) -> None:
     for name in hashing.changed_outputs(folder, outputs):
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing: run notebook {folder.name} again")
-        made_anew = name.startswith(UNREAD) or files.read_json(folder / "started.json").get("reopened")
-        fix = "run notebook" if made_anew else f"put it back, or delete {folder} and run notebook"
+        made_anew = name.startswith(UNREAD) or read_start(folder).get("reopened")
+        fix = "run notebook" if made_anew else f"put it back, or move {folder} away and run notebook"
         raise UserError(f"{folder / name} is not what {folder.name} recorded: {fix} {folder.name} again")
 
 
@@ -217,7 +234,7 @@ def is_finished(folder: Path, signature: str) -> bool:
     if record.get("signature") != signature:
         return False
     changed = hashing.changed_outputs(folder, record["outputs"])
-    if not files.read_json(folder / "started.json").get("reopened"):
+    if not read_start(folder).get("reopened"):
         kept = [name for name in changed if (folder / name).exists() and not name.startswith(UNREAD)]
         check_outputs(folder, {name: record["outputs"][name] for name in kept})
     return not changed

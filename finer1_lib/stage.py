@@ -26,7 +26,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.parameters import nearest
 from finer1_lib.signatures import (
     UNREAD, check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs, read_record,
-    signature_of,
+    read_start, signature_of,
 )  # fmt: skip
 
 __all__ = ["SCRATCH", "Stage", "UNREAD", "recorded", "set_aside"]
@@ -106,7 +106,7 @@ class Stage:
 
     def _prepare(self, again: bool) -> None:
         """Keep, or move aside and begin anew, what lies in the stage's folder."""
-        started = files.read_json(self.dir / "started.json")
+        started = read_start(self.dir)
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
             before = {**started, **files.read_json(self.dir / "stage.json")}
             why = other_inputs(before, self.parameters, self.needs) if before else "what lay there was no stage's"
@@ -136,7 +136,7 @@ class Stage:
 
     def _check(self) -> None:
         """Refuse to write what the record would not describe."""
-        if files.read_json(self.dir / "started.json").get("signature") != self.signature:
+        if read_start(self.dir).get("signature") != self.signature:
             raise UserError(f"{self.name}: {self.dir} was removed or replaced while the stage was open:"
                             " run the notebook again from its set-up cell")
         now = self._values_now() if self._values_now else self._opened_with

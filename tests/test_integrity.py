@@ -184,7 +184,7 @@ def test_an_edited_output_reaches_neither_table_nor_report_nor_the_next_stage(pl
         os.utime(rows, ns=(told.st_atime_ns, told.st_mtime_ns))  # nobody can set the time of change back
     for act in (played, lambda **_: summary.join_summary(played.dir), lambda **_: signatures.recorded_file(
             played.dir, "04_evaluation/summary_rows.json"), lambda **_: played(first="05_probing", last=None)):
-        with pytest.raises(UserError, match="summary_rows.json is not what 04_evaluation recorded: put it back, or del"):
+        with pytest.raises(UserError, match="summary_rows.json is not what 04_evaluation recorded: put it back, or move"):
             act(last=None)
     assert json.loads((played.dir / "summary.json").read_text())[0]["value"] == 0.5
 
@@ -248,7 +248,9 @@ def finished(root, **values):
     (lambda record: record.pop("digest"), "lacks digest"),
     (lambda record: record.pop("outputs"), "lacks outputs"),
     (lambda record: record.update(outputs={}), "lists no outputs"),
-    (lambda record: record.update(outputs=["table.csv"]), "lacks outputs"),
+    (lambda record: record.update(outputs=["table.csv"]), "holds no outputs that could be"),
+    (lambda record: record.update(made_by="me"), "holds no made_by that could be"),
+    (lambda record: record.update(parameters=None), "holds no parameters that could be"),
     (lambda record: record["outputs"].pop("table.csv"), "was changed after the stage had finished"),
     (lambda record: record["outputs"].update({"table.csv": "0" * 64}), "was changed after the stage had finished"),
     (lambda record: record.update(digest="0" * 64), "was changed after the stage had finished"),
@@ -261,8 +263,16 @@ def test_a_record_that_shows_nothing_is_refused_in_one_line(tmp_path, change, to
     file.write_text(json.dumps(record))
     for act in (lambda: stage_of(tmp_path), lambda: signatures.is_current(stage.run_dir, FIRST),
                 lambda: signatures.earlier_digests(stage.run_dir, SECOND)):
-        with pytest.raises(UserError, match=f"stage.json {told}.*delete .*{FIRST} and run notebook {FIRST} again"):
+        with pytest.raises(UserError, match=f"stage.json {told}.*move .*{FIRST} away and run notebook {FIRST} again"):
             act()
+
+
+@pytest.mark.parametrize("change", [{"opened": "x"}, {"made_by": [1]}, {"parameters": 1}, {"signature": None}])
+def test_a_damaged_start_is_one_line(tmp_path, change):
+    stage = stage_of(tmp_path)
+    files.atomic_write_json(stage.dir / "started.json", {**signatures.read_start(stage.dir), **change})
+    with pytest.raises(UserError, match=f"started.json holds no {next(iter(change))} that could be"):
+        stage_of(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "nothing"])
