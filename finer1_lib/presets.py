@@ -93,7 +93,8 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     Raises:
         UserError: if the file is missing, no notebook, or has no single `parameters` cell.
     """
-    tagged = [cell for cell in read_cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    cells = read_cells(notebook)
+    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
         raise UserError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: it needs exactly one")
     try:

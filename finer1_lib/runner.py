@@ -51,8 +51,8 @@ def run_chain(
 ) -> Optional[Path]:
     """Run the stages that are due and write summary.json and report.html.
 
-    A stage is skipped if it finished with the same parameters, inputs and code, its outputs are what it recorded,
-    and its executed notebook is there.
+    A stage is skipped if it finished with the same parameters, inputs and code, its outputs are what it
+    recorded, and its executed notebook is there.
 
     Args:
         plan: of `make_plan`.
@@ -64,8 +64,8 @@ def run_chain(
         Path of the report; None if the chain ended before there was anything to report.
 
     Raises:
-        UserError: a missing earlier stage, a folder in use, removed or changed by hand, or the mistake a notebook
-            names.
+        UserError: a missing earlier stage, a folder in use, removed or changed by hand, or the mistake that a
+            notebook names.
         NotebookFailure: a notebook failed otherwise.
     """
     run_dir = plan.run_dir
@@ -91,7 +91,7 @@ def run_chain(
     except FileNotFoundError:
         if run_dir.is_dir():
             raise
-        raise UserError(f"{run_dir} was removed while it was being made: give the same command again") from None
+        raise UserError(f"{run_dir} was removed while it was made: give the same command again") from None
     finally:
         files.unlock(held)
 
@@ -119,7 +119,8 @@ def _standing(plan: Plan, stage: str) -> _Standing:
     before = {**read_start(folder), **(read_record(folder) if finished else {})}
     if before.get("signature") == signature:
         return _Standing(signature, finished, other_code(before.get("made_by", {}), stage), "")
-    return _Standing(signature, False, "", other_inputs(before, plan.parameters[stage], needs) if before else "")
+    why = other_inputs(before, plan.parameters[stage], needs) if before else ""
+    return _Standing(signature, False, "", why)
 
 
 def _is_done(plan: Plan, stage: str, found: _Standing, keep_finished: bool) -> bool:
@@ -137,8 +138,8 @@ def _run_stage(plan: Plan, stage: str, say: Callable[[str], None], keep_finished
     why = found.why and f": {found.why}"
     if found.other and not keep_finished:
         set_aside(folder)
-        why = (f" anew: {found.other}; the earlier folder is {stage}.previous (--keep-finished keeps what other code"
-               " made)")  # fmt: skip
+        why = (f" anew: {found.other}; the earlier folder is {stage}.previous (--keep-finished keeps what"
+               " other code made)")  # fmt: skip
     for old in ("summary.json", "report.html"):
         (run_dir / old).unlink(missing_ok=True)  # they describe another state of the run
     if shutil.disk_usage(run_dir).free < 200e6:
@@ -151,8 +152,8 @@ def _run_stage(plan: Plan, stage: str, say: Callable[[str], None], keep_finished
     after = _standing(plan, stage)
     if not after.finished:
         if after.why:
-            raise UserError(f"{stage}: a cell of the notebook sets parameters of its own ({after.why}): set them in"
-                            f" the parameters cell, in params/ or by --set {stage}.NAME=VALUE")  # fmt: skip
+            fix = f"set them in the parameters cell, in params/ or by --set {stage}.NAME=VALUE"
+            raise UserError(f"{stage}: a cell of the notebook sets parameters of its own ({after.why}): {fix}")
         raise NotebookFailure(f"notebook {stage} ended without stage.finish(...)")
     say(f"{number} {stage} done in {clock(time.monotonic() - began)}")
 

@@ -1,9 +1,10 @@
 """When a stage is finished, and when what it made is still what the next one should read.
 
-Two things are recorded. The *signature* says what was computed: parameters, earlier stages, the user's files. A
-stage of another signature is never gone on with. `made_by` says which code computed it: the code cells of the
-notebook and the kit's version. `finer1 run` computes anew what other code made, unless it is told to keep it; a
-notebook opened by hand goes on and says so, because whoever mends a cell wants to keep the training above it.
+Two things are recorded. The *signature* says what was computed: parameters, earlier stages, the user's files.
+A stage of another signature is never gone on with. `made_by` says which code computed it: the code cells of
+the notebook and the kit's version. `finer1 run` computes anew what other code made, unless --keep-finished says
+otherwise; a notebook opened by hand goes on and prints so, because whoever fixes a cell wants to keep the
+training above it.
 
 Source: our choice.
 """
@@ -78,8 +79,8 @@ def made_by(stage: str) -> dict[str, Any]:
 
     Returns:
         version: the kit's.
-        code: digest of the kit's notebook of that stage: its code cells but for parameters and exercises, without
-            what only looks otherwise (blanks, comments); None where there is no notebook, as on Colab.
+        code: digest of the kit's notebook of that stage: its code cells but for parameters and exercises,
+            without blanks and comments; None where there is no notebook, as on Colab.
     """
     try:
         notebook = find_kit() / "notebooks" / f"{stage}.ipynb"
@@ -110,7 +111,7 @@ def _tree(node: Any) -> Any:
 
 
 def other_code(then: Mapping[str, Any], stage: str) -> str:
-    """Which other code made a stage, `then` being the `made_by` of its record; "" if it is the code of now."""
+    """Which other code made a stage, `then` being its record's `made_by`; "" if it is the code of now."""
     now = made_by(stage)
     if not then:
         return "its record does not say which code made it"
@@ -154,7 +155,8 @@ def read_record(folder: Path, *more: str) -> dict[str, Any]:
         return {}
     lacking = [key for key in (*_KEPT, *more) if key not in record]
     if not lacking:
-        lacking = [f"the digest of {need}" for need in NEEDS.get(folder.name, ()) if need not in record["needs"]]
+        needed = NEEDS.get(folder.name, ())
+        lacking = [f"the digest of {need}" for need in needed if need not in record["needs"]]
     if lacking:
         raise _worthless(folder, f"lacks {', '.join(lacking)}")
     return record
@@ -188,7 +190,8 @@ def _checkable(folder: Path) -> dict[str, Any]:
     if record and not record["outputs"]:
         raise _worthless(folder, "lists no outputs")
     if record and record["digest"] != digest_of(record["outputs"]):
-        raise _worthless(folder, "was changed after the stage had finished (its digest is not that of its outputs)")
+        fault = "was changed after the stage had finished (its digest is not that of its outputs)"
+        raise _worthless(folder, fault)
     return record
 
 

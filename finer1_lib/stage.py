@@ -25,8 +25,8 @@ from finer1_lib.chain import NEEDS, STAGES, check_kinds, find_run
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import nearest
 from finer1_lib.signatures import (
-    UNREAD, check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs, read_record,
-    read_start, signature_of,
+    UNREAD, check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs,
+    read_record, read_start, signature_of,
 )  # fmt: skip
 
 __all__ = ["SCRATCH", "Stage", "UNREAD", "recorded", "set_aside"]
@@ -48,7 +48,7 @@ class Stage:
         signature: sha256 of what decides the results, of `signature_of`.
         finished: True where stage.json lies there with this signature and its outputs are in place.
         made_by: the code that made what lies there, of `signatures.made_by`.
-        note: a line for the reader: why the stage begins anew, or which other code began what it goes on with.
+        note: a line for the reader: why the stage begins anew, or which other code made what is kept.
     """
 
     def __init__(
@@ -109,7 +109,9 @@ class Stage:
         started = read_start(self.dir)
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
             before = {**started, **files.read_json(self.dir / "stage.json")}
-            why = other_inputs(before, self.parameters, self.needs) if before else "what lay there was no stage's"
+            why = "what lay there was no stage's"
+            if before:
+                why = other_inputs(before, self.parameters, self.needs)
             set_aside(self.dir)
             self.note = f"begun anew: {why}; the earlier folder is {self.name}.previous"
             started = {}
@@ -143,8 +145,8 @@ class Stage:
         changed = [f"{name} is {now[name]!r} and was {value!r} when the stage was opened"
                    for name, value in self._opened_with.items() if now[name] != value]
         if changed:
-            raise UserError(f"{self.name}: {'; '.join(changed)}: run the set-up cell again to begin with the new"
-                            " value, or set the old one again")
+            raise UserError(f"{self.name}: {'; '.join(changed)}: run the set-up cell again to begin with the"
+                            " new value, or set the old one again")
 
     def input(self, path: str) -> Path:
         """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
