@@ -16,6 +16,7 @@ import ast
 import difflib
 import math
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Iterable, Optional
 
@@ -70,8 +71,8 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
     """
     try:
         statements = ast.parse(source).body
-    except SyntaxError as error:
-        fault = f"{error.msg} in line {error.lineno}"
+    except (SyntaxError, ValueError, RecursionError) as error:
+        fault = f"{error.msg} in line {error.lineno}" if isinstance(error, SyntaxError) else str(error)
         hint = "; a %magic belongs into a cell of its own" if "%" in source else ""
         raise UserError(f"the parameters cell is not Python: {fault}{hint}") from error
     found: dict[str, Parameter] = {}
@@ -243,4 +244,4 @@ def _shown(value: Any) -> str:
         return "true" if value else "false"
     if value is None:
         return "nothing (null)"
-    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+    return f"the text {value!r}" if isinstance(value, str) else reprlib.repr(value)

@@ -73,17 +73,18 @@ def list_presets(kit: Path) -> list[str]:
 
 
 def read_cells(notebook: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook file.
+    """The cells of a notebook file, each with its "source" as one text and its "tags".
 
     Raises:
         UserError: if the file is missing or no notebook.
     """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+        return [{**cell, "source": "".join(cell["source"]), "tags": set(cell.get("metadata", {}).get("tags", ()))}
+                for cell in cells]  # fmt: skip
     except FileNotFoundError:
         raise UserError(f"notebook {notebook} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{notebook} is not a notebook") from None
 
 
@@ -93,8 +94,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     Raises:
         UserError: if the file is missing, no notebook, or has no single `parameters` cell.
     """
-    cells = read_cells(notebook)
-    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in read_cells(notebook) if "parameters" in cell["tags"]]
     if len(tagged) != 1:
         raise UserError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: it needs exactly one")
     try:

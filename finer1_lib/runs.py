@@ -109,7 +109,7 @@ def _assigned(source: str) -> dict[str, Any]:
     """Names that a cell sets to plain values at its top level; nothing for a cell that does not parse."""
     try:
         statements = ast.parse(source).body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError):
         return {}
     found = {}
     for statement in statements:
@@ -123,6 +123,6 @@ def _assigned(source: str) -> dict[str, Any]:
         ):
             try:
                 found[target.id] = ast.literal_eval(statement.value)
-            except ValueError:
+            except (ValueError, TypeError, RecursionError):
                 continue
     return found

@@ -88,9 +88,8 @@ def made_by(stage: str) -> dict[str, Any]:
         notebook = None
     code = None
     if notebook is not None and notebook.is_file():
-        cells = [cell for cell in read_cells(notebook) if cell.get("cell_type") == "code"]
-        own = [cell for cell in cells if not _OWN_TAGS & set(cell.get("metadata", {}).get("tags", []))]
-        code = hashing.digest([_meaning(cell["source"]) for cell in own])
+        code = hashing.digest([_meaning(cell["source"]) for cell in read_cells(notebook)
+                               if cell.get("cell_type") == "code" and not cell["tags"] & _OWN_TAGS])  # fmt: skip
     return {"version": finer1_lib.__version__, "code": code}
 
 

@@ -256,7 +256,10 @@ class Stage:
 def set_aside(folder: Path) -> None:
     """Move a stage's folder to `NN_stage.previous`, of which one is kept."""
     previous = folder.with_name(folder.name + ".previous")
-    shutil.rmtree(previous, ignore_errors=True)
+    if previous.is_dir() and not previous.is_symlink():
+        shutil.rmtree(previous, ignore_errors=True)
+    else:
+        previous.unlink(missing_ok=True)
     os.replace(folder, previous)
 
 

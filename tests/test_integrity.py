@@ -7,6 +7,8 @@ import time
 
 import fixture_kit
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import finer1_lib
 from finer1_lib import files, hashing, presets, runner, signatures, summary
@@ -24,6 +26,28 @@ def no_lock_outlives_a_test():
     yield
     while stages._locks:
         files.unlock(stages._locks.popitem()[1])
+
+
+@settings(deadline=None, max_examples=30)
+@given(contents=st.dictionaries(st.sampled_from(["a", "b/c", "b/d", "e/f/g"]), st.binary(max_size=6), min_size=1),
+       data=st.data())  # fmt: skip
+def test_any_other_content_of_any_output_is_seen_and_the_old_one_again_is_right(tmp_path_factory, contents, data):
+    folder = tmp_path_factory.mktemp("stage")
+    for name, content in contents.items():
+        files.atomic_write_bytes(folder / name, content)
+    outputs = hashing.recorded_hashes(folder)
+    hashing.remember(folder, outputs, time.time_ns() + 10**12)  # as if all had been written long ago
+    time.sleep(0.02)  # the clock of a file system is coarse
+    assert hashing.changed_outputs(folder, outputs) == []
+    name = data.draw(st.sampled_from(sorted(contents)))
+    other = data.draw(st.binary(max_size=6).filter(lambda content: content != contents[name]))
+    told = os.stat(folder / name)
+    (folder / name).write_bytes(other)
+    if data.draw(st.booleans()):
+        os.utime(folder / name, ns=(told.st_atime_ns, told.st_mtime_ns + 1))
+    assert hashing.changed_outputs(folder, outputs) == [name]
+    (folder / name).write_bytes(contents[name])
+    assert hashing.changed_outputs(folder, outputs) == []
 
 
 # --- a run whose notebooks are played by a function ---
