@@ -219,7 +219,7 @@ class Stage:
             UserError: as `path`.
         """
         self._check()
-        earlier = read_record(self.dir, *provenance.KEYS) if self.finished else {}
+        earlier = read_record(self.dir) if self.finished else {}
         files.atomic_write_json(self.dir / "metrics.json", metrics)
         began = time.time_ns()
         outputs = hashing.recorded_hashes(self.dir, skip=_OWN)
@@ -236,7 +236,7 @@ class Stage:
             "seed": self.seed,
             # A stage that was only loaded keeps the cost and the surroundings of the computation it shows.
             **(
-                {key: earlier[key] for key in provenance.KEYS}
+                {key: earlier[key] for key in provenance.KEYS if key in earlier}
                 if earlier
                 else provenance.collect(time.monotonic() - self._began, self.opened)
             ),
