@@ -21,7 +21,8 @@ from finer1_lib.presets import find_kit, read_cells
 
 UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend on them
 _KEPT = {"needs": dict, "outputs": dict, "digest": str}  # of a record, without which it shows nothing
-_KINDS = {**_KEPT, "parameters": dict, "made_by": dict, "inputs": dict, "signature": str, "opened": int}
+_KINDS = {**_KEPT, "signature": str, "opened": int,
+          **dict.fromkeys(("parameters", "made_by", "inputs", "versions", "peak_memory_gb"), dict)}  # fmt: skip
 _OWN_TAGS = {"parameters", "injected-parameters", "attempt", "check", "solution"}  # no code of the stage
 _PLACE = ("run_name", "output_root")  # where results lie, not what they are
 

@@ -21,7 +21,7 @@ from finer1_lib.signatures import is_current, read_record
 from finer1_lib.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
 
 EXAMPLES = 8  # traces, two a pair
-_TOLD = ("parameters", "seed", "seconds", "peak_memory_gb", "device", "versions", "written")  # of a record
+_TOLD = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
 _ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
 _FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
           ("traces", "Reasoning traces"), ("probing", "Probing"))  # fmt: skip
