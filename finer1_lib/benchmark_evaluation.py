@@ -193,9 +193,9 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
 def benchmark_evaluation(
     run_name: Annotated[str, typer.Argument(help="A run that finished 02_cot_sft.")],
     output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
-    items: Annotated[int, typer.Option(help="Items, each asked in the closed and the open world.")] = 500,
+    items: Annotated[int, typer.Option(min=1, help="Items, each asked in both worlds.")] = 500,
     sizes: Annotated[str, typer.Option(help="shipped, larger or both, with a comma.")] = ",".join(SIZES),
-    larger_tokens: Annotated[int, typer.Option(help="Tokens that the larger, random model writes.")] = 125,
+    larger_tokens: Annotated[int, typer.Option(min=1, help="Tokens that the larger model writes.")] = 125,
     similarity: Annotated[bool, typer.Option(help="Also the similarity of the answers.")] = True,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
 ) -> None:

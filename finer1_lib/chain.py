@@ -36,7 +36,7 @@ OUTSIDE = (
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")
 _LONGEST = 100  # characters of a run's name: names of files are made of it
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)", re.IGNORECASE)  # by Windows, whatever follows the dot
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)", re.IGNORECASE)  # on Windows, with any ending
 
 
 def find_checkout(start: Path) -> Optional[Path]:
@@ -87,7 +87,7 @@ def find_run(output_root: str, run_name: str) -> Path:
 
 
 def check_run_name(run_name: str) -> None:
-    """Refuse (UserError) a run's name that is no name of a folder directly inside the output root anywhere."""
+    """Refuse (UserError) a run's name that is no folder directly inside the output root on some system."""
     if not isinstance(run_name, str) or not _RUN_NAME.match(run_name) or ".." in run_name:
         raise UserError(
             f"run name {run_name!r} cannot be a folder inside the output root:"
@@ -96,8 +96,8 @@ def check_run_name(run_name: str) -> None:
     if len(run_name) > _LONGEST:
         raise UserError(f"run name {run_name[:20]}... has {len(run_name)} characters: use at most {_LONGEST}")
     if _RESERVED.match(run_name) or run_name.endswith("."):
-        raise UserError(f"run name {run_name!r} can be no folder on Windows (a device's name, or a dot at the end):"
-                        " choose another")
+        raise UserError(f"run name {run_name!r} can be no folder on Windows (a device's name, or a dot at the"
+                        " end): choose another")
 
 
 def check_kinds(folder: Path, files: Iterable[str], folders: Iterable[str]) -> None:

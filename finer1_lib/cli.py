@@ -33,9 +33,9 @@ app = typer.Typer(
 _RUN_HELP = "\n\n".join(
     (
         "Run the notebooks of a preset, one after the other, and end in a table and a report.",
-        "Stages that finished with the same parameters, inputs, code of the notebook and version of the kit are"
-        " skipped, and one that was interrupted goes on where it stopped: after a crash, a kill or Ctrl-C, give the"
-        " same command again.",
+        "Stages that finished with the same parameters, inputs, code of the notebook and version of the kit"
+        " are skipped, and one that was interrupted goes on where it stopped: after a crash, a kill or"
+        " Ctrl-C, give the same command again.",
         "Everything lands in OUTPUT_ROOT/RUN_NAME: a folder per stage, the executed notebooks, summary.json"
         " and report.html.",
         "Examples:",
@@ -81,8 +81,8 @@ def run(
     ] = None,
     keep_finished: Annotated[
         bool,
-        typer.Option("--keep-finished", help="Also keep what other code of a notebook or another version of the kit"
-                     " made; without it such a stage is computed anew."),
+        typer.Option("--keep-finished", help="Also keep what other code of a notebook or another version of"
+                     " the kit made; without it such a stage is computed anew."),
     ] = False,
 ) -> None:
     from finer1_lib.presets import find_kit, make_plan

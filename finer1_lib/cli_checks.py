@@ -30,7 +30,8 @@ def doctor(
     seed: Seed = None,
     quick: Annotated[bool, typer.Option("--quick", help="Open a sample of the pictures only.")] = False,
     gpu_gib: Annotated[
-        Optional[float], typer.Option(help="Memory of the GPU that will be used.", show_default="this one's")
+        Optional[float],
+        typer.Option(min=0.1, help="Memory of the GPU that will be used.", show_default="this one's"),
     ] = None,
     json_file: Json = None,
 ) -> None:

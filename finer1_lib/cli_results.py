@@ -45,7 +45,7 @@ def benchmark(
         Optional[str], typer.Option(help="Another start.", show_default="the run's CoT SFT")
     ] = None,
     backend: Annotated[str, typer.Option(help="transformers or unsloth.")] = "transformers",
-    repeats: Annotated[int, typer.Option(help="Turns that count.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that count.")] = 5,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write every turn here.")] = None,
 ) -> None:
     """Time a step of TAPO against one of DAPO with as many rollouts, and what shared prompts save.

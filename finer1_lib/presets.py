@@ -18,7 +18,9 @@ from typing import Any, Optional, Sequence
 import finer1_lib
 from finer1_lib.chain import OUTSIDE, STAGES, find_checkout, find_run
 from finer1_lib.errors import UserError
-from finer1_lib.parameters import Parameter, check_parameters, from_text, nearest, parse_parameters
+from finer1_lib.parameters import (
+    Parameter, check_parameters, check_utf8, from_text, nearest, parse_parameters,
+)  # fmt: skip
 from finer1_lib.yaml_text import read_yaml
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
@@ -59,6 +61,7 @@ def find_kit() -> Path:
             f"no notebooks/ and params/ {'in FINER1_KIT=' + named if named else 'here'}:"
             " run finer1 from a checkout of the kit, or set FINER1_KIT to one"
         )
+    check_utf8(str(found), "the kit's folder")
     return found
 
 
@@ -70,17 +73,18 @@ def list_presets(kit: Path) -> list[str]:
 
 
 def read_cells(notebook: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook file.
+    """The cells of a notebook file, each with its "source" as one text and its "tags".
 
     Raises:
         UserError: if the file is missing or no notebook.
     """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+        return [{**cell, "source": "".join(cell["source"]), "tags": set(cell.get("metadata", {}).get("tags", ()))}
+                for cell in cells]  # fmt: skip
     except FileNotFoundError:
         raise UserError(f"notebook {notebook} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{notebook} is not a notebook") from None
 
 
@@ -90,7 +94,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     Raises:
         UserError: if the file is missing, no notebook, or has no single `parameters` cell.
     """
-    tagged = [cell for cell in read_cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in read_cells(notebook) if "parameters" in cell["tags"]]
     if len(tagged) != 1:
         raise UserError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: it needs exactly one")
     try:
@@ -205,6 +209,8 @@ def make_plan(
         mine |= check_parameters(values[stage], cell, places[stage])
         mine |= check_parameters(wide, cell, f"the command line, for {stage}") | typed[stage]
         given[stage] = {name: _absolute(name, value, kit) for name, value in mine.items()}
+        for name, value in given[stage].items():
+            check_utf8(str(value), f"{stage}.{name}")  # the current folder may be in a path now
         merged[stage] = {name: parameter.default for name, parameter in cell.items()} | given[stage]
     return Plan(notebooks, given, merged, run_dir)
 

@@ -79,8 +79,9 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
     def values_now() -> dict[str, Any]:
         gone = [name for name in known if name not in namespace]
         if gone:
-            raise UserError(f"{where}: {', '.join(gone)} of the parameters cell is deleted: run that cell again")
-        return check_parameters({name: namespace[name] for name in known}, known, f"the parameters of {where}")
+            raise UserError(f"{where}: {', '.join(gone)} of the parameters cell is deleted: run it again")
+        now = {name: namespace[name] for name in known}
+        return check_parameters(now, known, f"the parameters of {where}")
 
     values = values_now()
     stage = Stage.open(values["notebook"], {**values}, values_now)
@@ -96,10 +97,11 @@ def _find_parameters_cell(history: list[str]) -> int:
     for position in range(len(history) - 1, -1, -1):
         if _assigned(history[position]).get("notebook") in STAGES:
             return position
-    under_magic = re.compile(r"run_cell_magic\(.*\bnotebook = ", re.DOTALL)  # as IPython keeps a %%cell's text
-    if any(under_magic.search(cell) or cell.lstrip().startswith("%%") and "notebook = " in cell for cell in history):
-        raise UserError("the parameters cell begins with a %%magic, so it cannot be read: remove that line (put it"
-                        " into a cell below) and run the cells from the top")
+    under_magic = re.compile(r"run_cell_magic\(.*\bnotebook = ", re.DOTALL)  # a %%cell in `In`
+    raw = (cell for cell in history if "notebook = " in cell)
+    if any(under_magic.search(cell) or cell.lstrip().startswith("%%") for cell in raw):
+        raise UserError("the parameters cell begins with a %%magic, so it cannot be read: remove that line"
+                        " (put it into a cell below) and run the cells from the top")
     raise UserError("the parameters cell was not run: run the cells from the top")
 
 
@@ -107,7 +109,7 @@ def _assigned(source: str) -> dict[str, Any]:
     """Names that a cell sets to plain values at its top level; nothing for a cell that does not parse."""
     try:
         statements = ast.parse(source).body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError):
         return {}
     found = {}
     for statement in statements:
@@ -121,6 +123,6 @@ def _assigned(source: str) -> dict[str, Any]:
         ):
             try:
                 found[target.id] = ast.literal_eval(statement.value)
-            except ValueError:
+            except (ValueError, TypeError, RecursionError):
                 continue
     return found

@@ -26,8 +26,8 @@ from finer1_lib.errors import UserError
 from finer1_lib.parameters import nearest
 from finer1_lib.shown import write_csv
 from finer1_lib.signatures import (
-    UNREAD, check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs, read_record,
-    signature_of,
+    UNREAD, check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs,
+    read_record, read_start, signature_of,
 )  # fmt: skip
 
 __all__ = ["SCRATCH", "Stage", "UNREAD", "recorded", "set_aside"]
@@ -49,7 +49,7 @@ class Stage:
         signature: sha256 of what decides the results, of `signature_of`.
         finished: True where stage.json lies there with this signature and its outputs are in place.
         made_by: the code that made what lies there, of `signatures.made_by`.
-        note: a line for the reader: why the stage begins anew, or which other code began what it goes on with.
+        note: a line for the reader: why the stage begins anew, or which other code made what is kept.
     """
 
     def __init__(
@@ -107,10 +107,12 @@ class Stage:
 
     def _prepare(self, again: bool) -> None:
         """Keep, or move aside and begin anew, what lies in the stage's folder."""
-        started = files.read_json(self.dir / "started.json")
+        started = read_start(self.dir)
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
             before = {**started, **files.read_json(self.dir / "stage.json")}
-            why = other_inputs(before, self.parameters, self.needs) if before else "what lay there was no stage's"
+            why = "what lay there was no stage's"
+            if before:
+                why = other_inputs(before, self.parameters, self.needs)
             set_aside(self.dir)
             self.note = f"begun anew: {why}; the earlier folder is {self.name}.previous"
             started = {}
@@ -137,15 +139,15 @@ class Stage:
 
     def _check(self) -> None:
         """Refuse to write what the record would not describe."""
-        if files.read_json(self.dir / "started.json").get("signature") != self.signature:
+        if read_start(self.dir).get("signature") != self.signature:
             raise UserError(f"{self.name}: {self.dir} was removed or replaced while the stage was open:"
                             " run the notebook again from its set-up cell")
         now = self._values_now() if self._values_now else self._opened_with
         changed = [f"{name} is {now[name]!r} and was {value!r} when the stage was opened"
                    for name, value in self._opened_with.items() if now[name] != value]
         if changed:
-            raise UserError(f"{self.name}: {'; '.join(changed)}: run the set-up cell again to begin with the new"
-                            " value, or set the old one again")
+            raise UserError(f"{self.name}: {'; '.join(changed)}: run the set-up cell again to begin with the"
+                            " new value, or set the old one again")
 
     def input(self, path: str) -> Path:
         """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
@@ -218,7 +220,7 @@ class Stage:
             UserError: as `path`.
         """
         self._check()
-        earlier = read_record(self.dir, *provenance.KEYS) if self.finished else {}
+        earlier = read_record(self.dir) if self.finished else {}
         files.atomic_write_json(self.dir / "metrics.json", metrics)
         began = time.time_ns()
         outputs = hashing.recorded_hashes(self.dir, skip=_OWN)
@@ -235,7 +237,7 @@ class Stage:
             "seed": self.seed,
             # A stage that was only loaded keeps the cost and the surroundings of the computation it shows.
             **(
-                {key: earlier[key] for key in provenance.KEYS}
+                {key: earlier[key] for key in provenance.KEYS if key in earlier}
                 if earlier
                 else provenance.collect(time.monotonic() - self._began, self.opened)
             ),
@@ -255,7 +257,10 @@ class Stage:
 def set_aside(folder: Path) -> None:
     """Move a stage's folder to `NN_stage.previous`, of which one is kept."""
     previous = folder.with_name(folder.name + ".previous")
-    shutil.rmtree(previous, ignore_errors=True)
+    if previous.is_dir() and not previous.is_symlink():
+        shutil.rmtree(previous, ignore_errors=True)
+    else:
+        previous.unlink(missing_ok=True)
     os.replace(folder, previous)
 
 

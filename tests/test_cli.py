@@ -127,6 +127,7 @@ PRESET_MISTAKES = [
     ("03_tapo.yaml", "names: " + 20_000 * "{a: ", "is nested too deep to be read"),
     ("03_tapo.yaml", b"steps: 2\nimage_root: bild\xe4er", "is not UTF-8 (line 2): save it with the encoding UTF-8"),
     ("03_tapo.yaml", "rate: 2024-13-45", "is not YAML"),
+    ("03_tapo.yaml", "flag: &a [x, x, x]\nnames: [[*a, *a], [*a, *a]]", "flag must be true or false, not ['x'"),
     ("03_tapo.yaml", "rate: .nan", "rate must be 0 or more, not nan"),
     ("03_tapo.yaml", "steps: -2", "steps must be 1 or more, not -2"),
     ("03_tapo.yaml", 'image_root: "bild\\udce4er"', "is not UTF-8"),
