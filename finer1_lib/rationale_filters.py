@@ -18,7 +18,7 @@ import unicodedata
 from typing import Collection, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
-from finer1_lib.rewards import normalise, well_formatted
+from finer1_lib.rewards import is_target, normalise
 from finer1_lib.traces.parsing import MAX_CANDIDATES, Trace, parse
 
 REASONS = (
@@ -114,7 +114,7 @@ def flaws(
     candidates = {normalise(name) for name in trace.candidates}
     others = {normalise(name) for name in foreign} - {normalise(name) for name in names}
     said = {normalise(name or "") for name in (trace.prediction, trace.answer)}
-    whole = trace.layout == "tags" and trace.complete and well_formatted(text) and _sound_list(trace)
+    whole = trace.layout == "tags" and trace.complete and is_target(text) and _sound_list(trace)
     found = {
         "cut_off": text.endswith(CUT_OFF),
         "not_well_formed": not whole,

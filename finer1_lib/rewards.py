@@ -59,8 +59,8 @@ def _composed(text: str) -> str:
 def forms(answer: str) -> tuple[str, ...]:
     """An answer as it stands, then ever barer: what is taken off gives nothing away.
 
-    First what stands around it (quotes, stars, underscores, backticks, `\\boxed{}`), then one final stop, then
-    an article. Nothing inside it is touched.
+    First what stands around it (quotes, stars, underscores, backticks, `\\boxed{}`), then one final stop,
+    then an article. Nothing inside it is touched.
     """
     text = _opened(answer).rstrip(_CLOSING)
     whole = text[:-1].rstrip(_CLOSING) if text.endswith((".", "。")) else text
@@ -126,8 +126,8 @@ def read_completion(completion: str) -> Reading:
         THINKING</think> <answer>NAME</answer>          the chat template opened the thinking
         <answer>NAME</answer>
 
-    Thinking may hold anything, tags of answers too: what it says is no answer, and only what stands outside is
-    looked at. After a thinking that the template opened, the model may open and close one of its own.
+    Thinking may hold anything, tags of answers too: what it says is no answer, and only what stands outside
+    is looked at. After a thinking that the template opened, the model may open and close one of its own.
 
     Source: our choice.
     """
@@ -206,6 +206,12 @@ def well_formatted(completion: str) -> float:
     reading = read_completion(completion)
     whole = reading.answer is not None and (reading.thinking or "").strip() and not reading.before.strip()
     return float(bool(whole) and _alone(reading.after))
+
+
+def is_target(text: str) -> bool:
+    """Whether a text can be trained on: `well_formatted`, and each of the four tags stands in it once."""
+    once = all(text.count(mark) == 1 for mark in ("<think>", "</think>", "<answer>", "</answer>"))
+    return once and bool(well_formatted(text))
 
 
 def answer_only_formatted(completion: str) -> float:

@@ -147,9 +147,11 @@ def test_one_reading_of_a_completion(completion, thinking, outside, problem):
 
 
 @pytest.mark.parametrize("said", [
-    "Dunen Wren.", '"Dunen Wren"', "\u201cDunen Wren\u201d", "\u2018dunen wren\u2019", "\u00abDunen Wren\u00bb",
+    "Dunen Wren.", '"Dunen Wren"', "\u201cDunen Wren\u201d", "\u2018dunen wren\u2019",
+    "\u00abDunen Wren\u00bb",
     "**Dunen Wren**", "*Dunen Wren*", "__Dunen Wren__", "_Dunen-Wren_", "`Dunen Wren`", "a Dunen Wren",
-    "An Dunen Wren", "The Dunen Wren.", "**Dunen Wren.**", "**Dunen Wren**.", '"Dunen Wren".', "the **Dunen Wren**",
+    "An Dunen Wren", "The Dunen Wren.", "**Dunen Wren.**", "**Dunen Wren**.", '"Dunen Wren".',
+    "the **Dunen Wren**",
     "\\boxed{Dunen Wren}", "$\\boxed{\\text{Dunen Wren}}$", "***`Dunen Wren`***",
 ])  # fmt: skip
 def test_what_stands_around_a_name_gives_nothing_away(said):
@@ -158,7 +160,8 @@ def test_what_stands_around_a_name_gives_nothing_away(said):
 
 @pytest.mark.parametrize("said", [
     "Dunen Wren?", "Dunen Wren!", "Dunen Wren..", "Dunen Wren (bird)", "(Dunen Wren)", "no Dunen Wren", "a",
-    '"Dunen Wren" "Marlo Wren"', "a a Dunen Wren", "aDunen Wren", "Dunen **Wren**", "\\boxed{Dunen Wren}{Marlo Wren}",
+    '"Dunen Wren" "Marlo Wren"', "a a Dunen Wren", "aDunen Wren", "Dunen **Wren**",
+    "\\boxed{Dunen Wren}{Marlo Wren}",
     "~~Dunen Wren~~", "\u2260Dunen Wren", "**", '""', "a the Dunen Wren", "Dunen Wren, a", "Dunen a Wren",
 ])  # fmt: skip
 def test_nothing_else_is_taken_off(said):
@@ -310,10 +313,12 @@ TALK = ["", "<think>{0}</think>", "<think>{0}, {1}?</think>\n", "I see a {0}. ",
         "{0}"]  # fmt: skip
 KINDS = ["list", "empty", "nested", "repeated", "unclosed", "negated", "longer", "thought", "hidden",
          "lookalike", "decorated"]  # fmt: skip
-HIDDEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202e\u2066\u2069\u061c\u180e\ufe0f\u0334\u0338"
+HIDDEN = ("\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202e\u2066\u2069\u061c\u180e"
+          "\ufe0f\u0334\u0338")  # fmt: skip
 # Latin letters -> letters of other scripts that look the same
 ALIKE = dict(zip("aceghijklnopqrsuvwxyz", "асеցһіјκӏпорԛгѕυνԝхуᴢ"))
-AROUND = ["**{}**", '"{}"', "\u00ab{}\u00bb", "`{}`", "__{}__", "\\boxed{{{}}}", "{}.", "a {}", "the \u201c{}\u201d."]
+AROUND = ["**{}**", '"{}"', "\u00ab{}\u00bb", "`{}`", "__{}__", "\\boxed{{{}}}", "{}.", "a {}",
+          "the \u201c{}\u201d."]  # fmt: skip
 
 
 def tagged(text):
@@ -382,8 +387,9 @@ def hacks(draw):
         at = draw(st.sampled_from(places))
         body = tagged(said[:at] + ALIKE[said[at].lower()] + said[at + 1 :])
     elif kind == "decorated":  # two names, a denial or a question, dressed as one answer
-        inner = draw(st.sampled_from([f"{said}** **{other}", f"{said}, {other}", f'{said}" or "{other}', f"{said}?",
-                                      f"not {said}", f"{said}.{other}", f"a {said} a {other}", f"{other}. {said}"]))
+        inner = draw(st.sampled_from([
+            f"{said}** **{other}", f"{said}, {other}", f'{said}" or "{other}', f"{said}?", f"not {said}",
+            f"{said}.{other}", f"a {said} a {other}", f"{other}. {said}"]))  # fmt: skip
         body = tagged(draw(st.sampled_from(AROUND)).format(inner))
     else:
         body = draw(st.sampled_from([
@@ -431,8 +437,9 @@ def test_every_honest_spelling_earns_everything(data):
     bare, talk = tagged(said), f"<think>{thought}.</think>" + data.draw(PADDING)
     assert strict(bare, label) == strict(talk + bare, label) == 1
     assert strict(bare, other) == strict(talk + bare, other) == 0
-    begun = talk.removeprefix("<think>").replace(".", data.draw(st.sampled_from([".", " <answer>", tagged("X")])), 1)
-    assert (strict(begun + bare, label), strict(begun + bare, other), well_formatted(begun + bare)) == (1, 0, 1)
+    mention = data.draw(st.sampled_from([".", " <answer>", tagged("X")]))
+    begun = talk.removeprefix("<think>").replace(".", mention, 1) + bare  # where the template opened it
+    assert (strict(begun, label), strict(begun, other), well_formatted(begun)) == (1, 0, 1)
     assert (well_formatted(bare), well_formatted(talk + bare)) == (0, 1)
     assert (answer_only_formatted(bare), answer_only_formatted(talk + bare)) == (1, 0)
 
