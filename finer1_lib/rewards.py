@@ -66,7 +66,8 @@ def forms(answer: str) -> tuple[str, ...]:
     whole = text[:-1].rstrip(_CLOSING) if text.endswith((".", "。")) else text
     article = _ARTICLE.match(whole)
     name = _opened(whole[article.end() :]) if article else whole
-    return answer, text, whole, name if name[:1].isalpha() else whole  # "A 380" has no article
+    has_one = name[:1].isalpha() and len(name) > 1  # "A 380" and "A B" have no article
+    return answer, text, whole, name if has_one else whole
 
 
 def _opened(text: str) -> str:
