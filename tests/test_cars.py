@@ -1,5 +1,6 @@
 """Readings of a car's name, held against the counts of the audit."""
 
+import time
 from collections import defaultdict
 
 import pytest
@@ -107,3 +108,22 @@ def test_everyday_names_name_one_car_and_no_other():
 ])
 def test_what_several_cars_have_is_read_by_what_stands_before_it(said, label, model, trim):
     assert tuple(car_scores(said, label).values()) == (model, trim)
+
+
+@given(st.sampled_from(CARS), st.sampled_from([
+    "It isn't a {}", "not a {}", "It cannot be the {}.", "similar to a {}", "It resembles a {}", "a {} mix", "unlike the {}",
+    "{} or Toyota Camry Sedan 2012", "{}, a Camry", "anything but a Camry, like the {}"]))
+def test_a_denied_or_likened_car_and_one_of_two_score_nothing(label, around):
+    if "Camry" not in label:
+        assert set(car_scores(around.format(label), label).values()) == {0.0}
+
+
+def test_reading_a_text_takes_time_linear_in_its_length():
+    def seconds(text):
+        start = time.perf_counter()
+        cars_in.__wrapped__(text)
+        return time.perf_counter() - start
+
+    for piece in ("Chevrolet Corvette ", "a5 ", "(", "x"):
+        short, long = (min(seconds(piece * times) for _ in range(3)) for times in (4_000, 32_000))
+        assert long < 24 * short + 0.01, piece

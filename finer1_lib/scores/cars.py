@@ -28,7 +28,9 @@ from finer1_lib.taxonomy import genera
 READINGS: Mapping[str, tuple[str, ...]] = {
     "make_model": ("genus", "model"), "make_model_trim": ("genus", "model", "trim"),
 }  # fmt: skip
-_NO = re.compile(r"\b(?:not|no|never|unlike|cannot|(?:is|are|was|ca|wo|does|could|would)nt)\b")
+_DENIED = re.compile(  # or likened
+    r"not|nor?|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
+    r"|instead|except|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _ARTICLES = frozenset({"a", "an", "the"})
 _BODIES = frozenset({"cabriolet", "car", "estate", "pickup", "roadster", "saloon", "truck"})  # beside the table's
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
@@ -72,7 +74,7 @@ def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
     """Each reading of one answer, 1 where it says every part; {} for another label.
 
     Another make or model of the table beside the right one, or (for the trim) another trim of that model, makes
-    it several answers or another car: 0. So does a "not".
+    it several answers or another car: 0. So does a denial ("isn't a ...") or a likeness ("similar to a ...").
 
     Args:
         answer: the one answer, None for none.
@@ -82,7 +84,7 @@ def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
     if known is None:
         return {}
     model, said = (known["genus"], known["model"]), cars_in(answer or "")
-    right = said.makes == {model[0]} and said.models == {model} and not _NO.search(normalise(answer or ""))
+    right = said.makes == {model[0]} and said.models == {model} and not any(map(_DENIED.fullmatch, said.rest))
     same = said.trims == ({(*model, known["trim"])} if known.get("trim") else set())
     return {"text_inclusion_make_model": float(right), "text_inclusion_make_model_trim": float(right and same)}
 
