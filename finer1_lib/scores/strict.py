@@ -130,7 +130,8 @@ class StrictScorer:
         several = (reading.before + reading.after).count("<answer>") > 1
         alias = answer and name_of(data_set, answer)
         if answer is not None:
-            several = alias is None and names_several(stated(reading.answer, data_set), known)
+            covered = data_set if covers(data_set, record["sub_category"]) else ""
+            several = alias is None and names_several(stated(reading.answer, data_set), known, covered)
         faults = {"format_failure": float(answer is None), "multiple_answers": float(several)}
         if answer is not None:
             named = normalise(alias or answer)

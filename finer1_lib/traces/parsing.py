@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Iterable, Mapping, Optional
 
 from finer1_lib.prompts import FOUR_PARTS
-from finer1_lib.rewards import WELL_FORMED, normalise, one_answer, read_tag
+from finer1_lib.rewards import WELL_FORMED, normalise, read_completion, read_tag
 
 CANDIDATE_MARKER = "The analysis of candidate subcategories:"
 PREDICTION_MARKER = "The prediction is:"
@@ -64,7 +64,7 @@ def parse(completion: str) -> Trace:
 
     Source: METHOD 2; the second layout: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release.
     """
-    answer, answer_problem = one_answer(completion)
+    *_, answer, answer_problem = read_completion(completion)
     problems = [] if answer_problem == WELL_FORMED else [f"{answer_problem}_answer"]
     thought = thinking(completion)
     parts: dict[str, Optional[str]] = dict.fromkeys(FOUR_PARTS)
@@ -177,11 +177,12 @@ def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> 
 
 
 def thinking(completion: str) -> str:
-    """The text of the think block; where there is none, or it never closes, all that precedes the answer."""
-    start = completion.find("<think>")
-    text = completion[start + len("<think>") :] if start >= 0 else completion
-    for end in ("</think>", "<answer>"):
-        text = text.split(end, 1)[0]
+    """The thinking (`rewards.read_completion`); where it cannot be read, all that precedes the answer."""
+    text = read_completion(completion).thinking
+    if text is None:
+        text = completion.partition("<think>")[2] or completion
+        for end in ("</think>", "<answer>"):
+            text = text.partition(end)[0]
     return text
 
 
