@@ -137,7 +137,8 @@ def read_completion(completion: str) -> Reading:
     steps = [1 if tag.group() == "<think>" else -1 for tag in tags]
     begun = -sum(steps)  # 1 where the template opened
     depths = list(accumulate(steps, initial=begun))
-    if begun not in (0, 1) or min(depths) < 0 or depths[1:].count(0) > 1 + begun:
+    broken = begun not in (0, 1) or min(depths) < 0 or depths[1:].count(0) > 1 + begun
+    if broken or (begun and completion.lstrip().startswith("<think>")):
         problem = read_tag(completion, "answer")[1]
         return Reading(None, "", completion, None, "unclosed" if problem == WELL_FORMED else problem)
     opening = [tag for tag, depth in zip(tags, depths) if depth == 0]

@@ -97,6 +97,7 @@ def test_normalise_is_idempotent(text):
         ("<think>a</think><answer>Dunen Wren</answer><think>b</think>", 0),
         ("a</think><answer>Dunen Wren</answer><think>b</think><answer>Dunen Wren</answer>", 0),
         ("<think>a<think>b</think><answer>Dunen Wren</answer>", 0),
+        ("<think>a</think>b</think><answer>Dunen Wren</answer>", 0),  # it opened its thinking itself
         ("<answer>Dunen Wren</answer></think>", 0),
         ("<think>a</think><think>b</think><answer>Dunen Wren</answer>", 0),
         ("</think>a<think><answer>Dunen Wren</answer>", 0),
