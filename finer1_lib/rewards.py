@@ -19,7 +19,7 @@ TAPO/examples/reward_function/cls_thinking.py.
 import re
 import unicodedata
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 ACCURACY_WEIGHT, FORMAT_WEIGHT = 0.9, 0.1  # [R] config_tapo.yaml, cls_thinking.py
@@ -66,7 +66,8 @@ def forms(answer: str) -> tuple[str, ...]:
     whole = text[:-1].rstrip(_CLOSING) if text.endswith((".", "。")) else text
     article = _ARTICLE.match(whole)
     name = _opened(whole[article.end() :]) if article else whole
-    return answer, text, whole, name if name[:1].isalpha() else whole  # "A 380" has no article
+    has_one = name[:1].isalpha() and len(name) > 1  # "A 380" and "A B" have no article
+    return answer, text, whole, name if has_one else whole
 
 
 def _opened(text: str) -> str:
@@ -126,21 +127,27 @@ def read_completion(completion: str) -> Reading:
         THINKING</think> <answer>NAME</answer>          the chat template opened the thinking
         <answer>NAME</answer>
 
-    Thinking may hold anything, tags of answers too: what it says is no answer, and only what stands outside
-    is looked at. After a thinking that the template opened, the model may open and close one of its own.
+    Thinking may hold anything, tags of answers and pairs of its own too: what it says is no answer, and only
+    what stands outside is looked at. After a thinking that the template opened, the model may have one of its
+    own.
 
     Source: our choice.
     """
     tags = list(re.finditer("</?think>", completion))
-    begun = bool(tags) and tags[0].group() == "</think>"
-    if [tag.group() for tag in tags[begun:]] not in ([], ["<think>", "</think>"]):
+    steps = [1 if tag.group() == "<think>" else -1 for tag in tags]
+    begun = -sum(steps)  # 1 where the template opened
+    depths = list(accumulate(steps, initial=begun))
+    broken = begun not in (0, 1) or min(depths) < 0 or depths[1:].count(0) > 1 + begun
+    if broken or (begun and completion.lstrip().startswith("<think>")):
         problem = read_tag(completion, "answer")[1]
         return Reading(None, "", completion, None, "unclosed" if problem == WELL_FORMED else problem)
-    start = tags[0].end() if begun else 0  # of what the model itself opened
-    thinking, before = completion[: tags[0].start()] if begun else None, ""
-    if tags[begun:]:
-        before, thinking = completion[start : tags[-2].start()], completion[tags[-2].end() : tags[-1].start()]
-    after = completion[tags[-1].end() :] if tags else completion
+    opening = [tag for tag, depth in zip(tags, depths) if depth == 0]
+    closing = [tag for tag, depth in zip(tags, depths[1:]) if depth == 0]
+    thinking, before, after = None, "", completion
+    if closing:
+        after = completion[closing[-1].end() :]
+        thinking = completion[opening[0].end() if opening else 0 : closing[-1].start()]
+        before = completion[closing[0].end() if begun else 0 : opening[0].start()] if opening else ""
     answer, problem = read_tag(after, "answer")
     stray = read_tag(before, "answer")[1] != "missing"
     if stray or (problem == "missing" and "<answer>" in (thinking or "")):

@@ -91,6 +91,13 @@ def test_normalise_is_idempotent(text):
         ("<think>as <answer>NAME</answer>, so </answer></think><answer>Dunen Wren</answer>", 1),
         ("as <answer></answer></think>\n<answer>Dunen Wren</answer>", 1),
         ("<think>a <answer>Dunen</think> Wren</answer>", 0),
+        ("<think>in <think></think> and <answer></answer></think><answer>Dunen Wren</answer>", 1),
+        ("in <think></think> tags</think><think>a</think><answer>Dunen Wren</answer>", 1),
+        ("a</think><think>b</think><think>c</think><answer>Dunen Wren</answer>", 0),
+        ("<think>a</think><answer>Dunen Wren</answer><think>b</think>", 0),
+        ("a</think><answer>Dunen Wren</answer><think>b</think><answer>Dunen Wren</answer>", 0),
+        ("<think>a<think>b</think><answer>Dunen Wren</answer>", 0),
+        ("<think>a</think>b</think><answer>Dunen Wren</answer>", 0),  # it opened its thinking itself
         ("<answer>Dunen Wren</answer></think>", 0),
         ("<think>a</think><think>b</think><answer>Dunen Wren</answer>", 0),
         ("</think>a<think><answer>Dunen Wren</answer>", 0),

@@ -111,6 +111,15 @@ def test_a_broken_part_leaves_the_others_readable():
     assert trace.candidates == () and trace.prediction == "Dunen Wren" and trace.answer == "Dunen Wren"
 
 
+@pytest.mark.parametrize("begin", ["", "Hm: <think></think> and <answer></answer>?</think>\n<think>"])
+def test_a_trace_that_begins_inside_the_thinking_or_speaks_of_tags_is_whole(begin):
+    text = begin + GOOD.removeprefix("<think>").replace("red crown, ", "red crown, no <answer> yet, ")
+    trace = parse(text)
+    assert trace.complete and trace.answer == "Dunen Wren" == trace.prediction
+    assert trace.candidates == ("Dunen Wren", "Marlo Wren") and "no <answer> yet" in trace.analysis
+    assert where_wrong(trace, "Dunen Wren", GUIDE) == "right"
+
+
 @settings(deadline=None)
 @given(
     st.lists(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Iterable, Mapping, Optional
 
 from finer1_lib.prompts import FOUR_PARTS
-from finer1_lib.rewards import WELL_FORMED, forms, normalise, one_answer, read_tag
+from finer1_lib.rewards import WELL_FORMED, forms, normalise, read_completion, read_tag
 from finer1_lib.scores.aliases import meanings, same_name, without_gloss
 from finer1_lib.scores.answers import known_names
 
@@ -97,7 +97,7 @@ def parse(completion: str, known: Iterable[str] = ()) -> Trace:
 
     Source: the second layout: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release; else our choice.
     """
-    answer, answer_problem = one_answer(completion)
+    *_, answer, answer_problem = read_completion(completion)
     problems = [] if answer_problem == WELL_FORMED else [f"{answer_problem}_answer"]
     thought = thinking(completion)
     parts: dict[str, Optional[str]] = dict.fromkeys(FOUR_PARTS)
@@ -225,11 +225,12 @@ def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> 
 
 
 def thinking(completion: str) -> str:
-    """The text of the think block; where there is none, or it never closes, all that precedes the answer."""
-    start = completion.find("<think>")
-    text = completion[start + len("<think>") :] if start >= 0 else completion
-    for end in ("</think>", "<answer>"):
-        text = text.split(end, 1)[0]
+    """The thinking (`rewards.read_completion`); where it cannot be read, all that precedes the answer."""
+    text = read_completion(completion).thinking
+    if text is None:
+        text = completion.partition("<think>")[2] or completion
+        for end in ("</think>", "<answer>"):
+            text = text.partition(end)[0]
     return text
 
 
