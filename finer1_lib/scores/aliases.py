@@ -122,3 +122,8 @@ def covers(data_set: str, label: str) -> bool:
     A drawn world has birds too, and the table knows none of them.
     """
     return data_set in DATA_SETS and label in official_names(data_set)
+
+
+def table_for(word: str, label: str) -> str:
+    """The data set whose other names a label has: the word of its super-category, or "" where none is covered."""
+    return word if covers(word, label) else ""

@@ -89,6 +89,12 @@ def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
     return {"text_inclusion_make_model": float(right), "text_inclusion_make_model_trim": float(right and same)}
 
 
+def is_car(text: str, label: str) -> bool:
+    """Whether a text names the make and the model of a label of the 196, whatever else it names."""
+    one, said = genera("car")[label], cars_in(text)
+    return one["genus"] in said.makes and (one["genus"], one["model"]) in said.models
+
+
 @lru_cache(maxsize=4096)
 def cars_in(text: str) -> Cars:
     """The makes, models and trims that a text names, the longest spelling first, in time linear in the text.

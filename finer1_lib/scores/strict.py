@@ -24,7 +24,9 @@ from functools import lru_cache
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.rewards import normalise, read_completion, says
-from finer1_lib.scores.aliases import covers, name_of, names_by_spelling
+from finer1_lib.scores.aliases import (
+    covers, meanings, name_of, names_by_spelling, same_name, table_for,
+)  # fmt: skip
 from finer1_lib.scores.answer_names import names_several
 from finer1_lib.scores.answers import answer_of, kinds_of, known_names, stated
 from finer1_lib.scores.averages import SIMILARITY, VARIANT_MARK
@@ -32,7 +34,7 @@ from finer1_lib.scores.cars import car_scores
 from finer1_lib.scores.relative import unclipped_similarity
 from finer1_lib.scores.scorers import Record, register
 from finer1_lib.scores.similarity import Similarity
-from finer1_lib.traces.parsing import PREDICTION_MARKER, parse
+from finer1_lib.traces.parsing import PREDICTION_MARKER, parse, predicts
 
 
 @register("strict")
@@ -132,7 +134,7 @@ class StrictScorer:
         several = (reading.before + reading.after).count("<answer>") > 1
         alias = answer and name_of(data_set, answer)
         if answer is not None:
-            covered = data_set if covers(data_set, record["sub_category"]) else ""
+            covered = table_for(data_set, record["sub_category"])
             several = alias is None and names_several(stated(reading.answer, data_set), known, covered)
         faults = {"format_failure": float(answer is None), "multiple_answers": float(several)}
         if answer is not None:
@@ -148,15 +150,16 @@ class StrictScorer:
     ) -> dict[str, float]:
         """Where the answer is not what the completion said before it: `named` is its name without alias."""
         found, completion = {}, record["completion"]
+        data_set = table_for(record.get("super_category", ""), record["sub_category"])
         if "<prediction>" in completion or PREDICTION_MARKER in completion:  # spares parsing all the others
-            prediction = parse(completion).prediction
-            if prediction is not None:
-                found["answer_differs_from_prediction"] = float(not says(prediction, answer))
+            trace = parse(completion, meanings(data_set))
+            if trace.prediction is not None:
+                found["answer_differs_from_prediction"] = float(not predicts(trace, answer, data_set))
         told = thinking if len(known) > 1 else None
         thought = known_names(known).last_mentioned(thought_of(told)) if told else None
         if thought is not None:
-            official = name_of(record.get("super_category", ""), thought)
-            found["think_answer_differs"] = float(normalise(official or thought) != named)
+            same = thought == named or same_name(data_set, thought, answer)
+            found["think_answer_differs"] = float(not same)
         return found
 
     def _sibling(self, said: str, label: str) -> bool:
@@ -169,7 +172,7 @@ class StrictScorer:
 
 @lru_cache(maxsize=64)  # one object, whose hash is taken once
 def _official(data_set: str, others: frozenset) -> frozenset:
-    return frozenset(names_by_spelling(data_set)) | others
+    return frozenset(meanings(data_set)) | others
 
 
 def _spellings(data_set: str, names: Iterable[str]) -> frozenset:
