@@ -32,7 +32,10 @@ _DENIED = re.compile(  # or likened
     r"not|nor?|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
     r"|instead|except|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _ARTICLES = frozenset({"a", "an", "the"})
-_BODIES = frozenset({"cabriolet", "car", "estate", "pickup", "roadster", "saloon", "truck"})  # beside the table's
+_BODIES = frozenset({  # beside the table's
+    "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider", "spyder",
+    "truck",
+})  # fmt: skip
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 
 
