@@ -166,6 +166,7 @@ def test_any_string_parses(pieces):
         ("The candidates are: Audi S4, Audi S5 (2012), or Volvo 240.", ("Audi S4", "Audi S5", "Volvo 240")),
         ("The wings are barred, which suggests a wren, a small bird that lives in rocks", ()),
         ("- Small and brown, with a bar.\n- Rock Wren", ("Rock Wren",)),
+        ("subcategory 3, Has Been, Touch Me Not, This That", ("subcategory 3", "Has Been", "Touch Me Not", "This That")),
         ("", ()),
     ],
 )

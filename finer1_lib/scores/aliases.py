@@ -32,7 +32,7 @@ from typing import Mapping, Optional
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.data_sets.names import official_names
 from finer1_lib.rewards import forms, normalise, says
-from finer1_lib.scores.cars import cars_in, short_names
+from finer1_lib.scores.cars import cars_in, labels_of, short_names
 
 KINDS = ("spelling", "fuller or shorter", "synonym", "renamed", "botanical", "taken as", "year first")
 ALSO = re.compile(r"[,;]?\s?\b(?:(?:also|better|commonly|formerly|otherwise) (?:known as|called|named)|formerly|aka|a\.k\.a\.)\s",
@@ -111,9 +111,8 @@ def _is_too(data_set: str, name: str, said: str) -> bool:
 
 
 def _one_car(said: str, name: str) -> bool:
-    one, other = cars_in(said), cars_in(name)
-    alone = len(one.makes) == len(one.models) == 1
-    return alone and one[:2] == other[:2] and (one.trims == other.trims or not (one.trims and other.trims))
+    one, other = cars_in(said).trims, cars_in(name).trims
+    return bool(labels_of(said) & labels_of(name)) and (one == other or not (one and other))
 
 
 def covers(data_set: str, label: str) -> bool:

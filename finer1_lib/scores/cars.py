@@ -32,7 +32,10 @@ _DENIED = re.compile(  # or likened
     r"not|nor?|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
     r"|instead|except|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _ARTICLES = frozenset({"a", "an", "the"})
-_BODIES = frozenset({"cabriolet", "car", "estate", "pickup", "roadster", "saloon", "truck"})  # beside the table's
+_BODIES = frozenset({  # beside the table's
+    "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider", "spyder",
+    "truck",
+})  # fmt: skip
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 
 
@@ -83,9 +86,8 @@ def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
     known = genera("car").get(label)
     if known is None:
         return {}
-    model, said = (known["genus"], known["model"]), cars_in(answer or "")
-    right = said.makes == {model[0]} and said.models == {model} and not any(map(_DENIED.fullmatch, said.rest))
-    same = said.trims == ({(*model, known["trim"])} if known.get("trim") else set())
+    right, trim = label in labels_of(answer or ""), (known["genus"], known["model"], known.get("trim", ""))
+    same = cars_in(answer or "").trims == ({trim} if trim[2] else set())
     return {"text_inclusion_make_model": float(right), "text_inclusion_make_model_trim": float(right and same)}
 
 
@@ -93,6 +95,14 @@ def is_car(text: str, label: str) -> bool:
     """Whether a text names the make and the model of a label of the 196, whatever else it names."""
     one, said = genera("car")[label], cars_in(text)
     return one["genus"] in said.makes and (one["genus"], one["model"]) in said.models
+
+
+def labels_of(text: str) -> frozenset[str]:
+    """The labels of the one make and model that a text names; none for several, a denial or a likeness."""
+    said = cars_in(text)
+    one = len(said.models) == 1 and said.makes == {make for make, _ in said.models}
+    denied = any(map(_DENIED.fullmatch, said.rest))
+    return _labels()[next(iter(said.models))] if one and not denied else frozenset()
 
 
 @lru_cache(maxsize=4096)
@@ -155,13 +165,20 @@ def short_names() -> Mapping[str, frozenset[str]]:
     """Every spelling of a make with a model, normalised -> the labels of that model."""
     found: dict[str, frozenset[str]] = {}
     for (make, model), said in _models().items():
-        labels = frozenset(label for label, one in genera("car").items()
-                           if (one["genus"], one["model"]) == (make, model))  # fmt: skip
         pairs = [f"{one} {other}" for one in _makes()[make] for other in said]
         pairs += [row["said"] for row in _everyday("car") if (row["make"], row["model"]) == (make, model)]
         for pair in map(normalise, pairs):
             for spelling in (pair, pair.replace(" and ", " & ")):
-                found[spelling] = labels
+                found[spelling] = _labels()[make, model]
+    return found
+
+
+@cache
+def _labels() -> Mapping[tuple[str, str], frozenset[str]]:
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for label, one in genera("car").items():
+        model = one["genus"], one["model"]
+        found[model] = found.get(model, frozenset()) | {label}
     return found
 
 

@@ -36,11 +36,10 @@ _SENTENCE_END = re.compile(r"(?<!\bConv)(?<!\bSt)[.!?](?=\s|$)")
 _HEADING = re.compile(
     r"^\W*(?:(?:the|my) )?(?:final |predicted )?(?:prediction|answer|conclusion|identification|result|candidate|option"
     r"|(?:sub-?)?categor(?:y|ies))s?\b[^:.]{0,20}:(?=\s)\s*", re.IGNORECASE)
-# What no name has, but a sentence or a piece of one.
-_PROSE = re.compile(
-    r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were|has|have|had|be|which|that|this|these|its?|known|based|given|following"
-    r"|features?|includ\w+|belongs?|appears?|suggests?|here|could|would|might|such|than|vs|candidates?"
-    r"|(?:sub|super) ?categor\w+)\b")
+_PROSE = re.compile(r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were)\b")  # what no name has
+_LONG_PROSE = re.compile(  # nor any of more than three words
+    r"\b(?:has|have|had|be|which|that|this|these|its?|known|based|given|following|features?|includ\w+|belongs?|appears?"
+    r"|suggests?|here|could|would|such|than|vs|candidates?|(?:sub|super) ?categor\w+)\b")
 _JOIN = re.compile(r"^\s*(?:and|or)\s+")
 _LEAD_IN = re.compile(  # "The candidates are House Wren", "One of the following: House Wren"
     r"^(?:.*\b(?:candidates?|options?|(?:sub-?)?categor\w+)\b.*\b(?:are|is|be|includ\w+)\s|.*:\s+)", re.IGNORECASE)
@@ -332,7 +331,8 @@ def _as_written(name: str, text: str) -> str:
 
 def _is_name(text: str) -> bool:
     """Whether a text may be a name: no sentence, and no piece of one."""
-    return 0 < len(text.split()) <= MAX_WORDS and not _PROSE.search(normalise(text))
+    words, said = len(text.split()), normalise(text)
+    return 0 < words <= MAX_WORDS and not _PROSE.search(said) and not (words > 3 and _LONG_PROSE.search(said))
 
 
 def _bare_name(text: str) -> str:
