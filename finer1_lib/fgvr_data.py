@@ -20,12 +20,17 @@ from finer1_lib.prompts import question_for
 from finer1_lib.user_files import parse_json, read_text
 
 __all__ = [
-    "COLUMNS", "evaluation_items", "guide_similarity", "load_image", "nearest_names", "read_guide",
-    "read_table", "seen_names", "split_table",
+    "COLUMNS", "count_names", "evaluation_items", "guide_similarity", "load_image", "nearest_names",
+    "read_guide", "read_table", "seen_names", "split_table",
 ]
 COLUMNS = ["image_id", "super_category", "sub_category", "categories", "split", "shot", "width", "height"]
 OPTIONS = 4  # closed world: the truth and three others
 Similarity = Callable[[str, str, str], float]  # super_category, one sub_category, another: larger is nearer
+
+
+def count_names(table) -> int:
+    """Sub-categories of a table: a name that two super-categories have, as dogs and pets do, counts twice."""
+    return table.groupby(["super_category", "sub_category"]).ngroups
 
 
 def read_guide(path, table) -> dict:
@@ -151,8 +156,9 @@ def split_table(
             table.loc[order, "shot"] = [i if is_seen and i < num_shots else -1 for i in range(len(order))]
         if thin:
             told = ", ".join(f"{need}: {', '.join(names)}" for need, names in thin.items())
-            faults.append(f"{super_category}: {sum(map(len, thin.values()))} sub-categories have too few images, "
-                          f"{told}; add some or take the folders out")
+            number = sum(map(len, thin.values()))
+            faults.append(f"{super_category}: {number} sub-categories have too few images ({told}); add some "
+                          "or take the folders out")
     if faults:
         raise UserError(" | ".join(faults))
     table["shot"] = table["shot"].astype("int64")

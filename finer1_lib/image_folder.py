@@ -105,7 +105,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; run 01_data again if the folder has changed") from None
     except Exception as error:  # damaged files make its decoders raise nearly anything
-        what = first_line(error).replace(repr(str(path)), "the file")
+        what = first_line(error).replace(f" {str(path)!r}", "")
         raise UserError(
             f"{path}: not a whole image ({what}); replace the file or take it out of the folder"
         ) from None

@@ -231,7 +231,7 @@ def test_split_mistakes(table):
             split_table(table, seed=0, **bad)
     with pytest.raises(UserError, match="aircraft: 3 sub-categories"):
         split_table(without(table["sub_category"].isin(["A kind 0", "A kind 1"])), seed=0)
-    with pytest.raises(UserError, match=r"a seen one with 4 shots needs 5: [AB] kind \d \(3\);"):
+    with pytest.raises(UserError, match=r"a seen one with 4 shots needs 5: [AB] kind \d \(3\)\);"):
         seen = split_table(table, seed=0).query("categories == 'seen'")["sub_category"].iloc[0]
         split_table(without((table["sub_category"] == seen) & (table["image_id"].str[-7:] > "002.png")), seed=0)
     with pytest.raises(UserError, match="1 of 5 sub-categories are seen"):

@@ -63,6 +63,9 @@ def _run(check: Callable[[Any], list[Row]], subject: Any) -> list[Row]:
         return [Row("skip", str(reason))]
     except UserError as error:
         return [refused(error, "")]
+    except OSError as error:  # a disk, a share or somebody else's file: no fault of the kit
+        where = str(error.filename or "")
+        return [fail(error.strerror or str(error), where, "make it readable, or take it out")]
     except Exception as error:  # whatever it is, the other checks still have something to say
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return [fail(f"this check broke: {said}", "", "a fault of the kit: please report it with this line")]
