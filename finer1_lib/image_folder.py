@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
-from finer1_lib.errors import UserError, first_line
+from finer1_lib.errors import UserError, first_line, printable
 from finer1_lib.hashing import sha256_file
 from finer1_lib.prompts import question_for
 from finer1_lib.rewards import normalise
@@ -104,11 +104,18 @@ def _opened(path: Path) -> Iterator[Any]:
             yield opened
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; run 01_data again if the folder has changed") from None
+    except PermissionError as error:
+        raise _unreadable(error, path) from None
     except Exception as error:  # damaged files make its decoders raise nearly anything
         what = first_line(error).replace(f" {str(path)!r}", "")
         raise UserError(
             f"{path}: not a whole image ({what}); replace the file or take it out of the folder"
         ) from None
+
+
+def _unreadable(error: OSError, path: Path) -> UserError:
+    what = f"cannot be read ({error.strerror}); make it readable, or take it out"
+    return UserError(f"{error.filename or path}: {what}")
 
 
 def split_crop(image_id: str) -> tuple[str, int]:
@@ -183,7 +190,7 @@ def read_table(
         raise UserError(f"{what}{more}; {fix}")
     columns = ["image_id", "super_category", "sub_category", "width", "height"]
     table = pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
-    table.attrs.update(duplicates=sorted(duplicates), faults=faults, notes=notes)
+    table.attrs.update(duplicates=sorted(duplicates), faults=faults, notes=list(map(printable, notes)))
     return table
 
 
@@ -225,18 +232,16 @@ class _Tree:
         folders: depth below the root -> folders there, sorted.
         skipped: folders of which nothing was looked at.
         unfit: images whose names cannot be written down.
+        faults: what could not be read or followed, a line each.
     """
 
     def __init__(self, root: Path) -> None:
         self.root, self.images, self.first, self.folders = root, {}, {}, defaultdict(list)
-        self.unread, self.skipped, self.unfit = [], [], []
-        above, waiting = {}, [root]
+        self.unread, self.skipped, self.unfit, self.faults = [], [], [], []
+        waiting = [root]
         while waiting:
             folder = waiting.pop()
-            above[folder] = {folder.resolve(), *above.get(folder.parent, ())}
             inner = self._read(folder)
-            if any(path.resolve() in above[folder] for path in inner if path.is_symlink()):
-                raise UserError(f"{folder}: holds a link to a folder that it lies in; remove the link")
             self.folders[self.depth(folder) + 1] += inner
             waiting += reversed(inner)
 
@@ -257,15 +262,21 @@ class _Tree:
                         continue
                     elif kind in SUFFIXES and entry.is_file() and not entry.name.startswith("."):
                         (self.unfit if _unfit(entry.name) else images).append(path)
-                    elif kind in (*SUFFIXES, *_OTHER) or (entry.is_file() and _looks_like_a_picture(path)):
+                    elif kind in (*SUFFIXES, *_OTHER) or not path.exists() or (
+                            entry.is_file() and _looks_like_a_picture(path)):
                         self.unread.append(path)
                         self._found(path)
         except OSError as error:
-            raise UserError(f"{folder}: cannot be read ({error.strerror}); make it readable, or take it "
-                            "out") from None
-        for path in (*images, *inner):
-            if path.is_symlink() and folder != self.root:
-                _below(self.root, path.relative_to(self.root).as_posix())
+            self.faults.append(str(_unreadable(error, folder)))
+        for path in [path for path in (*images, *inner) if path.is_symlink()]:
+            try:
+                if path in inner and path.resolve() in {up.resolve() for up in path.parents}:
+                    raise UserError(f"{path}: a link to a folder that it lies in; remove it")
+                if folder != self.root:
+                    _below(self.root, path.relative_to(self.root).as_posix())
+            except UserError as error:
+                self.faults.append(str(error))
+                (images if path in images else inner).remove(path)
         for path in images:
             self._found(path)
         return inner
@@ -281,11 +292,10 @@ class _Tree:
         left = Counter((_kind(path), self.depth(path) - level - 1) for path in (*self.unread, *others))
         notes = []
         if left:
-            places = {depth: f" {depth} deeper" if depth > 0 else " above" * (depth < 0) for _, depth in left}
-            told = ", ".join(f"{number} {kind}{places[depth]}"
+            told = ", ".join(f"{number} {kind}{_place(depth)}"
                              for (kind, depth), number in sorted(left.items()))
-            notes.append(f"{left.total()} pictures are not read: {told} (deeper: folders below a "
-                         "sub-category's); put them into their sub-category's own folder, as .jpg or .png")
+            notes.append(f"{left.total()} pictures are not read: {told}; put them directly into the folders "
+                         "of their sub-categories, as .jpg or .png")
         empty = [folder for depth in range(1, level + 1) for folder in self.folders[depth]
                  if folder not in self.first]
         for folders, what, fix in (
@@ -297,6 +307,13 @@ class _Tree:
                 more = f" and {len(folders) - 5} more" if folders[5:] else ""
                 notes.append(f"{len(folders)} {what}: {names}{more}; {fix}")
         return notes
+
+
+def _place(depth: int) -> str:
+    """Where a picture lies: so many folders below the folder of a sub-category, or above it."""
+    if depth <= 0:
+        return " above the sub-categories" if depth else ""
+    return f" {depth} folder{'s' * (depth > 1)} below a sub-category's"
 
 
 def _kind(path: Path) -> str:
@@ -325,8 +342,6 @@ def _folders(
 ) -> tuple[dict[tuple[str, str], Path], list[str], list[str]]:
     """((super-category, sub-category) -> folder, mistakes, what is left out or looks like no label)."""
     root, kinds = tree.root, ", ".join(SUFFIXES)
-    if loose := tree.images[root]:
-        raise UserError(f"{loose[0]}: an image outside any sub-category folder; move or remove it")
     tops, inner = ([path for path in tree.folders[depth] if path in tree.first] for depth in (1, 2))
     flat, deep = ([path for path in paths if tree.images[path]] for paths in (tops, inner))
     _refuse_splits(root, tops, labels=bool(flat))
@@ -341,7 +356,9 @@ def _folders(
         raise UserError(f"{root}: its images lie {tree.depth(deeper) + 1} levels down, as "
                         f"{tree.images[deeper][0]}; give image_root the folder above the sub-categories, "
                         f"as {deeper.parent}")
-    faults = [
+    faults = tree.faults + [
+        f"{path}: an image outside any sub-category folder; move or remove it" for path in tree.images[root]
+    ] + [
         f"{tree.first[path]}: a picture that is not read: {path.name}/ must hold its {kinds} directly; move "
         "or convert it, or take the folder out" for path in (tops if flat else inner) if not tree.images[path]
     ]
@@ -349,8 +366,13 @@ def _folders(
         faults.append(f"{len(tree.unfit)} image names hold bytes that are no UTF-8, control signs or signs "
                       f"that turn the direction, the first is {tree.unfit[0]}; rename them")
     if not flat and not deep:
-        raise UserError(faults[0] if faults else
-                        f"{root}: no {kinds} in super_category/sub_category/ or in sub_category/; add some")
+        left = Counter(map(_kind, tree.unread))
+        there = "".join(f", but {number} {kind}" for kind, number in sorted(left.items()))
+        raise UserError(faults[0] if faults else f"{root}: no {kinds} in super_category/sub_category/ or in "
+                        f"sub_category/{there}; add or convert some")
+    if deep and all(_is_wrapper(folder.name) for folder in deep):
+        raise UserError(f"{deep[0]}: a folder of images, not a name; move them up into "
+                        f"{deep[0].parent.name}/, in the others too")
     folders, taken = {}, {}
     for folder in flat or deep:
         try:
@@ -409,14 +431,14 @@ def _no_labels(folders: Mapping[tuple[str, str], Path]) -> list[str]:
                 f"{outer!r} looks like a wrapper around the sub-categories: the question would be "
                 f"{question_for(outer)!r}; give the folder below as image_root, or set "
                 "01_data.strip_names=true, and super_category to the word for all")
-        for found, what, fix in (
-            ([name for name in names if _NUMBER.search(name)],
-             "carry a catalogue number, which would be part of every answer",
+        numbered = [name for name in names if _NUMBER.search(name)]
+        bare = [name for name in names if not _words(re.sub(r"^n(?=\d{8}$)", "", name))]
+        for found, least, what, fix in (
+            (numbered, len(names) / 2, "carry a catalogue number, which would be part of every answer",
              "set 01_data.strip_names=true to leave the numbers out, or rename the folders"),
-            ([name for name in names if not _words(re.sub(r"^n(?=\d{8}$)", "", name))],
-             "are numbers and no names", "rename the folders"),
+            (bare, len(names), "are numbers and no names", "rename the folders"),
         ):
-            if 2 * len(found) >= len(names):
+            if len(found) >= least:
                 notes.append(f"{len(found)} of {len(names)} names of {outer!r} {what} ({found[0]!r}); {fix}")
     return notes
 
@@ -427,7 +449,7 @@ def _name(text: str, where) -> str:
     whole = split_names(f"{name}, {name}") == (name, name)
     if not normalise(name) or not whole or set(name) & set("<>") or not name.isprintable():
         raise UserError(
-            f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets or final "
-            "full stop); rename the folder"
+            f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, final full "
+            "stop, signs that do not print, bytes that are no UTF-8); rename the folder"
         )
     return name

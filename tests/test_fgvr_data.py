@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy
@@ -148,6 +149,7 @@ def test_layout_mistakes(tmp_path):
     paint(tmp_path / "b" / "c" / "x.png", 2)
     with pytest.raises(UserError, match="images both in"):
         read_table(tmp_path)
+    shutil.rmtree(tmp_path / "b")
     paint(tmp_path / "loose.png", 3)
     with pytest.raises(UserError, match="loose.png"):
         read_table(tmp_path)

@@ -12,7 +12,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 from finer1_lib.doctor import asked, machine, pictures, texts
 from finer1_lib.doctor.rows import LEVELS, NotYet, Row, fail, refused
 from finer1_lib.doctor.subject import Subject
-from finer1_lib.errors import UserError
+from finer1_lib.errors import UserError, printable
 
 CHECKS: dict[str, Callable[[Subject], list[Row]]] = {
     "named files": pictures.named_files,
@@ -53,7 +53,8 @@ def examine(subject: Any, checks: "dict[str, Callable[[Any], list[Row]]]" = CHEC
     Returns:
         At least one finding per check, in the checks' order.
     """
-    return [Finding(name, *row) for name, check in checks.items() for row in _run(check, subject)]
+    return [Finding(name, *map(printable, row))
+            for name, check in checks.items() for row in _run(check, subject)]
 
 
 def _run(check: Callable[[Any], list[Row]], subject: Any) -> list[Row]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from finer1_lib.data_sets.catalogue import copies_named
-from finer1_lib.doctor.rows import NotYet, Row, fail, passed, shortly, warn
+from finer1_lib.doctor.rows import NotYet, Row, fail, passed, refused, shortly, warn
 from finer1_lib.doctor.subject import DATA, Subject
 from finer1_lib.errors import UserError
 
@@ -28,7 +28,7 @@ def data(subject: Subject) -> list[Row]:
     from finer1_lib.files import read_json
 
     if not subject.made:
-        return [*subject.listed.rows, *_questions(subject)]
+        return [*subject.listed.rows, *_questions(subject), *_taxonomy(subject)]
     table, partial = subject.table, coverage_of(subject.run_dir)
     told = f"{len(table)} pictures of {count_names(table)} sub-categories"
     rows = [passed(f"{DATA} has finished with these values: {told}", str(subject.made))]
@@ -51,6 +51,21 @@ def _questions(subject: Subject) -> list[Row]:
     return [passed(f"the question about the {part['sub_category'].nunique()} sub-categories of {word!r}: "
                    f"{asked.get(word, question_for(word))}{own}")
             for word, part in table.groupby("super_category")]
+
+
+def _taxonomy(subject: Subject) -> list[Row]:
+    """The user's table of genera fits the names; one that is not there is among the named files."""
+    from finer1_lib.fgvr_data import count_names
+    from finer1_lib.taxonomy import GENUS, read_taxonomy
+
+    file, table = subject.values.get("taxonomy_file", ""), subject.listed.table
+    if not file or table is None or not os.path.exists(os.path.expanduser(file)):
+        return []
+    try:
+        known = sum(GENUS in ranks for ranks in read_taxonomy(file, table).values())
+    except UserError as error:
+        return [refused(error, f"{DATA}.taxonomy_file")]
+    return [passed(f"a genus is given to {known} of {count_names(table)} names", file)]
 
 
 def named_files(subject: Subject) -> list[Row]:

@@ -128,6 +128,10 @@ def list_folder(root: Path, values: Values, progress: Progress) -> Listed:
     for note in table.attrs["notes"]:
         what, _, fix = note.rpartition("; ")
         rows.append(warn(what, str(root), fix))
+    sizes, needed = table.groupby(["super_category", "sub_category"]).size(), values["num_shots"] + 1
+    if thin := [f"{word}/{name} ({size})" for (word, name), size in sizes.items() if size < needed]:
+        rows.append(warn(f"{len(thin)} sub-categories have fewer than {needed} pictures, too few where they "
+                         f"are seen: {', '.join(thin)}", str(root), "add some, or lower num_shots"))
     if twice := table.attrs["duplicates"]:
         rows.append(warn(f"{len(twice)} files are left out: the same bytes stand beside them",
                          ", ".join(twice), "remove them"))
