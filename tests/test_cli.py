@@ -193,10 +193,18 @@ def test_a_student_copy_is_named_and_kept_unless_forced(command, tmp_path):
 def test_compare_hands_both_runs_on(command, kit, monkeypatch):
     from finer1_lib.paper import comparison as paper_comparison
 
-    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"compared {runs}")
+    (kit / "outputs/ours").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(paper_comparison, "comparison_table", lambda *runs: list(runs))
+    monkeypatch.setattr(paper_comparison, "compare_lines", lambda table: f"compared {table}")
+    monkeypatch.setattr(paper_comparison, "to_csv", lambda table: "a,b\n")
     code, out, _ = command("compare", "ours", "--released", "theirs")
-    assert code == 0 and out == f"compared {(kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs')}\n"
-    assert command("compare", "ours")[1] == f"compared {(kit / 'outputs' / 'ours', None)}\n"
+    assert code == 0 and out.startswith(f"compared {[kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs']}\n")
+    assert (kit / "outputs/ours/comparison.csv").read_text() == "a,b\n"
+    code, out, _ = command("compare", "ours", "--to", str(kit / "mine/table.csv"))
+    assert code == 0 and out.startswith(f"compared {[kit / 'outputs' / 'ours', None]}\n")
+    assert (kit / "mine/table.csv").read_text() == "a,b\n"
+    code, _, error = command("compare", "ours", "--to", str(kit / "mine"))
+    assert code == 2 and one_line(error) and "cannot write to" in error
 
 
 # --- plans ---

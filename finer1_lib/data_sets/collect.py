@@ -121,7 +121,7 @@ def assign_shots(
     """
     if num_shots < 3:
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
-    table, first = table.copy(), dict(first or {})
+    table, first, thin = table.copy(), dict(first or {}), []
     table["categories"], table["shot"] = "unseen", -1
     for word, part in table.groupby("super_category"):
         names = sorted(part["sub_category"].unique())
@@ -139,9 +139,12 @@ def assign_shots(
                     raise UserError(f"{word}/{name}: its rationale's picture is no training picture of it")
                 order = at + [index for index in order if index != at[0]]
             if len(order) < num_shots:
-                raise UserError(f"{word}/{name}: {len(order)} training pictures for {num_shots} shots; lower "
-                                "num_shots or complete the data set")
+                thin.append(f"{word}/{name} ({len(order)})")
+                continue
             table.loc[order[:num_shots], "shot"] = range(num_shots)
+    if thin:
+        raise UserError(f"{len(thin)} sub-categories have too few training pictures for {num_shots} shots: "
+                        f"{', '.join(thin)}; lower num_shots or complete the data set")
     if first:
         word, name = sorted(first)[0]
         raise UserError(f"a rationale speaks of {word}/{name}, which is no seen sub-category here")

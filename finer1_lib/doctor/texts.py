@@ -22,6 +22,8 @@ EVALUATION = "04_evaluation"
 def names(subject: Subject) -> list[Row]:
     """No unseen sub-category is trained on, no picture is trained on and asked about."""
     table, _ = subject.table, subject.release  # without its lists the two sides are not the run's
+    if (table["shot"] < 0).all():
+        raise NotYet("no shots are drawn: see the rows of `data`")
     sides: dict[tuple, str] = {}
     for row in table.drop_duplicates(["super_category", "sub_category"]).itertuples():
         sides[row.super_category, normalise(row.sub_category)] = row.categories
