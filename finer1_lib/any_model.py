@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Sequence
 
 from finer1_lib import models
-from finer1_lib.checkpoint_files import MODEL_TYPE, is_folder, loading, split_revision
+from finer1_lib.chat_templates import bounded, check_processor
+from finer1_lib.checkpoint_files import MODEL_TYPE, load_model, loading, local_copy, read_config
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
-from finer1_lib.generation import Generation, ending_ids, mix
+from finer1_lib.generation import Generation, check_length, ending_ids, mix, own_settings
 from finer1_lib.out_of_memory import mended
 from finer1_lib.precision import four_bits, pick_device, pick_dtype
 from finer1_lib.teacher_pictures import fitted
@@ -54,19 +55,7 @@ def is_qwen(checkpoint: str) -> bool:
     Raises:
         UserError: no such checkpoint, or one that transformers does not know without foreign code.
     """
-    return _config(checkpoint).model_type == MODEL_TYPE
-
-
-def _config(checkpoint: str) -> Any:
-    import transformers
-
-    with loading(checkpoint):
-        return transformers.AutoConfig.from_pretrained(split_revision(checkpoint)[0], **_where(checkpoint))
-
-
-def _where(checkpoint: str) -> dict[str, Any]:
-    revision = split_revision(checkpoint)[1]
-    return dict(revision=revision, local_files_only=is_folder(checkpoint), trust_remote_code=False)
+    return read_config(checkpoint).model_type == MODEL_TYPE
 
 
 def load(
@@ -87,7 +76,7 @@ def load(
     import transformers
 
     checkpoint = str(checkpoint)
-    name, where, config = split_revision(checkpoint)[0], _where(checkpoint), _config(checkpoint)
+    config = read_config(checkpoint)
     if config.model_type == MODEL_TYPE:
         return models.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels, device=device)
     if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -97,19 +86,14 @@ def load(
     dtype, gpu, options = pick_dtype("auto", device), device.startswith("cuda"), {}
     if load_in_4bit:
         options["quantization_config"] = four_bits(device, dtype, _KEPT_WHOLE)
-    with loading(checkpoint):
-        processor = transformers.AutoProcessor.from_pretrained(name, **where)
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None or not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
-        raise UserError(f"{checkpoint} has no chat template: take a model that follows instructions")
+    processor = models.load_processor(checkpoint)
+    check_processor(processor, config, checkpoint)
+    tokenizer = processor.tokenizer
     models.free_memory()
     with loading(checkpoint), mended(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
-        model, told = transformers.AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, device_map={"": device} if gpu else None,
-            output_loading_info=True, **options, **where)
-    if fresh := sorted(map(str, told["missing_keys"])):
-        raise UserError(f"{checkpoint} lacks {len(fresh)} of its model's weights (first: {fresh[0]}), which "
-                        "would be drawn at random: use a whole checkpoint")  # fmt: skip
+        model = load_model(transformers.AutoModelForImageTextToText, local_copy(checkpoint), checkpoint,
+                           dtype=dtype, device_map={"": device} if gpu else None, **options)  # fmt: skip
+    model.generation_config = own_settings(model.generation_config, checkpoint)
     tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -137,6 +121,7 @@ def generate(
     Raises:
         UserError: memory ran out, or a picture cannot be read.
     """
+    check_length(max_new_tokens)
     seeing = [any(_pictures(prompt)) for prompt in prompts]
     groups = [[i for i, sees in enumerate(seeing) if sees is kind] for kind in (True, False)]
     batches = [group[k : k + batch_size] for group in groups for k in range(0, len(group), batch_size)]
@@ -157,13 +142,14 @@ def _answer(
     import torch
 
     model, tokenizer = loaded.model, loaded.processor.tokenizer
-    inputs = loaded.processor.apply_chat_template(
-        [_opened(prompt, loaded.max_pixels) for prompt in prompts], add_generation_prompt=True, tokenize=True,
-        return_dict=True, return_tensors="pt", processor_kwargs={"padding": True})
+    with bounded(loaded.checkpoint):
+        inputs = loaded.processor.apply_chat_template(
+            [_opened(prompt, loaded.max_pixels) for prompt in prompts], add_generation_prompt=True,
+            tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True})
     inputs = {name: value.to(model.device, model.dtype if value.is_floating_point() else None)
               for name, value in inputs.items() if hasattr(value, "to")}
     ends = set(ending_ids(model, tokenizer))
-    config = copy.deepcopy(model.generation_config)  # what a family needs stays; how it samples is ours
+    config = copy.deepcopy(model.generation_config)  # a family's own token ids; how it samples is ours
     config.update(
         do_sample=temperature > 0, num_beams=1, repetition_penalty=1.0, max_length=None,
         max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id,

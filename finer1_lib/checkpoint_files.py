@@ -1,24 +1,43 @@
-"""What a folder must hold to be a checkpoint or an adapter, said in one line where it does not.
+"""A checkpoint's files: fetched, looked at before a loader sees them, loaded with every weight in place.
 
-Looked at before anything is loaded: transformers reports a missing processor as a failed download. What goes
-wrong nevertheless is told by `loading`.
+    folder = local_copy("owner/name@revision")       # a folder stays as it is; nothing else is downloaded
+    model = load_model(AutoModel, folder, checkpoint)    # no weight random, none unused, none NaN
+    examine(folder)                                  # the same from the headers, without loading (doctor)
 
-Source: our choice; safetensors only, never pickled weights.
+A config may name code, another repository or a pickle: such a file is refused here, once, so no loader has to
+be trusted with it. What goes wrong in a loader nevertheless is reported in one line by `loading`.
+
+Source: our choice; safetensors only, never pickled weights, never code of a checkpoint's own.
 """
 
 import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator, Optional, Sequence
 
 from finer1_lib.errors import UserError, first_line
 
 MODEL_TYPE = "qwen2_5_vl"
 TRAINABLE = "trainable.json"  # beside the weights of full fine-tuning: which of them were trained
-
+INDEX = "model.safetensors.index.json"
+OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+CONFIGS = (
+    "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
+    "video_preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.json", "open_clip_config.json",
+)  # fmt: skip
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")  # their keys are words, not settings
+TEXTS = ("chat_template.jinja", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+         "sentencepiece.bpe.model")  # fmt: skip
+WEIGHTS = ("model.safetensors", "model-*.safetensors", INDEX, *OPEN_CLIP_FILES)
 
 HUB_ID = r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?"  # owner/name or owner/name@revision
+AGAIN = "copy or download the checkpoint again"
+MOST_LAYERS = 1000  # a model of more would be built for hours before its weights are found missing
+_CODE = ("auto_map", "trust_remote_code", "custom_generate", "custom_pipelines", "use_kernels",
+         "kernel_config", "transformers_weights")  # fmt: skip
+_BUFFERS = (".inv_freq", ".position_ids")  # saved by older versions of transformers; computed since
 
 
 def is_folder(checkpoint: str) -> bool:
@@ -35,9 +54,32 @@ def split_revision(checkpoint: str) -> "tuple[str, str | None]":
     return (checkpoint, None) if found is None else (found[1], found[2])
 
 
+def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
+    """The folder of a checkpoint whose files a loader may read; a Hub id is downloaded, or cached already.
+
+    Args:
+        checkpoint: a folder, or a Hub id "owner/name" or "owner/name@revision".
+        weights: whether its weights are needed too.
+
+    Raises:
+        UserError: nothing there, or what `check_files` refuses.
+    """
+    name, revision = split_revision(str(checkpoint))
+    folder = Path(name)
+    if not is_folder(name):
+        from huggingface_hub import snapshot_download
+
+        wanted = [*CONFIGS, *VOCABULARIES, *TEXTS, *(WEIGHTS if weights else ())]
+        with loading(checkpoint):
+            folder = Path(snapshot_download(
+                name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    check_files(folder, weights=weights)
+    return str(folder)
+
+
 @contextmanager
 def loading(checkpoint: Any, doing: str = "load") -> Iterator[None]:
-    """Tell in one line why a checkpoint cannot be loaded by the block.
+    """Report in one line why a checkpoint cannot be loaded by the block; the loader's own reports are silent.
 
     Args:
         checkpoint: folder or Hub id, as given.
@@ -47,40 +89,166 @@ def loading(checkpoint: Any, doing: str = "load") -> Iterator[None]:
         UserError: there is none, its files are no checkpoint, its weights are damaged, or it would run only
             with code of its own.
     """
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        told = f"cannot {doing} {str(checkpoint)!r}: {first_line(error)}"
-        if "trust_remote_code" in str(error) or "custom code" in str(error):
-            told = (f"{checkpoint} would not run: it needs code of its own, which is never run here; take a "
-                    "checkpoint that transformers has a class for")  # fmt: skip
-        raise UserError(told) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # a Rust class without an importable Python base
+    except UserError:
+        raise
+    except BaseException as error:  # a panic of a Rust library is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        damaged = f"{checkpoint}: a weights file is damaged ({error}); copy or download it again"
-        raise UserError(damaged) from error
+        raise UserError(_why(checkpoint, doing, error)) from error
+    finally:
+        logging.set_verbosity(level)
+
+
+def _why(checkpoint: Any, doing: str, error: BaseException) -> str:
+    """One line for what a loader raised."""
+    text = str(error)
+    if type(error).__name__ == "SafetensorError":  # a Rust class without an importable Python base
+        return f"{checkpoint}: a weights file is damaged ({first_line(error)}); copy or download it again"
+    if "trust_remote_code" in text or "custom code" in text:
+        return (f"{checkpoint} would not run: it needs code of its own, which is never run here; take a "
+                "checkpoint that transformers has a class for")  # fmt: skip
+    if "loading state_dict" in text:
+        keys = re.findall(r'"([^"]+)"|size mismatch for (\S+):', text) or [("", "?")]
+        return (f"{checkpoint}: {len(keys)} weights are missing, unknown or of another shape (first: "
+                f"{keys[0][0] or keys[0][1]}): use a whole checkpoint")  # fmt: skip
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+    if isinstance(error, (OSError, ImportError)):
+        return f"cannot {doing} {str(checkpoint)!r}: {line}"
+    kind = "" if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: "
+    return f"cannot {doing} {str(checkpoint)!r}: {kind}{line}; its files do not fit together: {AGAIN}"
+
+
+# What lies in the folder -------------------------------------
+
+
+def check_files(folder: Path, *, weights: bool = True) -> None:
+    """Refuse a folder with files that no loader may see: not JSON objects, or that name code or other places.
+
+    Args:
+        folder: of a checkpoint.
+        weights: whether its weights will be loaded too.
+
+    Raises:
+        UserError: naming the file and what in it.
+    """
+    try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"the folder {ascii(str(folder))} has a name that is not UTF-8: rename it") from error
+    if not folder.is_dir():
+        raise UserError(f"checkpoint folder {folder} does not exist: give a folder or a Hub id"
+                        " (owner/name or owner/name@revision)")
+    for name in (*CONFIGS, *VOCABULARIES):
+        if (folder / name).exists():
+            found = read_object(folder / name)
+            if name in CONFIGS:
+                _refuse_code(folder / name, found)
+    if (folder / "chat_template.jinja").exists():
+        _read(folder / "chat_template.jinja")
+    if weights and (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} holds an adapter (adapter_config.json) in place of a checkpoint, or beside "
+                        "it: name the checkpoint, or move the adapter into a folder of its own")  # fmt: skip
+    if weights and (folder / INDEX).exists():
+        _shards(folder / INDEX)
+
+
+def read_object(path: Path) -> dict:
+    """A JSON file that holds an object.
+
+    Raises:
+        UserError: it cannot be read, is not JSON (or too deep), or holds something else.
+    """
+    try:
+        found = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        why = "is nested too deeply" if isinstance(error, RecursionError) else "is not JSON"
+        raise UserError(f"{path} {why}: {AGAIN}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__} in place of an object: {AGAIN}")
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {AGAIN}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not UTF-8 text: {AGAIN}") from error
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """(key, value) of every object inside a value, at any depth."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            yield from one.items()
+        if isinstance(one, (dict, list)):
+            waiting += one.values() if isinstance(one, dict) else one
+
+
+def _refuse_code(path: Path, config: dict) -> None:
+    """Refuse a config that names code, kernels, or another repository, wherever in it."""
+    for key, value in _pairs(config):
+        kernel = key.endswith("implementation") and "/" in str(value)
+        place = isinstance(value, str) and value.startswith(("hf-hub:", "local-dir:"))
+        if kernel or place or (key in _CODE and value not in (None, False, "", {}, [])):
+            raise UserError(f"{path} sets {key}: it needs code or files of its own, which are never run or "
+                            "read here; take another checkpoint, or remove the key if the model runs "
+                            "without")  # fmt: skip
+        layers = key == "depth" or key.endswith("layers")
+        if layers and isinstance(value, (int, float)) and not 0 <= value <= MOST_LAYERS:
+            raise UserError(f"{path} sets {key} to {value}: no checkpoint has so many; {AGAIN}")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names: safetensors beside it.
+
+    Raises:
+        UserError: another kind of file or place, one that is missing, or no index.
+    """
+    named = read_object(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise UserError(f"{index} names no weights (weight_map): {AGAIN}")
+    for name in named.values():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", name):
+            raise UserError(f"{index} names {name!r}: only .safetensors files beside it are read")
+    shards = sorted(set(named.values()))
+    for name in shards:
+        need(index.parent, name, "a checkpoint without weights (safetensors)")
+    return shards
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weights of a checkpoint as transformers takes them: one file, else those of the index."""
+    if (folder / "model.safetensors").is_file() or not (folder / INDEX).exists():
+        need(folder, "model.safetensors", "a checkpoint without weights (safetensors)")
+        return [folder / "model.safetensors"]
+    return [folder / name for name in _shards(folder / INDEX)]
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Refuse a folder that lacks what loading and generating need.
+    """Refuse a folder that lacks what loading a Qwen2.5-VL and generating need.
 
     Raises:
         UserError: naming the first missing piece.
     """
-    if not folder.is_dir():
-        raise UserError(f"checkpoint folder {folder} does not exist: give a folder or a Hub id"
-                        " (owner/name or owner/name@revision)")
-    _need(folder, "config.json", "no checkpoint")
-    kind = _read_json(folder / "config.json").get("model_type")
+    check_files(folder)
+    need(folder, "config.json", "no checkpoint")
+    kind = read_object(folder / "config.json").get("model_type")
     if kind != MODEL_TYPE:
         raise UserError(f"{folder} holds a model of type {kind!r}: the kit needs {MODEL_TYPE!r} (Qwen2.5-VL)")
-    index = folder / "model.safetensors.index.json"
-    shards = set(_read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    for name in sorted(shards):
-        _need(folder, name, "a checkpoint without weights (safetensors)")
-    _need(folder, "processor_config.json|preprocessor_config.json", "a checkpoint without a processor")
-    _need(folder, "tokenizer.json|vocab.json", "a checkpoint without a tokenizer")
+    weight_files(folder)
+    need(folder, "processor_config.json|preprocessor_config.json", "a checkpoint without a processor")
+    need(folder, "tokenizer.json|vocab.json", "a checkpoint without a tokenizer")
 
 
 def check_any(folder: Path) -> None:
@@ -89,14 +257,11 @@ def check_any(folder: Path) -> None:
     Raises:
         UserError: naming what is missing.
     """
-    if not folder.is_dir():
-        raise UserError(f"checkpoint folder {folder} does not exist: give a folder or a Hub id"
-                        " (owner/name or owner/name@revision)")
-    _need(folder, "config.json", "no checkpoint")
-    if _read_json(folder / "config.json").get("model_type") == MODEL_TYPE:
+    check_files(folder)
+    need(folder, "config.json", "no checkpoint")
+    if read_object(folder / "config.json").get("model_type") == MODEL_TYPE:
         return check_checkpoint(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} is a checkpoint without weights (safetensors): copy or download it whole")
+    weight_files(folder)
 
 
 def check_trained(folder: Path) -> str:
@@ -108,23 +273,171 @@ def check_trained(folder: Path) -> str:
     Raises:
         UserError: naming what is missing.
     """
-    if not folder.is_dir():
-        raise UserError(f"adapter folder {folder} does not exist: run the notebook that trains it first")
+    from finer1_lib.adapter_files import read_adapter
+
     if (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists():
         check_checkpoint(folder)
         return "full"
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        _need(folder, name, "no adapter")
+    read_adapter(folder)
     return "lora"
 
 
-def _need(folder: Path, names: str, what: str) -> None:
+def need(folder: Path, names: str, what: str) -> None:
+    """Refuse a folder that has none of the files "a|b"."""
     if not any((folder / name).is_file() for name in names.split("|")):
         raise UserError(f"{folder} is {what}: {' or '.join(names.split('|'))} is missing")
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: copy or download the checkpoint again") from error
+# What the weights hold ---------------------------------------
+
+
+def refuse_bad_weights(named: Iterable[tuple[str, Any]], where: Any) -> None:
+    """Refuse weights with NaN or infinite numbers: a model of them answers nothing, without an error.
+
+    Time linear in the weights; no copy of a tensor is made.
+
+    Args:
+        named: (name, tensor) pairs, e.g. `model.state_dict().items()`; a generator is read one by one.
+        where: folder, file or Hub id, for the message.
+
+    Raises:
+        UserError: with their number and the first name.
+    """
+    bad = [name for name, tensor in named if not _finite(tensor)]
+    if bad:
+        raise UserError(f"{where}: {len(bad)} weights hold NaN or infinite numbers (first: {bad[0]}): copy or "
+                        "download it again, or train it again")  # fmt: skip
+
+
+def _finite(tensor: Any) -> bool:
+    import torch
+
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    if tensor.element_size() == 1:  # 8-bit numbers have no minimum of their own
+        tensor = tensor.to(torch.bfloat16)
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())  # a NaN anywhere makes both NaN
+
+
+def refuse_partial(
+    report: Any, where: Any, *, unused: Sequence[str] = (), parts: "Optional[Iterable[str]]" = None
+) -> None:
+    """Refuse a model that was not loaded whole from its checkpoint, by transformers' loading report.
+
+    Args:
+        report: of `from_pretrained(..., ignore_mismatched_sizes=True, output_loading_info=True)`; tied weights
+            are not among its missing keys.
+        where: folder or Hub id, for the message.
+        unused: beginnings of keys that nobody will use.
+        parts: the model's own parts, where the checkpoint may rightly hold more; None refuses all that is left
+            over.
+
+    Raises:
+        UserError: weights are missing, of another shape, or have no place, with their number and first name.
+    """
+    def told(keys: Iterable[Any]) -> list[str]:
+        return sorted(str(key) for key in keys if not str(key).startswith(tuple(unused)))
+
+    left = [key for key in report["unexpected_keys"] if not key.endswith(_BUFFERS)
+            and (parts is None or key.split(".")[0] in parts)]  # fmt: skip
+    shapes = {str(key): f"{key} is {tuple(found)} in place of {tuple(wanted)}"
+              for key, found, wanted in report["mismatched_keys"]}  # fmt: skip
+    if missing := told(report["missing_keys"]):
+        raise UserError(f"{where} lacks {len(missing)} of its model's weights (first: {missing[0]}), which would "
+                        "be random: use a whole checkpoint")  # fmt: skip
+    if other := told(shapes):
+        raise UserError(f"{where} has {len(other)} weights of another shape than its config.json says "
+                        f"(first: {shapes[other[0]]}): use the config.json that belongs to it")  # fmt: skip
+    if left := told(left):
+        raise UserError(f"{where} has {len(left)} weights that its model has no place for (first: {left[0]}), "
+                        "so they would not be used: use the config.json that belongs to it, or merge its adapter")  # fmt: skip
+    if errors := list(report.get("error_msgs") or ()):
+        raise UserError(f"{where}: {len(errors)} weights cannot be read (first: {errors[0]}): {AGAIN}")
+
+
+def load_model(
+    kind: Any, folder: Optional[str], where: Any, *, unused: Sequence[str] = (), whole: bool = True, **options: Any
+) -> Any:
+    """`kind.from_pretrained(folder)` with every weight from the checkpoint.
+
+    Args:
+        kind: a model class or Auto class of transformers.
+        folder: of `local_copy`; None where the options hold the weights.
+        where: the checkpoint as given, for messages.
+        unused: of `refuse_partial`.
+        whole: whether all of the checkpoint must have a place in the model.
+        options: further ones of `from_pretrained`.
+
+    Raises:
+        UserError: of `refuse_partial` and `refuse_bad_weights`.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    model, report = kind.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+        ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    parts = None if whole else {name.split(".")[0] for name, _ in model.named_parameters()}
+    refuse_partial(report, where, unused=unused, parts=parts)
+    refuse_bad_weights(((name, one) for name, one in model.state_dict().items()
+                        if not name.startswith(tuple(unused))), where)  # fmt: skip
+    if folder and Path(folder).parent.name == "snapshots":  # of the Hub's cache, which is named by its commit
+        model.config._commit_hash = Path(folder).name
+    return model
+
+
+def read_config(checkpoint: "str | Path") -> Any:
+    """A checkpoint's configuration, without its weights; named as for `local_copy`."""
+    from transformers import AutoConfig
+
+    with loading(checkpoint, "read the configuration of"):
+        return AutoConfig.from_pretrained(
+            local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
+
+
+def examine(folder: Path, *, numbers: bool = True) -> bool:
+    """Refuse what `load_model` would refuse of a vision-language checkpoint, from its files' headers.
+
+    Args:
+        folder: of a checkpoint.
+        numbers: whether to look for NaN too, which reads every weight once (one at a time).
+
+    Returns:
+        Whether it is a vision-language model; of others only the numbers are looked at.
+
+    Raises:
+        UserError: as `load_model`; a damaged file.
+    """
+    import torch
+    import transformers
+
+    config, headers = read_config(folder), {}
+    for file in weight_files(folder):
+        with open_weights(file) as weights:
+            headers.update({name: weights.get_slice(name).get_shape() for name in weights.keys()})
+            if numbers:
+                refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
+    kind = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    if kind is None or getattr(config, "quantization_config", None):
+        return kind is not None  # quantised weights have shapes of their own
+    state = {name: torch.empty(shape, device="meta") for name, shape in headers.items()}
+    with loading(folder, "examine"):
+        load_model(kind, None, folder, config=config, state_dict=state, device_map="meta")
+    return True
+
+
+@contextmanager
+def open_weights(file: Path) -> Iterator[Any]:
+    """A safetensors file, open: names and shapes cost nothing, tensors are read one by one.
+
+    Raises:
+        UserError: it is damaged, or the pointer of Git LFS in its place.
+    """
+    from safetensors import safe_open
+
+    with loading(file, "read"):
+        with file.open("rb") as head:
+            if head.read(24) == b"version https://git-lfs.":
+                raise UserError(f"{file} is a pointer of Git LFS, not the weights: run git lfs pull there")
+        with safe_open(str(file), "pt") as weights:
+            yield weights

@@ -33,8 +33,9 @@ app = typer.Typer(
 _RUN_HELP = "\n\n".join(
     (
         "Run the notebooks of a preset, one after the other, and end in a table and a report.",
-        "Stages that finished with the same parameters and inputs are skipped, and one that was interrupted"
-        " goes on where it stopped: after a crash, a kill or Ctrl-C, give the same command again.",
+        "Stages that finished with the same parameters, inputs, code of the notebook and version of the kit are"
+        " skipped, and one that was interrupted goes on where it stopped: after a crash, a kill or Ctrl-C, give the"
+        " same command again.",
         "Everything lands in OUTPUT_ROOT/RUN_NAME: a folder per stage, the executed notebooks, summary.json"
         " and report.html.",
         "Examples:",
@@ -78,6 +79,11 @@ def run(
     seed: Annotated[
         Optional[int], typer.Option(help="Seed of every notebook.", show_default="the preset's")
     ] = None,
+    keep_finished: Annotated[
+        bool,
+        typer.Option("--keep-finished", help="Also keep what other code of a notebook or another version of the kit"
+                     " made; without it such a stage is computed anew."),
+    ] = False,
 ) -> None:
     from finer1_lib.presets import find_kit, make_plan
     from finer1_lib.runner import chosen_stages, clock, run_chain
@@ -90,7 +96,7 @@ def run(
     settings = settings or []
     stages = chosen_stages(first, last, settings)
     plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings)
-    report = run_chain(plan, stages, say)
+    report = run_chain(plan, stages, say, keep_finished)
     if report is not None:
         _print_table(plan.run_dir)
         say(f"report: {report}")
@@ -154,6 +160,7 @@ def main() -> None:
     """Run the command line and leave with the exit code."""
     from finer1_lib.execution import NotebookFailure
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
     signal.signal(signal.SIGTERM, _stop)  # so that kernels are shut down before this process ends
     try:
         code = app(standalone_mode=False)

@@ -89,7 +89,7 @@ def rescore(
     """
     import pandas as pd
 
-    from finer1_lib.files import atomic_write_json, atomic_write_text, check_targets, read_json
+    from finer1_lib.files import atomic_write_json, check_targets, read_json
     from finer1_lib.fgvr_data import read_guide
     from finer1_lib.scores import record_file
     from finer1_lib.scores.record_file import RecordFile, names_in
@@ -97,6 +97,7 @@ def rescore(
     from finer1_lib.scores.rescore import rescore as rescored
     from finer1_lib.scores.scorers import make_scorer
     from finer1_lib.scores.similarity import make_similarity
+    from finer1_lib.shown import write_csv
     from finer1_lib.summary import KEYS, main_table
     from finer1_lib.taxonomy import find_taxonomy
 
@@ -135,4 +136,4 @@ def rescore(
     if json_file is not None:
         atomic_write_json(Path(json_file), found.rows)
     if csv_file is not None:
-        atomic_write_text(Path(csv_file), pd.DataFrame(found.rows, columns=list(KEYS)).to_csv(index=False))
+        write_csv(csv_file, pd.DataFrame(found.rows, columns=list(KEYS)))

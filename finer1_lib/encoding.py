@@ -16,6 +16,8 @@ Source: transformers' Qwen2_5_VLProcessor, whose behaviour this reproduces.
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Sequence
 
+from finer1_lib.chat_templates import bounded
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -82,8 +84,9 @@ class Encoder:
         """(text with every placeholder expanded, pixels or None, grid or None) of one conversation."""
         import torch
 
-        text = self.processor.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+        with bounded(self.tokenizer.name_or_path):
+            text = self.processor.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
         contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
         images = [part["image"] for parts in contents for part in parts if part["type"] == "image"]
         pictures = [self.picture(image) for image in images]

@@ -105,6 +105,13 @@ def collect_records(
     return [known[key_of(request)] for requests in asked for request in requests]
 
 
+def left_to_ask(questions: Mapping[str, Sequence[Sequence[Mapping]]], path: Path) -> list[str]:
+    """The models that have a question of theirs ({model: of `all_requests`}) without an answer in `path`."""
+    known = _read_records(path)
+    return [model for model, asked in questions.items()
+            if any(key_of(request) not in known for requests in asked for request in requests)]
+
+
 def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> list[dict]:
     """One batch's records."""
     answers = answerer.answer(batch, max_new_tokens=max_new_tokens, seed=draw_seed(batch[0]["seed"], batch))

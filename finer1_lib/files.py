@@ -127,7 +127,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return kind()
-    except ValueError as error:
+    except IsADirectoryError as error:
+        raise UserError(f"{path} must be a file, and a folder lies there: remove it") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: delete its folder and run again") from error
     if not isinstance(value, kind):
         raise UserError(f"{path} does not hold what it should: delete its folder and run again")

@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.encoding import Encoded, Encoder, pad, vision_inputs
+from finer1_lib.errors import UserError
 from finer1_lib.out_of_memory import mended
 from finer1_lib.sharing import forget_positions, read_prompts, roomy_cache, shares_prompts, unwrap_base
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from finer1_lib.models import LoadedModel
 
 EQUAL_LENGTH_ROWS = 16  # so many prompts of one length are worth their own batch; fewer are padded together
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "bad_words_ids",
+             "suppress_tokens", "begin_suppress_tokens")  # fmt: skip
 PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
@@ -135,6 +138,7 @@ def sample_ids(
     """
     import torch
 
+    check_length(max_new_tokens)
     device = next(model.parameters()).device
     ids, mask = pad([row.ids for row in rows], tokenizer.pad_token_id, "left")
     ids, mask = ids.to(device), mask.to(device)
@@ -176,6 +180,40 @@ def evaluating(model: Any) -> Iterator[None]:
         model.for_training() if training and hasattr(model, "for_training") else model.train(training)
 
 
+def own_settings(config: Any, where: Any) -> Any:
+    """Of a checkpoint's generation configuration what is read here: its token ids.
+
+    The rest (sampling, penalties, several answers a prompt, methods that are code on the Hub) would fill what
+    a caller leaves out, so it is not kept.
+
+    Args:
+        config: transformers' GenerationConfig.
+        where: the checkpoint as given, for messages.
+
+    Raises:
+        UserError: ids that are no whole numbers.
+    """
+    from transformers import GenerationConfig
+
+    def whole(value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return all(map(whole, value))
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    found = {name: value for name in TOKEN_IDS if (value := getattr(config, name, None)) is not None}
+    for name, value in found.items():
+        if not whole(value):
+            raise UserError(f"{where}: generation_config.json sets {name} to {value!r}: give token ids, which are "
+                            "whole numbers")  # fmt: skip
+    return GenerationConfig(**found)
+
+
+def check_length(max_new_tokens: int) -> None:
+    """Refuse a limit at which no token could be generated."""
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise UserError(f"max_new_tokens is {max_new_tokens!r}: give a whole number of 1 or more")
+
+
 def ending_ids(model: Any, tokenizer: Any) -> list[int]:
     """Every id that ends a turn: the generation configuration's and the tokenizer's."""
     named = model.generation_config.eos_token_id
@@ -185,7 +223,7 @@ def ending_ids(model: Any, tokenizer: Any) -> list[int]:
 
 def _generation_config(model: Any, tokenizer: Any, ends: list[int], max_new_tokens: int, temperature: float,
                        top_p: float) -> Any:
-    """A complete configuration: what is left out is filled from the checkpoint (Qwen's has a penalty)."""
+    """A complete configuration; transformers fills what is left out from the model's own (`own_settings`)."""
     from transformers import GenerationConfig
 
     known = tokenizer.get_vocab()

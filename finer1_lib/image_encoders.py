@@ -15,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional, Sequence
 
-from finer1_lib.checkpoint_files import is_folder, loading, split_revision
-from finer1_lib.errors import UserError, first_line
+from finer1_lib.checkpoint_files import load_model, loading, local_copy
+from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_bytes, atomic_write_json, read_json
 from finer1_lib.hashing import digest, listing_digest
 from finer1_lib.image_folder import load_image
@@ -48,27 +48,17 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    name, revision = split_revision(checkpoint)
-    where = {"revision": revision, "local_files_only": is_folder(name), "trust_remote_code": False}
-    with loading(checkpoint):
-        try:
-            model, told = AutoModel.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **where)
-            processor = AutoImageProcessor.from_pretrained(name, **where)
-            tokenizer = AutoTokenizer.from_pretrained(name, **where) if texts else None
-        except (OSError, ValueError, RuntimeError) as error:
-            needs = "safetensors weights, an image processor" + (" and a tokenizer" if texts else "")
-            raise UserError(f"image_encoder {checkpoint!r} cannot be loaded: {first_line(error)}; give a Hub "
-                            f"id or a folder with {needs}") from error  # fmt: skip
+    where = {"local_files_only": True, "trust_remote_code": False}
+    with loading(checkpoint, "use as image_encoder"):
+        folder = local_copy(checkpoint)
+        model = load_model(AutoModel, folder, f"image_encoder {checkpoint!r}", dtype=torch.float32, whole=False,
+                           unused=() if texts else ("text_model.",))  # fmt: skip
+        processor = AutoImageProcessor.from_pretrained(folder, **where)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **where) if texts else None
     for what in ("image", "text") if texts else ("image",):
         if not hasattr(model, f"get_{what}_features"):
             raise UserError(f"image_encoder {checkpoint!r} is a {type(model).__name__}, which has no {what} "
                             "features of its own; use SigLIP, CLIP or the like")  # fmt: skip
-    unused = () if texts else ("text_model.",)
-    fresh = sorted(str(key) for key in told["missing_keys"] if not str(key).startswith(unused))
-    if fresh:
-        raise UserError(f"image_encoder {checkpoint!r} leaves {len(fresh)} weights newly initialised (first: "
-                        f"{fresh[0]}): likeness would be random; use a whole checkpoint")  # fmt: skip
     return SimpleNamespace(
         model=model.eval().to(device), processor=SimpleNamespace(image_processor=processor), device=device,
         checkpoint=checkpoint, adapter=None, tokenizer=tokenizer)  # fmt: skip
@@ -157,7 +147,7 @@ def cached_features(
 def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
     """sha256 of what decides the features: weights, arithmetic, the processor with its pixel budget, ids."""
     def weights(name: Optional[str]) -> Optional[str]:
-        return listing_digest(Path(name)) if name and Path(name).exists() else name
+        return listing_digest(Path(name), deep=False) if name and Path(name).exists() else name
 
     return digest({
         "checkpoint": weights(loaded.checkpoint), "adapter": weights(loaded.adapter),

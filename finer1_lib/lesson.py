@@ -27,7 +27,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.presets import Plan
 from finer1_lib.provenance import KEYS, versions
 from finer1_lib.runner import chosen_stages, run_chain
-from finer1_lib.signatures import earlier_digests, is_current, signature_of
+from finer1_lib.signatures import earlier_digests, is_current, made_by, signature_of
 from finer1_lib.stage import UNREAD, recorded, set_aside
 from finer1_lib.student_copy import clear
 
@@ -185,7 +185,8 @@ def _import_answers(plan: Plan, reference: Path) -> bool:
             raise UserError(f"{reference / EVALUATION / ANSWERS}.gz {_CHANGED}")
         origin = {"imported_from": _shown(reference), "files": {ANSWERS: record["outputs"][ANSWERS]}}
         files.atomic_write_json(new / "imported.json", origin | {key: record[key] for key in KEYS})
-        started = {"signature": signature, "parameters": recorded(parameters), "opened": 1}
+        started = {"signature": signature, "parameters": recorded(parameters), "opened": 1,
+                   "made_by": made_by(EVALUATION)}  # fmt: skip
         files.atomic_write_json(new / "started.json", started)
     return True
 

@@ -105,12 +105,9 @@ def config_of(checkpoint: "str | Path") -> Optional[Any]:
         UserError: a folder whose config.json cannot be read, or is not a Qwen2.5-VL's.
     """
     if Path(checkpoint).is_dir():
-        from transformers import AutoConfig
+        from finer1_lib.checkpoint_files import read_config
 
-        try:
-            config = AutoConfig.from_pretrained(str(checkpoint), local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{checkpoint}: config.json cannot be read ({error})".splitlines()[0]) from error
+        config = read_config(checkpoint)
         if config.model_type != "qwen2_5_vl":
             raise UserError(f"{checkpoint} is a {config.model_type}: the plan knows Qwen2.5-VL")
         return config

@@ -20,9 +20,13 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Optional
 
-from finer1_lib.checkpoint_files import check_checkpoint, check_trained, is_folder, loading, split_revision
+from finer1_lib.chat_templates import check_processor
+from finer1_lib.checkpoint_files import (
+    check_checkpoint, check_trained, examine, is_folder, load_model, loading, local_copy, refuse_bad_weights,
+    split_revision,
+)  # fmt: skip
 from finer1_lib.errors import UserError, first_line
-from finer1_lib.generation import Generation, generate
+from finer1_lib.generation import Generation, generate, own_settings
 from finer1_lib.hidden_states import pooled_states
 from finer1_lib.out_of_memory import mended
 from finer1_lib.pixel_budget import pixels_of, set_pixels, take_pixels, told_apart
@@ -113,9 +117,8 @@ def load(
     full_finetuning = full_finetuning or whole
     if load_in_4bit and full_finetuning:
         raise UserError("full fine-tuning has no 4-bit weights: set load_in_4bit to false")
-    read, revision = split_revision(adapter if whole else checkpoint)
-    where = dict(device=device, dtype=pick_dtype(dtype, device), load_in_4bit=load_in_4bit, revision=revision,
-                 local=is_folder(read))
+    read = adapter if whole else checkpoint
+    where = dict(device=device, dtype=pick_dtype(dtype, device), load_in_4bit=load_in_4bit)
     can = device.startswith("cuda") and not full_finetuning
     with loading(read), mended(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
         if backend == "unsloth":
@@ -123,8 +126,8 @@ def load(
                 read, max_seq_length=max_seq_length, full_finetuning=full_finetuning, **where)
         else:
             model, processor = _load_transformers(read, **where)
-    if not (processor.chat_template or processor.tokenizer.chat_template):
-        raise UserError(f"{read} has no chat template: add its chat_template.jinja")
+    check_processor(processor, model.config, read)
+    model.generation_config = own_settings(model.generation_config, read)
     if whole and not (min_pixels and max_pixels):
         take_pixels(processor, load_processor(checkpoint), min_pixels, max_pixels)
     set_pixels(processor, min_pixels, max_pixels)
@@ -153,33 +156,26 @@ def load_processor(checkpoint: "str | Path") -> Any:
     """A checkpoint's processor (tokenizer and image processor) without its weights; named as for `load`."""
     import transformers
 
-    name, revision = split_revision(str(checkpoint))
     with loading(checkpoint):
         return transformers.AutoProcessor.from_pretrained(
-            name, revision=revision, local_files_only=is_folder(name), trust_remote_code=False)
+            local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
 
 
-def _load_transformers(
-    checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool, revision: Optional[str], local: bool
-) -> tuple:
+def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool) -> tuple:
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {}
     if load_in_4bit:  # the head and the vision tower keep 16 bits, as in Unsloth's 4-bit checkpoints
         options["device_map"] = {"": device}
         options["quantization_config"] = four_bits(device, dtype, kept_whole=["lm_head", "visual"])
-    model = transformers.AutoModelForImageTextToText.from_pretrained(
-        checkpoint, dtype=dtype, revision=revision, local_files_only=local, use_safetensors=True,
-        trust_remote_code=False, **options)
-    model = model if load_in_4bit else model.to(device)
-    return model, transformers.AutoProcessor.from_pretrained(
-        checkpoint, revision=revision, local_files_only=local, trust_remote_code=False)
+    model = load_model(
+        transformers.AutoModelForImageTextToText, local_copy(checkpoint), checkpoint, dtype=dtype, **options)
+    return model if load_in_4bit else model.to(device), load_processor(checkpoint)
 
 
 def _load_unsloth(
-    checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool, revision: Optional[str], local: bool,
-    max_seq_length: int, full_finetuning: bool,
+    checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool, max_seq_length: int,
+    full_finetuning: bool,
 ) -> tuple:
     if importlib.util.find_spec("unsloth") is None:
         raise UserError('backend "unsloth" needs the package unsloth: install the extra "gpu"')
@@ -187,9 +183,14 @@ def _load_unsloth(
         from unsloth import FastVisionModel
     except NotImplementedError as error:
         raise UserError(f'backend "unsloth" needs a GPU: {first_line(error)}') from error
-    return FastVisionModel.from_pretrained(
-        checkpoint, dtype=dtype, load_in_4bit=load_in_4bit, full_finetuning=full_finetuning,
-        float32_mixed_precision=True, device_map={"": device}, local_files_only=local,
+    name, revision = split_revision(checkpoint)
+    if is_folder(name):  # Unsloth does not report what it left random
+        examine(Path(name), numbers=False)
+    model, processor = FastVisionModel.from_pretrained(
+        name, dtype=dtype, load_in_4bit=load_in_4bit, full_finetuning=full_finetuning,
+        float32_mixed_precision=True, device_map={"": device}, local_files_only=is_folder(name),
         max_seq_length=max_seq_length, use_gradient_checkpointing="unsloth", offload_embedding=False,
         # a revision belongs to the repository that was named, not to Unsloth's copy of it in 4 bits
         revision=revision, use_exact_model_name=revision is not None)
+    refuse_bad_weights(model.state_dict().items(), checkpoint)
+    return model, processor

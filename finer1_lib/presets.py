@@ -19,6 +19,7 @@ import finer1_lib
 from finer1_lib.chain import OUTSIDE, STAGES, find_checkout, find_run
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import Parameter, check_parameters, from_text, nearest, parse_parameters
+from finer1_lib.yaml_text import read_yaml
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
 
@@ -68,23 +69,32 @@ def list_presets(kit: Path) -> list[str]:
     )
 
 
+def read_cells(notebook: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook file.
+
+    Raises:
+        UserError: if the file is missing or no notebook.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+    except FileNotFoundError:
+        raise UserError(f"notebook {notebook} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{notebook} is not a notebook") from None
+
+
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
     """The parameters cell of a notebook file.
 
     Raises:
         UserError: if the file is missing, no notebook, or has no single `parameters` cell.
     """
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except FileNotFoundError:
-        raise UserError(f"notebook {notebook} is missing") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{notebook} is not a notebook") from None
-    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in read_cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
         raise UserError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: it needs exactly one")
     try:
-        return parse_parameters("".join(tagged[0]["source"]))
+        return parse_parameters(tagged[0]["source"])
     except UserError as error:
         raise UserError(f"{notebook.name}: {error}") from None
 
@@ -135,13 +145,7 @@ def _places(kit: Path, preset: str) -> dict[str, str]:
 
 
 def _read_yaml(file: Path, where: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{where} is not YAML{f' (line {mark.line + 1})' if mark else ''}") from error
+    value = read_yaml(file, where)
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -241,7 +245,7 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
         from finer1_lib.systems.rows import read_entry
 
         wheres = [read_entry(str(entry))[2] for entry in value]
-        return [str(entry).removesuffix(where) + _absolute("checkpoint", where, kit)
+        return [str(entry).removesuffix(where) + _absolute_weights(where, kit)
                 for entry, where in zip(value, wheres)]
     if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
         return value
@@ -250,3 +254,12 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
         if path.exists():
             return str(Path(os.path.abspath(path)))
     return os.path.abspath(Path(value).expanduser()) if name.endswith("_root") else value
+
+
+def _absolute_weights(where: str, kit: Path) -> str:
+    """`_absolute` of what an entry of more_models names: CHECKPOINT, ADAPTER or BASE+ADAPTER."""
+    from finer1_lib.adapter_files import split_adapter
+
+    cuts = [split_adapter(where, root) for root in (Path.cwd(), kit)]
+    base, adapter = next((cut for cut in cuts if None not in cut), (where, None))
+    return "+".join(_absolute("checkpoint", part, kit) for part in (base, adapter) if part)

@@ -13,6 +13,7 @@ Source: our choice (DESIGN 3 and 4).
 """
 
 import ast
+import re
 from typing import Any
 
 from finer1_lib import provenance
@@ -70,13 +71,23 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
         )
     position = _find_parameters_cell(history)
     known = parse_parameters(history[position])
-    where = namespace["notebook"]
-    if position + 1 < len(history) and history[position + 1].startswith("# Parameters"):
-        check_parameters(_assigned(history[position + 1]), known, f"parameters injected into {where}")
-    values = check_parameters({name: namespace[name] for name in known}, known, f"the parameters of {where}")
-    stage = Stage.open(values.pop("notebook"), values)
+    where = namespace.get("notebook")
+    after = history[position + 1] if position + 1 < len(history) else ""
+    if after.partition("\n")[0].strip() == "# Parameters":  # papermill's own cell
+        check_parameters(_assigned(after), known, f"parameters injected into {where}")
+
+    def values_now() -> dict[str, Any]:
+        gone = [name for name in known if name not in namespace]
+        if gone:
+            raise UserError(f"{where}: {', '.join(gone)} of the parameters cell is deleted: run that cell again")
+        return check_parameters({name: namespace[name] for name in known}, known, f"the parameters of {where}")
+
+    values = values_now()
+    stage = Stage.open(values["notebook"], {**values}, values_now)
     state = "finished already: loading" if stage.finished else "resuming" if stage.opened > 1 else "new"
     print(f"[{stage.name}] {state}, seed {stage.seed}, folder {stage._shown()}", flush=True)
+    if stage.note:
+        print(f"[{stage.name}] {stage.note}", flush=True)
     print(f"[{stage.name}] {provenance.line()}", flush=True)
     return stage
 
@@ -85,6 +96,10 @@ def _find_parameters_cell(history: list[str]) -> int:
     for position in range(len(history) - 1, -1, -1):
         if _assigned(history[position]).get("notebook") in STAGES:
             return position
+    under_magic = re.compile(r"run_cell_magic\(.*\bnotebook = ", re.DOTALL)  # as IPython keeps a %%cell's text
+    if any(under_magic.search(cell) or cell.lstrip().startswith("%%") and "notebook = " in cell for cell in history):
+        raise UserError("the parameters cell begins with a %%magic, so it cannot be read: remove that line (put it"
+                        " into a cell below) and run the cells from the top")
     raise UserError("the parameters cell was not run: run the cells from the top")
 
 

@@ -132,8 +132,8 @@ def rewrite(**values):
 BROKEN = {
     "has no chat template": break_template,
     "which takes no pictures": lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'),
-    "code of its own": rewrite(model_type="strange", auto_map={"AutoConfig": "theirs.StrangeConfig"}),
-    "cannot load .*strange": rewrite(model_type="strange"),
+    "code or files of its own": rewrite(model_type="strange", auto_map={"AutoConfig": "theirs.StrangeConfig"}),
+    "cannot read the configuration .*strange": rewrite(model_type="strange"),
     "weights file is damaged": lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" + bytes(30)),
     "cannot load .*model.safetensors": lambda folder: (folder / "model.safetensors").unlink(),
 }

@@ -13,7 +13,7 @@ from finer1_lib.contenders import CONTROLS, FIXED
 from finer1_lib.controls import always_first
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
-from finer1_lib.evaluation import batches_of, collect_records
+from finer1_lib.evaluation import batches_of, collect_records, left_to_ask
 from finer1_lib.evaluation_items import select_items
 from finer1_lib.evaluation_requests import OPTION_ORDERS, all_requests, build_requests, rule_of, shown_options
 from finer1_lib.image_folder import load_image
@@ -30,7 +30,7 @@ from finer1_lib.systems.answering import ChatAnswerer
 from finer1_lib.systems.strategies import messages_for
 
 Said = namedtuple("Said", "text tokens truncated")
-COT = FIXED[3]
+BASE, COT = FIXED[0], FIXED[3]
 
 
 def make_items(per_class=3):
@@ -235,6 +235,23 @@ def test_a_finished_file_needs_no_model(world):
 
     assert collect(world, requests, path, load=no_model, generate=no_model) == first
     assert path.read_bytes() == before
+
+
+def test_only_rows_with_a_question_left_are_asked(world):
+    path = world[0] / "records.jsonl"
+    questions = {one.model: [build_requests(one, world[1], setting) for setting in ("closed_world", "open_world")]
+                 for one in (COT, BASE)}  # fmt: skip
+    assert left_to_ask(questions, path) == [COT.model, BASE.model]
+    for requests in questions[COT.model]:
+        collect(world, requests, path)
+    assert left_to_ask(questions, path) == [BASE.model]
+    collect(world, questions[BASE.model][0], path)
+    assert left_to_ask(questions, path) == [BASE.model], "the open world is still to be asked"
+    path.write_bytes(path.read_bytes()[:-3])
+    assert left_to_ask(questions, path) == [BASE.model]
+    for requests in questions[BASE.model]:
+        collect(world, requests, path)
+    assert left_to_ask(questions, path) == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 700, 2500, 5000, -1, -40])

@@ -85,10 +85,10 @@ def test_what_is_no_encoder_is_told_in_one_line(siglip, tmp_path):
 
     with pytest.raises(UserError, match="ViTModel, which has no image features"):
         load_encoder(tiny_encoder(tmp_path / "vit", "vit"))
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="does not exist: give a folder or a Hub id"):
         load_encoder(str(tmp_path / "nowhere"))
     weights = load_file(f"{siglip}/model.safetensors")
-    for name, message in (("vision_model.embeddings.position_embedding.weight", "1 weights newly"),
+    for name, message in (("vision_model.embeddings.position_embedding.weight", "lacks 1 of its"),
                           ("text_model.head.weight", None)):  # fmt: skip
         folder = tmp_path / name
         folder.mkdir()
@@ -169,20 +169,18 @@ def test_a_model_that_gives_fewer_vectors_than_images_is_refused(siglip):
 
 
 def test_a_revision_and_a_damaged_file_are_told_in_one_line(siglip, tmp_path, monkeypatch):
-    import transformers
-
     asked = []
 
     def hub(name, **where):
-        asked.append((name, where["revision"], where["local_files_only"]))
+        asked.append((name, where["revision"]))
         raise OSError("no network here\nat all")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transformers.AutoModel, "from_pretrained", hub)
+        patch.setattr("huggingface_hub.snapshot_download", hub)
         for checkpoint in ("owner/name@v1", "owner/name", "owner/name@refs/pr/2"):
-            with pytest.raises(UserError, match="cannot be loaded: no network here; give"):
+            with pytest.raises(UserError, match="cannot load .*: no network here$"):
                 load_encoder(checkpoint)
-    assert asked == [("owner/name", revision, False) for revision in ("v1", None, "refs/pr/2")]
+    assert asked == [("owner/name", revision) for revision in ("v1", None, "refs/pr/2")]
     for file in Path(siglip).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"

@@ -1,5 +1,6 @@
 """Loading, adapters, generation, encoding and pooled states, on a tiny random Qwen2.5-VL."""
 
+import fnmatch
 import json
 import shutil
 
@@ -487,19 +488,18 @@ def test_a_revision_reaches_model_processor_unsloth_and_the_record(folder, tmp_p
     import sys
     import types
 
-    import transformers
-
     asked = []
-    for cls in (transformers.AutoModelForImageTextToText, transformers.AutoProcessor):
-        real = cls.from_pretrained
 
-        def stand_in(name, *, revision=None, local_files_only=False, real=real, **kwargs):
-            asked.append((name, revision, local_files_only))
-            return real(folder, **kwargs)
+    def hub(name, *, revision, allow_patterns, ignore_patterns):
+        asked.append((name, revision, allow_patterns))
+        return str(folder)
 
-        monkeypatch.setattr(cls, "from_pretrained", stand_in)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
     loaded = models.load("owner/name@abc123")
-    assert asked == [("owner/name", "abc123", False)] * 2 and loaded.checkpoint == "owner/name@abc123"
+    assert {one[:2] for one in asked} == {("owner/name", "abc123")}
+    for never in ("modeling.py", "tokenizer.py", "tokenizer_custom.py", "pytorch_model.bin", "a.pt", "model.pkl"):
+        assert not any(fnmatch.fnmatch(never, pattern) for one in asked for pattern in one[2])
+    assert loaded.checkpoint == "owner/name@abc123"
     models.save_adapter(models.add_lora(loaded, 4, 8), tmp_path / "out")
     told = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert (told["base_model_name_or_path"], told["revision"]) == ("owner/name", "abc123")

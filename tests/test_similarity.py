@@ -266,7 +266,7 @@ def test_what_is_no_text_encoder_is_refused_in_one_line(tmp_path, encoders):
 
     import transformers as t
 
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match="does not exist"):
         make_similarity(f"encoder:{tmp_path / 'nowhere'}")
     with pytest.raises(UserError, match="unknown similarity 'encoder:'"):
         make_similarity("encoder:")
@@ -312,9 +312,9 @@ def test_siglip_refuses_what_would_give_random_numbers(towers, tmp_path):
         weights = load_file(tmp_path / name / "model.safetensors")
         change(weights)
         save_file(weights, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(UserError, match="newly initialised"):
+        with pytest.raises(UserError, match="lacks 1 of its|has 1 weights of another shape"):
             SiglipSimilarity(str(tmp_path / name))
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match="does not exist"):
         SiglipSimilarity(str(tmp_path / "nowhere"))
 
 

@@ -10,7 +10,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Optional
 
-from finer1_lib.doctor.rows import NotYet, Row, fail, passed, shortly, warn
+from finer1_lib.doctor.rows import NotYet, Row, fail, passed, refused, shortly, warn
 from finer1_lib.doctor.subject import DATA, WORLD, Subject
 from finer1_lib.errors import UserError
 
@@ -76,17 +76,25 @@ def _constraints(subject: Subject) -> dict[str, str]:
 
 
 def base(subject: Subject) -> list[Row]:
-    """The base model's files are whole, or can be had."""
+    """The base model's files are whole, or can be had; so are those of other checkpoints in folders."""
     from finer1_lib.checkpoint_files import check_checkpoint, is_folder
 
     checkpoint = subject.checkpoint
     where = f"{WORLD}.base_checkpoint"
+    rows = []
+    for folder, named in {checkpoint: where, **subject.folders}.items():
+        try:
+            if folder == checkpoint and is_folder(folder):
+                check_checkpoint(Path(folder))
+            if is_folder(folder):
+                subject.examine(folder)
+        except UserError as error:
+            rows.append(refused(error, named))
     if is_folder(checkpoint):
-        check_checkpoint(Path(checkpoint))
-        return [passed("the base is a folder with everything that is needed", checkpoint)]
+        return rows or [passed("the base is a folder with everything that is needed", checkpoint)]
     if _cached(checkpoint):
-        return [passed(f"{checkpoint} is in the Hub's cache", where)]
-    return [warn(f"{checkpoint} will be downloaded", where,
+        return [*rows, passed(f"{checkpoint} is in the Hub's cache", where)]
+    return [*rows, warn(f"{checkpoint} will be downloaded", where,
                  "download it beforehand where the machine has no network; pin it as owner/name@revision")]
 
 

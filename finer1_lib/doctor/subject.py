@@ -95,6 +95,52 @@ class Subject:
         return self.get(WORLD, "base_checkpoint") or str(WEIGHTS)
 
     @cached_property
+    def folders(self) -> dict[str, str]:
+        """Folders of checkpoints beside the base that the stages would load, each with where it is named."""
+        from finer1_lib.adapter_files import split_adapter
+        from finer1_lib.systems.registry import find_systems
+        from finer1_lib.systems.rows import read_entry
+
+        named = {}
+        if self.values.get("teacher") == "model":
+            named[self.values.get("teacher_checkpoint", "")] = f"{DATA}.teacher_checkpoint"
+        named[self.values.get("image_encoder", "")] = f"{DATA}.image_encoder"
+        for stage in ("04_evaluation", "05_probing"):
+            for entry in self.get(stage, "more_models", []):
+                base = split_adapter(read_entry(entry)[2])[0]
+                named[base or ""] = f"{stage}.more_models"
+        stage = "04_evaluation"
+        for one in find_systems(self.get(stage, "systems", []), self.get(stage, "systems_from", "")):
+            named[one.checkpoint or ""] = f"{stage}.systems"
+        for word in (self.get(stage, "text_similarity", ""), *self.get(stage, "more_similarities", [])):
+            if word.startswith("encoder:"):
+                named[word.removeprefix("encoder:")] = f"{stage}.text_similarity"
+        there = {str(Path(name).expanduser()): where for name, where in named.items() if name}
+        return {name: where for name, where in there.items() if Path(name).is_dir()}
+
+    def examine(self, folder: str) -> None:
+        """Refuse a checkpoint that a stage would refuse, without loading it: files, headers, chat template.
+
+        Its numbers are looked at too, one weight at a time, unless `quick`.
+
+        Raises:
+            UserError: naming what is wrong with it.
+        """
+        from finer1_lib.chat_templates import check_processor
+        from finer1_lib.checkpoint_files import check_any, examine, read_config
+        from finer1_lib.models import load_processor
+        from finer1_lib.systems.encoder_towers import check_open_clip
+
+        path = Path(folder)
+        if (path / "open_clip_config.json").exists():
+            return check_open_clip(path)
+        if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
+            return  # an adapter is looked at where it is attached
+        check_any(path)
+        if examine(path, numbers=not self.quick):
+            check_processor(load_processor(folder), read_config(folder), folder)
+
+    @cached_property
     def table(self) -> Any:
         """The pictures, in the form of images.parquet.
 

@@ -31,15 +31,9 @@ def layer_count(checkpoint: str) -> int:
     Raises:
         UserError: there is none.
     """
-    from transformers import AutoConfig
+    from finer1_lib.checkpoint_files import read_config
 
-    from finer1_lib.checkpoint_files import is_folder, loading, split_revision
-
-    name, revision = split_revision(str(checkpoint))
-    with loading(checkpoint, "read the configuration of"):
-        config = AutoConfig.from_pretrained(
-            name, revision=revision, local_files_only=is_folder(name), trust_remote_code=False)
-    return config.get_text_config().num_hidden_layers + 1
+    return read_config(checkpoint).get_text_config().num_hidden_layers + 1
 
 
 def chosen_layers(layers: Sequence[int], layer: int, count: int) -> tuple[int, list[int]]:

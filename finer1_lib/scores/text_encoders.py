@@ -13,7 +13,7 @@ second encoders: audit B2, F4; that others are mean-pooled is our choice, after 
 from collections import OrderedDict
 from typing import Any, Callable, Iterable
 
-from finer1_lib.checkpoint_files import loading, split_revision
+from finer1_lib.checkpoint_files import load_model, loading, local_copy, read_config
 from finer1_lib.errors import UserError
 
 SIGLIP = "google/siglip-base-patch16-256"  # [P] Section 4.1
@@ -107,18 +107,14 @@ class SiglipSimilarity(EncoderSimilarity):
 
 def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
     """texts -> (texts, width) float32 unit vectors on the CPU."""
-    from transformers import AutoConfig
-
-    name, revision = split_revision(checkpoint)
-    with loading(checkpoint):
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    config = read_config(checkpoint)
     kind = config.model_type.removesuffix("_text_model")
     read, tower, pool = _READ.get(kind, (_mean_pooled, "AutoModel", False))
     if pool and hasattr(config, "text_config"):
         if kind == "clip":  # the tower alone looks for the width of its projection in its own part
             config.text_config.projection_dim = config.projection_dim
         config = config.text_config
-    tokenizer, model = _load(checkpoint, tower, config, ignored="" if pool else "pooler.")
+    tokenizer, model = _load(checkpoint, tower, config, ignored=() if pool else ("pooler.",))
     length = _length(checkpoint, kind, tokenizer, model.config)
     model.eval().to(device)
 
@@ -136,23 +132,16 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
     return embed
 
 
-def _load(checkpoint: str, tower: str, config: Any, ignored: str) -> tuple[Any, Any]:
+def _load(checkpoint: str, tower: str, config: Any, ignored: tuple[str, ...]) -> tuple[Any, Any]:
     """(tokenizer, text tower), every weight of which was in the checkpoint."""
     import transformers
 
-    name, revision = split_revision(checkpoint)
     with loading(checkpoint):
+        folder = local_copy(checkpoint)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=False)
-        model, report = getattr(transformers, tower).from_pretrained(
-            name, config=config, revision=revision, output_loading_info=True, use_safetensors=True,
-            ignore_mismatched_sizes=True)  # fmt: skip
-    fresh = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]
-                   if not (ignored and str(key).startswith(ignored)))  # fmt: skip
-    if fresh:
-        raise UserError(f"{checkpoint!r} leaves {len(fresh)} weights of the text tower newly initialised "
-                        f"(first: {fresh[0]}): similarities would be random; use a whole checkpoint")
-    return tokenizer, model
+            folder, local_files_only=True, trust_remote_code=False)
+        return tokenizer, load_model(getattr(transformers, tower), folder, checkpoint, config=config,
+                                     unused=ignored, whole=False)  # fmt: skip
 
 
 def _length(checkpoint: str, kind: str, tokenizer: Any, config: Any) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Mapping, Optional, Protocol, Sequence
 from finer1_lib.contenders import Contender
 from finer1_lib.evaluation import WINDOW_PIXELS
 from finer1_lib.generation import Generation
+from finer1_lib.systems.rows import weights_at
 from finer1_lib.systems.strategies import STRATEGIES, messages_for
 
 PIXEL_BYTES = 24  # of a prepared picture: two frames of three colours in float32
@@ -161,8 +162,8 @@ def open_answerer(
         return open_encoder(contender.system, image_root, labels, batch_size=batch_size)
     if kind == "endpoint":
         return EndpointAnswerer(contender.system, image_root, Path(answers), heat)
-    checkpoint = contender.checkpoint or base
-    if contender.checkpoint and not any_model.is_qwen(checkpoint):
+    checkpoint, adapter = weights_at(contender, base, adapter)
+    if contender.checkpoint and adapter is None and not any_model.is_qwen(checkpoint):
         loaded = any_model.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels)
     else:
         loaded = models.load(checkpoint, adapter, backend=backend, load_in_4bit=load_in_4bit,

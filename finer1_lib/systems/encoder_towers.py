@@ -8,17 +8,18 @@ B2; big_vision); the rest is our choice.
 """
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
-from finer1_lib.checkpoint_files import is_folder, loading, split_revision
-from finer1_lib.errors import UserError, first_line
+from finer1_lib.checkpoint_files import (
+    OPEN_CLIP_FILES, loading, local_copy, need, read_object, refuse_bad_weights,
+)  # fmt: skip
+from finer1_lib.errors import UserError
 from finer1_lib.image_encoders import image_features, load_encoder
 
 if TYPE_CHECKING:
     import numpy
-
-OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 
 
 class TransformersTowers:
@@ -74,18 +75,17 @@ class OpenClipTowers:
 
         if importlib.util.find_spec("open_clip") is None:
             raise UserError(f'{checkpoint} is read by open_clip: install the kit with its extra "clip"')
-        folder = _open_clip_folder(checkpoint)
+        folder = local_copy(checkpoint)
+        check_open_clip(Path(folder))
         import open_clip
 
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._batch_size = batch_size
         with loading(checkpoint):
-            try:
-                self._model, _, self._prepare = open_clip.create_model_and_transforms(
-                    f"local-dir:{folder}", device=self._device, require_pretrained=True)
-                self._tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-            except (RuntimeError, TypeError, AttributeError) as error:  # weights or a config that do not fit
-                raise UserError(f"cannot load {checkpoint!r}: {first_line(error)}") from error
+            self._model, _, self._prepare = open_clip.create_model_and_transforms(
+                f"local-dir:{folder}", device=self._device, require_pretrained=True)
+            refuse_bad_weights(self._model.state_dict().items(), checkpoint)
+            self._tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         self._model.eval()
 
     def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
@@ -108,23 +108,54 @@ class OpenClipTowers:
         return found.float().cpu().numpy()
 
 
-def _open_clip_folder(checkpoint: str) -> Path:
-    """The folder of a checkpoint in open_clip's format, downloaded without anything pickled."""
-    name, revision = split_revision(checkpoint)
-    if is_folder(checkpoint):
-        folder = Path(checkpoint)
-    else:
-        from huggingface_hub import snapshot_download
+def check_open_clip(folder: Path) -> None:
+    """Refuse a config of open_clip's with anything but numbers and words of the two towers.
 
-        wanted = ["open_clip_config.json", *OPEN_CLIP_FILES, "tokenizer*", "vocab.json", "merges.txt",
-                  "special_tokens_map.json"]  # fmt: skip
-        with loading(checkpoint):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories.
+
+    Raises:
+        UserError: a file is missing, or naming the first key that is not on the list.
+    """
     for names in (("open_clip_config.json",), OPEN_CLIP_FILES):
-        if not any((folder / one).is_file() for one in names):
-            raise UserError(f"{checkpoint} is no checkpoint of open_clip's that can be read safely: "
-                            f"{' or '.join(names)} is missing")  # fmt: skip
-    return folder
+        need(folder, "|".join(names), "no checkpoint of open_clip's that can be read safely")
+    path = folder / "open_clip_config.json"
+    config = read_object(path)
+    model = _known(path, config.get("model_cfg"), "model_cfg", _MODEL)
+    _known(path, config.get("preprocess_cfg", {}), "preprocess_cfg", _PREPROCESS)
+    _known(path, model.get("vision_cfg"), "vision_cfg", _VISION)
+    text = _known(path, model.get("text_cfg"), "text_cfg", _TEXT)
+    _known(path, text.get("tokenizer_kwargs", {}), "tokenizer_kwargs", _TOKENIZER)
+    for part in ("vision_cfg", "text_cfg"):
+        for kind in ("act_kwargs", "norm_kwargs"):
+            _known(path, model[part].get(kind) or {}, kind, _LAYER)
+    timm = model["vision_cfg"].get("timm_model_name", "")
+    if timm is not None and not re.fullmatch(r"[\w.]*", str(timm)):
+        raise UserError(f"{path} sets timm_model_name to {timm!r}: the name of a model of timm's is wanted")
 
+
+def _known(path: Path, part: Any, name: str, keys: str) -> dict:
+    """A part of the config, with known keys alone."""
+    if not isinstance(part, dict):
+        raise UserError(f"{path} has no object {name}: copy or download the checkpoint again")
+    if foreign := sorted(set(part) - set(keys.split())):
+        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here: take a checkpoint whose towers "
+                        "open_clip builds itself")  # fmt: skip
+    return part
+
+
+# What of a config open_clip may see. Left out: towers of transformers' (hf_model_name) and decoders.
+_MODEL = ("embed_dim vision_cfg text_cfg quick_gelu custom_text init_logit_scale init_logit_bias "
+          "nonscalar_logit_scale output_dict")  # fmt: skip
+_PREPROCESS = "size mode mean std interpolation resize_mode fill_color"
+_BLOCK = ("layers width mlp_ratio ls_init_value pool_type output_tokens act_kwargs norm_kwargs block_type qk_norm "
+          "scaled_cosine_attn scale_heads scale_attn_inner scale_attn scale_fc final_ln_after_pool ")  # fmt: skip
+_VISION = _BLOCK + (
+    "head_width patch_size image_size patch_dropout attentional_pool attn_pooler_queries attn_pooler_heads "
+    "no_ln_pre pos_embed_type timm_model_name timm_model_pretrained timm_pool timm_proj timm_proj_bias timm_drop "
+    "timm_drop_path")
+_TEXT = _BLOCK + ("context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id "
+                  "eos_id no_causal_mask proj_bias proj_type")  # fmt: skip
+_TOKENIZER = "clean strip_sep_token language lower reduction_mask"
+_LAYER = "eps elementwise_affine bias approximate"
 
 TOWERS = {"transformers": TransformersTowers, "open_clip": OpenClipTowers}

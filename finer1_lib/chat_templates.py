@@ -1,0 +1,137 @@
+"""A checkpoint's chat template is a program of its own: tried before it is used, and bounded while it runs.
+
+    check_processor(processor, config, checkpoint)     # once, when a model is loaded
+    with bounded("owner/name"):                        # each time a conversation is rendered
+        text = processor.apply_chat_template(...)
+
+transformers renders templates in jinja2's sandbox, which forbids what they may reach but not how long they
+run. So a template is first rendered in a process of its own, which is ended when it takes too long or too
+much memory; later, a loop that depends on what is asked ends after `LINES` lines.
+
+Source: our choice.
+"""
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Iterator
+
+from finer1_lib.checkpoint_files import loading
+from finer1_lib.errors import UserError
+
+SECONDS = 20  # a template takes a thousandth of one; this process has to start first
+MEMORY = 2**30
+LINES = 10**6  # of template code for one conversation; the longest of the published ones takes some hundreds
+IMAGE, WORDS = {"type": "image"}, "What is seen here?"
+QUERY = [{"role": "user", "content": [IMAGE, {"type": "text", "text": WORDS}]}]
+REPLY = {"role": "assistant", "content": [{"type": "text", "text": "A wren."}]}
+CONVERSATIONS = (
+    QUERY, [*QUERY, REPLY, *QUERY],
+    [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *QUERY],
+)  # fmt: skip
+
+# What a template may not do without end. Its mistakes are left to transformers' own environment afterwards.
+_TRIAL = """
+import json, sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (%d, %d))
+except ImportError:
+    pass  # Windows: the clock alone
+import jinja2, jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+def stop(message):
+    raise jinja2.TemplateError(message)
+given = json.load(sys.stdin)
+rooms = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+rooms.globals["raise_exception"] = stop
+for messages in given["conversations"]:
+    try:
+        rooms.from_string(given["template"]).render(messages=messages, add_generation_prompt=True)
+    except MemoryError:
+        sys.exit(3)
+    except Exception:
+        sys.exit(0)
+""" % (MEMORY, MEMORY)
+
+
+def check_processor(processor: Any, config: Any, where: Any) -> None:
+    """Refuse a processor with which a model would not see, stop, or answer anything.
+
+    Args:
+        processor: of a vision-language checkpoint.
+        config: the model's.
+        where: the checkpoint as given, for messages.
+
+    Raises:
+        UserError: no chat template, one that does not end, fails, or drops image or text; a tokenizer that is
+            larger than the embedding.
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    if not template:
+        raise UserError(f"{where} has no chat template: add its chat_template.jinja, or take a model that "
+                        "follows instructions")  # fmt: skip
+    rows = config.get_text_config().vocab_size
+    if (last := max(tokenizer.get_vocab().values())) >= rows:
+        raise UserError(f"{where}: its tokenizer has tokens up to {last}, its embedding {rows} rows: use the "
+                        "tokenizer that belongs to it")  # fmt: skip
+    for one in template.values() if isinstance(template, dict) else [template]:
+        if not isinstance(one, str):
+            raise UserError(f"{where}: its chat template is a {type(one).__name__}, not a text: fix "
+                            "chat_template.jinja")  # fmt: skip
+        if not _ends(one):
+            raise UserError(f"{where}: its chat template takes more than {SECONDS} s or {MEMORY >> 20} MiB: "
+                            "use the chat_template.jinja that belongs to the model")  # fmt: skip
+    with bounded(where):
+        seen = processor.apply_chat_template(QUERY, add_generation_prompt=True, tokenize=False)
+        blind = processor.apply_chat_template(
+            [{**QUERY[0], "content": QUERY[0]["content"][1:]}], add_generation_prompt=True, tokenize=False)
+    mark = getattr(processor, "image_token", None)
+    if seen == blind or (mark and seen.count(mark) - blind.count(mark) < 1):
+        raise UserError(f"{where}: its chat template leaves the image out: use the chat_template.jinja that "
+                        "belongs to the model")  # fmt: skip
+    if WORDS not in seen:
+        raise UserError(f"{where}: its chat template leaves the text out: use the chat_template.jinja that "
+                        "belongs to the model")  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _ends(template: str) -> bool:
+    """Whether a template is rendered within bounds, whatever else is wrong with it."""
+    given = json.dumps({"template": template, "conversations": CONVERSATIONS})
+    try:
+        done = subprocess.run([sys.executable, "-I", "-c", _TRIAL], input=given, text=True,
+                              capture_output=True, timeout=SECONDS)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+@contextmanager
+def bounded(where: Any) -> Iterator[None]:
+    """End the rendering of a chat template after `LINES` lines; report in one line what fails in it.
+
+    Raises:
+        UserError: it takes too long, has a mistake, or refuses the conversation.
+    """
+    left = LINES
+
+    def count(frame: Any, event: str, value: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != "<template>":
+            return None
+        left -= 1
+        if left < 0:
+            raise UserError(f"{where}: its chat template does not end: use the one that belongs to the model")
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        with loading(where, "render the chat template of"):
+            yield
+    finally:
+        sys.settrace(before)
