@@ -596,7 +596,7 @@ def test_the_command_ends_with_2_only_where_something_fails(world, tmp_path, mon
     code, out, error = command("--json", str(tmp_path / "found.json"))
     assert (code, error) == (0, "") and "whole pictures" in out and "0 fail" in out and "peak" in out
     assert json.loads((tmp_path / "found.json").read_text())["counts"]["fail"] == 0
-    code, out, error = command("--set", "02_cot_sft.lora_rank=0")
+    code, out, error = command("--set", "03_tapo.min_pixels=784", "--set", "03_tapo.max_pixels=300")
     assert code == 2 and error.startswith("finer1: doctor: ") and error.count("\n") == 1
 
 

@@ -11,6 +11,7 @@ the files' headers (`finer1 doctor` opens every picture whole).
 Source: METHOD 1 (4 images per seen sub-category, official splits); data sets' own lists.
 """
 
+import os
 import random
 from pathlib import Path
 from typing import Any, Callable, Collection, Mapping, Optional, Sequence
@@ -52,7 +53,7 @@ def read_data_sets(
     """
     import pandas
 
-    root = Path(data_root).expanduser()
+    root = Path(os.path.expanduser(data_root))
     copies = _copies(words, hub_copies)
     if not root.is_dir() and set(words) - set(copies):
         raise UserError(f"data_root {str(data_root)!r} is not a folder; give the one that holds data sets")
