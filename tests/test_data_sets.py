@@ -310,6 +310,43 @@ def test_a_list_that_is_missing_or_garbage(tmp_path):
         again()
 
 
+@pytest.mark.parametrize("content", [
+    b"", b"\n\n", b"<html>404</html>\n", b"MATLAB 7.3 MAT-file, " + b" " * 103 + b"\0\2IM\x89HDF", bytes(400),
+    None])
+@pytest.mark.parametrize(("word", "file"), [
+    ("car", "cars_test_annos_withlabels.mat"), ("car", "devkit/cars_meta.mat"), ("dog", "train_list.mat"),
+    ("flower", "imagelabels.mat")])
+def test_whatever_is_wrong_with_a_list_of_matlab_s_is_one_line(tmp_path, word, file, content):
+    folder, again = planted(tmp_path, word)
+    data = (folder / file).read_bytes()
+    (folder / file).write_bytes(data[: len(data) // 2] if content is None else content)
+    with pytest.raises(UserError, match=f"{DATA_SETS[word].title}: .*; "):
+        again()
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
+    folder, again = planted(tmp_path, "bird")
+
+    def closed(path, *more):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for method in ("iterdir", "is_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, closed)
+            with pytest.raises(UserError, match=r"CUB_200_2011.*: cannot be read \(Permission denied\)"):
+                again()
+
+
+def test_an_absolute_path_in_a_list_leads_nowhere(tmp_path):
+    folder, again = planted(tmp_path, "aircraft")
+    outside = put(tmp_path / "elsewhere/1.jpg", next((folder / "data/images").glob("*.jpg")).read_bytes())
+    file = folder / "data/images_variant_test.txt"
+    first, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([f"{outside.with_suffix('')} {first.partition(' ')[2]}", *lines]))
+    with pytest.raises(UserError, match="leads out of it"):
+        again()
+
+
 def test_a_broken_header_is_named(tmp_path):
     folder, again = planted(tmp_path, "pet")
     put(next((folder / "images").glob("Bengal_*.jpg")), b"torn")
