@@ -449,7 +449,7 @@ def _name(text: str, where) -> str:
     whole = split_names(f"{name}, {name}") == (name, name)
     if not normalise(name) or not whole or set(name) & set("<>") or not name.isprintable():
         raise UserError(
-            f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, final full "
-            "stop, signs that do not print, bytes that are no UTF-8); rename the folder"
+            f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, sentences, "
+            "final full stop, signs that do not print, bytes that are no UTF-8); rename the folder"
         )
     return name

@@ -17,6 +17,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.rationale_filters import flaws, reasons_of
 from finer1_lib.rationale_quality import misread_share, share
 from finer1_lib.rationales import ask_until_good, attempt_seed, kept_concepts, own_and_foreign
+from finer1_lib.scores.aliases import table_for
 from finer1_lib.teaching import Row, Teacher
 
 _WORDS = {
@@ -184,4 +185,5 @@ def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[s
     """The flaws that the filters see in each text of a record."""
     own, foreign = own_and_foreign(names, record["super_category"])
     label, limit = record["sub_category"], record.get("max_words", 0)
-    return [set(flaws(text, label, own, foreign, limit)) for text in record["texts"]]
+    data_set = table_for(record["super_category"], label)
+    return [set(flaws(text, label, own, foreign, limit, data_set)) for text in record["texts"]]
