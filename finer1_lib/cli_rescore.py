@@ -3,7 +3,6 @@
 Source: our choice (DESIGN 4: records are kept, so that a metric can change without a model being run again).
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
 
@@ -91,6 +90,7 @@ def rescore(
     import pandas as pd
 
     from finer1_lib.files import atomic_write_json, check_targets, read_json
+    from finer1_lib.fgvr_data import read_guide
     from finer1_lib.scores import record_file
     from finer1_lib.scores.record_file import RecordFile, names_in
     from finer1_lib.scores.rescore import paths_of
@@ -107,12 +107,7 @@ def rescore(
     if guide is not None:
         if not Path(guide).is_file():
             raise UserError(f"--guide: {guide} is no file")
-        try:
-            known = json.loads(Path(guide).read_text(encoding="utf-8"))
-        except ValueError:
-            known = None
-        if not isinstance(known, dict) or not {"sub_categories", "super_categories"} <= set(known):
-            raise UserError(f"--guide: {guide} is no field guide; give a run's 01_data/guide.json")
+        known = read_guide(guide)
     if set_aside:
         print(record_file.set_aside(source.path))
     file = RecordFile(source.path)

@@ -3,6 +3,7 @@
 Source: our choice (DESIGN 7: many seeds pooled, the paper's numbers beside a run's).
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -67,9 +68,22 @@ def compare(
     run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
     released: Annotated[Optional[str], typer.Option(help="A run of the released checkpoint.")] = None,
     output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    to: Annotated[
+        Optional[str], typer.Option(help="All lines as CSV.", show_default="comparison.csv in the run")
+    ] = None,
 ) -> None:
     """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
     from finer1_lib.chain import find_run
-    from finer1_lib.paper.comparison import compare_lines
+    from finer1_lib.files import atomic_write_text, check_targets
+    from finer1_lib.paper.comparison import compare_lines, comparison_table, to_csv
 
-    print(compare_lines(find_run(output_root, run_name), released and find_run(output_root, released)))
+    run = find_run(output_root, run_name)
+    check_targets(to)
+    table = comparison_table(run, released and find_run(output_root, released))
+    print(compare_lines(table))
+    target = Path(to or run / "comparison.csv")
+    if to or os.access(run, os.W_OK):  # a finished run of somebody else's can be compared too
+        atomic_write_text(target, to_csv(table))
+        print(f"all {len(table)} lines, those of each data set too: {target}")
+    else:
+        print(f"{target} cannot be written: name a file with --to")

@@ -236,8 +236,8 @@ def _read_settings(
         value = from_text(text, cells[stage].get(name), f"--set {left}")
         typed[stage] |= check_parameters({name: value}, cells[stage], f"--set {stage}")
         mine = name.endswith(("_root", "_file", "release", "_from")) and value and "://" not in value
-        if mine and not Path(value).expanduser().exists():
-            raise UserError(f"--set {setting}: {Path(value).expanduser().absolute()} does not exist")
+        if mine and not os.path.exists(where := os.path.abspath(os.path.expanduser(value))):
+            raise UserError(f"--set {setting}: {where} does not exist")
     return typed
 
 
@@ -256,10 +256,10 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
     if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
         return value
     for folder in (Path.cwd(), kit):
-        path = folder / Path(value).expanduser()
-        if path.exists():
+        path = folder / os.path.expanduser(value)
+        if os.path.exists(path):
             return str(Path(os.path.abspath(path)))
-    return os.path.abspath(Path(value).expanduser()) if name.endswith("_root") else value
+    return os.path.abspath(os.path.expanduser(value)) if name.endswith("_root") else value
 
 
 def _absolute_weights(where: str, kit: Path) -> str:

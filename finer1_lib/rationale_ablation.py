@@ -116,7 +116,7 @@ def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]])
                 if place is not None:
                     carried = record["planted"][place] if "planted" in record else sets[place]
                     hits.append(bool(carried) if off == "all" else off in carried)
-                    owners.append(record["sub_category"])
+                    owners.append((record["super_category"], record["sub_category"]))
             if not prefix:
                 row |= {"kept": len(hits), "texts": texts, "flawed": sum(hits)}
             row |= {prefix + key: value for key, value in share(hits, owners).items()}

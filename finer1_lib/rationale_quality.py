@@ -8,7 +8,7 @@ Source: our choice.
 
 import re
 from collections import Counter
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Hashable, Mapping, Optional, Sequence
 
 from finer1_lib.rationale_filters import flaws, reasons_of
 from finer1_lib.rationales import kept_concepts
@@ -147,7 +147,7 @@ def label_order(records: Sequence[Mapping]) -> list[dict]:
         A row {order, value, low, high, n} each, over kept rationales.
     """
     kept = [record for record in records if record["kept"]]
-    owners = [record["sub_category"] for record in kept]
+    owners = [(record["super_category"], record["sub_category"]) for record in kept]
     own = [_leads(parse(record["texts"][-1]).candidates, record) for record in kept]
     shuffled = [_leads(record["candidates"], record) for record in kept]
     return [{"order": "teacher's", **share(own, owners)}, {"order": "shuffled", **share(shuffled, owners)}]
@@ -166,7 +166,7 @@ def longest(records: Sequence[Mapping], tokenizer: Any) -> tuple[int, str]:
     return max(sizes)
 
 
-def share(hits: Sequence[bool], owners: Sequence[str]) -> dict[str, Any]:
+def share(hits: Sequence[bool], owners: Sequence[Hashable]) -> dict[str, Any]:
     """value, low, high, n of a share, by whole sub-categories; all None and n 0 where there is nothing."""
     if not hits:
         return {"value": None, "low": None, "high": None, "n": 0}

@@ -3,6 +3,8 @@
 Source: our choice.
 """
 
+from finer1_lib.errors import printable
+
 
 def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
     """Print a table, at least 110 columns wide where nobody looks on.
@@ -19,7 +21,7 @@ def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
     table = Table(title=title)
     for words in titles:
         table.add_column(words, overflow="fold")
-    for row in rows:  # labels are text, never markup
-        table.add_row(*map(escape, row))
+    for row in rows:  # labels are text, never markup nor control signs
+        table.add_row(*("\n".join(map(printable, escape(cell).split("\n"))) for cell in row))
     console = Console()
     Console(width=max(console.width, 110) if not console.is_terminal else None).print(table)

@@ -61,6 +61,8 @@ MISTAKES = [
     (("run", "toy", "--set", "steps=3"), "write STAGE.KEY=VALUE"),
     (("run", "toy", "--set", "03_tapo.run_name=x"), "use --run-name"),
     (("run", "toy", "--set", "01_data.image_root=nowhere"), "does not exist"),
+    (("run", "toy", "--set", "01_data.image_root=~no_such_user/x"), "does not exist"),
+    (("run", "toy", "--set", f"01_data.image_root={'x' * 5000}"), "does not exist"),
     (("run", "toy", "--from", "03_tapo", "--set", "01_data.steps=3"), "has no effect"),
     (("run", "toy", "--from", "07_more"), "unknown stage"),
     (("run", "toy", "--to", "tapo"), "--to tapo: unknown stage"),
@@ -215,10 +217,18 @@ def test_a_student_copy_is_named_and_kept_unless_forced(command, tmp_path):
 def test_compare_hands_both_runs_on(command, kit, monkeypatch):
     from finer1_lib.paper import comparison as paper_comparison
 
-    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"compared {runs}")
+    (kit / "outputs/ours").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(paper_comparison, "comparison_table", lambda *runs: list(runs))
+    monkeypatch.setattr(paper_comparison, "compare_lines", lambda table: f"compared {table}")
+    monkeypatch.setattr(paper_comparison, "to_csv", lambda table: "a,b\n")
     code, out, _ = command("compare", "ours", "--released", "theirs")
-    assert code == 0 and out == f"compared {(kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs')}\n"
-    assert command("compare", "ours")[1] == f"compared {(kit / 'outputs' / 'ours', None)}\n"
+    assert code == 0 and out.startswith(f"compared {[kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs']}\n")
+    assert (kit / "outputs/ours/comparison.csv").read_text() == "a,b\n"
+    code, out, _ = command("compare", "ours", "--to", str(kit / "mine/table.csv"))
+    assert code == 0 and out.startswith(f"compared {[kit / 'outputs' / 'ours', None]}\n")
+    assert (kit / "mine/table.csv").read_text() == "a,b\n"
+    code, _, error = command("compare", "ours", "--to", str(kit / "mine"))
+    assert code == 2 and one_line(error) and "cannot write to" in error
 
 
 # --- plans ---

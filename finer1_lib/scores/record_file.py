@@ -94,6 +94,10 @@ def fault_of(record: Any) -> str:
         for name in names:
             if type(record.get(name)) is not kind:
                 return f"it has no {words} {name!r}"
+    if empty := next((name for name in _TEXTS if not record[name].strip() and name != "completion"), None):
+        return f"its {empty!r} is empty"
+    if record["categories"] not in ("seen", "unseen"):
+        return f"its categories is {record['categories']!r}, neither seen nor unseen"
     if record["setting"] not in SETTINGS:
         return f"its setting is {record['setting']!r}, none of {', '.join(SETTINGS)}"
     options, order = record.get("options"), record.get("option_order")
