@@ -20,6 +20,7 @@ from finer1_lib import (
 from finer1_lib.benchmark_evaluation import benchmark_evaluation
 from finer1_lib.benchmark_triplets import benchmark_triplets
 from finer1_lib.errors import UserError
+from finer1_lib.files import one_line_for_the_system
 
 app = typer.Typer(
     help="Fine-R1, step by step: run the notebooks of the kit as one chain.",
@@ -156,7 +157,8 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, _stop)  # so that kernels are shut down before this process ends
     try:
-        code = app(standalone_mode=False)
+        with one_line_for_the_system(Path.cwd()):
+            code = app(standalone_mode=False)
     except UserError as error:
         code = _complain(str(error), 2)
     except NotebookFailure as error:

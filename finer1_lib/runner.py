@@ -3,6 +3,7 @@
 Source: our choice (DESIGN 4).
 """
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from finer1_lib.parameters import nearest
 from finer1_lib.presets import Plan
 from finer1_lib.signatures import earlier_digests, is_current, is_finished, signature_of
 from finer1_lib.summary import SOURCES, join_summary
+from finer1_lib.surroundings import check_one_process
 
 
 def chosen_stages(first: Optional[str], last: Optional[str], settings: Sequence[str] = ()) -> tuple[str, ...]:
@@ -67,11 +69,16 @@ def run_chain(plan: Plan, stages: Sequence[str], say: Callable[[str], None]) -> 
             f"--from {stages[0]}: run {run_dir.name!r} in {run_dir.parent} has not finished"
             f" {', '.join(missing)}: run with --from {missing[0]}, or without --from"
         )
-    try:
+    check_one_process()
+    with files.one_line_for_the_system(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {run_dir}: {error.strerror}") from error
-    held = files.lock(run_dir / ".run.lock", f"run {run_dir.name!r}", patience=2.0)
+        return _run_stages(plan, stages, say)
+
+
+def _run_stages(plan: Plan, stages: Sequence[str], say: Callable[[str], None]) -> Optional[Path]:
+    run_dir, held = plan.run_dir, None
+    if not all(_is_done(plan, stage, _signature(plan, stage)) for stage in stages):  # up to the first that is due
+        held = files.lock(run_dir / ".run.lock", f"run {run_dir.name!r}", patience=2.0)
     try:
         say(f"run {run_dir.name!r} in {run_dir}")
         for stage in stages:
@@ -79,15 +86,26 @@ def run_chain(plan: Plan, stages: Sequence[str], say: Callable[[str], None]) -> 
         if not set(stages) & set(SOURCES):
             say(f"stopped after {stages[-1]}, as asked")
             return None
+        if held is None and not os.access(run_dir, os.W_OK) and (run_dir / "report.html").is_file():
+            say("nothing is due, and the folder may not be written: summary and report stay as they are")
+            return run_dir / "report.html"
         return _conclude(run_dir)
     finally:
         files.unlock(held)
 
 
+def _signature(plan: Plan, stage: str) -> str:
+    return signature_of(plan.parameters[stage], earlier_digests(plan.run_dir, stage))
+
+
+def _is_done(plan: Plan, stage: str, signature: str) -> bool:
+    return is_finished(plan.run_dir / stage, signature) and (plan.run_dir / f"{stage}.ipynb").is_file()
+
+
 def _run_stage(plan: Plan, stage: str, say: Callable[[str], None]) -> None:
     run_dir, number = plan.run_dir, f"{STAGES.index(stage) + 1}/{len(STAGES)}"
-    signature = signature_of(plan.parameters[stage], earlier_digests(run_dir, stage))
-    if is_finished(run_dir / stage, signature) and (run_dir / f"{stage}.ipynb").is_file():
+    signature = _signature(plan, stage)
+    if _is_done(plan, stage, signature):
         say(f"{number} {stage} finished earlier with the same parameters and inputs: skipped")
         return
     for old in ("summary.json", "report.html"):

@@ -105,8 +105,13 @@ class Stage:
                 },
             )
 
-    def input(self, path: str) -> Path:
+    def input(self, path: str, needed: bool = True) -> Path:
         """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
+
+        Args:
+            path: stage and name.
+            needed: False for one that is perhaps not read at all, as weights whose answers are there: then it
+                may be missing.
 
         Raises:
             UserError: if it is missing or no longer what that stage recorded.
@@ -117,6 +122,8 @@ class Stage:
         target = self.run_dir / path
         mend = f"delete {self.run_dir / stage} and run notebook {stage} again"
         if not target.exists():
+            if not needed:
+                return target
             raise UserError(f"{target} is missing: {mend}")
         recorded = files.read_json(self.run_dir / stage / "stage.json").get("outputs", {})
         for name, sha256 in hashing.recorded_hashes(target, rest.rstrip("/")).items():
@@ -175,7 +182,7 @@ class Stage:
             "seed": self.seed,
             # A stage that was only loaded keeps the cost and the surroundings of the computation it shows.
             **(
-                {key: earlier[key] for key in provenance.KEYS}
+                provenance.of_record(earlier)
                 if earlier
                 else provenance.collect(time.monotonic() - self._began, self.opened)
             ),
@@ -194,7 +201,8 @@ class Stage:
 def set_aside(folder: Path) -> None:
     """Move a stage's folder to `NN_stage.previous`, of which one is kept."""
     previous = folder.with_name(folder.name + ".previous")
-    shutil.rmtree(previous, ignore_errors=True)
+    if previous.exists():
+        shutil.rmtree(previous)
     os.replace(folder, previous)
 
 
