@@ -12,7 +12,6 @@ everything in the folder is kept, so heavy functions load or resume.
 Source: our choice (DESIGN 4).
 """
 
-import io
 import os
 import shutil
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from finer1_lib import files, hashing, provenance
 from finer1_lib.chain import NEEDS, STAGES, find_run
+from finer1_lib.figure_files import file_of
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import nearest
 from finer1_lib.signatures import earlier_digests, is_finished, signature_of
@@ -148,10 +148,9 @@ class Stage:
             name: file stem.
             data: the pandas DataFrame that was drawn.
         """
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        picture = file_of(figure, say=lambda line: print(f"[{self.name}] {line}", flush=True))
         files.atomic_write_text(self.path(f"figures/{name}.csv"), data.to_csv(index=False))
-        files.atomic_write_bytes(self.path(f"figures/{name}.png"), buffer.getvalue())
+        files.atomic_write_bytes(self.path(f"figures/{name}.png"), picture)
         return self.dir / "figures" / f"{name}.png"
 
     def progress(self, step: int, total: int, /, label: str = "", **values: Any) -> None:

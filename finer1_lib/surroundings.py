@@ -9,6 +9,7 @@ Source: our choice.
 
 import importlib.util
 import os
+import warnings
 from typing import Any, Mapping
 
 from finer1_lib.errors import UserError
@@ -74,6 +75,7 @@ def clean_this_process() -> None:
 
     matplotlib.use(backend)
     matplotlib.rcdefaults()
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # one line says it: `figure_files`
 
 
 def _is_installed(module: str) -> bool:
