@@ -65,7 +65,8 @@ class Stage:
 
         Raises:
             UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing or
-                was made from other inputs, or a folder that another process is writing.
+                was made from other inputs, a folder that another process is writing, or one that this user
+                may not write.
         """
         if notebook not in STAGES:
             raise UserError(f"unknown stage {notebook!r}{nearest(notebook, STAGES)}")
@@ -73,16 +74,14 @@ class Stage:
             if name not in parameters:
                 raise UserError(f"{notebook}: the parameters cell does not set {name!r}")
         run_dir = find_run(parameters["output_root"], parameters["run_name"])
-        try:
+        with files.one_line_for_the_system(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {run_dir}: {error.strerror}") from error
-        stage = cls(notebook, run_dir, parameters, earlier_digests(run_dir, notebook))
-        again = stage.dir in _locks  # the set-up cell was run twice
-        if not again:
-            what = f"stage {notebook} of run {run_dir.name!r}"
-            _locks[stage.dir] = files.lock(run_dir / f".{notebook}.lock", what)
-        stage._prepare(again)
+            stage = cls(notebook, run_dir, parameters, earlier_digests(run_dir, notebook))
+            again = stage.dir in _locks  # the set-up cell was run twice
+            if not again:
+                what = f"stage {notebook} of run {run_dir.name!r}"
+                _locks[stage.dir] = files.lock(run_dir / f".{notebook}.lock", what)
+            stage._prepare(again)
         return stage
 
     def _prepare(self, again: bool) -> None:

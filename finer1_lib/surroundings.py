@@ -9,6 +9,7 @@ Source: our choice.
 
 import importlib.util
 import os
+import sys
 import warnings
 from typing import Any, Mapping
 
@@ -56,7 +57,7 @@ def clean_this_process() -> None:
     """Do for a notebook run by hand what `cleaned` does for a kernel, and give figures matplotlib's own style.
 
     A backend of another program's (MPLBACKEND) and a user's matplotlibrc, LaTeX for every text above all,
-    would end the first figure. Figures are shown in the notebook.
+    would end the first figure. Figures are shown in the notebook, where there is one.
 
     Raises:
         UserError: of `check_one_process`.
@@ -69,7 +70,7 @@ def clean_this_process() -> None:
     module = backend.removeprefix("module://")
     # ipykernel names its own, and so does Colab; of another's module nothing may be installed here
     if module == backend or not _is_installed(module):
-        backend = _INLINE
+        backend = _INLINE if "ipykernel" in sys.modules else "agg"
     os.environ |= {**clean, "MPLBACKEND": backend}
     import matplotlib
 
