@@ -67,11 +67,10 @@ def system_line(error: str, folder: Path) -> Optional[str]:
     if _FULL.search(error):
         while not folder.exists():
             folder = folder.parent
-        why = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free"
-        if "quota" in error.lower():
-            why = "your quota is used up"
-        elif hasattr(os, "statvfs") and (counts := os.statvfs(folder)).f_files and not counts.f_favail:
-            why = "no inode is left for another file"
+        why = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB"
+        if hasattr(os, "statvfs") and (counts := os.statvfs(folder)).f_files:
+            why += f" and {counts.f_favail} inodes, one for each file,"  # small files use these up first
+        why = "your quota is used up" if "quota" in error.lower() else f"{why} are free"
         return (
             f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their *.previous"
             " folders) or choose another --output-root; what is finished is kept, and the same command goes on"

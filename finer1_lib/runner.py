@@ -17,7 +17,6 @@ from finer1_lib.parameters import nearest
 from finer1_lib.presets import Plan
 from finer1_lib.signatures import earlier_digests, is_current, is_finished, signature_of
 from finer1_lib.summary import SOURCES, join_summary
-from finer1_lib.surroundings import check_one_process
 
 
 def chosen_stages(first: Optional[str], last: Optional[str], settings: Sequence[str] = ()) -> tuple[str, ...]:
@@ -69,7 +68,6 @@ def run_chain(plan: Plan, stages: Sequence[str], say: Callable[[str], None]) -> 
             f"--from {stages[0]}: run {run_dir.name!r} in {run_dir.parent} has not finished"
             f" {', '.join(missing)}: run with --from {missing[0]}, or without --from"
         )
-    check_one_process()
     with files.one_line_for_the_system(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         return _run_stages(plan, stages, say)

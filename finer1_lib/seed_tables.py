@@ -61,9 +61,11 @@ def draw(pooled: Mapping[str, Any], path: Path) -> None:
     from finer1_lib.figure_files import file_of
     from finer1_lib.files import atomic_write_bytes
     from finer1_lib.plots import seed_dots
+    from finer1_lib.surroundings import clean_this_process
 
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--figure {path}: the name must end in .png, .pdf or .svg")
     labels = {row["model"]: row["label"] for row in pooled["rows"]}
+    clean_this_process()
     figure = seed_dots(pd.DataFrame(pooled["rows"]), labels)
     atomic_write_bytes(path, file_of(figure, path.suffix[1:]))

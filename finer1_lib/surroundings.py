@@ -19,7 +19,7 @@ from finer1_lib.errors import UserError
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _FOREIGN = (
     *_SIZES, "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "NODE_RANK",
-    "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "MATPLOTLIBRC", "IPYTHONDIR", "PYTHONSTARTUP",
+    "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP",
     "PYTHONOPTIMIZE",  # it takes out the notebooks' own checks
 )  # fmt: skip
 _FAMILIES = (
@@ -53,25 +53,31 @@ def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
     return {**kept, _LEFT_OUT: ",".join(sorted(foreign))}
 
 
-def clean_this_process() -> None:
-    """Do for a notebook run by hand what `cleaned` does for a kernel, and give figures matplotlib's own style.
+def clean_this_process(figures: bool = True) -> None:
+    """Do for a command, or a notebook run by hand, what `cleaned` does for a kernel.
 
-    A backend of another program's (MPLBACKEND) and a user's matplotlibrc, LaTeX for every text above all,
-    would end the first figure. Figures are shown in the notebook, where there is one.
+    Args:
+        figures: also give figures matplotlib's own style. A backend of another program's (MPLBACKEND) and a
+            user's matplotlibrc, LaTeX for every text above all, would end the first one. They are shown in
+            the notebook, where there is one.
 
     Raises:
         UserError: of `check_one_process`.
     """
     check_one_process()
     backend = os.environ.get("MPLBACKEND", "")
+    module = backend.removeprefix("module://")
+    if module != backend and _is_installed(module):  # ipykernel names its own, and so does Colab
+        del os.environ["MPLBACKEND"]
+    else:
+        backend = _INLINE if "ipykernel" in sys.modules else "agg"
     clean = cleaned(os.environ)
     for name in os.environ.keys() - clean.keys():
         del os.environ[name]
-    module = backend.removeprefix("module://")
-    # ipykernel names its own, and so does Colab; of another's module nothing may be installed here
-    if module == backend or not _is_installed(module):
-        backend = _INLINE if "ipykernel" in sys.modules else "agg"
-    os.environ |= {**clean, "MPLBACKEND": backend}
+    os.environ |= clean
+    if not figures:
+        return
+    os.environ["MPLBACKEND"] = backend
     import matplotlib
 
     matplotlib.use(backend)

@@ -7,13 +7,14 @@ files.
 import gzip
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import fixture_kit
 import nbformat
 import pytest
 
-from finer1_lib import lesson, presets
+from finer1_lib import hashing, lesson, presets
 from finer1_lib.chain import STAGES
 from finer1_lib.errors import UserError
 from finer1_lib.execution import run_notebook
@@ -261,6 +262,20 @@ def test_the_reference_is_a_lesson_s(plan):
     assert not missing
     real = presets.make_plan(ROOT, lesson.PRESET, "lesson", str(plan.run_dir.parent))
     lesson._check_reference(real, reference)
+
+
+def test_a_checkout_that_asks_for_crlf_has_the_same_bytes(tmp_path):
+    """The records are known by their hashes, whatever core.autocrlf says."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    subprocess.run(["git", "clone", "-q", "--depth", "1", "-c", "core.autocrlf=true", "-c", "core.eol=crlf",
+                    ROOT.as_uri(), str(tmp_path / "crlf")], check=True)  # fmt: skip
+    texts = [path for path in (tmp_path / "crlf").rglob("*")
+             if path.suffix in (".py", ".json", ".csv", ".yaml", ".ipynb", ".md", ".jinja")]  # fmt: skip
+    assert len(texts) > 100 and not [path for path in texts if b"\r\n" in path.read_bytes()]
+    record = json.loads((tmp_path / "crlf" / "outputs/reference/03_tapo/stage.json").read_text())
+    kept = tmp_path / "crlf" / "outputs" / "reference" / "03_tapo" / "models.json"
+    assert hashing.sha256_file(kept) == record["outputs"]["models.json"]
 
 
 SHORTER = [  # what neither the pictures nor the answers depend on, and of 05 one layer and few repeats

@@ -176,11 +176,11 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (FULL, "MB are free"),
+        (FULL, "are free"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "your quota is used up"),
         (OSError(errno.ENOSPC, "No space left on device", "/nowhere/below/x"), "the disk of / is full"),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "MB are free"),
-        (OSError("[WinError 112] There is not enough space on the disk"), "MB are free"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "are free"),
+        (OSError("[WinError 112] There is not enough space on the disk"), "are free"),
         (PermissionError(errno.EACCES, "Permission denied", "/r/x"), "'/r/x': you may not"),
         (OSError(errno.EROFS, "Read-only file system", "/r/x"), "you may not read or write there"),
     ],
@@ -205,7 +205,7 @@ def test_no_inodes_are_said(tmp_path, monkeypatch):
     values[7] = 0  # f_favail
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(values))
     if real.f_files:  # some file systems have no fixed number
-        assert "no inode is left" in files.system_line(str(FULL), tmp_path)
+        assert " MB and 0 inodes, one for each file, are free" in files.system_line(str(FULL), tmp_path)
 
 
 @pytest.mark.parametrize("write", [
