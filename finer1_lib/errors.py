@@ -16,6 +16,10 @@ def printable(text: str) -> str:
     UTF-8 (a file's name may hold them) as escapes."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows below the cell: the line alone, as the command does."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def first_line(error: BaseException) -> str:
     """What another library's error says first, for a line of our own; its kind where it says nothing."""
