@@ -235,9 +235,13 @@ def test_runs_are_found_from_any_folder_and_a_typed_root_counts_from_here(comman
     from finer1_lib.paper import comparison as paper_comparison
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"{runs[0]}")
-    assert command("compare", "ours")[1] == f"{kit / 'outputs' / 'ours'}\n"
-    assert command("compare", "ours", "--output-root", "mine")[1] == f"{tmp_path / 'mine' / 'ours'}\n"
+
+    def refused(run, released):
+        raise UserError(f"no run {run}")
+
+    monkeypatch.setattr(paper_comparison, "comparison_table", refused)
+    assert command("compare", "ours")[2].endswith(f"no run {kit / 'outputs' / 'ours'}\n")
+    assert command("compare", "ours", "--output-root", "mine")[2].endswith(f"no run {tmp_path / 'mine' / 'ours'}\n")
     assert str(kit / "outputs" / "r" / "04_evaluation") in command("rescore", "r")[2]
     assert str(tmp_path / "mine" / "r") in command("rescore", "r", "--output-root", "mine")[2]
     assert str(kit / "outputs" / "r") in command("export-stage1", "r", "x.json")[2]
