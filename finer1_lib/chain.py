@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Iterable, Optional
 
+import finer1_lib
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import check_utf8
 
@@ -50,23 +51,30 @@ def find_checkout(start: Path) -> Optional[Path]:
     return None
 
 
-def find_run(output_root: str, run_name: str) -> Path:
+def kit_folder() -> Optional[Path]:
+    """FINER1_KIT, else the checkout the kit is installed from, else the one around the current folder."""
+    if named := os.environ.get("FINER1_KIT"):
+        return Path(named).absolute()
+    return find_checkout(Path(finer1_lib.__file__).parent) or find_checkout(Path.cwd())
+
+
+def find_run(output_root: Optional[str], run_name: str) -> Path:
     """The absolute folder of a run.
 
-    A relative `output_root` counts from the checkout that holds the current folder, so that a notebook opened
-    by hand in notebooks/ and one started from the checkout's top write to the same place; outside a
-    checkout it counts from the current folder. `finer1 run` passes an absolute one.
+    A relative `output_root`, of a preset or a parameters cell, counts from the kit, and None is "outputs" there:
+    a command given anywhere and a notebook opened by hand find the same runs. Without a kit it counts from the
+    current folder. What is typed after `--output-root` counts from the current folder, and comes here absolute.
 
     Raises:
         UserError: if the run name could leave the output root, or if a file lies where a folder must be.
     """
     check_run_name(run_name)
+    output_root = "outputs" if output_root is None else output_root
     if not isinstance(output_root, str) or not output_root.strip():
         raise UserError(f"output root {output_root!r} is not a folder: give a path, for example 'outputs'")
     root = Path(os.path.expanduser(output_root))
     if not root.is_absolute():
-        here = Path.cwd()
-        root = (find_checkout(here) or here) / root
+        root = (kit_folder() or Path.cwd()) / root
     root = Path(os.path.abspath(root))
     check_utf8(str(root), "output root")
     if "\0" in str(root):

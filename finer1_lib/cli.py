@@ -20,6 +20,8 @@ from finer1_lib import (
 from finer1_lib.benchmark_evaluation import benchmark_evaluation
 from finer1_lib.benchmark_triplets import benchmark_triplets
 from finer1_lib.errors import UserError
+from finer1_lib.files import one_line_for_the_system
+from finer1_lib.surroundings import clean_this_process
 
 app = typer.Typer(
     help="Fine-R1, step by step: run the notebooks of the kit as one chain.",
@@ -163,7 +165,9 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
     signal.signal(signal.SIGTERM, _stop)  # so that kernels are shut down before this process ends
     try:
-        code = app(standalone_mode=False)
+        with one_line_for_the_system(Path.cwd()):
+            clean_this_process(figures=False)
+            code = app(standalone_mode=False)
     except UserError as error:
         code = _complain(str(error), 2)
     except NotebookFailure as error:

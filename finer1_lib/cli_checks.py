@@ -18,7 +18,8 @@ Preset = Annotated[str, typer.Argument(help="Folder in params/, e.g. miniature; 
 RunName = Annotated[
     Optional[str], typer.Option(help="Folder of the run.", show_default="the preset's run_name")]
 OutputRoot = Annotated[
-    Optional[str], typer.Option(help="Folder for all runs.", show_default="the preset's, else outputs/")]
+    Optional[str],
+    typer.Option(help="Folder for all runs.", show_default="the preset's, else outputs/ in the checkout")]
 Settings = Annotated[
     Optional[list[str]], typer.Option("--set", metavar="STAGE.KEY=VALUE", help="As for `finer1 run`.")]
 Seed = Annotated[Optional[int], typer.Option(help="Seed of every notebook.", show_default="the preset's")]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
 import typer
 
 from finer1_lib.errors import UserError
-from finer1_lib.terminal import show_table
+from finer1_lib.terminal import OutputRoot, show_table
 
 
 class Source(NamedTuple):
@@ -35,7 +35,7 @@ class Source(NamedTuple):
     told: str = ""
 
 
-def find_source(records: str, output_root: str) -> Source:
+def find_source(records: str, output_root: Optional[str]) -> Source:
     """A record file by its path, or that of a run by the run's name, with all that the run knows.
 
     Raises:
@@ -79,7 +79,7 @@ def rescore(
     ] = None,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all rows here.")] = None,
     csv_file: Annotated[Optional[str], typer.Option("--csv", help="The same as a table.")] = None,
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    output_root: OutputRoot = None,
 ) -> None:
     """Compute every score again from the records alone, line by line: no model, and files of any length.
 

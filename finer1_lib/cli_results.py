@@ -8,12 +8,12 @@ from typing import Annotated, Optional
 
 import typer
 
-from finer1_lib.terminal import show_table
+from finer1_lib.terminal import OutputRoot, show_table
 
 
 def seeds(
     runs: Annotated[list[str], typer.Argument(help="Finished runs that differ in their seed alone.")],
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    output_root: OutputRoot = None,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
     figure: Annotated[Optional[str], typer.Option(help="Also draw them, as .png, .pdf or .svg.")] = None,
 ) -> None:
@@ -39,7 +39,7 @@ def seeds(
 
 def benchmark(
     run_name: Annotated[str, typer.Argument(help="A run that finished 03_tapo: its triplets and settings.")],
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    output_root: OutputRoot = None,
     checkpoint: Annotated[Optional[str], typer.Option(help="Another base.", show_default="the run's")] = None,
     adapter: Annotated[
         Optional[str], typer.Option(help="Another start.", show_default="the run's CoT SFT")
@@ -66,7 +66,7 @@ def benchmark(
 def compare(
     run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
     released: Annotated[Optional[str], typer.Option(help="A run of the released checkpoint.")] = None,
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    output_root: OutputRoot = None,
 ) -> None:
     """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
     from finer1_lib.chain import find_run

@@ -10,6 +10,10 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows below the cell: the line alone, as the command does."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def first_line(error: BaseException) -> str:
     """What another library's error says first, for a line of our own; its kind where it says nothing."""

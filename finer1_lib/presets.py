@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-import finer1_lib
-from finer1_lib.chain import OUTSIDE, STAGES, find_checkout, find_run
+from finer1_lib.chain import OUTSIDE, STAGES, find_run, kit_folder
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import (
     Parameter, check_parameters, check_utf8, from_text, nearest, parse_parameters,
@@ -44,18 +43,12 @@ class Plan:
 
 
 def find_kit() -> Path:
-    """The folder that holds notebooks/ and params/: FINER1_KIT, else the checkout the kit is installed from,
-    else the one around the current folder.
+    """The folder that holds notebooks/ and params/, of `chain.kit_folder`.
 
     Raises:
         UserError: if there is none, as when a wheel was installed away from the sources.
     """
-    named = os.environ.get("FINER1_KIT")
-    found = (
-        Path(named).absolute()
-        if named
-        else find_checkout(Path(finer1_lib.__file__).parent) or find_checkout(Path.cwd())
-    )
+    named, found = os.environ.get("FINER1_KIT"), kit_folder()
     if found is None or not (found / "notebooks").is_dir() or not (found / "params").is_dir():
         raise UserError(
             f"no notebooks/ and params/ {'in FINER1_KIT=' + named if named else 'here'}:"
@@ -189,11 +182,10 @@ def make_plan(
     typed = _read_settings(settings, cells)
     wide: dict[str, Any] = {} if seed is None else {"seed": seed}
     wide["run_name"] = run_name if run_name is not None else common.get("run_name", preset)
-    root = (
-        os.path.abspath(os.path.expanduser(output_root))
-        if output_root
-        else common.get("output_root", "outputs")
-    )
+    if output_root:
+        root = os.path.abspath(os.path.expanduser(output_root))
+    else:
+        root = os.path.join(kit, os.path.expanduser(common.get("output_root") or "outputs"))
     run_dir = find_run(root, wide["run_name"])
     wide["output_root"] = str(run_dir.parent)
     given, merged = {}, {}

@@ -3,6 +3,7 @@
 Source: our choice.
 """
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -75,11 +76,18 @@ def run_chain(
             f"--from {stages[0]}: run {run_dir.name!r} in {run_dir.parent} has not finished"
             f" {', '.join(missing)}: run with --from {missing[0]}, or without --from"
         )
-    try:
+    with files.one_line_for_the_system(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {run_dir}: {error.strerror}") from error
-    held = files.lock(run_dir / ".run.lock", f"run {run_dir.name!r}", patience=2.0)
+        return _run_stages(plan, stages, say, keep_finished)
+
+
+def _run_stages(
+    plan: Plan, stages: Sequence[str], say: Callable[[str], None], keep_finished: bool
+) -> Optional[Path]:
+    run_dir, held = plan.run_dir, None
+    done = (_is_done(plan, stage, _standing(plan, stage), keep_finished) for stage in stages)
+    if not all(done):  # up to the first that is due
+        held = files.lock(run_dir / ".run.lock", f"run {run_dir.name!r}", patience=2.0)
     try:
         say(f"run {run_dir.name!r} in {run_dir}")
         for stage in stages:
@@ -87,6 +95,9 @@ def run_chain(
         if not set(stages) & set(SOURCES):
             say(f"stopped after {stages[-1]}, as asked")
             return None
+        if held is None and not os.access(run_dir, os.W_OK) and (run_dir / "report.html").is_file():
+            say("nothing is due, and the folder may not be written: summary and report stay as they are")
+            return run_dir / "report.html"
         return _conclude(run_dir)
     except FileNotFoundError:
         if run_dir.is_dir():

@@ -13,7 +13,6 @@ a parameter changed below the set-up cell, or a folder that was removed meanwhil
 Source: our choice.
 """
 
-import io
 import os
 import shutil
 import time
@@ -22,6 +21,7 @@ from typing import Any, Callable, Optional
 
 from finer1_lib import files, hashing, provenance
 from finer1_lib.chain import NEEDS, STAGES, check_kinds, find_run
+from finer1_lib.figure_files import file_of
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import nearest
 from finer1_lib.signatures import (
@@ -82,7 +82,8 @@ class Stage:
 
         Raises:
             UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing or
-                was made from other inputs, or a folder that another process is writing.
+                was made from other inputs, a folder that another process is writing, or one that this user
+                may not write.
         """
         if notebook not in STAGES:
             raise UserError(f"unknown stage {notebook!r}{nearest(notebook, STAGES)}")
@@ -90,18 +91,16 @@ class Stage:
             if name not in parameters:
                 raise UserError(f"{notebook}: the parameters cell does not set {name!r}")
         run_dir = find_run(parameters["output_root"], parameters["run_name"])
-        try:
+        with files.one_line_for_the_system(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {run_dir}: {error.strerror}") from error
-        folder = run_dir / notebook
-        check_kinds(folder, ("stage.json", "started.json", "metrics.json"), ("figures", SCRATCH))
-        stage = cls(notebook, run_dir, parameters, earlier_digests(run_dir, notebook), values_now)
-        again = stage.dir in _locks  # the set-up cell was run twice
-        if not again:
-            what = f"stage {notebook} of run {run_dir.name!r}"
-            _locks[stage.dir] = files.lock(run_dir / f".{notebook}.lock", what)
-        stage._prepare(again)
+            folder = run_dir / notebook
+            check_kinds(folder, ("stage.json", "started.json", "metrics.json"), ("figures", SCRATCH))
+            stage = cls(notebook, run_dir, parameters, earlier_digests(run_dir, notebook), values_now)
+            again = stage.dir in _locks  # the set-up cell was run twice
+            if not again:
+                what = f"stage {notebook} of run {run_dir.name!r}"
+                _locks[stage.dir] = files.lock(run_dir / f".{notebook}.lock", what)
+            stage._prepare(again)
         return stage
 
     def _prepare(self, again: bool) -> None:
@@ -148,8 +147,13 @@ class Stage:
             raise UserError(f"{self.name}: {'; '.join(changed)}: run the set-up cell again to begin with the"
                             " new value, or set the old one again")
 
-    def input(self, path: str) -> Path:
+    def input(self, path: str, needed: bool = True) -> Path:
         """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
+
+        Args:
+            path: stage and name.
+            needed: False for one that is perhaps not read at all, as weights whose answers are there: then it
+                may be missing.
 
         Raises:
             UserError: if it is missing or no longer what that stage recorded.
@@ -160,6 +164,8 @@ class Stage:
         target, folder = self.run_dir / path, self.run_dir / stage
         fix = f"delete {folder} and run notebook {stage} again"
         if not target.exists():
+            if not needed:
+                return target
             raise UserError(f"{target} is missing: {fix}")
         rest, outputs = rest.rstrip("/"), read_record(folder).get("outputs", {})
         found = {name: sha256 for name, sha256 in outputs.items()
@@ -196,10 +202,9 @@ class Stage:
             name: file stem.
             data: the pandas DataFrame that was drawn.
         """
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        picture = file_of(figure, say=lambda line: print(f"[{self.name}] {line}", flush=True))
         files.atomic_write_text(self.path(f"figures/{name}.csv"), data.to_csv(index=False))
-        files.atomic_write_bytes(self.path(f"figures/{name}.png"), buffer.getvalue())
+        files.atomic_write_bytes(self.path(f"figures/{name}.png"), picture)
         return self.dir / "figures" / f"{name}.png"
 
     def progress(self, step: int, total: int, /, label: str = "", **values: Any) -> None:
@@ -236,7 +241,7 @@ class Stage:
             "seed": self.seed,
             # A stage that was only loaded keeps the cost and the surroundings of the computation it shows.
             **(
-                {key: earlier[key] for key in provenance.KEYS if key in earlier}
+                provenance.of_record(earlier)
                 if earlier
                 else provenance.collect(time.monotonic() - self._began, self.opened)
             ),
@@ -257,7 +262,7 @@ def set_aside(folder: Path) -> None:
     """Move a stage's folder to `NN_stage.previous`, of which one is kept."""
     previous = folder.with_name(folder.name + ".previous")
     if previous.is_dir() and not previous.is_symlink():
-        shutil.rmtree(previous, ignore_errors=True)
+        shutil.rmtree(previous)
     else:
         previous.unlink(missing_ok=True)
     os.replace(folder, previous)

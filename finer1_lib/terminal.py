@@ -1,7 +1,24 @@
-"""Tables on the terminal.
+"""What commands have in common: tables on the terminal, the option that says where runs lie.
 
 Source: our choice.
 """
+
+import os
+from typing import Annotated, Optional
+
+import typer
+
+
+def _from_here(typed: Optional[str]) -> Optional[str]:
+    return typed and os.path.abspath(os.path.expanduser(typed))
+
+
+OutputRoot = Annotated[  # where commands that read runs look for them
+    Optional[str],
+    typer.Option(
+        "--output-root", help="Folder for all runs.", show_default="outputs/ in the checkout", callback=_from_here
+    ),
+]
 
 
 def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:

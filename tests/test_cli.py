@@ -221,6 +221,19 @@ def test_compare_hands_both_runs_on(command, kit, monkeypatch):
     assert command("compare", "ours")[1] == f"compared {(kit / 'outputs' / 'ours', None)}\n"
 
 
+def test_runs_are_found_from_any_folder_and_a_typed_root_counts_from_here(command, kit, tmp_path, monkeypatch):
+    from finer1_lib.paper import comparison as paper_comparison
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"{runs[0]}")
+    assert command("compare", "ours")[1] == f"{kit / 'outputs' / 'ours'}\n"
+    assert command("compare", "ours", "--output-root", "mine")[1] == f"{tmp_path / 'mine' / 'ours'}\n"
+    assert str(kit / "outputs" / "r" / "04_evaluation") in command("rescore", "r")[2]
+    assert str(tmp_path / "mine" / "r") in command("rescore", "r", "--output-root", "mine")[2]
+    assert str(kit / "outputs" / "r") in command("export-stage1", "r", "x.json")[2]
+    assert presets.make_plan(kit, "toy").run_dir == kit / "outputs" / "toy"
+
+
 # --- plans ---
 
 
