@@ -6,7 +6,7 @@ Order, later wins: the notebook's parameters cell, common.yaml, the notebook's f
 preset below the one of the same name here, so that a preset says only in what it differs; the other's
 run_name is not taken over, and the other may not extend a third.
 
-Source: our choice (DESIGN 1 and 3).
+Source: our choice.
 """
 
 import json
