@@ -228,7 +228,7 @@ def _read_settings(
         value = from_text(text, cells[stage].get(name), f"--set {left}")
         typed[stage] |= check_parameters({name: value}, cells[stage], f"--set {stage}")
         mine = name.endswith(("_root", "_file", "release", "_from")) and value and "://" not in value
-        if mine and not Path(value).expanduser().exists():
+        if mine and not os.path.exists(os.path.expanduser(value)):  # False too for a name that is too long
             raise UserError(f"--set {setting}: {Path(value).expanduser().absolute()} does not exist")
     return typed
 
@@ -249,6 +249,6 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
         return value
     for folder in (Path.cwd(), kit):
         path = folder / Path(value).expanduser()
-        if path.exists():
+        if os.path.exists(path):
             return str(Path(os.path.abspath(path)))
     return os.path.abspath(Path(value).expanduser()) if name.endswith("_root") else value

@@ -61,6 +61,7 @@ MISTAKES = [
     (("run", "toy", "--set", "steps=3"), "write STAGE.KEY=VALUE"),
     (("run", "toy", "--set", "03_tapo.run_name=x"), "use --run-name"),
     (("run", "toy", "--set", "01_data.image_root=nowhere"), "does not exist"),
+    (("run", "toy", "--set", f"01_data.image_root={'x' * 300}"), "does not exist"),
     (("run", "toy", "--from", "03_tapo", "--set", "01_data.steps=3"), "has no effect"),
     (("run", "toy", "--from", "07_more"), "unknown stage"),
     (("run", "toy", "--to", "tapo"), "--to tapo: unknown stage"),
