@@ -101,7 +101,9 @@ def measure_run(
     return result
 
 
-def _run(run_name: str, output_root: Optional[str], count: int, seed: int) -> tuple[Path, Path, str, list[dict]]:
+def _run(
+    run_name: str, output_root: Optional[str], count: int, seed: int
+) -> tuple[Path, Path, str, list[dict]]:
     """(folder of the run, its pictures' root, its base, the items)."""
     import pandas as pd
 

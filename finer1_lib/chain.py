@@ -61,9 +61,10 @@ def kit_folder() -> Optional[Path]:
 def find_run(output_root: Optional[str], run_name: str) -> Path:
     """The absolute folder of a run.
 
-    A relative `output_root`, of a preset or a parameters cell, counts from the kit, and None is "outputs" there:
-    a command given anywhere and a notebook opened by hand find the same runs. Without a kit it counts from the
-    current folder. What is typed after `--output-root` counts from the current folder, and comes here absolute.
+    A relative `output_root`, of a preset or a parameters cell, counts from the kit, and None is "outputs"
+    there: a command given anywhere and a notebook opened by hand find the same runs. Without a kit it counts
+    from the current folder. What is typed after `--output-root` counts from the current folder, and comes
+    here absolute.
 
     Raises:
         UserError: if the run name could leave the output root, or if a file lies where a folder must be.

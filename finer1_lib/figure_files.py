@@ -1,8 +1,8 @@
 """A matplotlib figure as a file, with fonts for the names of any script.
 
-matplotlib's own font has Latin, Greek, Cyrillic, Arabic and Hebrew letters. Names in other scripts (Chinese, Thai,
-emoji) would be empty boxes: an installed font that has their signs is added behind its own, for this and every
-later figure; where none has, one line names a package.
+matplotlib's own font has Latin, Greek, Cyrillic, Arabic and Hebrew letters. Names in other scripts (Chinese,
+Thai, emoji) would be empty boxes: an installed font that has their signs is added behind its own, for this and
+every later figure; where none has, one line names a package.
 
 Source: our choice.
 """
@@ -49,7 +49,8 @@ def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) 
 def _draw(figure: Any, kind: str) -> tuple[bytes, set[str]]:
     """The file, and the signs that no font of the figure's has; other warnings are passed on."""
     buffer, missing = io.BytesIO(), set()
-    dated = {"svg": "Date", "pdf": "CreationDate"}.get(kind, "Software")  # nothing that differs from run to run
+    # what differs from run to run or from version to version stays out of the file
+    dated = {"svg": "Date", "pdf": "CreationDate"}.get(kind, "Software")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata={dated: None})
@@ -74,7 +75,7 @@ def _fonts_with(missing: set[str]) -> list[str]:
     for entry in manager.ttflist:
         if entry.style == "normal" and not entry.name.startswith(_NO_FONT):
             font = _read(font_manager.get_font, entry.fname)
-            if font is not None and font.scalable:  # matplotlib draws outlines, not the bitmaps of colour emoji
+            if font is not None and font.scalable:  # outlines are drawn, bitmaps of colour emoji are not
                 has.setdefault(entry.name, set()).update(map(ord, missing) & font.get_charmap().keys())
     wanted, found = {ord(sign) for sign in missing}, []
     while wanted and has:
@@ -96,6 +97,6 @@ def _read(reader: Callable[[str], Any], file: str) -> Any:
 
 def _package(sign: str) -> str:
     name = unicodedata.name(sign, "")
-    if name.startswith(("CJK", "KANGXI", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")):
+    if name.startswith(("CJK", "KANGXI", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH")):
         return "fonts-noto-cjk"
     return "fonts-symbola" if unicodedata.category(sign) in ("So", "Sk") else "fonts-noto-core"

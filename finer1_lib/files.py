@@ -4,8 +4,8 @@ A stage may be killed at any moment. Whatever lies under its final name is there
 folders are written under a hidden temporary name beside the target and renamed into place. The exception is
 a `.jsonl` file, which grows line by line; a kill can tear its last line, which reading and appending drop.
 
-New files and folders get the rights that the umask and the folder give, as any program's do: nothing here calls
-chmod, which a mount or another owner's folder may refuse.
+New files and folders get the rights that the umask and the folder give, as any program's do: nothing here
+calls chmod, which a mount or another owner's folder may refuse.
 
 Source: our choice.
 """
@@ -50,7 +50,7 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
 
 
-_FULL = re.compile("No space left on device|Disk quota exceeded|not enough space on the disk|disk is full", re.I)
+_FULL = re.compile("No space left on device|Disk quota exceeded|not enough space on the disk|disk is full")
 _REFUSED = re.compile("Permission denied|Operation not permitted|Access is denied|Read-only file system")
 
 
@@ -72,8 +72,9 @@ def system_line(error: str, folder: Path) -> Optional[str]:
             why += f" and {counts.f_favail} inodes, one for each file,"  # small files use these up first
         why = "your quota is used up" if "quota" in error.lower() else f"{why} are free"
         return (
-            f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their *.previous"
-            " folders) or choose another --output-root; what is finished is kept, and the same command goes on"
+            f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their"
+            " *.previous folders) or choose another --output-root; what is finished is kept, and the same"
+            " command goes on"
         )
     if _REFUSED.search(error):
         return (

@@ -99,7 +99,7 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
 
 
 def _one_line_for_the_system(run_dir: Path) -> None:
-    """Show one line below a cell that ended for a full disk or missing rights, in place of a long traceback."""
+    """Show one line below a cell that ended for a full disk or missing rights, and no long traceback."""
     from IPython import get_ipython
 
     def show(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:

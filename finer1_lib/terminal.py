@@ -16,9 +16,10 @@ def _from_here(typed: Optional[str]) -> Optional[str]:
 OutputRoot = Annotated[  # where commands that read runs look for them
     Optional[str],
     typer.Option(
-        "--output-root", help="Folder for all runs.", show_default="outputs/ in the checkout", callback=_from_here
+        "--output-root", help="Folder for all runs.", show_default="outputs/ in the checkout",
+        callback=_from_here,
     ),
-]
+]  # fmt: skip
 
 
 def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:

@@ -284,6 +284,12 @@ def test_a_full_disk_fails(world, monkeypatch):
     assert [one.level for one in only(Subject(world.plan()), "disk")] == ["fail"]
 
 
+def test_a_folder_that_may_not_be_written_fails(world, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, mode: mode != os.W_OK)
+    found = only(Subject(world.plan()), "disk")
+    assert [(one.level, one.what) for one in found] == [("fail", "you may not write there")]
+
+
 def test_memory_is_held_against_the_plan_and_a_missing_gpu_is_told(world, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     small = only(Subject(world.plan(), gpu_bytes=2**20), "memory")

@@ -277,9 +277,12 @@ def test_missing_changed_and_stale_inputs_name_the_notebook(tmp_path):
     stage = finished(tmp_path, SECOND)
     with pytest.raises(UserError, match=f"{FIRST} again"):
         stage.input(f"{FIRST}/absent.csv")
+    assert stage.input(f"{FIRST}/absent.csv", needed=False) == tmp_path / "r" / FIRST / "absent.csv"
+    assert stage.inputs == {}
     (tmp_path / "r" / FIRST / "table.csv").write_text("tampered")
-    with pytest.raises(UserError, match="is not what"):
-        stage.input(f"{FIRST}/table.csv")
+    for needed in (True, False):  # what is there is checked all the same
+        with pytest.raises(UserError, match="is not what"):
+            stage.input(f"{FIRST}/table.csv", needed=needed)
     with pytest.raises(ValueError):
         stage.input(f"{THIRD}/later.csv")
     finished(tmp_path, seed=5, text="other")

@@ -1,7 +1,7 @@
-"""Runs on other people's machines: another user, a read-only folder, a full disk, a mount that refuses, Windows.
+"""Runs on other people's machines: another user, read-only folders, full disks, mounts that refuse, Windows.
 
-Another user is a real one (the tests' process takes another id for a moment), so that part needs root; the full
-disk is /dev/full, whose writes end in the system's own error.
+Another user is a real one (the tests' process takes another id for a moment), so that part needs root; the
+full disk is /dev/full, whose writes end in the system's own error.
 """
 
 import errno
@@ -19,6 +19,7 @@ import pytest
 from finer1_lib import chain, cli, files, lesson, presets, runs
 from finer1_lib import stage as stage_module
 from finer1_lib.errors import UserError
+from finer1_lib.probing import states
 from finer1_lib.runner import run_chain
 from finer1_lib.stage import Stage
 
@@ -83,7 +84,9 @@ def release_locks():
 # --- rights ---
 
 
-@pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)])
+@pytest.mark.parametrize(
+    ("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)]
+)
 def test_new_files_and_folders_have_the_rights_that_the_umask_gives(tmp_path, umask, mask, file, folder):
     umask(mask)
     finished(tmp_path / "runs")
@@ -179,14 +182,15 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (FULL, "are free"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "your quota is used up"),
         (OSError(errno.ENOSPC, "No space left on device", "/nowhere/below/x"), "the disk of / is full"),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "are free"),
+        (RuntimeError("Error while serializing: No space left on device (os error 28)"), "are free"),
         (OSError("[WinError 112] There is not enough space on the disk"), "are free"),
         (PermissionError(errno.EACCES, "Permission denied", "/r/x"), "'/r/x': you may not"),
         (OSError(errno.EROFS, "Read-only file system", "/r/x"), "you may not read or write there"),
     ],
 )
 def test_the_line_says_what_to_do_and_what_is_kept(tmp_path, error, words):
-    line = files.system_line(str(error), tmp_path if words != "the disk of / is full" else Path("/nowhere/below"))
+    folder = Path("/nowhere/below") if "/nowhere" in str(error) else tmp_path
+    line = files.system_line(str(error), folder)
     assert words in line and "\n" not in line and len(line) < 400
     if "is full" in line:
         assert "make room" in line and "is kept" in line and "same command goes on" in line
@@ -225,20 +229,38 @@ def test_a_full_disk_leaves_what_was_there_and_names_the_file(tmp_path, monkeypa
     assert files.read_jsonl(target)[0] == 1 and not list(tmp_path.glob(".tmp-*"))
 
 
+def test_states_that_find_no_room_are_an_error_and_no_dead_kernel(tmp_path, monkeypatch):
+    numpy = pytest.importorskip("numpy")
+    states.save_states(tmp_path / "part.npy", numpy.zeros((1, 2, 3, 4), "float32"), "float32")
+    states.join_parts([tmp_path / "part.npy"] * 2, 0, tmp_path / "joined.npy")
+    assert states.load_array(tmp_path / "joined.npy").shape == (2, 6, 4)
+
+    def full(descriptor, start, size):
+        assert size > 2 * 6 * 4 * 4
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        states.join_parts([tmp_path / "part.npy"] * 2, 0, tmp_path / "again.npy")
+    assert not (tmp_path / "again.npy").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 def test_a_full_disk_ends_a_run_in_one_line_from_kernel_runner_and_command(toy, monkeypatch, capsys):
     kit, plan = toy
-    code, out, err = fixture_kit.finer1(kit, "run", "toy", "--run-name", "full", "--set", f"{SECOND}.fault=full")
+    words = ("run", "toy", "--run-name", "full")
+    code, out, err = fixture_kit.finer1(kit, *words, "--set", f"{SECOND}.fault=full")
     line = "finer1: 01_data: the disk of"
     assert code == 2 and err.startswith(line) and err.count("\n") == 1 and "same command goes on" in err
     failed = json.loads((kit / "outputs" / "full" / f"{SECOND}.failed.ipynb").read_text())
-    shown = [output for cell in failed["cells"] for output in cell.get("outputs", ()) if "traceback" in output]
+    outputs = [output for cell in failed["cells"] for output in cell.get("outputs", ())]
+    shown = [output for output in outputs if "traceback" in output]
     assert [len(output["traceback"]) for output in shown] == [1] and "is full" in shown[0]["traceback"][0]
     # the runner's own writes: papermill saves the notebook after every cell
     (kit / "outputs" / "full" / f"{SECOND}.running.ipynb").symlink_to("/dev/full")
-    code, out, err = fixture_kit.finer1(kit, "run", "toy", "--run-name", "full")
+    code, out, err = fixture_kit.finer1(kit, *words)
     assert code == 2 and err.startswith("finer1: the disk of") and err.count("\n") == 1, err
-    code, out, err = fixture_kit.finer1(kit, "run", "toy", "--run-name", "full")
+    code, out, err = fixture_kit.finer1(kit, *words)
     assert code == 0 and f"{FIRST} finished earlier" in out  # room was made: the same command goes on
     # any other command
     monkeypatch.setattr(signal_free(monkeypatch), "argv", ["finer1", "list"])
@@ -261,7 +283,7 @@ def test_missing_rights_in_a_notebook_are_one_line(toy):
     assert code == 2 and "you may not read or write there" in err and err.count("\n") == 1, err
 
 
-# --- Windows, as far as files go: no os.sync, no handle of a folder, no flush through a handle that only reads ---
+# --- Windows as far as files go: no os.sync, no handle of a folder, no flush through one that only reads ---
 
 
 def test_files_are_flushed_while_they_can_be_written(tmp_path, monkeypatch):
