@@ -2,7 +2,7 @@
 
 One number and one name everywhere: notebook `03_tapo`, preset file `03_tapo.yaml`, output folder `03_tapo/`.
 
-Source: our choice (DESIGN 1 and 4).
+Source: our choice.
 """
 
 import os

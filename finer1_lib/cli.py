@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 2 the user's mistake (one line on stderr); 1 ours; 130 after Ctrl-C.
 
-Source: our choice (issue contract).
+Source: our choice.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Content hashes: what a stage wrote and what the next one read.
 
-Source: our choice (DESIGN 4, provenance).
+Source: our choice.
 """
 
 import hashlib

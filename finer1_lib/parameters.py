@@ -9,7 +9,7 @@ Example:
     >>> check_parameters({"rate": 1}, defaults, "params/mine/03_tapo.yaml")
     {'rate': 1.0}
 
-Source: our choice (DESIGN 3; the papermill 2.7.0 behaviour in reference/style.md 4).
+Source: our choice.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """Where a result comes from: versions, commit, device, time and peak memory.
 
-Source: our choice (DESIGN 4).
+Source: our choice.
 """
 
 import importlib.metadata

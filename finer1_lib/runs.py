@@ -9,7 +9,7 @@ after which the notebook reads earlier stages by `stage.input("01_data/images.pa
 `stage.path("records.jsonl")`, and ends with `stage.finish({...})`. A notebook's current folder plays no part:
 all paths come from the stage. (`finer1 run` starts kernels in the run's folder, JupyterLab in notebooks/.)
 
-Source: our choice (DESIGN 3 and 4).
+Source: our choice.
 """
 
 import ast

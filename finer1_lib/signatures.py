@@ -10,6 +10,7 @@ Source: our choice.
 """
 
 import ast
+import os
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -38,7 +39,7 @@ def signature_of(parameters: dict[str, Any], needs: dict[str, str]) -> str:
     outside = {
         name: _looks(name, Path(value), identity)
         for name, value in identity.items()
-        if name.endswith(OUTSIDE) and isinstance(value, str) and value and Path(value).exists()
+        if name.endswith(OUTSIDE) and isinstance(value, str) and os.path.exists(value)
     }
     if identity.get("more_models"):
         from finer1_lib.adapter_files import split_adapter

@@ -263,7 +263,7 @@ def set_aside(folder: Path) -> None:
     """Move a stage's folder to `NN_stage.previous`, of which one is kept."""
     previous = folder.with_name(folder.name + ".previous")
     if previous.is_dir() and not previous.is_symlink():
-        shutil.rmtree(previous, ignore_errors=True)
+        shutil.rmtree(previous)
     else:
         previous.unlink(missing_ok=True)
     os.replace(folder, previous)

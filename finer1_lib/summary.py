@@ -3,7 +3,7 @@
 Every later table reads `OUTPUT_ROOT/RUN/summary.json`, a list of rows with the keys `KEYS`; values and their
 95 % interval (low, high) are fractions.
 
-Source: our choice (DESIGN 7).
+Source: our choice.
 """
 
 from pathlib import Path
@@ -145,7 +145,7 @@ def fault_table(
     Args:
         setting: "closed_world" (with a line for each control) or "open_world".
 
-    Source: audit A3, A4 and part 4.3 (rates to report beside accuracy).
+    Source: our choice (rates to report beside accuracy).
     """
     found = {row["metric"] for row in rows if row["setting"] == setting}
     columns = {f"{words}, {kind}": (setting, metric, kind)
