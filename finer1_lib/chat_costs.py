@@ -7,7 +7,7 @@ Source: our choice.
 """
 
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from finer1_lib.errors import UserError
 from finer1_lib.chat_replies import NO_TEXT
@@ -35,8 +35,14 @@ def read_answers(answers: Path, truncate: bool = False) -> list[dict]:
 
 def without_text(answers: Path) -> dict[str, int]:
     """{why: how many answers of a file hold no text}, by the keys of `chat_replies.NO_TEXT`."""
-    why = [line.get("no_text") or "empty" for line in read_answers(answers) if not line["text"]]
+    why = [reason_of(line) for line in read_answers(answers)]
     return {kind: why.count(kind) for kind in NO_TEXT if kind in why}
+
+
+def reason_of(line: Mapping[str, Any]) -> str:
+    """Why a line of the file holds no text, "" if it does; lines from before this was noted have a finish."""
+    finish = line.get("finish")
+    return "" if line["text"] else line.get("no_text") or (finish if finish in NO_TEXT else "empty")
 
 
 def advice(answers: Path) -> str:

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Optional, Sequence
 
-from finer1_lib.chat_costs import read_answers
+from finer1_lib.chat_costs import read_answers, reason_of
 from finer1_lib.chat_messages import Answer, Question, address_of, messages_of
 from finer1_lib.network import client_options, settings_named
 from finer1_lib.chat_replies import NO_TEXT, Later, Unwanted, read_reply
@@ -104,8 +104,8 @@ class ChatEndpoint:
         if new := {key: one for key, one in zip(keys, questions) if key not in self._known}:
             self._ask_new(new)
         lines = [self._known[key] for key in keys]
-        return [Answer(line["text"], line["truncated"], line.get("completion_tokens") or 0,
-                       "" if line["text"] else line.get("no_text") or "empty") for line in lines]
+        return [Answer(line["text"], line["truncated"], line.get("completion_tokens") or 0, reason_of(line))
+                for line in lines]
 
     def _key(self, question: Question) -> str:
         picture = question.image and picture_key(question.image, self._pixels)

@@ -113,6 +113,13 @@ def test_nothing_at_all_is_tried_again_and_then_counted(standin, tmp_path, capsy
     assert spent(teacher.answers)["prompt_tokens"] == 1200 and "wrote nothing in all tries" in capsys.readouterr().out
 
 
+def test_answers_from_before_the_reason_was_noted_know_their_finish(tmp_path):
+    lines = [{"key": str(n), "text": "", "truncated": False, "finish": finish}
+             for n, finish in enumerate(("length", "length", "content_filter", "stop", None))]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert without_text(tmp_path / "a.jsonl") == {"length": 2, "content_filter": 1, "empty": 2}
+
+
 def test_rows_of_the_evaluation_say_how_many_answers_had_no_text(standin, tmp_path):
     """Records keep the reason; the table has a column for each and nothing for rows that always wrote."""
     from PIL import Image

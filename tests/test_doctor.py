@@ -408,6 +408,10 @@ def test_the_key_must_be_set_and_is_never_shown(world, monkeypatch):
     values["teacher_url"] = "https://teacher.example/v1"
     found = only(Subject(world.plan(**values)), "teacher's key")
     assert [one.level for one in found] == ["pass"] and "sesame" not in str(found)
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    (one,) = only(Subject(world.plan(**values)), "teacher's key")
+    assert one.level == "fail" and "SSL_CERT_FILE names /nowhere/ca.pem, which is not there" in one.what
+    monkeypatch.delenv("SSL_CERT_FILE")
     found = only(Subject(world.plan(**{**values, "teacher_key_variable": "sk-open-sesame"})), "teacher's key")
     assert [one.level for one in found] == ["fail"] and "sesame" not in str(found)
     values["teacher_url"] = "https://me:sesame@teacher.example"

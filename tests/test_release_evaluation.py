@@ -17,6 +17,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.evaluation_items import select_items
 from finer1_lib.evaluation_requests import build_requests, rule_of, shown_options
 from finer1_lib.fgvr_data import evaluation_items
+from finer1_lib.network import settings_named
 from finer1_lib.release.evaluation_files import COLUMNS, read_lists, release_items
 from finer1_lib.release.pictures import find_pictures, picture_name, release_path, word_of
 from finer1_lib.scores.scorers import make_scorer
@@ -320,3 +321,17 @@ def test_training_and_test_cars_of_one_name_are_two_pictures():
     assert names == ["car/cars_train/00001", "car/cars_test/00001"]
     assert release_path("car", "hub/car/test/row-test-00017.jpg") == "stanford-cars/cars_test/row-test-00017.jpg"
     assert release_path("aircraft", PLACES["aircraft"][1].format(3)) == "fgvc_aircraft/data/images/0000003.jpg"
+
+
+def test_files_on_this_machine_are_fetched_whatever_proxy_the_shell_names(tmp_path, server, monkeypatch):
+    """And a far address says which variable is in the way."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert len(read_lists(server[0], ["pet"], tmp_path / "cache", allow_incomplete=True).rows) == 8
+    with pytest.raises(UserError, match="cannot be downloaded .*through the proxy of http_proxy") as caught:
+        read_lists("http://far.invalid", ["pet"], tmp_path / "other", allow_incomplete=True)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv("http_proxy", "http://[::1")
+    assert "http_proxy names no proxy" in settings_named("http://far.invalid")
+    assert settings_named(server[0]) == ""

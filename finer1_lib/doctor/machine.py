@@ -17,7 +17,6 @@ from finer1_lib.errors import UserError
 GIB = 2**30
 STAGES = ("02_cot_sft", "03_tapo", "04_evaluation", "05_probing")
 KIT = "finer1-lib"
-LOCAL = ("localhost", "127.0.0.1", "::1")
 RESERVE = 0.2 * GIB  # below that `finer1 run` begins no stage
 KEPT = 3  # a stage's checkpoints on the disk at a time: two, and the one that is being written
 
@@ -239,6 +238,7 @@ def key(subject: Subject) -> list[Row]:
     if values.get("teacher") != "endpoint":
         raise NotYet(f"the teacher is {values.get('teacher')!r}, no endpoint")
     from finer1_lib.chat_endpoint import ChatEndpoint
+    from finer1_lib.network import client_options, is_local
 
     variable, rows = values["teacher_key_variable"], []
     # it refuses, without showing it, a key that was given in place of a variable's name
@@ -247,8 +247,9 @@ def key(subject: Subject) -> list[Row]:
     if variable and not os.environ.get(variable, "").strip():
         rows.append(fail(f"the environment variable {variable} is not set", f"{DATA}.teacher_key_variable",
                          "export it in the shell that runs the kit; never write a key into a file"))
+    client_options(endpoint.address)  # refuses proxies and certificates of the shell that cannot work
     address = urllib.parse.urlsplit(endpoint.address)
-    if variable and address.scheme == "http" and address.hostname not in LOCAL:
+    if variable and address.scheme == "http" and not is_local(address.hostname):
         rows.append(warn("the key would travel unencrypted", f"{DATA}.teacher_url", "use https://"))
     told = f"its key is in {variable}" if variable else "without a key"
     return rows or [passed(f"{endpoint.model} at {endpoint.address}, {told}")]
