@@ -201,8 +201,8 @@ def own_settings(config: Any, where: Any) -> Any:
     found = {name: value for name in TOKEN_IDS if (value := getattr(config, name, None)) is not None}
     for name, value in found.items():
         if not whole(value):
-            raise UserError(f"{where}: generation_config.json sets {name} to {value!r}: give token ids, which are "
-                            "whole numbers")  # fmt: skip
+            raise UserError(f"{where}: generation_config.json sets {name} to {value!r}; give token ids, which"
+                            " are whole numbers")
     return GenerationConfig(**found)
 
 
