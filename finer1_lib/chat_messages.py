@@ -3,6 +3,7 @@
 Source: our choice; the form of a conversation is that of OpenAI's chat completions.
 """
 
+import re
 import urllib.parse
 from typing import NamedTuple, Optional
 
@@ -29,11 +30,13 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A text, whether it was cut off at the limit of tokens, and how many it took (0 where nobody said)."""
+    """A text, whether it was cut off at the limit of tokens, how many it took (0 where nobody said), and,
+    where there is no text, why (a key of `chat_replies.NO_TEXT`)."""
 
     text: str
     truncated: bool
     tokens: int = 0
+    no_text: str = ""
 
 
 def messages_of(question: Question, max_pixels: int) -> list[dict]:
@@ -56,12 +59,14 @@ def address_of(url: str) -> str:
     """
     try:
         parts = urllib.parse.urlsplit(url.strip())
+        (parts.hostname or "").encode("idna"), parts.port  # both refuse what no name and no number can be
     except ValueError:
         raise UserError(f"{_URL} is no address: {_LIKE}") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError(f"{_URL} is recorded, and holds more than an address (a name, a key, a query): give"
                         " the address, and the key in the variable that key_variable names")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    odd = re.search(r"[\s<>\"\\^`{|}\x00-\x20\x7f]", parts.netloc)
+    if parts.scheme not in ("http", "https") or not parts.hostname or odd:
         raise UserError(f"{_URL} {url!r} is no address: {_LIKE}")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"

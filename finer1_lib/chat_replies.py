@@ -12,10 +12,25 @@ import json
 import re
 from typing import Any, Collection, Mapping, Optional
 
-from finer1_lib.errors import UserError
+from finer1_lib.errors import UserError, printable
 from finer1_lib.request_pace import retry_after
 
 FILTERED = "content_filter"  # the finish of an answer that the server's own filter refused
+_LIMIT = "raise the limit of tokens (max_tokens: 04's max_new_tokens, 01's teacher_max_tokens)"
+# why a reply that is paid for holds no text; asked again it would hold none either
+NO_TEXT = {
+    "reasoning": "the server put the text into reasoning_content: serve without a reasoning parser, or "
+                 + _LIMIT,
+    "length": f"the limit of tokens was reached before any text: {_LIMIT}",
+    "refusal": "the model refused: change the prompt or take another model",
+    "tool_calls": "the model called a tool in place of answering: serve without tools (tool_choice none)",
+    FILTERED: "the server's filter withheld the text: take other pictures or another server",
+    "empty": "the model wrote nothing in all tries: take another model or temperature",
+}
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_FINISHES = {  # what some servers call it
+    "max_tokens": "length", "safety": FILTERED, "function_call": "tool_calls", "tool_use": "tool_calls",
+}  # fmt: skip
 _PASSING = (408, 409, 425, 429)  # and everything from 500
 _GAVE_UP = ("error", "abort")  # finishes of an answer that a server did not finish
 _POOR = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance")
@@ -30,7 +45,12 @@ _MENDS = {
     404: "check teacher_url (up to and with /v1) and teacher_name",
     413: "send smaller pictures: lower max_pixels",
 }
-_SHOWN = 300  # signs of a server's message
+# escape sequences of terminals, control signs but tab and line end, half characters
+_UNSAFE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]"
+)
+_SHOWN, _NAME = 300, 100  # characters of a server's message, of its names
 
 
 class Later(Exception):
@@ -62,7 +82,7 @@ def read_reply(
     Returns:
         text ("" for none), truncated (the limit of tokens was reached), finish (as the server names it),
         answered_by (the model, as the server names it), prompt_tokens and completion_tokens (None where they
-        are not said).
+        are not said), and of a final answer without text no_text (a key of `NO_TEXT`).
 
     Raises:
         Later: it may pass.
@@ -81,7 +101,7 @@ def read_reply(
     if codes & set(_POOR):
         raise UserError(f"the endpoint answers {status} ({said}): {_MENDS[402]}")
     if any(FILTERED in code or "content_policy" in code for code in codes):
-        return _line("", False, FILTERED, None, {})
+        return _line("", False, FILTERED, None, {}, FILTERED)
     if status in _PASSING or status >= 500:
         raise Later(f"HTTP {status}{': ' + said if said else ''}", retry_after(headers), status == 429)
     if status in (400, 422) and _UNWANTED.search(said):
@@ -97,25 +117,51 @@ def read_reply(
 def _answer(reply: Any, body: bytes, secret: str) -> dict[str, Any]:
     """The answer of a reply that says it is one."""
     try:
-        choice = reply["choices"][0]
-        content, finish = choice["message"].get("content"), str(choice.get("finish_reason"))
-        if isinstance(content, list):  # in parts, as some servers send it
-            content = "".join(part.get("text") or "" for part in content if part.get("type") == "text")
+        choice, usage = reply["choices"][0], reply.get("usage")
+        message, usage = choice["message"], usage if isinstance(usage, dict) else {}
+        content, finish = message.get("content"), choice.get("finish_reason")
+        parts = content if isinstance(content, list) else []  # as some servers send it
+        if parts:
+            content = "".join(part.get("text") or "" for part in parts if part.get("type") == "text")
         text = _clean(content or "", secret).strip()
+        kinds = {str(part.get("type")) for part in parts}
     except (TypeError, KeyError, IndexError, AttributeError):
         raise Later(f"no answer in what it sent: {_message(reply, body, secret)}") from None
-    if finish in _GAVE_UP:
-        raise Later(f"an answer that ends with {finish!r}")
-    cut = finish == "length" or (finish == FILTERED and bool(text))
-    usage = reply.get("usage")
-    return _line(text, cut, _clean(finish, secret), _clean(str(reply.get("model") or ""), secret),
-                 usage if isinstance(usage, dict) else {})
+    said, model = (_clean(one, secret)[:_NAME] if isinstance(one, str) else ""
+                   for one in (finish, reply.get("model")))
+    end = _FINISHES.get(said.lower(), said.lower())
+    if end in _GAVE_UP:
+        raise Later(f"an answer that ends with {said!r}")
+    cut = end == "length" or (end == FILTERED and bool(text))
+    return _line(text, cut, said, model, usage, "" if text else _why_no_text(message, end, kinds, usage))
 
 
-def _line(text: str, truncated: bool, finish: str, model: Optional[str], usage: Mapping) -> dict[str, Any]:
-    tokens = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+def _why_no_text(message: Mapping, end: str, kinds: Collection[str], usage: Mapping) -> str:
+    """A key of `NO_TEXT`, or "" for an answer that may have text another time."""
+    details = usage.get("completion_tokens_details")
+    thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    if end == FILTERED:
+        return FILTERED
+    if message.get("refusal") or "refusal" in {end, *kinds}:
+        return "refusal"
+    if message.get("tool_calls") or message.get("function_call") or end == "tool_calls":
+        return "tool_calls"
+    if any(map(message.get, _THOUGHTS)) or kinds & {"thinking", "reasoning"} or _count(thought):
+        return "reasoning"
+    return "length" if end == "length" else ""
+
+
+def _count(value: Any) -> Optional[int]:
+    """A number of tokens; None for what can be none."""
+    return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def _line(
+    text: str, truncated: bool, finish: str, model: Optional[str], usage: Mapping, no_text: str = ""
+) -> dict[str, Any]:
     return {"text": text, "truncated": truncated, "finish": finish, "answered_by": model,
-            **{name: count if type(count) is int and count >= 0 else None for name, count in tokens.items()}}
+            **{name: _count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")},
+            **({"no_text": no_text} if no_text else {})}
 
 
 def _message(error: Any, body: bytes, secret: str) -> str:
@@ -126,10 +172,10 @@ def _message(error: Any, body: bytes, secret: str) -> str:
     if isinstance(error, list) and all(isinstance(item, dict) for item in error):  # an entry for each field
         error = "; ".join(f"{item.get('loc')}: {item.get('msg')}" for item in error)
     text = error if isinstance(error, str) else body.decode("utf-8", "replace")
-    return " ".join(_clean(text, secret).split())[:_SHOWN]
+    return printable(" ".join(_clean(text, secret, " ").split()))[:_SHOWN]
 
 
-def _clean(text: str, secret: str) -> str:
-    """Without the key, and without halves of signs, which no file can hold."""
+def _clean(text: str, secret: str, instead: str = "\ufffd") -> str:
+    """Without the key, and without what a terminal would obey and no file can hold; CR LF becomes LF."""
     text = text.replace(secret, "***") if len(secret) >= 8 else text
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return _UNSAFE.sub(instead, text.replace("\r\n", "\n"))

@@ -276,13 +276,12 @@ def check_trained(folder: Path) -> str:
     Raises:
         UserError: naming what is missing.
     """
-    if not folder.is_dir():
-        raise UserError(f"adapter folder {folder} does not exist: run the notebook that trains it first")
+    from finer1_lib.adapter_files import read_adapter
+
     if (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists():
         check_checkpoint(folder)
         return "full"
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        need(folder, name, "no adapter")
+    read_adapter(folder)
     return "lora"
 
 

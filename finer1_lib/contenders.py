@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MODELS_FILE = "03_tapo/models.json"
 PROMPT_KINDS = ("cot", "answer", "letter", "step")  # how one is asked; 02 and 03 train for the first two
 TRAINED_KINDS = PROMPT_KINDS[:2]
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # in a label it would reach terminals and break tables
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"  # of a model, and of the folder of its weights
 
 
@@ -148,6 +149,8 @@ def _problem(entry: Any, taken: set[str]) -> str:
         return f"the name {entry['name']!r} stands twice"
     if entry["prompt"] not in TRAINED_KINDS:
         return f"prompt {entry['prompt']!r} is not one of {', '.join(TRAINED_KINDS)}"
+    if CONTROL.search(entry["label"]):
+        return "the label holds a control sign"
     return "" if entry["label"].strip() else "the label is empty"
 
 

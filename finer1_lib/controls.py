@@ -17,7 +17,7 @@ Source: audit A1 (the control is our choice).
 from typing import Mapping, Sequence
 
 from finer1_lib.contenders import CONTROLS, Contender
-from finer1_lib.evaluation_requests import build_requests
+from finer1_lib.evaluation_requests import build_requests, rule_of
 
 
 def always_first(items: Sequence[Mapping], orders: Sequence[str], seed: int) -> list[dict]:
@@ -39,5 +39,6 @@ def always_first(items: Sequence[Mapping], orders: Sequence[str], seed: int) -> 
         for request in build_requests(control, items, "closed_world", order=order, seed=seed):
             request.pop("size")
             said = f"<answer>{request['options'][0]}</answer>"
-            records.append({**request, "completion": said, "tokens": 0, "truncated": False})
+            records.append({**request, "order_rule": rule_of(request), "completion": said, "tokens": 0,
+                            "truncated": False})
     return records

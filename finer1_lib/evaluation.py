@@ -13,11 +13,16 @@ results at the end).
 """
 
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
-from finer1_lib.runs import append_jsonl, read_jsonl
+from finer1_lib.evaluation_requests import rule_of
+from finer1_lib.files import append_jsonl, read_jsonl
+from finer1_lib.scores.record_file import fault_of, key_of, offer
 from finer1_lib.systems.strategies import draw_seed
+
+if TYPE_CHECKING:
+    import pandas
 
 WINDOW_PIXELS = 40 * 2**20  # of pictures held at a time: 1 GB once they are prepared
 
@@ -73,31 +78,38 @@ def collect_records(
         One record a request, in the requests' order.
 
     Raises:
-        UserError: the file holds an answer to another question under the same key, or a line that is no
-            record; or an image is broken.
+        UserError: the file holds an answer to another question under the same key, options shuffled by
+            another rule, or a line that is no record; or an image is broken.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give a positive number")
     known = _read_records(path)
     for requests in asked:
         for request in requests:
-            _refuse_other_question(request, known.get(_key(request)), path)
+            _refuse_other_question(request, known.get(key_of(request)), path)
     answerer = None
     batches = [batch for window in windows_of(asked, batch_size) for requests in window
                for batch in batches_of(requests, batch_size)]
     for number, batch in enumerate(batches, start=1):
-        if all(_key(request) in known for request in batch):
+        if all(key_of(request) in known for request in batch):
             continue
         if answerer is None:
             answerer = open_answerer()
         # the whole batch again, not only what is missing: padding changes the last digits of a forward pass
         answered = _answer(answerer, batch, max_new_tokens)
-        new = [record for record in answered if _key(record) not in known]
+        new = [record for record in answered if key_of(record) not in known]
         append_jsonl(path, *new)
-        known.update({_key(record): record for record in new})
+        known.update({key_of(record): record for record in new})
         if progress:
             progress(number, len(batches), _label(batch[0]))
-    return [known[_key(request)] for requests in asked for request in requests]
+    return [known[key_of(request)] for requests in asked for request in requests]
+
+
+def left_to_ask(questions: Mapping[str, Sequence[Sequence[Mapping]]], path: Path) -> list[str]:
+    """The models that have a question of theirs ({model: of `all_requests`}) without an answer in `path`."""
+    known = _read_records(path)
+    return [model for model, asked in questions.items()
+            if any(key_of(request) not in known for requests in asked for request in requests)]
 
 
 def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> list[dict]:
@@ -106,23 +118,38 @@ def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> lis
     if len(answers) != len(batch):
         raise RuntimeError(f"{len(batch)} prompts gave {len(answers)} completions")
     return [
-        {**{key: value for key, value in request.items() if key != "size"}, "completion": answer.text,
-         "tokens": answer.tokens, "truncated": bool(answer.truncated)}
+        {**{key: value for key, value in request.items() if key != "size"}, "order_rule": rule_of(request),
+         "completion": answer.text, "tokens": answer.tokens, "truncated": bool(answer.truncated),
+         **({"no_text": answer.no_text} if getattr(answer, "no_text", "") else {})}
         for request, answer in zip(batch, answers)
     ]
 
 
+def without_text(records: Sequence[Mapping]) -> "pandas.DataFrame":
+    """How many answers of each model came from an endpoint without text, a column for each reason; no columns
+    where all had text. To be joined to the models' tables, where such answers count as wrong ones."""
+    import pandas
+
+    told = [(one["model"], one.get("no_text", "")) for one in records]
+    table = pandas.DataFrame(told, columns=["model", "why"])
+    counts = pandas.crosstab(table["model"], table["why"]).drop(columns="", errors="ignore")
+    return counts.rename(columns="no text: {}".format).rename_axis(columns=None)
+
+
 def _read_records(path: Path) -> dict[tuple, dict]:
-    """The records on the disk by their keys; a torn last line is cut off."""
-    try:
-        return {_key(record): record for record in read_jsonl(path, truncate=True)}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} has a line that is no record ({error}): delete it and run again") from error
-
-
-def _key(record: Mapping) -> tuple:
-    named = (record[name] for name in ("model", "setting", "option_order", "rotation", "item_id"))
-    return (*named, record.get("sample", 0))
+    """The records on the disk by their keys; a torn last line is cut off, a doubled one left out and told."""
+    found: dict[tuple, dict] = {}
+    doubled = 0
+    for number, record in enumerate(read_jsonl(path, truncate=True, fix=offer(path)), start=1):
+        if fault := fault_of(record):
+            raise UserError(f"{path} has a line that is no record (line {number}: {fault}): {offer(path)}")
+        if found.setdefault(key_of(record), record) != record:
+            raise UserError(f"{path} line {number} gives {record['item_id']} ({_label(record)}) a second "
+                            f"answer, which is not the first; {offer(path)}")
+        doubled += found[key_of(record)] is not record
+    if doubled:
+        print(f"{path.name}: {doubled} lines stand twice; the first of each is read", flush=True)
+    return found
 
 
 def _label(request: Mapping) -> str:
@@ -134,8 +161,14 @@ def _label(request: Mapping) -> str:
 def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Path) -> None:
     """A record may only stand for a request that asked the same thing."""
     asked = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "example_prompt", "samples",
-             "labels_hash", "weights")
-    if record is not None and any(record.get(name) != request.get(name) for name in asked):
+             "labels_hash", "weights", "release_path")
+    if record is None:
+        return
+    if rule_of(record) != rule_of(request):
+        raise UserError(f"{path.name} holds options shuffled by {rule_of(record)}, and these items are"
+                        f" shuffled by {rule_of(request)}: the two do not mix; move {path.name} away and run"
+                        " again, or keep it with the items.jsonl that it was made from")
+    if any(record.get(name) != request.get(name) for name in asked):
         raise UserError(
             f"{path.name} answers another question for {request['item_id']} ({_label(request)}): the prompts "
             "or the items have changed; delete it and run again"

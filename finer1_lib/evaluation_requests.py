@@ -7,6 +7,10 @@ and an item counts only if all four are right.
 
     A B C D (shuffled)  ->  B C D A,  C D A B,  D A B C (rotations 1, 2, 3)
 
+The shuffle of an official picture goes by its data set and file name, so that it is the same wherever the
+pictures lie; of any other by its `item_id`. Every shuffled record says which (`order_rule`); records from
+before there was a choice went by `item_id`.
+
 An encoder, which compares and does not write, chooses among all sub-categories of the item's super-category
 in place of the open world ("all_labels").
 
@@ -22,11 +26,13 @@ from finer1_lib.contenders import Contender
 from finer1_lib.errors import UserError
 from finer1_lib.hashing import digest
 from finer1_lib.prompts import PROMPTS, Prompt
+from finer1_lib.release.pictures import picture_name
 from finer1_lib.systems.strategies import STRATEGIES, draw_examples
 
 SETTINGS = {"closed_world": "closed", "open_world": "open"}  # setting -> ending of its prompts' names
 OPTION_ORDERS = ("shuffled", "release", "rotations")
 COPIED = ("item_id", "image_id", "super_category", "sub_category", "categories")
+FILE_RULE, ITEM_RULE = "release_file", "item_id"  # what a shuffle goes by, beside the seed
 
 
 def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> list[str]:
@@ -34,7 +40,8 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
 
     Args:
         item: with `options` in the release's order, truth first.
-        order: one of `OPTION_ORDERS`; "shuffled" goes by seed and item, whatever the other items are.
+        order: one of `OPTION_ORDERS`; "shuffled" goes by seed and `picture_name`, whatever the other items
+            are.
         seed: of the shuffle.
         rotation: by how many places the order is turned; for "rotations", whose rotation 0 is "shuffled".
 
@@ -44,7 +51,7 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
         raise UserError(f"option_orders: {order!r} is not one of {', '.join(OPTION_ORDERS)}")
     options = list(item["options"])
     if order != "release":
-        key = hashlib.sha256(f"{seed}/{item['item_id']}".encode("utf-8")).digest()
+        key = hashlib.sha256(f"{seed}/{picture_name(item)}".encode("utf-8")).digest()
         random.Random(int.from_bytes(key[:8], "big")).shuffle(options)
     return options[rotation:] + options[:rotation]
 
@@ -81,7 +88,8 @@ def build_requests(
         for rotation in turns:
             options = shown_options(item, order, seed, rotation) if closed else None
             asked = {
-                **{key: item[key] for key in COPIED}, "model": contender.model, "setting": setting,
+                **{key: item[key] for key in COPIED}, **_there(item),
+                "model": contender.model, "setting": setting,
                 "prompt_name": name, "prompt": _text(contender, prompt, item, options),
                 "prompt_hash": prompt.hash, "options": options,
                 "option_order": order if closed else None, "rotation": rotation, "seed": seed,
@@ -98,6 +106,18 @@ def build_requests(
             draws = [{"sample": sample, "samples": contender.samples} for sample in several] or [{}]
             requests += [{**asked, **draw} for draw in draws]
     return requests
+
+
+def _there(item: Mapping) -> dict[str, str]:
+    """The release's path of an item's picture, by which `official` guesses the super-category."""
+    return {"release_path": item["release_path"]} if item.get("release_path") else {}
+
+
+def rule_of(asked: Mapping) -> Optional[str]:
+    """What the options of a request or a record are shuffled by; None where they are not."""
+    if "order_rule" in asked or not asked.get("options") or asked["option_order"] == "release":
+        return asked.get("order_rule")
+    return FILE_RULE if asked.get("release_path") else ITEM_RULE
 
 
 def _prompt(

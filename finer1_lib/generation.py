@@ -38,11 +38,13 @@ class Generation(NamedTuple):
         text: without special tokens.
         tokens: how many tokens were generated, the ending one included.
         truncated: the limit was reached before an ending token.
+        no_text: of an endpoint's answer without text why (a key of `chat_replies.NO_TEXT`).
     """
 
     text: str
     tokens: int
     truncated: bool
+    no_text: str = ""
 
 
 def in_half(loaded: "LoadedModel") -> Any:

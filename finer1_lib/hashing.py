@@ -6,12 +6,16 @@ Source: our choice (DESIGN 4, provenance).
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator, Mapping, Optional
 
-from finer1_lib.files import plain
+from finer1_lib import files
+from finer1_lib.errors import UserError
 
 _FOLD = 200  # a top folder with more files is recorded as one hash
+_SEEN = ".seen.json"  # in a stage's folder, hidden: {output: [its sha256, size and times when it was hashed]}
+_SETTLED = 100_000_000  # ns; whatever was touched so shortly before may change again under the same time
 
 
 def sha256_file(path: Path) -> str:
@@ -20,14 +24,13 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_tree(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, str]:
-    """sha256 of every file under a folder, by relative posix path in sorted order; hidden ones are left out.
+def walk(folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, os.DirEntry]]:
+    """Every file under a folder by its relative posix path, in no order; hidden ones are left out.
 
     Args:
         folder: where to begin.
         skip: names directly under it that are left out too.
     """
-    found: dict[str, str] = {}
     waiting = [(Path(folder), "")]
     while waiting:
         here, prefix = waiting.pop()
@@ -38,16 +41,20 @@ def sha256_tree(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, str]:
                 if entry.is_dir():
                     waiting.append((Path(entry.path), f"{prefix}{entry.name}/"))
                 else:
-                    found[prefix + entry.name] = sha256_file(Path(entry.path))
-    return dict(sorted(found.items()))
+                    yield prefix + entry.name, entry
+
+
+def sha256_tree(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, str]:
+    """sha256 of every file of `walk`, sorted by name."""
+    return dict(sorted((name, sha256_file(Path(entry.path))) for name, entry in walk(folder, skip)))
 
 
 def digest(value: Any) -> str:
     """sha256 of a value's canonical JSON: the same for equal values, whatever the order of the keys."""
     text = json.dumps(
-        plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+        files.plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )  # a file name that is no UTF-8 holds lone surrogates
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, str]:
@@ -73,18 +80,79 @@ def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) 
     return dict(sorted(entries.items()))
 
 
-def listing_digest(path: Path) -> str:
+def changed_outputs(folder: Path, outputs: Mapping[str, str]) -> list[str]:
+    """Recorded outputs that are missing or no longer have the recorded content.
+
+    Only what looks otherwise than when it was last hashed (size and times, and nobody can set the time of
+    change) is hashed again, so that gigabytes which nobody touched cost no more than a look.
+
+    Args:
+        folder: the stage's folder.
+        outputs: {path: sha256} of its record or a part of that, as `recorded_hashes` makes it.
+    """
+    try:
+        seen = files.read_json(folder / _SEEN)
+    except UserError:
+        seen = {}  # damaged: everything is hashed again
+    began, changed, same = time.time_ns(), [], {}
+    for name, sha256 in outputs.items():
+        looks = _looks(folder, name)
+        if looks is None or seen.get(name) != [sha256, *looks] and _hash_of(folder, name) != sha256:
+            changed.append(name)
+        else:
+            same[name] = [sha256, *looks]
+    _note(folder, same, began, seen)
+    return changed
+
+
+def remember(folder: Path, outputs: Mapping[str, str], began: int) -> None:
+    """Note for `changed_outputs` how outputs look that were hashed from `began` (time_ns) on."""
+    found = {name: _looks(folder, name) for name in outputs}
+    _note(folder, {name: [outputs[name], *looks] for name, looks in found.items() if looks}, began, {})
+
+
+def _note(folder: Path, found: Mapping[str, list], began: int, seen: Mapping[str, Any]) -> None:
+    known = {**seen, **{name: looks for name, looks in found.items() if looks[1] < began - _SETTLED}}
+    if known != seen:
+        try:
+            files.atomic_write_json(folder / _SEEN, known)
+        except (OSError, UserError):
+            return  # somebody else's run or a full disk: the next look hashes again
+
+
+def _hash_of(folder: Path, name: str) -> Optional[str]:
+    return recorded_hashes(folder / name, name.rstrip("/")).get(name)
+
+
+def _looks(folder: Path, name: str) -> Optional[list]:
+    """[newest time, digest of names, sizes and times] of a file or a top folder; None where there is none."""
+    path = folder / name
+    if name.endswith("/") and path.is_dir():
+        found = [(file, entry.stat()) for file, entry in walk(path)]
+    elif path.is_file():
+        found = [("", path.stat())]
+    else:
+        return None
+    rows = sorted([file, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for file, status in found)
+    return [max((max(row[2:]) for row in rows), default=0), digest(rows)]
+
+
+def listing_digest(path: Path, deep: bool = True) -> str:
     """sha256 of what a file or folder looks like from outside: names, sizes and times of change, hidden ones
     left out.
 
     Quick enough for a data set or a checkpoint of gigabytes, and enough to see that one was changed.
+
+    Args:
+        path: file or folder.
+        deep: also what lies in folders below; False for a checkpoint, whose files lie side by side.
     """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(
-        file for file in path.rglob("*")
+    found = [path] if path.is_file() else sorted(
+        file for file in (path.rglob("*") if deep else path.glob("*"))
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
     seen = []
-    for file in files:
+    for file in found:
         status = file.stat()
         seen.append([file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns])
     return digest(seen)

@@ -153,7 +153,7 @@ def cached_features(
 def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
     """sha256 of what decides the features: weights, arithmetic, the processor with its pixel budget, ids."""
     def weights(name: Optional[str]) -> Optional[str]:
-        return listing_digest(Path(name)) if name and Path(name).exists() else name
+        return listing_digest(Path(name), deep=False) if name and Path(name).exists() else name
 
     return digest({
         "checkpoint": weights(loaded.checkpoint), "adapter": weights(loaded.adapter),

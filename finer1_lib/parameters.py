@@ -14,7 +14,9 @@ Source: our choice (DESIGN 3; the papermill 2.7.0 behaviour in reference/style.m
 
 import ast
 import difflib
+import math
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Iterable, Optional
 
@@ -24,6 +26,27 @@ _KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list}
 _WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list",
 }  # fmt: skip
+
+_RULES = (  # (in words, test, the parameters of any notebook that it is for); every other number is 0 or more
+    ("a number", lambda value: True, "layer layers"),
+    ("from 0 to 2147483647", lambda value: 0 <= value < 2**31, "seed"),  # what numpy and torch both take
+    ("1 or more", lambda value: value >= 1,
+     "images_per_sub_category card_wordings look_steps tell_steps num_shots prototype_images teacher_batch"
+     " teacher_max_tokens descriptions_per_focus attempts quality_draws lora_rank lora_alpha cot_epochs"
+     " answer_epochs batch_size micro_batch_size checkpoints_every gauge_pictures max_new_tokens"
+     " generation_batch_size steps prompts_per_step updates_per_rollout max_sampling_rounds wrong_turn_steps"
+     " wrong_turn_prompts samples examples h1_train_images h1_test_images h2_repeats h3_images"),
+    ("2 or more", lambda value: value >= 2, "h3_folds"),
+    ("above 0", lambda value: value > 0,
+     "learning_rate full_learning_rate wrong_turn_learning_rate temperature"),
+    ("above 0 and below 1", lambda value: 0 < value < 1, "seen_share train_share"),
+    ("above 0 and at most 1", lambda value: 0 < value <= 1, "top_p"),
+    ("from 0 to 1", lambda value: 0 <= value <= 1,
+     "wrong_attribute hidden_attribute wrong_concept wrong_prediction missing_candidate language_slip"
+     " prompt_leak broken_tag cut_off foreign_candidate wide_punctuation label_first noise mask_share"),
+)  # fmt: skip
+_BOUNDS = {name: (words, test) for words, test, names in _RULES for name in names.split()}
+_BELOW = ": write a plain value there, and put what is computed or run into a cell below the parameters cell"
 
 
 @dataclass(frozen=True)
@@ -48,8 +71,10 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
     """
     try:
         statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise UserError(f"the parameters cell is not Python: {error.msg} in line {error.lineno}") from error
+    except (SyntaxError, ValueError, RecursionError) as error:
+        fault = f"{error.msg} in line {error.lineno}" if isinstance(error, SyntaxError) else str(error)
+        hint = "; a %magic belongs into a cell of its own" if "%" in source else ""
+        raise UserError(f"the parameters cell is not Python: {fault}{hint}") from error
     found: dict[str, Parameter] = {}
     lines = source.splitlines()
     for statement in statements:
@@ -62,16 +87,21 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
         elif isinstance(statement, (ast.Import, ast.ImportFrom)):
             continue  # `from typing import Optional`
         else:
-            raise UserError(f"the parameters cell's line {statement.lineno} is not `name = value`")
+            raise UserError(f"{_place(statement, lines)} is not `name = value`{_BELOW}")
         try:
             default = ast.literal_eval(statement.value)
-        except ValueError as error:
-            raise UserError(f"the parameters cell's line {statement.lineno} is no plain value") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{_place(statement, lines)} is no plain value{_BELOW}") from error
         if not isinstance(target, ast.Name):
-            raise UserError(f"the parameters cell's line {statement.lineno} does not assign one name")
+            raise UserError(f"{_place(statement, lines)} does not assign one name: write a line for each")
         _, _, help_text = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("#")
         found[target.id] = _parameter(default, annotation, help_text.strip())
     return found
+
+
+def _place(statement: ast.stmt, lines: list[str]) -> str:
+    text = lines[statement.lineno - 1].partition("#")[0].strip()
+    return f"the parameters cell's line {statement.lineno} ({text[:60]})"
 
 
 def _parameter(default: Any, annotation: str, help_text: str) -> Parameter:
@@ -103,6 +133,7 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
     Raises:
         UserError: if the text is no value of that type.
     """
+    check_utf8(str(text), where)
     if parameter is None or parameter.kind is str and not (parameter.optional and text == "null"):
         return text
     if parameter.optional and text == "null":
@@ -112,7 +143,7 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
             return {"true": True, "false": False}[text.lower()]
         if parameter.kind in (int, float):
             return parameter.kind(text)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError, AttributeError):  # the last two: a list within a list
         raise UserError(f"{where} must be {_WORDS[parameter.kind]}, not {text!r}") from None
     import yaml
 
@@ -122,12 +153,12 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
             single = Parameter(None, parameter.item or str)
             return [from_text(item, single, f"{where}[{number}]") for number, item in enumerate(items)]
         return yaml.safe_load(text)
-    except (yaml.YAMLError, AttributeError):
-        raise UserError(f"{where}: {text!r} is not a value: write a list as [a, b]") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(f"{where}: {text[:200]!r} is not a value: write a list as [a, b]") from None
 
 
 def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], where: str) -> dict[str, Any]:
-    """Hold values against the parameters cell's names and types.
+    """Hold values against the parameters cell's names and types, and numbers against their bounds.
 
     Args:
         given: name -> value, e.g. of a preset file.
@@ -138,7 +169,8 @@ def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], wh
         The values, with whole numbers turned into floats where the cell has a float.
 
     Raises:
-        UserError: for a name the cell lacks, or a value of another type.
+        UserError: for a name the cell lacks, a value of another type, a number out of its bounds, or text
+            that no file can hold.
     """
     for name in given:
         if name not in parameters:
@@ -149,7 +181,29 @@ def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], wh
             # whoever pastes the key itself must not find it in a record or a message
             raise UserError(f"{where}: {name} takes the NAME of an environment variable (capitals, digits, "
                             "_), never the secret in it")
-    return {name: _checked(value, parameters[name], f"{where}: {name}") for name, value in given.items()}
+    checked = {name: _checked(value, parameters[name], f"{where}: {name}") for name, value in given.items()}
+    for name, value in checked.items():
+        for item in value if isinstance(value, list) else [value]:
+            _check_value(item, name, f"{where}: {name}")
+    return checked
+
+
+def _check_value(value: Any, name: str, where: str) -> None:
+    """Refuse a number out of its bounds, and text with the half characters of a name that is no UTF-8."""
+    if isinstance(value, str) and not value.isascii():
+        check_utf8(value, where)
+    if type(value) in (int, float):
+        words, test = _BOUNDS.get(name, ("0 or more", lambda number: number >= 0))
+        if value != value or abs(value) == math.inf or not test(value):
+            raise UserError(f"{where} must be {words}, not {value!r}")
+
+
+def check_utf8(text: str, where: str) -> None:
+    """Refuse (UserError) text that no UTF-8 file can hold, as a folder's name made under another encoding."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {text!r} is not UTF-8: rename the file or folder") from None
 
 
 def _checked(value: Any, parameter: Parameter, where: str) -> Any:
@@ -163,7 +217,7 @@ def _checked(value: Any, parameter: Parameter, where: str) -> Any:
 def _typed(value: Any, kind: Optional[type], where: str) -> Any:
     if kind is None or type(value) is kind:  # `is`: True is no whole number
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1e300:
         return float(value)
     hint = ""
     if kind in (int, float) and isinstance(value, str):
@@ -171,6 +225,8 @@ def _typed(value: Any, kind: Optional[type], where: str) -> Any:
             hint = f"; write {_yaml_number(float(value), kind)}"
         except ValueError:
             pass
+    elif kind and hasattr(value, "item") or kind is str and hasattr(value, "__fspath__"):  # of numpy, a Path
+        hint = f"; write {kind.__name__}(...) around it"
     raise UserError(f"{where} must be {_WORDS.get(kind, kind.__name__)}, not {_shown(value)}{hint}")
 
 
@@ -188,4 +244,4 @@ def _shown(value: Any) -> str:
         return "true" if value else "false"
     if value is None:
         return "nothing (null)"
-    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+    return f"the text {value!r}" if isinstance(value, str) else reprlib.repr(value)

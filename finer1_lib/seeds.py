@@ -22,11 +22,12 @@ from finer1_lib.errors import UserError
 from finer1_lib.files import read_json, read_jsonl
 from finer1_lib.seed_statistics import crossed_mean
 from finer1_lib.seed_tables import draw, main_lines, tables
+from finer1_lib.signatures import is_current, read_record, recorded_file
 from finer1_lib.statistics import Estimate, paired_difference
 
 __all__ = ["Run", "draw", "main_lines", "pool", "read_runs", "tables"]
 STAGE = "04_evaluation"
-RECORDS = f"{STAGE}/records.jsonl"
+RECORDS, GUIDE = f"{STAGE}/records.jsonl", "01_data/guide.json"
 
 
 class Run(NamedTuple):
@@ -47,7 +48,7 @@ class Run(NamedTuple):
     commit: Optional[str]
 
 
-def read_runs(names: Sequence[str], output_root: str = "outputs") -> list[Run]:
+def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[Run]:
     """Read finished runs and refuse those that may not be pooled.
 
     Args:
@@ -88,17 +89,15 @@ def _settings(folder: Path) -> dict[str, Any]:
     Nor the settings of 03's wrong turns (shown there and handed on to nobody) and 04's further orders of the
     options (only the shuffled one is pooled).
     """
-    from finer1_lib.signatures import is_current
-
-    if not is_current(folder, STAGE):
+    if not is_current(folder, STAGE, outputs=False):  # each file read is held against its hash
         raise UserError(f"run {folder.name!r} has not finished {STAGE}: run it to the end first")
     return {f"{stage}.{key}": value for stage in (*NEEDS[STAGE], STAGE)
-            for key, value in read_json(folder / stage / "stage.json")["parameters"].items()
+            for key, value in read_record(folder / stage, "parameters")["parameters"].items()
             if key not in ("seed", "run_name") and not key.startswith(("wrong_turn", "option_order"))}
 
 
 def _seed(folder: Path) -> int:
-    seeds = {read_json(folder / stage / "stage.json")["seed"] for stage in (*NEEDS[STAGE], STAGE)}
+    seeds = {read_record(folder / stage, "seed")["seed"] for stage in (*NEEDS[STAGE], STAGE)}
     if len(seeds) > 1:
         listed = ", ".join(map(str, sorted(seeds)))
         raise UserError(f"the stages of run {folder.name!r} have several seeds ({listed}): give it one")
@@ -106,19 +105,15 @@ def _seed(folder: Path) -> int:
 
 
 def _read(folder: Path, seed: int) -> Run:
-    from finer1_lib.hashing import sha256_file
     from finer1_lib.scores.scorers import make_scorer
     from finer1_lib.scores.scoring import main_reading, score_records
     from finer1_lib.scores.similarity import make_similarity
     from finer1_lib.summary import contenders_in
 
-    stage = read_json(folder / STAGE / "stage.json")
-    if not (folder / RECORDS).is_file() or sha256_file(folder / RECORDS) != stage["outputs"]["records.jsonl"]:
-        mend = f"delete {folder / STAGE} and run notebook {STAGE} again"
-        raise UserError(f"{folder / RECORDS} is not what {STAGE} recorded: {mend}")
-    guide = read_json(folder / "01_data" / "guide.json") or None
-    similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide)
-    scores = score_records(read_jsonl(folder / RECORDS), [make_scorer("strict", similarity=similar)])
+    stage, records = read_record(folder / STAGE), read_jsonl(recorded_file(folder, RECORDS))
+    guide = read_json(recorded_file(folder, GUIDE)) if (folder / GUIDE).exists() else None
+    similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide or None)
+    scores = score_records(records, [make_scorer("strict", similarity=similar)])
     return Run(folder.name, seed, contenders_in(folder), main_reading(scores), stage.get("git_commit"))
 
 

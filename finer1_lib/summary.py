@@ -13,7 +13,7 @@ from finer1_lib.contenders import (
     CONTROLS, MODELS_FILE, ROWS, Contender, all_contenders, in_order, label_of, labels_of,
 )  # fmt: skip
 from finer1_lib.files import atomic_write_json, read_json
-from finer1_lib.signatures import is_current
+from finer1_lib.signatures import is_current, recorded_file
 
 KEYS = (
     "model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
@@ -47,11 +47,11 @@ def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
     run_dir = Path(run_dir)
     told = [read_json(run_dir / stage / "stage.json").get("parameters", {}) for stage in SOURCES]
     more = dict.fromkeys(entry for parameters in told for entry in parameters.get("more_models", ()))
-    found = with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more), look=False)
+    found = with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more))
     asked = told[0]
     # as 04 asked them, whatever the registry or the user's file say by now
     systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
-    found = with_systems(found, systems, look=False)
+    found = with_systems(found, systems)
     if asked.get("strategies"):
         found = with_strategies(found, asked["strategies"], asked["samples"])
     return found
@@ -86,7 +86,11 @@ def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> lis
 
 
 def join_summary(run_dir: Path) -> Optional[list[dict[str, Any]]]:
-    """Write summary.json from the stages that finished and belong together; None if neither has."""
+    """Write summary.json from the stages that finished and belong together; None if neither has.
+
+    Raises:
+        UserError: a stage's rows are not the ones that it recorded.
+    """
     rows: list[dict[str, Any]] = []
     models = {*ROWS, *labels_in(run_dir)}
     sources = [stage for stage in SOURCES if is_current(run_dir, stage)]
@@ -94,7 +98,7 @@ def join_summary(run_dir: Path) -> Optional[list[dict[str, Any]]]:
         where = f"{stage}/summary_rows.json"
         if not (run_dir / where).is_file():
             raise ValueError(f"notebook {stage} finished without writing {where}")
-        rows += check_rows(read_json(run_dir / where, list), where, models)
+        rows += check_rows(read_json(recorded_file(run_dir, where), list), where, models)
     if not sources:
         return None
     atomic_write_json(run_dir / "summary.json", rows)

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finer1_lib.adapter_files import Misfit, in_layout, misfit, other_base, read_adapter
 from finer1_lib.checkpoint_files import (
     TRAINABLE, check_trained, is_folder, load_model, loading, split_revision,
 )  # fmt: skip
@@ -73,7 +74,8 @@ def load_weights(loaded: "LoadedModel", folder: "str | Path") -> None:
     try:
         loaded.model.load_state_dict(read.state_dict())
     except RuntimeError as error:
-        raise _misfit(loaded, folder) from error
+        whose = "its weights are another model's"
+        raise UserError(f"{folder} does not fit {loaded.checkpoint}: {whose}") from error
 
 
 def read_trainable(folder: "str | Path") -> Trainable:
@@ -92,34 +94,50 @@ def attach_adapter(loaded: "LoadedModel", folder: "str | Path") -> "LoadedModel"
     shape.
 
     Raises:
-        UserError: the adapter does not fit the model.
+        UserError: the folder holds no adapter, or one that does not fit the model.
     """
     import torch
-    from peft import PeftConfig, set_peft_model_state_dict
-    from safetensors.torch import load_file
+    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
     folder = Path(folder)
     if check_trained(folder) != "lora":
         raise UserError(f"{folder} holds a whole checkpoint, not an adapter")
-    if not hasattr(loaded.model, "peft_config"):
-        config = PeftConfig.from_pretrained(folder)
-        config.inference_mode = False  # saved as true; it would freeze the adapter
-        config.base_model_name_or_path = None  # the base is the one already loaded
-        loaded = wrap_in_lora(loaded, config, seed=0)
-        names = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
-        parts = dict(projector=any(PROJECTOR in name for name in names),
-                     vision_tower=any(VISION in name and PROJECTOR not in name for name in names))
-        trainable = Trainable("lora", config.r, config.lora_alpha, **parts)
-        loaded = dataclasses.replace(loaded, trainable=trainable)
-    try:
-        weights = load_file(folder / "adapter_model.safetensors")
+    adapter = read_adapter(folder)
+    with loading(folder, f"put on {loaded.checkpoint} the adapter"):
+        if not hasattr(loaded.model, "peft_config"):
+            try:
+                adapter = in_layout(adapter, [name for name, _ in loaded.model.named_modules()])
+            except Misfit as error:
+                raise misfit(adapter, loaded.checkpoint, str(error)) from error
+            loaded = _wrapped(loaded, LoraConfig(**adapter.config))
+            if told := other_base(adapter.base, loaded.checkpoint):
+                print(f"{folder}: {told}", flush=True)
+        wanted = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
+        weights = adapter.weights
+        if lacking := sorted(set(wanted) - set(weights)):
+            raise UserError(f"{folder} lacks {len(lacking)} of its {len(wanted)} weights (first: {lacking[0]})"
+                            ": its file is cut short; copy or download it again")  # fmt: skip
+        sizes = [(name, *(" x ".join(map(str, one[name].shape)) for one in (weights, wanted)))
+                 for name in sorted(wanted) if weights[name].shape != wanted[name].shape]
+        if sizes:
+            name, there, here = sizes[0]
+            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: {name}, {there} "
+                                           f"where {here} is needed)")  # fmt: skip
         with torch.no_grad():
             result = set_peft_model_state_dict(loaded.model, weights)
-    except RuntimeError as error:
-        raise _misfit(loaded, folder) from error
-    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
-        raise _misfit(loaded, folder)
+    if result.unexpected_keys:
+        left = result.unexpected_keys
+        raise misfit(adapter, loaded.checkpoint, f"it has {len(left)} weights that nothing takes (first: {left[0]})")
     return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
+
+
+def _wrapped(loaded: "LoadedModel", config: Any) -> "LoadedModel":
+    """A bare model inside a fresh adapter of this configuration."""
+    loaded = wrap_in_lora(loaded, config, seed=0)
+    names = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
+    parts = dict(projector=any(PROJECTOR in name for name in names),
+                 vision_tower=any(VISION in name and PROJECTOR not in name for name in names))
+    return dataclasses.replace(loaded, trainable=Trainable("lora", config.r, config.lora_alpha, **parts))
 
 
 def save_adapter(loaded: "LoadedModel", folder: "str | Path") -> None:
@@ -177,7 +195,3 @@ def save_whole(loaded: "LoadedModel", model: Any, folder: "str | Path") -> None:
             part["dtype"] = name
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     loaded.processor.save_pretrained(folder)
-
-
-def _misfit(loaded: "LoadedModel", folder: "str | Path") -> UserError:
-    return UserError(f"adapter {folder} does not fit {loaded.checkpoint}: it was trained on another model")

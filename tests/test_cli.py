@@ -61,6 +61,8 @@ MISTAKES = [
     (("run", "toy", "--set", "steps=3"), "write STAGE.KEY=VALUE"),
     (("run", "toy", "--set", "03_tapo.run_name=x"), "use --run-name"),
     (("run", "toy", "--set", "01_data.image_root=nowhere"), "does not exist"),
+    (("run", "toy", "--set", "01_data.image_root=~no_such_user/x"), "does not exist"),
+    (("run", "toy", "--set", f"01_data.image_root={'x' * 5000}"), "does not exist"),
     (("run", "toy", "--from", "03_tapo", "--set", "01_data.steps=3"), "has no effect"),
     (("run", "toy", "--from", "07_more"), "unknown stage"),
     (("run", "toy", "--to", "tapo"), "--to tapo: unknown stage"),
@@ -72,6 +74,19 @@ MISTAKES = [
     (("run", "toy", "--run-name", ".."), "run name '..'"),
     (("run", "toy", "--run-name", "a/b"), "run name 'a/b'"),
     (("run", "toy", "--seed", "one"), "--seed"),
+    (("run", "toy", "--seed", "-1"), "seed must be from 0 to 2147483647, not -1"),
+    (("run", "toy", "--seed", "2147483648"), "seed must be from 0 to 2147483647"),
+    (("run", "toy", "--set", "03_tapo.steps=0"), "steps must be 1 or more, not 0"),
+    (("run", "toy", "--set", "03_tapo.wait=-0.5"), "wait must be 0 or more, not -0.5"),
+    (("run", "toy", "--set", "03_tapo.rate=nan"), "rate must be 0 or more, not nan"),
+    (("run", "toy", "--set", "03_tapo.rate=inf"), "rate must be 0 or more, not inf"),
+    (("run", "toy", "--set", "03_tapo.names=" + 20_000 * "["), "is not a value"),
+    (("run", "toy", "--set", "03_tapo.names=[[1]]"), "names[0] must be text"),
+    (("run", "toy", "--set", "03_tapo.names=[a\udce4]"), "is not UTF-8"),
+    (("run", "toy", "--output-root", "bild\udce4er"), "output root: "),
+    (("run", "toy", "--run-name", "bild\udce4er"), "run name 'bild\\udce4er'"),
+    (("run", "toy", "--run-name", "x" * 256), "has 256 characters: use at most 100"),
+    (("run", "toy", "--run-name", "NUL.txt"), "can be no folder on Windows"),
     (("run", "toy", "--sed", "1"), "No such option: --sed"),
     (("run",), "Missing argument"),
     (("rum",), "No such command"),
@@ -88,7 +103,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words)[:60] for words, _ in MISTAKES])
 def test_mistakes_are_one_line_and_exit_code_2(command, kit, words, message):
     (kit / "taken").write_text("")
     code, out, error = command(*words)
@@ -109,6 +124,15 @@ PRESET_MISTAKES = [
     ("03_tapo.yaml", "run_name: x", "set it in params/bad/common.yaml"),
     ("03_tapo.yaml", "- a", "must hold lines `key: value`"),
     ("03_tapo.yaml", "a: [", "is not YAML"),
+    ("03_tapo.yaml", "steps: 1\nrate: 2.0\nsteps: 2", "has the key 'steps' twice (line 3): remove one"),
+    ("03_tapo.yaml", "names: " + 20_000 * "[", "is nested too deep to be read"),
+    ("03_tapo.yaml", "names: " + 20_000 * "{a: ", "is nested too deep to be read"),
+    ("03_tapo.yaml", b"steps: 2\nimage_root: bild\xe4er", "is not UTF-8 (line 2): save it with the encoding UTF-8"),
+    ("03_tapo.yaml", "rate: 2024-13-45", "is not YAML"),
+    ("03_tapo.yaml", "flag: &a [x, x, x]\nnames: [[*a, *a], [*a, *a]]", "flag must be true or false, not ['x'"),
+    ("03_tapo.yaml", "rate: .nan", "rate must be 0 or more, not nan"),
+    ("03_tapo.yaml", "steps: -2", "steps must be 1 or more, not -2"),
+    ("03_tapo.yaml", 'image_root: "bild\\udce4er"', "is not UTF-8"),
     ("03_tappo.yaml", "steps: 1", "belongs to no notebook: did you mean 03_tapo?"),
     ("common.yaml", "sead: 1", "common.yaml: the notebook has no parameter 'sead': did you mean seed?"),
     ("common.yaml", "seed: x", "seed must be a whole number"),
@@ -117,12 +141,12 @@ PRESET_MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "message"), PRESET_MISTAKES, ids=[f"{f} {t}" for f, t, _ in PRESET_MISTAKES]
+    ("file", "text", "message"), PRESET_MISTAKES, ids=[f"{f} {t[:30]}" for f, t, _ in PRESET_MISTAKES]
 )
 def test_mistakes_in_a_preset(command, tmp_path, monkeypatch, file, text, message):
     fixture_kit.build(tmp_path)
     (tmp_path / "params" / "bad").mkdir()
-    (tmp_path / "params" / "bad" / file).write_text(text + "\n")
+    (tmp_path / "params" / "bad" / file).write_bytes((text.encode() if isinstance(text, str) else text) + b"\n")
     monkeypatch.setenv("FINER1_KIT", str(tmp_path))
     code, _, error = command("run", "bad")
     assert code == 2 and one_line(error) and message in error, error
@@ -193,10 +217,31 @@ def test_a_student_copy_is_named_and_kept_unless_forced(command, tmp_path):
 def test_compare_hands_both_runs_on(command, kit, monkeypatch):
     from finer1_lib.paper import comparison as paper_comparison
 
-    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"compared {runs}")
+    (kit / "outputs/ours").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(paper_comparison, "comparison_table", lambda *runs: list(runs))
+    monkeypatch.setattr(paper_comparison, "compare_lines", lambda table: f"compared {table}")
+    monkeypatch.setattr(paper_comparison, "to_csv", lambda table: "a,b\n")
     code, out, _ = command("compare", "ours", "--released", "theirs")
-    assert code == 0 and out == f"compared {(kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs')}\n"
-    assert command("compare", "ours")[1] == f"compared {(kit / 'outputs' / 'ours', None)}\n"
+    assert code == 0 and out.startswith(f"compared {[kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs']}\n")
+    assert (kit / "outputs/ours/comparison.csv").read_text() == "a,b\n"
+    code, out, _ = command("compare", "ours", "--to", str(kit / "mine/table.csv"))
+    assert code == 0 and out.startswith(f"compared {[kit / 'outputs' / 'ours', None]}\n")
+    assert (kit / "mine/table.csv").read_text() == "a,b\n"
+    code, _, error = command("compare", "ours", "--to", str(kit / "mine"))
+    assert code == 2 and one_line(error) and "cannot write to" in error
+
+
+def test_runs_are_found_from_any_folder_and_a_typed_root_counts_from_here(command, kit, tmp_path, monkeypatch):
+    from finer1_lib.paper import comparison as paper_comparison
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"{runs[0]}")
+    assert command("compare", "ours")[1] == f"{kit / 'outputs' / 'ours'}\n"
+    assert command("compare", "ours", "--output-root", "mine")[1] == f"{tmp_path / 'mine' / 'ours'}\n"
+    assert str(kit / "outputs" / "r" / "04_evaluation") in command("rescore", "r")[2]
+    assert str(tmp_path / "mine" / "r") in command("rescore", "r", "--output-root", "mine")[2]
+    assert str(kit / "outputs" / "r") in command("export-stage1", "r", "x.json")[2]
+    assert presets.make_plan(kit, "toy").run_dir == kit / "outputs" / "toy"
 
 
 # --- plans ---

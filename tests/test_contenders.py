@@ -272,11 +272,11 @@ def test_checkpoints_from_elsewhere_follow_what_was_trained(tmp_path):
 @pytest.mark.parametrize("entry, message", [
     ("Fine-R1-3B", "'Fine-R1-3B' is not of the form label=checkpoint"),
     ("=owner/name", "is not of the form"),
+    ("a\x1b[31mb=owner/name", "holds a control sign"),
     ("Fine-R1-3B=", "is not of the form"),
     ("Fine-R1-3B=answer:", "is not of the form"),
     ("base=owner/name", "the name 'base' of 'base' is taken; choose another label"),
     ("Always_First=owner/name", "the name 'always_first' of 'Always_First' is taken"),
-    ("Mine=/no/such/folder", "checkpoint folder /no/such/folder does not exist"),
 ])
 def test_a_wrong_entry_of_more_models_is_one_line(entry, message):
     with pytest.raises(UserError) as error:

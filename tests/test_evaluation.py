@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter, namedtuple
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,11 +13,12 @@ from finer1_lib.contenders import CONTROLS, FIXED
 from finer1_lib.controls import always_first
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
-from finer1_lib.evaluation import batches_of, collect_records
+from finer1_lib.evaluation import batches_of, collect_records, left_to_ask
 from finer1_lib.evaluation_items import select_items
-from finer1_lib.evaluation_requests import OPTION_ORDERS, all_requests, build_requests, shown_options
+from finer1_lib.evaluation_requests import OPTION_ORDERS, all_requests, build_requests, rule_of, shown_options
 from finer1_lib.image_folder import load_image
 from finer1_lib.prompts import PROMPTS
+from finer1_lib.scores.record_file import RecordFile, set_aside
 from finer1_lib.scores.scorers import make_scorer
 from finer1_lib.scores.scoring import (
     compare, compare_all, order_effects, pick, reading, score_records, summary_rows, tell,
@@ -28,7 +30,7 @@ from finer1_lib.systems.answering import ChatAnswerer
 from finer1_lib.systems.strategies import messages_for
 
 Said = namedtuple("Said", "text tokens truncated")
-COT = FIXED[3]
+BASE, COT = FIXED[0], FIXED[3]
 
 
 def make_items(per_class=3):
@@ -235,6 +237,23 @@ def test_a_finished_file_needs_no_model(world):
     assert path.read_bytes() == before
 
 
+def test_only_rows_with_a_question_left_are_asked(world):
+    path = world[0] / "records.jsonl"
+    questions = {one.model: [build_requests(one, world[1], setting) for setting in ("closed_world", "open_world")]
+                 for one in (COT, BASE)}  # fmt: skip
+    assert left_to_ask(questions, path) == [COT.model, BASE.model]
+    for requests in questions[COT.model]:
+        collect(world, requests, path)
+    assert left_to_ask(questions, path) == [BASE.model]
+    collect(world, questions[BASE.model][0], path)
+    assert left_to_ask(questions, path) == [BASE.model], "the open world is still to be asked"
+    path.write_bytes(path.read_bytes()[:-3])
+    assert left_to_ask(questions, path) == [BASE.model]
+    for requests in questions[BASE.model]:
+        collect(world, requests, path)
+    assert left_to_ask(questions, path) == []
+
+
 @pytest.mark.parametrize("cut", [0, 1, 7, 700, 2500, 5000, -1, -40])
 def test_a_torn_file_resumes_to_the_same_bytes(world, cut):
     requests = build_requests(COT, world[1], "closed_world")
@@ -262,8 +281,80 @@ def test_another_question_under_the_same_key_is_refused(world):
     with pytest.raises(UserError, match="answers another question"):
         collect(world, build_requests(COT, world[1], "closed_world", seed=1), path)
     path.write_text('{"model": "base", "setting": "open_world", "item_id": "x"}\n')
-    with pytest.raises(UserError, match="a line that is no record"):
+    with pytest.raises(UserError, match="a line that is no record.*--set-aside"):
         collect(world, build_requests(COT, world[1], "closed_world"), path)
+
+
+def test_a_user_s_own_folder_keeps_the_orders_that_it_always_had():
+    """The reference's records were asked in both orders: each shuffle follows from the other list."""
+    folder = Path(__file__).parents[1] / "outputs" / "reference" / "04_evaluation"
+    asked = {}
+    for record in RecordFile(folder / "records.jsonl.gz"):
+        if record["setting"] == "closed_world":
+            asked.setdefault(record["item_id"], {})[record["option_order"]] = record
+    assert len(asked) > 100
+    for item_id, orders in asked.items():
+        item, shuffled = {**orders["release"], "item_id": item_id}, orders["shuffled"]
+        assert shown_options(item, "shuffled", shuffled["seed"]) == shuffled["options"]
+        assert rule_of(shuffled) == "item_id" and rule_of(orders["release"]) is None
+
+
+def test_records_say_how_they_were_shuffled_and_the_two_rules_never_mix(world):
+    path = world[0] / "records.jsonl"
+    requests = build_requests(COT, world[1], "closed_world")
+    records = collect(world, requests, path)
+    assert {record["order_rule"] for record in records} == {"item_id"}
+    before = path.read_text().replace(', "order_rule": "item_id"', "")
+    path.write_text(before)  # as the kit wrote them before there was a choice
+    assert len(collect(world, requests, path, load=None)) == len(records) and path.read_text() == before
+    released = [{**item, "release_path": f"bird_200/images/{item['item_id']}"} for item in world[1]]
+    asked = build_requests(COT, released, "closed_world")
+    with pytest.raises(UserError, match="shuffled by item_id, and these items are shuffled by release_file"):
+        collect(world, asked, path)
+    other = world[0] / "other.jsonl"
+    assert {one["order_rule"] for one in collect(world, asked, other)} == {"release_file"}
+    opened = collect(world, build_requests(COT, released, "open_world"), other)
+    assert {one["order_rule"] for one in opened} == {None}
+    path.write_text(before + other.read_text())
+    with pytest.raises(UserError, match="its order_rule is release_file, of those before it item_id"):
+        list(RecordFile(path))
+
+
+def test_doubled_lines_are_dropped_and_a_second_answer_is_refused(world, capsys):
+    path = world[0] / "records.jsonl"
+    requests = build_requests(COT, world[1], "closed_world")
+    records = collect(world, requests, path)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[3], lines[5]]))
+    assert collect(world, requests, path, load=None) == records
+    assert "2 lines stand twice" in capsys.readouterr().out
+    path.write_text("".join([*lines, lines[3].replace("<answer>", "<answer>Not ")]))
+    with pytest.raises(UserError, match=f"line {len(lines) + 1} gives .* a second answer.*--set-aside"):
+        collect(world, requests, path, load=None)
+    set_aside(path)
+    assert collect(world, requests, path, load=None) == records
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda line: line[:40] + "\n", lambda line: line.replace('"completion": ', '"complet": '),
+    lambda line: "[" * 100000 + "\n", lambda line: "\ufeff\x00\n", lambda line: "null\n", lambda line: "\n",
+])  # fmt: skip
+def test_one_bad_line_is_set_aside_and_asked_anew(world, spoil):
+    """The message offers it; nothing else is asked again, and the line lies beside the file."""
+    path = world[0] / "records.jsonl"
+    requests = build_requests(COT, world[1], "closed_world")
+    records = collect(world, requests, path)
+    lines = path.read_text().splitlines(keepends=True)
+    bad = spoil(lines[6])
+    path.write_text("".join([*lines[:6], bad, *lines[7:]]))
+    with pytest.raises(UserError, match=f"line 7.*`finer1 rescore {path} --set-aside`") as caught:
+        collect(world, requests, path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert "1 lines set aside" in set_aside(path)
+    assert (world[0] / "records.jsonl.aside").read_text() == bad and path.read_text() == "".join(lines[:6] + lines[7:])
+    asked = []
+    assert collect(world, requests, path, generate=lambda *a, **k: asked.append(1) or fake_generate(*a, **k)) == records
+    assert len(asked) == 1  # its batch
 
 
 def test_a_truncated_image_is_the_user_s_mistake(world):

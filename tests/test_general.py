@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
 import tiny_checkpoint
@@ -53,6 +54,15 @@ def test_the_exported_checkpoint_is_the_models_merged(run_dir, tmp_path):
     far = (logits(base) - logits(trained)).abs().max()
     assert (logits(exported) - logits(trained)).abs().max() < 0.1 * far  # bfloat16 keeps three digits
     assert exported.processor.tokenizer.chat_template
+
+
+def test_an_adapter_from_elsewhere_is_merged_into_its_base(run_dir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    mine = run / "02_cot_sft" / "cot_sft"
+    (run / "04_evaluation/stage.json").write_text(json.dumps({"parameters": {"more_models": [f"mine={mine}"]}}))
+    first, second = (general.export_checkpoint(run, name, tmp_path / name) for name in ("cot_sft", "mine"))
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
 def test_a_row_that_only_asks_otherwise_is_the_base(run_dir, tmp_path):

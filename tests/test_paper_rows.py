@@ -45,7 +45,7 @@ def test_what_cannot_be_asked_is_one_line(names, message):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("- a\n", "holds no entries"), ("a: [", "cannot be read"), ("a:\n  label: A\n", "checkpoint"),
+    ("- a\n", "holds no entries"), ("a: [", "is not YAML"), ("a:\n  label: A\n", "checkpoint"),
     ("A B:\n  label: A\n  checkpoint: o/n\n", "is not of small letters"),
     ("a:\n  label: A\n  checkpoint: o/n\n  colour: red\n", "colour"),
     ("a:\n  label: A\n  checkpoint: o/n\n  kind: endpoint\n", "needs a url"),
@@ -168,7 +168,7 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path):
 def test_a_folder_that_is_none_is_told_before_anything_is_asked(tmp_path):
     from finer1_lib.contenders import FIXED
     from finer1_lib.systems.registry import System
-    from finer1_lib.systems.rows import with_systems
+    from finer1_lib.systems.rows import check_rows, with_systems
 
     with pytest.raises(UserError, match="does not exist"):
-        with_systems(FIXED, [System(name="a", label="A", checkpoint=str(tmp_path / "nothing"))])
+        check_rows(with_systems(FIXED, [System(name="a", label="A", checkpoint=str(tmp_path / "nothing"))]), "")

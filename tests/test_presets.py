@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 import fixture_kit
+from finer1_lib import parameters, presets
+from finer1_lib.chain import STAGES
 from finer1_lib.errors import UserError
 from finer1_lib.presets import list_presets, make_plan, read_preset
 
@@ -131,3 +133,52 @@ def test_a_changed_folder_of_more_models_asks_anew(tmp_path):
     assert before == signature_of(values, {})
     (tmp_path / "trained" / "config.json").write_text("{}")
     assert before != signature_of(values, {})
+
+
+# --- bounds of numbers ---
+
+CELLS = {stage: presets.read_parameters(ROOT / "notebooks" / f"{stage}.ipynb") for stage in STAGES}
+NUMBERS = [(stage, name) for stage, cell in CELLS.items() for name, parameter in cell.items()
+           if parameter.kind in (int, float)]  # fmt: skip
+
+
+def checked(stage, name, value):
+    return parameters.check_parameters({name: value}, CELLS[stage], stage)[name]
+
+
+def test_every_bound_is_of_a_parameter_and_every_default_and_preset_within():
+    named = {name for cell in CELLS.values() for name in cell}
+    assert set(parameters._BOUNDS) <= named
+    for stage, cell in CELLS.items():
+        values = {name: parameter.default for name, parameter in cell.items()}
+        assert parameters.check_parameters(values, cell, stage) == values
+    for preset in presets.list_presets(ROOT):
+        presets.make_plan(ROOT, preset)
+
+
+@pytest.mark.parametrize(("stage", "name"), NUMBERS, ids=[".".join(number) for number in NUMBERS])
+def test_no_number_but_a_layer_is_below_zero_or_none(stage, name):
+    kind = CELLS[stage][name].kind
+    for value in [-1, -3, *([float("nan"), float("inf"), -1e-9] if kind is float else [-(10**400)])]:
+        if (stage, name) == ("05_probing", "layer"):
+            assert checked(stage, name, value) == value
+        else:
+            with pytest.raises(UserError, match=f"{name} must be .*, not "):
+                checked(stage, name, kind(value) if kind is float else value)
+
+
+@pytest.mark.parametrize(("stage", "name", "wrong", "right"), [
+    ("01_data", "prototype_images", [0], [1, 8]), ("01_data", "images_per_class", [-3], [0, 3]),
+    ("01_data", "seen_share", [0.0, 1.0, 1.5], [0.5]), ("01_data", "label_first", [1.01], [0.0, 1.0]),
+    ("01_data", "teacher_prices", [[1.0, -1.0]], [[0.0, 2.0]]), ("02_cot_sft", "max_new_tokens", [0], [1]),
+    ("02_cot_sft", "hard_learning_rate", [-1.0], [0.0]), ("02_cot_sft", "learning_rate", [0.0], [1e-9]),
+    ("03_tapo", "top_p", [0.0, 1.1], [1.0]), ("03_tapo", "temperature", [0.0], [0.5]),
+    ("05_probing", "h3_folds", [1], [2]), ("05_probing", "layers", [], [[-1, 0]]),
+    ("04_evaluation", "seed", [2**31], [2**31 - 1]),
+])  # fmt: skip
+def test_bounds_by_hand(stage, name, wrong, right):
+    for value in wrong:
+        with pytest.raises(UserError, match=f"{stage}: {name} must be"):
+            checked(stage, name, value)
+    for value in right:
+        assert checked(stage, name, value) == value

@@ -10,12 +10,16 @@ from pathlib import Path
 import pandas
 import pytest
 
+from finer1_lib.contenders import FIXED
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.data_sets.names import name_of_path
 from finer1_lib.errors import UserError
 from finer1_lib.evaluation_items import select_items
+from finer1_lib.evaluation_requests import build_requests, rule_of, shown_options
+from finer1_lib.fgvr_data import evaluation_items
 from finer1_lib.release.evaluation_files import COLUMNS, read_lists, release_items
-from finer1_lib.release.pictures import find_pictures, word_of
+from finer1_lib.release.pictures import find_pictures, picture_name, release_path, word_of
+from finer1_lib.scores.scorers import make_scorer
 
 # per data set: the release's path and where the archive puts the same picture
 PLACES = {
@@ -192,7 +196,7 @@ def test_items_of_all_six_find_their_pictures(tmp_path):
         "item_id": "fgvc-aircraft-2013b/data/images/0000003.jpg",
         "image_id": "fgvc-aircraft-2013b/data/images/0000003.jpg#bottom=20", "super_category": "aircraft",
         "sub_category": "B", "categories": "seen", "question": "Which aircraft?",
-        "options": ["B", "A", "C", "D"],
+        "options": ["B", "A", "C", "D"], "release_path": "fgvc_aircraft/data/images/0000003.jpg",
     }  # fmt: skip
     sized = table.assign(width=5, height=5)
     assert len(select_items(items, sized, images_per_class=1, seed=0)) == 24  # notebook 04 takes them
@@ -259,3 +263,60 @@ def test_the_official_files():
     items = release_items(files, table)
     assert len(items) == 9463 and all(item["options"][0] == item["sub_category"] for item in items)
     assert len({Path(item["image_id"]).stem for item in items}) == 9463
+
+
+LAYOUTS = [  # cars in every place that the catalogue accepts, and as copies of the Hub lie
+    "stanford_cars/cars_test/{:05d}.jpg", "stanford-cars/cars_test/cars_test/{:05d}.jpg",
+    "car/stanford_cars/cars_test/{:05d}.jpg", "cars_test/{:05d}.jpg", "hub/car/test/{:05d}.jpg",
+    "hub/car/test/{:05d}.png",
+]  # fmt: skip
+
+
+def items_in(tmp_path, monkeypatch, word, place):
+    monkeypatch.setitem(PLACES, word, (PLACES[word][0], place))
+    files = read_lists(write(tmp_path, word), [word], allow_incomplete=True)
+    return sorted(release_items(files, table_of(word)), key=lambda item: item["release_path"])
+
+
+def test_the_shuffled_order_and_the_official_word_are_the_same_in_every_layout(tmp_path, monkeypatch):
+    asked = [items_in(tmp_path, monkeypatch, "car", place) for place in LAYOUTS]
+    assert len({items[0]["item_id"] for items in asked}) == len(LAYOUTS)
+    orders = {tuple(tuple(shown_options(item, "shuffled", 3)) for item in items) for items in asked}
+    assert len(orders) == 1 and len(set(*orders)) > 1
+    scorer = make_scorer("official")
+    for items in asked:
+        (record,) = build_requests(FIXED[0], sized(items[:1]), "open_world")
+        assert record["release_path"] == "stanford-cars/cars_test/00000.jpg"
+        # the release drops a car's last two words: "AM General" of a label of four
+        said = {**record, "sub_category": "AM General SUV 2000", "completion": "<answer>AM General</answer>"}
+        assert scorer.open(said)["text_inclusion"] == 1.0
+
+
+def sized(items):
+    return [{**item, "width": 28, "height": 28} for item in items]
+
+
+@pytest.mark.parametrize("word", sorted(PLACES))
+def test_every_data_set_keeps_the_release_s_path_with_and_without_its_questions(tmp_path, monkeypatch, word):
+    """Questions of our own about official pictures go by the same rule; a folder of one's own by its path."""
+    released = items_in(tmp_path, monkeypatch, word, PLACES[word][1])
+    table = table_of(word)
+    ours = evaluation_items(table, lambda *_: 0.0, seed=0, official=[word])
+    own = evaluation_items(table, lambda *_: 0.0, seed=0)
+    assert {one["image_id"]: one["release_path"] for one in ours} == {
+        one["image_id"]: one["release_path"] for one in released}
+    assert not any("release_path" in one for one in own)
+    for setting, order, rules in (("closed_world", "shuffled", {"release_file", "item_id"}),
+                                  ("closed_world", "rotations", {"release_file", "item_id"}),
+                                  ("closed_world", "release", {None}), ("open_world", "shuffled", {None})):
+        found = {rule_of(request) for items in (ours, own)
+                 for request in build_requests(FIXED[0], sized(items), setting, order=order)}
+        assert found == rules
+
+
+def test_training_and_test_cars_of_one_name_are_two_pictures():
+    names = [picture_name({"super_category": "car", "release_path": f"stanford-cars/cars_{split}/00001.jpg"})
+             for split in ("train", "test")]
+    assert names == ["car/cars_train/00001", "car/cars_test/00001"]
+    assert release_path("car", "hub/car/test/row-test-00017.jpg") == "stanford-cars/cars_test/row-test-00017.jpg"
+    assert release_path("aircraft", PLACES["aircraft"][1].format(3)) == "fgvc_aircraft/data/images/0000003.jpg"

@@ -16,9 +16,11 @@ from PIL import Image, ImageChops, ImageStat
 from finer1_lib.report import figures as report_figures, tables as report_tables
 from finer1_lib.chain import NEEDS, STAGES
 from finer1_lib.errors import UserError
+from finer1_lib.hashing import recorded_hashes
 from finer1_lib.rationales import write_rationale
 from finer1_lib.report.page import write_report
 from finer1_lib.report.figures import pack
+from finer1_lib.signatures import digest_of
 from finer1_lib.summary import KEYS
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)&amp;"
@@ -116,11 +118,9 @@ def a_run(folder, stages=STAGES, hostile="", guide=GUIDE, records=RECORDS):
         (place / "figures").mkdir(parents=True)
         (place / "stage.json").write_text(json.dumps({
             "stage": stage, "parameters": {"run_name": "x", "seed": 0, "words": [hostile], "said": hostile},
-            "needs": {need: f"digest of {need}" for need in NEEDS[stage]}, "digest": f"digest of {stage}",
             "seed": 0, "seconds": 90.0, "opened": 1, "peak_memory_gb": {"process": 1.25},
             "device": "cpu" + hostile, "versions": {"torch": "2.0" + hostile}, "git_commit": None,
-            "written": "2026-01-01T00:00:00Z",
-            "outputs": {}}))  # fmt: skip
+            "written": "2026-01-01T00:00:00Z"}))  # fmt: skip
         numbers = {"seen": 6, "unseen": 4, "similarity": "guide" + hostile}
         (place / "metrics.json").write_text(json.dumps(numbers))
         for name in (f"own_{stage}", *(["main_table", "orderings"] if stage == "04_evaluation" else [])):
@@ -140,6 +140,19 @@ def a_run(folder, stages=STAGES, hostile="", guide=GUIDE, records=RECORDS):
     for name, text in write.items():
         if name.partition("/")[0] in stages:
             (folder / name).write_text(text, encoding="utf-8", errors="replace")
+    return recorded(folder)
+
+
+def recorded(folder):
+    """The run once its stages have recorded the files as they lie there now."""
+    digests = {}
+    for stage in (stage for stage in STAGES if (folder / stage).is_dir()):
+        outputs = recorded_hashes(folder / stage, skip=("stage.json",))
+        digests[stage] = digest_of(outputs)
+        file = folder / stage / "stage.json"
+        needs = {need: digests[need] for need in NEEDS[stage]}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "needs": needs, "outputs": outputs,
+                                    "digest": digests[stage]}))  # fmt: skip
     return folder
 
 
@@ -284,7 +297,7 @@ def test_a_run_of_the_first_stages(tmp_path, number):
 def test_a_stage_made_from_other_inputs_is_left_out(tmp_path):
     run = a_run(tmp_path / "run")
     file = run / "03_tapo" / "stage.json"
-    file.write_text(file.read_text().replace("digest of 02_cot_sft", "an older digest"))
+    file.write_text(file.read_text().replace(json.loads(file.read_text())["needs"]["02_cot_sft"], "an older digest"))
     page = page_of(run, [])
     told = page.shown.partition("Not in this report")[2]
     assert "03_tapo, 04_evaluation, 05_probing." in " ".join(told.split())
@@ -302,11 +315,11 @@ def test_without_records_guide_pictures_or_tables(tmp_path):
     for name in ("records.jsonl", "comparisons.csv", "orderings.csv", "metrics.json"):
         (run / "04_evaluation" / name).unlink()
     (run / "05_probing" / "comparisons.csv").unlink()
-    page = page_of(run)
+    page = page_of(recorded(run))
     assert 'class="trace-card"' not in page.text and "▲ higher" not in page.shown and page.problems == []
     assert "traces" not in [attributes["id"] for attributes in page.all("section")]
     (run / "05_probing" / "figures" / "trace_words.png").write_bytes(png())
-    page = page_of(run)  # the section for its figure alone
+    page = page_of(recorded(run))  # the section for its figure alone
     assert "traces" in [attributes["id"] for attributes in page.all("section")] and page.problems == []
 
 
@@ -316,7 +329,7 @@ def test_what_was_taken_over_is_told_and_its_cost_is_not_this_machine_s(tmp_path
     file = run / "03_tapo" / "stage.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "imported_from": "outputs/reference"}))
     (run / "04_evaluation" / "imported.json").write_text('{"imported_from": "outputs/reference"}')
-    shown = page_of(run).shown
+    shown = page_of(recorded(run)).shown
     assert "03_tapo, the answers of 04_evaluation: taken over from outputs/reference" in shown
     assert "8 min, at most" in shown  # 7.5: five stages of a minute and a half
 
@@ -340,6 +353,7 @@ def test_damage_is_told_in_one_line_and_the_old_page_stays(tmp_path, name, conte
     run = a_run(tmp_path / "run")
     (run / "report.html").write_text("old")
     (run / name).write_bytes(content)
+    recorded(run)
     with pytest.raises(UserError) as failure:
         write_report(run, ROWS)
     assert told in str(failure.value) and "\n" not in str(failure.value)

@@ -11,6 +11,7 @@ Rows are streamed: some copies hold further splits, distorted pictures for insta
 Source: `catalogue.DATA_SETS` (which copies); every label goes through the rules of `names`.
 """
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Iterator, Mapping, Optional
@@ -20,7 +21,7 @@ from finer1_lib.data_sets.archives import Picture
 from finer1_lib.data_sets.catalogue import DataSet
 from finer1_lib.data_sets.names import name_of_label
 from finer1_lib.errors import UserError, first_line
-
+from finer1_lib.network import settings_named
 
 
 class NotToBeHad(UserError):
@@ -90,7 +91,8 @@ def _newest(name: str) -> str:
 
 
 def _not_had(what: str, error: Exception) -> NotToBeHad:
-    return NotToBeHad(f"{what} cannot be had: {first_line(error)}")
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    return NotToBeHad(f"{what} cannot be had: {first_line(error)}{settings_named(hub)}")
 
 
 def _changed(data_set: DataSet, what: str) -> UserError:

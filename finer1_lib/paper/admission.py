@@ -21,6 +21,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 from finer1_lib.errors import UserError
 from finer1_lib.files import read_json, read_jsonl
 from finer1_lib.paper.facts import AVERAGE, evaluation_sets
+from finer1_lib.signatures import is_current, recorded_file
 from finer1_lib.systems.registry import known_systems
 
 STAGE = "04_evaluation"
@@ -60,10 +61,8 @@ def admit(run_dir: "str | Path") -> Admitted:
         NotComparable: it is not of the paper's data or model, or its files are not what its stages recorded.
         UserError: 04 has not finished.
     """
-    from finer1_lib.signatures import is_current
-
     run = Path(run_dir)
-    if not is_current(run, STAGE):
+    if not is_current(run, STAGE, outputs=False):
         raise UserError(f"run {run.name!r} has not finished {STAGE}: run it to the end first")
     if not (run / "summary.json").is_file():
         raise _refusal(run.name, "it has no summary.json, which finer1 run writes when it ends")
@@ -124,13 +123,10 @@ def _refusal(name: str, why: str) -> NotComparable:
 
 def _recorded(run: Path, path: str) -> Path:
     """A stage's file, if it is the one that the stage recorded."""
-    from finer1_lib.hashing import sha256_file
-
-    stage, _, file = path.partition("/")
-    known = read_json(run / stage / "stage.json").get("outputs", {}).get(file)
-    if not (run / path).is_file() or sha256_file(run / path) != known:
-        raise _refusal(run.name, f"{path} is not the file that {stage} recorded")
-    return run / path
+    try:
+        return recorded_file(run, path)
+    except UserError:
+        raise _refusal(run.name, f"{path} is not the file that {path.partition('/')[0]} recorded") from None
 
 
 def _counts(name: str, records: Iterable[Mapping]) -> dict[tuple[str, str], int]:

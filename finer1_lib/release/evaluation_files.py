@@ -17,16 +17,14 @@ Source: the release's files (data.md 2: counts, name rules, truth always first);
 
 import hashlib
 import json
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_bytes
+from finer1_lib.network import client_options, settings_named
 from finer1_lib.release.pictures import find_pictures
 
 if TYPE_CHECKING:
@@ -104,8 +102,9 @@ def release_items(
         allow_incomplete: leave out questions whose picture is missing.
 
     Returns:
-        Dictionaries of item_id, image_id, super_category, sub_category, categories, question and options (in
-        the release's order), sorted by item_id, which is the image_id without what follows "#".
+        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options (in the
+        release's order) and, of the six data sets, release_path (the question's image_path), sorted by
+        item_id, which is the image_id without what follows "#".
 
     Raises:
         UserError: a picture that is missing, is for training, or has another label than the release gives it.
@@ -134,6 +133,7 @@ def release_items(
                 "item_id": picture["image_id"].partition("#")[0], "image_id": picture["image_id"],
                 "super_category": word, "sub_category": row["ground_truth"], "categories": row["categories"],
                 "question": row["question"], "options": list(row["options"]),
+                **({"release_path": row["image_path"]} if word in DATA_SETS else {}),
             })  # fmt: skip
     if missing and not allow_incomplete:
         raise UserError(
@@ -165,11 +165,15 @@ def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[str, st
 
 
 def _download(address: str) -> bytes:
+    import httpx
+
     try:
-        with urllib.request.urlopen(address, timeout=TIME_OUT) as answer:
-            return answer.read()
-    except (OSError, HTTPException, ValueError) as error:  # URLError and time-outs are OSErrors
-        said = f"{error.code} {error.reason}" if isinstance(error, urllib.error.HTTPError) else error
+        answer = httpx.get(address, timeout=TIME_OUT, follow_redirects=True, **client_options(address))
+        answer.raise_for_status()
+        return answer.content
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        told = isinstance(error, httpx.HTTPStatusError)
+        said = f"{answer.status_code} {answer.reason_phrase}" if told else f"{error}{settings_named(address)}"
         raise UserError(f"{address}: cannot be downloaded ({said}); give the address of the raw files,"
                         " https://raw.githubusercontent.com/<owner>/<name>/<commit>/eval/data") from None
 

@@ -8,6 +8,7 @@ nothing: whoever asks compares the label. Pictures of copies that have lost thei
 Source: the release's paths (data.md 2.1, 3.1) and the archives' file names (data.md 1.3, 2.2).
 """
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     import pandas
 
 Picture = Mapping[str, Any]
+# where the release keeps each data set's test pictures
+FOLDERS = {
+    "aircraft": "fgvc_aircraft/data/images", "bird": "bird_200/images", "car": "stanford-cars/cars_test",
+    "dog": "dogs_120/Images", "flower": "flower102/jpg", "pet": "oxford-pet/images",
+}  # fmt: skip
+_CLASS = re.compile(r"\d{3}\.|n\d{8}-")  # folders of a class, as CUB and Stanford Dogs have them
 
 
 def word_of(path: str) -> str:
@@ -55,6 +62,25 @@ def find_pictures(
                             "name; remove one of the two")
         known[key] = row
     return lambda path: known.get(_key(word, path))
+
+
+def release_path(word: str, image_id: str) -> str:
+    """The release's path of a test picture, wherever it lies here: "hub/car/test/00001.jpg" is
+    "stanford-cars/cars_test/00001.jpg". Of a copy that lost its file names only the folder is the release's.
+    """
+    file = PurePosixPath(image_id.partition("#")[0])
+    inner = f"{file.parent.name}/" if _CLASS.match(file.parent.name) else ""
+    return f"{FOLDERS[word]}/{inner}{file.stem}.jpg"
+
+
+def picture_name(item: Mapping) -> str:
+    """What the chance of an item goes by: for an official picture its data set and file, the same in every
+    layout; else its `item_id`. Training and test pictures of cars share their names, so those have a folder.
+    """
+    if not item.get("release_path"):
+        return item["item_id"]
+    word, file = item["super_category"], PurePosixPath(item["release_path"])
+    return f"{word}/{file.parent.name}/{file.stem}" if word == "car" else f"{word}/{file.stem}"
 
 
 def _key(word: str, path: str) -> str:

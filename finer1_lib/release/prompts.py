@@ -19,6 +19,7 @@ from typing import Optional
 
 from finer1_lib.errors import UserError
 from finer1_lib.prompts import Prompt
+from finer1_lib.yaml_text import parse_yaml
 
 NAMES = ("cot_open", "cot_closed", "answer_open", "answer_closed", "step_open", "step_closed", "letter_open",
          "letter_closed", "tapo_open")
@@ -115,12 +116,7 @@ def _of_jinja(path: Path) -> str:
 
 
 def _of_yaml(path: Path) -> dict[str, str]:
-    import yaml
-
-    try:
-        found = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({error})") from None
+    found = parse_yaml(_text(path), str(path))
     if not isinstance(found, dict) or not found or not all(isinstance(text, str) for text in found.values()):
         raise UserError(f"{path}: give lines `name: \"template\"`, names of {', '.join(NAMES)}")
     if unknown := [name for name in found if name not in NAMES]:

@@ -3,7 +3,6 @@
 Source: release eval/evaluation.py; audit A3, A4, B1, B3, B4.
 """
 
-import re
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.scores.averages import SIMILARITY, VARIANT_MARK
@@ -19,10 +18,11 @@ ELSE_WORD = "object"
 def official_answer(completion: str) -> Optional[str]:
     """What stands between the first `<answer>` and the LAST `</answer>`, stripped; None without tags.
 
-    Source: release eval/evaluation.py (greedy, DOTALL).
+    Source: release eval/evaluation.py (greedy, DOTALL); here in time linear in the text.
     """
-    found = re.search(r"<answer>(.*)</answer>", completion, re.DOTALL)
-    return found.group(1).strip() if found else None
+    _, opening, rest = completion.partition("<answer>")
+    said, closing, _ = rest.rpartition("</answer>")
+    return said.strip() if opening and closing else None
 
 
 def official_word(path: str) -> str:
@@ -31,6 +31,11 @@ def official_word(path: str) -> str:
     Source: release eval/evaluation.py; audit B1.
     """
     return next((word for sign, word in PATH_WORDS if sign in path), ELSE_WORD)
+
+
+def _path(record: Record) -> str:
+    """The release's own path where the picture is official (a copy may lie anywhere), else where it lies."""
+    return record.get("release_path") or record["image_id"]
 
 
 @register("official")
@@ -68,14 +73,14 @@ class OfficialScorer:
         """Embed answers, labels and words in batches."""
         texts = list(dict.fromkeys(
             text for record in records
-            for text in (self._said(record), record["sub_category"], official_word(record["image_id"]))
+            for text in (self._said(record), record["sub_category"], official_word(_path(record)))
         ))  # fmt: skip
         for similarity in (self._similarity, *self._more):
             similarity.prepare(texts)
 
     def open(self, record: Record) -> dict[str, float]:
         """text_inclusion, fallback, and relative_semantic_similarity, clipped as in the release and not."""
-        said, label, word = self._said(record), record["sub_category"], official_word(record["image_id"])
+        said, label, word = self._said(record), record["sub_category"], official_word(_path(record))
         needle = " ".join(label.lower().split()[:-2]) if word == "car" else label.lower().replace("_", " ")
         scores = {"text_inclusion": float(needle in said.lower()),
                   "fallback": float(not official_answer(record["completion"]))}

@@ -3,8 +3,8 @@
     records.jsonl  ->  1,024 records at a time  ->  sums of each sub-category  ->  rows of the summary
 
 The rows are those of `scoring.summary_rows` on the same records, whatever the order of the lines. Beside the
-sums stay a byte a question (was it asked?), the samples of questions that still lack some, and of items in
-rotations the number of turns and the worst of them: memory does not grow with what was written.
+sums stay eight bytes a question (which answer it had), the samples of questions that still lack some, and of
+items in rotations the number of turns and the worst of them: memory does not grow with what was written.
 
 Source: our choice; METHOD 4 for what is scored.
 """
@@ -19,7 +19,7 @@ from finer1_lib.scores.answers import answer_of
 from finer1_lib.scores.averages import rows_of_sums
 from finer1_lib.scores.hierarchy import path_scores, trees_of
 from finer1_lib.scores.per_question import prepare, scored
-from finer1_lib.scores.record_file import ROTATED, RecordFile
+from finer1_lib.scores.record_file import ROTATED, RecordFile, mark_of
 from finer1_lib.scores.samples import settle
 from finer1_lib.scores.scorers import Scorer
 from finer1_lib.taxonomy import GENUS, Taxonomy
@@ -37,11 +37,13 @@ class Rescored(NamedTuple):
         rows: of `averages.rows_of_sums`.
         records: how many were counted.
         torn: number of the last line if it was torn and so left out, else None.
+        doubled: how many lines stood there twice, and so counted once.
     """
 
     rows: list[dict[str, Any]]
     records: int
     torn: Optional[int]
+    doubled: int = 0
 
 
 def rescore(
@@ -69,7 +71,8 @@ def rescore(
                     sums.add(record, "strict", metric, value)
     turns.check(file.path)
     (seed,) = seeds
-    return Rescored(rows_of_sums(sums.table(), seed=seed, similarity=similarity), file.count, file.torn)
+    return Rescored(rows_of_sums(sums.table(), seed=seed, similarity=similarity), file.count, file.torn,
+                    file.doubled)
 
 
 def paths_of(names: Mapping[str, Iterable[str]], taxonomy: Taxonomy) -> Paths:
@@ -97,17 +100,21 @@ def paths_of(names: Mapping[str, Iterable[str]], taxonomy: Taxonomy) -> Paths:
 def _questions(file: RecordFile, seeds: set) -> Iterator[Mapping]:
     """One record a question: of several samples the majority's, as soon as all are there."""
     items: dict[str, int] = {}
-    asked: dict[tuple, bytearray] = {}
+    asked: dict[tuple, array] = {}
     drawn: dict[tuple, list] = {}
     for record in file:
         seeds.add(record["seed"])
         item = items.setdefault(record["item_id"], len(items))
         question = (record["model"], record["setting"], record["option_order"], record["rotation"])
-        mark = asked.setdefault((*question, record.get("sample")), bytearray())
-        mark.extend(bytes(max(0, item + 1 - len(mark))))
-        if mark[item]:
-            raise file.refuse(f"{record['model']} answers {record['item_id']} in {record['setting']} twice")
-        mark[item] = 1
+        marks = asked.setdefault((*question, record.get("sample")), array("Q"))
+        marks.extend([0] * (item + 1 - len(marks)))
+        before, marks[item] = marks[item], mark_of(record)
+        if before == marks[item]:  # the same line once more
+            file.count, file.doubled = file.count - 1, file.doubled + 1
+            continue
+        if before:
+            raise file.refuse(f"{record['model']} answers {record['item_id']} in {record['setting']} twice, and "
+                              "not alike")
         if "samples" not in record:
             yield record
             continue

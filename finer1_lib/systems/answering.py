@@ -14,6 +14,7 @@ from typing import Any, Callable, Mapping, Optional, Protocol, Sequence
 from finer1_lib.contenders import Contender
 from finer1_lib.evaluation import WINDOW_PIXELS
 from finer1_lib.generation import Generation
+from finer1_lib.systems.rows import weights_at
 from finer1_lib.systems.strategies import STRATEGIES, messages_for
 
 PIXEL_BYTES = 24  # of a prepared picture: two frames of three colours in float32
@@ -80,7 +81,8 @@ def _question(request: Mapping) -> tuple:
 class EndpointAnswerer:
     """A model behind an address; its answers are kept in a file of their own as they arrive.
 
-    A completion that the server filtered is an empty one: it counts as no answer, like any other.
+    An answer without text (filtered, refused, all reasoning) is an empty one: it counts as no answer, like any
+    other, and its record says why.
 
     Args:
         system: of kind "endpoint".
@@ -112,7 +114,7 @@ class EndpointAnswerer:
             questions.append(Question(request["prompt"], picture(request["image_id"]),
                                       request["seed"] + request.get("sample", 0), earlier))
         answers = self._endpoint(max_new_tokens).ask(questions)
-        return [Generation(answer.text, answer.tokens, answer.truncated) for answer in answers]
+        return [Generation(answer.text, answer.tokens, answer.truncated, answer.no_text) for answer in answers]
 
     def _endpoint(self, max_new_tokens: int) -> Any:
         from finer1_lib.chat_endpoint import ChatEndpoint
@@ -160,8 +162,8 @@ def open_answerer(
         return open_encoder(contender.system, image_root, labels, batch_size=batch_size)
     if kind == "endpoint":
         return EndpointAnswerer(contender.system, image_root, Path(answers), heat)
-    checkpoint = contender.checkpoint or base
-    if contender.checkpoint and not any_model.is_qwen(checkpoint):
+    checkpoint, adapter = weights_at(contender, base, adapter)
+    if contender.checkpoint and adapter is None and not any_model.is_qwen(checkpoint):
         loaded = any_model.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels)
     else:
         loaded = models.load(checkpoint, adapter, backend=backend, load_in_4bit=load_in_4bit,

@@ -44,6 +44,7 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
     """
     from finer1_lib import models
     from finer1_lib.summary import contenders_in
+    from finer1_lib.systems.rows import weights_at
 
     run_dir, target = Path(run_dir), Path(target)
     if target.exists():
@@ -54,13 +55,13 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
     if model not in known:
         raise UserError(f"run {run_dir.name!r} has no model {model!r}: there are {', '.join(known)}")
     contender = known[model]
-    if contender.checkpoint:
+    base = read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
+    base, adapter = weights_at(contender, base, contender.adapter and run_dir / contender.adapter)
+    if contender.checkpoint and adapter is None:
         raise UserError(f"{model} is {contender.checkpoint}, no training of this run: lmms-eval takes a chat"
                         " checkpoint as it is")
-    base = read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
     if not base:
         raise UserError(f"run {run_dir.name!r} has no base model yet: run 00_miniature_world first")
-    adapter = contender.adapter and run_dir / contender.adapter
     loaded = models.load(base, adapter, device="cpu", dtype="bfloat16")
     with atomic_directory(target) as folder:
         models.save_merged(loaded, folder)

@@ -26,7 +26,9 @@ from typing import Literal, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from finer1_lib.contenders import CONTROL
 from finer1_lib.errors import UserError
+from finer1_lib.yaml_text import read_yaml
 
 NAME = r"[a-z0-9][a-z0-9_.-]*"
 CHAT_PROMPTS, CLIP_PROMPTS = ("cot", "answer", "letter", "step"), ("clip_photo", "clip_ensemble")
@@ -78,6 +80,8 @@ class System(BaseModel):
             raise ValueError(f"the name {self.name!r} is not of small letters, digits, '_', '.' and '-'")
         if not self.label.strip() or not self.checkpoint.strip():
             raise ValueError("label and checkpoint must not be empty")
+        if CONTROL.search(self.label):
+            raise ValueError("the label holds a line break or another control sign: write plain words")
         if (self.kind == "encoder") != (self.prompts in CLIP_PROMPTS):
             known = CLIP_PROMPTS if self.kind == "encoder" else CHAT_PROMPTS
             raise ValueError(f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}")
@@ -131,14 +135,8 @@ def read_systems(path: "str | Path") -> dict[str, System]:
     Raises:
         UserError: no such file, no YAML, or an entry that is wrong.
     """
-    import yaml
-
     path = Path(path).expanduser()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = " ".join(str(error).split())
-        raise UserError(f"systems_from: {path} cannot be read ({what}); give a YAML file of entries") from None
+    content = read_yaml(path, f"systems_from: {path}")
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise UserError(f"systems_from: {path} holds no entries; write NAME: and below it label, checkpoint, ...")
     found: dict[str, System] = {}

@@ -14,12 +14,12 @@ Source: our choice.
 
 import base64
 import hashlib
-import html
 import io
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.files import atomic_write_text
+from finer1_lib.shown import escape
 from finer1_lib.traces.examples import PARTS, Segment, choose_examples, choose_for_sheet
 from finer1_lib.traces.steps import STEP_LABELS
 
@@ -74,11 +74,6 @@ function show() {
 }
 bar.addEventListener("change", show); bar.hidden = false; show();
 """
-
-
-def escape(text: Any) -> str:
-    """Text as HTML, safe in content and in quoted attributes; a lone surrogate becomes "?"."""
-    return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"), quote=True)
 
 
 def card(example: Mapping[str, Any], picture: Optional[bytes]) -> str:
