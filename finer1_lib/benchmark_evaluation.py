@@ -126,11 +126,12 @@ def _run(
 def larger_checkpoint(base: str, folder: Path, seed: int) -> None:
     """A checkpoint of random weights beside a base's processor: ten times the shipped base's size."""
     import torch
-    from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+    from finer1_lib.checkpoint_files import read_config
     from finer1_lib.models import load_processor
 
-    config = AutoConfig.from_pretrained(base).to_dict()
+    config = read_config(base).to_dict()
     for part in ("text_config", "vision_config"):
         config[part].pop("layer_types", None)
     config["text_config"].update(

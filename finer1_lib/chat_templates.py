@@ -46,7 +46,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 def stop(message):
     raise jinja2.TemplateError(message)
 given = json.load(sys.stdin)
-rooms = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+loops = ["jinja2.ext.loopcontrols"]
+rooms = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=loops)
 rooms.globals["raise_exception"] = stop
 for messages in given["conversations"]:
     try:
@@ -73,8 +74,8 @@ def check_processor(processor: Any, config: Any, where: Any) -> None:
     tokenizer = getattr(processor, "tokenizer", None)
     template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     if tokenizer is None or tokenizer.eos_token_id is None:
-        raise UserError(f"{where} has no {'tokenizer' if tokenizer is None else 'eos_token'} in its processor's files; "
-                        f"{AGAIN}")  # fmt: skip
+        what = "tokenizer" if tokenizer is None else "eos_token"
+        raise UserError(f"{where} has no {what} in its processor's files; {AGAIN}")
     if not template:
         raise UserError(f"{where} has no chat template: add its chat_template.jinja, or take a model that "
                         "follows instructions")  # fmt: skip
@@ -94,7 +95,8 @@ def check_processor(processor: Any, config: Any, where: Any) -> None:
     if places > 1:
         raise UserError(f"{where}: its chat template has {places} places for one image; {OWN}")
     if places < 1 or WORDS not in seen:
-        raise UserError(f"{where}: its chat template leaves the {'image' if places < 1 else 'text'} out; {OWN}")
+        what = "image" if places < 1 else "text"
+        raise UserError(f"{where}: its chat template leaves the {what} out; {OWN}")
     _try(processor, config, where)
 
 
@@ -110,8 +112,8 @@ def _try(processor: Any, config: Any, where: Any) -> None:
     named = getattr(config, "image_token_id", None)
     own = processor.tokenizer.convert_tokens_to_ids(getattr(processor, "image_token", None) or "")
     if named is not None and own is not None and named != own:
-        raise UserError(f"{where}: its config.json says that token {named} is an image, its processor writes {own}; "
-                        f"{AGAIN}")  # fmt: skip
+        raise UserError(f"{where}: its config.json says that token {named} is an image, its processor writes"
+                        f" {own}; {AGAIN}")
 
 
 @lru_cache(maxsize=64)

@@ -155,8 +155,8 @@ def check_files(folder: Path, *, weights: bool = True) -> None:
     if (folder / "chat_template.jinja").exists():
         _read(folder / "chat_template.jinja")
     if weights and (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder} holds an adapter (adapter_config.json) in place of a checkpoint, or beside "
-                        "it; name the checkpoint, or move the adapter into a folder of its own")  # fmt: skip
+        raise UserError(f"{folder} holds an adapter (adapter_config.json) in place of a checkpoint or beside"
+                        " it; name the checkpoint, or move the adapter into a folder of its own")
     if weights and (folder / INDEX).exists():
         _shards(folder / INDEX)
 
@@ -308,8 +308,8 @@ def refuse_bad_weights(named: Iterable[tuple[str, Any]], where: Any) -> None:
     """
     bad = [name for name, tensor in named if not _finite(tensor)]
     if bad:
-        raise UserError(f"{where}: {len(bad)} weights hold NaN or infinite numbers (first: {bad[0]}); copy or "
-                        "download it again, or train it again")  # fmt: skip
+        raise UserError(f"{where}: {len(bad)} weights hold NaN or infinite numbers (first: {bad[0]});"
+                        " copy or download it again, or train it again")
 
 
 def _finite(tensor: Any) -> bool:
@@ -328,12 +328,12 @@ def refuse_partial(
     """Refuse a model that was not loaded whole from its checkpoint, by transformers' loading report.
 
     Args:
-        report: of `from_pretrained(..., ignore_mismatched_sizes=True, output_loading_info=True)`; tied weights
-            are not among its missing keys.
+        report: of `from_pretrained`, with ignore_mismatched_sizes and output_loading_info; tied weights are
+            not among its missing keys.
         where: folder or Hub id, for the message.
         unused: beginnings of keys that nobody will use.
-        parts: the model's own parts, where the checkpoint may rightly hold more; None refuses all that is left
-            over.
+        parts: the model's own parts, where the checkpoint may rightly hold more; None refuses all that is
+            left over.
 
     Raises:
         UserError: weights are missing, of another shape, or have no place, with their number and first name.
@@ -346,14 +346,15 @@ def refuse_partial(
     shapes = {str(key): f"{key} is {tuple(found)} in place of {tuple(wanted)}"
               for key, found, wanted in report["mismatched_keys"]}  # fmt: skip
     if missing := told(report["missing_keys"]):
-        raise UserError(f"{where} lacks {len(missing)} of its model's weights (first: {missing[0]}), which would "
-                        "be random; use a whole checkpoint")  # fmt: skip
+        raise UserError(f"{where} lacks {len(missing)} of its model's weights (first: {missing[0]}), which"
+                        " would be random; use a whole checkpoint")
     if other := told(shapes):
         raise UserError(f"{where} has {len(other)} weights of another shape than its config.json says "
                         f"(first: {shapes[other[0]]}); use the config.json that belongs to it")  # fmt: skip
     if left := told(left):
-        raise UserError(f"{where} has {len(left)} weights that its model has no place for (first: {left[0]}), "
-                        "so they would not be used; use the config.json that belongs to it, or merge its adapter")  # fmt: skip
+        raise UserError(f"{where} has {len(left)} weights that its model has no place for (first: {left[0]}),"
+                        " so they would not be used; use the config.json that belongs to it, or merge its"
+                        " adapter")
     if errors := list(report.get("error_msgs") or ()):
         raise UserError(f"{where}: {len(errors)} weights cannot be read (first: {errors[0]}); {AGAIN}")
 
@@ -367,7 +368,8 @@ def refuse_larger(tokenizer: Any, config: Any, where: Any) -> None:
 
 
 def load_model(
-    kind: Any, folder: Optional[str], where: Any, *, unused: Sequence[str] = (), whole: bool = True, **options: Any
+    kind: Any, folder: Optional[str], where: Any, *, unused: Sequence[str] = (), whole: bool = True,
+    **options: Any,
 ) -> Any:
     """`kind.from_pretrained(folder)` with every weight from the checkpoint.
 
@@ -444,7 +446,8 @@ def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
         raise UserError(f"{folder} has {len(whole)} weights of whole numbers (first: {whole[0]}); {AGAIN}")
     state = {name: torch.empty(one.get_shape(), device="meta") for name, one in headers.items()}
     with loading(where, "examine"):
-        load_model(kind, None, where, config=config, state_dict=state, device_map="meta", whole=sees, unused=unused)
+        load_model(kind, None, where, whole=sees, unused=unused, config=config, state_dict=state,
+                   device_map="meta")  # fmt: skip
     return sees
 
 

@@ -79,8 +79,9 @@ def generate(
         One completion a prompt, in the order of the prompts.
 
     Raises:
-        UserError: memory ran out.
+        UserError: memory ran out, a limit below 1.
     """
+    check_length(max_new_tokens)
     encode = encoder or Encoder(loaded.processor)
     each = {id(messages): messages for messages in prompts}  # several samples of one prompt are one prompt
     rows = {key: encode(messages) for key, messages in each.items()}
@@ -203,15 +204,15 @@ def own_settings(config: Any, where: Any) -> Any:
     found = {name: value for name in TOKEN_IDS if (value := getattr(config, name, None)) is not None}
     for name, value in found.items():
         if not whole(value):
-            raise UserError(f"{where}: generation_config.json sets {name} to {value!r}: give token ids, which are "
-                            "whole numbers")  # fmt: skip
+            raise UserError(f"{where}: generation_config.json sets {name} to {value!r}; give token ids, which"
+                            " are whole numbers")
     return GenerationConfig(**found)
 
 
 def check_length(max_new_tokens: int) -> None:
     """Refuse a limit at which no token could be generated."""
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise UserError(f"max_new_tokens is {max_new_tokens!r}: give a whole number of 1 or more")
+        raise UserError(f"max_new_tokens is {max_new_tokens!r}; give a whole number of 1 or more")
 
 
 def ending_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -52,8 +52,8 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
     where = {"local_files_only": True, "trust_remote_code": False}
     with loading(checkpoint, "use as image_encoder"):
         folder = local_copy(checkpoint)
-        model = load_model(AutoModel, folder, f"image_encoder {checkpoint!r}", dtype=torch.float32, whole=False,
-                           unused=() if texts else ("text_model.",))  # fmt: skip
+        model = load_model(AutoModel, folder, f"image_encoder {checkpoint!r}", dtype=torch.float32,
+                           whole=False, unused=() if texts else ("text_model.",))  # fmt: skip
         processor = AutoImageProcessor.from_pretrained(folder, **where)
         tokenizer = AutoTokenizer.from_pretrained(folder, **where) if texts else None
     for what in ("image", "text") if texts else ("image",):

@@ -374,18 +374,20 @@ def open_clip_weights(change):
     return harm
 
 
+VIT = dict(image_size=32, patch_size=16, width=16, layers=1, head_width=8)
 TEXT_CFG, VISION_CFG = ("model_cfg", "text_cfg"), ("model_cfg", "vision_cfg")
 OPEN_CLIP_HARM = {
     "code": (open_clip_config(*TEXT_CFG, "tokenizer_kwargs", value={"trust_remote_code": True}),
-             "sets trust_remote_code: it needs code"),
-    "a key of the tokenizer's loader": (open_clip_config(*TEXT_CFG, "tokenizer_kwargs", value={"subfolder": "x"}),
-                                        "sets subfolder in tokenizer_kwargs, which is not read"),
+             "sets trust_remote_code"),
+    "a key of a loader's": (open_clip_config(*TEXT_CFG, "tokenizer_kwargs", value={"subfolder": "x"}),
+                            "sets subfolder in tokenizer_kwargs, which is not read"),
     "a file to open": (open_clip_config(*TEXT_CFG, "tokenizer_kwargs", value={"bpe_path": "/etc/hosts"}),
                        "sets bpe_path in tokenizer_kwargs"),
-    "another repository": (open_clip_config(*TEXT_CFG, "hf_model_name", value="own/model"), "sets hf_model_name"),
-    "timm's copy of one": (open_clip_config(*VISION_CFG, "timm_model_name", value="hf-hub:own/model"), "sets timm"),
-    "a place of timm's": (open_clip_config(*VISION_CFG, "timm_model_name", value="../own"), "sets timm_model_name"),
-    "a decoder": (open_clip_config("model_cfg", "multimodal_cfg", value={}), "sets multimodal_cfg in model_cfg"),
+    "another repository": (open_clip_config(*TEXT_CFG, "hf_model_name", value="own/model"), "sets hf_model"),
+    "timm's copy of one": (open_clip_config(*VISION_CFG, "timm_model_name", value="hf-hub:own/model"),
+                           "sets timm_model_name"),
+    "a place of timm's": (open_clip_config(*VISION_CFG, "timm_model_name", value="../own"), "sets timm_model"),
+    "a decoder": (open_clip_config("model_cfg", "multimodal_cfg", value={}), "sets multimodal_cfg"),
     "no object": (open_clip_config("model_cfg", value=[1]), "has no object model_cfg"),
     "layers as text": (open_clip_config(*VISION_CFG, "layers", value="one"), "cannot load .* fit together"),
     "colours as text": (open_clip_config("preprocess_cfg", "mean", value="grey"), "cannot encode an image"),
@@ -401,7 +403,7 @@ def test_open_clip_sees_listed_keys_and_whole_weights_alone(tmp_path, name):
     from finer1_lib.doctor.subject import Subject
 
     harm, said = OPEN_CLIP_HARM[name]
-    folder = tiny_open_clip(tmp_path / "vit", dict(image_size=32, patch_size=16, width=16, layers=1, head_width=8))
+    folder = tiny_open_clip(tmp_path / "vit", VIT)
     harm(folder)
     with pytest.raises(UserError, match=said) as caught:
         encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
@@ -413,7 +415,7 @@ def test_open_clip_sees_listed_keys_and_whole_weights_alone(tmp_path, name):
 
 def test_code_beside_an_open_clip_checkpoint_is_not_run(tmp_path):
     """open_clip gives a tokenizer's loader what the config says, and the folder holds what it would run."""
-    folder = tiny_open_clip(tmp_path / "vit", dict(image_size=32, patch_size=16, width=16, layers=1, head_width=8))
+    folder = tiny_open_clip(tmp_path / "vit", VIT)
     tiny_tokenizer().save_pretrained(folder)
     open_clip_config(*TEXT_CFG, "hf_tokenizer_name", value="own/tokenizer")(folder)
     assert encoder_towers.OpenClipTowers(str(folder), "cpu", 2).texts(["Jay"]).shape == (1, 16)

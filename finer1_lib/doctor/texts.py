@@ -204,7 +204,10 @@ def _counter(checkpoint: str) -> tuple[Callable[[str], int], str]:
         return (lambda text: math.ceil(len(text.split()) * TOKENS_PER_WORD) + 1), "estimated from words"
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(file))
+    from finer1_lib.checkpoint_files import loading
+
+    with loading(file, "read"):
+        tokenizer = Tokenizer.from_file(str(file))
     return (lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids) + 1), "the base's tokens"
 
 

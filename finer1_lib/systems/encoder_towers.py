@@ -122,8 +122,8 @@ def _try(towers: Any, checkpoint: str) -> None:
 def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
     """Refuse a config of open_clip's with anything but numbers and words of the two towers.
 
-    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories. With `numbers` its
-    weights are looked at too, one by one.
+    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories. With `numbers`
+    its weights are looked at too, one by one.
 
     Raises:
         UserError: a file is missing, or naming the first key that is not on the list.
@@ -154,8 +154,8 @@ def _known(path: Path, part: Any, name: str, keys: str) -> dict:
     if not isinstance(part, dict):
         raise UserError(f"{path} has no object {name}; copy or download the checkpoint again")
     if foreign := sorted(set(part) - set(keys.split())):
-        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here; take a checkpoint whose towers "
-                        "open_clip builds itself")  # fmt: skip
+        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here; take a checkpoint"
+                        " whose towers open_clip builds itself")
     return part
 
 
@@ -163,14 +163,16 @@ def _known(path: Path, part: Any, name: str, keys: str) -> dict:
 _MODEL = ("embed_dim vision_cfg text_cfg quick_gelu custom_text init_logit_scale init_logit_bias "
           "nonscalar_logit_scale output_dict")  # fmt: skip
 _PREPROCESS = "size mode mean std interpolation resize_mode fill_color"
-_BLOCK = ("layers width mlp_ratio ls_init_value pool_type output_tokens act_kwargs norm_kwargs block_type qk_norm "
-          "scaled_cosine_attn scale_heads scale_attn_inner scale_attn scale_fc final_ln_after_pool ")  # fmt: skip
+_BLOCK = ("layers width mlp_ratio ls_init_value pool_type output_tokens act_kwargs norm_kwargs block_type "
+          "qk_norm scaled_cosine_attn scale_heads scale_attn_inner scale_attn scale_fc "
+          "final_ln_after_pool ")  # fmt: skip
 _VISION = _BLOCK + (
     "head_width patch_size image_size patch_dropout attentional_pool attn_pooler_queries attn_pooler_heads "
-    "no_ln_pre pos_embed_type timm_model_name timm_model_pretrained timm_pool timm_proj timm_proj_bias timm_drop "
-    "timm_drop_path")
-_TEXT = _BLOCK + ("context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id "
-                  "eos_id no_causal_mask proj_bias proj_type")  # fmt: skip
+    "no_ln_pre pos_embed_type timm_model_name timm_model_pretrained timm_pool timm_proj timm_proj_bias "
+    "timm_drop timm_drop_path")
+_TEXT = _BLOCK + (
+    "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id eos_id "
+    "no_causal_mask proj_bias proj_type")
 _TOKENIZER = "clean strip_sep_token language lower reduction_mask"
 _LAYER = "eps elementwise_affine bias approximate"
 
