@@ -14,11 +14,12 @@ Source: METHOD 2.1 (the paper's teacher is Qwen2.5-VL-32B; other teachers are ou
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Sequence
 
 from finer1_lib import models
 from finer1_lib.chat_templates import bounded, check_processor
-from finer1_lib.checkpoint_files import MODEL_TYPE, load_model, loading, local_copy, read_config
+from finer1_lib.checkpoint_files import MODEL_TYPE, examine, load_model, loading, local_copy, read_config
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
 from finer1_lib.generation import Generation, check_length, ending_ids, mix, own_settings
@@ -91,7 +92,9 @@ def load(
     tokenizer = processor.tokenizer
     models.free_memory()
     with loading(checkpoint), mended(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
-        model = load_model(transformers.AutoModelForImageTextToText, local_copy(checkpoint), checkpoint,
+        folder = local_copy(checkpoint)
+        examine(Path(folder), checkpoint, numbers=False)
+        model = load_model(transformers.AutoModelForImageTextToText, folder, checkpoint,
                            dtype=dtype, device_map={"": device} if gpu else None, **options)  # fmt: skip
     model.generation_config = own_settings(model.generation_config, checkpoint)
     tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins

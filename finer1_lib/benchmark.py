@@ -32,7 +32,7 @@ LEVELS = ("nothing", "pictures", "prompts")
 
 
 def measure_run(
-    run_name: str, output_root: str = "outputs", checkpoint: Optional[str] = None,
+    run_name: str, output_root: Optional[str] = None, checkpoint: Optional[str] = None,
     adapter: Optional[str] = None, backend: str = "transformers", repeats: int = 5,
     say: Optional[Callable[[str], None]] = None,
 ) -> dict[str, Any]:

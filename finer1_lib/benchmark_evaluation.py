@@ -24,6 +24,7 @@ import typer
 
 from finer1_lib.benchmark_answers import PARTS, Say, measure_answers
 from finer1_lib.errors import UserError
+from finer1_lib.terminal import OutputRoot, show_table
 
 SIZES = ("shipped", "larger")
 SETTINGS_ASKED = 2  # closed and open world: the release loads the model anew for each, seen and unseen too
@@ -31,7 +32,7 @@ WAYS = {"release": "release's way", "kit": "kit's way"}
 
 
 def measure_run(
-    run_name: str, output_root: str = "outputs", *, items: int = 500, max_new_tokens: int = 256,
+    run_name: str, output_root: Optional[str] = None, *, items: int = 500, max_new_tokens: int = 256,
     larger_tokens: int = 125, batch_size: int = 64, sizes: Sequence[str] = SIZES, similarity: bool = True,
     tower: Optional[Mapping[str, int]] = None, seed: int = 0, say: Optional[Say] = None,
 ) -> dict[str, Any]:
@@ -100,7 +101,9 @@ def measure_run(
     return result
 
 
-def _run(run_name: str, output_root: str, count: int, seed: int) -> tuple[Path, Path, str, list[dict]]:
+def _run(
+    run_name: str, output_root: Optional[str], count: int, seed: int
+) -> tuple[Path, Path, str, list[dict]]:
     """(folder of the run, its pictures' root, its base, the items)."""
     import pandas as pd
 
@@ -192,10 +195,10 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
 
 def benchmark_evaluation(
     run_name: Annotated[str, typer.Argument(help="A run that finished 02_cot_sft.")],
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
-    items: Annotated[int, typer.Option(help="Items, each asked in the closed and the open world.")] = 500,
+    output_root: OutputRoot = None,
+    items: Annotated[int, typer.Option(min=1, help="Items, each asked in both worlds.")] = 500,
     sizes: Annotated[str, typer.Option(help="shipped, larger or both, with a comma.")] = ",".join(SIZES),
-    larger_tokens: Annotated[int, typer.Option(help="Tokens that the larger, random model writes.")] = 125,
+    larger_tokens: Annotated[int, typer.Option(min=1, help="Tokens that the larger model writes.")] = 125,
     similarity: Annotated[bool, typer.Option(help="Also the similarity of the answers.")] = True,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
 ) -> None:
@@ -204,7 +207,6 @@ def benchmark_evaluation(
     Example: finer1 benchmark-evaluation miniature --items 100 --sizes shipped --json throughput.json
     """
     from finer1_lib.files import atomic_write_json, check_targets
-    from finer1_lib.terminal import show_table
 
     check_targets(json_file)
     result = measure_run(run_name, output_root, items=items, sizes=sizes.split(","), similarity=similarity,

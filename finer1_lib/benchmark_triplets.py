@@ -187,11 +187,11 @@ def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def benchmark_triplets(
-    embeddings: Annotated[int, typer.Option(help="Images of the kit's way.")] = 100_000,
-    classes: Annotated[int, typer.Option(help="Sub-categories of one super-category.")] = 1_000,
-    width: Annotated[int, typer.Option(help="Numbers per embedding.")] = 768,
-    plain: Annotated[int, typer.Option(help="Images of the plain way, which is quadratic.")] = 16_000,
-    repeats: Annotated[int, typer.Option(help="Turns; the median is told.")] = 3,
+    embeddings: Annotated[int, typer.Option(min=1, help="Images of the kit's way.")] = 100_000,
+    classes: Annotated[int, typer.Option(min=1, help="Sub-categories of one super-category.")] = 1_000,
+    width: Annotated[int, typer.Option(min=1, help="Numbers per embedding.")] = 768,
+    plain: Annotated[int, typer.Option(min=1, help="Images of the plain way, which is quadratic.")] = 16_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; the median is told.")] = 3,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
 ) -> None:
     """Time the mining of negatives by prototypes against all pairs of images, on drawn embeddings.

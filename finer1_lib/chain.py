@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Iterable, Optional
 
+import finer1_lib
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import check_utf8
 
@@ -36,7 +37,7 @@ OUTSIDE = (
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")
 _LONGEST = 100  # characters of a run's name: names of files are made of it
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)", re.IGNORECASE)  # by Windows, whatever follows the dot
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)", re.IGNORECASE)  # on Windows, with any ending
 
 
 def find_checkout(start: Path) -> Optional[Path]:
@@ -50,23 +51,31 @@ def find_checkout(start: Path) -> Optional[Path]:
     return None
 
 
-def find_run(output_root: str, run_name: str) -> Path:
+def kit_folder() -> Optional[Path]:
+    """FINER1_KIT, else the checkout the kit is installed from, else the one around the current folder."""
+    if named := os.environ.get("FINER1_KIT"):
+        return Path(named).absolute()
+    return find_checkout(Path(finer1_lib.__file__).parent) or find_checkout(Path.cwd())
+
+
+def find_run(output_root: Optional[str], run_name: str) -> Path:
     """The absolute folder of a run.
 
-    A relative `output_root` counts from the checkout that holds the current folder, so that a notebook opened
-    by hand in notebooks/ and one started from the checkout's top write to the same place; outside a
-    checkout it counts from the current folder. `finer1 run` passes an absolute one.
+    A relative `output_root`, of a preset or a parameters cell, counts from the kit, and None is "outputs"
+    there: a command given anywhere and a notebook opened by hand find the same runs. Without a kit it counts
+    from the current folder. What is typed after `--output-root` counts from the current folder, and comes
+    here absolute.
 
     Raises:
         UserError: if the run name could leave the output root, or if a file lies where a folder must be.
     """
     check_run_name(run_name)
+    output_root = "outputs" if output_root is None else output_root
     if not isinstance(output_root, str) or not output_root.strip():
         raise UserError(f"output root {output_root!r} is not a folder: give a path, for example 'outputs'")
     root = Path(os.path.expanduser(output_root))
     if not root.is_absolute():
-        here = Path.cwd()
-        root = (find_checkout(here) or here) / root
+        root = (kit_folder() or Path.cwd()) / root
     root = Path(os.path.abspath(root))
     check_utf8(str(root), "output root")
     if "\0" in str(root):
@@ -87,7 +96,7 @@ def find_run(output_root: str, run_name: str) -> Path:
 
 
 def check_run_name(run_name: str) -> None:
-    """Refuse (UserError) a run's name that is no name of a folder directly inside the output root anywhere."""
+    """Refuse (UserError) a run's name that is no folder directly inside the output root on some system."""
     if not isinstance(run_name, str) or not _RUN_NAME.match(run_name) or ".." in run_name:
         raise UserError(
             f"run name {run_name!r} cannot be a folder inside the output root:"
@@ -96,8 +105,8 @@ def check_run_name(run_name: str) -> None:
     if len(run_name) > _LONGEST:
         raise UserError(f"run name {run_name[:20]}... has {len(run_name)} characters: use at most {_LONGEST}")
     if _RESERVED.match(run_name) or run_name.endswith("."):
-        raise UserError(f"run name {run_name!r} can be no folder on Windows (a device's name, or a dot at the end):"
-                        " choose another")
+        raise UserError(f"run name {run_name!r} can be no folder on Windows (a device's name, or a dot at the"
+                        " end): choose another")
 
 
 def check_kinds(folder: Path, files: Iterable[str], folders: Iterable[str]) -> None:

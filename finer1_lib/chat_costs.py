@@ -39,6 +39,11 @@ def without_text(answers: Path) -> dict[str, int]:
     return {kind: why.count(kind) for kind in NO_TEXT if kind in why}
 
 
+def advice(answers: Path) -> str:
+    """How many answers hold no text, why, and what to do about it; "" where all do."""
+    return "; ".join(f"{count} without text: {NO_TEXT[why]}" for why, count in without_text(answers).items())
+
+
 def spent(answers: Path, prices: Sequence[float] = ()) -> dict[str, Any]:
     """Tokens and cost of all answers in a file.
 
@@ -68,6 +73,6 @@ def told(answers: Path, prices: Sequence[float] = ()) -> str:
     took = spent(answers, prices)
     cost = "" if took["cost"] is None else f", {took['cost']:.2f} at the prices given"
     missing = f"; {took['uncounted']} answers without a count" if took["uncounted"] else ""
-    empty = "".join(f"; {count} without text: {NO_TEXT[why]}" for why, count in without_text(answers).items())
-    return (f"{took['answers']} answers: {took['prompt_tokens']:,} tokens read, {took['completion_tokens']:,}"
-            f" written{cost}{missing}{empty}")
+    return "; ".join(filter(None, (
+        f"{took['answers']} answers: {took['prompt_tokens']:,} tokens read, {took['completion_tokens']:,}"
+        f" written{cost}{missing}", advice(answers))))

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, Collection, Mapping, Optional
 
-from finer1_lib.errors import UserError, one_line, printable
+from finer1_lib.errors import UserError, printable
 from finer1_lib.request_pace import retry_after
 
 FILTERED = "content_filter"  # the finish of an answer that the server's own filter refused
@@ -45,6 +45,11 @@ _MENDS = {
     404: "check teacher_url (up to and with /v1) and teacher_name",
     413: "send smaller pictures: lower max_pixels",
 }
+# escape sequences of terminals, control signs but tab and line end, half characters
+_UNSAFE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]"
+)
 _SHOWN, _NAME = 300, 100  # characters of a server's message, of its names
 
 
@@ -167,13 +172,10 @@ def _message(error: Any, body: bytes, secret: str) -> str:
     if isinstance(error, list) and all(isinstance(item, dict) for item in error):  # an entry for each field
         error = "; ".join(f"{item.get('loc')}: {item.get('msg')}" for item in error)
     text = error if isinstance(error, str) else body.decode("utf-8", "replace")
-    return one_line(_hidden(text, secret))[:_SHOWN]
+    return printable(" ".join(_clean(text, secret, " ").split()))[:_SHOWN]
 
 
-def _hidden(text: str, secret: str) -> str:
-    return text.replace(secret, "***") if len(secret) >= 8 else text
-
-
-def _clean(text: str, secret: str) -> str:
-    """Without the key, and without what no file or terminal should get."""
-    return printable(_hidden(text, secret))
+def _clean(text: str, secret: str, instead: str = "\ufffd") -> str:
+    """Without the key, and without what a terminal would obey and no file can hold; CR LF becomes LF."""
+    text = text.replace(secret, "***") if len(secret) >= 8 else text
+    return _UNSAFE.sub(instead, text.replace("\r\n", "\n"))

@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Iterator
 
-from finer1_lib.checkpoint_files import loading
+from finer1_lib.checkpoint_files import AGAIN, loading, refuse_larger
 from finer1_lib.errors import UserError
 
 SECONDS = 20  # a template takes a thousandth of one; this process has to start first
 MEMORY = 2**30
 LINES = 10**6  # of template code for one conversation; the longest of the published ones takes some hundreds
+OWN = "use the chat_template.jinja that belongs to the model"
 IMAGE, WORDS = {"type": "image"}, "What is seen here?"
 QUERY = [{"role": "user", "content": [IMAGE, {"type": "text", "text": WORDS}]}]
 REPLY = {"role": "assistant", "content": [{"type": "text", "text": "A wren."}]}
@@ -71,31 +72,46 @@ def check_processor(processor: Any, config: Any, where: Any) -> None:
     """
     tokenizer = getattr(processor, "tokenizer", None)
     template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    if tokenizer is None or tokenizer.eos_token_id is None:
+        raise UserError(f"{where} has no {'tokenizer' if tokenizer is None else 'eos_token'} in its processor's files; "
+                        f"{AGAIN}")  # fmt: skip
     if not template:
         raise UserError(f"{where} has no chat template: add its chat_template.jinja, or take a model that "
                         "follows instructions")  # fmt: skip
-    rows = config.get_text_config().vocab_size
-    if (last := max(tokenizer.get_vocab().values())) >= rows:
-        raise UserError(f"{where}: its tokenizer has tokens up to {last}, its embedding {rows} rows: use the "
-                        "tokenizer that belongs to it")  # fmt: skip
+    refuse_larger(tokenizer, config, where)
     for one in template.values() if isinstance(template, dict) else [template]:
         if not isinstance(one, str):
-            raise UserError(f"{where}: its chat template is a {type(one).__name__}, not a text: fix "
-                            "chat_template.jinja")  # fmt: skip
+            raise UserError(f"{where}: its chat template is a {type(one).__name__}, not a text; {OWN}")
         if not _ends(one):
-            raise UserError(f"{where}: its chat template takes more than {SECONDS} s or {MEMORY >> 20} MiB: "
-                            "use the chat_template.jinja that belongs to the model")  # fmt: skip
+            raise UserError(f"{where}: its chat template takes more than {SECONDS} s or {MEMORY >> 20} MiB; "
+                            f"{OWN}")  # fmt: skip
     with bounded(where):
         seen = processor.apply_chat_template(QUERY, add_generation_prompt=True, tokenize=False)
         blind = processor.apply_chat_template(
             [{**QUERY[0], "content": QUERY[0]["content"][1:]}], add_generation_prompt=True, tokenize=False)
     mark = getattr(processor, "image_token", None)
-    if seen == blind or (mark and seen.count(mark) - blind.count(mark) < 1):
-        raise UserError(f"{where}: its chat template leaves the image out: use the chat_template.jinja that "
-                        "belongs to the model")  # fmt: skip
-    if WORDS not in seen:
-        raise UserError(f"{where}: its chat template leaves the text out: use the chat_template.jinja that "
-                        "belongs to the model")  # fmt: skip
+    places = seen.count(mark) - blind.count(mark) if mark else int(seen != blind)
+    if places > 1:
+        raise UserError(f"{where}: its chat template has {places} places for one image; {OWN}")
+    if places < 1 or WORDS not in seen:
+        raise UserError(f"{where}: its chat template leaves the {'image' if places < 1 else 'text'} out; {OWN}")
+    _try(processor, config, where)
+
+
+def _try(processor: Any, config: Any, where: Any) -> None:
+    """Tokenize a query with a small image, so that a processor that cannot is refused at once."""
+    from PIL import Image
+
+    image = {**IMAGE, "image": Image.new("RGB", (112, 112))}
+    with loading(where, "process an image with"):
+        processor.apply_chat_template(
+            [[{**QUERY[0], "content": [image, QUERY[0]["content"][1]]}]], add_generation_prompt=True,
+            tokenize=True, return_dict=True, return_tensors="pt")
+    named = getattr(config, "image_token_id", None)
+    own = processor.tokenizer.convert_tokens_to_ids(getattr(processor, "image_token", None) or "")
+    if named is not None and own is not None and named != own:
+        raise UserError(f"{where}: its config.json says that token {named} is an image, its processor writes {own}; "
+                        f"{AGAIN}")  # fmt: skip
 
 
 @lru_cache(maxsize=64)
@@ -125,13 +141,13 @@ def bounded(where: Any) -> Iterator[None]:
             return None
         left -= 1
         if left < 0:
-            raise UserError(f"{where}: its chat template does not end: use the one that belongs to the model")
+            raise UserError(f"{where}: its chat template does not end; {OWN}")
         return count
 
     before = sys.gettrace()
     sys.settrace(count)
     try:
-        with loading(where, "render the chat template of"):
+        with loading(where, "render the chat template of", OWN):
             yield
     finally:
         sys.settrace(before)

@@ -2,7 +2,7 @@
 
     folder = local_copy("owner/name@revision")       # a folder stays as it is; nothing else is downloaded
     model = load_model(AutoModel, folder, checkpoint)    # no weight random, none unused, none NaN
-    examine(folder)                                  # the same from the headers, without loading (doctor)
+    examine(folder, checkpoint)                      # the same from the headers, without loading (doctor)
 
 A config may name code, another repository or a pickle: such a file is refused here, once, so no loader has to
 be trusted with it. What goes wrong in a loader nevertheless is reported in one line by `loading`.
@@ -78,12 +78,13 @@ def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
 
 
 @contextmanager
-def loading(checkpoint: Any, doing: str = "load") -> Iterator[None]:
+def loading(checkpoint: Any, doing: str = "load", fix: str = AGAIN) -> Iterator[None]:
     """Report in one line why a checkpoint cannot be loaded by the block; the loader's own reports are silent.
 
     Args:
         checkpoint: folder or Hub id, as given.
         doing: what cannot be done, "load" or the like.
+        fix: what to do where the files do not fit together.
 
     Raises:
         UserError: there is none, its files are no checkpoint, its weights are damaged, or it would run only
@@ -100,12 +101,12 @@ def loading(checkpoint: Any, doing: str = "load") -> Iterator[None]:
     except BaseException as error:  # a panic of a Rust library is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise UserError(_why(checkpoint, doing, error)) from error
+        raise UserError(_why(checkpoint, doing, error, fix)) from error
     finally:
         logging.set_verbosity(level)
 
 
-def _why(checkpoint: Any, doing: str, error: BaseException) -> str:
+def _why(checkpoint: Any, doing: str, error: BaseException, fix: str) -> str:
     """One line for what a loader raised."""
     text = str(error)
     if type(error).__name__ == "SafetensorError":  # a Rust class without an importable Python base
@@ -116,13 +117,14 @@ def _why(checkpoint: Any, doing: str, error: BaseException) -> str:
     if "loading state_dict" in text:
         keys = re.findall(r'"([^"]+)"|size mismatch for (\S+):', text) or [("", "?")]
         return (f"{checkpoint}: {len(keys)} weights are missing, unknown or of another shape (first: "
-                f"{keys[0][0] or keys[0][1]}): use a whole checkpoint")  # fmt: skip
+                f"{keys[0][0] or keys[0][1]}); use a whole checkpoint")  # fmt: skip
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
+    line = re.split(r"\.\s+(?=[A-Z])", line)[0]  # a library's further sentences are about calling it
     if isinstance(error, (OSError, ImportError)):
         return f"cannot {doing} {str(checkpoint)!r}: {line}"
     kind = "" if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: "
-    return f"cannot {doing} {str(checkpoint)!r}: {kind}{line}; its files do not fit together: {AGAIN}"
+    return f"cannot {doing} {str(checkpoint)!r}: {kind}{line}; its files do not fit together; {fix}"
 
 
 # What lies in the folder -------------------------------------
@@ -141,7 +143,7 @@ def check_files(folder: Path, *, weights: bool = True) -> None:
     try:
         str(folder).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(f"the folder {ascii(str(folder))} has a name that is not UTF-8: rename it") from error
+        raise UserError(f"the folder {ascii(str(folder))} has a name that is not UTF-8; rename it") from error
     if not folder.is_dir():
         raise UserError(f"checkpoint folder {folder} does not exist: give a folder or a Hub id"
                         " (owner/name or owner/name@revision)")
@@ -154,7 +156,7 @@ def check_files(folder: Path, *, weights: bool = True) -> None:
         _read(folder / "chat_template.jinja")
     if weights and (folder / "adapter_config.json").exists():
         raise UserError(f"{folder} holds an adapter (adapter_config.json) in place of a checkpoint, or beside "
-                        "it: name the checkpoint, or move the adapter into a folder of its own")  # fmt: skip
+                        "it; name the checkpoint, or move the adapter into a folder of its own")  # fmt: skip
     if weights and (folder / INDEX).exists():
         _shards(folder / INDEX)
 
@@ -169,9 +171,9 @@ def read_object(path: Path) -> dict:
         found = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         why = "is nested too deeply" if isinstance(error, RecursionError) else "is not JSON"
-        raise UserError(f"{path} {why}: {AGAIN}") from error
+        raise UserError(f"{path} {why}; {AGAIN}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__} in place of an object: {AGAIN}")
+        raise UserError(f"{path} holds a {type(found).__name__} in place of an object; {AGAIN}")
     return found
 
 
@@ -179,9 +181,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {AGAIN}") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from error
     except ValueError as error:
-        raise UserError(f"{path} is not UTF-8 text: {AGAIN}") from error
+        raise UserError(f"{path} is not UTF-8 text; {AGAIN}") from error
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
@@ -215,9 +217,10 @@ def _shards(index: Path) -> list[str]:
     Raises:
         UserError: another kind of file or place, one that is missing, or no index.
     """
-    named = read_object(index).get("weight_map")
-    if not isinstance(named, dict) or not named:
-        raise UserError(f"{index} names no weights (weight_map): {AGAIN}")
+    found = read_object(index)
+    named = found.get("weight_map")
+    if not isinstance(named, dict) or not named or not isinstance(found.get("metadata"), dict):
+        raise UserError(f"{index} names no weights (weight_map, metadata); {AGAIN}")
     for name in named.values():
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", name):
             raise UserError(f"{index} names {name!r}: only .safetensors files beside it are read")
@@ -305,7 +308,7 @@ def refuse_bad_weights(named: Iterable[tuple[str, Any]], where: Any) -> None:
     """
     bad = [name for name, tensor in named if not _finite(tensor)]
     if bad:
-        raise UserError(f"{where}: {len(bad)} weights hold NaN or infinite numbers (first: {bad[0]}): copy or "
+        raise UserError(f"{where}: {len(bad)} weights hold NaN or infinite numbers (first: {bad[0]}); copy or "
                         "download it again, or train it again")  # fmt: skip
 
 
@@ -344,15 +347,23 @@ def refuse_partial(
               for key, found, wanted in report["mismatched_keys"]}  # fmt: skip
     if missing := told(report["missing_keys"]):
         raise UserError(f"{where} lacks {len(missing)} of its model's weights (first: {missing[0]}), which would "
-                        "be random: use a whole checkpoint")  # fmt: skip
+                        "be random; use a whole checkpoint")  # fmt: skip
     if other := told(shapes):
         raise UserError(f"{where} has {len(other)} weights of another shape than its config.json says "
-                        f"(first: {shapes[other[0]]}): use the config.json that belongs to it")  # fmt: skip
+                        f"(first: {shapes[other[0]]}); use the config.json that belongs to it")  # fmt: skip
     if left := told(left):
         raise UserError(f"{where} has {len(left)} weights that its model has no place for (first: {left[0]}), "
-                        "so they would not be used: use the config.json that belongs to it, or merge its adapter")  # fmt: skip
+                        "so they would not be used; use the config.json that belongs to it, or merge its adapter")  # fmt: skip
     if errors := list(report.get("error_msgs") or ()):
-        raise UserError(f"{where}: {len(errors)} weights cannot be read (first: {errors[0]}): {AGAIN}")
+        raise UserError(f"{where}: {len(errors)} weights cannot be read (first: {errors[0]}); {AGAIN}")
+
+
+def refuse_larger(tokenizer: Any, config: Any, where: Any) -> None:
+    """Refuse a tokenizer with tokens that the model's embedding has no row for."""
+    last, rows = max(tokenizer.get_vocab().values()), getattr(config.get_text_config(), "vocab_size", None)
+    if rows is not None and last >= rows:
+        raise UserError(f"{where}: its tokenizer has tokens up to {last}, its embedding {rows} rows; use the "
+                        "tokenizer that belongs to it")  # fmt: skip
 
 
 def load_model(
@@ -371,12 +382,15 @@ def load_model(
     Raises:
         UserError: of `refuse_partial` and `refuse_bad_weights`.
     """
+    import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     model, report = kind.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
         ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    if getattr(model, "is_quantized", False) and not torch.cuda.is_available():
+        raise UserError(f"{where} has quantised weights, which need a GPU; take the checkpoint in 16 bits")
     parts = None if whole else {name.split(".")[0] for name, _ in model.named_parameters()}
     refuse_partial(report, where, unused=unused, parts=parts)
     refuse_bad_weights(((name, one) for name, one in model.state_dict().items()
@@ -395,15 +409,16 @@ def read_config(checkpoint: "str | Path") -> Any:
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
 
 
-def examine(folder: Path, *, numbers: bool = True) -> bool:
-    """Refuse what `load_model` would refuse of a vision-language checkpoint, from its files' headers.
+def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
+    """Refuse what `load_model` would refuse of a checkpoint, from its files' headers.
 
     Args:
-        folder: of a checkpoint.
+        folder: of `local_copy`.
+        where: the checkpoint as given, for messages.
         numbers: whether to look for NaN too, which reads every weight once (one at a time).
 
     Returns:
-        Whether it is a vision-language model; of others only the numbers are looked at.
+        Whether it is a vision-language model, whose processor can be looked at too.
 
     Raises:
         UserError: as `load_model`; a damaged file.
@@ -414,16 +429,23 @@ def examine(folder: Path, *, numbers: bool = True) -> bool:
     config, headers = read_config(folder), {}
     for file in weight_files(folder):
         with open_weights(file) as weights:
-            headers.update({name: weights.get_slice(name).get_shape() for name in weights.keys()})
+            headers.update({name: weights.get_slice(name) for name in weights.keys()})
             if numbers:
                 refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
     kind = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
-    if kind is None or getattr(config, "quantization_config", None):
-        return kind is not None  # quantised weights have shapes of their own
-    state = {name: torch.empty(shape, device="meta") for name, shape in headers.items()}
-    with loading(folder, "examine"):
-        load_model(kind, None, folder, config=config, state_dict=state, device_map="meta")
-    return True
+    sees, unused = kind is not None, ()
+    if not sees:  # of an encoder perhaps one tower alone is used
+        kind, unused = transformers.MODEL_MAPPING.get(type(config), None), ("text_model.", "pooler.")
+    if not isinstance(kind, type) or getattr(config, "quantization_config", None):
+        return sees  # quantised weights have shapes of their own
+    whole = [name for name, one in headers.items()
+             if one.get_dtype()[0] in "IUB" and one.get_dtype() != "BF16" and not name.endswith(_BUFFERS)]
+    if whole:
+        raise UserError(f"{folder} has {len(whole)} weights of whole numbers (first: {whole[0]}); {AGAIN}")
+    state = {name: torch.empty(one.get_shape(), device="meta") for name, one in headers.items()}
+    with loading(where, "examine"):
+        load_model(kind, None, where, config=config, state_dict=state, device_map="meta", whole=sees, unused=unused)
+    return sees
 
 
 @contextmanager
@@ -438,6 +460,6 @@ def open_weights(file: Path) -> Iterator[Any]:
     with loading(file, "read"):
         with file.open("rb") as head:
             if head.read(24) == b"version https://git-lfs.":
-                raise UserError(f"{file} is a pointer of Git LFS, not the weights: run git lfs pull there")
+                raise UserError(f"{file} is a pointer of Git LFS, not the weights; run git lfs pull there")
         with safe_open(str(file), "pt") as weights:
             yield weights

@@ -20,6 +20,8 @@ from finer1_lib import (
 from finer1_lib.benchmark_evaluation import benchmark_evaluation
 from finer1_lib.benchmark_triplets import benchmark_triplets
 from finer1_lib.errors import UserError
+from finer1_lib.files import one_line_for_the_system
+from finer1_lib.surroundings import clean_this_process
 
 app = typer.Typer(
     help="Fine-R1, step by step: run the notebooks of the kit as one chain.",
@@ -33,9 +35,9 @@ app = typer.Typer(
 _RUN_HELP = "\n\n".join(
     (
         "Run the notebooks of a preset, one after the other, and end in a table and a report.",
-        "Stages that finished with the same parameters, inputs, code of the notebook and version of the kit are"
-        " skipped, and one that was interrupted goes on where it stopped: after a crash, a kill or Ctrl-C, give the"
-        " same command again.",
+        "Stages that finished with the same parameters, inputs, code of the notebook and version of the kit"
+        " are skipped, and one that was interrupted goes on where it stopped: after a crash, a kill or"
+        " Ctrl-C, give the same command again.",
         "Everything lands in OUTPUT_ROOT/RUN_NAME: a folder per stage, the executed notebooks, summary.json"
         " and report.html.",
         "Examples:",
@@ -81,8 +83,8 @@ def run(
     ] = None,
     keep_finished: Annotated[
         bool,
-        typer.Option("--keep-finished", help="Also keep what other code of a notebook or another version of the kit"
-                     " made; without it such a stage is computed anew."),
+        typer.Option("--keep-finished", help="Also keep what other code of a notebook or another version of"
+                     " the kit made; without it such a stage is computed anew."),
     ] = False,
 ) -> None:
     from finer1_lib.presets import find_kit, make_plan
@@ -163,7 +165,9 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
     signal.signal(signal.SIGTERM, _stop)  # so that kernels are shut down before this process ends
     try:
-        code = app(standalone_mode=False)
+        with one_line_for_the_system(Path.cwd()):
+            clean_this_process(figures=False)
+            code = app(standalone_mode=False)
     except UserError as error:
         code = _complain(str(error), 2)
     except NotebookFailure as error:

@@ -18,7 +18,8 @@ Preset = Annotated[str, typer.Argument(help="Folder in params/, e.g. miniature; 
 RunName = Annotated[
     Optional[str], typer.Option(help="Folder of the run.", show_default="the preset's run_name")]
 OutputRoot = Annotated[
-    Optional[str], typer.Option(help="Folder for all runs.", show_default="the preset's, else outputs/")]
+    Optional[str],
+    typer.Option(help="Folder for all runs.", show_default="the preset's, else outputs/ in the checkout")]
 Settings = Annotated[
     Optional[list[str]], typer.Option("--set", metavar="STAGE.KEY=VALUE", help="As for `finer1 run`.")]
 Seed = Annotated[Optional[int], typer.Option(help="Seed of every notebook.", show_default="the preset's")]
@@ -30,7 +31,8 @@ def doctor(
     seed: Seed = None,
     quick: Annotated[bool, typer.Option("--quick", help="Open a sample of the pictures only.")] = False,
     gpu_gib: Annotated[
-        Optional[float], typer.Option(help="Memory of the GPU that will be used.", show_default="this one's")
+        Optional[float],
+        typer.Option(min=0.1, help="Memory of the GPU that will be used.", show_default="this one's"),
     ] = None,
     json_file: Json = None,
 ) -> None:

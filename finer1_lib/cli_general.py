@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from finer1_lib.terminal import OutputRoot
+
 
 def export_lmms(
     run_name: Annotated[str, typer.Argument(help="A run that trained the model.")],
     model: Annotated[str, typer.Argument(help="Its name in the records, e.g. cot_sft_tapo.")],
     target: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    output_root: OutputRoot = None,
 ) -> None:
     """Write a trained model as a checkpoint of its own, and print how lmms-eval and vLLM take it.
 

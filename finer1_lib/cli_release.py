@@ -4,17 +4,18 @@ Source: our choice; the forms are those of the release's Fine-R1-Stage1-data.jso
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
+from finer1_lib.terminal import OutputRoot
+
 _RUN = Annotated[str, typer.Argument(help="A run that finished 01_data.")]
-_ROOT = Annotated[str, typer.Option(help="Folder for all runs.")]
 
 
 def export_stage1(
     run_name: _RUN, target: Annotated[str, typer.Argument(help="The JSON file to write.")],
-    output_root: _ROOT = "outputs",
+    output_root: OutputRoot = None,
 ) -> None:
     """Write a run's kept rationales as the JSON list that the release trains Stage 1 on.
 
@@ -30,7 +31,7 @@ def export_stage1(
 
 def export_stage2(
     run_name: _RUN, target: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
-    output_root: _ROOT = "outputs",
+    output_root: OutputRoot = None,
     resize: Annotated[
         bool, typer.Option("--resize", help="Stretch positive and negative to the anchor's size.")
     ] = False,
@@ -50,7 +51,7 @@ def export_stage2(
     print(f"triplets: {count} in {target}/data")
 
 
-def _data(run_name: str, output_root: str) -> Path:
+def _data(run_name: str, output_root: Optional[str]) -> Path:
     """The folder of a run's 01_data; an error if it was not finished."""
     from finer1_lib.chain import find_run
     from finer1_lib.errors import UserError

@@ -3,14 +3,13 @@
 Source: our choice (DESIGN 4: records are kept, so that a metric can change without a model being run again).
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
 
 import typer
 
-from finer1_lib.errors import UserError
-from finer1_lib.terminal import show_table
+from finer1_lib.errors import UserError, first_line
+from finer1_lib.terminal import OutputRoot, show_table
 
 
 class Source(NamedTuple):
@@ -35,16 +34,17 @@ class Source(NamedTuple):
     told: str = ""
 
 
-def find_source(records: str, output_root: str) -> Source:
+def find_source(records: str, output_root: Optional[str]) -> Source:
     """A record file by its path, or that of a run by the run's name, with all that the run knows.
 
     Raises:
-        UserError: neither is there.
+        UserError: neither is there, or what the run's folders should hold is not what lies there.
     """
     import pandas as pd
 
     from finer1_lib.chain import find_run
     from finer1_lib.coverage import coverage_of
+    from finer1_lib.fgvr_data import read_guide
     from finer1_lib.files import read_json
     from finer1_lib.summary import labels_in
 
@@ -54,13 +54,26 @@ def find_source(records: str, output_root: str) -> Source:
     path = run / "04_evaluation" / "records.jsonl"
     if not path.is_file():
         raise UserError(f"{records!r} is no file, and no run with answers: there is no {path}")
-    table = pd.read_parquet(run / "01_data" / "images.parquet", columns=["super_category", "sub_category"])
+    data, guide = run / "01_data", run / "01_data" / "guide.json"
+    try:
+        table = pd.read_parquet(data / "images.parquet", columns=["super_category", "sub_category"])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{data / 'images.parquet'} cannot be read ({first_line(error)}): run 01_data again,"
+                        f" or give {path} itself") from None
     names = {word: sorted(set(part["sub_category"])) for word, part in table.groupby("super_category")}
-    asked = read_json(run / "04_evaluation" / "stage.json").get("parameters", {})
-    similarities = (asked.get("text_similarity", "auto"), *asked.get("more_similarities", ()))
-    return Source(path, read_json(run / "01_data" / "guide.json") or None,
-                  read_json(run / "01_data" / "taxonomy.json"), names, labels_in(run), similarities,
-                  coverage_of(run))  # fmt: skip
+    taxonomy = read_json(data / "taxonomy.json")
+    if not all(isinstance(ranks, dict) and all(isinstance(value, str) for value in ranks.values())
+               for ranks in taxonomy.values()):
+        raise UserError(f"{data / 'taxonomy.json'} holds no taxonomy: run 01_data again, or give {path}"
+                        " itself")
+    asked = read_json(path.with_name("stage.json")).get("parameters", {})
+    known = asked if isinstance(asked, dict) else {"text_similarity": None}
+    main, more = known.get("text_similarity", "auto"), known.get("more_similarities", [])
+    if not isinstance(more, list) or not all(isinstance(name, str) for name in (main, *more)):
+        raise UserError(f"{path.with_name('stage.json')} does not say how it was scored: give {path} itself,"
+                        " and --similarity")
+    return Source(path, read_guide(guide) if guide.is_file() else None, taxonomy, names, labels_in(run),
+                  (main, *more), coverage_of(run))
 
 
 def rescore(
@@ -82,7 +95,7 @@ def rescore(
     set_aside: Annotated[
         bool, typer.Option("--set-aside", help="First move lines that are no records into a file beside.")
     ] = False,
-    output_root: Annotated[str, typer.Option(help="Folder for all runs.")] = "outputs",
+    output_root: OutputRoot = None,
 ) -> None:
     """Compute every score again from the records alone, line by line: no model, and files of any length.
 
@@ -91,6 +104,7 @@ def rescore(
     import pandas as pd
 
     from finer1_lib.files import atomic_write_json, check_targets, read_json
+    from finer1_lib.fgvr_data import read_guide
     from finer1_lib.scores import record_file
     from finer1_lib.scores.record_file import RecordFile, names_in
     from finer1_lib.scores.rescore import paths_of
@@ -103,16 +117,16 @@ def rescore(
 
     check_targets(json_file, csv_file)
     source = find_source(records, output_root)
+    taken = {Path(name).resolve() for name in (source.path, guide, taxonomy) if name is not None}
+    for target in filter(None, (csv_file, json_file)):  # also one that stands twice
+        if Path(target).resolve() in taken:
+            raise UserError(f"{target} is read or written already: give --json and --csv files of their own")
+        taken.add(Path(target).resolve())
     known = source.guide
     if guide is not None:
         if not Path(guide).is_file():
             raise UserError(f"--guide: {guide} is no file")
-        try:
-            known = json.loads(Path(guide).read_text(encoding="utf-8"))
-        except ValueError:
-            known = None
-        if not isinstance(known, dict) or not {"sub_categories", "super_categories"} <= set(known):
-            raise UserError(f"--guide: {guide} is no field guide; give a run's 01_data/guide.json")
+        known = read_guide(guide)
     if set_aside:
         print(record_file.set_aside(source.path))
     file = RecordFile(source.path)

@@ -16,7 +16,7 @@ def traps(
     words: Annotated[
         Optional[list[str]], typer.Argument(help="Data sets, e.g. bird pet.", show_default="those there")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the shuffle of the options.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of the options.")] = 0,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all rows here.")] = None,
 ) -> None:
     """Count the traps in the release's evaluation files: the truth in front, distractors that hold it, ...

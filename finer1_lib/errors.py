@@ -1,24 +1,5 @@
 """The one exception that means "the user can mend this", and what others' errors say in one line."""
 
-import re
-
-# escape sequences of terminals, control signs but tab and line end, half characters
-_UNSAFE = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?"
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]"
-)
-_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")  # they turn the rest of a line round
-
-
-def printable(text: str, instead: str = "\ufffd") -> str:
-    """A text of somebody else's without what a terminal would obey and no file can hold; CR LF becomes LF."""
-    return _UNSAFE.sub(instead, text.replace("\r\n", "\n"))
-
-
-def one_line(text: str) -> str:
-    """A text for a message: printable, on one line, read from left to right."""
-    return " ".join(_DIRECTIONS.sub("", printable(text, " ")).split())
-
 
 class UserError(Exception):
     """A mistake of the user's: the message is one line saying what is wrong, where, and how to mend it.
@@ -27,9 +8,19 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(str(message)))
+        super().__init__(printable(" ".join(str(message).split())))
+
+
+def printable(text: str) -> str:
+    """A text for a terminal or a file: control signs, signs that turn the direction and bytes that are no
+    UTF-8 (a file's name may hold them) as escapes."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows below the cell: the line alone, as the command does."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def first_line(error: BaseException) -> str:
     """What another library's error says first, for a line of our own; its kind where it says nothing."""
-    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

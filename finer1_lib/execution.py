@@ -11,11 +11,14 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Callable
 
 import finer1_lib
+from finer1_lib import surroundings
 from finer1_lib.errors import UserError
+from finer1_lib.files import system_line
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ENGINE = "finer1"
@@ -52,7 +55,7 @@ def run_notebook(
     failed.unlink(missing_ok=True)
     echo = _Lines(f"[{stage}]", show)
     try:
-        with log.open("wb") as kernel_stderr:
+        with log.open("wb") as kernel_stderr, tempfile.TemporaryDirectory(prefix="finer1-") as settings:
             papermill.execute_notebook(
                 source,
                 running,
@@ -64,12 +67,15 @@ def run_notebook(
                 cwd=run_dir,
                 finer1_echo=echo,
                 kernel_stderr=kernel_stderr,
+                kernel_settings=settings,
             )
     except PapermillExecutionError as error:
         os.replace(running, failed)
         if error.ename == "UserError":
             message = str(error.evalue)
             raise UserError(message if message.startswith(stage) else f"{stage}: {message}") from None
+        if line := system_line(str(error.evalue), run_dir):
+            raise UserError(f"{stage}: {line}") from None
         raise NotebookFailure(_report(stage, error, failed)) from None
     except DeadKernelError:
         os.replace(running, failed)
@@ -109,9 +115,14 @@ class _Lines:
                 self.show(line.rstrip())
 
 
-def _kernel_environment() -> dict[str, str]:
-    """The kernel's environment: telemetry off, and the kit that runs here importable there."""
-    environment = dict(os.environ, HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
+def _kernel_environment(settings: str) -> dict[str, str]:
+    """The kernel's environment: a clean one, telemetry off, and the kit that runs here importable there.
+
+    Args:
+        settings: an empty folder in place of the user's ~/.ipython, whose start-up files a run does not need.
+    """
+    environment = surroundings.cleaned(os.environ)
+    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "IPYTHONDIR": settings}
     home = Path(finer1_lib.__file__).resolve().parent.parent
     if home.name != "site-packages":  # a checkout that was not installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), environment.get("PYTHONPATH")]))
@@ -153,7 +164,8 @@ def _register_engine() -> None:
 
         @classmethod
         def execute_managed_notebook(
-            cls, nb_man: Any, kernel_name: str, finer1_echo: Any, kernel_stderr: Any, **settings: Any
+            cls, nb_man: Any, kernel_name: str, finer1_echo: Any, kernel_stderr: Any, kernel_settings: str,
+            **settings: Any
         ) -> None:
             log = logging.getLogger("finer1.kernel")
             log.addHandler(logging.NullHandler())
@@ -162,6 +174,6 @@ def _register_engine() -> None:
                 nb_man, finer1_echo, kernel_manager_class=OwnKernel, kernel_name=kernel_name, timeout=None,
                 startup_timeout=300, log=log,
             )  # fmt: skip
-            client.execute(env=_kernel_environment(), stderr=kernel_stderr)
+            client.execute(env=_kernel_environment(kernel_settings), stderr=kernel_stderr)
 
     papermill_engines.register(_ENGINE, OwnEngine)

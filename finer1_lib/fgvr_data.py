@@ -11,47 +11,105 @@ Source: METHOD 1 (seen and unseen sub-categories, 4 images per seen one); the re
 (order of the options); the seeded split is our choice.
 """
 
-import json
 import random
-from pathlib import Path
-from typing import Callable, Collection, Mapping, Optional
+from typing import Any, Callable, Collection, Mapping, Optional
 
 from finer1_lib.errors import UserError
 from finer1_lib.image_folder import load_image, read_table
 from finer1_lib.prompts import question_for
 from finer1_lib.release.pictures import release_path
+from finer1_lib.user_files import parse_json, read_text
 
 __all__ = [
-    "COLUMNS", "evaluation_items", "guide_similarity", "load_image", "nearest_names", "read_guide",
-    "read_table", "seen_names", "split_table",
+    "COLUMNS", "count_names", "evaluation_items", "guide_similarity", "load_image", "nearest_names",
+    "read_guide", "read_table", "seen_names", "split_table",
 ]
 COLUMNS = ["image_id", "super_category", "sub_category", "categories", "split", "shot", "width", "height"]
 OPTIONS = 4  # closed world: the truth and three others
 Similarity = Callable[[str, str, str], float]  # super_category, one sub_category, another: larger is nearer
 
 
-def read_guide(path, table) -> dict:
-    """Read a `guide.json` and check that it speaks of exactly the table's sub-categories.
+def count_names(table) -> int:
+    """Sub-categories of a table: a name that two super-categories have, as dogs and pets do, counts twice."""
+    return table.groupby(["super_category", "sub_category"]).ngroups
+
+
+def read_guide(path, table=None) -> dict:
+    """Read a `guide.json` and check that it speaks of exactly the table's sub-categories, where one is given.
+
+    It holds `super_categories` {name: {"attributes": {attribute: [values]}, "genus_attributes": [attributes
+    that a genus shares]}}, `sub_categories` {name: {"super_category", "genus", "attributes": {attribute:
+    value}}}, `seen` and `unseen` [names].
 
     Raises:
-        UserError: unreadable, or its names and its seen / unseen lists do not fit the folder.
+        UserError: unreadable, something is missing or of another type, or its names and its seen / unseen
+            lists do not fit the folder.
     """
     try:
-        guide = json.loads(Path(path).read_text(encoding="utf-8"))
-        names, seen, unseen = set(guide["sub_categories"]), set(guide["seen"]), set(guide["unseen"])
-        bare = [name for name, entry in guide["sub_categories"].items() if not entry["attributes"]]
+        guide = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: not a readable guide ({what}); correct it or remove it") from None
+    faults = _form_faults(guide)
+    if not faults:
         pairs = {(entry["super_category"], name) for name, entry in guide["sub_categories"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not a readable guide ({what}); mend it or remove it") from None
-    found = set(zip(table["super_category"], table["sub_category"]))
-    if odd := sorted(found ^ pairs):
-        raise UserError(f"{path}: guide and folder disagree about {odd[0][1]!r}; mend one of the two")
-    if bare:
-        raise UserError(f"{path}: {bare[0]!r} has no attributes; give some, or only genera, in taxonomy_file")
-    if seen & unseen or seen | unseen != names:
-        raise UserError(f"{path}: 'seen' and 'unseen' must part the sub-categories in two; mend the lists")
+        found = pairs if table is None else set(zip(table["super_category"], table["sub_category"]))
+        faults = [f"guide and folder disagree about {name!r} of {word!r}"
+                  for word, name in sorted(found ^ pairs)]
+        faults = faults or _value_faults(guide)
+    if faults:
+        more = f" (and {len(faults) - 1} more mistakes)" if faults[1:] else ""
+        raise UserError(f"{path}: {faults[0]}{more}; correct the guide (notebook 00 writes one to look at)")
     return guide
+
+
+def _form_faults(guide: Any) -> list[str]:
+    """What of a guide is missing or of another type, a line each."""
+    from pydantic import BaseModel, ValidationError, conlist
+
+    class Rules(BaseModel):
+        attributes: dict[str, conlist(str, min_length=1)]
+        genus_attributes: list[str]
+
+    class Entry(BaseModel):
+        super_category: str
+        genus: str
+        attributes: dict[str, str]
+
+    class Guide(BaseModel):
+        super_categories: dict[str, Rules]
+        sub_categories: dict[str, Entry]
+        seen: list[str]
+        unseen: list[str]
+
+    try:
+        Guide.model_validate(guide)
+    except ValidationError as error:
+        return [f"{' > '.join(map(str, one['loc'])) or 'the guide'}: {one['msg'].lower()}"
+                for one in error.errors()]
+    return []
+
+
+def _value_faults(guide: Mapping) -> list[str]:
+    """Lists and attributes of a well-formed guide that do not fit together, a line each."""
+    faults, seen, unseen = [], guide["seen"], guide["unseen"]
+    if sorted(seen + unseen) != sorted(guide["sub_categories"]):
+        faults.append("'seen' and 'unseen' must part the sub-categories in two")
+    for name, entry in guide["sub_categories"].items():
+        word, own = entry["super_category"], entry["attributes"]
+        known = guide["super_categories"].get(word, {}).get("attributes", {})
+        if not own:
+            faults.append(f"{name!r} has no attributes: give some, or only genera, in taxonomy_file")
+        elif not entry["genus"].strip():
+            faults.append(f"{name!r} has an empty genus")
+        elif word not in guide["super_categories"]:
+            faults.append(f"{word!r} of {name!r} is no entry of super_categories")
+        elif odd := set(own) ^ set(known) or {key for key in own if own[key] not in known[key]}:
+            faults.append(f"{sorted(odd)[0]!r} of {name!r} does not fit the attributes of {word!r}")
+    for word, rules in guide["super_categories"].items():
+        if odd := set(rules["genus_attributes"]) - set(rules["attributes"]):
+            faults.append(f"{sorted(odd)[0]!r} of the genus_attributes of {word!r} is none of its attributes")
+    return faults
 
 
 def split_table(
@@ -66,7 +124,8 @@ def split_table(
     by the name, so that adding a folder leaves the others' draws alone.
 
     Raises:
-        UserError: a super-category with fewer than four sub-categories or a sub-category with too few images.
+        UserError: super-categories with fewer than four sub-categories, sub-categories with too few images:
+            all of them are named.
 
     Source: METHOD 1; the floor reproduces the paper's counts (117 of 196 cars are seen); train_share is our
     choice. Data sets with a split of their own go through `data_sets.collect.assign_shots`.
@@ -75,24 +134,34 @@ def split_table(
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
     if num_shots < 3:
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
-    table = table.copy()
+    table, faults = table.copy(), []
     for super_category, part in table.groupby("super_category"):
-        seen = seen_names(super_category, sorted(part["sub_category"].unique()), seed, seen_share, guide)
+        try:
+            seen = seen_names(super_category, sorted(part["sub_category"].unique()), seed, seen_share, guide)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        thin: dict[str, list[str]] = {}
         for sub_category, images in part.groupby("sub_category"):
             is_seen = sub_category in seen
             needed = num_shots + 1 if is_seen else 2
             if len(images) < needed:
-                kind = f"a seen sub-category with {num_shots} shots" if is_seen else "an unseen sub-category"
-                raise UserError(
-                    f"{super_category}/{sub_category}: {len(images)} images, {kind} needs {needed}; add some "
-                    "or take the folder out"
-                )
+                kind = f"a seen one with {num_shots} shots" if is_seen else "an unseen one"
+                thin.setdefault(f"{kind} needs {needed}", []).append(f"{sub_category} ({len(images)})")
+                continue
             order = sorted(images.index, key=lambda index: table.at[index, "image_id"])
             random.Random(f"{seed}/images/{super_category}/{sub_category}").shuffle(order)
             train = max(num_shots if is_seen else 1, int(len(order) * train_share))
             table.loc[order, "categories"] = "seen" if is_seen else "unseen"
             table.loc[order, "split"] = ["train" if i < train else "test" for i in range(len(order))]
             table.loc[order, "shot"] = [i if is_seen and i < num_shots else -1 for i in range(len(order))]
+        if thin:
+            told = ", ".join(f"{need}: {', '.join(names)}" for need, names in thin.items())
+            number = sum(map(len, thin.values()))
+            faults.append(f"{super_category}: {number} sub-categories have too few images ({told}); add some "
+                          "or take the folders out")
+    if faults:
+        raise UserError(" | ".join(faults))
     table["shot"] = table["shot"].astype("int64")
     return table[COLUMNS]
 

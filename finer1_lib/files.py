@@ -4,15 +4,19 @@ A stage may be killed at any moment. Whatever lies under its final name is there
 folders are written under a hidden temporary name beside the target and renamed into place. The exception is
 a `.jsonl` file, which grows line by line; a kill can tear its last line, which reading and appending drop.
 
-Source: our choice (DESIGN 4, "Files appear atomically").
+New files and folders get the rights that the umask and the folder give, as any program's do: nothing here
+calls chmod, which a mount or another owner's folder may refuse.
+
+Source: our choice.
 """
 
 import errno
 import json
 import math
 import os
+import re
+import secrets
 import shutil
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,29 +50,101 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
 
 
+_FULL = re.compile("No space left on device|Disk quota exceeded|not enough space on the disk|disk is full")
+_REFUSED = re.compile("Permission denied|Operation not permitted|Access is denied|Read-only file system")
+
+
+def system_line(error: str, folder: Path) -> Optional[str]:
+    """One line for an error that only the machine's owner can fix: a full disk, a quota, missing rights.
+
+    Args:
+        error: the error's text; libraries wrap the system's words in exceptions of their own.
+        folder: what was written to, where the error names no file.
+
+    Returns:
+        What to do and what is kept; None for any other error.
+    """
+    if _FULL.search(error):
+        while not folder.exists():
+            folder = folder.parent
+        why = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB"
+        if hasattr(os, "statvfs") and (counts := os.statvfs(folder)).f_files:
+            why += f" and {counts.f_favail} inodes, one for each file,"  # small files use these up first
+        why = "your quota is used up" if "quota" in error.lower() else f"{why} are free"
+        return (
+            f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their"
+            " *.previous folders) or choose another --output-root; what is finished is kept, and the same"
+            " command goes on"
+        )
+    if _REFUSED.search(error):
+        return (
+            f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
+            " another --run-name or --output-root"
+        )
+    return None
+
+
+@contextmanager
+def one_line_for_the_system(folder: Path) -> Iterator[None]:
+    """Raise a UserError with `system_line` in place of a full disk's or missing rights' own error.
+
+    Args:
+        folder: what is written to, where the error names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = Path(error.filename).absolute().parent if isinstance(error.filename, str) else folder
+        if (line := system_line(str(error), place)) is None:
+            raise
+        raise UserError(line) from error
+
+
 def _sync(path: Path) -> None:
-    """Flush a file's or folder's data to the disk, so that a rename never precedes its content."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file's or folder's data to the disk, so that a rename never precedes its content.
+
+    Windows flushes through a handle that may write and has none of a folder; some mounts flush no folder.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except PermissionError:  # a folder on Windows, or a file that its writer made read-only
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
 
+def _beside(path: Path) -> Path:
+    """A temporary name in the folder of `path`, which is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+
+
 def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or nothing; parents are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    temporary = _beside(Path(path))
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file, _naming(path):
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes private files; these are for sharing
-        os.replace(name, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an error that a write through a handle raises, which says nothing of it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 
@@ -98,8 +174,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     An older `path` is replaced. Between its removal and the rename nothing lies there, never a half folder.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
         yield temporary
         files = list(temporary.rglob("*"))
@@ -108,7 +184,6 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         else:
             for file in files:
                 _sync(file)
-        os.chmod(temporary, 0o755)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -141,7 +216,7 @@ def append_jsonl(path: Path, *values: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
-    with path.open("ab+") as file:
+    with path.open("ab+") as file, _naming(path):
         _cut_torn_line(file)
         file.write(lines.encode("utf-8"))
         file.flush()
@@ -213,7 +288,8 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
         what: what the message says is in use.
 
     Returns:
-        A handle for `unlock`; None where the system or the file system knows no locks (Windows, some mounts).
+        A handle for `unlock`; None where the system or the file system knows no locks (Windows, some mounts),
+        and where this user may not write, so that there is nothing to lock.
 
     Raises:
         UserError: if another process holds it for longer than `patience`.
@@ -222,7 +298,16 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
         import fcntl
     except ImportError:
         return None
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    mine = True
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        if not os.access(Path(path).parent, os.W_OK):
+            return None
+        mine = False  # a shared folder, and a lock file that another user made for himself to write
+        handle = os.open(path, os.O_RDONLY)
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -238,12 +323,14 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
                 ) from None
             time.sleep(0.1)
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            # EBADF: over NFS a handle that only reads cannot lock
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF):
                 raise
             os.close(handle)
             return None
-    os.ftruncate(handle, 0)
-    os.write(handle, f"{os.getpid()}\n".encode("ascii"))
+    if mine:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode("ascii"))
     return handle
 
 

@@ -125,7 +125,7 @@ def _hash_of(folder: Path, name: str) -> Optional[str]:
 
 
 def _looks(folder: Path, name: str) -> Optional[list]:
-    """[newest time, digest of names, sizes and times] of a file or a top folder; None where it is not there."""
+    """[newest time, digest of names, sizes and times] of a file or a top folder; None where there is none."""
     path = folder / name
     if name.endswith("/") and path.is_dir():
         found = [(file, entry.stat()) for file, entry in walk(path)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional, Sequence
 
-from finer1_lib.checkpoint_files import load_model, loading, local_copy
+from finer1_lib.checkpoint_files import load_model, loading, local_copy, refuse_larger
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_bytes, atomic_write_json, read_json
 from finer1_lib.hashing import digest, listing_digest
@@ -44,6 +44,7 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
         UserError: nothing there, no image encoder, or weights of it that the checkpoint does not have.
     """
     import torch
+    from PIL import Image
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     if device == "auto":
@@ -59,9 +60,14 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
         if not hasattr(model, f"get_{what}_features"):
             raise UserError(f"image_encoder {checkpoint!r} is a {type(model).__name__}, which has no {what} "
                             "features of its own; use SigLIP, CLIP or the like")  # fmt: skip
-    return SimpleNamespace(
+    if tokenizer is not None:
+        refuse_larger(tokenizer, model.config, checkpoint)
+    loaded = SimpleNamespace(
         model=model.eval().to(device), processor=SimpleNamespace(image_processor=processor), device=device,
         checkpoint=checkpoint, adapter=None, tokenizer=tokenizer)  # fmt: skip
+    with loading(checkpoint, "encode an image with"):
+        image_features(loaded, [Image.new("RGB", (64, 64))])
+    return loaded
 
 
 def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "numpy.ndarray":

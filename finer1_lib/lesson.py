@@ -25,7 +25,7 @@ from typing import Callable
 from finer1_lib import files, hashing
 from finer1_lib.errors import UserError
 from finer1_lib.presets import Plan
-from finer1_lib.provenance import KEYS, versions
+from finer1_lib.provenance import of_record, versions
 from finer1_lib.runner import chosen_stages, run_chain
 from finer1_lib.signatures import earlier_digests, is_current, made_by, signature_of
 from finer1_lib.stage import UNREAD, recorded, set_aside
@@ -59,6 +59,11 @@ def make_lesson(plan: Plan, reference: Path, say: Callable[[str], None]) -> list
             pictures; a run of this name that trained for itself.
     """
     _check_reference(plan, reference)
+    with files.one_line_for_the_system(plan.run_dir):
+        return _make(plan, reference, say)
+
+
+def _make(plan: Plan, reference: Path, say: Callable[[str], None]) -> list[Path]:
     for stage in TRAINED:
         if (plan.run_dir / stage).exists() and not _imported(plan.run_dir, stage):
             raise UserError(
@@ -151,15 +156,17 @@ def _import_stage(run_dir: Path, reference: Path, stage: str) -> None:
     """
     record = files.read_json(reference / stage / "stage.json")
     with files.atomic_directory(run_dir / stage) as folder:
-        shutil.copytree(reference / stage, folder, dirs_exist_ok=True)
-        (folder / "stage.json").unlink()
+        for file in sorted((reference / stage).rglob("*")):  # content alone: rights are those of new files
+            if file.is_file() and file.name != "stage.json":
+                files.atomic_write_bytes(folder / file.relative_to(reference / stage), file.read_bytes())
         outputs = hashing.recorded_hashes(folder)
         kept = {name: sha256 for name, sha256 in outputs.items() if not name.startswith(UNREAD)}
         changed = [name for name, sha256 in kept.items() if record["outputs"].get(name, sha256) != sha256]
         if changed:
             raise UserError(f"{reference / stage / changed[0]} {_CHANGED}")
         imported = {
-            **{key: record[key] for key in ("stage", "parameters", "inputs", "seed", *KEYS)},
+            **{key: record[key] for key in ("stage", "parameters", "inputs", "seed")},
+            **of_record(record),
             "signature": f"imported {record['signature']}",
             "needs": earlier_digests(run_dir, stage),
             "outputs": outputs,
@@ -184,7 +191,7 @@ def _import_answers(plan: Plan, reference: Path) -> bool:
         if hashing.sha256_file(new / ANSWERS) != record["outputs"][ANSWERS]:
             raise UserError(f"{reference / EVALUATION / ANSWERS}.gz {_CHANGED}")
         origin = {"imported_from": _shown(reference), "files": {ANSWERS: record["outputs"][ANSWERS]}}
-        files.atomic_write_json(new / "imported.json", origin | {key: record[key] for key in KEYS})
+        files.atomic_write_json(new / "imported.json", origin | of_record(record))
         started = {"signature": signature, "parameters": recorded(parameters), "opened": 1,
                    "made_by": made_by(EVALUATION)}  # fmt: skip
         files.atomic_write_json(new / "started.json", started)

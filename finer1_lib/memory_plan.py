@@ -10,7 +10,6 @@ Source: our choice.
 """
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, Mapping, Optional
@@ -19,6 +18,7 @@ from finer1_lib.activation_bytes import WIDE, Mode
 from finer1_lib.baselines import METHODS, method_config
 from finer1_lib.memory_rows import Row, Work, peak, rows
 from finer1_lib.model_shapes import shape_of
+from finer1_lib.pixel_budget import pixels_named
 from finer1_lib.tapo_config import TapoConfig
 from finer1_lib.trainable import Trainable
 
@@ -108,13 +108,7 @@ def _gpu() -> Optional[int]:
 
 def _own_pixels(checkpoint: "str | Path") -> int:
     """The largest picture that a checkpoint's own processor lets through, where a folder says so."""
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        file = Path(checkpoint) / name
-        if file.is_file():
-            own = json.loads(file.read_text(encoding="utf-8"))
-            own = own.get("image_processor", own)
-            return own.get("max_pixels") or own.get("size", {}).get("longest_edge") or LARGEST_PICTURE
-    return LARGEST_PICTURE
+    return pixels_named(Path(checkpoint))["max_pixels"] or LARGEST_PICTURE
 
 
 def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapping[str, Any]] = None,

@@ -120,7 +120,9 @@ def on_meta(config: Any) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    with torch.device("meta"):
+    from finer1_lib.checkpoint_files import loading
+
+    with loading(config.name_or_path or "the model", "plan"), torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
 

@@ -168,8 +168,9 @@ def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit
     if load_in_4bit:  # the head and the vision tower keep 16 bits, as in Unsloth's 4-bit checkpoints
         options["device_map"] = {"": device}
         options["quantization_config"] = four_bits(device, dtype, kept_whole=["lm_head", "visual"])
-    model = load_model(
-        transformers.AutoModelForImageTextToText, local_copy(checkpoint), checkpoint, dtype=dtype, **options)
+    folder = local_copy(checkpoint)
+    examine(Path(folder), checkpoint, numbers=False)  # in a second, before large tensors are made
+    model = load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, dtype=dtype, **options)
     return model if load_in_4bit else model.to(device), load_processor(checkpoint)
 
 
@@ -185,7 +186,7 @@ def _load_unsloth(
         raise UserError(f'backend "unsloth" needs a GPU: {first_line(error)}') from error
     name, revision = split_revision(checkpoint)
     if is_folder(name):  # Unsloth does not report what it left random
-        examine(Path(name), numbers=False)
+        examine(Path(name), name, numbers=False)
     model, processor = FastVisionModel.from_pretrained(
         name, dtype=dtype, load_in_4bit=load_in_4bit, full_finetuning=full_finetuning,
         float32_mixed_precision=True, device_map={"": device}, local_files_only=is_folder(name),

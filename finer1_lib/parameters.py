@@ -16,6 +16,7 @@ import ast
 import difflib
 import math
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Iterable, Optional
 
@@ -41,8 +42,8 @@ _RULES = (  # (in words, test, the parameters of any notebook that it is for); e
     ("above 0 and below 1", lambda value: 0 < value < 1, "seen_share train_share"),
     ("above 0 and at most 1", lambda value: 0 < value <= 1, "top_p"),
     ("from 0 to 1", lambda value: 0 <= value <= 1,
-     "wrong_attribute hidden_attribute wrong_concept wrong_prediction missing_candidate language_slip prompt_leak"
-     " broken_tag cut_off foreign_candidate wide_punctuation label_first noise mask_share"),
+     "wrong_attribute hidden_attribute wrong_concept wrong_prediction missing_candidate language_slip"
+     " prompt_leak broken_tag cut_off foreign_candidate wide_punctuation label_first noise mask_share"),
 )  # fmt: skip
 _BOUNDS = {name: (words, test) for words, test, names in _RULES for name in names.split()}
 _BELOW = ": write a plain value there, and put what is computed or run into a cell below the parameters cell"
@@ -70,9 +71,10 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
     """
     try:
         statements = ast.parse(source).body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError) as error:
+        fault = f"{error.msg} in line {error.lineno}" if isinstance(error, SyntaxError) else str(error)
         hint = "; a %magic belongs into a cell of its own" if "%" in source else ""
-        raise UserError(f"the parameters cell is not Python: {error.msg} in line {error.lineno}{hint}") from error
+        raise UserError(f"the parameters cell is not Python: {fault}{hint}") from error
     found: dict[str, Parameter] = {}
     lines = source.splitlines()
     for statement in statements:
@@ -167,8 +169,8 @@ def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], wh
         The values, with whole numbers turned into floats where the cell has a float.
 
     Raises:
-        UserError: for a name the cell lacks, a value of another type, a number out of its bounds, or text that
-            no file can hold.
+        UserError: for a name the cell lacks, a value of another type, a number out of its bounds, or text
+            that no file can hold.
     """
     for name in given:
         if name not in parameters:
@@ -197,7 +199,7 @@ def _check_value(value: Any, name: str, where: str) -> None:
 
 
 def check_utf8(text: str, where: str) -> None:
-    """Refuse (UserError) text that no UTF-8 file can hold, as the name of a folder written under another encoding."""
+    """Refuse (UserError) text that no UTF-8 file can hold, as a folder's name made under another encoding."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -223,7 +225,7 @@ def _typed(value: Any, kind: Optional[type], where: str) -> Any:
             hint = f"; write {_yaml_number(float(value), kind)}"
         except ValueError:
             pass
-    elif kind and hasattr(value, "item") or kind is str and hasattr(value, "__fspath__"):  # numpy's, or a Path
+    elif kind and hasattr(value, "item") or kind is str and hasattr(value, "__fspath__"):  # of numpy, a Path
         hint = f"; write {kind.__name__}(...) around it"
     raise UserError(f"{where} must be {_WORDS.get(kind, kind.__name__)}, not {_shown(value)}{hint}")
 
@@ -242,4 +244,4 @@ def _shown(value: Any) -> str:
         return "true" if value else "false"
     if value is None:
         return "nothing (null)"
-    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+    return f"the text {value!r}" if isinstance(value, str) else reprlib.repr(value)

@@ -14,11 +14,34 @@ pixels; the release trains with 200,704 and 1,003,520).
 from pathlib import Path
 from typing import Any
 
+from finer1_lib.checkpoint_files import read_object
 from finer1_lib.errors import UserError
 from finer1_lib.files import read_json
 
 TRAINING = "training.json"  # beside trained weights: what they were trained with
 KEY = "pixels"  # in it
+
+
+def pixels_named(folder: Path) -> dict[str, int]:
+    """Bounds of an image's size that a checkpoint's folder names; 0 where it names none.
+
+    Raises:
+        UserError: one that is no whole number.
+    """
+    own: Any = {}
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            found = read_object(folder / name)
+            own = found.get("image_processor", found) or own
+    size = own.get("size") or {} if isinstance(own, dict) else None
+    if not isinstance(size, dict):
+        raise UserError(f"{folder}: its processor names no sizes of images; copy or download it again")
+    bounds = {"min_pixels": own.get("min_pixels") or size.get("shortest_edge") or 0,
+              "max_pixels": own.get("max_pixels") or size.get("longest_edge") or 0}
+    for name, value in bounds.items():
+        if not isinstance(value, int):
+            raise UserError(f"{folder}: its processor has {value!r} for {name}; give a whole number")
+    return bounds
 
 
 def pixels_of(processor: Any) -> dict[str, int]:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-import finer1_lib
-from finer1_lib.chain import OUTSIDE, STAGES, find_checkout, find_run
+from finer1_lib.chain import OUTSIDE, STAGES, find_run, kit_folder
 from finer1_lib.errors import UserError
-from finer1_lib.parameters import Parameter, check_parameters, from_text, nearest, parse_parameters
+from finer1_lib.parameters import (
+    Parameter, check_parameters, check_utf8, from_text, nearest, parse_parameters,
+)  # fmt: skip
 from finer1_lib.yaml_text import read_yaml
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
@@ -42,23 +43,18 @@ class Plan:
 
 
 def find_kit() -> Path:
-    """The folder that holds notebooks/ and params/: FINER1_KIT, else the checkout the kit is installed from,
-    else the one around the current folder.
+    """The folder that holds notebooks/ and params/, of `chain.kit_folder`.
 
     Raises:
         UserError: if there is none, as when a wheel was installed away from the sources.
     """
-    named = os.environ.get("FINER1_KIT")
-    found = (
-        Path(named).absolute()
-        if named
-        else find_checkout(Path(finer1_lib.__file__).parent) or find_checkout(Path.cwd())
-    )
+    named, found = os.environ.get("FINER1_KIT"), kit_folder()
     if found is None or not (found / "notebooks").is_dir() or not (found / "params").is_dir():
         raise UserError(
             f"no notebooks/ and params/ {'in FINER1_KIT=' + named if named else 'here'}:"
             " run finer1 from a checkout of the kit, or set FINER1_KIT to one"
         )
+    check_utf8(str(found), "the kit's folder")
     return found
 
 
@@ -70,17 +66,18 @@ def list_presets(kit: Path) -> list[str]:
 
 
 def read_cells(notebook: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook file.
+    """The cells of a notebook file, each with its "source" as one text and its "tags".
 
     Raises:
         UserError: if the file is missing or no notebook.
     """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+        return [{**cell, "source": "".join(cell["source"]), "tags": set(cell.get("metadata", {}).get("tags", ()))}
+                for cell in cells]  # fmt: skip
     except FileNotFoundError:
         raise UserError(f"notebook {notebook} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{notebook} is not a notebook") from None
 
 
@@ -90,7 +87,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     Raises:
         UserError: if the file is missing, no notebook, or has no single `parameters` cell.
     """
-    tagged = [cell for cell in read_cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in read_cells(notebook) if "parameters" in cell["tags"]]
     if len(tagged) != 1:
         raise UserError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: it needs exactly one")
     try:
@@ -185,11 +182,10 @@ def make_plan(
     typed = _read_settings(settings, cells)
     wide: dict[str, Any] = {} if seed is None else {"seed": seed}
     wide["run_name"] = run_name if run_name is not None else common.get("run_name", preset)
-    root = (
-        os.path.abspath(os.path.expanduser(output_root))
-        if output_root
-        else common.get("output_root", "outputs")
-    )
+    if output_root:
+        root = os.path.abspath(os.path.expanduser(output_root))
+    else:
+        root = os.path.join(kit, os.path.expanduser(common.get("output_root") or "outputs"))
     run_dir = find_run(root, wide["run_name"])
     wide["output_root"] = str(run_dir.parent)
     given, merged = {}, {}
@@ -205,6 +201,8 @@ def make_plan(
         mine |= check_parameters(values[stage], cell, places[stage])
         mine |= check_parameters(wide, cell, f"the command line, for {stage}") | typed[stage]
         given[stage] = {name: _absolute(name, value, kit) for name, value in mine.items()}
+        for name, value in given[stage].items():
+            check_utf8(str(value), f"{stage}.{name}")  # the current folder may be in a path now
         merged[stage] = {name: parameter.default for name, parameter in cell.items()} | given[stage]
     return Plan(notebooks, given, merged, run_dir)
 
@@ -230,8 +228,8 @@ def _read_settings(
         value = from_text(text, cells[stage].get(name), f"--set {left}")
         typed[stage] |= check_parameters({name: value}, cells[stage], f"--set {stage}")
         mine = name.endswith(("_root", "_file", "release", "_from")) and value and "://" not in value
-        if mine and not Path(value).expanduser().exists():
-            raise UserError(f"--set {setting}: {Path(value).expanduser().absolute()} does not exist")
+        if mine and not os.path.exists(where := os.path.abspath(os.path.expanduser(value))):
+            raise UserError(f"--set {setting}: {where} does not exist")
     return typed
 
 
@@ -250,10 +248,10 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
     if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
         return value
     for folder in (Path.cwd(), kit):
-        path = folder / Path(value).expanduser()
-        if path.exists():
+        path = folder / os.path.expanduser(value)
+        if os.path.exists(path):
             return str(Path(os.path.abspath(path)))
-    return os.path.abspath(Path(value).expanduser()) if name.endswith("_root") else value
+    return os.path.abspath(os.path.expanduser(value)) if name.endswith("_root") else value
 
 
 def _absolute_weights(where: str, kit: Path) -> str:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
 import finer1_lib
+from finer1_lib import surroundings
 from finer1_lib.chain import find_checkout
 
-KEYS = ("seconds", "opened", "peak_memory_gb", "device", "versions", "git_commit", "written")
+KEYS = ("seconds", "opened", "peak_memory_gb", "device", "versions", "environment", "git_commit", "written")
 _PACKAGES = (
     "torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas",
     "scikit-learn", "pillow", "matplotlib", "papermill", "unsloth", "unsloth_zoo",
@@ -35,9 +36,15 @@ def collect(seconds: float, opened: int) -> dict[str, Any]:
         "peak_memory_gb": peak_memory(),
         "device": device(),
         "versions": versions(),
+        "environment": surroundings.recorded(),
         "git_commit": git_commit(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stage.json that `collect` wrote; an older one has fewer keys."""
+    return {key: record[key] for key in KEYS if key in record}
 
 
 def peak_memory() -> dict[str, float]:

@@ -17,6 +17,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.rationale_filters import flaws, reasons_of
 from finer1_lib.rationale_quality import misread_share, share
 from finer1_lib.rationales import ask_until_good, attempt_seed, kept_concepts, own_and_foreign
+from finer1_lib.scores.aliases import table_for
 from finer1_lib.teaching import Row, Teacher
 
 _WORDS = {
@@ -115,7 +116,7 @@ def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]])
                 if place is not None:
                     carried = record["planted"][place] if "planted" in record else sets[place]
                     hits.append(bool(carried) if off == "all" else off in carried)
-                    owners.append(record["sub_category"])
+                    owners.append((record["super_category"], record["sub_category"]))
             if not prefix:
                 row |= {"kept": len(hits), "texts": texts, "flawed": sum(hits)}
             row |= {prefix + key: value for key, value in share(hits, owners).items()}
@@ -184,4 +185,5 @@ def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[s
     """The flaws that the filters see in each text of a record."""
     own, foreign = own_and_foreign(names, record["super_category"])
     label, limit = record["sub_category"], record.get("max_words", 0)
-    return [set(flaws(text, label, own, foreign, limit)) for text in record["texts"]]
+    data_set = table_for(record["super_category"], label)
+    return [set(flaws(text, label, own, foreign, limit, data_set)) for text in record["texts"]]

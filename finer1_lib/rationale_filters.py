@@ -9,7 +9,7 @@ Example:
     >>> flaws("A Dunen Wren.", "Dunen Wren")
     ['not_well_formed', 'label_not_a_candidate', 'wrong_prediction']
 
-Source: METHOD 2.3; data.md 3.1 (what went wrong in the release's 404 rationales).
+Source: our choice, after what went wrong in the release's 404 rationales (Fine-R1-Stage1-data.json).
 """
 
 import random
@@ -18,7 +18,8 @@ import unicodedata
 from typing import Collection, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
-from finer1_lib.rewards import normalise, well_formatted
+from finer1_lib.rewards import is_target, normalise
+from finer1_lib.scores.aliases import same_name
 from finer1_lib.traces.parsing import MAX_CANDIDATES, Trace, parse
 
 REASONS = (
@@ -75,12 +76,12 @@ def check_filters(filters: Iterable[str]) -> tuple[str, ...]:
 
 def reject_reason(
     text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (),
-    filters: Collection[str] = REASONS, max_words: int = 0,
+    filters: Collection[str] = REASONS, max_words: int = 0, data_set: str = "",
 ) -> Optional[str]:
     """The first of `flaws` whose filter is on, or None.
 
     Args:
-        text, label, names, foreign, max_words: as for `flaws`.
+        text, label, names, foreign, max_words, data_set: as for `flaws`.
         filters: those that are on; `TOO_LONG` is, where there is a limit.
 
     Raises:
@@ -89,11 +90,13 @@ def reject_reason(
     Source: METHOD 2.3.
     """
     on = {*check_filters(filters), TOO_LONG}
-    return next((flaw for flaw in flaws(text, label, names, foreign, max_words) if flaw in on), None)
+    found = flaws(text, label, names, foreign, max_words, data_set)
+    return next((flaw for flaw in found if flaw in on), None)
 
 
 def flaws(
-    text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (), max_words: int = 0
+    text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (), max_words: int = 0,
+    data_set: str = "",
 ) -> list[str]:
     """Everything that is wrong with a rationale, each judged on its own, in the order of `REASONS`.
 
@@ -103,26 +106,28 @@ def flaws(
         names: the super-category's sub-categories; letters of any script are welcome if a name has them.
         foreign: sub-categories of other super-categories; none may be a candidate.
         max_words: most words of a text (`words`), 0 for no limit.
+        data_set: whose other names of the label are the label (`aliases.table_for`).
 
     Returns:
         Names of `REASONS`, at last `TOO_LONG`. A part that cannot be read holds neither the label nor a
         right prediction. Words of another language in Latin letters pass: script is all that is looked at.
 
-    Source: METHOD 2.3; data.md 3.1 (what went wrong in the release's 404).
+    Source: our choice, after what went wrong in the release's 404.
     """
     trace, names = parse(text), list(names)
     candidates = {normalise(name) for name in trace.candidates}
     others = {normalise(name) for name in foreign} - {normalise(name) for name in names}
-    said = {normalise(name or "") for name in (trace.prediction, trace.answer)}
-    whole = trace.layout == "tags" and trace.complete and well_formatted(text) and _sound_list(trace)
+    own = [name for name in trace.candidates if same_name(data_set, name, label)]
+    said = all(name and same_name(data_set, name, label) for name in (trace.prediction, trace.answer))
+    whole = trace.layout == "tags" and trace.complete and is_target(text) and _sound_list(trace) and len(own) < 2
     found = {
         "cut_off": text.endswith(CUT_OFF),
         "not_well_formed": not whole,
         "mixed_language": bool(_strange_letters(text, [label, *names])),
         "prompt_leak": bool(_LEAK.search(text)),
-        "label_not_a_candidate": normalise(label) not in candidates,
+        "label_not_a_candidate": not own,
         "foreign_candidate": bool(candidates & others),
-        "wrong_prediction": said != {normalise(label)},
+        "wrong_prediction": not said,
     }
     long = [TOO_LONG] if max_words and words(text) > max_words else []
     return [name for name in REASONS if found[name]] + long
@@ -149,13 +154,16 @@ def mend(text: str) -> str:
     return text.translate(_PLAIN).strip()
 
 
-def settle(text: str, label: str, rng: random.Random, place: Optional[int] = None) -> str:
+def settle(
+    text: str, label: str, rng: random.Random, place: Optional[int] = None, data_set: str = ""
+) -> str:
     """Put an accepted rationale into its final form: the label's own spelling, candidates in a drawn order.
 
     Args:
         text: a text that passed.
         rng: of the order.
         place: the label's place, counted round the list; None draws it as well.
+        data_set: as for `flaws`.
 
     A teacher likes to list the label first (349 of 373 in the release); left so, the student would learn the
     place. A comparison of the form "A: ..; B: .." follows the new order, any other is left as it is. What
@@ -165,9 +173,9 @@ def settle(text: str, label: str, rng: random.Random, place: Optional[int] = Non
     Source: METHOD 2.3 ("candidate order shuffled"); data.md 3.1 (position bias).
     """
     trace = parse(text)
-    if {"not_well_formed", "label_not_a_candidate", "wrong_prediction"} & set(flaws(text, label)):
+    if {"not_well_formed", "label_not_a_candidate", "wrong_prediction"} & set(flaws(text, label, data_set=data_set)):
         return text
-    candidates = [label if normalise(name) == normalise(label) else name for name in trace.candidates]
+    candidates = [label if same_name(data_set, name, label) else name for name in trace.candidates]
     pieces = dict(zip(trace.candidates, trace.comparison.split("; ")))
     follows = len(trace.comparison.split("; ")) == len(candidates) == len(pieces) and all(
         piece.startswith(f"{name}:") for name, piece in pieces.items()

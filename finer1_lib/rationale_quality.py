@@ -3,19 +3,23 @@
 Precision and recall need a truth: the guide's attributes. Without one, only the filters' work can be counted.
 What each step prevents is measured in `rationale_ablation`.
 
-Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
+Source: our choice.
 """
 
+import re
 from collections import Counter
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Hashable, Mapping, Optional, Sequence
 
 from finer1_lib.rationale_filters import flaws, reasons_of
 from finer1_lib.rationales import kept_concepts
 from finer1_lib.rewards import normalise
+from finer1_lib.scores.aliases import meanings, same_name, table_for
+from finer1_lib.scores.answers import known_names
+from finer1_lib.scores.cars import is_car, short_names
 from finer1_lib.statistics import clustered_mean
 from finer1_lib.teaching import Row
 from finer1_lib.traces.parsing import (
-    MAX_CANDIDATES, candidate_lines, check_claims, parse, release_layout, thinking,
+    MAX_CANDIDATES, candidate_lines, check_claims, parse, predicts, release_layout, thinking,
 )  # fmt: skip
 
 PLACES = ("first", "second", "third", "fourth")
@@ -112,11 +116,12 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
     Returns:
         A row for each super_category and one for "all": n; words (mean), shortest and longest of the
         thinking; tags, single, headings, double, none (the layout); listed (texts with candidates that can
-        be read) and of these four (with all four), label_listed (the label stands in one of them),
-        label_exact (as its whole name), first to fourth (its place); label_before (named before the
-        candidates); leaks (the hidden prompt shows); answered (the prediction names the label).
+        be read) and of these four (with all four), label_listed (the label stands in one of them; of a car its
+        make and model), label_exact (as its whole name), first to fourth (its place); label_before (named before
+        the candidates); leaks (the hidden prompt shows); answered (the prediction names the label, by whatever
+        name). Brackets and punctuation are folded.
 
-    Source: data.md 3.1 (the counts of the release's 404).
+    Source: our choice.
     """
     rows: dict[str, Counter] = {}
     lengths: dict[str, list[int]] = {}
@@ -142,7 +147,7 @@ def label_order(records: Sequence[Mapping]) -> list[dict]:
         A row {order, value, low, high, n} each, over kept rationales.
     """
     kept = [record for record in records if record["kept"]]
-    owners = [record["sub_category"] for record in kept]
+    owners = [(record["super_category"], record["sub_category"]) for record in kept]
     own = [_leads(parse(record["texts"][-1]).candidates, record) for record in kept]
     shuffled = [_leads(record["candidates"], record) for record in kept]
     return [{"order": "teacher's", **share(own, owners)}, {"order": "shuffled", **share(shuffled, owners)}]
@@ -161,7 +166,7 @@ def longest(records: Sequence[Mapping], tokenizer: Any) -> tuple[int, str]:
     return max(sizes)
 
 
-def share(hits: Sequence[bool], owners: Sequence[str]) -> dict[str, Any]:
+def share(hits: Sequence[bool], owners: Sequence[Hashable]) -> dict[str, Any]:
     """value, low, high, n of a share, by whole sub-categories; all None and n 0 where there is nothing."""
     if not hits:
         return {"value": None, "low": None, "high": None, "n": 0}
@@ -169,22 +174,37 @@ def share(hits: Sequence[bool], owners: Sequence[str]) -> dict[str, Any]:
 
 
 def _leads(candidates: Sequence[str], record: Mapping) -> bool:
-    return bool(candidates) and normalise(candidates[0]) == normalise(record["sub_category"])
+    label = record["sub_category"]
+    return bool(candidates) and same_name(table_for(record["super_category"], label), candidates[0], label)
 
 
 def _count(record: Mapping) -> tuple[Counter, int]:
     """(what `text_report` counts in one text, words of the thinking)."""
-    text, label = record["text"], normalise(record["sub_category"])
-    trace = parse(text)
+    text, label = record["text"], record["sub_category"]
+    data_set = table_for(record["super_category"], label)
+    trace = parse(text, meanings(data_set))
     layout = "tags" if trace.layout == "tags" else release_layout(text)
-    named = [label in normalise(line) for line in candidate_lines(trace)]
+    lines = candidate_lines(trace)
+    named = [_folded(label) in _folded(line) or (data_set == "car" and is_car(line, label)) for line in lines]
     counts = Counter({
         layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES, "label_listed": any(named),
-        "label_exact": label in map(normalise, trace.candidates),
-        "label_before": bool(trace.candidates) and label in normalise(trace.analysis or ""),
-        "leaks": "prompt_leak" in flaws(text, record["sub_category"]),
-        "answered": label in normalise(trace.prediction or ""),
+        "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
+        "label_before": bool(trace.candidates) and _mentions(trace.analysis or "", label, data_set),
+        "leaks": "prompt_leak" in flaws(text, label),
+        "answered": _mentions(trace.prediction or "", label, data_set) or predicts(trace, label, data_set),
     })  # fmt: skip
     if any(named):
         counts[PLACES[named.index(True)]] += 1
     return counts, len(thinking(text).split())
+
+
+def _folded(text: str) -> str:
+    """Normalised, and every sign that is no letter and no number a space."""
+    return " ".join(re.findall(r"\w+", normalise(text)))
+
+
+def _mentions(text: str, label: str, data_set: str) -> bool:
+    """The label stands in a text; of a car, its make and model side by side."""
+    cars = short_names() if data_set == "car" else {}
+    said = known_names(frozenset(cars)).mentioned(text) if cars else ()
+    return _folded(label) in _folded(text) or any(label in cars[name] for name in said)

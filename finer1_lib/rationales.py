@@ -18,6 +18,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.files import append_jsonl, read_jsonl
 from finer1_lib.prompts import question_for
 from finer1_lib.rationale_filters import REASONS, check_filters, mend, reject_reason, settle, write_rationale
+from finer1_lib.scores.aliases import table_for
 from finer1_lib.teaching import Description, Rationale, Row, Teacher, draw_seed
 from finer1_lib.traces.parsing import parse
 
@@ -170,9 +171,11 @@ def ask_until_good(
         ]  # fmt: skip
         for one, text in zip(asked, teacher.rationale_all(asked) if asked else []):
             own, foreign = own_and_foreign(names, one.row["super_category"])
+            label = one.row["sub_category"]
             texts[one.row["image_id"]].append(text)
             reasons[one.row["image_id"]].append(
-                reject_reason(mend(text), one.row["sub_category"], own, foreign, filters, max_words)
+                reject_reason(mend(text), label, own, foreign, filters, max_words,
+                              table_for(one.row["super_category"], label))
             )
         waiting = [row for row in waiting if reasons[row["image_id"]][-1]]
     places = label_places(rows, seed) if places is None else places
@@ -221,7 +224,8 @@ def _record(
     """One line of `rationales.jsonl`; the last text stands in its final form if it passed."""
     label, kept, text = row["sub_category"], reasons[-1] is None, mend(texts[-1])
     if kept:
-        text = settle(text, label, random.Random(draw_seed(seed, row["image_id"], "order")), place)
+        text = settle(text, label, random.Random(draw_seed(seed, row["image_id"], "order")), place,
+                      table_for(row["super_category"], label))
     return {
         "image_id": row["image_id"], "super_category": row["super_category"], "sub_category": label,
         "question": question_for(row["super_category"]), "text": text,

@@ -3,10 +3,11 @@
 Source: our choice.
 """
 
+import os
 import shutil
 import time
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 from finer1_lib import files
 from finer1_lib.chain import NEEDS, STAGES
@@ -15,7 +16,7 @@ from finer1_lib.execution import NotebookFailure, run_notebook
 from finer1_lib.parameters import nearest
 from finer1_lib.presets import Plan
 from finer1_lib.signatures import (
-    earlier_digests, is_current, is_finished, other_code, other_inputs, read_record, signature_of,
+    earlier_digests, is_current, is_finished, other_code, other_inputs, read_record, read_start, signature_of,
 )  # fmt: skip
 from finer1_lib.stage import set_aside
 from finer1_lib.summary import SOURCES, join_summary
@@ -51,8 +52,8 @@ def run_chain(
 ) -> Optional[Path]:
     """Run the stages that are due and write summary.json and report.html.
 
-    A stage is skipped if it finished with the same parameters, inputs and code, its outputs are what it recorded,
-    and its executed notebook is there.
+    A stage is skipped if it finished with the same parameters, inputs and code, its outputs are what it
+    recorded, and its executed notebook is there.
 
     Args:
         plan: of `make_plan`.
@@ -64,8 +65,8 @@ def run_chain(
         Path of the report; None if the chain ended before there was anything to report.
 
     Raises:
-        UserError: a missing earlier stage, a folder in use, removed or changed by hand, or the mistake a notebook
-            names.
+        UserError: a missing earlier stage, a folder in use, removed or changed by hand, or the mistake that a
+            notebook names.
         NotebookFailure: a notebook failed otherwise.
     """
     run_dir = plan.run_dir
@@ -75,11 +76,18 @@ def run_chain(
             f"--from {stages[0]}: run {run_dir.name!r} in {run_dir.parent} has not finished"
             f" {', '.join(missing)}: run with --from {missing[0]}, or without --from"
         )
-    try:
+    with files.one_line_for_the_system(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {run_dir}: {error.strerror}") from error
-    held = files.lock(run_dir / ".run.lock", f"run {run_dir.name!r}", patience=2.0)
+        return _run_stages(plan, stages, say, keep_finished)
+
+
+def _run_stages(
+    plan: Plan, stages: Sequence[str], say: Callable[[str], None], keep_finished: bool
+) -> Optional[Path]:
+    run_dir, held = plan.run_dir, None
+    done = (_is_done(plan, stage, _standing(plan, stage), keep_finished) for stage in stages)
+    if not all(done):  # up to the first that is due
+        held = files.lock(run_dir / ".run.lock", f"run {run_dir.name!r}", patience=2.0)
     try:
         say(f"run {run_dir.name!r} in {run_dir}")
         for stage in stages:
@@ -87,34 +95,62 @@ def run_chain(
         if not set(stages) & set(SOURCES):
             say(f"stopped after {stages[-1]}, as asked")
             return None
+        if held is None and not os.access(run_dir, os.W_OK) and (run_dir / "report.html").is_file():
+            say("nothing is due, and the folder may not be written: summary and report stay as they are")
+            return run_dir / "report.html"
         return _conclude(run_dir)
     except FileNotFoundError:
         if run_dir.is_dir():
             raise
-        raise UserError(f"{run_dir} was removed while it was being made: give the same command again") from None
+        raise UserError(f"{run_dir} was removed while it was made: give the same command again") from None
     finally:
         files.unlock(held)
 
 
-def _run_stage(plan: Plan, stage: str, say: Callable[[str], None], keep_finished: bool) -> None:
-    run_dir, number = plan.run_dir, f"{STAGES.index(stage) + 1}/{len(STAGES)}"
-    needs, folder = earlier_digests(run_dir, stage), run_dir / stage
+class _Standing(NamedTuple):
+    """What lies in a stage's folder.
+
+    Attributes:
+        signature: that of the plan.
+        finished: with this signature, and as recorded.
+        other: which other code made or began what lies there; "" for none.
+        why: what of its parameters and inputs is not the plan's; "" where all is, or nothing lies there.
+    """
+
+    signature: str
+    finished: bool
+    other: str
+    why: str
+
+
+def _standing(plan: Plan, stage: str) -> _Standing:
+    needs, folder = earlier_digests(plan.run_dir, stage), plan.run_dir / stage
     signature = signature_of(plan.parameters[stage], needs)
     finished = is_finished(folder, signature)
-    before = {**files.read_json(folder / "started.json"), **(read_record(folder) if finished else {})}
-    same, other, why = before.get("signature") == signature, "", ""
-    if same:
-        other = other_code(before.get("made_by", {}), stage)
-    elif before:
-        why = f": {other_inputs(before, plan.parameters[stage], needs)}"
-    if finished and (keep_finished or not other) and (run_dir / f"{stage}.ipynb").is_file():
-        kept = f"kept, though {other}" if other else "skipped"
+    before = {**read_start(folder), **(read_record(folder) if finished else {})}
+    if before.get("signature") == signature:
+        return _Standing(signature, finished, other_code(before.get("made_by", {}), stage), "")
+    why = other_inputs(before, plan.parameters[stage], needs) if before else ""
+    return _Standing(signature, False, "", why)
+
+
+def _is_done(plan: Plan, stage: str, found: _Standing, keep_finished: bool) -> bool:
+    wanted = found.finished and (keep_finished or not found.other)
+    return wanted and (plan.run_dir / f"{stage}.ipynb").is_file()
+
+
+def _run_stage(plan: Plan, stage: str, say: Callable[[str], None], keep_finished: bool) -> None:
+    run_dir, number = plan.run_dir, f"{STAGES.index(stage) + 1}/{len(STAGES)}"
+    found, folder = _standing(plan, stage), run_dir / stage
+    if _is_done(plan, stage, found, keep_finished):
+        kept = f"kept, though {found.other}" if found.other else "skipped"
         say(f"{number} {stage} finished earlier with the same parameters and inputs: {kept}")
         return
-    if other and not keep_finished:
+    why = found.why and f": {found.why}"
+    if found.other and not keep_finished:
         set_aside(folder)
-        why = (f" anew: {other}; the earlier folder is {stage}.previous (with --keep-finished a stage that other code"
-               " made is kept)")  # fmt: skip
+        why = (f" anew: {found.other}; the earlier folder is {stage}.previous (--keep-finished keeps what"
+               " other code made)")  # fmt: skip
     for old in ("summary.json", "report.html"):
         (run_dir / old).unlink(missing_ok=True)  # they describe another state of the run
     if shutil.disk_usage(run_dir).free < 200e6:
@@ -124,12 +160,11 @@ def _run_stage(plan: Plan, stage: str, say: Callable[[str], None], keep_finished
     say(f"{number} {stage} begins{why}")
     began = time.monotonic()
     run_notebook(stage, plan.notebooks[stage], plan.given[stage], run_dir, say)
-    if not is_finished(folder, signature):
-        started = files.read_json(folder / "started.json")
-        if started.get("signature", signature) != signature:
-            raise UserError(f"{stage}: a cell of the notebook sets parameters of its own"
-                            f" ({other_inputs(started, plan.parameters[stage], needs)}): set them in the parameters"
-                            f" cell, in params/ or by --set {stage}.NAME=VALUE")  # fmt: skip
+    after = _standing(plan, stage)
+    if not after.finished:
+        if after.why:
+            fix = f"set them in the parameters cell, in params/ or by --set {stage}.NAME=VALUE"
+            raise UserError(f"{stage}: a cell of the notebook sets parameters of its own ({after.why}): {fix}")
         raise NotebookFailure(f"notebook {stage} ended without stage.finish(...)")
     say(f"{number} {stage} done in {clock(time.monotonic() - began)}")
 

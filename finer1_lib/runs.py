@@ -14,10 +14,11 @@ Source: our choice (DESIGN 3 and 4).
 
 import ast
 import re
+from pathlib import Path
 from typing import Any
 
 from finer1_lib import provenance
-from finer1_lib.chain import NEEDS, STAGES
+from finer1_lib.chain import NEEDS, STAGES, find_run
 from finer1_lib.errors import UserError
 from finer1_lib.files import (
     append_jsonl,
@@ -27,9 +28,11 @@ from finer1_lib.files import (
     atomic_write_text,
     read_json,
     read_jsonl,
+    system_line,
 )
 from finer1_lib.parameters import check_parameters, parse_parameters
 from finer1_lib.stage import Stage
+from finer1_lib.surroundings import clean_this_process
 
 __all__ = [
     "NEEDS", "SET_UP_CELL", "STAGES", "Stage", "append_jsonl", "atomic_directory", "atomic_write_bytes",
@@ -64,6 +67,7 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
     Raises:
         UserError: no parameters cell was run, an injected key it does not have, or what `Stage.open` says.
     """
+    clean_this_process()
     history = namespace.get("In")
     if not isinstance(history, list):
         raise UserError(
@@ -79,10 +83,12 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
     def values_now() -> dict[str, Any]:
         gone = [name for name in known if name not in namespace]
         if gone:
-            raise UserError(f"{where}: {', '.join(gone)} of the parameters cell is deleted: run that cell again")
-        return check_parameters({name: namespace[name] for name in known}, known, f"the parameters of {where}")
+            raise UserError(f"{where}: {', '.join(gone)} of the parameters cell is deleted: run it again")
+        now = {name: namespace[name] for name in known}
+        return check_parameters(now, known, f"the parameters of {where}")
 
     values = values_now()
+    _one_line_for_the_system(find_run(values["output_root"], values["run_name"]))
     stage = Stage.open(values["notebook"], {**values}, values_now)
     state = "finished already: loading" if stage.finished else "resuming" if stage.opened > 1 else "new"
     print(f"[{stage.name}] {state}, seed {stage.seed}, folder {stage._shown()}", flush=True)
@@ -92,14 +98,28 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
     return stage
 
 
+def _one_line_for_the_system(run_dir: Path) -> None:
+    """Show one line below a cell that ended for a full disk or missing rights, and no long traceback."""
+    from IPython import get_ipython
+
+    def show(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:
+        if line := system_line(str(error), run_dir):
+            error._render_traceback_ = lambda: [f"{kind.__name__}: {line}"]
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+    if shell := get_ipython():  # a test may have none
+        shell.set_custom_exc((Exception,), show)
+
+
 def _find_parameters_cell(history: list[str]) -> int:
     for position in range(len(history) - 1, -1, -1):
         if _assigned(history[position]).get("notebook") in STAGES:
             return position
-    under_magic = re.compile(r"run_cell_magic\(.*\bnotebook = ", re.DOTALL)  # as IPython keeps a %%cell's text
-    if any(under_magic.search(cell) or cell.lstrip().startswith("%%") and "notebook = " in cell for cell in history):
-        raise UserError("the parameters cell begins with a %%magic, so it cannot be read: remove that line (put it"
-                        " into a cell below) and run the cells from the top")
+    under_magic = re.compile(r"run_cell_magic\(.*\bnotebook = ", re.DOTALL)  # a %%cell in `In`
+    raw = (cell for cell in history if "notebook = " in cell)
+    if any(under_magic.search(cell) or cell.lstrip().startswith("%%") for cell in raw):
+        raise UserError("the parameters cell begins with a %%magic, so it cannot be read: remove that line"
+                        " (put it into a cell below) and run the cells from the top")
     raise UserError("the parameters cell was not run: run the cells from the top")
 
 
@@ -107,7 +127,7 @@ def _assigned(source: str) -> dict[str, Any]:
     """Names that a cell sets to plain values at its top level; nothing for a cell that does not parse."""
     try:
         statements = ast.parse(source).body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError):
         return {}
     found = {}
     for statement in statements:
@@ -121,6 +141,6 @@ def _assigned(source: str) -> dict[str, Any]:
         ):
             try:
                 found[target.id] = ast.literal_eval(statement.value)
-            except ValueError:
+            except (ValueError, TypeError, RecursionError):
                 continue
     return found

@@ -56,16 +56,16 @@ def draw(pooled: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: a file type that matplotlib does not write.
     """
-    import io
-
     import pandas as pd
 
+    from finer1_lib.figure_files import file_of
     from finer1_lib.files import atomic_write_bytes
     from finer1_lib.plots import seed_dots
+    from finer1_lib.surroundings import clean_this_process
 
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--figure {path}: the name must end in .png, .pdf or .svg")
-    labels, buffer = {row["model"]: row["label"] for row in pooled["rows"]}, io.BytesIO()
+    labels = {row["model"]: row["label"] for row in pooled["rows"]}
+    clean_this_process()
     figure = seed_dots(pd.DataFrame(pooled["rows"]), labels)
-    figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
-    atomic_write_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, file_of(figure, path.suffix[1:]))

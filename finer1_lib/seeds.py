@@ -48,7 +48,7 @@ class Run(NamedTuple):
     commit: Optional[str]
 
 
-def read_runs(names: Sequence[str], output_root: str = "outputs") -> list[Run]:
+def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[Run]:
     """Read finished runs and refuse those that may not be pooled.
 
     Args:

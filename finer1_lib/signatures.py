@@ -1,9 +1,10 @@
 """When a stage is finished, and when what it made is still what the next one should read.
 
-Two things are recorded. The *signature* says what was computed: parameters, earlier stages, the user's files. A
-stage of another signature is never gone on with. `made_by` says which code computed it: the code cells of the
-notebook and the kit's version. `finer1 run` computes anew what other code made, unless it is told to keep it; a
-notebook opened by hand goes on and says so, because whoever mends a cell wants to keep the training above it.
+Two things are recorded. The *signature* says what was computed: parameters, earlier stages, the user's files.
+A stage of another signature is never gone on with. `made_by` says which code computed it: the code cells of
+the notebook and the kit's version. `finer1 run` computes anew what other code made, unless --keep-finished says
+otherwise; a notebook opened by hand goes on and prints so, because whoever fixes a cell wants to keep the
+training above it.
 
 Source: our choice.
 """
@@ -20,6 +21,8 @@ from finer1_lib.presets import find_kit, read_cells
 
 UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend on them
 _KEPT = {"needs": dict, "outputs": dict, "digest": str}  # of a record, without which it shows nothing
+_KINDS = {**_KEPT, "signature": str, "opened": int,
+          **dict.fromkeys(("parameters", "made_by", "inputs", "versions", "peak_memory_gb"), dict)}  # fmt: skip
 _OWN_TAGS = {"parameters", "injected-parameters", "attempt", "check", "solution"}  # no code of the stage
 _PLACE = ("run_name", "output_root")  # where results lie, not what they are
 
@@ -81,8 +84,8 @@ def made_by(stage: str) -> dict[str, Any]:
 
     Returns:
         version: the kit's.
-        code: digest of the kit's notebook of that stage: its code cells but for parameters and exercises, without
-            what only looks otherwise (blanks, comments); None where there is no notebook, as on Colab.
+        code: digest of the kit's notebook of that stage: its code cells but for parameters and exercises,
+            without blanks and comments; None where there is no notebook, as on Colab.
     """
     try:
         notebook = find_kit() / "notebooks" / f"{stage}.ipynb"
@@ -90,9 +93,8 @@ def made_by(stage: str) -> dict[str, Any]:
         notebook = None
     code = None
     if notebook is not None and notebook.is_file():
-        cells = [cell for cell in read_cells(notebook) if cell.get("cell_type") == "code"]
-        own = [cell for cell in cells if not _OWN_TAGS & set(cell.get("metadata", {}).get("tags", []))]
-        code = hashing.digest([_meaning(cell["source"]) for cell in own])
+        code = hashing.digest([_meaning(cell["source"]) for cell in read_cells(notebook)
+                               if cell.get("cell_type") == "code" and not cell["tags"] & _OWN_TAGS])  # fmt: skip
     return {"version": finer1_lib.__version__, "code": code}
 
 
@@ -113,7 +115,7 @@ def _tree(node: Any) -> Any:
 
 
 def other_code(then: Mapping[str, Any], stage: str) -> str:
-    """Which other code made a stage, `then` being the `made_by` of its record; "" if it is the code of now."""
+    """Which other code made a stage, `then` being its record's `made_by`; "" if it is the code of now."""
     now = made_by(stage)
     if not then:
         return "its record does not say which code made it"
@@ -152,21 +154,38 @@ def read_record(folder: Path, *more: str) -> dict[str, Any]:
     Raises:
         UserError: it lacks one of these.
     """
-    record = files.read_json(folder / "stage.json")
+    record = _read(folder, "stage.json")
     if not record:
         return {}
-    lacking = [key for key, kind in _KEPT.items() if not isinstance(record.get(key), kind)]
-    lacking += [key for key in more if key not in record]
+    lacking = [key for key in (*_KEPT, *more) if key not in record]
     if not lacking:
-        lacking = [f"the digest of {need}" for need in NEEDS.get(folder.name, ()) if need not in record["needs"]]
+        needed = NEEDS.get(folder.name, ())
+        lacking = [f"the digest of {need}" for need in needed if need not in record["needs"]]
     if lacking:
         raise _worthless(folder, f"lacks {', '.join(lacking)}")
     return record
 
 
-def _worthless(folder: Path, fault: str) -> UserError:
-    return UserError(f"{folder / 'stage.json'} {fault}, so nothing shows that the files beside it are those that"
-                     f" {folder.name} made: delete {folder} and run notebook {folder.name} again")
+def read_start(folder: Path) -> dict[str, Any]:
+    """A stage's started.json: signature, parameters, needs, made_by, opened; {} where it was not begun.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return _read(folder, "started.json")
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    known = files.read_json(folder / name)
+    for key, kind in _KINDS.items():
+        if not isinstance(known.get(key, kind()), kind):
+            raise _worthless(folder, f"holds no {key} that could be", name)
+    return known
+
+
+def _worthless(folder: Path, fault: str, name: str = "stage.json") -> UserError:
+    return UserError(f"{folder / name} {fault}, so nothing shows that the files beside it are those that"
+                     f" {folder.name} made: move {folder} away and run notebook {folder.name} again")
 
 
 def _checkable(folder: Path) -> dict[str, Any]:
@@ -175,7 +194,8 @@ def _checkable(folder: Path) -> dict[str, Any]:
     if record and not record["outputs"]:
         raise _worthless(folder, "lists no outputs")
     if record and record["digest"] != digest_of(record["outputs"]):
-        raise _worthless(folder, "was changed after the stage had finished (its digest is not that of its outputs)")
+        fault = "was changed after the stage had finished (its digest is not that of its outputs)"
+        raise _worthless(folder, fault)
     return record
 
 
@@ -188,8 +208,8 @@ def check_outputs(folder: Path, outputs: Mapping[str, str]) -> None:
     for name in hashing.changed_outputs(folder, outputs):
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing: run notebook {folder.name} again")
-        made_anew = name.startswith(UNREAD) or files.read_json(folder / "started.json").get("reopened")
-        fix = "run notebook" if made_anew else f"put it back, or delete {folder} and run notebook"
+        made_anew = name.startswith(UNREAD) or read_start(folder).get("reopened")
+        fix = "run notebook" if made_anew else f"put it back, or move {folder} away and run notebook"
         raise UserError(f"{folder / name} is not what {folder.name} recorded: {fix} {folder.name} again")
 
 
@@ -221,7 +241,7 @@ def is_finished(folder: Path, signature: str) -> bool:
     if record.get("signature") != signature:
         return False
     changed = hashing.changed_outputs(folder, record["outputs"])
-    if not files.read_json(folder / "started.json").get("reopened"):
+    if not read_start(folder).get("reopened"):
         kept = [name for name in changed if (folder / name).exists() and not name.startswith(UNREAD)]
         check_outputs(folder, {name: record["outputs"][name] for name in kept})
     return not changed

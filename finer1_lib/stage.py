@@ -13,7 +13,6 @@ a parameter changed below the set-up cell, or a folder that was removed meanwhil
 Source: our choice.
 """
 
-import io
 import os
 import shutil
 import time
@@ -22,12 +21,13 @@ from typing import Any, Callable, Optional
 
 from finer1_lib import files, hashing, provenance
 from finer1_lib.chain import NEEDS, STAGES, check_kinds, find_run
+from finer1_lib.figure_files import file_of
 from finer1_lib.errors import UserError
 from finer1_lib.parameters import nearest
 from finer1_lib.shown import write_csv
 from finer1_lib.signatures import (
-    UNREAD, check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs, read_record,
-    signature_of,
+    UNREAD, check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs,
+    read_record, read_start, signature_of,
 )  # fmt: skip
 
 __all__ = ["SCRATCH", "Stage", "UNREAD", "recorded", "set_aside"]
@@ -49,7 +49,7 @@ class Stage:
         signature: sha256 of what decides the results, of `signature_of`.
         finished: True where stage.json lies there with this signature and its outputs are in place.
         made_by: the code that made what lies there, of `signatures.made_by`.
-        note: a line for the reader: why the stage begins anew, or which other code began what it goes on with.
+        note: a line for the reader: why the stage begins anew, or which other code made what is kept.
     """
 
     def __init__(
@@ -83,7 +83,8 @@ class Stage:
 
         Raises:
             UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing or
-                was made from other inputs, or a folder that another process is writing.
+                was made from other inputs, a folder that another process is writing, or one that this user
+                may not write.
         """
         if notebook not in STAGES:
             raise UserError(f"unknown stage {notebook!r}{nearest(notebook, STAGES)}")
@@ -91,26 +92,26 @@ class Stage:
             if name not in parameters:
                 raise UserError(f"{notebook}: the parameters cell does not set {name!r}")
         run_dir = find_run(parameters["output_root"], parameters["run_name"])
-        try:
+        with files.one_line_for_the_system(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {run_dir}: {error.strerror}") from error
-        folder = run_dir / notebook
-        check_kinds(folder, ("stage.json", "started.json", "metrics.json"), ("figures", SCRATCH))
-        stage = cls(notebook, run_dir, parameters, earlier_digests(run_dir, notebook), values_now)
-        again = stage.dir in _locks  # the set-up cell was run twice
-        if not again:
-            what = f"stage {notebook} of run {run_dir.name!r}"
-            _locks[stage.dir] = files.lock(run_dir / f".{notebook}.lock", what)
-        stage._prepare(again)
+            folder = run_dir / notebook
+            check_kinds(folder, ("stage.json", "started.json", "metrics.json"), ("figures", SCRATCH))
+            stage = cls(notebook, run_dir, parameters, earlier_digests(run_dir, notebook), values_now)
+            again = stage.dir in _locks  # the set-up cell was run twice
+            if not again:
+                what = f"stage {notebook} of run {run_dir.name!r}"
+                _locks[stage.dir] = files.lock(run_dir / f".{notebook}.lock", what)
+            stage._prepare(again)
         return stage
 
     def _prepare(self, again: bool) -> None:
         """Keep, or move aside and begin anew, what lies in the stage's folder."""
-        started = files.read_json(self.dir / "started.json")
+        started = read_start(self.dir)
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
             before = {**started, **files.read_json(self.dir / "stage.json")}
-            why = other_inputs(before, self.parameters, self.needs) if before else "what lay there was no stage's"
+            why = "what lay there was no stage's"
+            if before:
+                why = other_inputs(before, self.parameters, self.needs)
             set_aside(self.dir)
             self.note = f"begun anew: {why}; the earlier folder is {self.name}.previous"
             started = {}
@@ -137,18 +138,23 @@ class Stage:
 
     def _check(self) -> None:
         """Refuse to write what the record would not describe."""
-        if files.read_json(self.dir / "started.json").get("signature") != self.signature:
+        if read_start(self.dir).get("signature") != self.signature:
             raise UserError(f"{self.name}: {self.dir} was removed or replaced while the stage was open:"
                             " run the notebook again from its set-up cell")
         now = self._values_now() if self._values_now else self._opened_with
         changed = [f"{name} is {now[name]!r} and was {value!r} when the stage was opened"
                    for name, value in self._opened_with.items() if now[name] != value]
         if changed:
-            raise UserError(f"{self.name}: {'; '.join(changed)}: run the set-up cell again to begin with the new"
-                            " value, or set the old one again")
+            raise UserError(f"{self.name}: {'; '.join(changed)}: run the set-up cell again to begin with the"
+                            " new value, or set the old one again")
 
-    def input(self, path: str) -> Path:
+    def input(self, path: str, needed: bool = True) -> Path:
         """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
+
+        Args:
+            path: stage and name.
+            needed: False for one that is perhaps not read at all, as weights whose answers are there: then it
+                may be missing.
 
         Raises:
             UserError: if it is missing or no longer what that stage recorded.
@@ -159,6 +165,8 @@ class Stage:
         target, folder = self.run_dir / path, self.run_dir / stage
         fix = f"delete {folder} and run notebook {stage} again"
         if not target.exists():
+            if not needed:
+                return target
             raise UserError(f"{target} is missing: {fix}")
         rest, outputs = rest.rstrip("/"), read_record(folder).get("outputs", {})
         found = {name: sha256 for name, sha256 in outputs.items()
@@ -195,10 +203,9 @@ class Stage:
             name: file stem.
             data: the pandas DataFrame that was drawn.
         """
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        image = file_of(figure, say=lambda line: print(f"[{self.name}] {line}", flush=True))
         write_csv(self.path(f"figures/{name}.csv"), data)
-        files.atomic_write_bytes(self.path(f"figures/{name}.png"), buffer.getvalue())
+        files.atomic_write_bytes(self.path(f"figures/{name}.png"), image)
         return self.dir / "figures" / f"{name}.png"
 
     def progress(self, step: int, total: int, /, label: str = "", **values: Any) -> None:
@@ -218,7 +225,7 @@ class Stage:
             UserError: as `path`.
         """
         self._check()
-        earlier = read_record(self.dir, *provenance.KEYS) if self.finished else {}
+        earlier = read_record(self.dir) if self.finished else {}
         files.atomic_write_json(self.dir / "metrics.json", metrics)
         began = time.time_ns()
         outputs = hashing.recorded_hashes(self.dir, skip=_OWN)
@@ -235,7 +242,7 @@ class Stage:
             "seed": self.seed,
             # A stage that was only loaded keeps the cost and the surroundings of the computation it shows.
             **(
-                {key: earlier[key] for key in provenance.KEYS}
+                provenance.of_record(earlier)
                 if earlier
                 else provenance.collect(time.monotonic() - self._began, self.opened)
             ),
@@ -255,7 +262,10 @@ class Stage:
 def set_aside(folder: Path) -> None:
     """Move a stage's folder to `NN_stage.previous`, of which one is kept."""
     previous = folder.with_name(folder.name + ".previous")
-    shutil.rmtree(previous, ignore_errors=True)
+    if previous.is_dir() and not previous.is_symlink():
+        shutil.rmtree(previous, ignore_errors=True)
+    else:
+        previous.unlink(missing_ok=True)
     os.replace(folder, previous)
 
 

@@ -18,13 +18,14 @@ Source: METHOD 5 (H2 compares names within and across genera); the files are our
 import csv
 import importlib.resources
 import io
-import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise
+from finer1_lib.user_files import parse_json, read_text
 
 Taxonomy = dict[str, dict[str, str]]  # sub-category -> rank -> value
 NAME, GENUS, NOTE = "sub_category", "genus", "note"
@@ -100,7 +101,7 @@ def read_taxonomy(path, table) -> Taxonomy:
         UserError: unreadable, without a genus, a name twice, a value in two spellings, a name of the table
             that is missing, or nothing that fits.
     """
-    path, known = Path(path).expanduser(), {}
+    path, known = Path(os.path.expanduser(path)), {}
     spellings: dict[tuple[str, str], str] = {}
     try:
         rows = _rows(path)
@@ -114,7 +115,7 @@ def read_taxonomy(path, table) -> Taxonomy:
                                     f"{first!r}; choose one spelling")  # fmt: skip
     except (OSError, ValueError, csv.Error) as error:
         what = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: not a readable taxonomy ({what}); mend the file, or leave it out") from None
+        raise UserError(f"{path}: not a readable taxonomy ({what}); correct it, or leave it out") from None
     if not any(GENUS in ranks for ranks in known.values()):
         raise UserError(f"{path}: gives nobody a {GENUS}, which names are compared by; add that rank")
     found: Taxonomy = {}
@@ -141,7 +142,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
     readers = {".csv": _csv_rows, ".json": _json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError("neither .csv nor .json")
-    rows = readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
+    rows = readers[path.suffix.lower()](read_text(path))
     cleaned = []
     for name, cells in rows:
         name = " ".join(name.split())
@@ -156,7 +157,9 @@ def _csv_rows(text: str) -> list[tuple[str, dict[str, str]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     reader.fieldnames = titles = [title.strip().lower() for title in reader.fieldnames or []]
     if NAME not in titles or GENUS not in titles or len(set(titles)) < len(titles):
-        raise ValueError(f"needs one column {NAME!r} and one {GENUS!r}, has {', '.join(titles) or 'none'}")
+        commas = "; part the cells by commas" if any(sign in "".join(titles) for sign in ";\t") else ""
+        raise ValueError(
+            f"needs one column {NAME!r} and one {GENUS!r}, has {', '.join(titles) or 'none'}{commas}")
     rows = []
     for row in reader:
         if None in row or None in row.values():
@@ -166,12 +169,7 @@ def _csv_rows(text: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def _json_rows(text: str) -> list[tuple[str, dict[str, str]]]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name or rank stands there twice")
-        return dict(pairs)
-
-    content = json.loads(text, object_pairs_hook=once)
+    content = parse_json(text)
     if not isinstance(content, dict):
         raise ValueError("not an object of names")
     for name, ranks in content.items():

@@ -6,6 +6,7 @@ The prompts are worded here; the self-teacher is our choice for pictures nobody 
 """
 
 import re
+from collections import Counter
 from typing import Callable, Optional, Sequence
 
 from finer1_lib.chat_endpoint import ChatEndpoint
@@ -217,7 +218,7 @@ def _phrases(descriptions: Sequence[str]) -> list[str]:
     """The phrases of some descriptions, the most frequent first."""
     pieces = [piece.strip() for text in descriptions for piece in re.split(r"[,.;\n]|\band\b", text)]
     phrases = [piece for piece in pieces if piece]
-    return sorted(dict.fromkeys(phrases), key=lambda phrase: -phrases.count(phrase))[:SELF_CONCEPTS]
+    return [phrase for phrase, _ in Counter(phrases).most_common(SELF_CONCEPTS)]
 
 
 def _bare(line: str) -> str:

@@ -1,7 +1,27 @@
-"""Tables on the terminal.
+"""What commands have in common: tables on the terminal, the option that says where runs lie.
 
 Source: our choice.
 """
+
+import os
+from typing import Annotated, Optional
+
+import typer
+
+from finer1_lib.errors import printable
+
+
+def _from_here(typed: Optional[str]) -> Optional[str]:
+    return typed and os.path.abspath(os.path.expanduser(typed))
+
+
+OutputRoot = Annotated[  # where commands that read runs look for them
+    Optional[str],
+    typer.Option(
+        "--output-root", help="Folder for all runs.", show_default="outputs/ in the checkout",
+        callback=_from_here,
+    ),
+]  # fmt: skip
 
 
 def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
@@ -19,7 +39,7 @@ def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
     table = Table(title=title)
     for words in titles:
         table.add_column(words, overflow="fold")
-    for row in rows:  # labels are text, never markup
-        table.add_row(*map(escape, row))
+    for row in rows:  # labels are text, never markup nor control signs
+        table.add_row(*("\n".join(map(printable, escape(cell).split("\n"))) for cell in row))
     console = Console()
     Console(width=max(console.width, 110) if not console.is_terminal else None).print(table)

@@ -24,8 +24,22 @@ from finer1_lib.image_encoders import image_features
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["PrototypeSimilarity", "build_triplets", "image_features", "prototype_similarity", "prototypes"]
+__all__ = ["PrototypeSimilarity", "build_triplets", "image_features", "prototype_rows",
+           "prototype_similarity", "prototypes"]
 _ROWS = 1024  # rows or sub-categories taken at a time
+
+
+def prototype_rows(table, count: int):
+    """The training images behind the prototypes: of each sub-category its shots first, `count` at most.
+
+    Raises:
+        UserError: a count below one.
+    """
+    if count < 1:
+        raise UserError(f"prototype_images is {count}; a prototype needs at least 1 image")
+    order, names = ["super_category", "sub_category", "shot", "image_id"], ["super_category", "sub_category"]
+    train = table[table["split"] == "train"].sort_values(order, ascending=[True, True, False, True])
+    return train.groupby(names).head(count).sort_values("image_id")
 
 
 def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy.ndarray"]:

@@ -12,6 +12,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+RAW = "raw"  # in the place of a status: the body's pieces are all that is sent, with pauses of so many seconds
+
+
 def answer(text="A wren.", finish="stop", usage=(10, 3), **more):
     usage = {} if usage is None else {"usage": dict(zip(("prompt_tokens", "completion_tokens"), usage))}
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
@@ -23,11 +26,12 @@ def refusal(status, message="no", headers=(), **error):
 
 
 class StandIn:
-    """A server whose replies a test writes: `script(number, request)` gives (status, headers, body)."""
+    """A server whose replies a test writes: `script(number, request)` gives (status, headers, body), or
+    (RAW, pause, pieces) for what no server should send; None hangs up."""
 
     def __init__(self):
         self.script = lambda number, request: answer()
-        self.requests, self.headers, self.together, self.most = [], [], 0, 0
+        self.requests, self.headers, self.together, self.most, self.given_up = [], [], 0, 0, 0
         self.lock, owner = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,6 +51,9 @@ class StandIn:
                 if reply is None:  # hang up
                     return
                 status, headers, body = reply
+                if status == RAW:
+                    self.drip(body, headers)
+                    return
                 self.send_response(status)
                 sent = {"Content-Length": str(len(body)), **headers}
                 for name, value in sent.items():
@@ -60,6 +67,16 @@ class StandIn:
                         time.sleep(0.05 if len(pieces) > 1 else 0)
                 except OSError:  # the client has had enough
                     pass
+
+            def drip(self, pieces, pause):
+                try:
+                    for piece in pieces:
+                        self.wfile.write(piece)
+                        self.wfile.flush()
+                        time.sleep(pause)
+                except OSError:  # the client has had enough
+                    owner.given_up += 1
+                self.close_connection = True
 
             def log_message(self, *args):
                 pass

@@ -26,7 +26,7 @@ rate = 1.0e-3  # a float
 names = ["a", "b"]  # a list
 flag = False  # a switch
 image_root = ""  # a folder of the user's
-fault = ""  # user, ours, kernel or unfinished"""
+fault = ""  # user, ours, kernel, full, rights or unfinished"""
 
 WORK = """\
 import os, time
@@ -38,6 +38,11 @@ if fault == "ours":
     raise ValueError("a fault of the kit")
 if fault == "kernel":
     os._exit(3)
+if fault == "full":
+    with open("/dev/full", "wb") as file:
+        file.write(b"the system's own error of a full disk")
+if fault == "rights":
+    raise PermissionError(13, "Permission denied", "/somebody/else")
 print("not a progress line")
 records = stage.path("records.jsonl")
 for step in range(len(read_jsonl(records)), steps):

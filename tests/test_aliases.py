@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.data_sets.names import official_names
 from finer1_lib.rewards import normalise
-from finer1_lib.scores.aliases import KINDS, alias_rows, covers, name_of, names_by_spelling
+from finer1_lib.scores.aliases import KINDS, alias_rows, covers, name_of, names_by_spelling, same_name
+from finer1_lib.scores.answer_names import names_several
 
 ROWS = alias_rows()
 
@@ -97,3 +98,63 @@ def test_a_drawn_world_s_birds_are_not_covered():
     assert covers("bird", "Rock Wren") and not covers("bird", "Bulus Wren")
     for word, name in (("bird", "rock wren"), ("dog", "Rock Wren"), ("fish", "Rock Wren")):
         assert not covers(word, name)
+
+
+ALL = [(row["data_set"], row["sub_category"], row["alias"]) for row in ROWS]
+ALL += [(word, name, name) for word in DATA_SETS for name in sorted(official_names(word))]
+BESIDE = ["{said}", "{said}.", '"{said}"', "**{said}**", "a {said}", "The {said}.", "{name} ({said})", "{said} ({name})",
+          "{name}, also known as {said}", "{name} (aka {said})", "{said} [formerly {name}]."]  # fmt: skip
+
+
+@pytest.mark.parametrize("around", BESIDE)
+def test_every_name_and_alias_is_read_back_to_its_own_name_and_is_one_thing(around):
+    assert len(ALL) == len(ROWS) + 755
+    for word, name, said in ALL:
+        text = around.format(said=said, name=name)
+        assert name_of(word, text) == name, (word, text)
+        assert same_name(word, text, name) and not names_several(text, names_by_spelling(word), word), (word, text)
+
+
+@pytest.mark.parametrize("around", ["{one}, {two}", "{one} ({two})", "{one}, also known as {two}", "{one} or {two}",
+                                    "{one} / {two}", "{one} and {two}"])
+def test_a_name_beside_another_name_is_none_and_several(around):
+    for word in DATA_SETS:
+        names = sorted(official_names(word))
+        for one, two in zip(names, names[1:] + names[:1]):
+            text = around.format(one=one, two=two)
+            assert name_of(word, text) is None and names_several(text, names_by_spelling(word), word), (word, text)
+            assert not same_name(word, two, one)
+
+
+@pytest.mark.parametrize("word, said, name, same", [
+    ("bird", "Olive-sided Flycatcher (Contopus cooperi)", "Olive Sided Flycatcher", True),
+    ("bird", "Rock Wren (House Wren)", "Rock Wren", False),
+    ("bird", "Rock Wren mix", "Rock Wren", False),
+    ("bird", "Wrens (Troglodytidae)", "House Wren", False),
+    ("pet", "Persian Cat", "Persian", True),
+    ("dog", "Cardigan Welsh Corgi", "Cardigan", True),
+    ("dog", "Pembroke Welsh Corgi", "Cardigan", False),
+    ("car", "Buick Enclave", "Buick Enclave SUV 2012", True),
+    ("car", "2012 Chevy Corvette (ZR1)", "Chevrolet Corvette ZR1 2012", True),
+    ("car", "Chevrolet Corvette Z06", "Chevrolet Corvette ZR1 2012", False),
+    ("car", "Audi S4 Sedan 2007", "Audi S4 Sedan 2012", False),  # two labels
+    ("car", "Buick", "Buick Enclave SUV 2012", False),
+    ("aircraft", "F-16 Fighting Falcon", "F-16A/B", True),
+    ("aircraft", "Boeing 737", "Boeing 737-400", False),
+    ("flower", "Purple Coneflower (Echinacea purpurea)", "purple coneflower", True),
+    ("fish", "Marlo Wren (a drawn one)", "marlo-wren", True),
+    ("fish", "", "", True),
+])  # fmt: skip
+def test_two_texts_are_one_name(word, said, name, same):
+    assert same_name(word, said, name) is same_name(word, name, said) is same
+
+
+@pytest.mark.parametrize("said", ["Rock Wren (Or a finch)", "Rock Wren (Not certain)", "(Rock Wren", "()", "Rock Wren ((",
+                                  "also known as Rock Wren and more"])
+def test_what_stands_beside_a_name_must_be_a_name(said):
+    assert name_of("bird", said) == ("Rock Wren" if said.strip("(") == "Rock Wren" or "((" in said else None)
+
+
+def test_a_drawn_world_is_told_apart_by_its_own_names_alone():
+    assert names_several("Rock Wren Dunen Wren", ["Dunen Wren", "Marlo Wren"], "bird") is False
+    assert names_several("Marlo Wren Dunen Wren", ["Dunen Wren", "Marlo Wren"], "bird")

@@ -20,6 +20,12 @@ def lettered(answer, **more):
     ("B", "Rock Wren"), ("b", "Rock Wren"), ("(B)", "Rock Wren"), ("B.", "Rock Wren"), ("B)", "Rock Wren"),
     ("B. Rock Wren", "Rock Wren"), ("(B) rock-wren", "Rock Wren"), ("B: Rock Wren", "Rock Wren"),
     ("Rock Wren", "Rock Wren"),  # the name alone, under letters as without
+    ("B. Rock Wren.", "Rock Wren"), ("**B**", "Rock Wren"), ("Option B", "Rock Wren"),
+    ("option (B).", "Rock Wren"), ("**B.** Rock Wren", "Rock Wren"), ("B) **rock-wren**", "Rock Wren"),
+    ("The option B", "Rock Wren"),
+    ("B - a Rock Wren", "Rock Wren"), ("\\boxed{B}", "Rock Wren"), ("[B]", "Rock Wren"), ("'b'", "Rock Wren"),
+    ("\u0412", "\u0412"),  # a Cyrillic letter
+    ("Option B or C", "Option B or C"), ("not B", "not B"), ("B?", "B?"), ("Options B", "Options B"),
     ("B. House Wren", "B. House Wren"), ("B or C", "B or C"), ("BC", "BC"), ("E", "E"), ("A B", "A B"),
     ("Bobolink", "Bobolink"), ("", None),
 ])
@@ -60,6 +66,62 @@ def test_kinder_readings_stand_beside_the_strict_one():
              for answer in ("Collie", "It is a Collie", "Border Collie", "Collie and Pug", "collies", "")}
     assert reads == {"Collie": [1, 1], "It is a Collie": [0, 1], "Border Collie": [0, 0],
                      "Collie and Pug": [0, 0], "collies": [0, 0], "": [0, 0]}
+
+
+PLAIN = ["{}", "a {}", "{}.", "It is a {}.", "It's the {}", "This is an {}", "The {word} is a {}.",
+         "The answer is {}.", "Answer: {}", "the final answer is: **{}**.", "So, this {word} is called a {}.",
+         "The species of the {word} in the image is the {}.", "The image shows a {}",
+         "This is a photo of a {}.",
+         "The {word} shown in this picture is clearly a {}.", "**The answer is {}.**",
+         "a {} {word}"]  # fmt: skip
+UNSAID = ["It isn't a {}", "It is not a {}.", "It cannot be a {}", "This is no {}", "never a {}",
+          "similar to a {}",
+          "It is similar to a {}.", "It resembles a {}", "It looks like a {}", "like a {}", "{}-like",
+          "{} mix",
+          "a {} hybrid", "It is a {} cross.", "unlike a {}", "rather than a {}", "maybe a {}",
+          "It may be a {}",
+          "It is perhaps a {}", "probably {}", "It is a {}?", "Is it a {}", "Is it a {}?", "a kind of {}",
+          "anything but a {}", "It is hardly a {}", "It is a {} or so", "a relative of the {}", "a {} toy",
+          "It is a {}, or not", "almost a {}", "It is a {} without doubt, no", "The answer is not {}.",
+          "I doubt that it is a {}", "It was a {} until I looked", "The answer: no {}", "It is a fake {}",
+          "The image shows something like a {}", "It is a {}. No, it is not.", "an {} impostor"]  # fmt: skip
+
+
+def kind_reading(said, label, word, **more):
+    item = {"completion": f"<answer>{said}</answer>", "sub_category": label, "super_category": word,
+            "image_id": "1.jpg", **more}
+    scorer = make_scorer("strict")
+    return scorer.open(item)["boundary_inclusion"], scorer.closed(item)["boundary_inclusion"]
+
+
+@pytest.mark.parametrize("word, label", [
+    ("bird", "Rock Wren"), ("aircraft", "F/A-18"), ("aircraft", "Boeing 737-400"), ("dog", "Cardigan"),
+    ("car", "Chevrolet Corvette ZR1 2012"), ("flower", "colt's foot"), ("pet", "Maine Coon"),
+    ("rune", "Dunen \u00c9z"),
+])
+def test_the_kind_reading_takes_one_name_stated_plainly_and_nothing_else(word, label):
+    for form in PLAIN:
+        assert kind_reading(form.format(label, word=word), label, word) == (1, 1), form
+    for form in UNSAID:
+        assert kind_reading(form.format(label, word=word), label, word) == (0, 0), form
+    for form in PLAIN[:1] + PLAIN[3:]:  # a name that only looks like it, or with another beside it
+        at = label.index(" ") if " " in label else 1
+        alike = label.translate(str.maketrans("oaenA", "\u043e\u0430\u0435\u0578\u0410"))  # Cyrillic, Armenian
+        for said in (label[:at] + "\u200b" + label[at:], "\u202e" + label, label + "\u200f", alike,
+                     f"{label} Finch", f"{label}, {label} Finch", f"{label} or House Wren"):
+            assert kind_reading(form.format(said, word=word), label, word) == (0, 0), (form, said)
+
+
+def test_the_kind_reading_of_letters_and_of_a_name_that_goes_on():
+    shown = {"options": OPTIONS, "lettered": True}
+    for said in ("The answer is B.", "Answer: (B)", "It is option B", "The answer is B) Rock Wren."):
+        assert kind_reading(said, "Rock Wren", "bird", **shown)[1] == 1, said
+    for said in ("The answer is not B.", "Answer: B or C", "The answer is B) House Wren", "Is it B?"):
+        assert kind_reading(said, "Rock Wren", "bird", **shown)[1] == 0, said
+    names = {"bird": ["Rock", "Rock Bird"]}
+    item = lettered("a Rock bird") | {"sub_category": "Rock", "options": ()}
+    scores = [make_scorer("strict", names=known).open(item) for known in (names, {"bird": ["Rock"]})]
+    assert [one["boundary_inclusion"] for one in scores] == [0, 1]
 
 
 def test_aliases_count_in_a_row_of_their_own():

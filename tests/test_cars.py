@@ -1,11 +1,19 @@
 """Readings of a car's name, held against the counts of the audit."""
 
+import time
+from collections import defaultdict
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finer1_lib.data_sets.names import official_names
-from finer1_lib.scores.cars import car_scores, not_told_apart, official_needle, parts_of
+from finer1_lib.scores.cars import car_scores, cars_in, not_told_apart, official_needle, parts_of, short_names
+from finer1_lib.taxonomy import genera
 
 CARS = sorted(official_names("car"))
+MODEL_OF = {label: (one["genus"], one["model"]) for label, one in genera("car").items()}
+ROUND = ["{}", "{}.", "A {}", "2012 {}", "It is a {}.", "The car is most likely the {} of this picture."]
 
 
 def test_the_releases_rule_merges_what_the_audit_counted():
@@ -42,3 +50,80 @@ def test_an_answer_by_its_parts(said, label, model, trim):
 
 def test_other_labels_have_no_parts():
     assert car_scores("x", "Rock Wren") == {} and parts_of("Rock Wren", "make_model") is None
+
+
+@given(st.sampled_from(CARS), st.sampled_from(ROUND), st.sampled_from([
+    str, str.lower, str.upper, lambda name: name.replace("-", " "), lambda name: name.replace("-", ""),
+    lambda name: name.replace(" ", ""), lambda name: " ".join([name.split()[-1], *name.split()[:-1]])]))
+def test_a_label_names_its_own_car_however_it_is_written(label, around, written):
+    assert set(car_scores(around.format(written(label)), label).values()) == {1.0}
+
+
+def test_every_label_is_right_for_itself_and_for_no_other_make_or_model():
+    read = {label: cars_in(label) for label in CARS}
+    for label in CARS:
+        assert set(car_scores(label, label).values()) == {1.0} and not read[label].rest
+        assert (read[label].models, len(read[label].makes)) == ({MODEL_OF[label]}, 1)
+        for other in CARS:
+            same = MODEL_OF[other] == MODEL_OF[label]
+            assert car_scores(other, label)["text_inclusion_make_model"] == float(same), (other, label)
+
+
+def test_everyday_names_name_one_car_and_no_other():
+    wanted = defaultdict(set)
+    for label in CARS:
+        wanted[MODEL_OF[label]].add(label)
+    assert len(short_names()) > 400 and {frozenset(labels) for labels in wanted.values()} == set(short_names().values())
+    for said, labels in short_names().items():
+        (model,) = {MODEL_OF[label] for label in labels}
+        for form in (said, said.replace(" ", ""), said.title(), f"a {said}"):
+            assert cars_in(form)[:2] == ({model[0]}, {model}), form
+    for said in ("chevy tahoe", "vw bug", "merc c class", "benz sl", "lambo gallardo", "ford f150", "audi rs4",
+                 "rolls phantom", "beemer m3", "chevy vette", "chrysler town & country", "mercedes e350"):
+        assert said in short_names()
+
+
+@pytest.mark.parametrize("said, label, model, trim", [
+    ("Bentley Continental GT Coupe 2012", "Bentley Continental GT Coupe 2012", 1, 1),
+    ("Bentley Continental or Ford GT", "Bentley Continental GT Coupe 2012", 0, 0),
+    ("a Continental GT by Bentley", "Bentley Continental GT Coupe 2007", 1, 1),
+    ("Bentley Continental GT", "Bentley Continental Flying Spur Sedan 2007", 1, 0),
+    ("Bentley Continental GT", "Ford GT Coupe 2006", 0, 0),
+    ("Bentley Flying Spur", "Bentley Continental Flying Spur Sedan 2007", 1, 1),
+    ("HUMMER H3T", "AM General Hummer SUV 2000", 0, 0),
+    ("AM General Hummer", "HUMMER H3T Crew Cab 2010", 0, 0),
+    ("AM General Hummer H1", "AM General Hummer SUV 2000", 1, 1),
+    ("Ford Mustang GT with a V8", "Ford Mustang Convertible 2007", 1, 1),
+    ("Chevrolet Corvette or Mustang", "Chevrolet Corvette Convertible 2012", 0, 0),
+    ("Audi S4/S5", "Audi S4 Sedan 2007", 0, 0),
+    ("Dodge Charger SRT8", "Dodge Charger SRT-8 2009", 1, 1),
+    ("Dodge Charger SRT8", "Dodge Charger Sedan 2012", 1, 0),
+    ("Dodge Sprinter", "Mercedes-Benz Sprinter Van 2012", 0, 0),
+    ("Jaguar XKR", "Jaguar XK XKR 2012", 1, 1),
+    ("Lamborghini Revent\u00f3n", "Lamborghini Reventon Coupe 2008", 1, 1),
+    ("Toyota Honda Accord", "Honda Accord Sedan 2012", 0, 0),
+    ("a smart little Audi A5", "Audi A5 Coupe 2012", 1, 1),
+    ("smart fortwo", "smart fortwo Convertible 2012", 1, 1),
+    ("a 5-door car by Audi", "Audi A5 Coupe 2012", 0, 0),
+])
+def test_what_several_cars_have_is_read_by_what_stands_before_it(said, label, model, trim):
+    assert tuple(car_scores(said, label).values()) == (model, trim)
+
+
+@given(st.sampled_from(CARS), st.sampled_from([
+    "It isn't a {}", "not a {}", "It cannot be the {}.", "similar to a {}", "It resembles a {}", "a {} mix", "unlike the {}",
+    "{} or Toyota Camry Sedan 2012", "{}, a Camry", "anything but a Camry, like the {}"]))
+def test_a_denied_or_likened_car_and_one_of_two_score_nothing(label, around):
+    if "Camry" not in label:
+        assert set(car_scores(around.format(label), label).values()) == {0.0}
+
+
+def test_reading_a_text_takes_time_linear_in_its_length():
+    def seconds(text):
+        start = time.process_time()
+        cars_in.__wrapped__(text)
+        return time.process_time() - start
+
+    for piece in ("Chevrolet Corvette ", "a5 ", "(", "x"):
+        short, long = (min(seconds(piece * times) for _ in range(3)) for times in (4_000, 32_000))
+        assert long < 24 * short + 0.01, piece

@@ -61,6 +61,8 @@ MISTAKES = [
     (("run", "toy", "--set", "steps=3"), "write STAGE.KEY=VALUE"),
     (("run", "toy", "--set", "03_tapo.run_name=x"), "use --run-name"),
     (("run", "toy", "--set", "01_data.image_root=nowhere"), "does not exist"),
+    (("run", "toy", "--set", "01_data.image_root=~no_such_user/x"), "does not exist"),
+    (("run", "toy", "--set", f"01_data.image_root={'x' * 5000}"), "does not exist"),
     (("run", "toy", "--from", "03_tapo", "--set", "01_data.steps=3"), "has no effect"),
     (("run", "toy", "--from", "07_more"), "unknown stage"),
     (("run", "toy", "--to", "tapo"), "--to tapo: unknown stage"),
@@ -127,6 +129,7 @@ PRESET_MISTAKES = [
     ("03_tapo.yaml", "names: " + 20_000 * "{a: ", "is nested too deep to be read"),
     ("03_tapo.yaml", b"steps: 2\nimage_root: bild\xe4er", "is not UTF-8 (line 2): save it with the encoding UTF-8"),
     ("03_tapo.yaml", "rate: 2024-13-45", "is not YAML"),
+    ("03_tapo.yaml", "flag: &a [x, x, x]\nnames: [[*a, *a], [*a, *a]]", "flag must be true or false, not ['x'"),
     ("03_tapo.yaml", "rate: .nan", "rate must be 0 or more, not nan"),
     ("03_tapo.yaml", "steps: -2", "steps must be 1 or more, not -2"),
     ("03_tapo.yaml", 'image_root: "bild\\udce4er"', "is not UTF-8"),
@@ -214,10 +217,31 @@ def test_a_student_copy_is_named_and_kept_unless_forced(command, tmp_path):
 def test_compare_hands_both_runs_on(command, kit, monkeypatch):
     from finer1_lib.paper import comparison as paper_comparison
 
-    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"compared {runs}")
+    (kit / "outputs/ours").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(paper_comparison, "comparison_table", lambda *runs: list(runs))
+    monkeypatch.setattr(paper_comparison, "compare_lines", lambda table: f"compared {table}")
+    monkeypatch.setattr(paper_comparison, "to_csv", lambda table: "a,b\n")
     code, out, _ = command("compare", "ours", "--released", "theirs")
-    assert code == 0 and out == f"compared {(kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs')}\n"
-    assert command("compare", "ours")[1] == f"compared {(kit / 'outputs' / 'ours', None)}\n"
+    assert code == 0 and out.startswith(f"compared {[kit / 'outputs' / 'ours', kit / 'outputs' / 'theirs']}\n")
+    assert (kit / "outputs/ours/comparison.csv").read_text() == "a,b\n"
+    code, out, _ = command("compare", "ours", "--to", str(kit / "mine/table.csv"))
+    assert code == 0 and out.startswith(f"compared {[kit / 'outputs' / 'ours', None]}\n")
+    assert (kit / "mine/table.csv").read_text() == "a,b\n"
+    code, _, error = command("compare", "ours", "--to", str(kit / "mine"))
+    assert code == 2 and one_line(error) and "cannot write to" in error
+
+
+def test_runs_are_found_from_any_folder_and_a_typed_root_counts_from_here(command, kit, tmp_path, monkeypatch):
+    from finer1_lib.paper import comparison as paper_comparison
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper_comparison, "compare_lines", lambda *runs: f"{runs[0]}")
+    assert command("compare", "ours")[1] == f"{kit / 'outputs' / 'ours'}\n"
+    assert command("compare", "ours", "--output-root", "mine")[1] == f"{tmp_path / 'mine' / 'ours'}\n"
+    assert str(kit / "outputs" / "r" / "04_evaluation") in command("rescore", "r")[2]
+    assert str(tmp_path / "mine" / "r") in command("rescore", "r", "--output-root", "mine")[2]
+    assert str(kit / "outputs" / "r") in command("export-stage1", "r", "x.json")[2]
+    assert presets.make_plan(kit, "toy").run_dir == kit / "outputs" / "toy"
 
 
 # --- plans ---

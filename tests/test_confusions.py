@@ -51,6 +51,20 @@ def test_counts_by_hand():
     assert set(table["genus"]) == {"Wren", "Owl"} and set(table["categories"]) == {"seen", "unseen"}
 
 
+def test_another_name_of_the_truth_and_of_a_neighbour_is_known():
+    """A car by its make and model, an aircraft by its alias."""
+    from finer1_lib.taxonomy import genera
+
+    cars = [record("Audi S4 Sedan 2007", said(name), super_category="car") for name in
+            ("Audi S4", "an Audi S4 Sedan 2012", "Audi S5", "Toyota Camry", "not an Audi S4", "Audi S4 (2007)")]  # fmt: skip
+    planes = [record("F-16A/B", said(name), super_category="aircraft") for name in ("F-16 (Fighting Falcon)", "F-16")]
+    table = count_confusions([*cars, *planes], genera("car") | genera("aircraft"))
+    assert dict(zip(zip(table["truth"], table["answered"]), table["count"])) == {
+        ("Audi S4 Sedan 2007", "Audi S4 Sedan 2007"): 2, ("Audi S4 Sedan 2007", "Audi S4 Sedan 2012"): 1,
+        ("Audi S4 Sedan 2007", "Audi S5 Convertible 2012"): 1, ("Audi S4 Sedan 2007", ELSEWHERE): 1,
+        ("Audi S4 Sedan 2007", UNKNOWN): 1, ("F-16A/B", "F-16A/B"): 2}
+
+
 def test_shares_by_hand():
     (row,) = answer_shares(count_confusions(BY_HAND, TAXONOMY)).to_dict("records")
     assert row == {"model": "m", "setting": "open_world", "right": 3 / 13, "neighbour": 3 / 13,

@@ -310,10 +310,47 @@ def test_a_list_that_is_missing_or_garbage(tmp_path):
         again()
 
 
+@pytest.mark.parametrize("content", [
+    b"", b"\n\n", b"<html>404</html>\n", b"MATLAB 7.3 MAT-file, " + b" " * 103 + b"\0\2IM\x89HDF", bytes(400),
+    None])
+@pytest.mark.parametrize(("word", "file"), [
+    ("car", "cars_test_annos_withlabels.mat"), ("car", "devkit/cars_meta.mat"), ("dog", "train_list.mat"),
+    ("flower", "imagelabels.mat")])
+def test_whatever_is_wrong_with_a_list_of_matlab_s_is_one_line(tmp_path, word, file, content):
+    folder, again = planted(tmp_path, word)
+    data = (folder / file).read_bytes()
+    (folder / file).write_bytes(data[: len(data) // 2] if content is None else content)
+    with pytest.raises(UserError, match=f"{DATA_SETS[word].title}: .*; "):
+        again()
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
+    folder, again = planted(tmp_path, "bird")
+
+    def closed(path, *more):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for method in ("iterdir", "is_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, closed)
+            with pytest.raises(UserError, match=r"CUB_200_2011.*: cannot be read \(Permission denied\)"):
+                again()
+
+
+def test_an_absolute_path_in_a_list_leads_nowhere(tmp_path):
+    folder, again = planted(tmp_path, "aircraft")
+    outside = put(tmp_path / "elsewhere/1.jpg", next((folder / "data/images").glob("*.jpg")).read_bytes())
+    file = folder / "data/images_variant_test.txt"
+    first, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([f"{outside.with_suffix('')} {first.partition(' ')[2]}", *lines]))
+    with pytest.raises(UserError, match="leads out of it"):
+        again()
+
+
 def test_a_broken_header_is_named(tmp_path):
     folder, again = planted(tmp_path, "pet")
     put(next((folder / "images").glob("Bengal_*.jpg")), b"torn")
-    with pytest.raises(UserError, match="Bengal_.*not an image"):
+    with pytest.raises(UserError, match="Bengal_.*not a whole image"):
         again()
 
 
@@ -388,7 +425,7 @@ def test_lists_must_part_the_names(trees):
             collect.assign_shots(table, given_lists, seed=0)
     with pytest.raises(UserError, match="1 of 5 sub-categories are seen"):
         collect.assign_shots(table, lists_of("pet", 1), seed=0)
-    with pytest.raises(UserError, match="5 training pictures for 6 shots"):
+    with pytest.raises(UserError, match=r"3 sub-categories .* for 6 shots: pet/Abyssinian \(5\), pet/American Bulldog \(5\), pet/Bengal"):
         collect.assign_shots(table, lists_of("pet"), seed=0, num_shots=6)
 
 
@@ -405,7 +442,7 @@ def test_all_that_is_broken_can_be_had_at_once(tmp_path):
     broken = {}
     table, _, _ = read(tmp_path, ["pet"], broken=broken)
     assert sorted(broken) == [file.relative_to(tmp_path).as_posix() for file in torn] and len(table) == 32
-    assert all("not an image" in why for why in broken.values())
+    assert all("not a whole image" in why for why in broken.values())
 
 
 def test_what_01_writes_or_nobody_reads_changes_no_signature(tmp_path):

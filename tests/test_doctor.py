@@ -134,6 +134,94 @@ def test_a_clean_world_passes(world):
     assert "40 pictures of 5 sub-categories" in told and "40 pictures opened whole" in told
 
 
+# ---- a folder before anything has run
+
+def own_folder(world, tmp_path, spoil=lambda photos: None, **values) -> list[Finding]:
+    """All findings about pictures of a fresh copy of the photographs, spoilt."""
+    photos = tmp_path / "own"
+    shutil.copytree(world.photos, photos)
+    spoil(photos)
+    plan = dataclasses.replace(world.plan(image_root=str(photos), **values), run_dir=tmp_path / "new")
+    return examine(Subject(plan), {name: CHECKS[name] for name in list(CHECKS)[:7]})
+
+
+def thinned(photos):
+    for name in NAMES[:3]:
+        for shot in range(1, 8):
+            (photos / "bird" / name.replace(" ", "_") / f"{shot}.png").unlink()
+
+
+def doubled(photos):
+    for shot in range(7):
+        shutil.copy(photos / f"bird/Bank_Wren/{shot}.png", photos / f"bird/Cave_Wren/copy{shot}.png")
+
+
+def broken_and_misnamed(photos):
+    (photos / "bird/Dune_Wren/0.png").write_bytes(b"")
+    os.rename(photos / "bird/Gale_Wren", photos / "bird/Gale, Wren")
+    shutil.copytree(photos / "bird/Fen_Wren", photos / "bird/fen-wren")
+
+
+def test_all_thin_names_are_listed_and_the_other_checks_go_on(world, tmp_path):
+    findings = own_folder(world, tmp_path, thinned)
+    for told in (said(findings, "data", "fail"), said(findings, "data", "warn")):
+        assert all(f"{name} (1)" in told for name in NAMES[:3])
+    assert "19 pictures opened whole" in said(findings, "whole pictures", "pass")
+    assert levels(findings)["fail"] == {"data"} and "leaks of pictures" in levels(findings)["pass"]
+
+
+def test_all_doubles_are_listed_and_the_other_checks_go_on(world, tmp_path):
+    findings = own_folder(world, tmp_path, doubled)
+    told = said(findings, "data", "fail")
+    assert told.startswith("7 mistakes: ") and all(f"Cave_Wren/copy{shot}.png" in told for shot in range(7))
+    where = " ".join(one.where for one in findings if one.check == "leaks of pictures")
+    assert all(f"Bank_Wren/{shot}.png = bird/Cave_Wren/copy{shot}.png" in where for shot in range(7))
+    assert "47 pictures opened whole" in said(findings, "whole pictures", "pass")
+
+
+def test_mistakes_of_several_kinds_are_all_told_and_none_is_the_kits(world, tmp_path):
+    findings = own_folder(world, tmp_path, broken_and_misnamed)
+    told = said(findings, "data", "fail")
+    assert "Gale, Wren" in told and "reads as the same name" in told
+    assert "1 pictures cannot be read" in said(findings, "whole pictures", "fail")
+    assert not any("fault of the kit" in one.mend for one in findings)
+
+
+def test_the_question_is_shown_as_it_will_be_put(world, tmp_path):
+    findings = own_folder(world, tmp_path, lambda photos: os.rename(photos / "bird", photos / "images"))
+    assert "5 sub-categories of 'images': What species is this images?" in said(findings, "data", "pass")
+    assert "looks like a wrapper" in said(findings, "data", "warn")
+    asked = own_folder(world, tmp_path / "b", lambda photos: os.rename(photos / "bird", photos / "images"),
+                       strip_names=True, super_category="bird")  # fmt: skip
+    assert "of 'bird': What species is this bird?" in said(asked, "data", "pass")
+    assert not said(asked, "data", "warn")
+    made = only(Subject(world.plan()), "data")
+    assert "of 'bird': What species is this bird?" in said(made, "data", "pass")
+
+
+def test_pictures_that_are_left_out_are_counted(world, tmp_path):
+    findings = own_folder(world, tmp_path, lambda photos: [
+        (photos / f"bird/Fen_Wren/{shot}.HEIC").write_bytes(b"x") for shot in range(4)])
+    assert "4 pictures are not read: 4 .heic" in said(findings, "data", "warn")
+
+
+def test_a_table_of_genera_is_held_against_the_names(world, tmp_path):
+    table = tmp_path / "genera.csv"
+    table.write_bytes("sub_category,genus\nB\xfclb\xfcl,x\n".encode("latin-1"))
+    assert "no UTF-8" in said(own_folder(world, tmp_path, taxonomy_file=str(table)), "data", "fail")
+    table.write_text("sub_category,genus\n" + "".join(f"{name},Wren\n" for name in NAMES))
+    found = own_folder(world, tmp_path / "b", taxonomy_file=str(table))
+    assert "a genus is given to 5 of 5 names" in said(found, "data", "pass")
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_kit():
+    def check(subject):
+        raise PermissionError(13, "Permission denied", "/photos/x")
+
+    (found,) = examine(None, {"data": check})
+    assert found[1:] == ("fail", "Permission denied", "/photos/x", "make it readable, or take it out")
+
+
 # ---- faults in what 01 has written, and in the preset's values
 
 def unseen_answer(world):
@@ -282,6 +370,12 @@ def test_a_full_disk_fails(world, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10**8))
     assert [one.level for one in only(Subject(world.plan()), "disk")] == ["fail"]
+
+
+def test_a_folder_that_may_not_be_written_fails(world, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, mode: mode != os.W_OK)
+    found = only(Subject(world.plan()), "disk")
+    assert [(one.level, one.what) for one in found] == [("fail", "you may not write there")]
 
 
 def test_memory_is_held_against_the_plan_and_a_missing_gpu_is_told(world, monkeypatch):
@@ -508,7 +602,7 @@ def test_the_command_ends_with_2_only_where_something_fails(world, tmp_path, mon
     code, out, error = command("--json", str(tmp_path / "found.json"))
     assert (code, error) == (0, "") and "whole pictures" in out and "0 fail" in out and "peak" in out
     assert json.loads((tmp_path / "found.json").read_text())["counts"]["fail"] == 0
-    code, out, error = command("--set", "02_cot_sft.lora_rank=0")
+    code, out, error = command("--set", "03_tapo.min_pixels=784", "--set", "03_tapo.max_pixels=300")
     assert code == 2 and error.startswith("finer1: doctor: ") and error.count("\n") == 1
 
 
@@ -541,3 +635,21 @@ def test_systems_that_cannot_be_asked_or_may_not_be_the_papers(tmp_path, monkeyp
     assert row.level == "fail" and "NO_SUCH_KEY_HERE" in row.what
     monkeypatch.setenv("NO_SUCH_KEY_HERE", "x")
     assert [row.level for row in rows(systems=["gpt"], systems_from=str(mine))] == ["pass"]
+
+
+def test_a_checkpoint_without_its_vision_tower_is_found_wherever_it_is_named(world, tmp_path):
+    """By the headers: as the base, and as a further row of 04."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(WEIGHTS, tmp_path / "blind")
+    held = load_file(WEIGHTS / "model.safetensors")
+    save_file({name: one for name, one in held.items() if "visual" not in name}, folder / "model.safetensors")
+    plan = world.plan()
+    for stage, values in (("00_miniature_world", {"pretrain": False, "base_checkpoint": str(folder)}),
+                          ("04_evaluation", {"more_models": [f"Blind={folder}"]})):
+        changed = {**plan.parameters, stage: {**plan.parameters[stage], **values}}
+        (found,) = only(Subject(dataclasses.replace(plan, parameters=changed)), "base model")
+        assert found.level == "fail" and "lacks 54 of its model's weights (first: model.visual" in found.what
+        assert found.where.startswith(stage) and found.mend == "use a whole checkpoint"

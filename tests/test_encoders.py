@@ -351,6 +351,81 @@ def test_open_clip_weights_are_safetensors_or_none(tmp_path, monkeypatch):
         encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
 
 
+def open_clip_config(*path, value):
+    def harm(folder):
+        file = folder / "open_clip_config.json"
+        config = json.loads(file.read_text())
+        place = config
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = value
+        file.write_text(json.dumps(config))
+
+    return harm
+
+
+def open_clip_weights(change):
+    def harm(folder):
+        from safetensors.torch import load_file, save_file
+
+        file = folder / "open_clip_model.safetensors"
+        save_file(change(load_file(file)), file)
+
+    return harm
+
+
+TEXT_CFG, VISION_CFG = ("model_cfg", "text_cfg"), ("model_cfg", "vision_cfg")
+OPEN_CLIP_HARM = {
+    "code": (open_clip_config(*TEXT_CFG, "tokenizer_kwargs", value={"trust_remote_code": True}),
+             "sets trust_remote_code: it needs code"),
+    "a key of the tokenizer's loader": (open_clip_config(*TEXT_CFG, "tokenizer_kwargs", value={"subfolder": "x"}),
+                                        "sets subfolder in tokenizer_kwargs, which is not read"),
+    "a file to open": (open_clip_config(*TEXT_CFG, "tokenizer_kwargs", value={"bpe_path": "/etc/hosts"}),
+                       "sets bpe_path in tokenizer_kwargs"),
+    "another repository": (open_clip_config(*TEXT_CFG, "hf_model_name", value="own/model"), "sets hf_model_name"),
+    "timm's copy of one": (open_clip_config(*VISION_CFG, "timm_model_name", value="hf-hub:own/model"), "sets timm"),
+    "a place of timm's": (open_clip_config(*VISION_CFG, "timm_model_name", value="../own"), "sets timm_model_name"),
+    "a decoder": (open_clip_config("model_cfg", "multimodal_cfg", value={}), "sets multimodal_cfg in model_cfg"),
+    "no object": (open_clip_config("model_cfg", value=[1]), "has no object model_cfg"),
+    "layers as text": (open_clip_config(*VISION_CFG, "layers", value="one"), "cannot load .* fit together"),
+    "colours as text": (open_clip_config("preprocess_cfg", "mean", value="grey"), "cannot encode an image"),
+    "no vision": (open_clip_weights(lambda held: {k: v for k, v in held.items() if "visual" not in k}),
+                  r"\d\d weights are missing, unknown or of another shape \(first: visual"),
+    "NaN": (open_clip_weights(lambda held: {k: v * float("nan") if k.endswith("ln_final.weight") else v
+                                            for k, v in held.items()}), "1 weights hold NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP_HARM)
+def test_open_clip_sees_listed_keys_and_whole_weights_alone(tmp_path, name):
+    from finer1_lib.doctor.subject import Subject
+
+    harm, said = OPEN_CLIP_HARM[name]
+    folder = tiny_open_clip(tmp_path / "vit", dict(image_size=32, patch_size=16, width=16, layers=1, head_width=8))
+    harm(folder)
+    with pytest.raises(UserError, match=said) as caught:
+        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+    assert "\n" not in str(caught.value)
+    if " sets " in str(caught.value) or name == "NaN":  # what is found without loading
+        with pytest.raises(UserError, match=said):
+            Subject.examine(SimpleNamespace(quick=False), str(folder))
+
+
+def test_code_beside_an_open_clip_checkpoint_is_not_run(tmp_path):
+    """open_clip gives a tokenizer's loader what the config says, and the folder holds what it would run."""
+    folder = tiny_open_clip(tmp_path / "vit", dict(image_size=32, patch_size=16, width=16, layers=1, head_width=8))
+    tiny_tokenizer().save_pretrained(folder)
+    open_clip_config(*TEXT_CFG, "hf_tokenizer_name", value="own/tokenizer")(folder)
+    assert encoder_towers.OpenClipTowers(str(folder), "cpu", 2).texts(["Jay"]).shape == (1, 16)
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**said, **own}))
+    with pytest.raises(UserError, match="tokenizer_config.json sets auto_map: it needs code"):
+        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_open_clip_that_is_not_installed_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match='extra "clip"'):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy
@@ -12,6 +13,7 @@ from PIL import Image
 
 from finer1_lib.errors import UserError
 from finer1_lib.fgvr_data import (
+    count_names,
     evaluation_items,
     guide_similarity,
     load_image,
@@ -148,6 +150,7 @@ def test_layout_mistakes(tmp_path):
     paint(tmp_path / "b" / "c" / "x.png", 2)
     with pytest.raises(UserError, match="images both in"):
         read_table(tmp_path)
+    shutil.rmtree(tmp_path / "b")
     paint(tmp_path / "loose.png", 3)
     with pytest.raises(UserError, match="loose.png"):
         read_table(tmp_path)
@@ -231,7 +234,7 @@ def test_split_mistakes(table):
             split_table(table, seed=0, **bad)
     with pytest.raises(UserError, match="aircraft: 3 sub-categories"):
         split_table(without(table["sub_category"].isin(["A kind 0", "A kind 1"])), seed=0)
-    with pytest.raises(UserError, match="3 images, a seen sub-category with 4 shots needs 5"):
+    with pytest.raises(UserError, match=r"a seen one with 4 shots needs 5: [AB] kind \d \(3\)\);"):
         seen = split_table(table, seed=0).query("categories == 'seen'")["sub_category"].iloc[0]
         split_table(without((table["sub_category"] == seen) & (table["image_id"].str[-7:] > "002.png")), seed=0)
     with pytest.raises(UserError, match="1 of 5 sub-categories are seen"):
@@ -271,6 +274,77 @@ def test_a_guide_that_does_not_fit(table, tmp_path):
     path.write_text(json.dumps(guide))
     with pytest.raises(UserError, match="A kind 0"):
         read_guide(path, table)
+
+
+def changed(guide, path: str, value):
+    """The guide with one entry replaced, or left out where the value is `None`."""
+    *outer, last = path.split("/")
+    inner = guide
+    for key in outer:
+        inner = inner[key]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return guide
+
+
+@pytest.mark.parametrize(("path", "value", "told"), [
+    ("sub_categories/A kind 0/genus", None, "sub_categories > A kind 0 > genus: field required"),
+    ("sub_categories/A kind 0/genus", 3, "genus: input should be a valid string"),
+    ("sub_categories/A kind 0/genus", " ", "'A kind 0' has an empty genus"),
+    ("sub_categories/A kind 0/attributes", None, "attributes: field required"),
+    ("sub_categories/A kind 0/attributes", ["high"], "attributes: input should be a valid dictionary"),
+    ("sub_categories/A kind 0/attributes", {}, "'A kind 0' has no attributes"),
+    ("sub_categories/A kind 0/attributes/part1", None, "'part1' of 'A kind 0' does not fit"),
+    ("sub_categories/A kind 0/attributes/part1", "blue", "'part1' of 'A kind 0' does not fit"),
+    ("sub_categories/A kind 0/attributes/part1", 1, "part1: input should be a valid string"),
+    ("sub_categories/A kind 0/attributes/tail", "long", "'tail' of 'A kind 0' does not fit"),
+    ("sub_categories/A kind 0/super_category", "Aircraft", "disagree about 'A kind 0' of 'Aircraft'"),
+    ("sub_categories/A kind 0", "x", "A kind 0: input should be a valid dictionary"),
+    ("sub_categories", ["A kind 0"], "sub_categories: input should be a valid dictionary"),
+    ("super_categories", None, "super_categories: field required"),
+    ("super_categories/bird", None, "'bird' of 'B kind 0' is no entry of super_categories (and 4 more"),
+    ("super_categories/bird/attributes", None, "bird > attributes: field required"),
+    ("super_categories/bird/attributes/part0", "high", "part0: input should be a valid list"),
+    ("super_categories/bird/attributes/part0", [], "part0: list should have at least 1 item"),
+    ("super_categories/bird/genus_attributes", None, "genus_attributes: field required"),
+    ("super_categories/bird/genus_attributes", ["wing"], "'wing' of the genus_attributes of 'bird' is none"),
+    ("seen", None, "seen: field required"), ("seen", "all", "seen: input should be a valid list"),
+    ("unseen", [3], "unseen > 0: input should be a valid string"),
+])  # fmt: skip
+def test_what_a_guide_lacks_or_has_of_another_type_is_named(table, tmp_path, path, value, told):
+    file = tmp_path / "guide.json"
+    file.write_text(json.dumps(changed(guide_of(table), path, value)))
+    with pytest.raises(UserError) as caught:
+        read_guide(file, table)
+    assert all(part in str(caught.value) for part in (told, "guide.json", "; correct the guide"))
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"[1]", "the guide: input should be a valid dictionary"), (b"null", "the guide: input"),
+    (b"", "not a readable"),
+    (b"[" * 100_000, "nested too deeply"), (b'{"seen": [], "seen": []}', "'seen' stands there twice"),
+    (b'{"seen": ["\\ud800"]}', "half a sign"), (b'{"seen": ["B\xfclb\xfcl"]}', "line 1 is no UTF-8"),
+])  # fmt: skip
+def test_a_guide_that_cannot_be_read_is_one_line(table, tmp_path, content, told):
+    (tmp_path / "guide.json").write_bytes(content)
+    for file, why in (("guide.json", told), (".", "Is a directory"), ("no", "No such")):
+        with pytest.raises(UserError, match=why):
+            read_guide(tmp_path / file, table)
+
+
+def test_all_thin_sub_categories_are_named_and_a_name_of_two_super_categories_counts_twice(table):
+    small = table[~((table["sub_category"].str[-1] < "2") & (table["image_id"].str[-7:] > "000.png"))]
+    with pytest.raises(UserError) as caught:
+        split_table(small.reset_index(drop=True), seed=0)
+    assert all(f"{name} kind {number} (1)" in str(caught.value) for name in "AB" for number in "01")
+    assert "aircraft: 2 sub-categories have too few images" in str(caught.value)
+    shared = table.assign(sub_category=table["sub_category"].str.replace("A kind", "B kind"))
+    assert shared["sub_category"].nunique() == 5 and count_names(shared) == 10
+    split = split_table(shared, seed=0)
+    assert sum(count_names(split[split["categories"] == kind]) for kind in ("seen", "unseen")) == 10
+    assert sorted(split[split["shot"] >= 0].groupby(["super_category", "sub_category"]).size()) == [4] * 6
 
 
 def test_items_by_hand(table):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finer1_lib.errors import UserError
+from finer1_lib.rewards import normalise
 from finer1_lib.scores.hierarchy import Tree, hierarchy_scores, path_scores, trees_of
 from finer1_lib.taxonomy import genera
 
@@ -65,7 +66,12 @@ def test_what_cars_share_without_a_model_is_no_nearness():
 
 
 @pytest.mark.parametrize("said, nodes", [
-    ("Toyota Camry", 2), ("2012 Toyota Camry", 2), ("Camry", 2), ("Toyota", 1), ("1991", 0), ("SuperCab", 0), ("Sedan", 0)])
+    ("Toyota Camry", 2), ("2012 Toyota Camry", 2), ("Camry", 2), ("Toyota", 1), ("a BMW", 1), ("GMC", 1),
+    ("Geo", 1), ("Ram", 1), ("smart", 1), ("HHR", 2), ("VW", 1), ("a Mercedes", 1), ("Chevy Tahoe", 2), ("Ford F150.", 2),
+    ("Chevrolet Tahoe SUV 2012", 2), ("a 2008 Toyota Camry Wagon", 2), ("Toyota Camry V6 2010", 2), ("Range Rover", 2),
+    ("Audi S4 Sedan 2013", 2), ("Audi S4 Sedan 2012", 5), ("TL", 0), ("500", 0), ("not a BMW", 0), ("GMC, BMW", 0),
+    ("Toyota Camry and Honda Accord", 0), ("no Toyota Camry", 0), ("something like a Toyota Camry", 0), ("2012", 0),
+    ("1991", 0), ("SuperCab", 0), ("Sedan", 0)])
 def test_a_make_and_a_model_are_nodes_and_what_all_share_is_none(said, nodes):
     assert len(Tree("car", genera("car")).path_of(said)) == nodes
 
@@ -73,6 +79,28 @@ def test_a_make_and_a_model_are_nodes_and_what_all_share_is_none(said, nodes):
 def test_an_aircraft_family_with_its_maker_is_a_node():
     tree = Tree("aircraft", genera("aircraft"))
     assert len(tree.path_of("Airbus A330")) == len(tree.path_of("A330")) == len(tree.path_of("Boeing 737")) == 2
+
+
+@pytest.mark.parametrize("said, nodes", [
+    ("a Falcon 2000", 3), ("Saab 2000.", 3), ("ATR", 1), ("an ATR", 1), ("Dassault Falcon 2000", 3), ("Falcon", 0),
+    ("Cessna Citation 2000", 0), ("C-130 (Hercules)", 3), ("F 18", 3)])
+def test_a_number_that_belongs_to_a_name_is_no_year(said, nodes):
+    assert len(Tree("aircraft", genera("aircraft")).path_of(said)) == nodes
+
+
+@pytest.mark.parametrize("word", ["bird", "aircraft", "car"])
+def test_every_name_and_every_make_has_its_own_path(word):
+    tree, known = Tree(word, genera(word)), genera(word)
+    for name, ranks in known.items():
+        assert tree.path_of(name)["sub_category"] == tree.path_of(f"The {name}.")["sub_category"] == normalise(name)
+        top = next(rank for rank in tree.ranks if rank != "super_category")
+        if ranks[top] not in ("HUMMER", "Eurofighter"):  # a model of AM General's too; a name of the Typhoon
+            assert tree.path_of(ranks[top]) == tree.path_of(f"a {ranks[top]}") == {top: normalise(ranks[top])}
+
+
+def test_a_drawn_name_keeps_its_number():
+    tree = Tree("car", {"Marlo 2000": {"genus": "Marlo", "year": "1999"}, "Dunen 2000": {"genus": "Dunen"}})
+    assert tree.path_of("a Marlo 2000")["sub_category"] == "marlo 2000"
 
 
 def test_a_rank_that_the_truth_lacks_is_not_asked_and_moves_no_other():

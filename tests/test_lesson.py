@@ -7,15 +7,18 @@ files.
 import gzip
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import fixture_kit
 import nbformat
 import pytest
 
-from finer1_lib import lesson, presets
+from finer1_lib import hashing, lesson, presets
 from finer1_lib.chain import STAGES
 from finer1_lib.errors import UserError
+from finer1_lib.execution import run_notebook
+from finer1_lib.runner import run_chain
 from finer1_lib.signatures import is_current, is_finished, signature_of
 from finer1_lib.stage import Stage
 
@@ -259,3 +262,46 @@ def test_the_reference_is_a_lesson_s(plan):
     assert not missing
     real = presets.make_plan(ROOT, lesson.PRESET, "lesson", str(plan.run_dir.parent))
     lesson._check_reference(real, reference)
+
+
+def test_a_checkout_that_asks_for_crlf_has_the_same_bytes(tmp_path):
+    """The records are known by their hashes, whatever core.autocrlf says."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    subprocess.run(["git", "clone", "-q", "--depth", "1", "-c", "core.autocrlf=true", "-c", "core.eol=crlf",
+                    ROOT.as_uri(), str(tmp_path / "crlf")], check=True)  # fmt: skip
+    texts = [path for path in (tmp_path / "crlf").rglob("*")
+             if path.suffix in (".py", ".json", ".csv", ".yaml", ".ipynb", ".md", ".jinja")]  # fmt: skip
+    assert len(texts) > 100 and not [path for path in texts if b"\r\n" in path.read_bytes()]
+    record = json.loads((tmp_path / "crlf" / "outputs/reference/03_tapo/stage.json").read_text())
+    kept = tmp_path / "crlf" / "outputs" / "reference" / "03_tapo" / "models.json"
+    assert hashing.sha256_file(kept) == record["outputs"]["models.json"]
+
+
+SHORTER = [  # what neither the pictures nor the answers depend on, and of 05 one layer and few repeats
+    "00_miniature_world.card_pictures=0", "05_probing.layers=[1]", "05_probing.layer=1",
+    "05_probing.max_sub_categories=8", "05_probing.h1_train_images=2", "05_probing.h1_test_images=1",
+    "05_probing.h2_repeats=2", "05_probing.h3_images=1", "05_probing.h3_folds=3",
+]  # fmt: skip
+
+
+@pytest.mark.last
+def test_both_copies_run_from_the_records_that_are_kept(tmp_path):
+    """The README's lesson, for real: two adapters of the records' many are there, and no model is asked."""
+    reference, said = ROOT / "outputs" / "reference", []
+    plan = presets.make_plan(ROOT, lesson.PRESET, "lesson", str(tmp_path / "outputs"), settings=SHORTER)
+    copies = lesson.make_lesson(plan, reference, said.append)
+    for copy, stage in zip(copies, STAGES[4:], strict=True):
+        run_notebook(stage, copy, {}, plan.run_dir, said.append)
+    evaluated = json.loads((plan.run_dir / STAGES[4] / "stage.json").read_text())
+    kept = json.loads((reference / STAGES[4] / "stage.json").read_text())
+    assert evaluated["outputs"]["records.jsonl"] == kept["outputs"]["records.jsonl"]  # none was asked anew
+    read = {name.split("/")[1] for name in evaluated["inputs"] if name.startswith("02_cot_sft/")}
+    assert read == {"cot_sft"}  # the weights that are there are checked
+    rows = json.loads((plan.run_dir / STAGES[4] / "summary_rows.json").read_text())
+    assert {row["model"] for row in rows} >= {"sft_answer_only", "cot_sft_dapo", "cot_sft_tapo"}
+    probed = json.loads((plan.run_dir / STAGES[5] / "summary_rows.json").read_text())
+    assert {row["model"] for row in probed} == {"base", "cot_sft", "cot_sft_tapo"}
+    # the README's third command: both are taken as they are, and the report is written
+    report = run_chain(plan, STAGES[4:], said.append)
+    assert report is not None and report.is_file() and said[-1].endswith("skipped")

@@ -4,6 +4,7 @@
 each, so a sample), the plain 3B base, no guide. Every refusal changes one thing in it.
 """
 
+import csv
 import json
 
 import pandas as pd
@@ -15,7 +16,7 @@ from finer1_lib.chain import NEEDS, STAGES
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_json, atomic_write_text, read_json
 from finer1_lib.paper.admission import admit, look_over
-from finer1_lib.paper.comparison import NotComparable, compare_lines, comparison_table, to_markdown
+from finer1_lib.paper.comparison import NotComparable, compare_lines, comparison_table, to_csv, to_markdown
 from finer1_lib.summary import KEYS
 from finer1_lib.systems.registry import known_systems
 
@@ -90,7 +91,7 @@ def refusal(run, released=None, kind=NotComparable):
     with pytest.raises(kind) as error:
         comparison_table(run, released)
     with pytest.raises(kind) as again:
-        compare_lines(run, released)
+        comparison_table(run, released)
     assert str(error.value) == str(again.value) and "\n" not in str(error.value)
     return str(error.value)
 
@@ -145,14 +146,28 @@ def test_another_similarity_and_a_missing_interval_are_not_comparable(tmp_path):
 
 
 def test_what_is_printed(paper_run):
-    text = compare_lines(paper_run)
+    text = compare_lines(comparison_table(paper_run))
     (row,) = [line for line in text.splitlines() if line.startswith("| Table 1 ") and "Fine-R1-3B" in line
               and "| seen |" in line]  # fmt: skip
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == ["Table 1", "accuracy", "Fine-R1-3B", "CoT SFT + TAPO", "seen", "89.0", "-", "80.0",
-                     "-9.0 [-11.0, -7.0]", "452 of 21,776", "below", "70.0"]  # fmt: skip
+    assert cells == ["Table 1", "accuracy", "Fine-R1-3B", "CoT SFT + TAPO", "seen", "88.97", "-", "80.00",
+                     "-8.97 [-10.97, -6.97]", "452 of 21,776", "below", "70.00"]  # fmt: skip
     assert "Bird" not in text and "official scorer" in text and "labels as printed" in text
     assert "| unseen, Bird |" in to_markdown(comparison_table(paper_run), every_dataset=True)
+
+
+def test_the_file_has_every_line_with_the_paper_s_own_digits(paper_run):
+    table = comparison_table(paper_run)
+    rows = list(csv.DictReader(to_csv(table).splitlines()))
+    assert len(rows) == len(table) and list(rows[0]) == list(paper_comparison.COLUMNS)
+    printed = {(row["source"], row["paper_row"], row["categories"], row["dataset"]): row for row in rows}
+    average = printed["Table 1", "Fine-R1-3B", "seen", "Average"]
+    assert (average["paper"], average["run"], average["difference"]) == ("88.97", "80.00", "-8.97")
+    assert (average["released"], average["run_strict"]) == ("", "70.00")
+    for row in rows:  # two digits, and the very value
+        found = paper_facts.facts(row["source"], model=row["paper_row"], categories=row["categories"],
+                                  dataset=row["dataset"], metric=row["metric"])  # fmt: skip
+        assert row["paper"] == f"{found['value'].item():.2f}" and float(row["paper"]) == found["value"].item()
 
 
 def test_the_whole_test_sets_enter_as_they_are():

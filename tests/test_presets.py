@@ -137,7 +137,7 @@ def test_a_changed_folder_of_more_models_asks_anew(tmp_path):
 
 # --- bounds of numbers ---
 
-CELLS = {stage: presets.read_parameters(fixture_kit.CHECKOUT / "notebooks" / f"{stage}.ipynb") for stage in STAGES}
+CELLS = {stage: presets.read_parameters(ROOT / "notebooks" / f"{stage}.ipynb") for stage in STAGES}
 NUMBERS = [(stage, name) for stage, cell in CELLS.items() for name, parameter in cell.items()
            if parameter.kind in (int, float)]  # fmt: skip
 
@@ -152,8 +152,8 @@ def test_every_bound_is_of_a_parameter_and_every_default_and_preset_within():
     for stage, cell in CELLS.items():
         values = {name: parameter.default for name, parameter in cell.items()}
         assert parameters.check_parameters(values, cell, stage) == values
-    for preset in presets.list_presets(fixture_kit.CHECKOUT):
-        presets.make_plan(fixture_kit.CHECKOUT, preset)
+    for preset in presets.list_presets(ROOT):
+        presets.make_plan(ROOT, preset)
 
 
 @pytest.mark.parametrize(("stage", "name"), NUMBERS, ids=[".".join(number) for number in NUMBERS])

@@ -11,7 +11,7 @@ import pytest
 from finer1_lib.errors import UserError
 from finer1_lib.files import append_jsonl
 from finer1_lib.rationale_filters import write_rationale
-from finer1_lib.rationale_quality import text_report
+from finer1_lib.rationale_quality import label_order, text_report
 from finer1_lib.release.stage1 import rationale_records, read_stage1, stage1_items, write_stage1
 from finer1_lib.traces.parsing import candidate_lines, parse, release_layout
 
@@ -168,6 +168,35 @@ def test_the_report_by_hand():
     assert (bird["n"], bird["tags"], bird["second"], bird["label_before"]) == (1, 1, 1, 1)
     assert everything["super_category"] == "all" and everything["n"] == 4 and everything["second"] == 2
     assert text_report([]) == []
+
+
+RELEASED = (
+    "<think> Large, as seen. {before}\nThe analysis of candidate subcategories: \n{listed}\n\n Comparison\n"
+    "1. The first vs. the second: longer.\n\n Final Prediction:\nThe prediction is: {said}</think>\n\n<answer>{label}</answer>"
+)
+
+
+@pytest.mark.parametrize("word, label, said, listed, before", [
+    ("car", "Buick Enclave SUV 2012", "Final Prediction: Buick Enclave", "1. Buick Enclave (2008-2012): big", ""),
+    ("car", "Audi A5 Coupe 2012", "The car is an Audi A5.", "1. **Audi A5 Coupe (2012)** - fast", "It may be an Audi A5."),
+    ("car", "Chevrolet Corvette ZR1 2012", "Chevy Corvette (C6)", "- Chevy Corvette ZR1", "A Corvette, or a Chevrolet."),
+    ("aircraft", "Boeing 737-400", "The aircraft is most likely a Boeing 737-400.", "1. Boeing 737-400: long", ""),
+    ("aircraft", "F-16A/B", "F-16 Fighting Falcon", "1. General Dynamics F-16A/B", "Like an F-16A/B."),
+    ("flower", "purple coneflower", "Echinacea purpurea", "1. Echinacea purpurea (Purple Coneflower)", "A purple coneflower?"),
+    ("dog", "Black And Tan Coonhound", "a Black and Tan Coonhound", "1. Black-and-Tan Coonhound", ""),
+])
+def test_the_report_knows_the_names_of_the_other_data_sets(word, label, said, listed, before):
+    text = RELEASED.format(label=label, said=said, before=before, listed=f"{listed}\n2. Some Other\n3. A Third One")
+    record = {"super_category": word, "sub_category": label, "kept": True, "text": text}
+    row = text_report([record])[0]
+    assert (row["listed"], row["label_listed"], row["first"], row["answered"]) == (1, 1, 1, 1)
+    exact = word == "dog" or label in ("Audi A5 Coupe 2012", "Boeing 737-400")
+    named = before not in ("", "A Corvette, or a Chevrolet.")
+    assert (row["label_exact"], row["label_before"]) == (exact, named)
+    other = {"car": "Toyota Camry Sedan 2012", "dog": "Basset", "flower": "rose", "aircraft": "Boeing 737-300"}[word]
+    wrong = text_report([{**record, "sub_category": other}])[0]
+    assert (wrong["listed"], wrong["label_listed"], wrong["answered"], wrong["label_before"]) == (1, 0, 0, 0)
+    assert label_order([{**record, "texts": [text], "candidates": [label]}])[0]["value"] == 1
 
 
 def test_the_official_rationales():

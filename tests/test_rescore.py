@@ -14,7 +14,7 @@ from finer1_lib import cli_rescore
 from finer1_lib.errors import UserError
 from finer1_lib.scores import rescore as module
 from finer1_lib.scores.averages import cluster_sums
-from finer1_lib.scores.record_file import RecordFile, fault_of, names_in
+from finer1_lib.scores.record_file import RecordFile, fault_of, names_in, set_aside
 from finer1_lib.scores.rescore import Sums, paths_of, rescore
 from finer1_lib.scores.scorers import make_scorer
 from finer1_lib.scores.scoring import score_records, summary_rows
@@ -162,7 +162,14 @@ def test_samples_by_hand(tmp_path):
     ({"option_order": "rotations", "rotation": 4}, "its rotation is 4 of 4"),
     ({"option_order": "rotations", "rotation": 0}, "its rotation is 0 of 4"),
     ({"option_order": 3}, "'option_order'"), ({"samples": 4}, "'sample' and 'samples'"),
-    ({"seed": 1}, "its seed is 1, of those before it 0"), ({"item_id": "bird/Rock Wren/0"}, "twice"),
+    ({"seed": 1}, "its seed is 1, of those before it 0"), ({"seed": -1}, "seed is -1, below 0"),
+    ({"seed": True}, "no whole number 'seed'"), ({"rotation": False}, "no whole number 'rotation'"),
+    ({"item_id": "bird/Rock Wren/0", "tokens": 4}, "twice, and not alike"), ({"sample": 4, "samples": 4}, "'sample'"),
+    ({"completion": "a \ud83d"}, "'completion' holds half a character"), ({"options": ["\udc00"]}, "'options' holds half"),
+    ({"sub_category": "\ud83d"}, "'sub_category' holds half"), ({"categories": "other"}, "neither seen nor unseen"),
+    ({"sub_category": " "}, "'sub_category' is empty"), ({"order_rule": "name"}, "'order_rule' is none of"),
+    ({"order_rule": "release_file"}, "its order_rule is release_file, of those before it item_id"),
+    ({"release_path": 5}, "'release_path' is no text"),
 ])  # fmt: skip
 def test_a_line_that_is_no_record_is_told_with_its_number(tmp_path, change, words):
     records = [record(), record(number=1), {**record(number=2), **change}, record(number=3)]
@@ -191,6 +198,38 @@ def test_a_torn_last_line_is_left_out_and_told_and_one_in_the_middle_refused(tmp
     path.write_text(json.dumps(records[0]) + "\n" + whole[:40] + "\n" + whole + "\n", encoding="utf-8")
     with pytest.raises(UserError, match="line 2 .*not JSON"):
         list(RecordFile(path))
+
+
+def test_a_doubled_line_counts_once_wherever_it_stands(tmp_path, expected):
+    records = world()
+    path = tmp_path / "records.jsonl"
+    found = rescore(write(path, [*records, records[0], records[-1], records[40]]), scorers_of(), similarity="trigram")
+    assert_same(found.rows, expected)
+    assert (found.records, found.doubled) == (len(records), 3)
+    assert "3 doubled lines dropped" in set_aside(path)
+    assert list(RecordFile(path)) == records and not (tmp_path / "records.jsonl.aside").exists()
+
+
+def test_bad_lines_are_set_aside_and_the_rest_is_kept(tmp_path):
+    """Nothing is lost: what was in the file is in one of the two, and a second time nothing is left to do."""
+    records, path, aside = world(pictures=1), tmp_path / "records.jsonl", tmp_path / "records.jsonl.aside"
+    good = [json.dumps(one) + "\n" for one in records]
+    bad = ["{torn\n", json.dumps({**records[3], "completion": None}) + "\n",
+           json.dumps({**records[5], "completion": "<answer>another</answer>"}) + "\n", "[1]\n"]  # fmt: skip
+    path.write_text("".join([*good[:7], *bad, *good[7:], '{"half": ']))
+    told = set_aside(path)
+    assert "5 lines set aside" in told and "line 8: it is not JSON" in told and "04_evaluation again" in told
+    assert path.read_text() == "".join(good) and aside.read_text() == "".join([*bad, '{"half": \n'])
+    before = path.read_bytes()
+    assert "0 lines set aside" in set_aside(path) and path.read_bytes() == before
+    path.write_text("".join([*good, bad[0]]))
+    set_aside(path)
+    assert aside.read_text() == "".join([*bad, '{"half": \n', bad[0]])  # added to what lies there
+    path.write_text("".join(["no\n"] * len(good) * 2 + good))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="are no records of this file .*nothing was changed"):
+        set_aside(path)
+    assert path.read_bytes() == before
 
 
 def test_packed_files_and_files_that_are_none(tmp_path):
@@ -278,6 +317,64 @@ def test_the_command_tells_what_is_not_there(tmp_path, command):
     ):
         result = command(*words)
         assert isinstance(result.exception, UserError) and told in str(result.exception)
+
+
+def test_the_command_offers_to_set_a_line_aside_and_does_it(tmp_path, command):
+    records, path = world(pictures=1), tmp_path / "records.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "".join(json.dumps(one) + "\r\n" for one in records).encode() + b"oops\n")
+    result = command(path)
+    assert isinstance(result.exception, UserError) and f"`finer1 rescore {path} --set-aside`" in str(result.exception)
+    result = command(path, "--set-aside")
+    assert result.exit_code == 0 and f"{len(records)} records kept, 1 lines set aside" in result.output
+    assert command(path).exit_code == 0
+
+
+def test_the_command_never_writes_over_what_it_reads(tmp_path, command):
+    path, target = write(tmp_path / "records.jsonl", world(pictures=1)).path, tmp_path / "new" / "deeper" / "rows"
+    before = path.read_bytes()
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    for words in (("--json", path), ("--csv", link), ("--json", target, "--csv", target)):
+        result = command(path, *words)
+        assert isinstance(result.exception, UserError) and "read or written already" in str(result.exception)
+        assert path.read_bytes() == before and not target.exists()
+    assert command(path, "--json", target).exit_code == 0 and target.exists()  # its folders are made
+
+
+@pytest.mark.parametrize("guide", [
+    "[1]", "x", "null", "[" * 50000, '{"sub_categories": {}, "super_categories": {}}', b"\xff\xfe",
+    '{"sub_categories": {"Rock Wren": null}, "super_categories": {}, "seen": [], "unseen": []}',
+    '{"sub_categories": {"Rock Wren": {"super_category": "bird", "genus": 5, "attributes": {"a": "b"}}}, '
+    '"super_categories": {"bird": {"attributes": {"a": ["b"]}, "genus_attributes": []}}, "seen": ["Rock Wren"],'
+    ' "unseen": []}', '{"sub_categories": {"\\ud800": {}}, "super_categories": {}, "seen": [], "unseen": []}',
+])  # fmt: skip
+def test_a_guide_that_is_none_is_one_line(tmp_path, command, guide):
+    path, file = write(tmp_path / "records.jsonl", world(pictures=1)).path, tmp_path / "guide.json"
+    file.write_bytes(guide if isinstance(guide, bytes) else guide.encode())
+    for words in ((), ("--similarity", "guide")):
+        result = command(path, "--guide", file, *words)
+        assert isinstance(result.exception, UserError) and "guide.json" in str(result.exception), result.exception
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("01_data/images.parquet", "PAR1"), ("01_data/guide.json", '{"a": 1}'), ("01_data/taxonomy.json", '{"Pug": []}'),
+    ("01_data/taxonomy.json", '{"Pug": {"genus": 5}}'), ("04_evaluation/stage.json", '{"parameters": []}'),
+    ("04_evaluation/stage.json", '{"parameters": {"text_similarity": 5}}'),
+    ("04_evaluation/stage.json", '{"parameters": {"more_similarities": [5]}}'),
+])  # fmt: skip
+def test_a_run_whose_folders_were_spoiled_is_one_line(tmp_path, command, name, content):
+    import pandas as pd
+
+    run = tmp_path / "mine"
+    for folder in ("01_data", "04_evaluation"):
+        (run / folder).mkdir(parents=True)
+    write(run / "04_evaluation" / "records.jsonl", world(pictures=1))
+    images = [{"super_category": word, "sub_category": name} for word in NAMES for name in NAMES[word]]
+    pd.DataFrame(images).to_parquet(run / "01_data" / "images.parquet")
+    assert command("mine", "--output-root", tmp_path).exit_code == 0
+    (run / name).write_text(content)
+    result = command("mine", "--output-root", tmp_path)
+    assert isinstance(result.exception, UserError) and name.rpartition("/")[2] in str(result.exception)
 
 
 def test_near_misses_are_those_of_the_hierarchy_in_any_order_of_lines(tmp_path):

@@ -10,10 +10,13 @@ from finer1_lib.rewards import (
     contains_answer,
     contains_response,
     format_reward,
+    forms,
     normalise,
     one_answer,
+    read_completion,
     read_tag,
     reward_functions,
+    says,
     strict,
     well_formatted,
 )
@@ -70,10 +73,31 @@ def test_normalise_is_idempotent(text):
         ("<answer>Dunen Wrens</answer>", 0),
         ("<think><answer>Dunen Wren</answer></think>", 0),
         ("<answer>Wren</answer>", 0),
-        ("<think>x <answer>Marlo Wren</answer></think> <answer>Dunen Wren</answer>", 0),
+        ("<think>x <answer>Dunen Wren</answer></think> <answer>Marlo Wren</answer>", 0),
+        ("<answer>Dunen Wren</answer><think>a</think><answer>Dunen Wren</answer>", 0),
         ("</answer>Dunen Wren<answer>", 0),
         ("<think>a, b<answer>Dunen Wren</answer>", 0),
-        ("a, b</think><answer>Dunen Wren</answer>", 0),
+        # the chat template opened the thinking, or the thinking speaks of the tag
+        ("a, b</think><answer>Dunen Wren</answer>", 1),
+        ("a, b</think><answer>Marlo Wren</answer>", 0),
+        ("Dunen Wren</think>", 0),
+        ("<answer>Dunen Wren</answer> is it</think>", 0),
+        ("<answer>Dunen Wren</answer> is it</think><answer>Marlo Wren</answer>", 0),
+        ("a</think><answer>Dunen Wren</answer><answer>Marlo Wren</answer>", 0),
+        ("a</think><think>b</think><answer>Dunen Wren</answer>", 1),
+        ("a</think><answer>Dunen Wren</answer><think>b</think>", 0),
+        ("a</think>b</think><answer>Dunen Wren</answer>", 0),
+        ("<think>the name goes into <answer> tags</think><answer>Dunen Wren</answer>", 1),
+        ("<think>as <answer>NAME</answer>, so </answer></think><answer>Dunen Wren</answer>", 1),
+        ("as <answer></answer></think>\n<answer>Dunen Wren</answer>", 1),
+        ("<think>a <answer>Dunen</think> Wren</answer>", 0),
+        ("<think>in <think></think> and <answer></answer></think><answer>Dunen Wren</answer>", 1),
+        ("in <think></think> tags</think><think>a</think><answer>Dunen Wren</answer>", 1),
+        ("a</think><think>b</think><think>c</think><answer>Dunen Wren</answer>", 0),
+        ("<think>a</think><answer>Dunen Wren</answer><think>b</think>", 0),
+        ("a</think><answer>Dunen Wren</answer><think>b</think><answer>Dunen Wren</answer>", 0),
+        ("<think>a<think>b</think><answer>Dunen Wren</answer>", 0),
+        ("<think>a</think>b</think><answer>Dunen Wren</answer>", 0),  # it opened its thinking itself
         ("<answer>Dunen Wren</answer></think>", 0),
         ("<think>a</think><think>b</think><answer>Dunen Wren</answer>", 0),
         ("</think>a<think><answer>Dunen Wren</answer>", 0),
@@ -110,6 +134,54 @@ def test_read_tag_says_why():
     ]
 
 
+@pytest.mark.parametrize("completion, thinking, outside, problem", [
+    ("<answer>a</answer>", None, "<answer>a</answer>", "well_formed"),
+    ("<think>t</think><answer>a</answer>", "t", "<answer>a</answer>", "well_formed"),
+    ("t</think><answer>a</answer>", "t", "<answer>a</answer>", "well_formed"),
+    ("r</think>x<think>t</think><answer>a</answer>", "t", "x<answer>a</answer>", "well_formed"),
+    ("<think><answer>a</answer></think>", "<answer>a</answer>", "", "misplaced"),
+    ("<answer>a</answer><think>t</think>", "t", "<answer>a</answer>", "misplaced"),
+    ("<answer>a</answer><think>t</think><answer>a</answer>", "t", "<answer>a</answer><answer>a</answer>",
+     "repeated"),
+    ("<think>t</think>", "t", "", "missing"),
+    ("<think>t<answer>a</answer>", None, "<think>t<answer>a</answer>", "unclosed"),
+])
+def test_one_reading_of_a_completion(completion, thinking, outside, problem):
+    reading = read_completion(completion)
+    assert (reading.thinking, reading.before + reading.after, reading.problem) == (thinking, outside, problem)
+    assert one_answer(completion) == (reading.answer, problem)
+    assert reading.answer == ("a" if problem == "well_formed" else None)
+
+
+@pytest.mark.parametrize("said", [
+    "Dunen Wren.", '"Dunen Wren"', "\u201cDunen Wren\u201d", "\u2018dunen wren\u2019",
+    "\u00abDunen Wren\u00bb",
+    "**Dunen Wren**", "*Dunen Wren*", "__Dunen Wren__", "_Dunen-Wren_", "`Dunen Wren`", "a Dunen Wren",
+    "An Dunen Wren", "The Dunen Wren.", "**Dunen Wren.**", "**Dunen Wren**.", '"Dunen Wren".',
+    "the **Dunen Wren**",
+    "\\boxed{Dunen Wren}", "$\\boxed{\\text{Dunen Wren}}$", "***`Dunen Wren`***",
+])  # fmt: skip
+def test_what_stands_around_a_name_gives_nothing_away(said):
+    assert strict(tagged(said), LABEL) == 1 and strict(tagged(said), "Marlo Wren") == 0
+
+
+@pytest.mark.parametrize("said", [
+    "Dunen Wren?", "Dunen Wren!", "Dunen Wren..", "Dunen Wren (bird)", "(Dunen Wren)", "no Dunen Wren", "a",
+    '"Dunen Wren" "Marlo Wren"', "a a Dunen Wren", "aDunen Wren", "Dunen **Wren**",
+    "\\boxed{Dunen Wren}{Marlo Wren}",
+    "~~Dunen Wren~~", "\u2260Dunen Wren", "**", '""', "a the Dunen Wren", "Dunen Wren, a", "Dunen a Wren",
+])  # fmt: skip
+def test_nothing_else_is_taken_off(said):
+    assert strict(tagged(said), LABEL) == 0
+
+
+def test_labels_that_look_decorated_are_still_themselves():
+    for label in ("A 380", "The Citadel", "St. John's Wort Jr.", "Colts' Foot"):
+        for said in (label, f"**{label}**", f'"{label}".', f"{label}."):
+            assert says(said, label), said
+    assert not says("380", "A 380") and not says("Citadel", "The Citadel") and forms("A 380.")[-1] == "A 380"
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.sampled_from(NAMES), min_size=2, max_size=6),
@@ -140,8 +212,9 @@ def test_strict_pays_only_for_one_plain_answer(pieces):
     """Whatever tags are thrown together: paid text has one pair of tags and the label alone between them."""
     text = "".join(pieces)
     if strict(text, LABEL):
-        assert text.count("<answer>") == text.count("</answer>") == 1
-        assert text.split("<answer>")[1].split("</answer>")[0].strip() == LABEL
+        outside = text.rpartition("</think>")[2]
+        assert outside.count("<answer>") == outside.count("</answer>") == 1
+        assert outside.split("<answer>")[1].split("</answer>")[0].strip() == LABEL
     if well_formatted(text):
         assert one_answer(text)[0] is not None
 
@@ -150,7 +223,8 @@ def test_strict_pays_only_for_one_plain_answer(pieces):
 @given(st.text(alphabet="abcDunewr -_'", min_size=1, max_size=14))
 def test_strict_is_equality_after_normalisation(said):
     assume(said.strip())
-    assert strict(f"<answer>{said}</answer>", LABEL) == float(normalise(said) == normalise(LABEL))
+    bare = said.strip(" '-_").removeprefix("a ")
+    assert strict(f"<answer>{said}</answer>", LABEL) == float(normalise(bare) == normalise(LABEL))
 
 
 def test_the_release_s_and_the_paper_s_reading():
@@ -175,6 +249,14 @@ def test_the_release_s_and_the_paper_s_reading():
         ("<think>a</think>", 0),
         ("<answer>b</answer><think>a</think>", 0),
         ("<think> </think><answer>b</answer>", 0),
+        ("a</think> <answer>b</answer>\n", 1),  # the template's <think>
+        (" </think> <answer>b</answer>", 0),
+        ("a</think>and<answer>b</answer>", 0),
+        ("a</think><answer>b</answer> and more", 0),
+        ("a</think>\n<think>a</think><answer>b</answer>", 1),
+        ("a</think>and<think>a</think><answer>b</answer>", 0),
+        ("<think>as <answer></answer></think><answer>b</answer>", 1),
+        ("<think>as <answer>b</answer></think>", 0),
         ("<think>a</think><answer>\n</answer>", 0),
         ("", 0),
     ],
@@ -226,7 +308,8 @@ def test_mistakes_in_the_call_are_loud():
 
 # ---------------------------------------------------------------- hacks, by generated answers
 
-WORD = st.text("abcdefghijklmnopqrstuvwxyzéü", min_size=2, max_size=7).map(str.capitalize)
+WORD = (st.text("abcdefghijklmnopqrstuvwxyzéü", min_size=2, max_size=7).map(str.capitalize)
+        .filter(lambda word: word not in ("An", "The")))  # fmt: skip
 NAME = st.lists(WORD, min_size=1, max_size=3).flatmap(
     lambda words: st.sampled_from([" ".join(words), "-".join(words), " ".join(words) + "'s Foot"])
 )
@@ -235,7 +318,14 @@ JOINT = st.sampled_from([", ", " or ", "; ", " / ", " and ", "\n", " ", "|", ". 
 # what may stand around the answers: thinking with or without the label, closed or not, and loose talk
 TALK = ["", "<think>{0}</think>", "<think>{0}, {1}?</think>\n", "I see a {0}. ", "<think>{1}", "</think>",
         "{0}"]  # fmt: skip
-KINDS = ["list", "empty", "nested", "repeated", "unclosed", "negated", "longer", "thought"]
+KINDS = ["list", "empty", "nested", "repeated", "unclosed", "negated", "longer", "thought", "hidden",
+         "lookalike", "decorated"]  # fmt: skip
+HIDDEN = ("\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202e\u2066\u2069\u061c\u180e"
+          "\ufe0f\u0334\u0338")  # fmt: skip
+# Latin letters -> letters of other scripts that look the same
+ALIKE = dict(zip("aceghijklnopqrsuvwxyz", "асеցһіјκӏпорԛгѕυνԝхуᴢ"))
+AROUND = ["**{}**", '"{}"', "\u00ab{}\u00bb", "`{}`", "__{}__", "\\boxed{{{}}}", "{}.", "a {}",
+          "the \u201c{}\u201d."]  # fmt: skip
 
 
 def tagged(text):
@@ -294,11 +384,28 @@ def hacks(draw):
             f"isn't {said}"])))  # fmt: skip
     elif kind == "longer":
         body = tagged(draw(st.sampled_from([
-            f"{more} {said}", f"{said} {more}", f"{said}-{more}", f"{said}s", f"a {said}"])))  # fmt: skip
+            f"{more} {said}", f"{said} {more}", f"{said}-{more}", f"{said}s"])))  # fmt: skip
+    elif kind == "hidden":  # a sign that nobody sees, somewhere in the name or around it
+        at = draw(st.integers(0, len(said)))
+        body = tagged(said[:at] + draw(st.text(HIDDEN, min_size=1, max_size=3)) + said[at:])
+    elif kind == "lookalike":
+        places = [at for at, letter in enumerate(said) if letter.lower() in ALIKE]
+        assume(places)
+        at = draw(st.sampled_from(places))
+        body = tagged(said[:at] + ALIKE[said[at].lower()] + said[at + 1 :])
+    elif kind == "decorated":  # two names, a denial or a question, dressed as one answer
+        inner = draw(st.sampled_from([
+            f"{said}** **{other}", f"{said}, {other}", f'{said}" or "{other}', f"{said}?", f"not {said}",
+            f"{said}.{other}", f"a {said} a {other}", f"{other}. {said}"]))  # fmt: skip
+        body = tagged(draw(st.sampled_from(AROUND)).format(inner))
     else:
         body = draw(st.sampled_from([
             f"<think>{said}</think>{tagged(other)}", f"<think>{tagged(said)}</think>",
-            f"<think>{tagged(said)}</think>{other}", f"<think>{said}</think>{tagged('')}"]))  # fmt: skip
+            f"<think>{tagged(said)}</think>{other}", f"<think>{said}</think>{tagged('')}",
+            f"{tagged(said)}</think>", f"{tagged(said)}</think>{tagged(other)}",
+            f"{said}</think>{tagged(said + ' ' + other)}", f"{said} <answer></think>{said}</answer>",
+            f"{tagged(said)}<think>{said}</think>", f"{said}</think>{tagged(said)}{tagged(other)}",
+            f"<think>{said}{tagged(said)}</think>{tagged('')}", f"</think>{said}</think>"]))  # fmt: skip
     before, after = (draw(st.sampled_from(TALK)).format(label, other) for _ in range(2))
     return kind, before + draw(PADDING) + body + after, label
 
@@ -332,10 +439,14 @@ def test_every_honest_spelling_earns_everything(data):
     """The control: one answer, the label but for case, hyphens, underscores, apostrophes, white space."""
     label, other = data.draw(labels())
     thought = data.draw(st.sampled_from(["", f"{other} or {label}", "neither", f"not a {label}"]))
-    said = data.draw(PADDING) + data.draw(respelt(label)) + data.draw(PADDING)
+    said = data.draw(st.sampled_from(["{}", *AROUND])).format(data.draw(respelt(label)).strip())
+    said = data.draw(PADDING) + said + data.draw(PADDING)
     bare, talk = tagged(said), f"<think>{thought}.</think>" + data.draw(PADDING)
     assert strict(bare, label) == strict(talk + bare, label) == 1
     assert strict(bare, other) == strict(talk + bare, other) == 0
+    mention = data.draw(st.sampled_from([".", " <answer>", tagged("X")]))
+    begun = talk.removeprefix("<think>").replace(".", mention, 1) + bare  # where the template opened it
+    assert (strict(begun, label), strict(begun, other), well_formatted(begun)) == (1, 0, 1)
     assert (well_formatted(bare), well_formatted(talk + bare)) == (0, 1)
     assert (answer_only_formatted(bare), answer_only_formatted(talk + bare)) == (1, 0)
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import finer1_lib
 from finer1_lib import files, hashing, runs
 from finer1_lib.chain import NEEDS, STAGES, find_checkout, find_run
 from finer1_lib.errors import UserError
@@ -167,15 +168,27 @@ def test_output_root_that_is_a_file(tmp_path):
         find_run(str(tmp_path), "taken")
 
 
-def test_relative_output_root_counts_from_the_checkout_else_from_here(tmp_path, monkeypatch):
-    (tmp_path / "kit" / "notebooks").mkdir(parents=True)
-    (tmp_path / "kit" / "params").mkdir()
-    (tmp_path / "kit" / "pyproject.toml").write_text("")
-    monkeypatch.chdir(tmp_path / "kit" / "notebooks")
-    assert find_run("outputs", "r") == tmp_path / "kit" / "outputs" / "r"
+def test_relative_output_root_counts_from_the_kit_wherever_one_stands(tmp_path, monkeypatch):
+    kit, other = tmp_path / "kit", tmp_path / "other"
+    for folder in (kit, other):
+        (folder / "notebooks").mkdir(parents=True)
+        (folder / "params").mkdir()
+        (folder / "pyproject.toml").write_text("")
+    monkeypatch.delenv("FINER1_KIT", raising=False)
+    library = find_checkout(Path(files.__file__).parent)
+    for here in (tmp_path, other / "notebooks", library / "notebooks"):
+        monkeypatch.chdir(here)
+        assert find_run(None, "r") == find_run("outputs", "r") == library / "outputs" / "r"
+        assert find_run("a/b", "r") == library / "a" / "b" / "r"
+        assert find_run(str(tmp_path), "r") == tmp_path / "r"
+    monkeypatch.setenv("FINER1_KIT", str(kit))
+    assert find_run(None, "r") == kit / "outputs" / "r"
+    monkeypatch.delenv("FINER1_KIT")
+    monkeypatch.setattr(finer1_lib, "__file__", str(tmp_path / "site-packages" / "finer1_lib" / "__init__.py"))
+    monkeypatch.chdir(other / "notebooks")
+    assert find_run(None, "r") == other / "outputs" / "r"  # a wheel: the checkout around
     monkeypatch.chdir(tmp_path)
-    assert find_run("outputs", "r") == tmp_path / "outputs" / "r"
-    assert find_checkout(tmp_path) is None
+    assert find_run(None, "r") == tmp_path / "outputs" / "r" and find_checkout(tmp_path) is None
 
 
 def test_needs_only_name_earlier_stages():
@@ -264,9 +277,12 @@ def test_missing_changed_and_stale_inputs_name_the_notebook(tmp_path):
     stage = finished(tmp_path, SECOND)
     with pytest.raises(UserError, match=f"{FIRST} again"):
         stage.input(f"{FIRST}/absent.csv")
+    assert stage.input(f"{FIRST}/absent.csv", needed=False) == tmp_path / "r" / FIRST / "absent.csv"
+    assert stage.inputs == {}
     (tmp_path / "r" / FIRST / "table.csv").write_text("tampered")
-    with pytest.raises(UserError, match="is not what"):
-        stage.input(f"{FIRST}/table.csv")
+    for needed in (True, False):  # what is there is checked all the same
+        with pytest.raises(UserError, match="is not what"):
+            stage.input(f"{FIRST}/table.csv", needed=needed)
     with pytest.raises(ValueError):
         stage.input(f"{THIRD}/later.csv")
     finished(tmp_path, seed=5, text="other")

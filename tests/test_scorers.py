@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from finer1_lib.scores.aliases import alias_rows
 from finer1_lib.scores.answer_names import names_several
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.data_sets.names import official_names
@@ -309,7 +310,7 @@ def test_an_answer_that_is_strictly_right_is_as_near_as_can_be():
 
 def test_metrics_that_need_a_taxonomy_options_or_a_prediction_are_absent_without():
     found = set(make_scorer("strict").closed(record("x", label="Dunen Wren")))
-    assert found == {"accuracy", "format_failure", "multiple_answers"}
+    assert found == {"accuracy", "boundary_inclusion", "format_failure", "multiple_answers"}
 
 
 def test_the_registry():
@@ -399,7 +400,7 @@ def test_strict_never_credits_an_empty_answer_or_none(names, thought, ending):
 def test_strict_never_credits_a_longer_name(names, more, before):
     word, (label,) = names
     said = f"{more} {label}" if before else f"{label} {more}"
-    assume(normalise(said) != normalise(label))
+    assume(normalise(said) != normalise(label) and normalise(more) != "a")  # which is its article
     found = credits(f"<answer>{said}</answer>", word, label)
     assert found[0, "text_inclusion"] == found[1, "accuracy"] == 0.0
 
@@ -492,6 +493,34 @@ def test_an_alias_is_one_name_even_where_it_reads_like_two():
 def test_the_thinking_s_last_name_in_the_open_world_of_a_covered_data_set(thought, said, differs):
     item = asked(f"<think>{thought}</think><answer>{said}</answer>", "bird", "Rock Wren")
     assert STRICT.open(item).get("think_answer_differs") == differs
+
+
+@pytest.mark.parametrize("word, label, said, thought, differs", [
+    ("car", "Buick Enclave SUV 2012", "Buick Enclave", "A Buick Enclave.", (0.0, 0.0)),
+    ("car", "Buick Enclave SUV 2012", "The car is a Chevy Traverse.", "A GMC Acadia SUV 2012.", (1.0, 1.0)),
+    ("car", "Chevrolet Corvette ZR1 2012", "Corvette ZR1 by Chevrolet", "Chevy Corvette", (0.0, 0.0)),
+    ("aircraft", "Boeing 737-400", "It is most likely a 737-400 (Boeing).", "Boeing 737-400.", (0.0, 0.0)),
+    ("aircraft", "F/A-18", "McDonnell Douglas F/A-18 Hornet", "an F-18", (0.0, 0.0)),
+    ("flower", "purple coneflower", "Purple Coneflower (Echinacea purpurea)", "Echinacea", (0.0, 0.0)),
+    ("dog", "Cardigan", "Cardigan Welsh Corgi", "a Pembroke", (0.0, 1.0)),
+    ("pet", "Persian", "**Persian Cat**", "a Persian cat", (0.0, 0.0)),
+])
+def test_a_prediction_and_a_thought_by_another_name_do_not_differ(word, label, said, thought, differs):
+    for told in (f"The prediction is: {said}", f"<prediction>{said}</prediction>"):
+        found = STRICT.open(asked(f"<think>{told}\n{thought}</think><answer>{label}</answer>", word, label))
+        if told.startswith("<"):
+            assert found["answer_differs_from_prediction"] == differs[0]
+        assert found["think_answer_differs"] == differs[1]
+    text = f"<think>{thought}\nThe prediction is: {said}</think><answer>{label}</answer>"
+    assert STRICT.open(asked(text, word, label))["answer_differs_from_prediction"] == differs[0]
+
+
+def test_every_alias_beside_its_name_is_one_answer_and_right_with_aliases():
+    for row in alias_rows():
+        answer = f"{row['sub_category']} ({row['alias']})"
+        found = STRICT.open(asked(f"<answer>{answer}</answer>", row["data_set"], row["sub_category"]))
+        assert (found["multiple_answers"], found["text_inclusion_with_aliases"]) == (0.0, 1.0), answer
+        assert found.get("text_inclusion_make_model", 1.0) == 1.0, answer
 
 
 def test_where_only_the_label_is_known_the_thinking_is_not_held_against_the_answer():

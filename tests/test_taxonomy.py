@@ -50,7 +50,7 @@ def test_an_empty_genus_is_allowed_and_left_out(tmp_path):
     ("text", "told"),
     [
         ("sub_category,family\nRock Wren,T\n", "'sub_category' and one 'genus', has sub_category, family"),
-        ("sub_category;genus\nRock Wren;T\n", "has sub_category;genus"),
+        ("sub_category;genus\nRock Wren;T\n", "has sub_category;genus; part the cells by commas"),
         ("sub_category,genus,genus\nRock Wren,S,T\n", "needs one column"),
         ("", "has none"),
         (GOOD + "Rock Wren,Salpinctes,T,x,y\n", "line 4 has more or fewer cells"),
@@ -91,8 +91,15 @@ def test_no_file_and_no_text(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         read_taxonomy(tmp_path / "missing.csv", TABLE)
     (tmp_path / "latin.csv").write_bytes(b"sub_category,genus\nB\xfclb\xfcl,Pycnonotus\n")
-    with pytest.raises(UserError, match="not a readable taxonomy"):
+    with pytest.raises(UserError, match=r"taxonomy \(line 2 is no UTF-8: save it as UTF-8"):
         read_taxonomy(tmp_path / "latin.csv", TABLE)
+    (tmp_path / "wide.csv").write_bytes(GOOD.encode("utf-16"))
+    (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
+    (tmp_path / "half.json").write_bytes(b'{"Rock Wren": {"genus": "\\ud800"}}')
+    for name, why in (("wide.csv", "line 1 is no UTF-8"), ("deep.json", "nested too deeply"),
+                      ("half.json", "half a sign"), ("~no_such_user/t.csv", "No such file")):  # fmt: skip
+        with pytest.raises(UserError, match=why):
+            read_taxonomy(name if name[0] == "~" else tmp_path / name, TABLE)
 
 
 def test_a_guide_gives_its_genera():

@@ -9,6 +9,7 @@ import pytest
 
 matplotlib.use("Agg")
 
+from finer1_lib.data_sets.names import official_names  # noqa: E402
 from finer1_lib.traces import changes, plots, reading, statistics  # noqa: E402
 from finer1_lib.traces.flow_plot import flow_figure  # noqa: E402
 from finer1_lib.traces.sheet import write_sheet  # noqa: E402
@@ -80,12 +81,13 @@ def test_the_releases_own_rationales_are_read_as_traces():
     for number, item in enumerate(json.loads(file.read_text(encoding="utf-8"))):
         completion = item["messages"][-1]["content"]
         answer = completion.rpartition("<answer>")[2].partition("</answer>")[0].strip()
-        records.append({**record("stage1", number, completion), "sub_category": answer})
+        word = "pet" if answer in official_names("pet") else "bird"
+        records.append({**record("stage1", number, completion), "sub_category": answer, "super_category": word})
     table = statistics.trace_table(records, None)
     assert len(table) == 98 and table["step"].eq("right").all()
     known = table["candidates"].dropna()
     assert len(known) >= 97 and (known == 4).mean() > 0.9
-    # by the exact name; ten more list a longer or a plural form, "Persian Cat" for "Persian", "Bobolinks"
-    assert table["truth_listed"].sum() == 87 and table[list(GUIDED)].isna().all().all()
+    # by its name or another ("Persian Cat" is Persian); one lists a plural, "Bobolinks", one only "Wrens"
+    assert table["truth_listed"].sum() == 95 and table[list(GUIDED)].isna().all().all()
     numbers = statistics.statistics(table, seed=0).set_index(["categories", "quantity"])["value"]
     assert 350 < numbers["seen", "words_analysis"] < 450  # 393 stand before the marker, all texts alike

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,12 @@ from hypothesis import strategies as st
 
 from finer1_lib.rewards import normalise, well_formatted
 from finer1_lib.traces.steps import WRONG_STEPS, where_wrong
-from finer1_lib.traces.parsing import attribute_claims, check_claims, count_problems, parse, split_names
+from finer1_lib.data_sets.catalogue import DATA_SETS
+from finer1_lib.data_sets.names import official_names
+from finer1_lib.scores.aliases import alias_rows, meanings, name_of
+from finer1_lib.traces.parsing import (
+    attribute_claims, candidate_lines, check_claims, count_problems, named_in, parse, predicts, split_names,
+)  # fmt: skip
 
 GOOD = (
     "<think>\n<analysis>needle bill, red crown, barred wings</analysis>\n"
@@ -105,6 +111,15 @@ def test_a_broken_part_leaves_the_others_readable():
     assert trace.candidates == () and trace.prediction == "Dunen Wren" and trace.answer == "Dunen Wren"
 
 
+@pytest.mark.parametrize("begin", ["", "Hm: <think></think> and <answer></answer>?</think>\n<think>"])
+def test_a_trace_that_begins_inside_the_thinking_or_speaks_of_tags_is_whole(begin):
+    text = begin + GOOD.removeprefix("<think>").replace("red crown, ", "red crown, no <answer> yet, ")
+    trace = parse(text)
+    assert trace.complete and trace.answer == "Dunen Wren" == trace.prediction
+    assert trace.candidates == ("Dunen Wren", "Marlo Wren") and "no <answer> yet" in trace.analysis
+    assert where_wrong(trace, "Dunen Wren", GUIDE) == "right"
+
+
 @settings(deadline=None)
 @given(
     st.lists(
@@ -146,6 +161,12 @@ def test_any_string_parses(pieces):
             ("Bank Swallow", "Tree Swallow"),
         ),
         ("1. Least Auklet\n2) Parakeet Auklet", ("Least Auklet", "Parakeet Auklet")),
+        ("1. Candidate 1: Boeing 737-400\n2. **Option B:** F/A-18 - a fighter", ("Boeing 737-400", "F/A-18")),
+        ("House Wren, Rock Wren, and Sage Thrasher", ("House Wren", "Rock Wren", "Sage Thrasher")),
+        ("The candidates are: Audi S4, Audi S5 (2012), or Volvo 240.", ("Audi S4", "Audi S5", "Volvo 240")),
+        ("The wings are barred, which suggests a wren, a small bird that lives in rocks", ()),
+        ("- Small and brown, with a bar.\n- Rock Wren", ("Rock Wren",)),
+        ("subcategory 3, Has Been, Touch Me Not, This That", ("subcategory 3", "Has Been", "Touch Me Not", "This That")),
         ("", ()),
     ],
 )
@@ -177,6 +198,88 @@ def test_the_release_s_markers(sentence):
     assert trace.candidates == ("House Wren", "Rock Wren") and trace.prediction == "House Wren"
     assert trace.comparison.startswith("Comparison\n1. House Wren vs. Rock Wren")
     assert trace.analysis.startswith("Analysis")
+
+
+NAMES = [(row["data_set"], row["alias"]) for row in alias_rows() if row["alias"][-1] != "?"]  # a list has it so
+NAMES += [(word, name) for word in DATA_SETS for name in sorted(official_names(word))]
+SENTENCES = [
+    "{name}", "**{name}**.", '"{name}" (Genus species)', "Final Prediction: {name}", "Final Answer:\n{name}",
+    "The {word} is a {name}.", "It is identified as {name}.", "The twin tails mark it as the {name}.",
+    "Given the short body, with its white stripe, the {word} is most likely a {name}.",
+    "The centre is that of a {name}.", "This is the {name}, which has a long tail.",
+    "It most closely matches the {name} due to its small size, and its tail.",
+    "It is not a Foobar Wren but a {name}.", "It is probably the {name} rather than a Foobar Wren.",
+    "The {word} is small. It is a {name}. It differs from the Foobar Wren.", "\\boxed{{\\text{{{name}}}}}",
+    "Final Prediction\nThe {word} in the image is a {name} (Genus species), as its tail is long.\n\nIt is rare.",
+]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_every_name_is_read_whole_from_a_conclusion(sentence):
+    """All 755 official names and their aliases, with digits, slashes, small letters, "and" and stops in them."""
+    for word, name in NAMES:
+        said = named_in(sentence.format(name=name, word=word))
+        assert normalise(said) == normalise(name), said
+        assert said == named_in(said)
+
+
+@pytest.mark.parametrize("sentence", [*SENTENCES, "The {word} shown, a fine {name}, is a rare one."])
+def test_known_names_are_looked_for_first(sentence):
+    for word, name in NAMES[::3]:
+        said = named_in(sentence.format(name=name, word=word), meanings(word))
+        assert name_of(word, said) == name_of(word, name), (word, name, said)
+
+
+@pytest.mark.parametrize("text, known, name", [
+    ("The vehicle is an American SUV, the Buick Enclave.", ["Buick Enclave"], "Buick Enclave"),
+    ("It is a Marlo Wren. The House Wren is larger.", ["House Wren"], "Marlo Wren"),
+    ("It cannot be a House Wren; it is a Rock Wren.", [], "Rock Wren"),
+    ("It is a Rock Wren; it is not a House Wren.", [], "Rock Wren"),
+    ("The flower is hibiscus.", [], "hibiscus"),
+    ("", ["House Wren"], ""),
+    (":\n", [], ""),
+])
+def test_a_conclusion(text, known, name):
+    assert named_in(text, known) == name
+
+
+FORMS = {
+    "car": ("Buick Enclave SUV 2012", "Buick Enclave", ["Buick Enclave (2008-2012)", "Chevrolet Traverse",
+                                                        "GMC Acadia", "Saturn Outlook"]),
+    "aircraft": ("F/A-18", "McDonnell Douglas F/A-18 Hornet", ["F/A-18 Hornet", "F-16", "F-15 Eagle", "F-14 Tomcat"]),
+    "flower": ("purple coneflower", "Purple Coneflower (Echinacea purpurea)",
+               ["Purple Coneflower (Echinacea purpurea)", "black-eyed Susan", "oxeye daisy", "blanket flower"]),
+    "dog": ("Black And Tan Coonhound", "black-and-tan coonhound", ["Black and Tan Coonhound", "Bluetick Coonhound",
+                                                                 "Rottweiler", "Doberman Pinscher"]),
+}
+
+
+@pytest.mark.parametrize("word", FORMS)
+def test_the_forms_of_the_other_data_sets(word):
+    label, said, listed = FORMS[word]
+    listed = "\n".join(f"{number}. **{name}**:\n- Broad, with a stripe.\n" for number, name in enumerate(listed, 1))
+    text = (f"<think> It is large.\nThe analysis of candidate subcategories:\n{listed}\n Comparison\n"
+            f"1. {label} vs. others: longer.\nThe prediction is: Given its size, the {word} is most likely a {said}."
+            f"</think>\n<answer>{label}</answer>")
+    trace = parse(text, meanings(word))
+    assert trace.complete and len(trace.candidates) == len(candidate_lines(trace)) == 4
+    assert predicts(trace, label, word) and predicts(parse(text), label, word)
+    assert where_wrong(trace, label, None, word) == "right"
+    assert where_wrong(parse(text.replace(f"<answer>{label}", "<answer>Foobar")), label, None, word) == "answer_differs"
+    other = sorted(official_names(word) - {label})[0]
+    assert where_wrong(parse(text, meanings(word)), other, None, word) == "candidate_missing"
+
+
+def test_conclusions_and_lists_are_read_in_time_linear_in_their_length():
+    def seconds(function, text):
+        start = time.process_time()
+        function(text)
+        return time.process_time() - start
+
+    for piece in ("(", "is a ", "likely ", "House Wren. ", ", ", "Final answer: ", "- A\n", " ", "not but ", "[(", "a-", "**"):
+        for function in (named_in, split_names, lambda text: named_in(text, ["House Wren"])):
+            short, long = (min(seconds(function, piece * times) for _ in range(2)) for times in (1_000, 8_000))
+            assert long < 24 * short + 0.02, (piece, function)
 
 
 def test_claims_are_values_before_part_words():

@@ -21,7 +21,7 @@ from typing import Iterator, NamedTuple, Optional
 
 from finer1_lib.data_sets.catalogue import DATA_SETS, DataSet
 from finer1_lib.data_sets.names import aircraft_name, bird_name, car_name, dog_name, flower_name, pet_name
-from finer1_lib.errors import UserError
+from finer1_lib.errors import UserError, first_line
 
 BANNER = 20  # pixel rows of copyright notice at the bottom of every aircraft picture
 
@@ -43,10 +43,16 @@ def find_archive(data_set: DataSet, data_root: "str | Path") -> Optional[Path]:
     root = Path(data_root)
     places = [root / name for name in (*data_set.folders, data_set.word)]
     places += [root / outer / name for name in data_set.folders for outer in (name, data_set.word)] + [root]
-    for place in places:
-        if any((place / marker).is_file() for marker in data_set.marker):
-            return place
-    return None
+    try:
+        return next((place for place in places
+                     if any((place / marker).is_file() for marker in data_set.marker)), None)
+    except OSError as error:
+        raise _closed(error) from None
+
+
+def _closed(error: OSError) -> UserError:
+    """A folder that may not be looked into."""
+    return UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable")
 
 
 def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False) -> list[Picture]:
@@ -67,9 +73,14 @@ def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False
     except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         said = f"a list in {folder} cannot be read ({type(error).__name__}: {error})"
         raise UserError(f"{data_set.title}: {said}; unpack it again") from None
+    if outside := next((one.file for one in pictures if not one.file.is_relative_to(folder)), None):
+        raise UserError(f"{data_set.title}: a list in {folder} leads out of it, to {outside}; unpack it again")
     held: dict[Path, set] = {}
-    for parent in {picture.file.parent for picture in pictures}:
-        held[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
+    try:
+        for parent in {picture.file.parent for picture in pictures}:
+            held[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
+    except OSError as error:
+        raise _closed(error) from None
     absent = [picture for picture in pictures if picture.file.name not in held[picture.file.parent]]
     if absent and not allow_incomplete:
         raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed pictures are not there, "
@@ -89,7 +100,10 @@ def _mat(*places: Path) -> dict:
 
     for place in places:
         if place.is_file():
-            return loadmat(place, squeeze_me=True, struct_as_record=False)
+            try:
+                return loadmat(place, squeeze_me=True, struct_as_record=False)
+            except Exception as error:  # scipy has errors of its own, zlib's and struct's
+                raise ValueError(f"{place.name}: {first_line(error)}") from None
     raise FileNotFoundError(2, "missing", str(places[0]))
 
 

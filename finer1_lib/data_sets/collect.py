@@ -11,6 +11,7 @@ the files' headers (`finer1 doctor` opens every picture whole).
 Source: METHOD 1 (4 images per seen sub-category, official splits); data sets' own lists.
 """
 
+import os
 import random
 from pathlib import Path
 from typing import Any, Callable, Collection, Mapping, Optional, Sequence
@@ -52,7 +53,7 @@ def read_data_sets(
     """
     import pandas
 
-    root = Path(data_root).expanduser()
+    root = Path(os.path.expanduser(data_root))
     copies = _copies(words, hub_copies)
     if not root.is_dir() and set(words) - set(copies):
         raise UserError(f"data_root {str(data_root)!r} is not a folder; give the one that holds data sets")
@@ -121,7 +122,7 @@ def assign_shots(
     """
     if num_shots < 3:
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
-    table, first = table.copy(), dict(first or {})
+    table, first, thin = table.copy(), dict(first or {}), []
     table["categories"], table["shot"] = "unseen", -1
     for word, part in table.groupby("super_category"):
         names = sorted(part["sub_category"].unique())
@@ -139,9 +140,12 @@ def assign_shots(
                     raise UserError(f"{word}/{name}: its rationale's picture is no training picture of it")
                 order = at + [index for index in order if index != at[0]]
             if len(order) < num_shots:
-                raise UserError(f"{word}/{name}: {len(order)} training pictures for {num_shots} shots; lower "
-                                "num_shots or complete the data set")
+                thin.append(f"{word}/{name} ({len(order)})")
+                continue
             table.loc[order[:num_shots], "shot"] = range(num_shots)
+    if thin:
+        raise UserError(f"{len(thin)} sub-categories have too few training pictures for {num_shots} shots: "
+                        f"{', '.join(thin)}; lower num_shots or complete the data set")
     if first:
         word, name = sorted(first)[0]
         raise UserError(f"a rationale speaks of {word}/{name}, which is no seen sub-category here")

@@ -12,7 +12,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 from finer1_lib.doctor import asked, machine, pictures, texts
 from finer1_lib.doctor.rows import LEVELS, NotYet, Row, fail, refused
 from finer1_lib.doctor.subject import Subject
-from finer1_lib.errors import UserError
+from finer1_lib.errors import UserError, printable
 
 CHECKS: dict[str, Callable[[Subject], list[Row]]] = {
     "named files": pictures.named_files,
@@ -53,7 +53,8 @@ def examine(subject: Any, checks: "dict[str, Callable[[Any], list[Row]]]" = CHEC
     Returns:
         At least one finding per check, in the checks' order.
     """
-    return [Finding(name, *row) for name, check in checks.items() for row in _run(check, subject)]
+    return [Finding(name, *map(printable, row))
+            for name, check in checks.items() for row in _run(check, subject)]
 
 
 def _run(check: Callable[[Any], list[Row]], subject: Any) -> list[Row]:
@@ -63,6 +64,9 @@ def _run(check: Callable[[Any], list[Row]], subject: Any) -> list[Row]:
         return [Row("skip", str(reason))]
     except UserError as error:
         return [refused(error, "")]
+    except OSError as error:  # a disk, a share or somebody else's file: no fault of the kit
+        where = str(error.filename or "")
+        return [fail(error.strerror or str(error), where, "make it readable, or take it out")]
     except Exception as error:  # whatever it is, the other checks still have something to say
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return [fail(f"this check broke: {said}", "", "a fault of the kit: please report it with this line")]

@@ -136,6 +136,9 @@ def disk(subject: Subject) -> list[Row]:
     for folder, need in needs.items():
         free = shutil.disk_usage(folder).free
         told = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed"
+        if not os.access(folder, os.W_OK):
+            rows.append(fail("you may not write there", str(folder), "ask its owner, or name another --output-root"))
+            continue
         rows.append(passed(told, str(folder)) if free >= need + RESERVE else fail(
             told, str(folder), "make room, or name another --output-root (HF_HOME for downloads)"))
     return rows

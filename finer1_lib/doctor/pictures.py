@@ -8,10 +8,10 @@ import random
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 from finer1_lib.data_sets.catalogue import copies_named
-from finer1_lib.doctor.rows import NotYet, Row, fail, passed, shortly, warn
+from finer1_lib.doctor.rows import NotYet, Row, fail, passed, refused, shortly, warn
 from finer1_lib.doctor.subject import DATA, Subject
 from finer1_lib.errors import UserError
 
@@ -24,14 +24,48 @@ TRAINED, TESTED = ("02_cot_sft", "03_tapo"), ("04_evaluation", "05_probing")
 def data(subject: Subject) -> list[Row]:
     """Folders, data sets, counts and names."""
     from finer1_lib.coverage import coverage_of
+    from finer1_lib.fgvr_data import count_names
+    from finer1_lib.files import read_json
 
     if not subject.made:
-        return subject.listed.rows
+        return [*subject.listed.rows, *_questions(subject), *_taxonomy(subject)]
     table, partial = subject.table, coverage_of(subject.run_dir)
-    told = f"{len(table)} pictures of {table['sub_category'].nunique()} sub-categories"
+    told = f"{len(table)} pictures of {count_names(table)} sub-categories"
     rows = [passed(f"{DATA} has finished with these values: {told}", str(subject.made))]
-    return rows + ([warn(partial, f"{DATA}/data.json", "complete the data sets, or read every table so")]
-                   if partial else [])
+    notes = [note.rpartition("; ") for note in read_json(subject.made / "data.json").get("notes", [])]
+    rows += [warn(what, f"{DATA}/data.json", fix) for what, _, fix in notes]
+    if partial:
+        rows.append(warn(partial, f"{DATA}/data.json", "complete the data sets, or read every table so"))
+    return rows + _questions(subject)
+
+
+def _questions(subject: Subject) -> list[Row]:
+    """The question as it will be put about each super-category; the release brings its own."""
+    from finer1_lib.prompts import question_for
+
+    table = subject.table if subject.made else subject.listed.table
+    if table is None:
+        return []
+    asked = {one["super_category"]: one["question"] for one in subject.items} if subject.made else {}
+    own = " (the release has its own)" if not subject.made and subject.values.get("release") else ""
+    return [passed(f"the question about the {part['sub_category'].nunique()} sub-categories of {word!r}: "
+                   f"{asked.get(word, question_for(word))}{own}")
+            for word, part in table.groupby("super_category")]
+
+
+def _taxonomy(subject: Subject) -> list[Row]:
+    """The user's table of genera fits the names; one that is not there is among the named files."""
+    from finer1_lib.fgvr_data import count_names
+    from finer1_lib.taxonomy import GENUS, read_taxonomy
+
+    file, table = subject.values.get("taxonomy_file", ""), subject.listed.table
+    if not file or table is None or not os.path.exists(os.path.expanduser(file)):
+        return []
+    try:
+        known = sum(GENUS in ranks for ranks in read_taxonomy(file, table).values())
+    except UserError as error:
+        return [refused(error, f"{DATA}.taxonomy_file")]
+    return [passed(f"a genus is given to {known} of {count_names(table)} names", file)]
 
 
 def named_files(subject: Subject) -> list[Row]:
@@ -45,7 +79,7 @@ def named_files(subject: Subject) -> list[Row]:
                 continue
             if name.endswith(NAMED) and name != "output_root" and value and "://" not in value:
                 named[value].append(f"{stage}.{name}")
-    absent = [path for path in named if not Path(path).expanduser().exists()]
+    absent = [path for path in named if not os.path.exists(os.path.expanduser(path))]
     rows = [fail(f"{path} is not there", ", ".join(named[path]), "correct the path, or leave it empty")
             for path in absent]
     return rows or [passed("all that is named is there" if named else "none are named", ", ".join(named))]
@@ -80,7 +114,7 @@ def whole(subject: Subject) -> list[Row]:
             subject.progress("opening pictures", done, len(chosen))
     if broken:
         first = broken[min(broken)]
-        return [fail(f"{len(broken)} pictures cannot be read: {first}", shortly(sorted(broken)),
+        return [fail(f"{len(broken)} pictures cannot be read: {first}", shortly(sorted(broken), most=50),
                      "take these files from the archive again, or out of the folder")]
     part = "" if len(chosen) == len(ids) else f" (a sample of {len(ids)}; without --quick all are opened)"
     return [passed(f"{len(chosen)} pictures opened whole{part}", str(subject.root))]
@@ -88,42 +122,31 @@ def whole(subject: Subject) -> list[Row]:
 
 def apart(subject: Subject) -> list[Row]:
     """No file stands in train and test, under two names, or in two data sets."""
-    table, rows, _ = subject.table, [], subject.release  # without its lists the shots are not the run's
-    copies = list(_copies(subject))
-    for group in copies:
-        part = table.iloc[group]
-        ids = shortly(list(part["image_id"]))
-        names = [f"{row.super_category}/{row.sub_category}" for row in part.itertuples()]
+    table, _ = subject.table, subject.release  # without its lists the shots are not the run's
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    twins = 0
+    for group in _copies(subject):
+        part, twins = table.iloc[group], twins + len(group) - 1
+        names = sorted({f"{row.super_category}/{row.sub_category}" for row in part.itertuples()})
         split = set(part["split"])
         if (part["shot"] >= 0).any() and "test" in split:
-            rows.append(fail("the same picture is trained on and tested on", ids,
-                             "take one of them out, or draw other shots with another seed"))
+            kind = (fail, "the same picture is trained on and tested on",
+                    "take one of each out, or draw other shots with another seed")
         elif len(split) == 2:
-            rows.append(warn("the same picture in train and in test", ids,
-                             "no shot is among them, but probes and prototypes use it: take one of them out"))
+            kind = (warn, "the same picture in train and in test",
+                    "no shot is among them, but probes and prototypes use them: take one of each out")
         elif part["super_category"].nunique() > 1:
-            rows.append(warn(f"the same picture in two data sets: {shortly(sorted(set(names)))}", ids,
-                             "take one of them out"))
-        elif len(set(names)) > 1:
-            rows.append(warn(f"the same picture under two names: {shortly(sorted(set(names)))}", ids,
-                             "one of the labels is wrong: take that file out"))
-    rows = _few(rows)
-    twins = sum(len(group) - 1 for group in copies)
+            kind = warn, "the same picture in two data sets", "take one of each out"
+        elif len(names) > 1:
+            kind = warn, "the same picture under two names", "one of the labels is wrong: take that file out"
+        else:
+            continue
+        found[kind].append(f"{' = '.join(part['image_id'])} ({', '.join(names)})")
+    rows = [level(f"{len(groups)} x {what}", "; ".join(groups), fix)
+            for (level, what, fix), groups in found.items()]
     what = "shots were" if subject.quick else "pictures were"
     return rows or [passed(f"no picture in train and test, under two names or in two data sets ({len(table)} "
                            f"{what} compared by their bytes; {twins} harmless copies)")]
-
-
-def _few(rows: list[Row], most: int = 5) -> list[Row]:
-    """At most so many rows of a kind, the last one saying how many more there are."""
-    kinds: dict[tuple, list[Row]] = defaultdict(list)
-    for row in rows:
-        kinds[row.level, row.what.partition(":")[0]].append(row)
-    return [
-        row if number < most - 1 or len(group) <= most else
-        row._replace(what=f"{row.what}, and {len(group) - most} more such cases")
-        for group in kinds.values() for number, row in enumerate(group[:most])
-    ]  # fmt: skip
 
 
 def _copies(subject: Subject) -> Iterator[list[int]]:
@@ -186,13 +209,7 @@ def _own_pixels(checkpoint: str) -> tuple[int, int]:
 
     Source: data.md 4.1.
     """
-    from finer1_lib.files import read_json
+    from finer1_lib.pixel_budget import pixels_named
 
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        own = read_json(Path(checkpoint) / name)
-        own = own.get("image_processor", own)
-        size = own.get("size", {})
-        if own:
-            return (own.get("min_pixels") or size.get("shortest_edge") or 3136,
-                    own.get("max_pixels") or size.get("longest_edge") or 12845056)
-    return 3136, 12845056
+    named = pixels_named(Path(checkpoint))
+    return named["min_pixels"] or 3136, named["max_pixels"] or 12845056

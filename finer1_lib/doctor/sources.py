@@ -6,12 +6,13 @@ left out. Nothing is downloaded.
 Source: our choice; the readers are those of stage 01 (`data_sets.collect`, `image_folder`).
 """
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
 
 from finer1_lib.data_sets.archives import find_archive
 from finer1_lib.data_sets.catalogue import DATA_SETS, copies_named
-from finer1_lib.doctor.rows import Row, fail, passed, refused, shortly, warn
+from finer1_lib.doctor.rows import Row, fail, passed, refused, warn
 from finer1_lib.errors import UserError
 
 Values = Mapping[str, Any]
@@ -105,21 +106,33 @@ def _read(
     return table, passed(f"{title}: {counts}, as published", one["source"])
 
 
-def list_folder(root: Path, super_category: str, progress: Progress) -> Listed:
-    """A folder of folders of images; each is opened whole, as 01 does.
+def list_folder(root: Path, values: Values, progress: Progress) -> Listed:
+    """A folder of folders of images; each is opened whole, as 01 does, and all mistakes are rows.
 
     Raises:
-        UserError: of `image_folder.read_table`: no folder, no images, a wrong layout, a name, one file under
-            two names.
+        UserError: of `image_folder.read_table`, where a mistake leaves nothing to look at.
     """
-    from finer1_lib.image_folder import read_table
+    from finer1_lib.fgvr_data import count_names, read_table
 
     broken: dict[str, str] = {}
-    table = read_table(root, super_category, lambda done, total: progress("reading pictures", done, total),
-                       broken=broken)
-    told = f"{len(table)} pictures of {table['sub_category'].nunique()} sub-categories"
-    rows = [passed(told, str(root))]
+    table = read_table(root, values["super_category"],
+                       lambda done, total: progress("reading pictures", done, total), broken=broken,
+                       strip_names=values.get("strip_names", False))
+    rows = [passed(f"{len(table)} pictures of {count_names(table)} sub-categories", str(root))]
+    mistakes: dict[str, list[str]] = defaultdict(list)
+    for fault in table.attrs["faults"]:
+        what, _, fix = fault.rpartition("; ")
+        mistakes[fix].append(what.removeprefix(f"{root}/"))
+    rows += [fail(f"{len(found)} mistakes: {' | '.join(found)}", str(root), fix)
+             for fix, found in mistakes.items()]
+    for note in table.attrs["notes"]:
+        what, _, fix = note.rpartition("; ")
+        rows.append(warn(what, str(root), fix))
+    sizes, needed = table.groupby(["super_category", "sub_category"]).size(), values["num_shots"] + 1
+    if thin := [f"{word}/{name} ({size})" for (word, name), size in sizes.items() if size < needed]:
+        rows.append(warn(f"{len(thin)} sub-categories have fewer than {needed} pictures, too few where they "
+                         f"are seen: {', '.join(thin)}", str(root), "add some, or lower num_shots"))
     if twice := table.attrs["duplicates"]:
-        rows.append(warn(f"{len(twice)} files are left out: the same bytes stand beside them", shortly(twice),
-                         "remove them"))
-    return Listed(table, rows, broken)
+        rows.append(warn(f"{len(twice)} files are left out: the same bytes stand beside them",
+                         ", ".join(twice), "remove them"))
+    return Listed(table if len(table) else None, rows, broken)

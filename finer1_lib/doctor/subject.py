@@ -10,6 +10,7 @@ lists, where the preset names their address.
 Source: our choice.
 """
 
+import os
 import tempfile
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,7 +65,7 @@ class Subject:
         """
         named = self.values.get("data_root" if self.words else "image_root", "")
         if self.words or named:
-            return Path(named).expanduser()
+            return Path(os.path.expanduser(named))
         if not (self.run_dir / WORLD / "stage.json").is_file():
             raise NotYet(f"notebook {WORLD} has not drawn the world yet")
         return self.run_dir / WORLD / "images"
@@ -125,19 +126,26 @@ class Subject:
         Raises:
             UserError: naming what is wrong with it.
         """
+        from transformers import GenerationConfig
+
         from finer1_lib.chat_templates import check_processor
-        from finer1_lib.checkpoint_files import check_any, examine, read_config
+        from finer1_lib.checkpoint_files import check_any, check_files, examine, loading, read_config
+        from finer1_lib.generation import own_settings
         from finer1_lib.models import load_processor
         from finer1_lib.systems.encoder_towers import check_open_clip
 
         path = Path(folder)
         if (path / "open_clip_config.json").exists():
-            return check_open_clip(path)
+            check_files(path)
+            return check_open_clip(path, numbers=not self.quick)
         if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
             return  # an adapter is looked at where it is attached
         check_any(path)
-        if examine(path, numbers=not self.quick):
+        if examine(path, folder, numbers=not self.quick):
             check_processor(load_processor(folder), read_config(folder), folder)
+        if (path / "generation_config.json").exists():
+            with loading(folder, "read the generation_config.json of"):
+                own_settings(GenerationConfig.from_pretrained(folder, local_files_only=True), folder)
 
     @cached_property
     def table(self) -> Any:
@@ -162,17 +170,20 @@ class Subject:
             if self.words and self.values["image_root"]:
                 raise UserError("data_sets and image_root are both given; leave one of them empty")
             found = (list_data_sets(self.values, self.root, self.progress) if self.words
-                     else list_folder(self.root, self.values["super_category"], self.progress))
+                     else list_folder(self.root, self.values, self.progress))
             if found.table is None:
                 return found
             return self._shots(found) if self.words else found._replace(table=self._split(found.table))
-        except UserError as error:
-            return found._replace(table=None, rows=[*found.rows, refused(error, DATA)])
+        except UserError as error:  # the pictures can be looked at all the same, as if none were a shot
+            table = found.table
+            if table is not None:
+                table = table.assign(categories="seen", split=table.get("split", "train"), shot=-1)
+            return found._replace(table=table, rows=[*found.rows, refused(error, DATA)])
 
     def _named(self, name: str) -> str:
         """A file or folder of 01's values; "" for none. One that is not there is told of once, elsewhere."""
         value = self.values.get(name, "")
-        if value and "://" not in value and not Path(value).expanduser().exists():
+        if value and "://" not in value and not os.path.exists(os.path.expanduser(value)):
             raise NotYet(f"{name} is not there: see the rows of `named files`")
         return value
 
@@ -184,7 +195,7 @@ class Subject:
             guide = self.run_dir / WORLD / "guide.json"
         names = ("seed", "num_shots", "seen_share", "train_share")
         return split_table(table, **{name: self.values[name] for name in names},
-                           guide=read_guide(Path(guide).expanduser(), table) if guide else None)
+                           guide=read_guide(os.path.expanduser(guide), table) if guide else None)
 
     def _shots(self, found: Listed) -> Listed:
         from finer1_lib.data_sets.collect import assign_shots

@@ -5,6 +5,7 @@ hash), data.md 0.1 (the release's truth always stands first); the limits below a
 """
 
 import math
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Callable, Optional
@@ -22,6 +23,8 @@ EVALUATION = "04_evaluation"
 def names(subject: Subject) -> list[Row]:
     """No unseen sub-category is trained on, no picture is trained on and asked about."""
     table, _ = subject.table, subject.release  # without its lists the two sides are not the run's
+    if (table["shot"] < 0).all():
+        raise NotYet("no shots are drawn: see the rows of `data`")
     sides: dict[tuple, str] = {}
     for row in table.drop_duplicates(["super_category", "sub_category"]).itertuples():
         sides[row.super_category, normalise(row.sub_category)] = row.categories
@@ -137,7 +140,7 @@ def prompt_hashes(subject: Subject) -> list[Row]:
     from finer1_lib.release.prompts import EVALUATION_FILE, read_prompts
 
     source, rows = subject.get(EVALUATION, "prompts_from", ""), []
-    if source and not Path(source).expanduser().exists():
+    if source and not os.path.exists(os.path.expanduser(source)):
         raise NotYet("prompts_from is not there: see the rows of `named files`")
     asked = {**PROMPTS, **(read_prompts(source) if source else {})}
     records = read_jsonl(subject.run_dir / EVALUATION / "records.jsonl")
@@ -151,7 +154,7 @@ def prompt_hashes(subject: Subject) -> list[Row]:
     elif records:
         told = f"{len(records)} records carry the hashes of {len(held)} prompts as they are now"
         rows.append(passed(told, where))
-    checkout = Path(subject.values.get("release") or "").expanduser()
+    checkout = Path(os.path.expanduser(subject.values.get("release") or ""))
     if not source and (checkout / EVALUATION_FILE).is_file() and subject.values["release"]:
         other = [f"{name} {asked[name].hash} (the release's {prompt.hash})"
                  for name, prompt in read_prompts(checkout).items()

@@ -1,11 +1,11 @@
 """Paper | released checkpoint here | our run, in one table, for runs on the paper's own data alone.
 
-    finer1 compare RUN [--released RUN]
+    finer1 compare RUN [--released RUN] [--to FILE]
 
-Values are in percent, as the paper prints them. Ours come from the official scorer, the release's and so the
-paper's (containment), over shuffled options, and over the release's order where that was asked too: which of
-the two the paper's tables were made with is not known. The strict scorer stands beside. `difference` is ours
-minus the paper's, with our interval moved along: the paper gives none of its own.
+Values are in percent, with the two digits that the paper prints. Ours come from the official scorer, the
+release's and so the paper's (containment), over shuffled options, and over the release's order where that was
+asked too: which of the two the paper's tables were made with is not known. The strict scorer stands beside.
+`difference` is ours minus the paper's, with our interval moved along: the paper gives none of its own.
 
     inside   the paper's value lies in our 95 % interval; no proof that the two are equal
     below    our interval ends below the paper's value
@@ -31,7 +31,7 @@ from finer1_lib.statistics import has_interval
 from finer1_lib.systems.registry import known_systems
 
 __all__ = ["COLUMNS", "NotComparable", "compare_lines", "comparison_table", "lines_of", "notes", "table_of",
-           "to_markdown"]
+           "to_csv", "to_markdown"]
 COLUMNS = (
     "source", "setting", "metric", "paper_row", "model", "categories", "dataset", "option_order", "paper",
     "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict",
@@ -82,13 +82,8 @@ def table_of(run: Optional[Admitted], released: Optional[Admitted] = None):
     return pd.DataFrame([line for line in lines if line], columns=list(COLUMNS))
 
 
-def compare_lines(run_dir: "str | Path", released_run: "str | Path | None" = None) -> str:
-    """What `finer1 compare` prints: the averages of `comparison_table` as Markdown, and how to read them.
-
-    Raises:
-        NotComparable, UserError: as `comparison_table`.
-    """
-    table = comparison_table(run_dir, released_run)
+def compare_lines(table) -> str:
+    """What `finer1 compare` prints: the averages of `comparison_table` as Markdown, and how to read them."""
     return "\n".join([to_markdown(table), "", *notes(table)])
 
 
@@ -134,19 +129,30 @@ def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[s
     for row in shown.to_dict("records"):
         kind = row["categories"] + ("" if row["dataset"] == paper_facts.AVERAGE else f", {row['dataset']}")
         kind += ", release's order" if row["option_order"] == "release" else ""
-        gap = _text(row["difference"], "+.1f")
+        gap = _text(row["difference"], "+.2f")
         if gap != "-" and has_interval(row["low"]):
-            gap += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
+            gap += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         lines.append([
-            row["source"], row["metric"].replace("_", " "), row["paper_row"], label_of(row["model"], labels), kind,
-            *(_text(row[key]) for key in ("paper", "released", "run")), gap,
+            row["source"], row["metric"].replace("_", " "), row["paper_row"],
+            label_of(row["model"], labels), kind, *(_text(row[key]) for key in ("paper", "released", "run")), gap,
             f"{row['n']:,} of {row['n_paper']:,}", row["reading"], _text(row["run_strict"]),
         ])  # fmt: skip
     return titles, lines
 
 
-def _text(value: Optional[float], form: str = ".1f") -> str:
-    return "-" if value is None or value != value else f"{value:{form}}"
+def to_csv(table) -> str:
+    """Every line of `comparison_table`, those of the six data sets too, as CSV, its numbers as printed.
+
+    Args:
+        table: of `comparison_table`.
+    """
+    shown = {key: [_text(value, none="") for value in table[key]]
+             for key in ("paper", "released", "run", "difference", "low", "high", "run_strict")}
+    return table.assign(**shown).to_csv(index=False, lineterminator="\n")
+
+
+def _text(value: Optional[float], form: str = ".2f", none: str = "-") -> str:
+    return none if value is None or value != value else f"{value:{form}}"
 
 
 def _facts(size: str) -> Iterator[tuple[Mapping[str, Any], str]]:

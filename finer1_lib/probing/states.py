@@ -84,6 +84,9 @@ def join_parts(parts: Sequence[Path], place: int, path: Path) -> None:
     shape = (len(arrays[0]), sum(array.shape[1] for array in arrays), arrays[0].shape[2])
     temporary = path.with_name(f"{TEMPORARY}{path.name}")  # swept by the stage if we are killed here
     joined = np.lib.format.open_memmap(temporary, "w+", arrays[0].dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later it would kill the kernel
+        with temporary.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
     start = 0
     for array in arrays:
         joined[:, start : start + array.shape[1]] = array

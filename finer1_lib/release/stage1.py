@@ -19,7 +19,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_json
 from finer1_lib.image_folder import split_crop
 from finer1_lib.release.pictures import find_pictures, word_of
-from finer1_lib.rewards import one_answer, well_formatted
+from finer1_lib.rewards import is_target, one_answer
 from finer1_lib.traces.parsing import parse
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _problem(item: Any) -> str:
         return "not exactly one picture"
     if not messages[-2]["content"].startswith(IMAGE) or messages[-2]["content"].count(IMAGE) != 1:
         return f"the question does not begin with its one {IMAGE}"
-    if not well_formatted(messages[-1]["content"]):
+    if not is_target(messages[-1]["content"]):
         return "the text is not <think>..</think> <answer>..</answer>"
     return ""
 

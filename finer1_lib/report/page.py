@@ -15,13 +15,13 @@ from finer1_lib.chain import STAGES
 from finer1_lib.coverage import coverage_of
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_text, read_json, read_jsonl
-from finer1_lib.provenance import KEYS as KEYS_OF_ORIGIN
 from finer1_lib.report import tables as report_tables
 from finer1_lib.report.figures import figures_of
 from finer1_lib.signatures import is_current, read_record
 from finer1_lib.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
 
 EXAMPLES = 8  # traces, two a pair
+_TOLD = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
 _ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
 _FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
           ("traces", "Reasoning traces"), ("probing", "Probing"))  # fmt: skip
@@ -43,8 +43,7 @@ def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     import jinja2
 
     run_dir = Path(run_dir)
-    told = ("parameters", "seed", *KEYS_OF_ORIGIN)
-    records = {stage: read_record(run_dir / stage, *told) for stage in STAGES if is_current(run_dir, stage)}
+    records = {stage: read_record(run_dir / stage, *_TOLD) for stage in STAGES if is_current(run_dir, stage)}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

@@ -13,26 +13,34 @@
     taken as           what the pictures of a vaguely named sub-category show: Greater Roadrunner
     year first         2012 Audi TTS Coupe
 
-Hyphens, case and apostrophes are folded before names are compared, so "Red-winged Blackbird" needs no row. An
+Hyphens, case, apostrophes and brackets are folded before names are compared, so "Red-winged Blackbird" needs no
+row, and a name beside one of its own is one thing: "C-47 (Skytrain)", "Basset, also known as Basset Hound". An
 alias that is another sub-category of its data set, or an alias of two, is not in the table; a model can be
 right by another name that is missing here, so a score with aliases is neither
 a lower nor an upper bound where a row takes a genus for its one species.
 
 Source: collected by hand from what is in general use (checklists of birds, breed registers and WordNet's
-synonyms for the dogs, makers' names), no list copied; audit B5, data.md 2.3 (dogs and pets) and 1.3 (flowers,
-cars with the year first). Which names are near enough is our choice.
+synonyms for the dogs, makers' names), no list copied. Which names are near enough is our choice.
 """
 
 import csv
 import importlib.resources
+import re
 from functools import cache
 from typing import Mapping, Optional
 
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.data_sets.names import official_names
-from finer1_lib.rewards import normalise
+from finer1_lib.rewards import forms, normalise, says
+from finer1_lib.scores.cars import cars_in, labels_of, short_names
 
 KINDS = ("spelling", "fuller or shorter", "synonym", "renamed", "botanical", "taken as", "year first")
+ALSO = re.compile(r"[,;]?\s?\b(?:(?:also|better|commonly|formerly|otherwise) (?:known as|called|named)|formerly|aka|a\.k\.a\.)\s",
+                  re.IGNORECASE)  # between two names of one thing
+_ARTICLE = re.compile("^(?:an?|the) ")
+_BRACKET = re.compile(r"[()\[\]]")
+_GLOSS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
+_BINOMIAL = re.compile(r"(?!Not?\b|Or\b)[A-Z][a-z]+ (?!or\b)[a-z]{3,}(?: [a-z]{3,})?")
 
 
 @cache
@@ -55,8 +63,56 @@ def names_by_spelling(data_set: str) -> Mapping[str, str]:
 
 
 def name_of(data_set: str, text: str) -> Optional[str]:
-    """The official name that a text is, by itself or by an alias; None if it is none."""
-    return names_by_spelling(data_set).get(normalise(text))
+    """The official name that a text is, by itself, an alias or both; None if it is none, or two."""
+    known = names_by_spelling(data_set)
+    for said in forms(text) if known else ():
+        folded = normalise(_BRACKET.sub(" ", said))
+        # an article before a number too ("a 2012 Audi TTS Coupe"), where a name follows
+        if found := known.get(normalise(said)) or known.get(folded) or known.get(_ARTICLE.sub("", folded)):
+            return found
+        first, *others = (piece.strip(" ,;") for piece in _BRACKET.split(ALSO.sub(" (", said)))
+        found, others = known.get(normalise(first)), list(filter(None, others))
+        if found and others and all(_is_too(data_set, found, other) for other in others):
+            return found
+    return None
+
+
+def same_name(data_set: str, said: str, name: str) -> bool:
+    """Whether two texts are one name: as they stand, but for what is in brackets, by aliases, or as one car.
+
+    Of a car make and model decide, and the trim where both say one.
+    """
+    glosses = {name_of(data_set, gloss[1:-1]) for gloss in _GLOSS.findall(f"{said} {name}")} - {None}
+    if says(said, name) or (says(without_gloss(said), without_gloss(name))
+                            and glosses <= {name_of(data_set, without_gloss(name))}):  # fmt: skip
+        return True
+    one, other = name_of(data_set, said), name_of(data_set, name)
+    return one == other if one and other else data_set == "car" and _one_car(said, name)
+
+
+def without_gloss(text: str) -> str:
+    """A text without what stands in brackets, in time linear in the text."""
+    return " ".join(_GLOSS.sub(" ", text).split())
+
+
+@cache
+def meanings(data_set: str) -> Mapping[str, frozenset[str]]:
+    """Every normalised spelling of a name -> the official names it may stand for; a car's make and model for several."""
+    return {**(short_names() if data_set == "car" else {}),
+            **{said: frozenset({name}) for said, name in names_by_spelling(data_set).items()}}  # fmt: skip
+
+
+def _is_too(data_set: str, name: str, said: str) -> bool:
+    """Whether what stands beside a name is the same thing: a name of it, or in the form of a species' name."""
+    other = name_of(data_set, said)
+    if other is None and data_set == "car":
+        return _one_car(said, name)
+    return other == name if other else bool(_BINOMIAL.fullmatch(said))
+
+
+def _one_car(said: str, name: str) -> bool:
+    one, other = cars_in(said).trims, cars_in(name).trims
+    return bool(labels_of(said) & labels_of(name)) and (one == other or not (one and other))
 
 
 def covers(data_set: str, label: str) -> bool:
@@ -65,3 +121,8 @@ def covers(data_set: str, label: str) -> bool:
     A drawn world has birds too, and the table knows none of them.
     """
     return data_set in DATA_SETS and label in official_names(data_set)
+
+
+def table_for(word: str, label: str) -> str:
+    """The data set whose other names a label has: the word of its super-category, or "" where none is covered."""
+    return word if covers(word, label) else ""

@@ -5,8 +5,9 @@ left is cut at separators:
 
     "House Wren, Rock Wren"     two names        "Border Collie" is not a "Collie" beside something else
     "Rock Wren or some finch"   two names        "Black-and-white Warbler", "F/A-18": one name each
+    "C-47 (Skytrain)"           one thing under two names
 
-Source: audit A3 (multi-answer rate), METHOD 4 (`strict`); the rule is our choice.
+Source: our choice.
 """
 
 import re
@@ -14,17 +15,20 @@ from functools import lru_cache
 from typing import Iterable
 
 from finer1_lib.rewards import normalise
+from finer1_lib.scores.aliases import ALSO, meanings, name_of
 
 _STAND_IN = "\0 \0"  # of a known name already read: two words that no text holds
 _APART = re.compile(r"[,;]|\s/|/\s|\bor\b")
 _AND = re.compile(r"\s(?:and|&)\s")
 
 
-def names_several(answer: str, known: Iterable[str]) -> bool:
+def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool:
     """Whether an answer names several things.
 
-    1. An answer that equals a known name (after normalisation) names one thing, whatever signs are in it.
-    2. Known names are found as whole words, the longest first, each place once; two of them are several.
+    1. An answer that equals a known name (after normalisation) names one thing, whatever signs are in it; so
+       does a name with one of its own in brackets, or after "also known as".
+    2. Known names are found as whole words, the longest first, each place once; two of them are several, unless
+       the data set has both for one thing.
     3. The rest is cut at commas, semicolons, line ends, "or", and slashes with white space beside them; two
        pieces are several. It is cut at "and" (or "&") too, unless one word stands before it and more than
        one after it: that is how names have it (Black and White Warbler).
@@ -35,25 +39,29 @@ def names_several(answer: str, known: Iterable[str]) -> bool:
     Args:
         answer: what stands between the tags.
         known: the options and labels that are known, if any.
+        data_set: whose other names count as one thing.
     """
-    text = normalise("; ".join(answer.splitlines()))
-    names = _longest_first(frozenset(known))
-    if text in names:
+    text = normalise(ALSO.sub(" | ", "; ".join(answer.splitlines())))
+    names = _longest_first(frozenset(known), data_set)
+    if text in names or name_of(data_set, answer) is not None:
         return False
-    found = 0
+    found = []
     for name in names:
         if name in text:  # spares the pattern: nearly all known names stand nowhere in the answer
             text, times = re.subn(rf"(?<!\w){re.escape(name)}(?!\w)", _STAND_IN, text)
-            found += times > 0
+            found += [names[name]] * (times > 0)
     pieces = [piece.strip() for part in _APART.split(text) for piece in _cut_at_and(part)]
     pieces = {piece for piece in pieces if re.search(r"[\w\0]", piece)}  # one said twice is one
-    return found > 1 or len(pieces) > 1
+    return len(pieces) > 1 or bool(found) and not frozenset.intersection(*found)
 
 
 @lru_cache(maxsize=1024)  # one set of names serves a whole data set
-def _longest_first(known: frozenset) -> dict[str, None]:
-    names = {normalise(name) for name in known} - {""}
-    return dict.fromkeys(sorted(names, key=lambda name: (-len(name), name)))
+def _longest_first(known: frozenset, data_set: str) -> dict[str, frozenset[str]]:
+    """Normalised name -> what it may stand for: itself, or the official names; none of these in a drawn world."""
+    official, names = meanings(data_set), {normalise(name) for name in known} - {""}
+    names |= official.keys() if names & official.keys() else set()
+    names = {name: official.get(name, frozenset({name})) for name in names}
+    return {name: names[name] for name in sorted(names, key=lambda name: (-len(name), name))}
 
 
 def _cut_at_and(text: str) -> list[str]:

@@ -1,39 +1,93 @@
 """The one answer of a record, read in the same way by every strict metric, vote and confusion.
 
-    "<answer>rock-wren</answer>"                        rock-wren
-    "<answer>B</answer>", "(B)", "B. Rock Wren"         the second option, where the options had letters
+    "<answer>rock-wren</answer>", "**rock-wren**."      rock-wren
+    "<answer>B</answer>", "Option B", "(B) Rock Wren"   the second option, where the options had letters
     "<answer>B. House Wren</answer>"                    as it stands: letter and name disagree
+    "<answer>The bird is a Rock Wren.</answer>"         as it stands, or what the sentence states: Rock Wren
+
+Only sentences that say that something is so are read, by a list of their forms; every other stays whole, so
+denials, likenesses, guesses and questions state nothing.
 
 Also which of the known names a longer text mentions, the longest first: "Border Collie" mentions no "Collie".
 
-Source: METHOD 4 (`strict`), audit A3 and A4; FOCI shows its options under letters.
+Source: our choice; FOCI shows its options under letters.
 """
 
 import re
 from functools import lru_cache
 from typing import Any, Iterable, Mapping, Optional
 
-from finer1_lib.rewards import normalise, one_answer
+from finer1_lib.rewards import forms, normalise, one_answer, says
 
 Record = Mapping[str, Any]
-_LETTER = re.compile(r"\(?([A-Za-z])(?:[).:]+|\Z)\s*(.*)\Z", re.DOTALL)
+# B, (B), Option B: .., B - .., and "B)** .." whose stars before it are taken off
+_LETTER = re.compile(
+    r"(?i:(?:option|choice)\s)?[(\[]?([A-Za-z])(?:[)\].:*_]+|\s[-–—]\s|\Z)\s*(.*)\Z", re.DOTALL)
+_KINDS = {
+    "aircraft": ("airplane", "plane", "jet"), "car": ("vehicle",), "flower": ("plant",),
+    "pet": ("cat", "dog"),
+}  # fmt: skip
+_PHOTO = "(?:image|picture|photo|photograph)"
+_ASKED = (
+    "answer|option|choice|prediction|name|label|class|(?:sub-?)?category|variant|variety|(?:make and )?model")
+_SENTENCE = (  # what may stand before a name, white space folded; thing: what it may be called
+    r"(?:(?:so|thus|therefore|hence|yes),? )?"
+    r"(?:(?:it|this|that|(?:(?:the|this|that|my) )?(?:(?:final|correct|right|best) )?{thing}"
+    r"(?:(?: shown| seen| pictured)?(?: of| in| on) (?:the|this|that) {thing}){{0,3}}(?: shown| here)?)"
+    r"(?:(?: is| was|['’]s)(?: clearly| definitely| certainly| indeed)?"
+    r"(?: called| named| known as| identified as| classified as)?(?: (?:an? |the )?{photo} of| of)?:?"
+    r"| ?[:=]| shows| depicts)"
+    r"|i (?:can )?see|{photo} of) "
+)
 _WORDS = re.compile(r"\w+")
 _Index = dict[str, list[tuple[tuple[str, ...], str]]]  # first or last word -> (words, name)
 
 
-def answer_of(record: Record) -> Optional[str]:
+def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
     """What a record answers, its letter read as the option it stood for; None without a well-formed answer.
+
+    What stands around it and an article are taken off (`rewards.forms`), but where they are the label's or an
+    option's own.
 
     Args:
         record: with completion; `lettered` and options where its prompt showed letters.
+        sentence: take what a sentence states (`stated`) for the answer.
     """
     answer = one_answer(record["completion"])[0]
-    found = _LETTER.match(answer) if answer is not None and record.get("lettered") else None
-    place = ord(found[1].upper()) - ord("A") if found else -1
-    if not found or place >= len(record["options"]):
-        return answer
-    option, named = record["options"][place], found[2].strip()
-    return option if not named or normalise(named) == normalise(option) else answer
+    if answer is None:
+        return None
+    said = forms(stated(answer, record.get("super_category", "")) if sentence else answer)
+    options = record.get("options") or ()
+    known = {normalise(name) for name in (record.get("sub_category", ""), *options)} - {""}
+    if named := next((form for form in said if normalise(form) in known), None):
+        return named
+    found = _LETTER.match(said[-1]) if record.get("lettered") else None
+    place = ord(found[1].upper()) - ord("A") if found else len(options)
+    if place < len(options) and (not found[2] or says(found[2], options[place])):
+        return options[place]
+    return said[-1] or answer
+
+
+def stated(answer: str, word: str) -> str:
+    """The name in a plain sentence: "The bird is a Rock Wren." -> "a Rock Wren"; else the answer as it is.
+
+    Args:
+        word: of the super-category, which the sentence may say for the thing.
+    """
+    text = " ".join(forms(answer)[-1].split())
+    found = _sentence(word).match(text)
+    return text[found.end() :] if found else answer
+
+
+def kinds_of(word: str) -> frozenset[str]:
+    """What a thing of a super-category may be called."""
+    return frozenset({word.casefold(), "species", "breed", *_KINDS.get(word, ())} - {""})
+
+
+@lru_cache
+def _sentence(word: str) -> re.Pattern:
+    thing = rf"(?:{'|'.join([*map(re.escape, sorted(kinds_of(word))), _ASKED, _PHOTO])})(?:(?:['’]s)? name)?"
+    return re.compile(_SENTENCE.format(thing=thing, photo=_PHOTO), re.IGNORECASE)
 
 
 class KnownNames:

@@ -7,20 +7,59 @@ The official labels are make, model, often a trim, mostly a body, and a year, wh
 release drops two words from every label; so trims vanish (ZR1), and where the body has two words a fragment
 of it stays ("Extended"). By the table only the named parts count, wherever they stand in the answer.
 
-Source: release eval/evaluation.py, audit B4; the parts are those of `data_sets/cars_taxonomy.csv`.
+Parts are found by their letters and digits alone, so "F150", "F-150" and "F 150" are one, and by everyday names
+too ("Chevy", "Vette": `car_names.csv`). What several cars have is read by what stands before it: GT is Ford's
+model, but a Continental's trim.
+
+Source: release eval/evaluation.py; the parts are those of `data_sets/cars_taxonomy.csv`; everyday names are
+collected by hand, which of them is our choice.
 """
 
+import csv
+import importlib.resources
 import re
+import unicodedata
 from functools import cache, lru_cache
-from typing import Iterable, Mapping, Optional, Sequence
+from typing import Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.rewards import normalise
-from finer1_lib.scores.answers import KnownNames
 from finer1_lib.taxonomy import genera
 
 READINGS: Mapping[str, tuple[str, ...]] = {
     "make_model": ("genus", "model"), "make_model_trim": ("genus", "model", "trim"),
 }  # fmt: skip
+_DENIED = re.compile(  # or likened
+    r"not|nor?|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
+    r"|instead|except|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
+_ARTICLES = frozenset({"a", "an", "the"})
+_BODIES = frozenset({  # beside the table's
+    "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider", "spyder",
+    "truck",
+})  # fmt: skip
+_YEAR = re.compile(r"(?:19|20)\d\d\Z")
+
+
+class Part(NamedTuple):
+    """What a spelling may say: a make, a model of it, or a trim of that; `whole` says make and model in one."""
+
+    make: str
+    model: str = ""
+    trim: str = ""
+    whole: bool = False
+
+
+class Cars(NamedTuple):
+    """What a text says of cars, as the table spells it.
+
+    Attributes:
+        makes, models, trims: all that are named; models as (make, model), trims as (make, model, trim).
+        rest: words that are no part of a car's name, nor a body, a year or an article.
+    """
+
+    makes: frozenset[str]
+    models: frozenset[tuple[str, str]]
+    trims: frozenset[tuple[str, str, str]]
+    rest: tuple[str, ...]
 
 
 def official_needle(label: str) -> str:
@@ -35,46 +74,81 @@ def parts_of(label: str, reading: str) -> Optional[tuple[str, ...]]:
 
 
 def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
-    """Each reading of one answer, 1 where every part stands in it as whole words; {} for another label.
+    """Each reading of one answer, 1 where it says every part; {} for another label.
 
-    Another model of the table beside the right one, or (for the trim) another trim of that model, makes it
-    several answers or another car: 0. So does a "not".
+    Another make or model of the table beside the right one, or (for the trim) another trim of that model, makes
+    it several answers or another car: 0. So does a denial ("isn't a ...") or a likeness ("similar to a ...").
 
     Args:
         answer: the one answer, None for none.
         label: of the car.
     """
-    known, said = genera("car").get(label), normalise(answer or "")
+    known = genera("car").get(label)
     if known is None:
         return {}
-    model, trim = normalise(known["model"]), normalise(known.get("trim", ""))
-    trims = {normalise(one.get("trim", "")) for one in _models()[normalise(known["genus"]), model]} - {""}
-    right = _holds(said, normalise(known["genus"])) and not re.search(r"\b(?:not|no|never|unlike)\b", said)
-    right = right and set(_finder().mentioned(said)) == {model}
-    same = {one for one in trims if _holds(said, one)} == ({trim} if trim else set())
+    right, trim = label in labels_of(answer or ""), (known["genus"], known["model"], known.get("trim", ""))
+    same = cars_in(answer or "").trims == ({trim} if trim[2] else set())
     return {"text_inclusion_make_model": float(right), "text_inclusion_make_model_trim": float(right and same)}
 
 
-@cache
-def _models() -> Mapping[tuple[str, str], list[Mapping[str, str]]]:
-    found: dict[tuple[str, str], list[Mapping[str, str]]] = {}
-    for one in genera("car").values():
-        found.setdefault((normalise(one["genus"]), normalise(one["model"])), []).append(one)
-    return found
+def is_car(text: str, label: str) -> bool:
+    """Whether a text names the make and the model of a label of the 196, whatever else it names."""
+    one, said = genera("car")[label], cars_in(text)
+    return one["genus"] in said.makes and (one["genus"], one["model"]) in said.models
 
 
-@cache
-def _finder() -> KnownNames:
-    return KnownNames(one["model"] for one in genera("car").values())
+def labels_of(text: str) -> frozenset[str]:
+    """The labels of the one make and model that a text names; none for several, a denial or a likeness."""
+    said = cars_in(text)
+    one = len(said.models) == 1 and said.makes == {make for make, _ in said.models}
+    denied = any(map(_DENIED.fullmatch, said.rest))
+    return _labels()[next(iter(said.models))] if one and not denied else frozenset()
 
 
 @lru_cache(maxsize=4096)
-def _pattern(part: str) -> re.Pattern:
-    return re.compile(rf"(?<!\w){re.escape(part)}(?!\w)")
+def cars_in(text: str) -> Cars:
+    """The makes, models and trims that a text names, the longest spelling first, in time linear in the text.
 
-
-def _holds(said: str, part: str) -> bool:
-    return _pattern(part).search(said) is not None
+    A model belongs to the make before it, else to any make that is named; one without a make counts for every
+    make that has it, unless it is short or a number ("V8", "300"), which may be anything.
+    """
+    makes, models, trims, rest, open_parts = set(), set(), set(), [], []
+    make = model = None
+    for spelling, parts in _found(text):
+        if parts is None:
+            rest.append(spelling)
+            continue
+        whole = next((part for part in parts if part.whole), None)
+        trim = next((part for part in parts if part.trim and part[:2] == model), None)
+        own = next((part for part in parts if part.model and not part.trim and part.make == make), None)
+        if own and model and (spelling.isdigit() or any(part.trim for part in parts)):
+            parts, own = tuple(part for part in parts if part.trim), None  # "Mustang GT" names no second model
+        if whole:
+            make, model = whole.make, whole[:2]
+            makes.add(make)
+            models.add(model)
+            trims |= {part[:3] for part in parts if part.trim and part[:2] == model}
+        elif trim:
+            trims.add(trim[:3])
+        elif own:
+            model = own[:2]
+            models.add(model)
+            trims |= {part[:3] for part in parts if part.trim and part[:2] == model}
+        elif any(not part.model for part in parts):
+            make, model = next(part.make for part in parts if not part.model), None
+            makes.add(make)
+        else:
+            open_parts.append((spelling, parts))
+    for spelling, parts in open_parts:  # the make stands after the model, or nowhere
+        here = {part[:2] for part in parts if not part.trim and part.make in makes}
+        if not here and len(spelling) > 2 and not spelling.isdigit():
+            here = {part[:2] for part in parts if not part.trim}
+        models |= here
+    for _, parts in open_parts:
+        trims |= {part[:3] for part in parts if part.trim and part[:2] in models}
+    # "smart" is a word too: such a make counts with a model of its own alone
+    makes -= {make for make in makes if make.islower() and not any(model[0] == make for model in models)}
+    return Cars(frozenset(makes), frozenset(models), frozenset(trims), tuple(rest))
 
 
 def not_told_apart(labels: Iterable[str], reading: str) -> Sequence[tuple[str, ...]]:
@@ -84,3 +158,111 @@ def not_told_apart(labels: Iterable[str], reading: str) -> Sequence[tuple[str, .
         key = official_needle(label) if reading == "official" else parts_of(label, reading)
         groups.setdefault(key, []).append(label)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+@cache
+def short_names() -> Mapping[str, frozenset[str]]:
+    """Every spelling of a make with a model, normalised -> the labels of that model."""
+    found: dict[str, frozenset[str]] = {}
+    for (make, model), said in _models().items():
+        pairs = [f"{one} {other}" for one in _makes()[make] for other in said]
+        pairs += [row["said"] for row in _everyday("car") if (row["make"], row["model"]) == (make, model)]
+        for pair in map(normalise, pairs):
+            for spelling in (pair, pair.replace(" and ", " & ")):
+                found[spelling] = _labels()[make, model]
+    return found
+
+
+@cache
+def _labels() -> Mapping[tuple[str, str], frozenset[str]]:
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for label, one in genera("car").items():
+        model = one["genus"], one["model"]
+        found[model] = found.get(model, frozenset()) | {label}
+    return found
+
+
+def _found(text: str) -> Iterator[tuple[str, Optional[tuple[Part, ...]]]]:
+    """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or article."""
+    plain = unicodedata.normalize("NFKD", normalise(text).replace("&", " and "))
+    words = re.findall(r"[^\W_]+", "".join(sign for sign in plain if not unicodedata.combining(sign)))
+    known, longest, bodies = *_spellings(), _bodies()
+    at = 0
+    while at < len(words):
+        joined, best = "", 0
+        for end in range(at, len(words)):
+            joined += words[end]
+            if len(joined) > longest:
+                break
+            if joined in known and not (words[at] == "a" and end > at):  # "a 5" is no A5
+                best, spelling = end + 1, joined
+        if best:
+            yield spelling, known[spelling]
+        elif words[at] not in _ARTICLES and words[at] not in bodies and not _YEAR.match(words[at]):
+            yield words[at], None
+        at = best or at + 1
+
+
+@cache
+def _spellings() -> tuple[Mapping[str, tuple[Part, ...]], int]:
+    """Squashed spelling -> what it may say; and the length of the longest."""
+    found: dict[str, dict[Part, None]] = {}
+    trims: list[tuple[Part, str]] = []
+
+    def add(part: Part, *pieces: str) -> None:
+        found.setdefault(_squashed("".join(pieces)), {})[part] = None
+
+    for make, spellings in _makes().items():
+        for said in spellings:
+            add(Part(make), said)
+    for (make, model), spellings in _models().items():
+        for said in spellings:
+            add(Part(make, model), said)
+            for maker in _makes()[make]:
+                add(Part(make, model, whole=True), maker, said)
+    for label, one in genera("car").items():
+        add(Part(one["genus"], one["model"], whole=True), label)
+        if "trim" in one:
+            add(Part(one["genus"], one["model"], one["trim"]), label)
+            trims.append((Part(one["genus"], one["model"], one["trim"]), one["trim"]))
+    for row in _everyday("car"):
+        add(Part(row["make"], row["model"], whole=True), row["said"])
+    trims += [(Part(row["make"], row["model"], row["trim"]), row["said"]) for row in _everyday("trim")]
+    for part, said in trims:
+        add(part, said)
+        for maker in _makes()[part.make]:
+            if _squashed(maker + said) in found:  # the trim alone says the model: "Jaguar XKR"
+                add(part, maker, said)
+    return {spelling: tuple(parts) for spelling, parts in found.items()}, max(map(len, found))
+
+
+@cache
+def _makes() -> Mapping[str, tuple[str, ...]]:
+    """Make -> all its spellings, its own first."""
+    makes = dict.fromkeys(one["genus"] for one in genera("car").values())
+    return {make: (make, *(row["said"] for row in _everyday("make") if row["make"] == make)) for make in makes}
+
+
+@cache
+def _models() -> Mapping[tuple[str, str], tuple[str, ...]]:
+    """(make, model) -> all spellings of the model, its own first."""
+    models = dict.fromkeys((one["genus"], one["model"]) for one in genera("car").values())
+    more = [((row["make"], row["model"]), row["said"]) for row in _everyday("model")]
+    return {model: (model[1], *dict.fromkeys([said for own, said in more if own == model]
+                                             + [model[1].replace("-", "").replace(" ", "")]))
+            for model in models}  # fmt: skip
+
+
+@cache
+def _everyday(part: str) -> tuple[dict[str, str], ...]:
+    text = (importlib.resources.files(__package__) / "car_names.csv").read_text(encoding="utf-8")
+    return tuple(row for row in csv.DictReader(text.splitlines()) if row["part"] == part)
+
+
+@cache
+def _bodies() -> frozenset[str]:
+    return _BODIES | {word for one in genera("car").values() for word in normalise(one.get("body", "")).split()}
+
+
+def _squashed(text: str) -> str:
+    return "".join(re.findall(r"[^\W_]+", normalise(text).replace("&", "and")))

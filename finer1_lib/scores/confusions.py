@@ -9,14 +9,15 @@
 A sub-category whose genus nobody knows takes no part. Of cars and aircraft "genus" is what the taxonomy puts
 there: the maker, the family.
 
-Source: issue 6 (confusion between neighbours of one genus); the names of what is no neighbour are our choice.
+Source: our choice.
 """
 
 from typing import Any, Iterable, Mapping
 
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise
-from finer1_lib.scores.aliases import name_of
+from finer1_lib.scores.aliases import name_of, same_name, table_for
+from finer1_lib.scores.cars import labels_of
 from finer1_lib.scores.samples import settle, vote
 
 ELSEWHERE, UNKNOWN, OTHERS = "another genus", "no known name", "others of the genus"
@@ -63,11 +64,11 @@ def count_confusions(
 
 
 def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapping[str, str]) -> str:
-    said = vote(record)
-    official = name_of(record["super_category"], said) if said else None  # another name of it is no confusion
-    said = normalise(official) if official else said
-    if said == normalise(record["sub_category"]):
-        return record["sub_category"]
+    said, word, truth = vote(record) or "", record["super_category"], record["sub_category"]
+    if same_name(table_for(word, truth), said, truth):  # another name of it is no confusion
+        return truth
+    official = name_of(word, said) or (min(labels_of(said), default=None) if word == "car" else None)
+    said = normalise(official or said)
     if genus.get(said) == own:
         return spelled[said]
     return ELSEWHERE if said in spelled else UNKNOWN

@@ -6,7 +6,8 @@
     drawn     super-category > genus > name
 
 An answer that is a sub-category (by its name or an alias) has that one's whole path; one that names an inner
-node ("Salpinctes", "a bird"; an article is read over) has the path down to it; any other answer, and none, has no
+node ("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; an article, and a car's body and year, are read over) has
+the path down to it; any other answer, and none, has no
 node at all and stays in every denominator with 0. Of the path y of the truth and y' of the answer, L levels:
 
     path_<rank>     y'_l = y_l                           the share right at each rank
@@ -24,25 +25,26 @@ beginning, and por, s_por and depth agree; TARA asks each level by itself, where
 Levels are matched by their rank, so a rank that the truth lacks (a car without a body in its name) is not
 asked for it, and the others stay in their places.
 
-Source: TARA's metrics (audit 4.1); paths from plain answers, and all trees but CUB's, are our choice.
+Source: TARA's metrics; paths from plain answers, and all trees but CUB's, are our choice.
 """
 
 import re
 from typing import Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError
-from finer1_lib.rewards import normalise
+from finer1_lib.rewards import forms, normalise
 from finer1_lib.scores.aliases import name_of
 from finer1_lib.scores.answers import answer_of
+from finer1_lib.scores.cars import cars_in
 from finer1_lib.scores.samples import settle
 from finer1_lib.taxonomy import GENUS, NAME, Taxonomy
 
 ORDER = ("super_category", "order", "maker", "family", GENUS, "model", "body", "year")  # root first
 SHARED = ("body", "year")  # values that every make has: by themselves they name no node
-LETTERS = 4  # a level's value has at least so many to be an answer by itself: "TL" or "M3" may be anything
+LETTERS = 3  # a level's value has at least so many to be an answer by itself: "TL" or "500" may be anything
 Path = dict[str, str]  # rank -> value, root first
 _ARTICLE = re.compile(r"^(?:an?|the) ")
-_YEAR = re.compile(r"^(?:19|20)\d\d | (?:19|20)\d\d$")  # before or after a car's make and model
+_JOINING = frozenset({"and", "or", "nor", "not", "no", "vs", "by", "mix"})
 
 
 class Tree:
@@ -77,17 +79,28 @@ class Tree:
         """The nodes that an answer names, {} for none."""
         if text is None:
             return {}
-        official = name_of(self._word, text)
-        said = normalise(official if official is not None else text)
-        if said in self._paths:
-            return self._paths[said]
-        said = _YEAR.sub("", _ARTICLE.sub("", said))
-        inner = self._inner.get(said)
-        return inner if inner and (len(said) >= LETTERS or said == normalise(self._word)) else {}
+        said = [normalise(form) for form in (name_of(self._word, text) or "", *forms(text))]
+        for one in (*said, _ARTICLE.sub("", said[-1])):
+            inner = self._inner.get(one) if _may_stand_alone(one) or one == normalise(self._word) else None
+            if one in self._paths or inner:
+                return self._paths.get(one) or inner
+        return self._car(text) if "year" in self.ranks else {}
+
+    def _car(self, text: str) -> Path:
+        """Make and model in everyday words, with whatever body and year; of a list or a denial nothing."""
+        said = cars_in(text)
+        named = [" ".join(model) for model in said.models] or list(said.makes)
+        makes = said.makes | {make for make, _ in said.models}
+        odd = [word for word in said.rest if len(word) > LETTERS or word in _JOINING]  # "LE" and "V6" are trims
+        return (self._inner.get(normalise(named[0])) or {}) if len(makes) == len(named) == 1 and not odd else {}
 
     def _path(self, name: str, known: Mapping[str, str]) -> Path:
         values = {**known, "super_category": self._word, NAME: name}
         return {rank: normalise(values[rank]) for rank in self.ranks if values.get(rank)}
+
+
+def _may_stand_alone(said: str) -> bool:
+    return len(said) > LETTERS or (len(said) == LETTERS and said.isalpha())
 
 
 def path_scores(truth: Path, said: Path) -> dict[str, float]:

@@ -3,7 +3,6 @@
 Source: release eval/evaluation.py; audit A3, A4, B1, B3, B4.
 """
 
-import re
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.scores.averages import SIMILARITY, VARIANT_MARK
@@ -19,10 +18,11 @@ ELSE_WORD = "object"
 def official_answer(completion: str) -> Optional[str]:
     """What stands between the first `<answer>` and the LAST `</answer>`, stripped; None without tags.
 
-    Source: release eval/evaluation.py (greedy, DOTALL).
+    Source: release eval/evaluation.py (greedy, DOTALL); here in time linear in the text.
     """
-    found = re.search(r"<answer>(.*)</answer>", completion, re.DOTALL)
-    return found.group(1).strip() if found else None
+    _, opening, rest = completion.partition("<answer>")
+    said, closing, _ = rest.rpartition("</answer>")
+    return said.strip() if opening and closing else None
 
 
 def official_word(path: str) -> str:

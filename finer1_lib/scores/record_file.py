@@ -94,11 +94,17 @@ def fault_of(record: Any) -> str:
         for name in names:
             if type(record.get(name)) is not kind:
                 return f"it has no {words} {name!r}"
+    if empty := next((name for name in _TEXTS if not record[name].strip() and name != "completion"), None):
+        return f"its {empty!r} is empty"
+    if record["categories"] not in ("seen", "unseen"):
+        return f"its categories is {record['categories']!r}, neither seen nor unseen"
     if record["setting"] not in SETTINGS:
         return f"its setting is {record['setting']!r}, none of {', '.join(SETTINGS)}"
     options, order = record.get("options"), record.get("option_order")
     if options is not None and not (isinstance(options, list) and all(isinstance(o, str) for o in options)):
         return "its options are no list of names"
+    if record["seed"] < 0:
+        return f"its seed is {record['seed']}, below 0"
     texts = {**{name: record[name] for name in _TEXTS}, "options": "".join(options or ())}
     if half := next((name for name, text in texts.items() if _HALF.search(text)), None):
         return f"its {half!r} holds half a character (a lone surrogate), which no file of text can hold"
@@ -186,9 +192,10 @@ def set_aside(path: "str | Path") -> str:
     if len(aside) > len(kept):
         raise UserError(f"{path}: {len(aside)} of {len(aside) + len(kept)} lines are no records of this file"
                         f" ({faults[0]}): nothing was changed; is it the right file?")
-    if aside or doubled:
-        held = path.with_name(path.name + ASIDE)
+    held = path.with_name(path.name + ASIDE)
+    if aside:  # first the copy: a kill between the two loses nothing
         atomic_write_bytes(held, (held.read_bytes() if held.exists() else b"") + b"".join(aside))
+    if aside or doubled:
         atomic_write_bytes(path, b"".join(kept))
     told = f"{path.name}: {len(kept):,} records kept, {len(aside)} lines set aside, {doubled} doubled lines dropped"
     first = "; ".join(faults[:3])

@@ -54,7 +54,7 @@ def settle(records: Iterable[Record]) -> list[Record]:
 def _majority(drawn: Sequence[Record]) -> Record:
     drawn = sorted(drawn, key=lambda record: record["sample"])
     first = drawn[0]
-    if [record["sample"] for record in drawn] != list(range(first["samples"])):
+    if len(drawn) != first["samples"] or [record["sample"] for record in drawn] != list(range(len(drawn))):
         raise UserError(
             f"records.jsonl: {first['model']} has {len(drawn)} records of {first['item_id']} in "
             f"{first['setting']}, not the samples 0 to {first['samples'] - 1} once each: "

@@ -5,36 +5,36 @@ Beside what is right it counts how answers go wrong, in both worlds:
 * `format_failure`: no single well-formed answer;
 * `multiple_answers`: several `<answer>` tags, or one answer that names several things (`answer_names`);
 * `answer_differs_from_prediction`: only of completions whose prediction part and answer can both be read;
-* `think_answer_differs`: the last known name that the thinking mentions (a "no Wren" counts as well) is not the
+* `think_answer_differs`: the last known name that the thinking mentions ("no Wren" counts as well) is not the
   answer; only where the thinking mentions one, there is an answer, and more names than the label are known;
 * `genus_right_epithet_wrong`: a sibling was named; only where the guide knows the label;
 * `chose_first`: the answer is the first option shown; closed world only.
 
 Two kinder readings stand beside the strict one, as rows of their own: `..._with_aliases` (other names of the
-label, only for data sets that the alias table covers) and `boundary_inclusion` (open world: the label as
-whole words, inside no longer known name, with no second name and no "not" beside it). Of cars, whose body and
-year nobody says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
+label, only for data sets that the alias table covers) and `boundary_inclusion` (both worlds: the label or
+another name of it, bare or stated in a plain sentence, `answers.stated`). Of cars, whose body and year nobody
+says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
 
-Source: METHOD 4 (`strict`); audit A1, A3, A4, B1, B3, B5, part 4.3.
+Source: our choice.
 """
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from finer1_lib.rewards import normalise, one_answer
-from finer1_lib.scores.aliases import covers, name_of, names_by_spelling
+from finer1_lib.rewards import normalise, read_completion, says
+from finer1_lib.scores.aliases import (
+    covers, meanings, name_of, names_by_spelling, same_name, table_for,
+)  # fmt: skip
 from finer1_lib.scores.answer_names import names_several
-from finer1_lib.scores.answers import answer_of, known_names
+from finer1_lib.scores.answers import answer_of, kinds_of, known_names, stated
 from finer1_lib.scores.averages import SIMILARITY, VARIANT_MARK
 from finer1_lib.scores.cars import car_scores
 from finer1_lib.scores.relative import unclipped_similarity
 from finer1_lib.scores.scorers import Record, register
 from finer1_lib.scores.similarity import Similarity
-from finer1_lib.traces.parsing import PREDICTION_MARKER, parse
-
-_NO = re.compile(r"\b(?:not|no|never|unlike)\b")
-_THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+from finer1_lib.traces.parsing import PREDICTION_MARKER, parse, predicts
 
 
 @register("strict")
@@ -68,11 +68,11 @@ class StrictScorer:
         self._others = frozenset(self._genus)
 
     def closed(self, record: Record) -> dict[str, float]:
-        """accuracy, the faults, and chose_first where the record has options."""
+        """accuracy, boundary_inclusion, the faults, and chose_first where the record has options."""
         answer = answer_of(record)
         scores = {**self._right("accuracy", record, answer), **self._faults(record, answer)}
         if record.get("options"):
-            scores["chose_first"] = float(normalise(answer or "") == normalise(record["options"][0]))
+            scores["chose_first"] = float(says(answer or "", record["options"][0]))
         return scores
 
     def prepare(self, records: Iterable[Record]) -> None:
@@ -89,14 +89,9 @@ class StrictScorer:
         """text_inclusion (equality, in this scorer), boundary_inclusion, similarities and the faults."""
         answer = answer_of(record)
         scores, faults = self._right("text_inclusion", record, answer), self._faults(record, answer)
-        data_set = record.get("super_category", "")
-        found = {normalise(name_of(data_set, name) or name)
-                 for name in known_names(self._known(record)).mentioned(answer or "")}
-        alone = found == {normalise(record["sub_category"])} and not faults["multiple_answers"]
-        alone = alone and not _NO.search(normalise(answer or ""))
-        scores["boundary_inclusion"] = float(bool(scores["text_inclusion"]) or alone)
         if record["super_category"] == "car":
-            scores |= car_scores(None if faults["multiple_answers"] else answer, record["sub_category"])
+            plain = not faults["multiple_answers"] and not _hidden(answer or "")
+            scores |= car_scores(answer if plain else None, record["sub_category"])
         for similarity in (self._similarity, *self._more):
             near = scores["text_inclusion"]
             if answer is not None and not near:
@@ -108,13 +103,19 @@ class StrictScorer:
         return {**scores, **faults}
 
     def _right(self, metric: str, record: Record, answer: Optional[str]) -> dict[str, float]:
-        """The metric, and the same with aliases where the data set has any."""
+        """The metric, boundary_inclusion, and the metric with aliases where the data set has any."""
         label, data_set = record["sub_category"], record.get("super_category", "")
-        right = float(answer is not None and normalise(answer) == normalise(label))
-        if not covers(data_set, label):
-            return {metric: right}
-        other = answer is not None and name_of(data_set, answer) == label
-        return {metric: right, f"{metric}_with_aliases": right or float(other)}
+
+        def named(said: Optional[str]) -> bool:
+            return said is not None and (says(said, label) or (covered and name_of(data_set, said) == label))
+
+        covered, said = covers(data_set, label), answer_of(record, sentence=True)
+        name, _, kind = (said or "").rpartition(" ")  # "a Rock Wren bird", where no such name is known
+        if kind.casefold() in kinds_of(data_set) and normalise(said) not in self._known(record):
+            said = name if named(name) else said
+        right = float(answer is not None and says(answer, label))
+        scores = {metric: right, "boundary_inclusion": float(named(said))}
+        return scores | ({f"{metric}_with_aliases": float(named(answer))} if covered else {})
 
     def _known(self, record: Record) -> frozenset:
         """Every name, normalised, that a second one could be told by; one object for a whole data set."""
@@ -129,33 +130,36 @@ class StrictScorer:
     def _faults(self, record: Record, answer: Optional[str]) -> dict[str, float]:
         completion, label = record["completion"], normalise(record["sub_category"])
         known = self._known(record)
-        several = completion.count("<answer>") > 1
-        alias = answer and name_of(record.get("super_category", ""), answer)
+        reading, data_set = read_completion(completion), record.get("super_category", "")
+        several = (reading.before + reading.after).count("<answer>") > 1
+        alias = answer and name_of(data_set, answer)
         if answer is not None:
-            several = alias is None and names_several(one_answer(completion)[0] or "", known)
+            covered = table_for(data_set, record["sub_category"])
+            several = alias is None and names_several(stated(reading.answer, data_set), known, covered)
         faults = {"format_failure": float(answer is None), "multiple_answers": float(several)}
         if answer is not None:
-            faults |= self._inconsistencies(record, answer, known, normalise(alias or answer))
+            named = normalise(alias or answer)
+            faults |= self._inconsistencies(record, answer, known, named, reading.thinking)
         if label in self._genus:
             near = self._sibling(normalise(answer or ""), label)
             faults["genus_right_epithet_wrong"] = float(near and not several)
         return faults
 
     def _inconsistencies(
-        self, record: Record, answer: str, known: frozenset, named: str
+        self, record: Record, answer: str, known: frozenset, named: str, thinking: Optional[str]
     ) -> dict[str, float]:
         """Where the answer is not what the completion said before it: `named` is its name without alias."""
         found, completion = {}, record["completion"]
+        data_set = table_for(record.get("super_category", ""), record["sub_category"])
         if "<prediction>" in completion or PREDICTION_MARKER in completion:  # spares parsing all the others
-            prediction = parse(completion).prediction
-            if prediction is not None:
-                differs = normalise(prediction) != normalise(answer)
-                found["answer_differs_from_prediction"] = float(differs)
-        thinking = _THINKING.search(completion) if len(known) > 1 else None
-        thought = known_names(known).last_mentioned(thought_of(thinking[1])) if thinking else None
+            trace = parse(completion, meanings(data_set))
+            if trace.prediction is not None:
+                found["answer_differs_from_prediction"] = float(not predicts(trace, answer, data_set))
+        told = thinking if len(known) > 1 else None
+        thought = known_names(known).last_mentioned(thought_of(told)) if told else None
         if thought is not None:
-            official = name_of(record.get("super_category", ""), thought)
-            found["think_answer_differs"] = float(normalise(official or thought) != named)
+            same = thought == named or same_name(data_set, thought, answer)
+            found["think_answer_differs"] = float(not same)
         return found
 
     def _sibling(self, said: str, label: str) -> bool:
@@ -168,13 +172,18 @@ class StrictScorer:
 
 @lru_cache(maxsize=64)  # one object, whose hash is taken once
 def _official(data_set: str, others: frozenset) -> frozenset:
-    return frozenset(names_by_spelling(data_set)) | others
+    return frozenset(meanings(data_set)) | others
 
 
 def _spellings(data_set: str, names: Iterable[str]) -> frozenset:
     """Other names of a data set's sub-categories; none of a drawn world's, whatever its super-category."""
     own = set(names)
     return frozenset(said for said, name in names_by_spelling(data_set).items() if name in own)
+
+
+def _hidden(text: str) -> bool:
+    """Whether signs stand in a text that nobody sees: joiners, marks of direction."""
+    return any(unicodedata.category(sign) == "Cf" for sign in text)
 
 
 def thought_of(thinking: str) -> str:

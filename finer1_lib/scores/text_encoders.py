@@ -13,7 +13,7 @@ second encoders: audit B2, F4; that others are mean-pooled is our choice, after 
 from collections import OrderedDict
 from typing import Any, Callable, Iterable
 
-from finer1_lib.checkpoint_files import load_model, loading, local_copy, read_config
+from finer1_lib.checkpoint_files import load_model, loading, local_copy, read_config, refuse_larger
 from finer1_lib.errors import UserError
 
 SIGLIP = "google/siglip-base-patch16-256"  # [P] Section 4.1
@@ -116,6 +116,7 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
         config = config.text_config
     tokenizer, model = _load(checkpoint, tower, config, ignored=() if pool else ("pooler.",))
     length = _length(checkpoint, kind, tokenizer, model.config)
+    refuse_larger(tokenizer, model.config, checkpoint)
     model.eval().to(device)
 
     def embed(texts: list[str]) -> Any:

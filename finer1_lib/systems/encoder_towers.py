@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
 from finer1_lib.checkpoint_files import (
-    OPEN_CLIP_FILES, loading, local_copy, need, read_object, refuse_bad_weights,
+    OPEN_CLIP_FILES, loading, local_copy, need, open_weights, read_object, refuse_bad_weights,
 )  # fmt: skip
 from finer1_lib.errors import UserError
 from finer1_lib.image_encoders import image_features, load_encoder
@@ -34,6 +34,7 @@ class TransformersTowers:
         self._batch_size = batch_size
         # SigLIP attends to its padding, so the padding is part of what it reads; CLIP's is never looked at
         self._siglip = self._loaded.model.config.model_type.startswith("siglip")
+        _try(self, checkpoint)
 
     def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
         """(images, width) float32, not normalised."""
@@ -87,6 +88,7 @@ class OpenClipTowers:
             refuse_bad_weights(self._model.state_dict().items(), checkpoint)
             self._tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         self._model.eval()
+        _try(self, checkpoint)
 
     def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
         """(images, width) float32, not normalised."""
@@ -108,10 +110,20 @@ class OpenClipTowers:
         return found.float().cpu().numpy()
 
 
-def check_open_clip(folder: Path) -> None:
+def _try(towers: Any, checkpoint: str) -> None:
+    """One image and one text, so that preprocessing that cannot work is refused before any question."""
+    from PIL import Image
+
+    with loading(checkpoint, "encode an image and a text with"):
+        towers.pictures([Image.new("RGB", (64, 64))])
+        towers.texts(["a wren"])
+
+
+def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
     """Refuse a config of open_clip's with anything but numbers and words of the two towers.
 
-    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories.
+    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories. With `numbers` its
+    weights are looked at too, one by one.
 
     Raises:
         UserError: a file is missing, or naming the first key that is not on the list.
@@ -130,15 +142,19 @@ def check_open_clip(folder: Path) -> None:
             _known(path, model[part].get(kind) or {}, kind, _LAYER)
     timm = model["vision_cfg"].get("timm_model_name", "")
     if timm is not None and not re.fullmatch(r"[\w.]*", str(timm)):
-        raise UserError(f"{path} sets timm_model_name to {timm!r}: the name of a model of timm's is wanted")
+        raise UserError(f"{path} sets timm_model_name to {timm!r}; the name of a model of timm's is wanted")
+    file = next(folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file())
+    if numbers:
+        with open_weights(file) as weights:
+            refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
 
 
 def _known(path: Path, part: Any, name: str, keys: str) -> dict:
     """A part of the config, with known keys alone."""
     if not isinstance(part, dict):
-        raise UserError(f"{path} has no object {name}: copy or download the checkpoint again")
+        raise UserError(f"{path} has no object {name}; copy or download the checkpoint again")
     if foreign := sorted(set(part) - set(keys.split())):
-        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here: take a checkpoint whose towers "
+        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here; take a checkpoint whose towers "
                         "open_clip builds itself")  # fmt: skip
     return part
 

@@ -21,10 +21,11 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.contenders import colour_of, in_order, label_of
 from finer1_lib.rewards import normalise
+from finer1_lib.scores.aliases import meanings, same_name, table_for
 from finer1_lib.traces.changes import before_and_after, pair_of
 from finer1_lib.traces.statistics import trace_table
 from finer1_lib.traces.steps import analysis_claims, attributes_of, comparison_claims, unknown_names
-from finer1_lib.traces.parsing import Trace, parse
+from finer1_lib.traces.parsing import Trace, parse, predicts
 
 PARTS = ("analysis", "options", "comparison", "prediction", "answer")
 Segment = tuple[str, str, str]  # text, mark ("", "right", "wrong", "doubt" or "missing"), note
@@ -79,14 +80,17 @@ def choose_for_sheet(
     return found
 
 
-def mark(trace: Trace, sub_category: str, guide: Optional[Mapping]) -> dict[str, list[Segment]]:
+def mark(
+    trace: Trace, sub_category: str, guide: Optional[Mapping], data_set: str = ""
+) -> dict[str, list[Segment]]:
     """The parts of a trace cut into segments that together are the part's text, letter for letter.
 
     Args:
         sub_category: the true name.
         guide: guide.json, or nothing: then only the names are marked.
+        data_set: whose other names count as well.
     """
-    truth, guide = normalise(sub_category), guide or {}
+    guide = guide or {}
     both = analysis_claims(trace, sub_category, guide), comparison_claims(trace, guide)
     analysis, comparison = ([(claim.start, claim.end, *_judged(claim, guide)) for claim in claims]
                             for claims in both)
@@ -96,7 +100,7 @@ def mark(trace: Trace, sub_category: str, guide: Optional[Mapping]) -> dict[str,
         start = (trace.options or "").find(name, place)
         if start >= 0:
             place, key = start + len(name), normalise(name)
-            verdict = ("right", "") if key == truth else ("", "")
+            verdict = ("right", "") if same_name(data_set, name, sub_category) else ("", "")
             if key in met:
                 verdict = "doubt", "stands twice"
             elif name in unknown:
@@ -105,10 +109,11 @@ def mark(trace: Trace, sub_category: str, guide: Optional[Mapping]) -> dict[str,
             met.add(key)
     cut = {"analysis": _cut(trace.analysis, analysis), "options": _cut(trace.options, options),
            "comparison": _cut(trace.comparison, comparison)}
-    for part in ("prediction", "answer"):
+    right = {"prediction": predicts(trace, sub_category, data_set),
+             "answer": trace.answer is not None and same_name(data_set, trace.answer, sub_category)}
+    for part, verdict in right.items():
         text = getattr(trace, part)
-        verdict = "right" if text is not None and normalise(text) == truth else "wrong"
-        cut[part] = _cut(text, [(0, len(text or ""), verdict, "")])
+        cut[part] = _cut(text, [(0, len(text or ""), "right" if verdict else "wrong", "")])
     return cut
 
 
@@ -196,11 +201,12 @@ def _pair(found: Sequence[Mapping], rows, guide, labels) -> list[dict[str, Any]]
     copied = ("model", "item_id", "image_id", "super_category", "sub_category", "categories", "step")
     examples = []
     for row, role in rows:
-        trace = parse(row["completion"])
+        data_set = table_for(row["super_category"], row["sub_category"])
+        trace = parse(row["completion"], meanings(data_set))
         examples.append({
             **{key: row[key] for key in copied}, "label": label_of(row["model"], labels),
             "colour": colour_of(row["model"]), "role": role, "pair": number,
             "raw": None if trace.complete else row["completion"],
-            "parts": mark(trace, row["sub_category"], guide),
+            "parts": mark(trace, row["sub_category"], guide, data_set),
         })
     return examples

@@ -12,7 +12,7 @@ Example:
     >>> parse("<answer>Dunen Wren</answer><answer>Marlo Wren</answer>").problems[:1]
     ('repeated_answer',)
 
-Source: METHOD 2 (target format of the kit), the layouts of the release's Fine-R1-Stage1-data.json.
+Source: paper Table 5 (the four parts), the layouts of the release's Fine-R1-Stage1-data.json; tags: our choice.
 """
 
 import re
@@ -20,17 +20,45 @@ from dataclasses import dataclass
 from typing import Iterable, Mapping, Optional
 
 from finer1_lib.prompts import FOUR_PARTS
-from finer1_lib.rewards import WELL_FORMED, normalise, one_answer, read_tag
+from finer1_lib.rewards import WELL_FORMED, forms, normalise, read_completion, read_tag
+from finer1_lib.scores.aliases import meanings, same_name, without_gloss
+from finer1_lib.scores.answers import known_names
 
 CANDIDATE_MARKER = "The analysis of candidate subcategories:"
 PREDICTION_MARKER = "The prediction is:"
 MAX_CANDIDATES = 4  # METHOD 2: "at most four"
 
-_LIST_ITEM = re.compile(r"^\s?(?:[-*•]|\d{1,2}[.)])\s+(\S.*)$")
+_LIST_ITEM = re.compile(r"^\s?([-*•]|\d{1,2}[.)])\s+(\S.*)$")
 _COMPARING = re.compile(r"\bcompar", re.IGNORECASE)
 _CONCLUDING = re.compile(r"\bfinal (?:prediction|answer)|^(?:prediction|conclusion)", re.IGNORECASE)
-_LATIN = re.compile(r"\s*\([^)]*\)")
-_NAMED = re.compile(r"\b(?:is|as|likely) (?:an? |the )?((?:[A-Z][\w'’-]*)(?: [A-Z][\w'’-]*)*)")
+_SENTENCE_END = re.compile(r"(?<!\bConv)(?<!\bSt)[.!?](?=\s|$)")
+# "Final Prediction: ..", "Candidate 1: .."
+_HEADING = re.compile(
+    r"^\W*(?:(?:the|my) )?(?:final |predicted )?(?:prediction|answer|conclusion|identification|result|candidate|option"
+    r"|(?:sub-?)?categor(?:y|ies))s?\b[^:.]{0,20}:(?=\s)\s*", re.IGNORECASE)
+_PROSE = re.compile(r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were)\b")  # what no name has
+_LONG_PROSE = re.compile(  # nor any of more than three words
+    r"\b(?:has|have|had|be|which|that|this|these|its?|known|based|given|following|features?|includ\w+|belongs?|appears?"
+    r"|suggests?|here|could|would|such|than|vs|candidates?|(?:sub|super) ?categor\w+)\b")
+_JOIN = re.compile(r"^\s*(?:and|or)\s+")
+_LEAD_IN = re.compile(  # "The candidates are House Wren", "One of the following: House Wren"
+    r"^(?:.*\b(?:candidates?|options?|(?:sub-?)?categor\w+)\b.*\b(?:are|is|be|includ\w+)\s|.*:\s+)", re.IGNORECASE)
+MAX_WORDS = 10  # of a name
+LONGEST_LEAD = 300  # signs of what may lead in a list
+_SURELY = r"\s(?:(?:most|very|quite|more|best|thus|therefore|almost|indeed|[a-z]+ly)\s){0,4}"
+_ARTICLE = r"(?P<article>(?:an?|the)\s)?(?P<name>\S)"
+_IS = re.compile(
+    rf"(?P<cue>\b(?:is|are|was|be|being|likely|probably|called|named|(?:it|that|this)['’]s|\w+(?:ed|wn) as|(?<!,)\sas)"
+    rf"{_SURELY}){_ARTICLE}")
+_FITS = re.compile(
+    rf"(?P<cue>\b(?:that of|match\w*|resembl\w+|(?:consistent|compatible|aligns?|agrees?) with|(?:belongs?|points?"
+    rf"|corresponds?) to|suggests?|indicates?|fits|identif\w+|but){_SURELY}){_ARTICLE}")
+_DENIED = re.compile(r"(?:\b(?:not|never|cannot)|n['’]t)\s*$")
+_END = re.compile(  # of the clause that holds a name
+    r"[,;:]|\s[-–—]\s|\s(?:because|due|based|given|since|which|that|who|whose|where|with|from|rather|although|though"
+    r"|but|while|as|owing|thanks|considering|when|instead|seen|shown|pictured|depicted|has|have|is|are|known|not|over"
+    r"|characteri[sz]ed|distinguished|evidenced|according|making|by|for|species|breed|aircraft|in (?:the|this)"
+    r" (?:image|picture|photo\w*|family|genus|question|scene)|and (?:not|is|has|it))(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -59,12 +87,16 @@ class Trace:
         return not self.problems
 
 
-def parse(completion: str) -> Trace:
+def parse(completion: str, known: Iterable[str] = ()) -> Trace:
     """Take one completion apart; any string is accepted and nothing is raised.
 
-    Source: METHOD 2; the second layout: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release.
+    Args:
+        known: names and their other spellings (`scores.aliases.meanings`) that a prediction in a sentence is
+            looked through for first.
+
+    Source: the second layout: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release; else our choice.
     """
-    answer, answer_problem = one_answer(completion)
+    *_, answer, answer_problem = read_completion(completion)
     problems = [] if answer_problem == WELL_FORMED else [f"{answer_problem}_answer"]
     thought = thinking(completion)
     parts: dict[str, Optional[str]] = dict.fromkeys(FOUR_PARTS)
@@ -77,7 +109,7 @@ def parse(completion: str) -> Trace:
         problems += _misplaced(thought, parts)
     elif CANDIDATE_MARKER in thought or PREDICTION_MARKER in thought:
         layout = "markers"
-        parts, candidates = _by_markers(thought)
+        parts, candidates = _by_markers(thought, frozenset(known))
         problems += [f"missing_{part}" for part in FOUR_PARTS if not parts[part]]
     else:
         layout, candidates = "none", ()
@@ -108,14 +140,29 @@ def release_layout(completion: str) -> str:
 def candidate_lines(trace: Trace) -> tuple[str, ...]:
     """The candidates with what follows in brackets: "Nymphaea alba (White Water Lily)"."""
     items = filter(None, (_LIST_ITEM.match(line) for line in (trace.options or "").splitlines()))
-    return tuple(_uncommented(item.group(1)) for item in items)[:MAX_CANDIDATES] or trace.candidates
+    names = [_uncommented(item.group(2)) for item in items if _is_name(_bare_name(item.group(2)))]
+    return tuple(names[:MAX_CANDIDATES]) or trace.candidates
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Names of a candidate list: one per bulleted or numbered line, or separated by commas or semicolons."""
-    lines = [_LIST_ITEM.match(line) for line in text.splitlines()]
-    pieces = [m.group(1) for m in lines if m] or re.split(r"[,;\n]", text)
-    return tuple(name for name in (_bare_name(piece) for piece in pieces) if name)
+    """Names of a candidate list: one per bulleted or numbered line, or separated by commas or semicolons.
+
+    Sentences and pieces of them are no names; what leads in the first one is left out ("These are Rock Wren, ..").
+    """
+    items = [item.group(2) for item in map(_LIST_ITEM.match, text.splitlines()) if item]
+    names = []
+    for piece in items or re.split(r"[,;\n]", text):
+        piece = _JOIN.sub("", piece)
+        if len(piece) <= LONGEST_LEAD and not _is_name(_bare_name(piece)):
+            piece = _LEAD_IN.sub("", piece)
+        names += [_bare_name(piece)] if _is_name(_bare_name(piece)) else []
+    return tuple(names)
+
+
+def predicts(trace: Trace, name: str, data_set: str = "") -> bool:
+    """Whether a trace's prediction, bare or in a sentence, is a name (`aliases.same_name`)."""
+    said = trace.prediction or ""
+    return same_name(data_set, said, name) or same_name(data_set, named_in(said, meanings(data_set)), name)
 
 
 def count_problems(traces: Iterable[Trace]) -> dict[str, int]:
@@ -177,11 +224,12 @@ def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> 
 
 
 def thinking(completion: str) -> str:
-    """The text of the think block; where there is none, or it never closes, all that precedes the answer."""
-    start = completion.find("<think>")
-    text = completion[start + len("<think>") :] if start >= 0 else completion
-    for end in ("</think>", "<answer>"):
-        text = text.split(end, 1)[0]
+    """The thinking (`rewards.read_completion`); where it cannot be read, all that precedes the answer."""
+    text = read_completion(completion).thinking
+    if text is None:
+        text = completion.partition("<think>")[2] or completion
+        for end in ("</think>", "<answer>"):
+            text = text.partition(end)[0]
     return text
 
 
@@ -193,55 +241,109 @@ def _misplaced(thought: str, parts: Mapping[str, Optional[str]]) -> list[str]:
     return sorted(late | inside)
 
 
-def _by_markers(thought: str) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
+def _by_markers(
+    thought: str, known: frozenset[str]
+) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
     """The four parts by the release's two marker lines; the last of each counts, since some traces repeat."""
     body, marker, tail = thought.rpartition(PREDICTION_MARKER)
     body, tail = (body, tail) if marker else (thought, "")
     analysis, marker, block = body.rpartition(CANDIDATE_MARKER)
     if not marker:  # 4 of the 404: nothing separates analysis and candidates
         analysis, block = body, ""
-    lines, names, last = block.strip().splitlines(), [], 0
+    lines, names, last, numbered = block.strip().splitlines(), [], 0, None
     for number, line in enumerate(lines):
         item = _LIST_ITEM.match(line)
-        name = _bare_name(item.group(1)) if item else ""
-        if item and (" vs" in name or normalise(name) in [normalise(known) for known in names]):
+        name = _bare_name(item.group(2)) if item else ""
+        if item and (" vs" in name or normalise(name) in map(normalise, names)):
             break  # the comparison's own numbered list has begun
+        kind = item.group(1)[0].isdigit() if item else None
+        if item and (not _is_name(name) or numbered not in (None, kind)):
+            continue  # a sentence, or what is said below a name
         if name and len(names) < MAX_CANDIDATES:
             names.append(name)
-            last = number + 1
+            last, numbered = number + 1, kind
         elif line.strip() and names and not line.startswith("  "):
             break
-    if not names and lines:  # one line of names after the marker
-        names, last = list(split_names(lines[0])), 1
+    for number, line in enumerate(lines if not names else ()):  # one line of names after the marker
+        if names := list(split_names(line)):
+            last = number + 1
+            break
     parts = {
         "analysis": analysis.strip() or None,
         "options": "\n".join(lines[:last]).strip() or None,
         "comparison": "\n".join(lines[last:]).strip() or None,
-        "prediction": _predicted(tail) or None,
+        "prediction": named_in(tail, known) or None,
     }
     return parts, tuple(names)
 
 
-def _predicted(text: str) -> str:
-    """The name after the prediction marker: alone, or in a sentence ("The bird is a Canada Warbler.").
+def named_in(text: str, known: Iterable[str] = ()) -> str:
+    """The name that a conclusion states: alone, or in a sentence ("It is most likely a Boeing 737-400.").
 
-    A heading may stand between them, ended by a colon (1 of 98).
+    Known names are looked for first; without any, the name is what follows "is a", "as the" and the like to the
+    end of its clause. Headings, brackets, quotes and emphasis are left out.
+
+    Args:
+        text: of any length; it takes time linear in it.
+        known: names, in any spelling.
     """
-    lines = [line for line in text.strip().splitlines() if line.strip() and not line.rstrip().endswith(":")]
-    sentence = _LATIN.sub("", lines[0] if lines else "").split(". ")[0]
-    named = _NAMED.findall(sentence)
-    return _bare_name(named[-1] if named else sentence)
+    lines = [_HEADING.sub("", line, count=1) for line in text.splitlines() if not line.rstrip().endswith(":")]
+    lines = [without_gloss(line) for line in lines if _HEADING.sub("", f"{line}: ", count=1)]
+    names, article = known_names(frozenset(known)), ""
+    for line in lines:
+        for place, sentence in enumerate(_SENTENCE_END.split(line)):
+            stated = _clause(sentence.strip(), bare=place == 0)
+            for where in (stated, sentence) if known else ():
+                if found := names.mentioned(where):
+                    return _as_written(found[0] if where == stated else found[-1], where)
+            if _is_name(stated) and not stated[0].islower():
+                return stated
+            article = article or stated
+    first = lines[0] if lines else ""
+    return article or _clause(first, bare=True, loose=True) or _bare_name(first)
+
+
+def _clause(sentence: str, bare: bool, loose: bool = False) -> str:
+    """The name in one sentence, "" for none: what a capital or a number begins before anything else.
+
+    Args:
+        bare: the sentence may be the name itself.
+        loose: a name may follow without a capital, a number or an article ("is hibiscus").
+    """
+    cues = [[cue for cue in form.finditer(sentence) if not _DENIED.search(sentence[max(0, cue.start() - 12):cue.start()])]
+            for form in (_IS, _FITS)]  # fmt: skip
+    if not any(cues) and bare and _is_name(_bare_name(sentence)):
+        return _bare_name(sentence)
+    capital = [[cue for cue in form if not cue["name"].islower()] for form in cues]
+    article = sorted((cue for form in cues for cue in form if cue["article"]), key=lambda cue: cue.start())
+    for form in (*capital, article, cues[0] if loose else []):
+        if form:
+            rest = sentence[form[-1].start("name"):]
+            return _bare_name(rest[: end.start()] if (end := _END.search(rest)) else rest)
+    return ""
+
+
+def _as_written(name: str, text: str) -> str:
+    """A normalised name as a text spells it."""
+    found = re.search(r"\b" + r"[\W_]+".join(map(re.escape, name.split())) + r"\b", text, re.IGNORECASE)
+    return found.group() if found else name
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text may be a name: no sentence, and no piece of one."""
+    words, said = len(text.split()), normalise(text)
+    return 0 < words <= MAX_WORDS and not _PROSE.search(said) and not (words > 3 and _LONG_PROSE.search(said))
 
 
 def _bare_name(text: str) -> str:
     """A name without its Latin gloss, what is said of it after a colon or dash, and a final full stop."""
-    return _uncommented(_LATIN.sub("", text))
+    return _uncommented(without_gloss(text))
 
 
 def _uncommented(text: str) -> str:
-    """A name without stars, what is said of it after a colon or dash, and a final full stop."""
-    name = re.split(r":|\s[-–—]\s", text.replace("*", ""), maxsplit=1)[0]
-    return name.strip().rstrip(".").strip()
+    """A name without a heading, stars, what is said of it after a colon or dash, and a final full stop."""
+    name = re.split(r":|\s[-–—]\s", _HEADING.sub("", text.replace("*", ""), count=1), maxsplit=1)[0]
+    return forms(name.strip())[2].strip()
 
 
 def _has_heading(text: str, word: re.Pattern) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 from finer1_lib.contenders import in_order
 from finer1_lib.prompts import FOUR_PARTS
 from finer1_lib.rewards import normalise
+from finer1_lib.scores.aliases import meanings, same_name, table_for
 from finer1_lib.statistics import Estimate, clustered_mean
 from finer1_lib.traces.steps import (
     WRONG_STEPS, attributes_of, comparison_claims, unknown_names, where_wrong,
@@ -83,11 +84,13 @@ def trace_table(
 
 
 def _row(record: Mapping[str, Any], guide: Optional[Mapping]) -> dict[str, Any]:
-    trace, truth = parse(record["completion"]), record["sub_category"]
+    truth = record["sub_category"]
+    data_set = table_for(record["super_category"], truth)
+    trace = parse(record["completion"], meanings(data_set))
     names = [normalise(name) for name in trace.candidates]
     claims = comparison_claims(trace, guide)
     states = list(check_claims(trace.analysis, truth, guide).values()) if attributes_of(guide, truth) else []
-    step = where_wrong(trace, truth, guide)
+    step = where_wrong(trace, truth, guide, data_set)
     words = {part: getattr(trace, part) for part in FOUR_PARTS}
     return {
         **{key: record[key] for key in _COPIED},
@@ -97,7 +100,7 @@ def _row(record: Mapping[str, Any], guide: Optional[Mapping]) -> dict[str, Any]:
         "candidates": float(len(names)) if names else None,
         "right": float(step == "right"),
         "complete": float(trace.complete),
-        "truth_listed": float(normalise(truth) in names),
+        "truth_listed": float(any(same_name(data_set, name, truth) for name in trace.candidates)),
         "repeats": float(len(set(names)) < len(names)),
         "invents": float(bool(unknown_names(trace, guide))) if guide else None,
         "attributes_right": _share(state == "right" for state in states),

@@ -8,7 +8,7 @@ analysis contradicts. Both can be checked: the claim with the guide, the mark wi
     claims      blue crown: true in the guide, mark consistent ("red" was seen);
                 plain wings: false (the guide has barred), mark inconsistent (it differs from what was seen)
 
-Source: METHOD 2 (the four parts as steps); the checks and the order of the steps are our choice.
+Source: paper Table 5 (the four parts); the checks and the order of the steps are our choice.
 """
 
 import re
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional
 
 from finer1_lib.rewards import normalise
-from finer1_lib.traces.parsing import Trace, attribute_claims, check_claims
+from finer1_lib.scores.aliases import same_name
+from finer1_lib.traces.parsing import Trace, attribute_claims, check_claims, predicts
 
 STEP_LABELS = {
     "unparsable": "trace cannot be read",
@@ -91,14 +92,16 @@ def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
         guide: the dictionary of `guide.json`, or nothing: then there are no claims to be told.
     """
     known = {normalise(name): name for name in (guide or {}).get("sub_categories", {})}
-    found = []
+    found, read = [], {}  # what the analysis says of each name's attributes, read once
     for entry in _ENTRY.finditer(trace.comparison or ""):
         head, colon, rest = entry.group().partition(":")
         name = known.get(normalise(_BULLET.sub("", head).replace("*", "")))
         if not colon or name is None:
             continue
         truth = attributes_of(guide, name)
-        seen = attribute_claims(trace.analysis, truth)
+        if name not in read:
+            read[name] = attribute_claims(trace.analysis, truth)
+        seen = read[name]
         for piece in _PIECE.finditer(rest):
             start = entry.start() + len(head) + 1 + piece.start()
             marked, plain = bool(_MARK.search(piece.group())), _MARK.sub("", piece.group())
@@ -120,7 +123,9 @@ def unknown_names(trace: Trace, guide: Optional[Mapping]) -> list[str]:
     return [name for name in trace.candidates if normalise(name) not in known]
 
 
-def where_wrong(trace: Trace, sub_category: str, guide: Optional[Mapping] = None) -> str:
+def where_wrong(
+    trace: Trace, sub_category: str, guide: Optional[Mapping] = None, data_set: str = ""
+) -> str:
     """The first step at which a wrong trace left the truth, or "right" when its answer is right.
 
     Steps in order:
@@ -135,27 +140,26 @@ def where_wrong(trace: Trace, sub_category: str, guide: Optional[Mapping] = None
     - "prediction_differs": nothing false was claimed of the two, and yet the wrong one was chosen;
     - "answer_differs": the prediction was right, the answer is another name.
 
+    Names are compared by `aliases.same_name`, so another name of the truth in `data_set` is the truth.
     A right answer is "right" whatever stands before it: a trace may misread what decides nothing.
     Without a guide that knows the sub-category, the steps of `GUIDE_STEPS` are left out, and their traces go
     to the next step that can be told.
 
-    Source: METHOD 2 (the four parts as steps); the order is our choice.
+    Source: paper Table 5 (the four parts); the order is our choice.
     """
-    truth = normalise(sub_category)
-    if trace.answer is not None and normalise(trace.answer) == truth:
+    if trace.answer is not None and same_name(data_set, trace.answer, sub_category):
         return "right"
     if trace.answer is None or not trace.candidates or trace.prediction is None or trace.analysis is None:
         return "unparsable"
     if attributes_of(guide, sub_category):
         if "wrong" in check_claims(trace.analysis, sub_category, guide).values():
             return "misread_attribute"
-    if truth not in [normalise(name) for name in trace.candidates]:
+    if not any(same_name(data_set, name, sub_category) for name in trace.candidates):
         return "candidate_missing"
-    matter = {truth, normalise(trace.prediction)}
-    false = [claim for claim in comparison_claims(trace, guide) if claim.true is False]
-    if any(normalise(claim.name) in matter for claim in false):
+    false = {claim.name for claim in comparison_claims(trace, guide) if claim.true is False}
+    if any(name == sub_category or predicts(trace, name, data_set) for name in false):
         return "comparison_contradicts"
-    return "prediction_differs" if normalise(trace.prediction) != truth else "answer_differs"
+    return "answer_differs" if predicts(trace, sub_category, data_set) else "prediction_differs"
 
 
 def _claims_in(text: str, attributes: Mapping, offset: int) -> Iterator[tuple[str, str, tuple[int, int]]]:

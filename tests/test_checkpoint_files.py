@@ -1,0 +1,275 @@
+"""Checkpoints that are broken or hostile: one line from the loader and from the doctor, and nothing of them is run."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import tiny_checkpoint
+from finer1_lib import chat_templates, models
+from finer1_lib.checkpoint_files import INDEX, check_files, refuse_bad_weights, weight_files
+from finer1_lib.doctor.subject import Subject
+from finer1_lib.encoding import Encoder, user_message
+from finer1_lib.errors import UserError
+
+TEMPLATE = tiny_checkpoint.CHAT_TEMPLATE
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tiny_checkpoint.build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def weights(change):
+    def harm(folder):
+        held = load_file(folder / "model.safetensors")
+        changed = {name: one.contiguous() for name, one in change(held).items()}
+        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return harm
+
+
+def without(part):
+    return weights(lambda held: {name: one for name, one in held.items() if part not in name})
+
+
+def spoilt(number):
+    def change(held):
+        name = next(name for name in held if name.endswith("q_proj.weight"))
+        held[name].view(-1)[5] = number
+        return held
+
+    return weights(change)
+
+
+def setting(file, *path, value):
+    """One value of a JSON file, at a place in it."""
+    def harm(folder):
+        found = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+        place = found
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = value
+        (folder / file).write_text(json.dumps(found))
+
+    return harm
+
+
+def text(file, content):
+    return lambda folder: (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def sharded(*names, **replaced):
+    """The weights in two files, with the names that the index is to give them."""
+    def harm(folder):
+        held = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        order, index = sorted(held), {}
+        for half, name in zip((order[::2], order[1::2]), names):
+            index.update(dict.fromkeys(half, replaced.get("says", name)))
+            save_file({key: held[key] for key in half}, folder / name, metadata={"format": "pt"})
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+    return harm
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+HOSTILE = {
+    "no vision tower": (without("visual"), r"lacks \d\d of its model's weights \(first: model.visual"),
+    "a layer missing": (without("layers.1."), r"lacks 12 of its model's weights \(first: .*layers.1"),
+    "one norm missing": (without("model.norm"), "lacks 1 of its model's weights"),
+    "keys of another library": (weights(lambda held: {f"module.{k}": v for k, v in held.items()}), "lacks"),
+    "an adapter left in": (weights(lambda held: {**held, "model.language_model.layers.0.self_attn.q_proj.lora_A."
+                                                 "weight": torch.zeros(2, 32)}), "1 weights .* no place for"),
+    "more layers than configured": (weights(lambda held: {**held, "model.language_model.layers.7.mlp.up_proj."
+                                                          "weight": torch.zeros(2, 2)}), "no place for"),
+    "another shape": (weights(lambda held: {k: v.T if "layers.0.mlp.up" in k else v for k, v in held.items()}),
+                      r"1 weights of another shape .* is \(32, 64\) in place of \(64, 32\)"),
+    "whole numbers": (weights(lambda held: {k: v.long() if "layers.0.mlp.up" in k else v
+                                            for k, v in held.items()}), "1 weights of whole numbers"),
+    "NaN": (spoilt(float("nan")), "1 weights hold NaN or infinite numbers"),
+    "infinite": (spoilt(float("-inf")), "1 weights hold NaN or infinite numbers"),
+    "no weights at all": (weights(lambda held: {}), "lacks"),
+    "a torn file": (lambda folder: (folder / "model.safetensors").write_bytes(
+        (folder / "model.safetensors").read_bytes()[:-9]), "damaged"),
+    "a pointer": (text("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+                  "pointer of Git LFS"),
+    "an index upwards": (sharded(*SHARDS, says="../" + SHARDS[0]), r"names '\.\./"),
+    "an index elsewhere": (sharded(*SHARDS, says="/srv/model.safetensors"), "names '/srv"),
+    "an index of a pickle": (sharded(*SHARDS, says="pytorch_model.bin"), "names 'pytorch_model.bin'"),
+    "a shard missing": (lambda folder: (sharded(*SHARDS)(folder), (folder / SHARDS[1]).unlink()),
+                        "00002.safetensors is missing"),
+    "an index without a map": (text(INDEX, '{"weight_map": ["a"]}'), "names no weights"),
+    "a config that is a list": (text("config.json", "[1]"), "holds a list in place of an object"),
+    "a config of null": (text("generation_config.json", "null"), "holds a NoneType in place of an object"),
+    "deeply nested": (text("processor_config.json", "[" * 10**5 + "]" * 10**5), "nested too deeply"),
+    "no UTF-8": (text("tokenizer_config.json", b'{"a": "\xe9"}'), "is not UTF-8 text"),
+    "size as text": (setting("config.json", "text_config", "hidden_size", value="32"), "hidden_size"),
+    "negative size": (setting("config.json", "text_config", "hidden_size", value=-4), "negative dimension"),
+    "no heads": (setting("config.json", "text_config", "num_attention_heads", value=0), "ZeroDivisionError"),
+    "a billion layers": (setting("config.json", "vision_config", "depth", value=10**9), "sets depth to"),
+    "a smaller embedding": (lambda folder: (
+        weights(lambda held: {k: v[:300] if k == EMBEDDING else v for k, v in held.items()})(folder),
+        setting("config.json", "text_config", "vocab_size", value=300)(folder)),
+        "its tokenizer has tokens up to .* its embedding 300 rows"),
+    "another image token": (setting("config.json", "image_token_id", value=3), "token 3 is an image"),
+    "patches as text": (setting("processor_config.json", "image_processor", "patch_size", value="x"),
+                        "cannot process an image"),
+    "no end": (setting("tokenizer_config.json", "eos_token", value=None), "no eos_token"),
+    "an end as text": (setting("generation_config.json", "eos_token_id", value="stop"), "eos_token_id to 'stop'"),
+    "a broken template": (text("chat_template.jinja", "{{ oops"), "cannot render the chat template .*Syntax"),
+    "a template without image": (text("chat_template.jinja", "{% for m in messages %}{% for p in m['content'] %}"
+                                      "{{ p['text'] }}{% endfor %}{% endfor %}"), "leaves the image out"),
+    "a template without text": (text("chat_template.jinja", "{% for m in messages %}{% for p in m['content'] %}{% if "
+                                     "p['type'] == 'image' %}<|image_pad|>{% endif %}{% endfor %}{% endfor %}"),
+                                "leaves the text out"),
+    "a template that shows twice": (text("chat_template.jinja", TEMPLATE.replace("<|image_pad|>", "<|image_pad|>" * 2)),
+                                    "2 places for one image"),
+    "an adapter beside": (text("adapter_config.json", '{"peft_type": "PROMPT_TUNING"}'), "holds an adapter"),
+}  # fmt: skip
+
+
+def refused_alike(folder, said):
+    """The loader and the doctor each refuse the folder in one line that says it."""
+    for look in (models.load, lambda one: Subject.examine(SimpleNamespace(quick=False), str(one))):
+        with pytest.raises(UserError, match=said) as caught:
+            look(folder)
+        assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_checkpoint_is_one_line_in_loader_and_doctor(folder, name):
+    harm, said = HOSTILE[name]
+    harm(folder)
+    refused_alike(folder, said)
+
+
+GOOD = {
+    "as built": lambda folder: None,
+    "in shards": sharded(*SHARDS),
+    "keys of newer versions": weights(lambda held: {
+        k.replace("model.", "model.language_model.") if "visual" not in k else k.replace("visual.", "model.visual.")
+        : v for k, v in held.items()}),
+    "a buffer of older versions": weights(lambda held: {**held, "visual.rotary_pos_emb.inv_freq": torch.ones(4)}),
+    "code that nothing names": text("modeling_own.py", "raise SystemExit"),
+    "sampling of its own": lambda folder: (
+        setting("generation_config.json", "num_return_sequences", value=3)(folder),
+        setting("generation_config.json", "do_sample", value=True)(folder)),
+    "beams of its own": setting("generation_config.json", "num_beams", value=4),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_whole_loads_and_answers_the_same(whole, folder, name):
+    GOOD[name](folder)
+    Subject.examine(SimpleNamespace(quick=False), str(folder))
+    prompts = [user_message("What is it?", Image.new("RGB", (56, 56)))]
+    answers = [models.generate(models.load(one), prompts, max_new_tokens=6) for one in (whole, folder)]
+    assert answers[0] == answers[1] and len(answers[1]) == 1
+
+
+CODE = {
+    "auto_map": {"AutoModel": "own.Own", "AutoTokenizer": ["own.Own", None]}, "trust_remote_code": True,
+    "custom_generate": "own/code", "_attn_implementation": "own/kernel", "attn_implementation": {"": "own/kernel@v1"},
+    "transformers_weights": "adapter_model.bin", "backbone": "hf-hub:own/model",
+}  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(file=st.sampled_from(["config.json", "generation_config.json", "processor_config.json",
+                             "tokenizer_config.json", "preprocessor_config.json"]),
+       key=st.sampled_from(sorted(CODE)), path=st.lists(st.sampled_from(["text_config", "x", 0]), max_size=6))
+def test_what_names_code_is_refused_at_any_depth(tmp_path_factory, file, key, path):
+    folder = tmp_path_factory.mktemp("code")
+    value = {key: CODE[key]}
+    for step in path:
+        value = [value] if step == 0 else {step: value}
+    (folder / file).write_text(json.dumps(value if isinstance(value, dict) else {"x": value}))
+    with pytest.raises(UserError, match=f"{file} sets {key}"):
+        check_files(folder)
+    quiet = {"trust_remote_code": False, "auto_map": None, "attn_implementation": "sdpa", "note": "own/kernel"}
+    (folder / file).write_text(json.dumps({"x": [quiet]}))
+    check_files(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_code_of_a_checkpoint_is_not_run(folder, tmp_path, file):
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    setting(file, "auto_map", value={"AutoConfig": "own.Own", "AutoTokenizer": ["own.Own", None],
+                                     "AutoProcessor": "own.Own", "AutoModelForImageTextToText": "own.Own"})(folder)
+    refused_alike(folder, "sets auto_map: it needs code")
+    assert not (tmp_path / "ran").exists()
+
+
+@given(st.text(max_size=12).map(lambda name: name + ".safetensors"))
+def test_an_index_names_plain_files_alone(tmp_path_factory, name):
+    folder = tmp_path_factory.mktemp("index")
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"a": name}}))
+    with pytest.raises(UserError, match="names|is missing") as caught:
+        weight_files(folder)
+    if not all(one.isalnum() or one in "_.-" for one in name):
+        assert "only .safetensors files beside it" in str(caught.value)
+
+
+@given(st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]), st.integers(0, 59),
+       st.sampled_from([float("nan"), float("inf"), float("-inf")]))
+def test_one_number_that_is_not_finite_is_found_anywhere(dtype, place, number):
+    good = torch.linspace(-9, 9, 60, dtype=dtype).view(3, 20)
+    named = {"a": good, "ids": torch.arange(3), "none": torch.zeros(0), "b": good.clone()}
+    refuse_bad_weights(named.items(), "x")
+    named["b"].view(-1)[place] = number
+    with pytest.raises(UserError, match=r"x: 1 weights hold NaN or infinite numbers \(first: b\)"):
+        refuse_bad_weights(named.items(), "x")
+
+
+def test_a_folder_whose_name_is_not_utf8_is_one_line(whole, tmp_path):
+    import os
+
+    other = shutil.copytree(whole, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(UserError, match="is not UTF-8; rename it"):
+        models.load(other)
+
+
+# Chat templates ----------------------------------------------
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}" \
+    "{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("bomb", [
+    ENDLESS, "{% set x = 10 ** (10 ** 10) %}", "{% set x = 'a' * 99999999999 %}",
+    "{% macro a(n) %}{% if n %}{{ a(n - 1) }}{{ a(n - 1) }}{% endif %}{% endmacro %}{{ a(99) }}",
+])  # fmt: skip
+def test_a_template_that_does_not_end_is_refused(folder, monkeypatch, bomb):
+    monkeypatch.setattr(chat_templates, "SECONDS", 4)
+    (folder / "chat_template.jinja").write_text(bomb + TEMPLATE)
+    with pytest.raises(UserError, match="takes more than 4 s or 1024 MiB; use the chat_template.jinja"):
+        models.load(folder)
+
+
+def test_a_template_that_waits_for_a_word_is_bounded_when_it_comes(folder, monkeypatch):
+    monkeypatch.setattr(chat_templates, "LINES", 10**4)
+    bomb = "{% if 'heron' in messages[0]['content'][-1]['text'] %}" + ENDLESS + "{% endif %}"
+    (folder / "chat_template.jinja").write_text(bomb + TEMPLATE)
+    encode = Encoder(models.load(folder).processor)
+    assert encode.render(user_message("a wren"))[0].startswith("<|im_start|>user\na wren")
+    with pytest.raises(UserError, match="its chat template does not end"):
+        encode.render(user_message("a heron"))
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "8", None])
+def test_a_limit_of_no_tokens_is_refused(whole, number):
+    with pytest.raises(UserError, match="max_new_tokens is .*: give a whole number of 1 or more"):
+        models.generate(models.load(whole), [user_message("a")], max_new_tokens=number)
