@@ -246,7 +246,7 @@ def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
     if strangers := sorted(name for name in named if _new_name(name) not in known):
         raise Misfit(f"it has weights for {len(strangers)} modules that are not there (first: "
                      f"{strangers[0]})")  # fmt: skip
-    from peft import LoraConfig
+    from peft import PeftConfig
     from peft.tuners.tuners_utils import check_target_module_exists
     from peft.utils.other import get_pattern_key
 
@@ -255,7 +255,7 @@ def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
     older = any(name.startswith("language_model.") for name in named)
     old = {_old_name(module, older): module for module in modules}
     check_patterns(adapter, list(old))
-    config, lora = dict(adapter.config), LoraConfig(**adapter.config)
+    config, lora = dict(adapter.config), PeftConfig.from_peft_type(**adapter.config)
     if config.get("target_modules") != "all-linear":  # as its patterns read the old names
         targets = {was: now for was, now in old.items() if check_target_module_exists(lora, was)}
         config["target_modules"] = sorted(targets.values())

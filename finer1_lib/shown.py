@@ -63,7 +63,8 @@ def csv_text(frame: Any) -> str:
             frame.isetitem(place, pd.Series(cells, frame.index, object))
     frame = frame.set_axis([_cell(name) for name in frame.columns], axis=1)
     # Python's writer puts no quotes around a lone carriage return, which ends the line for every reader
-    return frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if torn else csv.QUOTE_MINIMAL)
+    quoting = csv.QUOTE_NONNUMERIC if torn else csv.QUOTE_MINIMAL
+    return frame.to_csv(index=False, lineterminator="\n", quoting=quoting)
 
 
 def write_csv(path: "str | Path", frame: Any) -> None:

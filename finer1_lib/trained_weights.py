@@ -97,7 +97,7 @@ def attach_adapter(loaded: "LoadedModel", folder: "str | Path") -> "LoadedModel"
         UserError: the folder holds no adapter, or one that does not fit the model.
     """
     import torch
-    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
     folder = Path(folder)
     if check_trained(folder) != "lora":
@@ -109,7 +109,7 @@ def attach_adapter(loaded: "LoadedModel", folder: "str | Path") -> "LoadedModel"
                 adapter = in_layout(adapter, [name for name, _ in loaded.model.named_modules()])
             except Misfit as error:
                 raise misfit(adapter, loaded.checkpoint, str(error)) from error
-            loaded = _wrapped(loaded, LoraConfig(**adapter.config))
+            loaded = _wrapped(loaded, PeftConfig.from_peft_type(**adapter.config))
             if told := other_base(adapter.base, loaded.checkpoint):
                 print(f"{folder}: {told}", flush=True)
         wanted = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)

@@ -15,7 +15,6 @@ CALLEES = {
     "make_tapo_trainer_class()": "trl.GRPOTrainer",
     "LoraConfig": "peft.LoraConfig",
     "get_peft_model": "peft.get_peft_model",
-    "PeftConfig.from_pretrained": "peft.PeftConfig.from_pretrained",
     "set_peft_model_state_dict": "peft.set_peft_model_state_dict",
     "FastVisionModel.from_pretrained": "unsloth.FastVisionModel.from_pretrained",
     "FastVisionModel.get_peft_model": "unsloth.FastVisionModel.get_peft_model",

@@ -128,6 +128,15 @@ def test_a_later_peft_s_settings_and_half_numbers_are_read(base, plain, copy):
     np.testing.assert_allclose(logits(models.load(base, copy).model), plain[1], atol=2e-2)
 
 
+def test_the_fields_that_are_read_are_peft_s():
+    import inspect
+
+    from peft import LoraConfig
+
+    assert set(adapter_files.Config.model_fields) <= set(inspect.signature(LoraConfig).parameters)
+    assert set(adapter_files._NOT_READ) <= set(inspect.signature(LoraConfig).parameters)
+
+
 BROKEN = {
     "list": (lambda f: (f / CONFIG).write_text("[]"), "holds a list in place of an object"),
     "torn config": (lambda f: (f / CONFIG).write_text("{"), "is not JSON"),

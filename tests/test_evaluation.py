@@ -385,7 +385,7 @@ def scores(world):
 
 def test_scores_are_long_and_complete(scores, world):
     # models x items x metrics of official and strict, in the closed and in the open world
-    assert len(scores) == 2 * len(world[1]) * ((1 + 4) + (4 + 6))
+    assert len(scores) == 2 * len(world[1]) * ((1 + 5) + (4 + 6))
     unclipped = scores["metric"].str.endswith("_unclipped")
     assert scores.loc[~unclipped, "value"].between(0, 1).all() and (scores["value"] <= 1).all()
 

@@ -27,6 +27,7 @@ from finer1_lib.paper import facts as paper_facts
 from finer1_lib.errors import UserError
 from finer1_lib.paper.orderings import BARS
 from finer1_lib.paper.admission import RELEASED, STAGE1, Admitted, NotComparable, admit
+from finer1_lib.shown import csv_text
 from finer1_lib.statistics import has_interval
 from finer1_lib.systems.registry import known_systems
 
@@ -148,7 +149,7 @@ def to_csv(table) -> str:
     """
     shown = {key: [_text(value, none="") for value in table[key]]
              for key in ("paper", "released", "run", "difference", "low", "high", "run_strict")}
-    return table.assign(**shown).to_csv(index=False, lineterminator="\n")
+    return csv_text(table.assign(**shown))
 
 
 def _text(value: Optional[float], form: str = ".2f", none: str = "-") -> str:
