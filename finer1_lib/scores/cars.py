@@ -29,7 +29,8 @@ READINGS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _DENIED = re.compile(  # or likened, or one of two
     r"not|n?or|no|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
-    r"|instead|except|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
+    r"|instead|except|maybe|perhaps|possibly|probably|may|might|kind|sort|cross"
+    r"|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _ARTICLES = frozenset({"a", "an", "the"})
 _BODIES = frozenset({  # beside the table's
     "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider", "spyder",
