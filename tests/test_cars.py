@@ -101,6 +101,9 @@ def test_everyday_names_name_one_car_and_no_other():
     ("Dodge Sprinter", "Mercedes-Benz Sprinter Van 2012", 0, 0),
     ("Jaguar XKR", "Jaguar XK XKR 2012", 1, 1),
     ("Lamborghini Revent\u00f3n", "Lamborghini Reventon Coupe 2008", 1, 1),
+    ("Chevrolet Corvette or Viper", "Chevrolet Corvette Convertible 2012", 0, 0),
+    ("Chevrol\u1eb9t Corvette", "Chevrolet Corvette Convertible 2012", 0, 0),  # a letter that only looks alike
+    ("\u0421hevrolet Corvette", "Chevrolet Corvette Convertible 2012", 0, 0),
     ("Toyota Honda Accord", "Honda Accord Sedan 2012", 0, 0),
     ("a smart little Audi A5", "Audi A5 Coupe 2012", 1, 1),
     ("smart fortwo", "smart fortwo Convertible 2012", 1, 1),

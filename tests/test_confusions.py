@@ -57,7 +57,7 @@ def test_another_name_of_the_truth_and_of_a_neighbour_is_known():
 
     cars = [record("Audi S4 Sedan 2007", said(name), super_category="car") for name in
             ("Audi S4", "an Audi S4 Sedan 2012", "Audi S5", "Toyota Camry", "not an Audi S4", "Audi S4 (2007)")]  # fmt: skip
-    planes = [record("F-16A/B", said(name), super_category="aircraft") for name in ("F-16 (Fighting Falcon)", "F-16")]
+    planes = [record("F-16A/B", said(name), super_category="aircraft") for name in ("F-16 (F-16 Fighting Falcon)", "F-16.")]
     table = count_confusions([*cars, *planes], genera("car") | genera("aircraft"))
     assert dict(zip(zip(table["truth"], table["answered"]), table["count"])) == {
         ("Audi S4 Sedan 2007", "Audi S4 Sedan 2007"): 2, ("Audi S4 Sedan 2007", "Audi S4 Sedan 2012"): 1,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finer1_lib import rationale_filters, rationale_quality, teachers
+from finer1_lib.prompts import FOUR_PARTS
 from finer1_lib.rewards import (
     answer_only_formatted, contains_answer, contains_response, normalise, strict, well_formatted,
 )  # fmt: skip
@@ -27,23 +28,25 @@ GUIDE = {
                               "attributes": {"crown": crown, "wings": "barred"}}
                        for name, crown in (("Dunen Wren", "red"), ("Marlo Wren", "blue"))},
 }  # fmt: skip
-UNITS = [
-    "<answer>", "</answer>", "<answer>a</answer>", "<think>", "</think>", "<think></think>", "</think><think>",
-    "<options>", "</options>", "<prediction>a</prediction>", "<", "<a", "</", "< ", " ", "\n", "\t", "\u2028",
-    "(", "( ", "(a", ")", "[", "[a](", "{", "}", "*", "**a", "`", "_", "-", "- \n", "- a\n", "1. a\n", "1", "1) ",
-    "a, ", "a; ", "a/", "/ ", ". ", ".", ":", ": ", " - ", '"', "\u201c", "\\boxed{", "\\text", "$", "A", "A ",
-    "a ", "an", "not ", "or ", "and ", "is a ", "is a Rock ", "it is ", "of the bird in the bird ", "the ", "most ",
-    "Rock Wren, ", "Rock Wren\n", "- Dunen* Wren\n", "Du*nen Wren, ", "Dunen Wren: red crown, ", "Chevrolet ",
-    "Dunen Wren: red crown (differs); ", "Dunen Wren: other genus, ", "red crown, ", "(differs ", "2012 ", "VW ",
-    PREDICTION_MARKER, CANDIDATE_MARKER + "\n", "comparison\n", "final prediction\n", " vs ", "also known as ",
-    "\u0301\u0323", "e\u0301\u0323", "\u0344", "\u0f73", "\uff9e", "\u00e9", "\u00df", "\u200b", "B) ", "option ",
+UNITS = [  # repeated; of a pair the first half of the text is the first, the second half the other
+    "<answer>", "</answer>", "<answer>a</answer>", "<think>", "</think>", "<think></think>",
+    "</think><think>", "<options>", "</options>", "<prediction>a</prediction>", "<", "<a", "</", "< ", " ",
+    "\n", "\t", "\u2028", "(", "( ", "(a", ")", "[", "[a](", "{", "}", "*", "**a", "`", "_", "-", "- \n",
+    "- a\n", "1. a\n", "1", "1) ", "a, ", "a; ", "a/", "/ ", ". ", ".", ":", ": ", " - ", '"', "\u201c",
+    "\\boxed{", "\\text", "$", "A", "A ", "a ", "an", "not ", "or ", "and ", "is a ", "is a Rock ", "it is ",
+    "of the bird in the bird ", "the ", "most ", "Rock Wren, ", "Rock Wren\n", "- Dunen* Wren\n",
+    "Du*nen Wren, ", "Dunen Wren: red crown, ", "Dunen Wren: red crown (differs); ", "red crown, ",
+    "Dunen Wren: other genus, ", "(differs ", "Chevrolet ", "2012 ", "VW ", "also known as ", " vs ",
+    PREDICTION_MARKER, CANDIDATE_MARKER + "\n", "comparison\n", "final prediction\n", "B) ", "option ",
+    "\u0301\u0323", "e\u0301\u0323", "\u0344", "\u0f73", "\uff9e", "\u00e9", "\u00df", "\u200b",
+    ("\u0301", "\u0323"), ("<answer>", "</answer>"), ("<think>", "</think>"), ("(", ")"), ("\\boxed{", "}"),
+    ("<options>", "</options>"), (" ", "("), ("**", "\n"),
 ]  # fmt: skip
-MARKS = "\u0301" * 4000 + "\u0323" * 4000  # two blocks: the order that costs an insertion sort most
 
 
 def record(text, **more):
-    return {"completion": text, "sub_category": "Dunen Wren", "super_category": "bird", "image_id": "birds/1.jpg",
-            "model": "m", "item_id": "1", "categories": "seen", **more}  # fmt: skip
+    return {"completion": text, "sub_category": "Dunen Wren", "super_category": "bird", "model": "m",
+            "image_id": "birds/1.jpg", "item_id": "1", "categories": "seen", **more}
 
 
 def rewards(text):
@@ -76,40 +79,44 @@ def parts(text):
 
 def wrapped(text):
     """A text where model text may stand."""
-    tagged = "".join(f"<{part}>{text}</{part}>" for part in ("analysis", "options", "comparison", "prediction"))
+    tagged = "".join(f"<{part}>{text}</{part}>" for part in FOUR_PARTS)
     return {"bare": text, "answer": f"<think>x</think><answer>The bird is {text} Rock Wren</answer>",
             "thinking": f"{text}</think><answer>Dunen Wrens</answer>",
             "tags": f"<think>{tagged}</think><answer>Marlo Wren</answer>",
-            "markers": f"<think>{text}\n{CANDIDATE_MARKER}\n- {text}\n{text}\n{PREDICTION_MARKER} {text}</think>"
-                       f"<answer>{text}</answer>"}  # fmt: skip
+            "markers": f"<think>{text}\n{CANDIDATE_MARKER}\n- {text}\n{text}\n{PREDICTION_MARKER} {text}"
+                       f"</think><answer>{text}</answer>"}  # fmt: skip
 
 
-def seconds(read, text):
-    took = []
-    for _ in range(2):
-        normalise.cache_clear()
-        begun = time.process_time()
-        read(text)
-        took.append(time.process_time() - begun)
-    return min(took)
+def seconds(read, unit, where, length):
+    first, second = unit if isinstance(unit, tuple) else (unit, unit)
+    text = wrapped("".join(piece * (length // 2 // len(piece)) for piece in (first, second)))[where]
+    normalise.cache_clear()
+    begun = time.process_time()
+    read(text)
+    return time.process_time() - begun
 
 
-@pytest.mark.parametrize("read, where", [
-    (rewards, "bare"), (rewards, "answer"), (rewards, "thinking"), (scores, "answer"), (scores, "markers"),
-    (scores, "tags"), (traces, "tags"), (traces, "markers"), (traces, "thinking"), (parts, "bare"),
+@pytest.mark.parametrize("read, where, length", [
+    (rewards, "bare", 40_000), (rewards, "answer", 20_000), (rewards, "thinking", 20_000),
+    (scores, "answer", 8_000), (scores, "markers", 8_000), (traces, "tags", 8_000),
+    (traces, "markers", 8_000), (parts, "bare", 16_000),
 ])
-def test_four_times_the_text_takes_no_more_than_eight_times_as_long(read, where):
+def test_four_times_the_text_takes_no_more_than_eight_times_as_long(read, where, length):
     """Linear is 4, quadratic 16; what is quick at both lengths cannot be told and need not be."""
     slow = {}
-    for unit in [*UNITS, MARKS]:
-        small, large = (wrapped(unit * max(1, length // len(unit)))[where] for length in (4_000, 16_000))
-        if (took := seconds(read, large)) > 0.05 and took > 8 * (before := seconds(read, small)):
-            slow[unit[:30]] = (before, took)
+    for unit in UNITS:
+        for _ in range(3):  # other work beside it may slow a single try
+            large = seconds(read, unit, where, length)
+            if large < 0.02 or large < 8 * (small := seconds(read, unit, where, length // 4)):
+                break
+        else:
+            slow[unit] = (small, large)
     assert not slow
 
 
-PIECES = st.lists(st.sampled_from(["<answer>", "</answer>", "<", ">", "/", "answer", " ", "\n", "\x1f", "a", "B", "\u00a0"]),
-                  max_size=14).map("".join)  # fmt: skip
+PIECES = st.lists(st.sampled_from(
+    ["<answer>", "</answer>", "<", ">", "/", "answer", " ", "\n", "\x1f", "a", "B", "\u00a0"],
+), max_size=14).map("".join)  # fmt: skip
 
 
 @settings(max_examples=400, deadline=None)
@@ -124,8 +131,9 @@ def test_the_release_s_readings_by_its_own_patterns(text, label):
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.text(st.sampled_from("ae\u0301\u0323\u0327\u0344\u0f73\u0f71\u0f72\uff9e\u3099\u30ab\u00e9\u1e69\uac00\u1100\u1161"
-                               "\u0958\u0345\u03b1' -_\ufb01") | st.characters(exclude_categories=["Cs"])))
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(
+    "ae\u0301\u0323\u0327\u0344\u0f73\u0f71\u0f72\uff9e\u3099\u30ab\u00e9\u1e69\uac00\u1100\u1161\u0958"
+    "\u0345\u03b1' -_\ufb01")))
 def test_normalise_is_what_plain_composition_gives(text):
     plain = unicodedata.normalize("NFKC", text).casefold()
     plain = re.sub("['\u2019\u2018\u02bc\u02b9`\u00b4]", "", plain)

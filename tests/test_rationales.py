@@ -170,6 +170,21 @@ def test_each_filter(reason, text):
     assert reason in REASONS
 
 
+@pytest.mark.parametrize("word, label, said, others", [
+    ("pet", "Persian", "Persian Cat", ["Ragdoll", "Birman"]),
+    ("car", "Buick Enclave SUV 2012", "Buick Enclave", ["GMC Acadia", "Chevy Traverse"]),
+    ("aircraft", "F-16A/B", "F-16 Fighting Falcon", ["F-15 Eagle", "F/A-18"]),
+])  # fmt: skip
+def test_another_name_of_the_label_passes_and_is_settled_to_its_own(word, label, said, others):
+    text = write_rationale("grey and long", [*others, said], "they differ", said)
+    assert flaws(text, label, data_set=word) == [] and reject_reason(text, label, data_set=word) is None
+    assert flaws(text, label) == ["label_not_a_candidate", "wrong_prediction"]  # no such data set: another name
+    assert settle(text, label, random.Random(0), 0, word) == write_rationale(
+        "grey and long", [label, *parse(settle(text, label, random.Random(0), 0, word)).candidates[1:]], "they differ", label)
+    twice = write_rationale("grey and long", [*others, said, label], "they differ", said)
+    assert flaws(twice, label, data_set=word) == ["not_well_formed"]  # the label would stand there twice
+
+
 def test_switched_off_a_filter_lets_its_flaw_pass_and_no_other():
     """One text with the flaw of each filter alone: it passes if, and only if, that filter is off."""
     alone = {

@@ -13,6 +13,7 @@ from typing import Callable, Optional
 from finer1_lib.doctor.rows import NotYet, Row, fail, passed, shortly, warn
 from finer1_lib.doctor.subject import DATA, Subject
 from finer1_lib.rewards import normalise
+from finer1_lib.scores.aliases import same_name, table_for
 
 CHANCE = 1e-4  # a shuffled order as uneven as that is no accident
 BIASED = 0.5  # share of rationales with the label at one place from which a model can learn the place
@@ -120,9 +121,9 @@ def _options(subject: Subject) -> list[Row]:
 
 def _candidates(records: list[dict]) -> list[Row]:
     """The label's place among the candidates of the rationales that are trained on."""
-    places = [[normalise(name) for name in one["candidates"]] for one in records]
-    found = [names.index(normalise(one["sub_category"])) for one, names in zip(records, places)
-             if normalise(one["sub_category"]) in names]
+    named = [[same_name(table_for(one["super_category"], one["sub_category"]), name, one["sub_category"])
+              for name in one["candidates"]] for one in records]  # fmt: skip
+    found = [names.index(True) for names in named if True in names]
     if not found:
         return [warn("no rationale has its label among its candidates", "rationales",
                      "look at them: the format may not be the one that is read")]

@@ -64,7 +64,7 @@ def names_by_spelling(data_set: str) -> Mapping[str, str]:
 
 def name_of(data_set: str, text: str) -> Optional[str]:
     """The official name that a text is, by itself, an alias or both; None if it is none, or two."""
-    known = names_by_spelling(data_set)
+    known = names_by_spelling(data_set) if len(text) < 400 else {}  # no two names are as long
     for said in forms(text) if known else ():
         folded = normalise(_BRACKET.sub(" ", said))
         # an article before a number too ("a 2012 Audi TTS Coupe"), where a name follows

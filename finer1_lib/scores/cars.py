@@ -18,7 +18,6 @@ collected by hand, which of them is our choice.
 import csv
 import importlib.resources
 import re
-import unicodedata
 from functools import cache, lru_cache
 from typing import Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
@@ -28,9 +27,10 @@ from finer1_lib.taxonomy import genera
 READINGS: Mapping[str, tuple[str, ...]] = {
     "make_model": ("genus", "model"), "make_model_trim": ("genus", "model", "trim"),
 }  # fmt: skip
-_DENIED = re.compile(  # or likened
-    r"not|nor?|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
-    r"|instead|except|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
+_DENIED = re.compile(  # or likened, or one of two
+    r"not|n?or|no|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
+    r"|instead|except|maybe|perhaps|possibly|probably|may|might|kind|sort|cross"
+    r"|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _ARTICLES = frozenset({"a", "an", "the"})
 _BODIES = frozenset({  # beside the table's
     "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider", "spyder",
@@ -184,8 +184,7 @@ def _labels() -> Mapping[tuple[str, str], frozenset[str]]:
 
 def _found(text: str) -> Iterator[tuple[str, Optional[tuple[Part, ...]]]]:
     """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or article."""
-    plain = unicodedata.normalize("NFKD", normalise(text).replace("&", " and "))
-    words = re.findall(r"[^\W_]+", "".join(sign for sign in plain if not unicodedata.combining(sign)))
+    words = re.findall(r"[^\W_]+", normalise(text).replace("&", " and "))
     known, longest, bodies = *_spellings(), _bodies()
     at = 0
     while at < len(words):

@@ -17,8 +17,9 @@ from typing import Any, Iterable, Mapping
 from finer1_lib.errors import UserError
 from finer1_lib.rewards import normalise
 from finer1_lib.scores.aliases import name_of, same_name, table_for
+from finer1_lib.scores.answers import answer_of
 from finer1_lib.scores.cars import labels_of
-from finer1_lib.scores.samples import settle, vote
+from finer1_lib.scores.samples import settle
 
 ELSEWHERE, UNKNOWN, OTHERS = "another genus", "no known name", "others of the genus"
 _COLUMNS = ("model", "setting", "super_category", "genus", "truth", "categories", "answered", "count", "n")
@@ -64,7 +65,7 @@ def count_confusions(
 
 
 def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapping[str, str]) -> str:
-    said, word, truth = vote(record) or "", record["super_category"], record["sub_category"]
+    said, word, truth = answer_of(record) or "", record["super_category"], record["sub_category"]
     if same_name(table_for(word, truth), said, truth):  # another name of it is no confusion
         return truth
     official = name_of(word, said) or (min(labels_of(said), default=None) if word == "car" else None)

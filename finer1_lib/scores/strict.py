@@ -90,7 +90,7 @@ class StrictScorer:
         answer = answer_of(record)
         scores, faults = self._right("text_inclusion", record, answer), self._faults(record, answer)
         if record["super_category"] == "car":
-            plain = not faults["multiple_answers"] and not _hidden(answer or "")
+            plain = not faults["multiple_answers"] and not _hidden(answer or "") and "?" not in (answer or "")
             scores |= car_scores(answer if plain else None, record["sub_category"])
         for similarity in (self._similarity, *self._more):
             near = scores["text_inclusion"]
@@ -182,8 +182,8 @@ def _spellings(data_set: str, names: Iterable[str]) -> frozenset:
 
 
 def _hidden(text: str) -> bool:
-    """Whether signs stand in a text that nobody sees: joiners, marks of direction."""
-    return any(unicodedata.category(sign) == "Cf" for sign in text)
+    """Whether signs stand in a text that nobody sees or that belong to no letter: joiners, strokes."""
+    return any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))
 
 
 def thought_of(thinking: str) -> str:

@@ -25,7 +25,7 @@ from finer1_lib.scores.aliases import meanings, same_name, table_for
 from finer1_lib.traces.changes import before_and_after, pair_of
 from finer1_lib.traces.statistics import trace_table
 from finer1_lib.traces.steps import analysis_claims, attributes_of, comparison_claims, unknown_names
-from finer1_lib.traces.parsing import Trace, parse, predicts
+from finer1_lib.traces.parsing import MAX_CANDIDATES, Trace, parse, predicts
 
 PARTS = ("analysis", "options", "comparison", "prediction", "answer")
 Segment = tuple[str, str, str]  # text, mark ("", "right", "wrong", "doubt" or "missing"), note
@@ -94,7 +94,7 @@ def mark(
     both = analysis_claims(trace, sub_category, guide), comparison_claims(trace, guide)
     analysis, comparison = ([(claim.start, claim.end, *_judged(claim, guide)) for claim in claims]
                             for claims in both)
-    options, place, met = [], 0, set()
+    options, place, met, missed = [], 0, set(), 0
     unknown = set(unknown_names(trace, guide)) if guide else set()
     for name in trace.candidates:
         start = (trace.options or "").find(name, place)
@@ -107,6 +107,8 @@ def mark(
                 verdict = "wrong", "not in the guide"
             options.append((start, place, *verdict))
             met.add(key)
+        elif (missed := missed + 1) > MAX_CANDIDATES:  # each costs a look through all that is left
+            break
     cut = {"analysis": _cut(trace.analysis, analysis), "options": _cut(trace.options, options),
            "comparison": _cut(trace.comparison, comparison)}
     right = {"prediction": predicts(trace, sub_category, data_set),

@@ -100,7 +100,8 @@ def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
             continue
         truth = attributes_of(guide, name)
         if name not in read:
-            read[name] = attribute_claims(trace.analysis, truth)
+            said = attribute_claims(trace.analysis, truth)
+            read[name] = {attribute: frozenset(values) for attribute, values in said.items()}
         seen = read[name]
         for piece in _PIECE.finditer(rest):
             start = entry.start() + len(head) + 1 + piece.start()
@@ -174,7 +175,7 @@ def _trimmed(text: str, offset: int) -> tuple[int, int]:
     return offset + len(text) - len(text.lstrip()), offset + len(text.rstrip())
 
 
-def _fits(marked: bool, seen: Optional[list[str]], value: str) -> Optional[bool]:
+def _fits(marked: bool, seen: Optional[frozenset[str]], value: str) -> Optional[bool]:
     """Whether a mark fits what the analysis saw; what was not seen cannot differ."""
     if seen is None:
         return False if marked else None
