@@ -28,12 +28,12 @@ READINGS: Mapping[str, tuple[str, ...]] = {
     "make_model": ("genus", "model"), "make_model_trim": ("genus", "model", "trim"),
 }  # fmt: skip
 _DENIED = re.compile(  # or likened, or one of two
-    r"not|n?or|no|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
-    r"|instead|except|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
+    r"not|n?or|no|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix"
+    r"|replica|than|instead|except|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _ARTICLES = frozenset({"a", "an", "the"})
 _BODIES = frozenset({  # beside the table's
-    "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider", "spyder",
-    "truck",
+    "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider",
+    "spyder", "truck",
 })  # fmt: skip
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 

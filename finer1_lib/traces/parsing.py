@@ -34,9 +34,11 @@ _CONCLUDING = re.compile(r"\bfinal (?:prediction|answer)|^(?:prediction|conclusi
 _SENTENCE_END = re.compile(r"(?<!\bConv)(?<!\bSt)[.!?](?=\s|$)")
 # "Final Prediction: ..", "Candidate 1: .."
 _HEADING = re.compile(
-    r"^\W*(?:(?:the|my) )?(?:final |predicted )?(?:prediction|answer|conclusion|identification|result|candidate|option"
-    r"|(?:sub-?)?categor(?:y|ies))s?\b[^:.]{0,20}:(?=\s)\s*", re.IGNORECASE)
-_PROSE = re.compile(r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were)\b")  # what no name has
+    r"^\W*(?:(?:the|my) )?(?:final |predicted )?(?:prediction|answer|conclusion|identification|result|candidate"
+    r"|option|(?:sub-?)?categor(?:y|ies))s?\b[^:.]{0,20}:(?=\s)\s*", re.IGNORECASE)
+_PROSE = re.compile(  # what no name has
+    r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were)\b"
+    r"|^(?:super|candidate|possible|potential) (?:sub ?)?categor\w+$")
 _LONG_PROSE = re.compile(  # nor any of more than three words
     r"\b(?:has|have|had|be|which|that|this|these|its?|known|based|given|following|features?|includ\w+|belongs?|appears?"
     r"|suggests?|here|could|would|such|than|vs|candidates?|(?:sub|super) ?categor\w+)\b")
@@ -310,7 +312,8 @@ def _clause(sentence: str, bare: bool, loose: bool = False) -> str:
         bare: the sentence may be the name itself.
         loose: a name may follow without a capital, a number or an article ("is hibiscus").
     """
-    cues = [[cue for cue in form.finditer(sentence) if not _DENIED.search(sentence[max(0, cue.start() - 12):cue.start()])]
+    cues = [[cue for cue in form.finditer(sentence)
+             if not _DENIED.search(sentence, max(0, cue.start() - 12), cue.start())]
             for form in (_IS, _FITS)]  # fmt: skip
     if not any(cues) and bare and _is_name(_bare_name(sentence)):
         return _bare_name(sentence)
