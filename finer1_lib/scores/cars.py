@@ -228,6 +228,9 @@ def _spellings() -> tuple[Mapping[str, tuple[Part, ...]], int]:
     trims += [(Part(row["make"], row["model"], row["trim"]), row["said"]) for row in _everyday("trim")]
     for part, said in trims:
         add(part, said)
+        for model in _models()[part[:2]]:  # "TTRS"
+            add(Part(*part[:2]), model, said)
+            add(part, model, said)
         for maker in _makes()[part.make]:
             if _squashed(maker + said) in found:  # the trim alone says the model: "Jaguar XKR"
                 add(part, maker, said)
