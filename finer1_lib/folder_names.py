@@ -64,7 +64,7 @@ def refuse_splits(parent: Path, folders: list[Path], labels: bool) -> None:
 
 
 def no_labels(names: Iterable[tuple[str, str]]) -> list[str]:
-    """What of pairs (super-category, sub-category) looks like no name: lines, each with its fix at the end."""
+    """What of pairs (super-category, sub-category) looks like no name: lines, each ending in its fix."""
     notes, held = [], defaultdict(list)
     for outer, inner in names:
         held[outer].append(inner)

@@ -102,8 +102,8 @@ def test_splits_above_the_sub_categories_are_refused(tmp_path, words, inner):
 
 def test_splits_in_place_or_below_the_sub_categories_are_refused(tmp_path):
     for number, path in enumerate((
-            "flat/train", "flat/test", "deep/Wren/train", "deep/Wren/val", "part/cars_train", "part/cars_test",
-            "mixed/train", "mixed/test", "mixed/bus")):  # fmt: skip
+            "flat/train", "flat/test", "deep/Wren/train", "deep/Wren/val", "part/cars_train",
+            "part/cars_test", "mixed/train", "mixed/test", "mixed/bus")):  # fmt: skip
         paint(tmp_path / path / "1.png", number)
     for name in ("flat", "deep", "part", "mixed"):
         with pytest.raises(UserError, match="splits of a data set"):
