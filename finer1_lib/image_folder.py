@@ -10,17 +10,15 @@ Source: our choice.
 
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.errors import UserError, first_line, printable
+from finer1_lib.folder_names import NUMBER, is_wrapper, label_of, no_labels, refuse_splits, unfit
 from finer1_lib.hashing import sha256_file
-from finer1_lib.prompts import question_for
 from finer1_lib.rewards import normalise
-from finer1_lib.traces.parsing import split_names
 
 _ORIENTATION = 0x0112  # EXIF
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".webp")
@@ -30,19 +28,11 @@ _OTHER = frozenset(  # endings of pictures that are not read
     ".pgm .pbm .pnm .psd .svg .exr .hdr .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef "
     ".mpo .pcx .xcf".split())
 # how pictures begin, under whatever ending; HEIF and its relatives name a brand after "ftyp"
-_SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 _LEFTOVER = re.compile(  # folders of file servers, drives and notebooks
     r"\.|@|~|(lost\+found|__MACOSX|__pycache__|#recycle|#snapshot|\$RECYCLE\.BIN|System Volume Information)$",
     re.IGNORECASE)
-_DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_SPLITS = frozenset("train training trainval val valid validation dev eval evaluation test testing".split())
-_WRAPPERS = frozenset(
-    "image images img imgs jpg jpeg jpegs jpegimages png pngs picture pictures photo photos data dataset "
-    "datasets raw class classes label labels category categories crop crops cropped set sets split splits "
-    "folder folders all files media dcim".split())
-_NUMBER = re.compile(  # "001.", "n02085620-", "12_" before a name, "-n02085620" behind one
-    r"^(?:n\d{8}|\d+)[-._ )]+(?=[^\W\d_])|[-._ ]+n\d{8}$", re.IGNORECASE)
 
 
 def load_image(image_root, image_id: str):
@@ -160,7 +150,7 @@ def read_table(
     import pandas
 
     root = Path(image_root)
-    if not _is_folder(root) or _unfit(str(root)):
+    if not _is_folder(root) or unfit(str(root)):
         raise UserError(f"image_root {str(image_root)!r} is not a folder; give a folder of folders of images")
     tree = _Tree(root)
     folders, faults, notes = _folders(tree, super_category, strip_names)
@@ -261,7 +251,7 @@ class _Tree:
                     elif entry.name.startswith("._"):  # macOS keeps a file's attributes there
                         continue
                     elif kind in SUFFIXES and entry.is_file() and not entry.name.startswith("."):
-                        (self.unfit if _unfit(entry.name) else images).append(path)
+                        (self.unfit if unfit(entry.name) else images).append(path)
                     elif kind in (*SUFFIXES, *_OTHER) or not path.exists() or (
                             entry.is_file() and _looks_like_a_picture(path)):
                         self.unread.append(path)
@@ -329,12 +319,9 @@ def _looks_like_a_picture(path: Path) -> bool:
             start = file.read(12)
     except OSError:
         return True
+    if start.startswith(b"RIFF"):
+        return start.endswith(b"WEBP")  # or a film, or sound
     return start.startswith(_SIGNS) or (start[4:8] == b"ftyp" and start[8:12] in _BRANDS)
-
-
-def _unfit(text: str) -> bool:
-    """Whether a name holds bytes that are no UTF-8, control signs, or signs that turn the direction."""
-    return any(unicodedata.category(sign) in ("Cc", "Cs") or sign in _DIRECTIONS for sign in text)
 
 
 def _folders(
@@ -344,9 +331,9 @@ def _folders(
     root, kinds = tree.root, ", ".join(SUFFIXES)
     tops, inner = ([path for path in tree.folders[depth] if path in tree.first] for depth in (1, 2))
     flat, deep = ([path for path in paths if tree.images[path]] for paths in (tops, inner))
-    _refuse_splits(root, tops, labels=bool(flat))
+    refuse_splits(root, tops, labels=bool(flat))
     for top in [] if flat else tops:
-        _refuse_splits(top, [path for path in inner if path.parent == top], labels=True)
+        refuse_splits(top, [path for path in inner if path.parent == top], labels=True)
     if flat and deep:
         raise UserError(
             f"{root}: images both in {flat[0].name}/ and in {deep[0].parent.name}/{deep[0].name}/; "
@@ -370,16 +357,18 @@ def _folders(
         there = "".join(f", but {number} {kind}" for kind, number in sorted(left.items()))
         raise UserError(faults[0] if faults else f"{root}: no {kinds} in super_category/sub_category/ or in "
                         f"sub_category/{there}; add or convert some")
-    if deep and all(_is_wrapper(folder.name) for folder in deep):
+    if deep and all(is_wrapper(folder.name) for folder in deep):
         raise UserError(f"{deep[0]}: a folder of images, not a name; move them up into "
                         f"{deep[0].parent.name}/, in the others too")
     folders, taken = {}, {}
     for folder in flat or deep:
         try:
-            outer = super_category if flat else folder.parent.name
-            outer = super_category if strip_names and _is_wrapper(outer) else outer
-            inner_name = _NUMBER.sub("", folder.name) if strip_names else folder.name
-            names = (_name(outer, "super_category" if flat else folder.parent), _name(inner_name, folder))
+            outer, inner_name = super_category if flat else folder.parent.name, folder.name
+            if strip_names:
+                outer = super_category if is_wrapper(outer) else NUMBER.sub("", outer)
+                inner_name = NUMBER.sub("", inner_name)
+            where = "super_category" if flat else folder.parent
+            names = (label_of(outer, where), label_of(inner_name, folder))
         except UserError as error:
             faults.append(str(error))
             continue
@@ -390,66 +379,5 @@ def _folders(
             folders[names] = folder
     if not folders:
         raise UserError(faults[0])
-    notes = [*_no_labels(folders), *tree.notes(list(folders.values()))]
+    notes = [*no_labels(folders), *tree.notes(list(folders.values()))]
     return folders, list(dict.fromkeys(faults)), notes
-
-
-def _words(name: str) -> list[str]:
-    """The words of a folder's name: "JPEGImages_2" has "jpeg" and "images"."""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    return re.findall(r"[^\W\d_]+", parted.casefold())
-
-
-def _is_wrapper(name: str) -> bool:
-    return bool(_words(name)) and set(_words(name)) <= _WRAPPERS
-
-
-def _refuse_splits(parent: Path, folders: list[Path], labels: bool) -> None:
-    """Refuse train/, test/, ... where names belong.
-
-    Among labels one such word may be a name (a train among vehicles), unless there is no other.
-    """
-    held = {folder: _SPLITS.intersection(_words(folder.name)) for folder in folders}
-    alone = [folder for folder, words in held.items()
-             if words and set(_words(folder.name)) <= _SPLITS | _WRAPPERS]  # fmt: skip
-    kinds = {word[:2] for words in held.values() for word in words}  # train and training are one
-    if len(kinds) > 1 or (alone and (not labels or len(alone) == len(folders))):
-        found = ", ".join(folder.name for folder in folders if held[folder])
-        raise UserError(
-            f"{parent}: {found}: splits of a data set and no names; 01 draws its own split: give image_root "
-            "the folder below (with super_category as the word for all), or rename them")
-
-
-def _no_labels(folders: Mapping[tuple[str, str], Path]) -> list[str]:
-    """Names that a question or an answer would hold and that are none: wrappers, catalogue numbers."""
-    notes, held = [], defaultdict(list)
-    for outer, inner in folders:
-        held[outer].append(inner)
-    for outer, names in held.items():
-        if _is_wrapper(outer):
-            notes.append(
-                f"{outer!r} looks like a wrapper around the sub-categories: the question would be "
-                f"{question_for(outer)!r}; give the folder below as image_root, or set "
-                "01_data.strip_names=true, and super_category to the word for all")
-        numbered = [name for name in names if _NUMBER.search(name)]
-        bare = [name for name in names if not _words(re.sub(r"^n(?=\d{8}$)", "", name))]
-        for found, least, what, fix in (
-            (numbered, len(names) / 2, "carry a catalogue number, which would be part of every answer",
-             "set 01_data.strip_names=true to leave the numbers out, or rename the folders"),
-            (bare, len(names), "are numbers and no names", "rename the folders"),
-        ):
-            if len(found) >= least:
-                notes.append(f"{len(found)} of {len(names)} names of {outer!r} {what} ({found[0]!r}); {fix}")
-    return notes
-
-
-def _name(text: str, where) -> str:
-    """A folder name as shown; it must survive a list of candidates (`traces.split_names`)."""
-    name = " ".join(text.replace("_", " ").split())
-    whole = split_names(f"{name}, {name}") == (name, name)
-    if not normalise(name) or not whole or set(name) & set("<>") or not name.isprintable():
-        raise UserError(
-            f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, sentences, "
-            "final full stop, signs that do not print, bytes that are no UTF-8); rename the folder"
-        )
-    return name

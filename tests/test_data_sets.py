@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import pandas
 import pytest
 from data_set_trees import CLASSES, FOLDERS, NAMES, SIZE, TEST, TRAIN, plant, put
 from hypothesis import given, settings, strategies as st
@@ -15,7 +16,7 @@ from PIL import Image
 from finer1_lib.data_sets import archives, collect, names
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.errors import UserError
-from finer1_lib.fgvr_data import COLUMNS
+from finer1_lib.fgvr_data import COLUMNS, count_names
 from finer1_lib.image_folder import image_size, load_image, split_crop
 from finer1_lib.paper.facts import evaluation_sets
 from finer1_lib.rewards import normalise
@@ -298,6 +299,17 @@ def test_names_of_something_else_are_refused_though_incomplete(tmp_path):
     file.write_text(file.read_text().replace("Cessna 525", "Cessna Citation"))
     with pytest.raises(UserError, match="'Cessna Citation' is none of its 100 sub-categories"):
         again()
+
+
+def test_names_of_two_data_sets_count_twice_as_in_the_paper():
+    """All 755 names, of which dogs and pets share 13: 452 are seen and 303 unseen, as the paper has it."""
+    rows = [(f"{word}/{name}/{i}", word, name, "train" if i < 4 else "test", 1, 1)
+            for word in WORDS for name in sorted(names.official_names(word)) for i in range(5)]
+    columns = ["image_id", "super_category", "sub_category", "split", "width", "height"]
+    split = collect.assign_shots(pandas.DataFrame(rows, columns=columns), {}, seed=0)
+    assert count_names(split) == 755 and split["sub_category"].nunique() == 742
+    for kind, paper in (("seen", 452), ("unseen", 303)):
+        assert count_names(split[split["categories"] == kind]) == paper
 
 
 def test_a_list_that_is_missing_or_garbage(tmp_path):

@@ -45,8 +45,9 @@ def test_pictures_of_other_kinds_are_counted(birds, ending):
     assert f"3 pictures are not read: 3 .{ending.lower()};" in notes(birds) and len(read_table(birds)) == 10
 
 
-@pytest.mark.parametrize(
-    "start", [b"\xff\xd8\xff\xe0", b"\x89PNG", b"GIF89a", b"\0\0\0\x18ftypheic", b"II*\0"])
+@pytest.mark.parametrize("start", [
+    b"\xff\xd8\xff\xe0", b"\x89PNG", b"GIF89a", b"\0\0\0\x18ftypheic", b"II*\0",
+    b"RIFF\0\0\0\0WEBP"])
 @pytest.mark.parametrize("name", ["IMG_1", "x.jpg~", "x.jpg.part", "x.bak"])
 def test_a_picture_without_its_ending_is_known_by_its_first_bytes(birds, start, name):
     (birds / "bird/B_kind_1" / name).write_bytes(start + bytes(20))
@@ -54,6 +55,7 @@ def test_a_picture_without_its_ending_is_known_by_its_first_bytes(birds, start, 
 
 
 def test_what_is_no_picture_is_ignored(birds):
+    (birds / "bird/B_kind_1/clip.avi").write_bytes(b"RIFF\0\0\0\0AVI LIST")
     for name in ("notes.txt", "Thumbs.db", ".DS_Store", "._000.png", "x.xmp", "clip.mov", "000.json"):
         (birds / "bird/B_kind_1" / name).write_bytes(b"\0\0\0\x14ftypqt  ")
     assert notes(birds) == ""
@@ -99,17 +101,27 @@ def test_splits_above_the_sub_categories_are_refused(tmp_path, words, inner):
 
 
 def test_splits_in_place_or_below_the_sub_categories_are_refused(tmp_path):
-    for number, path in enumerate(("flat/train", "flat/test", "deep/Wren/train", "deep/Wren/val")):
+    for number, path in enumerate((
+            "flat/train", "flat/test", "deep/Wren/train", "deep/Wren/val", "part/cars_train",
+            "part/cars_test", "mixed/train", "mixed/test", "mixed/bus")):  # fmt: skip
         paint(tmp_path / path / "1.png", number)
-    for name in ("flat", "deep"):
+    for name in ("flat", "deep", "part", "mixed"):
         with pytest.raises(UserError, match="splits of a data set"):
             read_table(tmp_path / name)
 
 
 def test_a_train_among_vehicles_is_a_name(tmp_path):
-    for number, name in enumerate(("train", "bus", "steam train", "tram")):
+    for number, name in enumerate(("train", "bus", "steam train", "crash test dummy")):
         paint(tmp_path / "vehicle" / name / "1.png", number)
     assert "train" in names(tmp_path)
+    assert "1 of 4 names of 'vehicle' look like folders of a data set" in notes(tmp_path)
+
+
+def test_a_number_of_a_super_category_is_told_of_and_left_out_on_request(tmp_path):
+    folder(tmp_path / "photos" / "01_birds", classes=2, images=1, supers=("bird",), flat=True)
+    assert "the question would be 'What species is this 01 birds?'" in notes(tmp_path / "photos")
+    table = read_table(tmp_path / "photos", strip_names=True)
+    assert set(table["super_category"]) == {"birds"} and table.attrs["notes"] == []
 
 
 @pytest.mark.parametrize("word", ["images", "JPEGImages", "Photos", "img", "dataset", "raw_images"])

@@ -177,3 +177,10 @@ def test_presets_fit_the_notebooks(preset, monkeypatch, tmp_path):
 def test_checkpoints_are_loaded_by_the_library(file):
     """It alone knows `owner/name@revision`, folders without network, and safetensors only."""
     assert not [cell.id for cell in code_cells(file) if "from_pretrained" in cell.source]
+
+
+@pytest.mark.parametrize("stage", ["01_data", "02_cot_sft", "03_tapo", "04_evaluation", "05_probing"])
+def test_names_are_counted_with_their_data_set(stage):
+    """Dogs and pets share names: `count_names`, or a count inside a group of one super-category."""
+    for cell in code_cells(ROOT / "notebooks" / f"{stage}.ipynb"):
+        assert not re.search(r"sub_category.\]\.n?unique\(|drop_duplicates\(.sub_category", cell.source)
