@@ -103,7 +103,7 @@ def rescore(
     """
     import pandas as pd
 
-    from finer1_lib.files import atomic_write_json, check_targets, read_json
+    from finer1_lib.files import atomic_write_json, check_targets
     from finer1_lib.fgvr_data import read_guide
     from finer1_lib.scores import record_file
     from finer1_lib.scores.record_file import RecordFile, names_in

@@ -13,7 +13,7 @@ import re
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 from finer1_lib.errors import UserError, first_line, printable
 from finer1_lib.folder_names import NUMBER, is_wrapper, label_of, no_labels, refuse_splits, unfit

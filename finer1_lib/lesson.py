@@ -18,7 +18,6 @@ Source: our choice (a 50-minute path from committed records).
 
 import gzip
 import os
-import shutil
 from pathlib import Path
 from typing import Callable
 

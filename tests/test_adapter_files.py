@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finer1_lib import adapter_files, models
-from finer1_lib.adapter_files import other_base, read_adapter, split_adapter
+from finer1_lib.adapter_files import other_base, split_adapter
 from finer1_lib.contenders import FIXED
 from finer1_lib.errors import UserError
 from finer1_lib.systems.registry import System

@@ -1,8 +1,6 @@
 """Who stands in a run's tables, and how values are written."""
 
-import pytest
 
-from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_json
 from finer1_lib.scores.scorers import make_scorer
 from finer1_lib.scores.scoring import score_records, summary_rows
