@@ -116,17 +116,21 @@ def _look(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool) ->
     """Refuse (UserError) files that are not there or not whole, and a Hub id that cannot be reached."""
     from finer1_lib import any_model
     from finer1_lib.adapter_files import check_base, read_adapter
-    from finer1_lib.checkpoint_files import check_any, is_folder, local_copy, need
+    from finer1_lib.checkpoint_files import check_any, examine, is_folder, local_copy, need
+    from finer1_lib.systems.encoder_towers import check_open_clip
 
     found = None if adapter is None else read_adapter(adapter)
     folder = is_folder(checkpoint)
     if not folder and not reach:
         return
     if opened:  # open_clip reads a configuration of its own
-        copy = Path(local_copy(checkpoint, weights=False))
+        copy = Path(local_copy(checkpoint, weights=folder))
+        if folder:
+            return check_open_clip(copy)
         return need(copy, "open_clip_config.json", "no checkpoint of open_clip's")
     if folder:
         check_any(Path(checkpoint))
+        examine(Path(checkpoint), checkpoint, numbers=False)
     qwen = any_model.is_qwen(checkpoint)
     if found is not None and not qwen:
         raise UserError(f"{checkpoint} is no Qwen2.5-VL: of other models no adapter is read; merge it into its "
