@@ -119,7 +119,8 @@ def flaws(
     others = {normalise(name) for name in foreign} - {normalise(name) for name in names}
     own = [name for name in trace.candidates if same_name(data_set, name, label)]
     said = all(name and same_name(data_set, name, label) for name in (trace.prediction, trace.answer))
-    whole = trace.layout == "tags" and trace.complete and is_target(text) and _sound_list(trace) and len(own) < 2
+    whole = trace.layout == "tags" and trace.complete and is_target(text) and _sound_list(trace)
+    whole = whole and len(own) < 2  # under two of its names the label would stand there twice
     found = {
         "cut_off": text.endswith(CUT_OFF),
         "not_well_formed": not whole,
@@ -173,7 +174,8 @@ def settle(
     Source: METHOD 2.3 ("candidate order shuffled"); data.md 3.1 (position bias).
     """
     trace = parse(text)
-    if {"not_well_formed", "label_not_a_candidate", "wrong_prediction"} & set(flaws(text, label, data_set=data_set)):
+    found = set(flaws(text, label, data_set=data_set))
+    if found & {"not_well_formed", "label_not_a_candidate", "wrong_prediction"}:
         return text
     candidates = [label if same_name(data_set, name, label) else name for name in trace.candidates]
     pieces = dict(zip(trace.candidates, trace.comparison.split("; ")))

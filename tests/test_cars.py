@@ -99,6 +99,8 @@ def test_everyday_names_name_one_car_and_no_other():
     ("Dodge Charger SRT8", "Dodge Charger SRT-8 2009", 1, 1),
     ("Dodge Charger SRT8", "Dodge Charger Sedan 2012", 1, 0),
     ("Dodge Sprinter", "Mercedes-Benz Sprinter Van 2012", 0, 0),
+    ("Audi TTRS", "Audi TT RS Coupe 2012", 1, 1),
+    ("Chev Corvette", "Chevrolet Corvette Convertible 2012", 1, 1),
     ("Jaguar XKR", "Jaguar XK XKR 2012", 1, 1),
     ("Lamborghini Revent\u00f3n", "Lamborghini Reventon Coupe 2008", 1, 1),
     ("Chevrolet Corvette or Viper", "Chevrolet Corvette Convertible 2012", 0, 0),

@@ -236,6 +236,13 @@ def test_known_names_are_looked_for_first(sentence):
     ("It cannot be a House Wren; it is a Rock Wren.", [], "Rock Wren"),
     ("It is a Rock Wren; it is not a House Wren.", [], "Rock Wren"),
     ("The flower is hibiscus.", [], "hibiscus"),
+    ("All features point to colt's foot.", [], "colt's foot"),
+    ("Given the size, a Dodge Charger SRT-8 2009 is the most likely candidate.", [], "Dodge Charger SRT-8 2009"),
+    ("The Il-76 is the best match.", [], "Il-76"),
+    ("The image depicts a Spitfire.", [], "Spitfire"),
+    ("the BMW 3 Series Sedan", [], "BMW 3 Series Sedan"),
+    ("Aircraft type: Tu-154", [], "Tu-154"),
+    ("Answer - Yak-42", [], "Yak-42"),
     ("", ["House Wren"], ""),
     (":\n", [], ""),
 ])

@@ -35,8 +35,9 @@ from finer1_lib.rewards import forms, normalise, says
 from finer1_lib.scores.cars import cars_in, labels_of, short_names
 
 KINDS = ("spelling", "fuller or shorter", "synonym", "renamed", "botanical", "taken as", "year first")
-ALSO = re.compile(r"[,;]?\s?\b(?:(?:also|better|commonly|formerly|otherwise) (?:known as|called|named)|formerly|aka|a\.k\.a\.)\s",
-                  re.IGNORECASE)  # between two names of one thing
+ALSO = re.compile(  # between two names of one thing
+    r"[,;]?\s?\b(?:(?:also|better|commonly|formerly|otherwise) (?:known as|called|named)|formerly|aka|a\.k\.a\.)\s",
+    re.IGNORECASE)
 _ARTICLE = re.compile("^(?:an?|the) ")
 _BRACKET = re.compile(r"[()\[\]]")
 _GLOSS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
@@ -97,7 +98,7 @@ def without_gloss(text: str) -> str:
 
 @cache
 def meanings(data_set: str) -> Mapping[str, frozenset[str]]:
-    """Every normalised spelling of a name -> the official names it may stand for; a car's make and model for several."""
+    """Every normalised spelling -> the official names it may stand for; a car's make and model stand for several."""
     return {**(short_names() if data_set == "car" else {}),
             **{said: frozenset({name}) for said, name in names_by_spelling(data_set).items()}}  # fmt: skip
 
@@ -124,5 +125,5 @@ def covers(data_set: str, label: str) -> bool:
 
 
 def table_for(word: str, label: str) -> str:
-    """The data set whose other names a label has: the word of its super-category, or "" where none is covered."""
+    """The data set whose other names a label has: its super-category's word, "" where none is covered."""
     return word if covers(word, label) else ""

@@ -57,7 +57,7 @@ def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool
 
 @lru_cache(maxsize=1024)  # one set of names serves a whole data set
 def _longest_first(known: frozenset, data_set: str) -> dict[str, frozenset[str]]:
-    """Normalised name -> what it may stand for: itself, or the official names; none of these in a drawn world."""
+    """Normalised name -> what it may stand for: itself, or official names (none of them in a drawn world)."""
     official, names = meanings(data_set), {normalise(name) for name in known} - {""}
     names |= official.keys() if names & official.keys() else set()
     names = {name: official.get(name, frozenset({name})) for name in names}

@@ -28,13 +28,13 @@ READINGS: Mapping[str, tuple[str, ...]] = {
     "make_model": ("genus", "model"), "make_model_trim": ("genus", "model", "trim"),
 }  # fmt: skip
 _DENIED = re.compile(  # or likened, or one of two
-    r"not|n?or|no|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix|replica|than"
-    r"|instead|except|maybe|perhaps|possibly|probably|may|might|kind|sort|cross"
+    r"not|n?or|no|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix"
+    r"|replica|than|instead|except|maybe|perhaps|possibly|probably|may|might|kind|sort|cross"
     r"|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _ARTICLES = frozenset({"a", "an", "the"})
 _BODIES = frozenset({  # beside the table's
-    "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider", "spyder",
-    "truck",
+    "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider",
+    "spyder", "truck",
 })  # fmt: skip
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 
@@ -229,6 +229,9 @@ def _spellings() -> tuple[Mapping[str, tuple[Part, ...]], int]:
     trims += [(Part(row["make"], row["model"], row["trim"]), row["said"]) for row in _everyday("trim")]
     for part, said in trims:
         add(part, said)
+        for model in _models()[part[:2]]:  # "TTRS"
+            add(Part(*part[:2]), model, said)
+            add(part, model, said)
         for maker in _makes()[part.make]:
             if _squashed(maker + said) in found:  # the trim alone says the model: "Jaguar XKR"
                 add(part, maker, said)

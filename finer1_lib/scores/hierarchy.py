@@ -91,8 +91,9 @@ class Tree:
         said = cars_in(text)
         named = [" ".join(model) for model in said.models] or list(said.makes)
         makes = said.makes | {make for make, _ in said.models}
-        odd = [word for word in said.rest if len(word) > LETTERS or word in _JOINING]  # "LE" and "V6" are trims
-        return (self._inner.get(normalise(named[0])) or {}) if len(makes) == len(named) == 1 and not odd else {}
+        odd = any(len(word) > LETTERS or word in _JOINING for word in said.rest)  # "LE" and "V6" are trims
+        one = len(makes) == len(named) == 1 and not odd
+        return self._inner.get(normalise(named[0])) or {} if one else {}
 
     def _path(self, name: str, known: Mapping[str, str]) -> Path:
         values = {**known, "super_category": self._word, NAME: name}

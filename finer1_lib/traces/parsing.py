@@ -34,9 +34,12 @@ _CONCLUDING = re.compile(r"\bfinal (?:prediction|answer)|^(?:prediction|conclusi
 _SENTENCE_END = re.compile(r"(?<!\bConv)(?<!\bSt)[.!?](?=\s|$)")
 # "Final Prediction: ..", "Candidate 1: .."
 _HEADING = re.compile(
-    r"^\W*(?:(?:the|my) )?(?:final |predicted )?(?:prediction|answer|conclusion|identification|result|candidate|option"
-    r"|(?:sub-?)?categor(?:y|ies))s?\b[^:.]{0,20}:(?=\s)\s*", re.IGNORECASE)
-_PROSE = re.compile(r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were)\b")  # what no name has
+    r"^\W*(?:(?:the|my) )?(?:final |predicted )?(?:prediction|answer|conclusion|identification|result|candidate"
+    r"|option|(?:sub-?)?categor(?:y|ies))s?\b(?:[^:.]{0,20}:|\s[-–—])(?=\s)\s*"
+    r"|^\W*(?:\w+ )?(?:type|species|breed|name|variant|variety):\s+", re.IGNORECASE)
+_PROSE = re.compile(  # what no name has
+    r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were)\b"
+    r"|^(?:super|candidate|possible|potential) (?:sub ?)?categor\w+$")
 _LONG_PROSE = re.compile(  # nor any of more than three words
     r"\b(?:has|have|had|be|which|that|this|these|its?|known|based|given|following|features?|includ\w+|belongs?|appears?"
     r"|suggests?|here|could|would|such|than|vs|candidates?|(?:sub|super) ?categor\w+)\b")
@@ -52,7 +55,10 @@ _IS = re.compile(
     rf"{_SURELY}){_ARTICLE}")
 _FITS = re.compile(
     rf"(?P<cue>\b(?:that of|match\w*|resembl\w+|(?:consistent|compatible|aligns?|agrees?) with|(?:belongs?|points?"
-    rf"|corresponds?) to|suggests?|indicates?|fits|identif\w+|but){_SURELY}){_ARTICLE}")
+    rf"|corresponds?) to|suggests?|indicates?|fits|shows?|depicts?|looks? like|identif(?:y|ies)|but){_SURELY}){_ARTICLE}")
+_GENERIC = re.compile(  # what "NAME is ..." may say of a name
+    r"(?:my |our )?(?:(?:best|closest|final|correct|most [a-z]+|likely|only) )*"
+    r"(?:match|candidate|fit|answer|prediction|choice|option|identification|one)\b")
 _DENIED = re.compile(r"(?:\b(?:not|never|cannot)|n['’]t)\s*$")
 _END = re.compile(  # of the clause that holds a name
     r"[,;:]|\s[-–—]\s|\s(?:because|due|based|given|since|which|that|who|whose|where|with|from|rather|although|though"
@@ -310,15 +316,18 @@ def _clause(sentence: str, bare: bool, loose: bool = False) -> str:
         bare: the sentence may be the name itself.
         loose: a name may follow without a capital, a number or an article ("is hibiscus").
     """
-    cues = [[cue for cue in form.finditer(sentence) if not _DENIED.search(sentence[max(0, cue.start() - 12):cue.start()])]
+    cues = [[cue for cue in form.finditer(sentence)
+             if not _DENIED.search(sentence, max(0, cue.start() - 12), cue.start())]
             for form in (_IS, _FITS)]  # fmt: skip
     if not any(cues) and bare and _is_name(_bare_name(sentence)):
-        return _bare_name(sentence)
+        return forms(_bare_name(sentence))[-1]
     capital = [[cue for cue in form if not cue["name"].islower()] for form in cues]
     article = sorted((cue for form in cues for cue in form if cue["article"]), key=lambda cue: cue.start())
-    for form in (*capital, article, cues[0] if loose else []):
+    for form in (*capital, article, sum(cues, []) if loose else []):
         if form:
             rest = sentence[form[-1].start("name"):]
+            if _GENERIC.match(rest):  # "the Il-76 is the best match"
+                return forms(_bare_name(re.split("[,;]", sentence[: form[-1].start()])[-1]))[-1]
             return _bare_name(rest[: end.start()] if (end := _END.search(rest)) else rest)
     return ""
 
