@@ -8,18 +8,17 @@ Source: our choice.
 
 import re
 from collections import Counter
-from typing import Any, Hashable, Mapping, Optional, Sequence
+from typing import Any, Hashable, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.rationale_filters import flaws, reasons_of
 from finer1_lib.rationales import kept_concepts
 from finer1_lib.rewards import normalise
 from finer1_lib.scores.aliases import meanings, same_name, table_for
-from finer1_lib.scores.answers import known_names
-from finer1_lib.scores.cars import is_car, short_names
+from finer1_lib.scores.cars import cut_labels
 from finer1_lib.statistics import clustered_mean
 from finer1_lib.teaching import Row
 from finer1_lib.traces.parsing import (
-    MAX_CANDIDATES, candidate_lines, check_claims, parse, predicts, release_layout, thinking,
+    CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines, check_claims, parse, predicts, release_layout, thinking,
 )  # fmt: skip
 
 PLACES = ("first", "second", "third", "fourth")
@@ -116,12 +115,12 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
     Returns:
         A row for each super_category and one for "all": n; words (mean), shortest and longest of the
         thinking; tags, single, headings, double, none (the layout); listed (texts with candidates that can
-        be read) and of these four (with all four), label_listed (the label stands in one of them; of a car its
-        make and model), label_exact (as its whole name), first to fourth (its place); label_before (named before
-        the candidates); leaks (the hidden prompt shows); answered (the prediction names the label, by whatever
+        be read, in one list) and of these four (with all four), label_listed (the label stands in one of them; of
+        a car without body and year), label_exact (as its whole name), first to fourth (its place); label_before
+        (named before the candidates); leaks (the hidden prompt shows); answered (the prediction names the label, by whatever
         name). Brackets and punctuation are folded.
 
-    Source: our choice.
+    Source: our choice; cars are cut as the release's open-world score does, eval/evaluation.py.
     """
     rows: dict[str, Counter] = {}
     lengths: dict[str, list[int]] = {}
@@ -184,14 +183,16 @@ def _count(record: Mapping) -> tuple[Counter, int]:
     data_set = table_for(record["super_category"], label)
     trace = parse(text, meanings(data_set))
     layout = "tags" if trace.layout == "tags" else release_layout(text)
-    lines = candidate_lines(trace)
-    named = [_folded(label) in _folded(line) or (data_set == "car" and is_car(line, label)) for line in lines]
+    lists = 1 if layout == "tags" else thinking(text).count(CANDIDATE_MARKER)
+    lines = candidate_lines(trace) if lists < 2 else ()  # of two lists neither is the one
+    short = {_folded(name) for name in (cut_labels(label) if data_set == "car" else [label])}
+    named = [_holds(line, short) for line in lines]
     counts = Counter({
         layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES, "label_listed": any(named),
         "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
-        "label_before": bool(trace.candidates) and _mentions(trace.analysis or "", label, data_set),
+        "label_before": lists == 1 and _holds(trace.analysis, short),
         "leaks": "prompt_leak" in flaws(text, label),
-        "answered": _mentions(trace.prediction or "", label, data_set) or predicts(trace, label, data_set),
+        "answered": _holds(trace.prediction, short) or predicts(trace, label, data_set),
     })  # fmt: skip
     if any(named):
         counts[PLACES[named.index(True)]] += 1
@@ -203,8 +204,6 @@ def _folded(text: str) -> str:
     return " ".join(re.findall(r"\w+", normalise(text)))
 
 
-def _mentions(text: str, label: str, data_set: str) -> bool:
-    """The label stands in a text; of a car, its make and model side by side."""
-    cars = short_names() if data_set == "car" else {}
-    said = known_names(frozenset(cars)).mentioned(text) if cars else ()
-    return _folded(label) in _folded(text) or any(label in cars[name] for name in said)
+def _holds(text: Optional[str], names: Iterable[str]) -> bool:
+    folded = _folded(text or "")
+    return any(name in folded for name in names)

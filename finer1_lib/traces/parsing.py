@@ -17,6 +17,7 @@ Source: paper Table 5 (the four parts), the layouts of the release's Fine-R1-Sta
 
 import re
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Iterable, Mapping, Optional
 
 from finer1_lib.prompts import FOUR_PARTS
@@ -38,7 +39,7 @@ _HEADING = re.compile(
     r"|option|(?:sub-?)?categor(?:y|ies))s?\b(?:[^:.]{0,20}:|\s[-–—])(?=\s)\s*"
     r"|^\W*(?:\w+ )?(?:type|species|breed|name|variant|variety):\s+", re.IGNORECASE)
 _PROSE = re.compile(  # what no name has
-    r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were)\b"
+    r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were|does|cannot|since|because)\b"
     r"|^(?:super|candidate|possible|potential) (?:sub ?)?categor\w+$")
 _LONG_PROSE = re.compile(  # nor any of more than three words
     r"\b(?:has|have|had|be|which|that|this|these|its?|known|based|given|following|features?|includ\w+|belongs?|appears?"
@@ -157,7 +158,7 @@ def split_names(text: str) -> tuple[str, ...]:
     """
     items = [item.group(2) for item in map(_LIST_ITEM.match, text.splitlines()) if item]
     names = []
-    for piece in items or re.split(r"[,;\n]", text):
+    for piece in items or re.split(r"[,;\n]", without_gloss(text)):  # a comma in brackets parts no names
         piece = _JOIN.sub("", piece)
         if len(piece) <= LONGEST_LEAD and not _is_name(_bare_name(piece)):
             piece = _LEAD_IN.sub("", piece)
@@ -270,9 +271,10 @@ def _by_markers(
             last, numbered = number + 1, kind
         elif line.strip() and names and not line.startswith("  "):
             break
-    for number, line in enumerate(lines if not names else ()):  # one line of names after the marker
-        if names := list(split_names(line)):
-            last = number + 1
+    for number, line in enumerate(takewhile(str.strip, lines if not names else ())):
+        found = split_names(line)  # one line of names after the marker; a line that holds a sentence is none
+        if found and len(found) == sum(map(bool, map(str.strip, re.split("[,;]", without_gloss(line))))):
+            names, last = list(found), number + 1
             break
     parts = {
         "analysis": analysis.strip() or None,
