@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finer1_lib.prompts import PROMPTS
 from finer1_lib.rewards import normalise
 from finer1_lib.scores.answers import KnownNames, answer_of
 from finer1_lib.scores.scorers import make_scorer
@@ -185,3 +186,10 @@ def test_official_counts_the_completions_that_it_scored_whole():
         return make_scorer("official").open(lettered("x") | {"completion": completion})["fallback"]
 
     assert [fallback(text) for text in ("<answer>a</answer>", "<answer> </answer>", "a Rock Wren")] == [0, 1, 1]
+
+
+def test_no_option_is_left_without_its_letter():
+    names = [f"Name {number}" for number in range(27)]
+    assert "Z. Name 25" in PROMPTS["letter_closed"].text("Which?", names[:26])
+    with pytest.raises(ValueError, match="26 letters for 27 options"):
+        PROMPTS["letter_closed"].text("Which?", names)
