@@ -45,7 +45,8 @@ class Prompt:
             raise ValueError(f"prompt {self.name!r} {'needs' if options is None else 'takes no'} options")
         shown = list(options or [])
         if self.lettered and len(shown) > len(ascii_uppercase):
-            raise ValueError(f"prompt {self.name!r} has {len(ascii_uppercase)} letters for {len(shown)} options")
+            raise ValueError(
+                f"prompt {self.name!r} has {len(ascii_uppercase)} letters for {len(shown)} options")
         lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, shown))
         values = {"{question}": question, "{options}": ", ".join(shown), "{options_list}": str(shown),
                   "{options_lettered}": lettered}
