@@ -38,11 +38,15 @@ class Prompt:
             options: names offered in the closed world, in the order shown; None in the open world.
 
         Raises:
-            ValueError: if the template needs options and none are given, or the other way round.
+            ValueError: if the template needs options and none are given, or the other way round; more options
+                than letters.
         """
         if self.takes_options != (options is not None):
             raise ValueError(f"prompt {self.name!r} {'needs' if options is None else 'takes no'} options")
         shown = list(options or [])
+        if self.lettered and len(shown) > len(ascii_uppercase):
+            raise ValueError(
+                f"prompt {self.name!r} has {len(ascii_uppercase)} letters for {len(shown)} options")
         lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, shown))
         values = {"{question}": question, "{options}": ", ".join(shown), "{options_list}": str(shown),
                   "{options_lettered}": lettered}

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finer1_lib.prompts import PROMPTS
 from finer1_lib.rewards import normalise
 from finer1_lib.scores.answers import KnownNames, answer_of
 from finer1_lib.scores.scorers import make_scorer
@@ -106,7 +107,7 @@ def test_the_kind_reading_takes_one_name_stated_plainly_and_nothing_else(word, l
         assert kind_reading(form.format(label, word=word), label, word) == (0, 0), form
     for form in PLAIN[:1] + PLAIN[3:]:  # a name that only looks like it, or with another beside it
         at = label.index(" ") if " " in label else 1
-        alike = label.translate(str.maketrans("oaenA", "\u043e\u0430\u0435\u0578\u0410"))  # Cyrillic, Armenian
+        alike = label.translate(str.maketrans("oaenA", "\u043e\u0430\u0435\u0578\u0410"))  # other scripts
         for said in (label[:at] + "\u200b" + label[at:], "\u202e" + label, label + "\u200f", alike,
                      f"{label} Finch", f"{label}, {label} Finch", f"{label} or House Wren"):
             assert kind_reading(form.format(said, word=word), label, word) == (0, 0), (form, said)
@@ -184,4 +185,12 @@ def test_official_counts_the_completions_that_it_scored_whole():
     def fallback(completion):
         return make_scorer("official").open(lettered("x") | {"completion": completion})["fallback"]
 
-    assert [fallback(text) for text in ("<answer>a</answer>", "<answer> </answer>", "a Rock Wren")] == [0, 1, 1]
+    texts = ("<answer>a</answer>", "<answer> </answer>", "a Rock Wren")
+    assert [fallback(text) for text in texts] == [0, 1, 1]
+
+
+def test_no_option_is_left_without_its_letter():
+    names = [f"Name {number}" for number in range(27)]
+    assert "Z. Name 25" in PROMPTS["letter_closed"].text("Which?", names[:26])
+    with pytest.raises(ValueError, match="26 letters for 27 options"):
+        PROMPTS["letter_closed"].text("Which?", names)
