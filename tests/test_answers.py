@@ -74,6 +74,7 @@ PLAIN = ["{}", "a {}", "{}.", "It is a {}.", "It's the {}", "This is an {}", "Th
          "The species of the {word} in the image is the {}.", "The image shows a {}",
          "This is a photo of a {}.",
          "The {word} shown in this picture is clearly a {}.", "**The answer is {}.**",
+         "**Answer:** {}", "**Final answer:** {}.", "The {word} is a **{}**",
          "a {} {word}"]  # fmt: skip
 UNSAID = ["It isn't a {}", "It is not a {}.", "It cannot be a {}", "This is no {}", "never a {}",
           "similar to a {}",

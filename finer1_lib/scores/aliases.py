@@ -112,8 +112,9 @@ def _is_too(data_set: str, name: str, said: str) -> bool:
 
 
 def _one_car(said: str, name: str) -> bool:
-    one, other = cars_in(said).trims, cars_in(name).trims
-    return bool(labels_of(said) & labels_of(name)) and (one == other or not (one and other))
+    one, other, label = cars_in(said).trims, cars_in(name).trims, name_of("car", name)
+    labels = frozenset({label}) if label else labels_of(name)
+    return bool(labels_of(said) & labels) and (one == other or not (one and other))
 
 
 def covers(data_set: str, label: str) -> bool:

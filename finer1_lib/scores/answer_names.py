@@ -27,8 +27,8 @@ def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool
 
     1. An answer that equals a known name (after normalisation) names one thing, whatever signs are in it; so
        does a name with one of its own in brackets, or after "also known as".
-    2. Known names are found as whole words, the longest first, each place once; two of them are several, unless
-       the data set has both for one thing.
+    2. Known names are found as whole words, from the left, the longest at each place; two of them are several,
+       unless the data set has both for one thing.
     3. The rest is cut at commas, semicolons, line ends, "or", and slashes with white space beside them; two
        pieces are several. It is cut at "and" (or "&") too, unless one word stands before it and more than
        one after it: that is how names have it (Black and White Warbler).
@@ -45,11 +45,10 @@ def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool
     names = _longest_first(frozenset(known), data_set)
     if text in names or name_of(data_set, answer) is not None:
         return False
-    found = []
-    for name in names:
-        if name in text:  # spares the pattern: nearly all known names stand nowhere in the answer
-            text, times = re.subn(rf"(?<!\w){re.escape(name)}(?!\w)", _STAND_IN, text)
-            found += [names[name]] * (times > 0)
+    # nearly all known names stand nowhere in the answer
+    here = "|".join(re.escape(name) for name in names if name in text)
+    of_names = re.compile(rf"(?<!\w)(?:{here})(?!\w)" if here else r"(?!)")
+    found, text = [names[name] for name in of_names.findall(text)], of_names.sub(_STAND_IN, text)
     pieces = [piece.strip() for part in _APART.split(text) for piece in _cut_at_and(part)]
     pieces = {piece for piece in pieces if re.search(r"[\w\0]", piece)}  # one said twice is one
     return len(pieces) > 1 or bool(found) and not frozenset.intersection(*found)

@@ -74,7 +74,7 @@ def stated(answer: str, word: str) -> str:
     Args:
         word: of the super-category, which the sentence may say for the thing.
     """
-    text = " ".join(forms(answer)[-1].split())
+    text = " ".join(forms(answer)[-1].replace("*", "").split())  # "**Answer:** a Rock Wren"
     found = _sentence(word).match(text)
     return text[found.end() :] if found else answer
 

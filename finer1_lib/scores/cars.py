@@ -27,15 +27,20 @@ from finer1_lib.taxonomy import genera
 READINGS: Mapping[str, tuple[str, ...]] = {
     "make_model": ("genus", "model"), "make_model_trim": ("genus", "model", "trim"),
 }  # fmt: skip
-_DENIED = re.compile(  # or likened, or one of two
-    r"not|n?or|no|neither|never|cannot|without|hardly|unlike|like|similar|resembl\w+|reminds?|reminiscent|mix"
-    r"|replica|than|instead|except|maybe|perhaps|possibly|probably|may|might|kind|sort|cross"
-    r"|(?:is|are|was|were|ca|wo|does|do|did|could|would|should|has|have|must)nt")
+_DENIED = re.compile(  # or likened, or one of two, or no car at all
+    r"not|n?or|no|non|un|neither|never|cannot|without|hardly|anything|instead|except|exclude[sd]?|ruled?|rules"
+    r"|den(?:y|ies|ied)|lacks?|fails?|wrong|incorrect|mistake|opposite|doubt\w*|unlike(?:ly)?|like|alike|lookalikes?"
+    r"|similar|akin|resembl\w+|reminds?|reminiscent|mix|cross|than|versus|vs|either|maybe|perhaps|possibly|probably"
+    r"|guess|unsure|may|might|could|kind|sort|replica|clone|copy|fake|false|faux|pseudo|anti|imitation|knockoff|toy"
+    r"|wannabe|rivals?|cousins?|relatives?|related|successor|predecessor"
+    r"|(?:is|are|was|were|ai|ca|wo|does|do|did|could|would|should|has|have|must)nt")
+_HYBRID = re.compile(r"\bhybrids?\b")
 _ARTICLES = frozenset({"a", "an", "the"})
 _BODIES = frozenset({  # beside the table's
     "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider",
     "spyder", "truck",
 })  # fmt: skip
+_NO_MODEL = re.compile(r"v?\d+\Z")  # after another model
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 
 
@@ -101,11 +106,16 @@ def cut_labels(label: str) -> list[str]:
 
 
 def labels_of(text: str) -> frozenset[str]:
-    """The labels of the one make and model that a text names; none for several, a denial or a likeness."""
+    """The labels of the one make and model that a text names; none for several, a denial or a likeness.
+
+    A hybrid is another car than one whose label does not say so.
+    """
     said = cars_in(text)
     one = len(said.models) == 1 and said.makes == {make for make, _ in said.models}
-    denied = any(map(_DENIED.fullmatch, said.rest))
-    return _labels()[next(iter(said.models))] if one and not denied else frozenset()
+    if not one or any(map(_DENIED.fullmatch, said.rest)):
+        return frozenset()
+    labels, hybrid = _labels()[next(iter(said.models))], _HYBRID.search(normalise(text))
+    return frozenset(label for label in labels if "hybrid" in label.lower()) if hybrid else labels
 
 
 @lru_cache(maxsize=4096)
@@ -124,8 +134,9 @@ def cars_in(text: str) -> Cars:
         whole = next((part for part in parts if part.whole), None)
         trim = next((part for part in parts if part.trim and part[:2] == model), None)
         own = next((part for part in parts if part.model and not part.trim and part.make == make), None)
-        if own and model and (spelling.isdigit() or any(part.trim for part in parts)):
-            parts, own = tuple(part for part in parts if part.trim), None  # "Mustang GT" names no second model
+        if own and model and (_NO_MODEL.match(spelling) or any(part.trim for part in parts)):
+            # "Mustang GT", "A5 with a V8": no second model
+            parts, own = tuple(part for part in parts if part.trim), None
         if whole:
             make, model = whole.make, whole[:2]
             makes.add(make)
