@@ -50,7 +50,13 @@ def test_no_alias_is_a_sub_category_of_its_data_set_nor_an_alias_of_two():
         ("aircraft", "A320", "Airbus A320"),
         ("aircraft", "McDonnell Douglas MD-11", "MD-11"),
         ("aircraft", "CRJ900", "CRJ-900"),
+        ("aircraft", "A 320", "Airbus A320"),
+        ("aircraft", "B737 400", "Boeing 737-400"),
+        ("aircraft", "DC930", "DC-9-30"),
+        ("aircraft", "Boeing 737/400", None),
         ("aircraft", "Boeing 737", None),
+        ("car", "Ford F150 Regular Cab 2012", "Ford F-150 Regular Cab 2012"),
+        ("bird", "RockWren", None),  # no number
         ("dog", "Leonberger", "Leonberg"),
         ("pet", "Leonberg", "Leonberger"),
         ("dog", "Basset Hound", "Basset"),

@@ -13,8 +13,8 @@
     taken as           what the pictures of a vaguely named sub-category show: Greater Roadrunner
     year first         2012 Audi TTS Coupe
 
-Hyphens, case, apostrophes and brackets are folded before names are compared, so "Red-winged Blackbird" needs no
-row, and a name beside one of its own is one thing: "C-47 (Skytrain)", "Basset, also known as Basset Hound". An
+Hyphens, case, apostrophes and brackets are folded before names are compared, and spaces where a name has a
+number, so "Red-winged Blackbird" and "A 320" need no row, and a name beside one of its own is one thing: "C-47 (Skytrain)", "Basset, also known as Basset Hound". An
 alias that is another sub-category of its data set, or an alias of two, is not in the table; a model can be
 right by another name that is missing here, so a score with aliases is neither
 a lower nor an upper bound where a row takes a genus for its one species.
@@ -52,6 +52,13 @@ def alias_rows() -> tuple[dict[str, str], ...]:
 
 
 @cache
+def _joined(data_set: str) -> Mapping[str, str]:
+    """Names with a number, without their spaces -> the official name: "A 320", "Ford F150 Regular Cab 2012"."""
+    known = names_by_spelling(data_set).items()
+    return {said.replace(" ", ""): name for said, name in known if any(map(str.isdigit, said))}
+
+
+@cache
 def names_by_spelling(data_set: str) -> Mapping[str, str]:
     """Every normalised name and alias of a data set -> the official name; empty for any other data set."""
     if data_set not in DATA_SETS:
@@ -70,6 +77,8 @@ def name_of(data_set: str, text: str) -> Optional[str]:
         folded = normalise(_BRACKET.sub(" ", said))
         # an article before a number too ("a 2012 Audi TTS Coupe"), where a name follows
         if found := known.get(normalise(said)) or known.get(folded) or known.get(_ARTICLE.sub("", folded)):
+            return found
+        if found := _joined(data_set).get(normalise(said).replace(" ", "")):
             return found
         first, *others = (piece.strip(" ,;") for piece in _BRACKET.split(ALSO.sub(" (", said)))
         found, others = known.get(normalise(first)), list(filter(None, others))

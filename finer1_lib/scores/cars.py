@@ -18,6 +18,7 @@ collected by hand, which of them is our choice.
 import csv
 import importlib.resources
 import re
+import unicodedata
 from functools import cache, lru_cache
 from typing import Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
@@ -106,13 +107,13 @@ def cut_labels(label: str) -> list[str]:
 
 
 def labels_of(text: str) -> frozenset[str]:
-    """The labels of the one make and model that a text names; none for several, a denial or a likeness.
+    """The labels of the one make and model that a text names; none for several, a denial, a likeness, a question.
 
     A hybrid is another car than one whose label does not say so.
     """
     said = cars_in(text)
     one = len(said.models) == 1 and said.makes == {make for make, _ in said.models}
-    if not one or any(map(_DENIED.fullmatch, said.rest)):
+    if not one or "?" in text or _hidden(text) or any(map(_DENIED.fullmatch, said.rest)):
         return frozenset()
     labels, hybrid = _labels()[next(iter(said.models))], _HYBRID.search(normalise(text))
     return frozenset(label for label in labels if "hybrid" in label.lower()) if hybrid else labels
@@ -185,6 +186,11 @@ def short_names() -> Mapping[str, frozenset[str]]:
             for spelling in (pair, pair.replace(" and ", " & ")):
                 found[spelling] = _labels()[make, model]
     return found
+
+
+def _hidden(text: str) -> bool:
+    """Whether signs stand in a text that nobody sees or that belong to no letter: joiners, strokes."""
+    return any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))
 
 
 @cache

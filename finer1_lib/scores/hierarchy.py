@@ -41,7 +41,7 @@ from finer1_lib.taxonomy import GENUS, NAME, Taxonomy
 
 ORDER = ("super_category", "order", "maker", "family", GENUS, "model", "body", "year")  # root first
 SHARED = ("body", "year")  # values that every make has: by themselves they name no node
-LETTERS = 3  # a level's value has at least so many to be an answer by itself: "TL" or "500" may be anything
+LETTERS = 3  # an answer by itself has at least so many signs, not digits alone: "TL" or "500" may be anything
 Path = dict[str, str]  # rank -> value, root first
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 _JOINING = frozenset({"and", "or", "nor", "not", "no", "vs", "by", "mix"})
@@ -69,8 +69,7 @@ class Tree:
             for rank, value in list(path.items())[:-1]:
                 above = list(nodes.values())[-1:]
                 nodes = {**nodes, rank: value}
-                # "Camry" and "Toyota Camry"
-                for said in () if rank in SHARED else {value, " ".join([*above, value])}:
+                for said in () if rank in SHARED else _spellings(value, *above):
                     known = self._inner.setdefault(said, nodes)
                     if known is not None and known != nodes:
                         self._inner[said] = None  # two nodes of one name: the answer does not say which
@@ -80,7 +79,7 @@ class Tree:
         if text is None:
             return {}
         said = [normalise(form) for form in (name_of(self._word, text) or "", *forms(text))]
-        for one in (*said, _ARTICLE.sub("", said[-1])):
+        for one in (*said, _ARTICLE.sub("", said[-1]), said[-1].replace(" ", "")):
             inner = self._inner.get(one) if _may_stand_alone(one) or one == normalise(self._word) else None
             if one in self._paths or inner:
                 return self._paths.get(one) or inner
@@ -92,7 +91,7 @@ class Tree:
         named = [" ".join(model) for model in said.models] or list(said.makes)
         makes = said.makes | {make for make, _ in said.models}
         odd = any(len(word) > LETTERS or word in _JOINING for word in said.rest)  # "LE" and "V6" are trims
-        one = len(makes) == len(named) == 1 and not odd
+        one = len(makes) == len(named) == 1 and not odd and "?" not in text
         return self._inner.get(normalise(named[0])) or {} if one else {}
 
     def _path(self, name: str, known: Mapping[str, str]) -> Path:
@@ -100,8 +99,14 @@ class Tree:
         return {rank: normalise(values[rank]) for rank in self.ranks if values.get(rank)}
 
 
+def _spellings(value: str, *above: str) -> set[str]:
+    """ "camry" and "toyota camry"; a number may stand close, "dc9"."""
+    said = {value, " ".join([*above, value])}
+    return said | {one.replace(" ", "") for one in said if any(map(str.isdigit, one))}
+
+
 def _may_stand_alone(said: str) -> bool:
-    return len(said) > LETTERS or (len(said) == LETTERS and said.isalpha())
+    return len(said) > LETTERS or (len(said) == LETTERS and not said.isdigit())
 
 
 def path_scores(truth: Path, said: Path) -> dict[str, float]:

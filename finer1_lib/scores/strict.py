@@ -19,7 +19,6 @@ Source: our choice.
 """
 
 import re
-import unicodedata
 from functools import lru_cache
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
@@ -90,8 +89,7 @@ class StrictScorer:
         answer = answer_of(record)
         scores, faults = self._right("text_inclusion", record, answer), self._faults(record, answer)
         if record["super_category"] == "car":
-            plain = not faults["multiple_answers"] and not _hidden(answer or "") and "?" not in (answer or "")
-            scores |= car_scores(answer if plain else None, record["sub_category"])
+            scores |= car_scores(None if faults["multiple_answers"] else answer, record["sub_category"])
         for similarity in (self._similarity, *self._more):
             near = scores["text_inclusion"]
             if answer is not None and not near:
@@ -179,11 +177,6 @@ def _spellings(data_set: str, names: Iterable[str]) -> frozenset:
     """Other names of a data set's sub-categories; none of a drawn world's, whatever its super-category."""
     own = set(names)
     return frozenset(said for said, name in names_by_spelling(data_set).items() if name in own)
-
-
-def _hidden(text: str) -> bool:
-    """Whether signs stand in a text that nobody sees or that belong to no letter: joiners, strokes."""
-    return any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))
 
 
 def thought_of(thinking: str) -> str:
