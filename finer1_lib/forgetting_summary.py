@@ -9,7 +9,8 @@ Source: our choice.
 from typing import Any, Mapping, Optional, Sequence
 
 from finer1_lib.forgetting import BASE, GAUGES, OPEN_WORLD, SETTINGS, TWINS
-from finer1_lib.rewards import forms, normalise, one_answer
+from finer1_lib.rewards import normalise
+from finer1_lib.scores.answers import answer_of
 from finer1_lib.statistics import clustered_mean, paired_difference
 
 
@@ -72,7 +73,7 @@ def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
     entries = {normalise(name): entry["attributes"] for name, entry in told.items()}
     for setting in dict.fromkeys(r["setting"] for r in asked):
         part = [r for r in asked if r["setting"] == setting and r["categories"] == "unseen"]
-        said = [normalise(forms(one_answer(r["completion"])[0] or "")[-1]) for r in part]
+        said = [normalise(answer_of(r) or "") for r in part]
         truths = [normalise(r["sub_category"]) for r in part]
         far = [sum(entries[a].get(key) != value for key, value in entries[b].items())
                for a, b in zip(said, truths) if a != b and a in entries and b in entries]

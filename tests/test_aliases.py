@@ -57,6 +57,10 @@ def test_no_alias_is_a_sub_category_of_its_data_set_nor_an_alias_of_two():
         ("aircraft", "Boeing 737", None),
         ("car", "Ford F150 Regular Cab 2012", "Ford F-150 Regular Cab 2012"),
         ("bird", "RockWren", None),  # no number
+        ("car", "Audi S4 Sedan 2007 (Audi S4)", "Audi S4 Sedan 2007"),
+        ("car", "Audi S4 Sedan 2007 (Audi S4 2012)", None),
+        ("car", "Audi S5 Coupe 2012 (Audi S5 Convertible)", None),
+        ("car", "BMW X3 SUV 2012)BMW X3 SUV 201BMW X3 SUV 2012", None),
         ("dog", "Leonberger", "Leonberg"),
         ("pet", "Leonberg", "Leonberger"),
         ("dog", "Basset Hound", "Basset"),
@@ -122,7 +126,7 @@ def test_every_name_and_alias_is_read_back_to_its_own_name_and_is_one_thing(arou
 
 
 @pytest.mark.parametrize("around", ["{one}, {two}", "{one} ({two})", "{one}, also known as {two}", "{one} or {two}",
-                                    "{one} / {two}", "{one} and {two}"])
+                                    "{one} / {two}", "{one} and {two}", "{one} {two}"])
 def test_a_name_beside_another_name_is_none_and_several(around):
     for word in DATA_SETS:
         names = sorted(official_names(word))
@@ -145,6 +149,7 @@ def test_a_name_beside_another_name_is_none_and_several(around):
     ("car", "Chevrolet Corvette Z06", "Chevrolet Corvette ZR1 2012", False),
     ("car", "Audi S4 Sedan 2007", "Audi S4 Sedan 2012", False),  # two labels
     ("car", "Buick", "Buick Enclave SUV 2012", False),
+    ("car", "Chevrolet Malibu Hybrid", "Chevrolet Malibu Sedan 2007", False),
     ("aircraft", "F-16 Fighting Falcon", "F-16A/B", True),
     ("aircraft", "Boeing 737", "Boeing 737-400", False),
     ("flower", "Purple Coneflower (Echinacea purpurea)", "purple coneflower", True),

@@ -15,7 +15,8 @@ from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.data_sets.names import official_names
 from finer1_lib.scores.aliases import alias_rows, meanings, name_of
 from finer1_lib.traces.parsing import (
-    attribute_claims, candidate_lines, check_claims, count_problems, named_in, parse, predicts, split_names,
+    CANDIDATE_MARKER, PREDICTION_MARKER, attribute_claims, candidate_lines, check_claims, count_problems, named_in, parse,
+    predicts, split_names,
 )  # fmt: skip
 
 GOOD = (
@@ -166,12 +167,26 @@ def test_any_string_parses(pieces):
         ("The candidates are: Audi S4, Audi S5 (2012), or Volvo 240.", ("Audi S4", "Audi S5", "Volvo 240")),
         ("The wings are barred, which suggests a wren, a small bird that lives in rocks", ()),
         ("- Small and brown, with a bar.\n- Rock Wren", ("Rock Wren",)),
+        ("House Wren\nRock Wren", ("House Wren", "Rock Wren")),  # one a line
+        ("Candidate 1: DC-9\nCandidate 2: F/A-18", ("DC-9", "F/A-18")),
+        ("A. House Wren\nB. Rock Wren", ("House Wren", "Rock Wren")),
+        ("### 1. House Wren\n\n### 2. Rock Wren", ("House Wren", "Rock Wren")),
+        ("Town and Country, Town and Country", ("Town and Country", "Town and Country")),
         ("subcategory 3, Has Been, Touch Me Not, This That", ("subcategory 3", "Has Been", "Touch Me Not", "This That")),
         ("", ()),
     ],
 )
 def test_split_names(text, names):
     assert split_names(text) == names
+
+
+@pytest.mark.parametrize("listed", ["{}, {}, {} and {}", "{}\n{}\n{}\n{}", "{}, {}, {}, or {}", "A. {}\nB. {}\nC. {}\nD. {}"])
+def test_names_are_listed_in_a_row_or_one_a_line(listed):
+    names = ("Pug", "Black And Tan Coonhound", "Collie", "Border Collie")
+    text = (f"<think>Small.\n{CANDIDATE_MARKER}\n{listed.format(*names)}\n\nThe tail is long.\n\n"
+            f"{PREDICTION_MARKER}\n1. **Pug**</think><answer>Pug</answer>")
+    assert parse(text, meanings("dog")).candidates == names
+    assert parse(text).prediction == "Pug"
 
 
 RELEASED = (
@@ -243,6 +258,12 @@ def test_known_names_are_looked_for_first(sentence):
     ("the BMW 3 Series Sedan", [], "BMW 3 Series Sedan"),
     ("Aircraft type: Tu-154", [], "Tu-154"),
     ("Answer - Yak-42", [], "Yak-42"),
+    ("1. Yak-42", [], "Yak-42"),
+    ("I predict Yak-42.", [], "Yak-42"),
+    ("The flower is called Sweet William.", [], "Sweet William"),
+    ("The marks match those of the Rock Wren.", [], "Rock Wren"),
+    ("The dog belongs to the Pug subcategory.", [], "Pug"),
+    ("The best match is frangipani.", [], "frangipani"),
     ("", ["House Wren"], ""),
     (":\n", [], ""),
 ])

@@ -32,7 +32,7 @@ from typing import Mapping, Optional
 from finer1_lib.data_sets.catalogue import DATA_SETS
 from finer1_lib.data_sets.names import official_names
 from finer1_lib.rewards import forms, normalise, says
-from finer1_lib.scores.cars import cars_in, labels_of, short_names
+from finer1_lib.scores.cars import adds_nothing, cars_in, labels_of, short_names
 
 KINDS = ("spelling", "fuller or shorter", "synonym", "renamed", "botanical", "taken as", "year first")
 ALSO = re.compile(  # between two names of one thing
@@ -116,14 +116,14 @@ def _is_too(data_set: str, name: str, said: str) -> bool:
     """Whether what stands beside a name is the same thing: a name of it, or in the form of a species' name."""
     other = name_of(data_set, said)
     if other is None and data_set == "car":
-        return _one_car(said, name)
+        return _one_car(said, name) and adds_nothing(said, name)
     return other == name if other else bool(_BINOMIAL.fullmatch(said))
 
 
 def _one_car(said: str, name: str) -> bool:
-    one, other, label = cars_in(said).trims, cars_in(name).trims, name_of("car", name)
-    labels = frozenset({label}) if label else labels_of(name)
-    return bool(labels_of(said) & labels) and (one == other or not (one and other))
+    one, other = cars_in(said).trims, cars_in(name).trims
+    labels = [{label} if (label := name_of("car", text)) else labels_of(text) for text in (said, name)]
+    return bool(labels[0] & labels[1]) and (one == other or not (one and other))
 
 
 def covers(data_set: str, label: str) -> bool:

@@ -40,7 +40,6 @@ _SENTENCE = (  # what may stand before a name, white space folded; thing: what i
     r"|i (?:can )?see|{photo} of) "
 )
 _WORDS = re.compile(r"\w+")
-_Index = dict[str, list[tuple[tuple[str, ...], str]]]  # first or last word -> (words, name)
 
 
 def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
@@ -98,24 +97,27 @@ class KnownNames:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._starting: _Index = {}
-        self._ending: _Index = {}
-        split = {normalise(name): tuple(_WORDS.findall(normalise(name))) for name in sorted(set(names))}
-        for name, words in sorted(split.items(), key=lambda one: -len(one[1])):  # the longest first
-            if words:
-                self._starting.setdefault(words[0], []).append((words, name))
-                self._ending.setdefault(words[-1], []).append((words, name))
+        self._names: dict[tuple[str, ...], str] = {}
+        for name in map(normalise, sorted(set(names))):
+            self._names.setdefault(tuple(_WORDS.findall(name)), name)
+        self._names.pop((), None)
+        self._starting, self._ending = (self._lengths(end) for end in (0, -1))
+
+    def _lengths(self, end: int) -> dict[str, list[int]]:
+        """First or last word -> how many words its names have, the most first."""
+        found: dict[str, set[int]] = {}
+        for words in self._names:
+            found.setdefault(words[end], set()).add(len(words))
+        return {word: sorted(lengths, reverse=True) for word, lengths in found.items()}
 
     def mentioned(self, text: str) -> list[str]:
         """The names that a text mentions, normalised, in its order; at each place the longest."""
         words, found, free = _WORDS.findall(normalise(text)), [], 0
         for at, word in enumerate(words):
-            if word not in self._starting or at < free:
-                continue
-            for name_words, name in self._starting[word]:
-                if tuple(words[at : at + len(name_words)]) == name_words:
+            for length in self._starting.get(word, ()) if at >= free else ():
+                if name := self._names.get(tuple(words[at : at + length])):
                     found.append(name)
-                    free = at + len(name_words)
+                    free = at + length
                     break
         return found
 
@@ -123,8 +125,8 @@ class KnownNames:
         """The name that ends last in a text, the longest of those that end there; None if there is none."""
         words = _WORDS.findall(normalise(text))
         for end in range(len(words), 0, -1):  # a conclusion stands at the end: few words are looked at
-            for name_words, name in self._ending.get(words[end - 1], ()):
-                if tuple(words[max(0, end - len(name_words)) : end]) == name_words:
+            for length in self._ending.get(words[end - 1], ()):
+                if name := self._names.get(tuple(words[max(0, end - length) : end])):
                     return name
         return None
 

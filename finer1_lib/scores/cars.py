@@ -188,6 +188,12 @@ def short_names() -> Mapping[str, frozenset[str]]:
     return found
 
 
+def adds_nothing(said: str, label: str) -> bool:
+    """Whether a text has no words but those of a car, and no body or year that a label has not."""
+    words = set(normalise(said).split()) - set(normalise(label).split())
+    return not cars_in(said).rest and not any(word in _bodies() or _YEAR.match(word) for word in words)
+
+
 def _hidden(text: str) -> bool:
     """Whether signs stand in a text that nobody sees or that belong to no letter: joiners, strokes."""
     return any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))

@@ -18,7 +18,7 @@ Source: paper Table 5 (the four parts), the layouts of the release's Fine-R1-Sta
 import re
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Iterable, Mapping, Optional
+from typing import Container, Iterable, Mapping, Optional
 
 from finer1_lib.prompts import FOUR_PARTS
 from finer1_lib.rewards import WELL_FORMED, forms, normalise, read_completion, read_tag
@@ -29,7 +29,7 @@ CANDIDATE_MARKER = "The analysis of candidate subcategories:"
 PREDICTION_MARKER = "The prediction is:"
 MAX_CANDIDATES = 4  # METHOD 2: "at most four"
 
-_LIST_ITEM = re.compile(r"^\s?([-*•]|\d{1,2}[.)])\s+(\S.*)$")
+_LIST_ITEM = re.compile(r"^\s?(?:#{1,6}\s)?([-*•]|\d{1,2}[.)]|[A-F][.)])\s+(\S.*)$")
 _COMPARING = re.compile(r"\bcompar", re.IGNORECASE)
 _CONCLUDING = re.compile(r"\bfinal (?:prediction|answer)|^(?:prediction|conclusion)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<!\bConv)(?<!\bSt)[.!?](?=\s|$)")
@@ -44,18 +44,19 @@ _PROSE = re.compile(  # what no name has
 _LONG_PROSE = re.compile(  # nor any of more than three words
     r"\b(?:has|have|had|be|which|that|this|these|its?|known|based|given|following|features?|includ\w+|belongs?|appears?"
     r"|suggests?|here|could|would|such|than|vs|candidates?|(?:sub|super) ?categor\w+)\b")
+_AND = re.compile(r"\s(?:and|or|&)\s")
 _JOIN = re.compile(r"^\s*(?:and|or)\s+")
 _LEAD_IN = re.compile(  # "The candidates are House Wren", "One of the following: House Wren"
     r"^(?:.*\b(?:candidates?|options?|(?:sub-?)?categor\w+)\b.*\b(?:are|is|be|includ\w+)\s|.*:\s+)", re.IGNORECASE)
 MAX_WORDS = 10  # of a name
 LONGEST_LEAD = 300  # signs of what may lead in a list
 _SURELY = r"\s(?:(?:most|very|quite|more|best|thus|therefore|almost|indeed|[a-z]+ly)\s){0,4}"
-_ARTICLE = r"(?P<article>(?:an?|the)\s)?(?P<name>\S)"
+_ARTICLE = r"(?P<article>(?:an?|the)\s)?(?=(?P<name>\S))"
 _IS = re.compile(
     rf"(?P<cue>\b(?:is|are|was|be|being|likely|probably|called|named|(?:it|that|this)['’]s|\w+(?:ed|wn) as|(?<!,)\sas)"
     rf"{_SURELY}){_ARTICLE}")
 _FITS = re.compile(
-    rf"(?P<cue>\b(?:that of|match\w*|resembl\w+|(?:consistent|compatible|aligns?|agrees?) with|(?:belongs?|points?"
+    rf"(?P<cue>\b(?:th(?:at|ose) of|predict|match\w*|resembl\w+|(?:consistent|compatible|aligns?|agrees?) with|(?:belongs?|points?"
     rf"|corresponds?) to|suggests?|indicates?|fits|shows?|depicts?|looks? like|identif(?:y|ies)|but){_SURELY}){_ARTICLE}")
 _GENERIC = re.compile(  # what "NAME is ..." may say of a name
     r"(?:my |our )?(?:(?:best|closest|final|correct|most [a-z]+|likely|only) )*"
@@ -64,7 +65,7 @@ _DENIED = re.compile(r"(?:\b(?:not|never|cannot)|n['’]t)\s*$")
 _END = re.compile(  # of the clause that holds a name
     r"[,;:]|\s[-–—]\s|\s(?:because|due|based|given|since|which|that|who|whose|where|with|from|rather|although|though"
     r"|but|while|as|owing|thanks|considering|when|instead|seen|shown|pictured|depicted|has|have|is|are|known|not|over"
-    r"|characteri[sz]ed|distinguished|evidenced|according|making|by|for|species|breed|aircraft|in (?:the|this)"
+    r"|characteri[sz]ed|distinguished|evidenced|according|making|by|for|species|breed|(?:sub-?)?category|aircraft|in (?:the|this)"
     r" (?:image|picture|photo\w*|family|genus|question|scene)|and (?:not|is|has|it))(?!\w)")
 
 
@@ -116,13 +117,13 @@ def parse(completion: str, known: Iterable[str] = ()) -> Trace:
         problems += _misplaced(thought, parts)
     elif CANDIDATE_MARKER in thought or PREDICTION_MARKER in thought:
         layout = "markers"
-        parts, candidates = _by_markers(thought, frozenset(known))
+        parts, candidates = _by_markers(thought, frozenset(map(normalise, known)))
         problems += [f"missing_{part}" for part in FOUR_PARTS if not parts[part]]
     else:
         layout, candidates = "none", ()
         problems += [f"missing_{part}" for part in FOUR_PARTS]
     if candidates is None:
-        candidates = split_names(parts["options"] or "")
+        candidates = split_names(parts["options"] or "", frozenset(map(normalise, known)))
     return Trace(layout, *(parts[part] for part in FOUR_PARTS), tuple(candidates), answer, tuple(problems))
 
 
@@ -151,19 +152,29 @@ def candidate_lines(trace: Trace) -> tuple[str, ...]:
     return tuple(names[:MAX_CANDIDATES]) or trace.candidates
 
 
-def split_names(text: str) -> tuple[str, ...]:
+def split_names(text: str, known: Container[str] = ()) -> tuple[str, ...]:
     """Names of a candidate list: one per bulleted or numbered line, or separated by commas or semicolons.
 
     Sentences and pieces of them are no names; what leads in the first one is left out ("These are Rock Wren, ..").
+
+    Args:
+        known: normalised names; the last two of a line may be joined by "and" if they are.
     """
     items = [item.group(2) for item in map(_LIST_ITEM.match, text.splitlines()) if item]
     names = []
-    for piece in items or re.split(r"[,;\n]", without_gloss(text)):  # a comma in brackets parts no names
+    for piece in items or [piece for line in text.splitlines() for piece in _listed(line, known)]:
         piece = _JOIN.sub("", piece)
         if len(piece) <= LONGEST_LEAD and not _is_name(_bare_name(piece)):
             piece = _LEAD_IN.sub("", piece)
         names += [_bare_name(piece)] if _is_name(_bare_name(piece)) else []
     return tuple(names)
+
+
+def _listed(line: str, known: Container[str]) -> list[str]:
+    """The pieces of one line; only known names are taken apart at "and", which many a name has itself."""
+    *pieces, last = re.split("[,;]", without_gloss(line))  # a comma in brackets parts no names
+    joined = _AND.split(last)
+    return [*pieces, *(joined if all(normalise(_bare_name(name)) in known for name in joined) else [last])]
 
 
 def predicts(trace: Trace, name: str, data_set: str = "") -> bool:
@@ -272,9 +283,10 @@ def _by_markers(
         elif line.strip() and names and not line.startswith("  "):
             break
     for number, line in enumerate(takewhile(str.strip, lines if not names else ())):
-        found = split_names(line)  # one line of names after the marker; a line that holds a sentence is none
-        if found and len(found) == sum(map(bool, map(str.strip, re.split("[,;]", without_gloss(line))))):
-            names, last = list(found), number + 1
+        found = split_names(line, known)  # one line of names after the marker, or one a line; a sentence is none
+        if found and len(found) == sum(map(bool, map(str.strip, _listed(line, known)))):
+            names, last = names + list(found), number + 1
+        if names and (len(found) != 1 or len(names) >= MAX_CANDIDATES):
             break
     parts = {
         "analysis": analysis.strip() or None,
@@ -295,7 +307,8 @@ def named_in(text: str, known: Iterable[str] = ()) -> str:
         text: of any length; it takes time linear in it.
         known: names, in any spelling.
     """
-    lines = [_HEADING.sub("", line, count=1) for line in text.splitlines() if not line.rstrip().endswith(":")]
+    lines = [item.group(2) if (item := _LIST_ITEM.match(line)) else line for line in text.splitlines()]
+    lines = [_HEADING.sub("", line, count=1) for line in lines if not line.rstrip().endswith(":")]
     lines = [without_gloss(line) for line in lines if _HEADING.sub("", f"{line}: ", count=1)]
     names, article = known_names(frozenset(known)), ""
     for line in lines:
@@ -325,7 +338,7 @@ def _clause(sentence: str, bare: bool, loose: bool = False) -> str:
         return forms(_bare_name(sentence))[-1]
     capital = [[cue for cue in form if not cue["name"].islower()] for form in cues]
     article = sorted((cue for form in cues for cue in form if cue["article"]), key=lambda cue: cue.start())
-    for form in (*capital, article, sum(cues, []) if loose else []):
+    for form in (*capital, article, sorted(sum(cues, []), key=lambda cue: cue.start()) if loose else []):
         if form:
             rest = sentence[form[-1].start("name"):]
             if _GENERIC.match(rest):  # "the Il-76 is the best match"
