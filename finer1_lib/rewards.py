@@ -120,6 +120,7 @@ class Reading(NamedTuple):
     problem: str
 
 
+@lru_cache(maxsize=16)  # every metric of a record reads it anew
 def read_completion(completion: str) -> Reading:
     """The one reading of a completion that the rewards, the scorers and the traces share.
 

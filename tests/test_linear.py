@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finer1_lib import rationale_filters, rationale_quality, teachers
 from finer1_lib.prompts import FOUR_PARTS
 from finer1_lib.rewards import (
-    answer_only_formatted, contains_answer, contains_response, normalise, strict, well_formatted,
+    answer_only_formatted, contains_answer, contains_response, normalise, read_completion, strict, well_formatted,
 )  # fmt: skip
 from finer1_lib.scores.answer_names import names_several
 from finer1_lib.scores.official import official_answer
@@ -91,6 +91,7 @@ def seconds(read, unit, where, length):
     first, second = unit if isinstance(unit, tuple) else (unit, unit)
     text = wrapped("".join(piece * (length // 2 // len(piece)) for piece in (first, second)))[where]
     normalise.cache_clear()
+    read_completion.cache_clear()
     begun = time.process_time()
     read(text)
     return time.process_time() - begun

@@ -33,7 +33,8 @@ _DENIED = re.compile(  # or likened, or one of two, or no car at all
     r"|den(?:y|ies|ied)|lacks?|fails?|wrong|incorrect|mistake|opposite|doubt\w*|unlike(?:ly)?|like|alike|lookalikes?"
     r"|similar|akin|resembl\w+|reminds?|reminiscent|mix|cross|than|versus|vs|either|maybe|perhaps|possibly|probably"
     r"|guess|unsure|may|might|could|kind|sort|replica|clone|copy|fake|false|faux|pseudo|anti|imitation|knockoff|toy"
-    r"|wannabe|rivals?|cousins?|relatives?|related|successor|predecessor"
+    r"|wannabe|rivals?|cousins?|relatives?|related|successor|predecessor|half|derived|killer|impostor|ersatz|mixed"
+    r"|miniature|kit|concept|prototype"
     r"|(?:is|are|was|were|ai|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _HYBRID = re.compile(r"\bhybrids?\b")
 _ARTICLES = frozenset({"a", "an", "the"})
