@@ -340,9 +340,9 @@ def _folders(
             "use super_category/sub_category/image everywhere, or sub_category/image everywhere"
         )
     if not flat and not deep and (deeper := next(filter(tree.images.get, tree.images), None)):
-        raise UserError(f"{root}: its images lie {tree.depth(deeper) + 1} levels down, as "
-                        f"{tree.images[deeper][0]}; give image_root the folder above the sub-categories, "
-                        f"as {deeper.parent}")
+        raise UserError(f"{root}: its images lie neither in sub_category/ nor in super_category/sub_category/,"
+                        f" as {tree.images[deeper][0]}; put them directly into the folders of their"
+                        " sub-categories, and give image_root the folder above these, or one further up")
     faults = tree.faults + [
         f"{path}: an image outside any sub-category folder; move or remove it" for path in tree.images[root]
     ] + [
