@@ -46,6 +46,7 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
     from finer1_lib.coverage import coverage_of
     from finer1_lib.fgvr_data import read_guide
     from finer1_lib.files import read_json
+    from finer1_lib.signatures import parameters_of
     from finer1_lib.summary import labels_in
 
     if Path(records).is_file() or records.endswith((".jsonl", ".gz")) or len(Path(records).parts) != 1:
@@ -66,8 +67,7 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
                for ranks in taxonomy.values()):
         raise UserError(f"{data / 'taxonomy.json'} holds no taxonomy: run 01_data again, or give {path}"
                         " itself")
-    asked = read_json(path.with_name("stage.json")).get("parameters", {})
-    known = asked if isinstance(asked, dict) else {"text_similarity": None}
+    known = parameters_of(path.parent)
     main, more = known.get("text_similarity", "auto"), known.get("more_similarities", [])
     if not isinstance(more, list) or not all(isinstance(name, str) for name in (main, *more)):
         raise UserError(f"{path.with_name('stage.json')} does not say how it was scored: give {path} itself,"
