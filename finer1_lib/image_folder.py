@@ -341,8 +341,8 @@ def _folders(
         )
     if not flat and not deep and (deeper := next(filter(tree.images.get, tree.images), None)):
         raise UserError(f"{root}: its images lie neither in sub_category/ nor in super_category/sub_category/,"
-                        f" as {tree.images[deeper][0]}; put them directly into the folders of their"
-                        " sub-categories, and give image_root the folder above these, or one further up")
+                        f" as {tree.images[deeper][0]}; move those of parts of a sub-category up into its"
+                        f" own folder, or give image_root the folder above the sub-categories, as {deeper.parent}")
     faults = tree.faults + [
         f"{path}: an image outside any sub-category folder; move or remove it" for path in tree.images[root]
     ] + [
