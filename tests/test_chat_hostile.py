@@ -396,6 +396,7 @@ def test_a_server_on_this_machine_is_asked_whatever_the_shell_says(standin, tmp_
 @pytest.mark.parametrize(("values", "says"), [
     ({"ALL_PROXY": "socks5://user:pw-secret@127.0.0.1:9"}, "^ALL_PROXY names a SOCKS proxy"),
     ({"http_proxy": "http://user:pw-secret@127.0.0.1:9"}, "through the proxy of http_proxy"),
+    ({"http_proxy": "http://"}, "^http_proxy names no"), ({"http_proxy": "http://a:99999"}, "^http_proxy names no"),
     ({"HTTP_PROXY": "127.0.0.1:9"}, "through the proxy of HTTP_PROXY"), ({"http_proxy": "ftp://x"}, "^http_proxy names"),
     ({"all_proxy": "http://[::1", "HTTPS_PROXY": "http://127.0.0.1:9"}, "^all_proxy names no proxy"),
     ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "[::1],localhost"}, "through the proxy of http_proxy"),
@@ -444,7 +445,8 @@ def test_a_certificate_that_nobody_vouches_for_ends_at_once(standin, tmp_path, m
 
 
 def test_this_machine_by_any_name():
-    for host in ("localhost", "LOCALHOST".lower(), "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::"):
+    for host in ("localhost", "LOCALHOST".lower(), "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::",
+                 "localhost.", "127.1", "2130706433", "::ffff:127.0.0.1", "ip6-localhost"):
         assert network.is_local(host), host
-    for host in ("", "localhost.example.org", "10.0.0.1", "128.0.0.1", "::2", "notlocalhost"):
+    for host in ("", "localhost.example.org", "10.0.0.1", "128.0.0.1", "::2", "notlocalhost", "::ffff:10.0.0.1"):
         assert not network.is_local(host), host
