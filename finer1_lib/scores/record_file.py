@@ -17,7 +17,7 @@ from typing import Any, Iterable, Iterator, Mapping
 
 from finer1_lib.errors import UserError
 from finer1_lib.evaluation_requests import FILE_RULE, ITEM_RULE, rule_of
-from finer1_lib.files import atomic_write_bytes
+from finer1_lib.files import atomic_write_bytes, is_file
 from finer1_lib.scores.per_question import SETTINGS
 
 _TEXTS = (
@@ -76,7 +76,7 @@ class RecordFile:
         Raises:
             UserError: no file, one that may not be read, or a damaged archive.
         """
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise UserError(f"{self.path} is no file: give a records.jsonl, or the name of a run")
         try:
             with (gzip.open if self.path.suffix == ".gz" else open)(self.path, "rb") as file:
