@@ -27,9 +27,11 @@ NO_TEXT = {
     FILTERED: "the server's filter withheld the text: take other pictures or another server",
     "empty": "the model wrote nothing in all tries: take another model or temperature",
 }
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_THOUGHTS = ("reasoning", "thinking", "thought")  # how the fields of a message begin that hold them
 _FINISHES = {  # what some servers call it
-    "max_tokens": "length", "safety": FILTERED, "function_call": "tool_calls", "tool_use": "tool_calls",
+    "function_call": "tool_calls", "tool_use": "tool_calls",
+    **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length"), "length"),
+    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety"), FILTERED),
 }  # fmt: skip
 _PASSING = (408, 409, 425, 429)  # and everything from 500
 _GAVE_UP = ("error", "abort")  # finishes of an answer that a server did not finish
@@ -94,6 +96,8 @@ def read_reply(
     except (ValueError, RecursionError):
         reply = None
     if 200 <= status < 300:
+        status = _code_within(reply) or status
+    if 200 <= status < 300:
         return _answer(reply, body, secret)
     error = reply.get("error", reply) if isinstance(reply, dict) else None
     codes = {str(error.get(name)) for name in ("code", "type")} if isinstance(error, dict) else set()
@@ -114,15 +118,29 @@ def read_reply(
     raise UserError(f"the endpoint answers {status} ({said}): {mend}")
 
 
+def _code_within(reply: Any) -> Optional[int]:
+    """The status of an error that came as if all were well, as routers of many servers send it; else None."""
+    error = reply.get("error") if isinstance(reply, dict) and not reply.get("choices") else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if type(code) is int and 400 <= code < 600 else None
+
+
 def _answer(reply: Any, body: bytes, secret: str) -> dict[str, Any]:
     """The answer of a reply that says it is one."""
+    if body.lstrip()[:6].startswith((b"data:", b"event:")):
+        raise UserError("the endpoint sends its answer in pieces (a stream), which nobody asked for: turn streaming"
+                        " off at the server or the gateway before it")
+    if isinstance(reply, dict) and reply and not {"choices", "error"} & set(reply):
+        raise UserError("the endpoint answers in another form than OpenAI's chat completions"
+                        f" ({_message(reply, body, secret)}): give the address of such a server, up to and with /v1")
     try:
         choice, usage = reply["choices"][0], reply.get("usage")
         message, usage = choice["message"], usage if isinstance(usage, dict) else {}
         content, finish = message.get("content"), choice.get("finish_reason")
         parts = content if isinstance(content, list) else []  # as some servers send it
         if parts:
-            content = "".join(part.get("text") or "" for part in parts if part.get("type") == "text")
+            parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+            content = "".join(part.get("text") or "" for part in parts if part.get("type") in ("text", "output_text"))
         text = _clean(content or "", secret).strip()
         kinds = {str(part.get("type")) for part in parts}
     except (TypeError, KeyError, IndexError, AttributeError):
@@ -138,15 +156,17 @@ def _answer(reply: Any, body: bytes, secret: str) -> dict[str, Any]:
 
 def _why_no_text(message: Mapping, end: str, kinds: Collection[str], usage: Mapping) -> str:
     """A key of `NO_TEXT`, or "" for an answer that may have text another time."""
-    details = usage.get("completion_tokens_details")
-    thought = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    counts = [usage, *(usage.get(f"{name}_tokens_details") for name in ("completion", "output"))]
+    thought = any(_count(one.get("reasoning_tokens")) for one in counts if isinstance(one, dict))
     if end == FILTERED:
         return FILTERED
     if message.get("refusal") or "refusal" in {end, *kinds}:
         return "refusal"
     if message.get("tool_calls") or message.get("function_call") or end == "tool_calls":
         return "tool_calls"
-    if any(map(message.get, _THOUGHTS)) or kinds & {"thinking", "reasoning"} or _count(thought):
+    if thought or kinds & {"thinking", "reasoning"} or any(
+        value for name, value in message.items() if name.startswith(_THOUGHTS)
+    ):  # fmt: skip
         return "reasoning"
     return "length" if end == "length" else ""
 

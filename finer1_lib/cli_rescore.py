@@ -45,10 +45,11 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
     from finer1_lib.chain import find_run
     from finer1_lib.coverage import coverage_of
     from finer1_lib.fgvr_data import read_guide
-    from finer1_lib.files import read_json
+    from finer1_lib.files import is_file, read_json
+    from finer1_lib.signatures import parameters_of
     from finer1_lib.summary import labels_in
 
-    if Path(records).is_file() or records.endswith((".jsonl", ".gz")) or len(Path(records).parts) != 1:
+    if is_file(records) or records.endswith((".jsonl", ".gz")) or len(Path(records).parts) != 1:
         return Source(Path(records))
     run = find_run(output_root, records)
     path = run / "04_evaluation" / "records.jsonl"
@@ -66,8 +67,7 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
                for ranks in taxonomy.values()):
         raise UserError(f"{data / 'taxonomy.json'} holds no taxonomy: run 01_data again, or give {path}"
                         " itself")
-    asked = read_json(path.with_name("stage.json")).get("parameters", {})
-    known = asked if isinstance(asked, dict) else {"text_similarity": None}
+    known = parameters_of(path.parent)
     main, more = known.get("text_similarity", "auto"), known.get("more_similarities", [])
     if not isinstance(more, list) or not all(isinstance(name, str) for name in (main, *more)):
         raise UserError(f"{path.with_name('stage.json')} does not say how it was scored: give {path} itself,"
@@ -103,7 +103,7 @@ def rescore(
     """
     import pandas as pd
 
-    from finer1_lib.files import atomic_write_json, check_targets
+    from finer1_lib.files import atomic_write_json, check_targets, is_file
     from finer1_lib.fgvr_data import read_guide
     from finer1_lib.scores import record_file
     from finer1_lib.scores.record_file import RecordFile, names_in
@@ -124,7 +124,7 @@ def rescore(
         taken.add(Path(target).resolve())
     known = source.guide
     if guide is not None:
-        if not Path(guide).is_file():
+        if not is_file(guide):
             raise UserError(f"--guide: {guide} is no file")
         known = read_guide(guide)
     if set_aside:

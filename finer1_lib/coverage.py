@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from finer1_lib.files import read_json
+from finer1_lib.signatures import parameters_of
 
 
 def coverage(data: Mapping[str, Any], images_per_class: int = 0, items_budget: int = 0) -> str:
@@ -48,7 +49,7 @@ def coverage(data: Mapping[str, Any], images_per_class: int = 0, items_budget: i
 def coverage_of(run_dir: "str | Path") -> str:
     """The same for a run; "" before 01 has finished."""
     stages = ("01_data", "04_evaluation")
-    values = [read_json(Path(run_dir) / stage / "stage.json").get("parameters", {}) for stage in stages]
+    values = [parameters_of(Path(run_dir) / stage) for stage in stages]
     limits = [found for one in values if (found := one.get("images_per_class", 0))]
     budget = values[-1].get("items_budget", 0)
     return coverage(read_json(Path(run_dir) / "01_data" / "data.json"), min(limits, default=0), budget)

@@ -124,7 +124,7 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
         for number, content in enumerate([part, *lines]):
             colour, weight = (INK, "bold") if number == 0 else ("black", "normal")
             right.text(0, 1 - (line + 0.5) / total, content, fontsize=12, fontweight=weight, va="center",
-                       color=colour, transform=right.transAxes, parse_math=False)  # fmt: skip
+                       color=colour, transform=right.transAxes)  # fmt: skip
             line += 1
     plt.close(fig)
     return fig
@@ -161,5 +161,5 @@ def _show(axis: Any, image: Any, colour: str, style: str = "-") -> None:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Broken into lines; a dollar sign would start a formula."""
-    return "\n".join(textwrap.wrap(text, width)).replace("$", r"\$")
+    """Broken into lines."""
+    return "\n".join(textwrap.wrap(text, width))

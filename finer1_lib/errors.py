@@ -10,15 +10,15 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(printable(" ".join(str(message).split())))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows below the cell: the line alone, as the command does."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def printable(text: str) -> str:
     """A text for a terminal or a file: control signs, signs that turn the direction and bytes that are no
     UTF-8 (a file's name may hold them) as escapes."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-
-    def _render_traceback_(self) -> list[str]:
-        """What a notebook shows below the cell: the line alone, as the command does."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 def first_line(error: BaseException) -> str:

@@ -118,9 +118,32 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_file(path: "str | Path") -> bool:
+    """`Path.is_file`; a text that can be no path (too long, a zero byte) is no file either."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        UserError: the system does not allow it, whatever its reason.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            system_line(str(error), folder)
+            or f"the folder {folder} cannot be made ({error.strerror}): choose another place (--output-root, for a run)"
+        ) from error
+
+
 def _beside(path: Path) -> Path:
     """A temporary name in the folder of `path`, which is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
 
 
@@ -159,12 +182,25 @@ def atomic_write_json(path: Path, value: Any) -> None:
 
 
 def check_targets(*names: Optional[str]) -> None:
-    """Refuse (UserError), before any work, a target that is a folder or that lies where nobody may write."""
-    for name in filter(None, names):
-        # of folders that are missing the nearest that is there: they will be made
-        folder = next(parent for parent in Path(name).absolute().parents if parent.exists())
-        if Path(name).is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise UserError(f"cannot write to {name}: it is a folder, or {folder} is none that can be written")
+    """Refuse (UserError), before any work, a target that can be no file, or that lies where nobody may write.
+
+    A device (/dev/stdout, /dev/null) is none: a file that is written whole would take its place.
+    """
+    for name in names:
+        if name is None:
+            continue
+        try:
+            if "\0" in name:
+                raise ValueError("a zero byte in it")
+            # of folders that are missing the nearest that is there: they will be made
+            folder = next(parent for parent in Path(name).absolute().parents if parent.exists())
+            other = Path(name).exists() and not Path(name).is_file()
+        except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot write to {name[:80]!r} ({why}): give the path of a file") from None
+        if other or not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise UserError(f"cannot write to {name or '.'}: it is a folder or a device, or {folder} is no folder that"
+                            " can be written: give the path of a file")
 
 
 @contextmanager
@@ -214,7 +250,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 def append_jsonl(path: Path, *values: Any) -> None:
     """Append one line per value, on the disk when this returns; a torn last line is cut off first."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lines = "".join(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
     with path.open("ab+") as file, _naming(path):
         _cut_torn_line(file)

@@ -16,12 +16,16 @@ from finer1_lib.traces.parsing import split_names
 
 _DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _SPLITS = frozenset(
-    "train training trainval trn val valid validation dev eval evaluation test testing tst holdout".split())
+    "train training trainval trn val valid validation dev eval evaluation test testing tst holdout seen "
+    "unseen query gallery".split())
 _WRAPPERS = frozenset(
     "image images img imgs jpg jpeg jpegs jpegimages png pngs picture pictures photo photos data dataset "
     "datasets raw class classes label labels category categories crop crops cropped set sets split splits "
     "folder folders all files media dcim original originals resized sample samples labeled labelled "
-    "unlabeled unlabelled fold folds part parts batch".split())
+    "unlabeled unlabelled fold folds part parts batch archive archives download downloads unzipped extracted "
+    "pic pics root".split())
+_COMPOUND = re.compile(  # "trainset", "testdata", "imagefolder"
+    r"\b(train|test|trainval|val|valid|dev|eval|image|img|photo|picture|pic)(sets?|data|images?|imgs?|splits?|folders?)\b")
 NUMBER = re.compile(  # "001.", "n02085620-", "12_" before a name, "-n02085620" behind one
     r"^(?:n\d{8}|\d+)[-._ )]+(?=[^\W\d_])|[-._ ]+n\d{8}$", re.IGNORECASE)
 
@@ -34,7 +38,7 @@ def unfit(text: str) -> bool:
 def _words(name: str) -> list[str]:
     """The words of a folder's name: "JPEGImages_2" has "jpeg" and "images"."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    return re.findall(r"[^\W\d_]+", parted.casefold())
+    return re.findall(r"[^\W\d_]+", _COMPOUND.sub(r"\1 \2", re.sub(r"[\d_]+", " ", parted).casefold()))
 
 
 def is_wrapper(name: str) -> bool:
@@ -85,7 +89,7 @@ def no_labels(names: Iterable[tuple[str, str]]) -> list[str]:
             (odd, 1, "look like folders of a data set and no names", "rename them, or take them out"),
             (numbered, len(inside) / 2, "carry a catalogue number, which would be part of every answer",
              "set 01_data.strip_names=true to leave the numbers out, or rename the folders"),
-            (bare, len(inside), "are numbers and no names", "rename the folders"),
+            (bare, len(inside), "are numbers or signs and no names", "rename the folders"),
         ):
             if len(found) >= least:
                 notes.append(f"{len(found)} of {len(inside)} names of {outer!r} {what} ({found[0]!r}); {fix}")
@@ -96,7 +100,8 @@ def label_of(text: str, where) -> str:
     """A folder name as shown; it must survive a list of candidates (`traces.split_names`)."""
     name = " ".join(text.replace("_", " ").split())
     whole = split_names(f"{name}, {name}") == (name, name)
-    if not normalise(name) or not whole or set(name) & set("<>") or not name.isprintable():
+    shown = re.sub("(?<=\\S)[\u200c\u200d](?=\\S)", "", name)  # joiners, of Persian, Malayalam and emoji
+    if not normalise(name) or not whole or set(name) & set("<>") or not shown.isprintable():
         raise UserError(
             f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, sentences, "
             "final full stop, signs that do not print, bytes that are no UTF-8); rename the folder"

@@ -340,9 +340,9 @@ def _folders(
             "use super_category/sub_category/image everywhere, or sub_category/image everywhere"
         )
     if not flat and not deep and (deeper := next(filter(tree.images.get, tree.images), None)):
-        raise UserError(f"{root}: its images lie {tree.depth(deeper) + 1} levels down, as "
-                        f"{tree.images[deeper][0]}; give image_root the folder above the sub-categories, "
-                        f"as {deeper.parent}")
+        raise UserError(f"{root}: its images lie neither in sub_category/ nor in super_category/sub_category/,"
+                        f" as {tree.images[deeper][0]}; move those of parts of a sub-category up into its"
+                        f" own folder, or give image_root the folder above the sub-categories, as {deeper.parent}")
     faults = tree.faults + [
         f"{path}: an image outside any sub-category folder; move or remove it" for path in tree.images[root]
     ] + [

@@ -12,6 +12,7 @@ OpenSSL.
 import importlib.util
 import ipaddress
 import os
+import socket
 import ssl
 import urllib.parse
 import urllib.request
@@ -22,11 +23,16 @@ from finer1_lib.errors import UserError
 
 def is_local(host: str) -> bool:
     """Whether a host name or address is this machine."""
+    host = host.rstrip(".")
     try:
         address = ipaddress.ip_address(host)
-        return address.is_loopback or address.is_unspecified
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(host))  # "127.1"
+        except OSError:
+            return host in ("localhost", "ip6-localhost", "ip6-loopback") or host.endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
 
 
 def proxy_of(address: str) -> tuple[Optional[str], str]:
@@ -36,7 +42,7 @@ def proxy_of(address: str) -> tuple[Optional[str], str]:
         return None, ""
     known = urllib.request.getproxies()
     for kind in (parts.scheme, "all"):
-        if known.get(kind):
+        if known.get(kind, "").strip():
             names = sorted((name for name in os.environ if name.lower() == f"{kind}_proxy"), reverse=True)
             url = known[kind] if "://" in known[kind] else f"http://{known[kind]}"
             return url, names[0] if names else f"the system's {kind} proxy"
@@ -57,6 +63,8 @@ def client_options(address: str) -> dict[str, Any]:
                         " proxy, put the server's host into no_proxy, or install socksio")
     try:
         found = httpx.Proxy(proxy) if proxy else None
+        if found and not (found.url.host and 0 < (found.url.port or 1) < 2**16):
+            raise ValueError(proxy)
     except (httpx.InvalidURL, ValueError):
         raise UserError(f"{name} names no proxy: give http://host:port, or unset it") from None
     return {"trust_env": False, "proxy": found, "verify": _certificates(address)}

@@ -86,7 +86,7 @@ def backoff(first: float, tried: int) -> float:
 def retry_after(headers: Mapping[str, str]) -> Optional[float]:
     """The seconds that a server asks to wait: as milliseconds, seconds or a date; None if it does not say."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name, "").strip()
+        value = headers.get(name, "").split(",")[0].strip()  # a gateway may add its own to the server's
         if value.replace(".", "", 1).isdecimal() and value.isascii():
             return float(value) / unit
     try:

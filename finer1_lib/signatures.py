@@ -167,6 +167,15 @@ def read_record(folder: Path, *more: str) -> dict[str, Any]:
     return record
 
 
+def parameters_of(folder: Path) -> dict[str, Any]:
+    """What a finished stage was asked with; {} where it has not finished.
+
+    Raises:
+        UserError: its stage.json is damaged.
+    """
+    return _read(folder, "stage.json").get("parameters", {})
+
+
 def read_start(folder: Path) -> dict[str, Any]:
     """A stage's started.json: signature, parameters, needs, made_by, opened; {} where it was not begun.
 

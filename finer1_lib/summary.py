@@ -12,8 +12,9 @@ from typing import Any, Iterable, Mapping, Optional
 from finer1_lib.contenders import (
     CONTROLS, MODELS_FILE, ROWS, Contender, all_contenders, in_order, label_of, labels_of,
 )  # fmt: skip
+from finer1_lib.errors import UserError, first_line
 from finer1_lib.files import atomic_write_json, read_json
-from finer1_lib.signatures import is_current, recorded_file
+from finer1_lib.signatures import is_current, parameters_of, recorded_file
 
 KEYS = (
     "model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
@@ -39,21 +40,26 @@ def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
     Before 03 the four fixed ones alone.
 
     Raises:
-        UserError: 03_tapo/models.json is damaged.
+        UserError: 03_tapo/models.json is damaged, or what 04 and 05 say that they asked.
     """
     from finer1_lib.systems.registry import System
     from finer1_lib.systems.rows import with_more, with_strategies, with_systems
 
     run_dir = Path(run_dir)
-    told = [read_json(run_dir / stage / "stage.json").get("parameters", {}) for stage in SOURCES]
-    more = dict.fromkeys(entry for parameters in told for entry in parameters.get("more_models", ()))
-    found = with_more(all_contenders(read_json(run_dir / MODELS_FILE, list)), list(more))
-    asked = told[0]
-    # as 04 asked them, whatever the registry or the user's file say by now
-    systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
-    found = with_systems(found, systems)
-    if asked.get("strategies"):
-        found = with_strategies(found, asked["strategies"], asked["samples"])
+    found = all_contenders(read_json(run_dir / MODELS_FILE, list))
+    asked, probed = (parameters_of(run_dir / stage) for stage in SOURCES)
+    try:
+        more = dict.fromkeys(entry for one in (asked, probed) for entry in one.get("more_models", ()))
+        found = with_more(found, list(more))
+        # as 04 asked them, whatever the registry or the user's file say by now
+        systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
+        found = with_systems(found, systems)
+        if asked.get("strategies"):
+            found = with_strategies(found, asked["strategies"], asked["samples"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{run_dir}: stage.json or systems.json of 04_evaluation or 05_probing does not say which"
+                        f" models were asked ({first_line(error)}): delete that stage's folder and run it again"
+                        ) from None
     return found
 
 

@@ -164,7 +164,8 @@ def _csv_rows(text: str) -> list[tuple[str, dict[str, str]]]:
     for row in reader:
         if None in row or None in row.values():
             raise ValueError(f"line {reader.line_num} has more or fewer cells than the first line")
-        rows.append((row[NAME], {rank: row[rank] for rank in titles if rank not in (NAME, NOTE)}))
+        if any(map(str.strip, row.values())):  # spreadsheets write empty rows, pandas a column without a title
+            rows.append((row[NAME], {rank: row[rank] for rank in titles if rank not in (NAME, NOTE, "")}))
     return rows
 
 

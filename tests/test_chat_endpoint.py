@@ -493,6 +493,7 @@ def test_retry_after_in_every_form():
 
     assert retry_after({"retry-after": "7"}) == 7.0 and retry_after({"retry-after": " 1.5 "}) == 1.5
     assert retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
+    assert retry_after({"retry-after": "7, 30"}) == 7.0
     assert 8 < retry_after({"retry-after": formatdate(time.time() + 10, usegmt=True)}) <= 10
     assert retry_after({"retry-after": formatdate(time.time() - 99, usegmt=True)}) == 0.0
     for nothing in ({}, {"retry-after": ""}, {"retry-after": "soon"}, {"retry-after": "-5"}, {"retry-after": "nan"}):

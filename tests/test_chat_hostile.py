@@ -78,6 +78,11 @@ FINAL = {
     "filtered": (message("content_filter", content=""), "content_filter"),
     "filtered, null": (message("content_filter", content=None), "content_filter"),
     "filtered by another name": (message("SAFETY", content=None), "content_filter"),
+    "withheld as a recitation": (message("RECITATION", content=""), "content_filter"),
+    "the limit of the model": (message("model_length", content=""), "length"),
+    "thinking in blocks": (message(content=None, thinking_blocks=[{"thinking": "Hm."}]), "reasoning"),
+    "reasoning text": (message(content="", reasoning_text="Hm."), "reasoning"),
+    "reasoning counted elsewhere": (message(content="", usage={"reasoning_tokens": 9}), "reasoning"),
 }  # fmt: skip
 
 
@@ -104,6 +109,26 @@ def test_an_answer_with_text_is_one_whatever_stands_beside_it(standin, tmp_path,
     assert [one[:2] for one in found] == [("A wren.", False), ("A wr", True), ("No.", False), ("A w", True)]
     assert not any(one.no_text for one in found) and without_text(teacher.answers) == {} and not advice(teacher.answers)
     assert capsys.readouterr().out == ""
+
+
+OTHER_FORMS = {
+    "a stream": (b'data: {"choices": [{"delta": {"content": "A"}}]}\n\ndata: [DONE]\n\n', "turn streaming off"),
+    "another maker's form": (b'{"content": [{"type": "text", "text": "A wren."}]}', "in another form than OpenAI's"),
+    "no credit, as if all were well": (b'{"error": {"code": 402, "message": "no"}}', "no credit left"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FORMS)
+def test_an_answer_in_another_form_is_paid_for_once(standin, tmp_path, kind):
+    content, told = OTHER_FORMS[kind]
+    standin.script = lambda number, request: (200, {}, content)
+    with pytest.raises(UserError, match=told):
+        endpoint(standin, tmp_path, tries=8).ask([Question("What?")])
+    assert len(standin.requests) == 1
+
+
+def test_parts_may_be_words_or_of_the_newer_kind():
+    assert read_reply(*message(content=["A ", {"type": "output_text", "text": "wren."}]))["text"] == "A wren."
 
 
 def test_nothing_at_all_is_tried_again_and_then_counted(standin, tmp_path, capsys):
@@ -160,10 +185,8 @@ LATER = {
     "choice a list": body({"choices": [[]]}), "no message": body({"choices": [{"text": "A wren."}]}),
     "message null": body({"choices": [{"message": None}]}), "message a word": body({"choices": [{"message": "A"}]}),
     "content a number": message(content=5), "content an object": message(content={"text": "x"}),
-    "content true": message(content=True), "parts of words": message(content=["a", "b"]),
-    "parts null": message(content=[None]), "a part of a number": message(content=[{"type": "text", "text": 5}]),
+    "content true": message(content=True), "parts null": message(content=[None]), "a part of a number": message(content=[{"type": "text", "text": 5}]),
     "gave up": message("abort", content="A w"), "an error": body({"error": {"message": "upstream", "code": 500}}),
-    "a stream": body(b'data: {"choices": [{"delta": {"content": "A"}}]}\n\ndata: [DONE]\n\n'),
     "two objects": body(answer()[2] * 2), "half": body(answer()[2][:-20]), "deep": body(b'{"a":' * 200000),
     "huge number": body(b'{"choices": ' + b"9" * 100000 + b"}"), "no gzip": body(b"x", **{"Content-Encoding": "gzip"}),
     "torn gzip": (200, {"Content-Encoding": "gzip"}, gzip.compress(answer()[2])[:60]),
@@ -373,6 +396,7 @@ def test_a_server_on_this_machine_is_asked_whatever_the_shell_says(standin, tmp_
 @pytest.mark.parametrize(("values", "says"), [
     ({"ALL_PROXY": "socks5://user:pw-secret@127.0.0.1:9"}, "^ALL_PROXY names a SOCKS proxy"),
     ({"http_proxy": "http://user:pw-secret@127.0.0.1:9"}, "through the proxy of http_proxy"),
+    ({"http_proxy": "http://"}, "^http_proxy names no"), ({"http_proxy": "http://a:99999"}, "^http_proxy names no"),
     ({"HTTP_PROXY": "127.0.0.1:9"}, "through the proxy of HTTP_PROXY"), ({"http_proxy": "ftp://x"}, "^http_proxy names"),
     ({"all_proxy": "http://[::1", "HTTPS_PROXY": "http://127.0.0.1:9"}, "^all_proxy names no proxy"),
     ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "[::1],localhost"}, "through the proxy of http_proxy"),
@@ -421,7 +445,8 @@ def test_a_certificate_that_nobody_vouches_for_ends_at_once(standin, tmp_path, m
 
 
 def test_this_machine_by_any_name():
-    for host in ("localhost", "LOCALHOST".lower(), "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::"):
+    for host in ("localhost", "LOCALHOST".lower(), "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::",
+                 "localhost.", "127.1", "2130706433", "::ffff:127.0.0.1", "ip6-localhost"):
         assert network.is_local(host), host
-    for host in ("", "localhost.example.org", "10.0.0.1", "128.0.0.1", "::2", "notlocalhost"):
+    for host in ("", "localhost.example.org", "10.0.0.1", "128.0.0.1", "::2", "notlocalhost", "::ffff:10.0.0.1"):
         assert not network.is_local(host), host

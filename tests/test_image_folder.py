@@ -91,7 +91,8 @@ def test_the_endings_of_a_folder_without_any_image_are_named(tmp_path):
 @pytest.mark.parametrize("inner", ["", "bird"])
 @pytest.mark.parametrize("words", [
     ("train",), ("train", "test"), ("Training", "Validation"), ("VAL",), ("cars_train", "cars_test"),
-    ("images_train",), ("TrainImages",), ("test_set",), ("trainval", "test"),
+    ("images_train",), ("TrainImages",), ("test_set",), ("trainval", "test"), ("testset", "trainset"),
+    ("testdata2",), ("seen", "unseen"),
 ])  # fmt: skip
 def test_splits_above_the_sub_categories_are_refused(tmp_path, words, inner):
     for word in words:
@@ -110,6 +111,16 @@ def test_splits_in_place_or_below_the_sub_categories_are_refused(tmp_path):
             read_table(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", [
+    "St. Bernard", "Mt. Rainier Fern", "E. coli", "No. 7 Rose", "Aster sp. 1", "U.S. Robin", "Train Bearer", "Validus",
+    "Test Pattern", "Trainsetter", "Müllerkauz", "4Runner", "707-320", "دم\u200cجنبانک", "\U0001f426\u200d\u2b1b",
+])  # fmt: skip
+def test_honest_names_are_names(tmp_path, name):
+    paint(tmp_path / name / "1.png", 1)
+    paint(tmp_path / "Rock Wren" / "1.png", 2)
+    assert name in names(tmp_path) and "of a data set" not in notes(tmp_path)
+
+
 def test_a_train_among_vehicles_is_a_name(tmp_path):
     for number, name in enumerate(("train", "bus", "steam train", "crash test dummy")):
         paint(tmp_path / "vehicle" / name / "1.png", number)
@@ -124,7 +135,8 @@ def test_a_number_of_a_super_category_is_told_of_and_left_out_on_request(tmp_pat
     assert set(table["super_category"]) == {"birds"} and table.attrs["notes"] == []
 
 
-@pytest.mark.parametrize("word", ["images", "JPEGImages", "Photos", "img", "dataset", "raw_images"])
+@pytest.mark.parametrize("word", ["images", "JPEGImages", "Photos", "img", "dataset", "raw_images", "archive",
+                                  "imagefolder"])
 def test_a_wrapper_is_told_of_and_left_out_on_request(tmp_path, word):
     folder(tmp_path / word, classes=2, images=1, supers=("bird",), flat=True)
     told = notes(tmp_path)
@@ -167,7 +179,7 @@ def test_numbers_that_are_names_stay(tmp_path):
 def test_names_that_are_numbers_only_are_told_of(tmp_path, bare):
     for number, name in enumerate(bare):
         paint(tmp_path / "animal" / name / "1.png", number)
-    assert "2 of 2 names of 'animal' are numbers and no names" in notes(tmp_path)
+    assert "2 of 2 names of 'animal' are numbers or signs and no names" in notes(tmp_path)
 
 
 def test_numbers_that_kept_names_apart_may_not_be_left_out(tmp_path):

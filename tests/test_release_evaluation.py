@@ -19,6 +19,7 @@ from finer1_lib.evaluation_requests import build_requests, rule_of, shown_option
 from finer1_lib.fgvr_data import evaluation_items
 from finer1_lib.network import settings_named
 from finer1_lib.release.evaluation_files import COLUMNS, read_lists, release_items
+from finer1_lib.release.questions import find_questions, read_questions
 from finer1_lib.release.pictures import find_pictures, picture_name, release_path, word_of
 from finer1_lib.scores.scorers import make_scorer
 
@@ -115,6 +116,15 @@ def test_a_bad_line_is_named(tmp_path, change, told):
     write(tmp_path, lines=f"{json.dumps(GOOD)}\n{second}\n{third}\n")
     with pytest.raises(UserError, match=told):
         read_lists(tmp_path, ["pet"], allow_incomplete=True)
+
+
+@pytest.mark.parametrize("bad", ['{"options": ' * 50_000, '{"options": "\\ud800"}'], ids=["deep", "half a sign"])
+def test_a_line_that_no_json_reader_takes_is_named(tmp_path, bad):
+    write(tmp_path, lines=f"{json.dumps(GOOD)}\n{bad}\n")
+    with pytest.raises(UserError, match="line 2: "):
+        read_lists(tmp_path, ["pet"], allow_incomplete=True)
+    with pytest.raises(UserError, match="line 2: "):
+        read_questions(find_questions(tmp_path, "pet", "seen"), "pet", "seen")
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path):

@@ -115,7 +115,7 @@ def test_a_bad_item_is_named(tmp_path, bad, told):
 
 
 def test_a_bad_file_is_named(tmp_path):
-    for content in ("{}", "[]", "<html>"):
+    for content in ("{}", "[]", "<html>", "[" * 100_000):
         (tmp_path / "in.json").write_text(content)
         with pytest.raises(UserError, match="in.json: not "):
             read_stage1(tmp_path / "in.json")

@@ -247,7 +247,7 @@ def test_what_the_paper_comparison_says(tmp_path, monkeypatch):
     table = pandas.DataFrame([line, {**line, "dataset": "CUB", "paper": 77.7}])
     monkeypatch.setattr(paper_comparison, "comparison_table", lambda run_dir: table)
     page = page_of(run)
-    assert "-1.5 [-3.0, +0.5]" in page.shown and "61.5" in page.shown and "77.7" not in page.shown
+    assert "-1.50 [-3.00, +0.50]" in page.shown and "61.50" in page.shown and "77.7" not in page.shown
     assert HOSTILE in page.shown and "the paper's numbers, which belong" not in page.shown
 
 
@@ -303,6 +303,14 @@ def test_a_stage_made_from_other_inputs_is_left_out(tmp_path):
     assert "03_tapo, 04_evaluation, 05_probing." in " ".join(told.split())
     assert {attributes["id"] for attributes in page.all("figure")} == {
         f"{stage}/own_{stage}" for stage in STAGES[:3]}  # fmt: skip
+
+
+def test_lines_that_are_no_records_are_passed_over(tmp_path):
+    run = a_run(tmp_path / "run")
+    with (run / "04_evaluation" / "records.jsonl").open("a") as file:
+        file.write('7\nnull\n[1]\n"x"\n{"completion": 3}\n')
+    recorded(run)
+    assert "traces" in write_report(run, ROWS).read_text()
 
 
 def test_without_records_guide_pictures_or_tables(tmp_path):

@@ -169,7 +169,8 @@ def test_samples_by_hand(tmp_path):
     ({"sub_category": "\ud83d"}, "'sub_category' holds half"), ({"categories": "other"}, "neither seen nor unseen"),
     ({"sub_category": " "}, "'sub_category' is empty"), ({"order_rule": "name"}, "'order_rule' is none of"),
     ({"order_rule": "release_file"}, "its order_rule is release_file, of those before it item_id"),
-    ({"release_path": 5}, "'release_path' is no text"),
+    ({"release_path": 5}, "'release_path' is no text"), ({"sample": [1]}, "'sample'"), ({"sample": 1}, "'sample'"),
+    ({"option_order": "\ud83d"}, "'option_order' holds half"), ({"setting": "x" * 9999}, "its setting is 'x{40}'"),
 ])  # fmt: skip
 def test_a_line_that_is_no_record_is_told_with_its_number(tmp_path, change, words):
     records = [record(), record(number=1), {**record(number=2), **change}, record(number=3)]
@@ -230,6 +231,15 @@ def test_bad_lines_are_set_aside_and_the_rest_is_kept(tmp_path):
     with pytest.raises(UserError, match="are no records of this file .*nothing was changed"):
         set_aside(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("other", [{"seed": 9}, {"order_rule": "release_file"}])
+def test_a_first_line_of_another_seed_or_rule_is_the_one_set_aside(tmp_path, other):
+    records, path = world(pictures=1), tmp_path / "records.jsonl"
+    odd = {**next(one for one in records if one["options"]), **other, "item_id": "odd"}
+    write(path, [odd, *records])
+    assert "1 lines set aside" in set_aside(path)
+    assert list(RecordFile(path)) == records
 
 
 def test_packed_files_and_files_that_are_none(tmp_path):

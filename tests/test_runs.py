@@ -16,6 +16,7 @@ import finer1_lib
 from finer1_lib import files, hashing, runs
 from finer1_lib.chain import NEEDS, STAGES, find_checkout, find_run
 from finer1_lib.errors import UserError
+from finer1_lib.files import check_targets, make_folder
 from finer1_lib.runs import Stage, append_jsonl, atomic_directory, atomic_write_json, open_stage, read_jsonl
 
 FIRST, SECOND, THIRD = STAGES[:3]
@@ -411,3 +412,23 @@ def test_without_a_parameters_cell():
         open_stage(play("x = 1"))
     with pytest.raises(UserError, match="Stage.open"):
         open_stage({})
+
+
+@pytest.mark.parametrize("name", ["", ".", "folder", "file/x.json", "pipe", "x" * 300, "a\0b"])
+def test_a_target_that_can_be_no_file_is_refused_before_the_work(tmp_path, monkeypatch, name):
+    """A device or a pipe would be replaced by the file: /dev/stdout, /dev/null."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="cannot write to"):
+        check_targets(None, name)
+    check_targets("file", "new/deep/x.json", None)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/run cannot be made .Not a directory.: choose another place"):
+        make_folder(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match="cannot be made .File name too long."):
+        atomic_write_json(tmp_path / ("x" * 300) / "a.json", {})

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finer1_lib.errors import UserError
 from finer1_lib.shown import FORMULA, csv_text, escape, markdown, styled, write_csv
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,6 +116,11 @@ def test_tables_of_other_kinds_are_written_as_by_pandas():
     frame = pd.DataFrame({"kind": pd.Categorical(["a", "b"]), "day": pd.to_datetime(["2026-01-01", None]),
                           "yes": [True, False], "none": [None, None], "name": pd.array(["x", None], "string")})  # fmt: skip
     assert csv_text(frame) == frame.to_csv(index=False) and csv_text(frame[:0]) == frame[:0].to_csv(index=False)
+
+
+def test_a_mistake_of_the_user_s_is_one_line_below_a_cell():
+    """What IPython shows in place of a traceback."""
+    assert UserError("the file\nis \x1b[2Jgone")._render_traceback_() == [r"UserError: the file is \x1b[2Jgone"]
 
 
 def test_escape_holds_in_content_and_attributes():

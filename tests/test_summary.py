@@ -1,6 +1,9 @@
 """Who stands in a run's tables, and how values are written."""
 
 
+import pytest
+
+from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_json
 from finer1_lib.scores.scorers import make_scorer
 from finer1_lib.scores.scoring import score_records, summary_rows
@@ -41,6 +44,18 @@ def test_a_lost_file_of_systems_does_not_matter_any_more(tmp_path):
     entry = {"name": "mine", "label": "Mine", "checkpoint": "gone/from/here/for/good"}
     atomic_write_json(run / "04_evaluation" / "systems.json", [entry])
     assert labels_in(run)["mine"] == "Mine"
+
+
+@pytest.mark.parametrize("name, content", [
+    ("stage.json", {"parameters": [1]}), ("stage.json", {"parameters": {"more_models": None}}),
+    ("stage.json", {"parameters": {"more_models": [3]}}), ("stage.json", {"parameters": {"strategies": ["a=b"]}}),
+    ("systems.json", [1]), ("systems.json", [{"name": "x"}]),
+])  # fmt: skip
+def test_rows_that_a_run_does_not_tell_are_one_line(tmp_path, name, content):
+    run = run_with(tmp_path)
+    atomic_write_json(run / "04_evaluation" / name, content)
+    with pytest.raises(UserError, match=r"(?s)04_evaluation.*(delete|run)"):
+        contenders_in(run)
 
 
 def test_values_are_written_in_percent():

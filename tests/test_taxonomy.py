@@ -33,6 +33,14 @@ def test_a_csv_by_hand(tmp_path):
     }  # the car is of a super-category that the file does not speak of
 
 
+def test_what_spreadsheets_and_pandas_add_is_passed_over(tmp_path):
+    text = ",sub_category,genus\n0,Rock Wren,Salpinctes\n,,\n1,House Wren,Troglodytes\n , ,\n"
+    (tmp_path / "t.csv").write_text(text)
+    table = pandas.DataFrame({"super_category": "bird", "sub_category": ["Rock Wren", "House Wren"]})
+    assert read_taxonomy(tmp_path / "t.csv", table) == {
+        "House Wren": {"genus": "Troglodytes"}, "Rock Wren": {"genus": "Salpinctes"}}
+
+
 def test_json_is_the_same(tmp_path):
     content = {"rock wren": {"genus": "Salpinctes", "family": "Troglodytidae", "note": "x"},
                "Red Winged Blackbird": {"genus": "Agelaius", "family": ""},

@@ -16,7 +16,6 @@ Source: the release's files (data.md 2: counts, name rules, truth always first);
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
@@ -26,6 +25,7 @@ from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_bytes
 from finer1_lib.network import client_options, settings_named
 from finer1_lib.release.pictures import find_pictures
+from finer1_lib.user_files import parse_json
 
 if TYPE_CHECKING:
     import pandas
@@ -192,7 +192,7 @@ def _rows(text: str, where: str) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             row = None
         if problem := _problem(row):

@@ -6,12 +6,12 @@ files that are not as they should be.
 Source: the release's eval/data/*.jsonl (data.md 2).
 """
 
-import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Optional
 
 from finer1_lib.errors import UserError
+from finer1_lib.user_files import parse_json
 
 
 class Question(NamedTuple):
@@ -42,7 +42,7 @@ def read_questions(path: Path, word: str, kind: str) -> list[Question]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line.decode("utf-8"))
             texts = [row[key] for key in ("image_path", "question", "ground_truth")]
             options = tuple(row["options"]) if isinstance(row["options"], list) else ()
         except (ValueError, KeyError, TypeError):

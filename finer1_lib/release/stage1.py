@@ -11,7 +11,6 @@ It is what LLaMA-Factory calls sharegpt form. `rationale_quality.text_report` sa
 Source: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release; data.md 3.1.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
@@ -21,6 +20,7 @@ from finer1_lib.image_folder import split_crop
 from finer1_lib.release.pictures import find_pictures, word_of
 from finer1_lib.rewards import is_target, one_answer
 from finer1_lib.traces.parsing import parse
+from finer1_lib.user_files import parse_json, read_text
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +39,7 @@ def read_stage1(path: "str | Path", words: Optional[Sequence[str]] = None) -> li
         UserError: not a list of such items, or two rationales for one picture.
     """
     try:
-        items = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        items = parse_json(read_text(Path(path).expanduser()))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable JSON ({error}); give the release's Stage-1 file") from None
     if not isinstance(items, list) or not items:

@@ -171,7 +171,7 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
     from finer1_lib.traces.sheet import card, choose_examples, legend, picture_bytes
 
     records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")
-               if _ANSWER <= set(record)]  # whoever writes notebooks of their own may keep other records
+               if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]  # whoever writes notebooks of their own may keep other records
     if not records:
         return None
     guide = _guide(run_dir)

@@ -11,12 +11,13 @@ import hashlib
 import json
 import re
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping
 
 from finer1_lib.errors import UserError
 from finer1_lib.evaluation_requests import FILE_RULE, ITEM_RULE, rule_of
-from finer1_lib.files import atomic_write_bytes
+from finer1_lib.files import atomic_write_bytes, is_file
 from finer1_lib.scores.per_question import SETTINGS
 
 _TEXTS = (
@@ -75,7 +76,7 @@ class RecordFile:
         Raises:
             UserError: no file, one that may not be read, or a damaged archive.
         """
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise UserError(f"{self.path} is no file: give a records.jsonl, or the name of a run")
         try:
             with (gzip.open if self.path.suffix == ".gz" else open)(self.path, "rb") as file:
@@ -97,15 +98,17 @@ def fault_of(record: Any) -> str:
     if empty := next((name for name in _TEXTS if not record[name].strip() and name != "completion"), None):
         return f"its {empty!r} is empty"
     if record["categories"] not in ("seen", "unseen"):
-        return f"its categories is {record['categories']!r}, neither seen nor unseen"
+        return f"its categories is {record['categories'][:40]!r}, neither seen nor unseen"
     if record["setting"] not in SETTINGS:
-        return f"its setting is {record['setting']!r}, none of {', '.join(SETTINGS)}"
+        return f"its setting is {record['setting'][:40]!r}, none of {', '.join(SETTINGS)}"
     options, order = record.get("options"), record.get("option_order")
     if options is not None and not (isinstance(options, list) and all(isinstance(o, str) for o in options)):
         return "its options are no list of names"
     if record["seed"] < 0:
         return f"its seed is {record['seed']}, below 0"
-    texts = {**{name: record[name] for name in _TEXTS}, "options": "".join(options or ())}
+    if "option_order" not in record or not isinstance(order, (str, type(None))):
+        return "it has no 'option_order' (a word, or null in the open world)"
+    texts = {**{name: record[name] for name in _TEXTS}, "options": "".join(options or ()), "option_order": order or ""}
     if half := next((name for name, text in texts.items() if _HALF.search(text)), None):
         return f"its {half!r} holds half a character (a lone surrogate), which no file of text can hold"
     if not isinstance(record.get("release_path", ""), str):
@@ -114,13 +117,11 @@ def fault_of(record: Any) -> str:
         return f"its 'order_rule' is none of {', '.join(filter(None, ORDER_RULES))}"
     if not options and (order == ROTATED or record.get("lettered")):
         return "it has no options"
-    if "option_order" not in record or not isinstance(order, (str, type(None))):
-        return "it has no 'option_order' (a word, or null in the open world)"
     if order == ROTATED and not 0 < record["rotation"] < len(options):
         return f"its rotation is {record['rotation']} of {len(options)} options"
     sample, samples = record.get("sample", 0), record.get("samples", 1)
     whole = type(record.get("sample")) is type(samples) is int
-    if "samples" in record and not (whole and 0 <= sample < samples):
+    if {"sample", "samples"} & set(record) and not (whole and 0 <= sample < samples):
         return "its 'sample' and 'samples' are no whole numbers, the first below the second"
     return ""
 
@@ -133,10 +134,15 @@ def read_line(line: bytes, before: dict[str, Any]) -> tuple[Any, str]:
         return None, NOT_JSON
     if fault := fault_of(record):
         return record, fault
-    for name, value in (("seed", record["seed"]), ("order_rule", rule_of(record))):
+    for name, value in _shared(record).items():
         if value is not None and before.setdefault(name, value) != value:
             return record, f"its {name} is {value}, of those before it {before[name]}"
     return record, ""
+
+
+def _shared(record: Mapping) -> dict[str, Any]:
+    """What is the same in all records of a file; None where a record does not say."""
+    return {"seed": record["seed"], "order_rule": rule_of(record)}
 
 
 def key_of(record: Mapping) -> tuple:
@@ -175,7 +181,11 @@ def set_aside(path: "str | Path") -> str:
         raise UserError(f"{path} is packed: {offer(path)}")
     kept, aside, faults = [], [], []
     marks: dict[tuple, int] = {}
-    before: dict[str, Any] = {}
+    said: dict[str, Counter] = {"seed": Counter(), "order_rule": Counter()}
+    for record, fault in (read_line(line, {}) for line in RecordFile(path).lines()):
+        for name, value in ({} if fault else _shared(record)).items():
+            said[name].update([] if value is None else [value])
+    before = {name: counts.most_common(1)[0][0] for name, counts in said.items() if counts}
     doubled = 0
     for number, line in enumerate(RecordFile(path).lines(), start=1):
         line = line.rstrip(b"\r\n") + b"\n"

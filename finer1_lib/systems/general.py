@@ -17,6 +17,7 @@ from pathlib import Path
 
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_directory, read_json
+from finer1_lib.signatures import parameters_of
 
 # the paper's name -> lmms-eval's
 TASKS = {"MME": "mme", "MMBench": "mmbench_en_dev", "SEED-Bench": "seedbench"}
@@ -78,7 +79,7 @@ def lmms_command(run_dir: "str | Path", checkpoint: "str | Path") -> str:
         run_dir: folder of the run.
         checkpoint: folder of `export_checkpoint`.
     """
-    parameters = read_json(Path(run_dir) / "04_evaluation" / "stage.json").get("parameters", {})
+    parameters = parameters_of(Path(run_dir) / "04_evaluation")
     bounds = [f"{name}={parameters[name]}" for name in ("min_pixels", "max_pixels") if parameters.get(name)]
     folder = Path(checkpoint)
     if "," in str(folder):

@@ -39,7 +39,8 @@ _HEADING = re.compile(
     r"|option|(?:sub-?)?categor(?:y|ies))s?\b(?:[^:.]{0,20}:|\s[-–—])(?=\s)\s*"
     r"|^\W*(?:\w+ )?(?:type|species|breed|name|variant|variety):\s+", re.IGNORECASE)
 _PROSE = re.compile(  # what no name has
-    r"[,;]|[!?] |(?<!\bconv)(?<!\bst)\. |\b(?:is|are|was|were|does|cannot|since|because)\b"
+    r"[,;]|[!?] |(?<!\b\w)(?<!\b(?:st|mt|no|dr|mr|sp|cv|cf|jr|sr|ft))(?<!\b(?:mrs|ssp|var|aff))(?<!\bconv)(?<!\bsubsp)\. "
+    r"|\b(?:is|are|was|were|does|cannot|since|because)\b"
     r"|^(?:super|candidate|possible|potential) (?:sub ?)?categor\w+$")
 _LONG_PROSE = re.compile(  # nor any of more than three words
     r"\b(?:has|have|had|be|which|that|this|these|its?|known|based|given|following|features?|includ\w+|belongs?|appears?"
