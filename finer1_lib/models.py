@@ -157,8 +157,11 @@ def load_processor(checkpoint: "str | Path") -> Any:
     import transformers
 
     with loading(checkpoint):
-        return transformers.AutoProcessor.from_pretrained(
+        processor = transformers.AutoProcessor.from_pretrained(
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
+    if getattr(processor, "chat_template", None) is None:  # some checkpoints have it in tokenizer_config.json
+        processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
+    return processor
 
 
 def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool) -> tuple:

@@ -163,8 +163,14 @@ def test_a_hostile_checkpoint_is_one_line_in_loader_and_doctor(folder, name):
     refused_alike(folder, said)
 
 
+def template_in_tokenizer_config(folder):
+    (folder / "chat_template.jinja").unlink()
+    setting("tokenizer_config.json", "chat_template", value=TEMPLATE)(folder)
+
+
 GOOD = {
     "as built": lambda folder: None,
+    "template beside the tokenizer's settings": template_in_tokenizer_config,
     "in shards": sharded(*SHARDS),
     "keys of newer versions": weights(lambda held: {
         "model." + (k if "visual" in k else k.replace("model.", "language_model.")): v for k, v in held.items()}),
@@ -257,6 +263,11 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in ran
 @pytest.mark.parametrize("bomb", [
     ENDLESS, "{% set x = 10 ** (10 ** 10) %}", "{% set x = 'a' * 99999999999 %}",
     "{% macro a(n) %}{% if n %}{{ a(n - 1) }}{{ a(n - 1) }}{% endif %}{% endmacro %}{{ a(99) }}",
+    # what transformers gives to a template, and a trial might not
+    "{% set a = strftime_now('%Y') %}{% set x = 10 ** (10 ** 10) %}",
+    "{% if eos_token %}{% set x = 10 ** (10 ** 10) %}{% endif %}",
+    "{% generation %}{% set x = 10 ** (10 ** 10) %}{% endgeneration %}",
+    "{{ messages | tojson(separators=(',', ':')) }}{% set x = tools or 10 ** (10 ** 10) %}",
 ])  # fmt: skip
 def test_a_template_that_does_not_end_is_refused(folder, monkeypatch, bomb):
     monkeypatch.setattr(chat_templates, "SECONDS", 2)
