@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Iterator
 
-from finer1_lib.checkpoint_files import AGAIN, loading, refuse_larger
+from finer1_lib.checkpoint_files import AGAIN, is_finite, loading, refuse_larger
 from finer1_lib.errors import UserError
 
 SECONDS = 20  # a template takes a thousandth of one; this process has to start first
@@ -120,9 +120,11 @@ def _try(processor: Any, config: Any, where: Any) -> None:
 
     image = {**IMAGE, "image": Image.new("RGB", (112, 112))}
     with loading(where, "process an image with"):
-        processor.apply_chat_template(
+        made = processor.apply_chat_template(
             [[{**QUERY[0], "content": [image, QUERY[0]["content"][1]]}]], add_generation_prompt=True,
             tokenize=True, return_dict=True, return_tensors="pt")
+    if not all(is_finite(one) for one in made.values() if hasattr(one, "is_floating_point")):
+        raise UserError(f"{where}: its processor's files make an image of NaN or infinite numbers; {AGAIN}")
     named = getattr(config, "image_token_id", None)
     own = processor.tokenizer.convert_tokens_to_ids(getattr(processor, "image_token", None) or "")
     if named is not None and own is not None and named != own:

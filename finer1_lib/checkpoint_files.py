@@ -25,7 +25,7 @@ OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safet
 CONFIGS = (
     "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
     "video_preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.json", "open_clip_config.json",
+    "chat_template.json", "open_clip_config.json", "audio_tokenizer_config.json",
 )  # fmt: skip
 VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")  # their keys are words, not settings
 TEXTS = ("chat_template.jinja", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
@@ -34,10 +34,14 @@ WEIGHTS = ("model.safetensors", "model-*.safetensors", INDEX, *OPEN_CLIP_FILES)
 
 HUB_ID = r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?"  # owner/name or owner/name@revision
 AGAIN = "copy or download the checkpoint again"
-MOST_LAYERS = 1000  # a model of more would be built for hours before its weights are found missing
-_CODE = ("auto_map", "trust_remote_code", "custom_generate", "custom_pipelines", "use_kernels",
-         "kernel_config", "transformers_weights")  # fmt: skip
-_BUFFERS = (".inv_freq", ".position_ids")  # saved by older versions of transformers; computed since
+# ends of keys, and what no checkpoint exceeds: more of it would be built, written or drawn for hours
+_MOST = {"layers": 1000, "depth": 1000, "num_labels": 10**5, "experts": 10**4, "image_seq_len": 10**5,
+         "image_seq_length": 10**5, "image_tokens": 10**5, "min_pixels": 10**8, "shortest_edge": 10**8,
+         "height": 10**5, "width": 10**5}  # fmt: skip
+_CODE = ("auto_map", "trust_remote_code", "custom_generate", "custom_pipelines", "use_kernels", "kernel_config",
+         "transformers_weights", "audio_tokenizer", "audio_tokenizer_class")  # fmt: skip
+# saved by older versions of transformers and computed since, or whole numbers beside the weights
+_BUFFERS = (".inv_freq", ".position_ids", ".token_type_ids", ".num_batches_tracked", ".relative_position_index")
 
 
 def is_folder(checkpoint: str) -> bool:
@@ -178,6 +182,8 @@ def read_object(path: Path) -> dict:
 
 
 def _read(path: Path) -> str:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is no file (a pipe or a device), and reading it would not end; {AGAIN}")
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -206,9 +212,9 @@ def _refuse_code(path: Path, config: dict) -> None:
             raise UserError(f"{path} sets {key}: it needs code or files of its own, which are never run or "
                             "read here; take another checkpoint, or remove the key if the model runs "
                             "without")  # fmt: skip
-        layers = key == "depth" or key.endswith("layers")
-        if layers and isinstance(value, (int, float)) and not 0 <= value <= MOST_LAYERS:
-            raise UserError(f"{path} sets {key} to {value}: no checkpoint has so many; {AGAIN}")
+        most = next((most for end, most in _MOST.items() if key.endswith(end)), None)
+        if most is not None and isinstance(value, (int, float)) and not 0 <= value <= most:
+            raise UserError(f"{path} sets {key} to {value:.9g}: no checkpoint has so many; {AGAIN}")
 
 
 def _shards(index: Path) -> list[str]:
@@ -306,13 +312,14 @@ def refuse_bad_weights(named: Iterable[tuple[str, Any]], where: Any) -> None:
     Raises:
         UserError: with their number and the first name.
     """
-    bad = [name for name, tensor in named if not _finite(tensor)]
+    bad = [name for name, tensor in named if not is_finite(tensor)]
     if bad:
         raise UserError(f"{where}: {len(bad)} weights hold NaN or infinite numbers (first: {bad[0]});"
                         " copy or download it again, or train it again")
 
 
-def _finite(tensor: Any) -> bool:
+def is_finite(tensor: Any) -> bool:
+    """Whether a tensor holds neither NaN nor infinite numbers."""
     import torch
 
     if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
@@ -359,9 +366,14 @@ def refuse_partial(
         raise UserError(f"{where}: {len(errors)} weights cannot be read (first: {errors[0]}); {AGAIN}")
 
 
+def vocabulary_of(config: Any) -> Optional[int]:
+    """Rows of a model's embedding, as its configuration has it."""
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
 def refuse_larger(tokenizer: Any, config: Any, where: Any) -> None:
     """Refuse a tokenizer with tokens that the model's embedding has no row for."""
-    last, rows = max(tokenizer.get_vocab().values()), getattr(config.get_text_config(), "vocab_size", None)
+    last, rows = max(tokenizer.get_vocab().values()), vocabulary_of(config)
     if rows is not None and last >= rows:
         raise UserError(f"{where}: its tokenizer has tokens up to {last}, its embedding {rows} rows; use the "
                         "tokenizer that belongs to it")  # fmt: skip
@@ -431,6 +443,8 @@ def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
     config, headers = read_config(folder), {}
     for file in weight_files(folder):
         with open_weights(file) as weights:
+            if twice := sorted(headers.keys() & weights.keys()):
+                raise UserError(f"{file} has {len(twice)} weights that another file has too (first: {twice[0]}); {AGAIN}")
             headers.update({name: weights.get_slice(name) for name in weights.keys()})
             if numbers:
                 refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
@@ -440,10 +454,10 @@ def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
         kind, unused = transformers.MODEL_MAPPING.get(type(config), None), ("text_model.", "pooler.")
     if not isinstance(kind, type) or getattr(config, "quantization_config", None):
         return sees  # quantised weights have shapes of their own
-    whole = [name for name, one in headers.items()
-             if one.get_dtype()[0] in "IUB" and one.get_dtype() != "BF16" and not name.endswith(_BUFFERS)]
-    if whole:
-        raise UserError(f"{folder} has {len(whole)} weights of whole numbers (first: {whole[0]}); {AGAIN}")
+    other = [name for name, one in headers.items()
+             if not one.get_dtype().startswith(("F", "BF")) and not name.endswith(_BUFFERS)]
+    if other:
+        raise UserError(f"{folder} has {len(other)} weights of whole or complex numbers (first: {other[0]}); {AGAIN}")
     state = {name: torch.empty(one.get_shape(), device="meta") for name, one in headers.items()}
     with loading(where, "examine"):
         load_model(kind, None, where, whole=sees, unused=unused, config=config, state_dict=state,

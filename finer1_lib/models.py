@@ -23,7 +23,7 @@ from typing import Any, Optional
 from finer1_lib.chat_templates import check_processor
 from finer1_lib.checkpoint_files import (
     check_checkpoint, check_trained, examine, is_folder, load_model, loading, local_copy, refuse_bad_weights,
-    split_revision,
+    split_revision, vocabulary_of,
 )  # fmt: skip
 from finer1_lib.errors import UserError, first_line
 from finer1_lib.generation import Generation, generate, own_settings
@@ -127,7 +127,7 @@ def load(
         else:
             model, processor = _load_transformers(read, **where)
     check_processor(processor, model.config, read)
-    model.generation_config = own_settings(model.generation_config, read)
+    model.generation_config = own_settings(model.generation_config, read, vocabulary_of(model.config))
     if whole and not (min_pixels and max_pixels):
         take_pixels(processor, load_processor(checkpoint), min_pixels, max_pixels)
     set_pixels(processor, min_pixels, max_pixels)
