@@ -19,9 +19,8 @@ from typing import Annotated, Any, Literal, Mapping, NamedTuple, Optional, Seque
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from finer1_lib.checkpoint_files import (
-    HUB_ID, is_folder, open_weights, read_object, refuse_bad_weights, split_revision, weight_files,
-)  # fmt: skip
+from finer1_lib.checkpoint_files import HUB_ID, is_folder, read_object, split_revision, weight_files
+from finer1_lib.checkpoint_weights import open_weights, refuse_bad_weights
 from finer1_lib.contenders import CONTROL
 from finer1_lib.errors import UserError
 
@@ -184,7 +183,7 @@ def _read_weights(folder: Path) -> dict[str, Any]:
                for name, tensor in held.items()}
     other = [name for name, tensor in held.items() if not tensor.is_floating_point()]
     if other or len(weights) < len(held):
-        what = f"weights of whole or complex numbers (first: {other[0]})" if other else "a weight under two names"
+        what = f"whole or complex numbers (first: {other[0]})" if other else "a weight under two names"
         raise UserError(f"{path} holds {what}: copy or download the adapter again")
     if not any(".lora_" in name for name in weights):
         raise UserError(f"{path} holds no LoRA weights: copy or download the adapter again")

@@ -19,9 +19,8 @@ from typing import Any, Sequence
 
 from finer1_lib import models
 from finer1_lib.chat_templates import bounded, check_processor
-from finer1_lib.checkpoint_files import (
-    MODEL_TYPE, examine, load_model, loading, local_copy, read_config, vocabulary_of,
-)  # fmt: skip
+from finer1_lib.checkpoint_files import MODEL_TYPE, loading, local_copy, read_config
+from finer1_lib.checkpoint_weights import examine, load_model, vocabulary_of
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
 from finer1_lib.generation import Generation, check_length, ending_ids, mix, own_settings

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Iterator
 
-from finer1_lib.checkpoint_files import AGAIN, is_finite, loading, refuse_larger
+from finer1_lib.checkpoint_files import AGAIN, loading
+from finer1_lib.checkpoint_weights import is_finite, refuse_larger
 from finer1_lib.errors import UserError
 
 SECONDS = 20  # a template takes a thousandth of one; this process has to start first

@@ -1,9 +1,9 @@
 """A matplotlib figure as a file, with fonts for the names of any script.
 
 matplotlib's own font has Latin, Greek, Cyrillic, Arabic and Hebrew letters. Names in other scripts (Chinese,
-Thai, emoji) would be empty boxes: an installed font that has their signs is added behind its own, for this and
-every later figure; where none has, one line names a package. A name between dollar signs is no formula: one
-that is none would end the figure, another would be drawn as other signs.
+Thai, emoji) would be empty boxes: an installed font that has their signs is added behind its own, for this
+and every later figure; where none has, one line names a package. A name between dollar signs
+is no formula: one that is none would end the figure, another would be drawn as other signs.
 
 Source: our choice.
 """

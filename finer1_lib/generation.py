@@ -208,8 +208,8 @@ def own_settings(config: Any, where: Any, vocabulary: Optional[int] = None) -> A
         most = 2**31 if name in ("pad_token_id", "bos_token_id") or vocabulary is None else vocabulary
         lists = all(isinstance(one, list) and one for one in several) if name == "bad_words_ids" else True
         if not lists or not all(ids(one, most) for one in several):
-            raise UserError(f"{where}: generation_config.json sets {name} to {repr(value)[:60]}; give token ids,"
-                            f" which are whole numbers below {most}")  # fmt: skip
+            raise UserError(f"{where}: generation_config.json sets {name} to {repr(value)[:60]}; give token "
+                            f"ids, which are whole numbers below {most}")  # fmt: skip
     return GenerationConfig(**found)
 
 

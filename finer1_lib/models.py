@@ -22,9 +22,9 @@ from typing import Any, Optional
 
 from finer1_lib.chat_templates import check_processor
 from finer1_lib.checkpoint_files import (
-    check_checkpoint, check_trained, examine, is_folder, load_model, loading, local_copy, refuse_bad_weights,
-    split_revision, vocabulary_of,
+    check_checkpoint, check_trained, is_folder, loading, local_copy, split_revision,
 )  # fmt: skip
+from finer1_lib.checkpoint_weights import examine, load_model, refuse_bad_weights, vocabulary_of
 from finer1_lib.errors import UserError, first_line
 from finer1_lib.generation import Generation, generate, own_settings
 from finer1_lib.hidden_states import pooled_states

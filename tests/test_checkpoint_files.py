@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import tiny_checkpoint
 from finer1_lib import any_model, chat_templates, models
-from finer1_lib.checkpoint_files import INDEX, check_files, refuse_bad_weights, weight_files
+from finer1_lib.checkpoint_files import INDEX, check_files, weight_files
+from finer1_lib.checkpoint_weights import refuse_bad_weights
 from finer1_lib.doctor.subject import Subject
 from finer1_lib.encoding import Encoder, user_message
 from finer1_lib.errors import UserError

@@ -129,9 +129,8 @@ class Subject:
         from transformers import GenerationConfig
 
         from finer1_lib.chat_templates import check_processor
-        from finer1_lib.checkpoint_files import (
-            check_any, check_files, examine, loading, read_config, vocabulary_of,
-        )  # fmt: skip
+        from finer1_lib.checkpoint_files import check_any, check_files, loading, read_config
+        from finer1_lib.checkpoint_weights import examine, vocabulary_of
         from finer1_lib.generation import own_settings
         from finer1_lib.models import load_processor
         from finer1_lib.systems.encoder_towers import check_open_clip
