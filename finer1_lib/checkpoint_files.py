@@ -300,5 +300,7 @@ def read_config(checkpoint: "str | Path") -> Any:
     from transformers import AutoConfig
 
     with loading(checkpoint, "read the configuration of"):
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
+    config._attn_implementation = None  # whose package the machine of a training had says nothing of this one
+    return config

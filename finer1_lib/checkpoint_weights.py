@@ -118,6 +118,8 @@ def load_model(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    if folder:
+        options.setdefault("config", read_config(folder))
     model, report = kind.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
         ignore_mismatched_sizes=True, output_loading_info=True, **options)

@@ -216,6 +216,7 @@ GOOD = {
         setting("generation_config.json", "do_sample", value=True)(folder)),
     "bad words of its own": setting("generation_config.json", "bad_words_ids", value=[[7], [8, 9]]),
     "no bad words": setting("generation_config.json", "bad_words_ids", value=[]),
+    "attention of another machine": setting("config.json", "attn_implementation", value="flash_attention_2"),
     "padding outside": setting("generation_config.json", "pad_token_id", value=10**6),
     "beams of its own": setting("generation_config.json", "num_beams", value=4),
 }
