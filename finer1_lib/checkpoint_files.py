@@ -37,7 +37,8 @@ AGAIN = "copy or download the checkpoint again"
 # ends of keys, and what no checkpoint exceeds: more of it would be built, written or drawn for hours
 _MOST = {"layers": 1000, "depth": 1000, "num_labels": 10**5, "experts": 10**4, "image_seq_len": 10**5,
          "image_seq_length": 10**5, "image_tokens": 10**5, "min_pixels": 10**8, "shortest_edge": 10**8,
-         "height": 10**5, "width": 10**5}  # fmt: skip
+         "height": 10**5, "width": 10**5, "image_size": 10**5, "hidden_size": 10**6, "embed_dim": 10**6,
+         "context_length": 10**6, "vocab_size": 10**7}  # fmt: skip
 _CODE = ("auto_map", "trust_remote_code", "custom_generate", "custom_pipelines", "use_kernels",
          "kernel_config", "transformers_weights", "audio_tokenizer", "audio_tokenizer_class")  # fmt: skip
 

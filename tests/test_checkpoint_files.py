@@ -146,7 +146,7 @@ HOSTILE = {
     "deeply nested": (text("processor_config.json", "[" * 10**5 + "]" * 10**5), "nested too deeply"),
     "no UTF-8": (text("tokenizer_config.json", b'{"a": "\xe9"}'), "is not UTF-8 text"),
     "size as text": (setting("config.json", "text_config", "hidden_size", value="32"), "hidden_size"),
-    "negative size": (setting("config.json", "text_config", "hidden_size", value=-4), "negative dimension"),
+    "negative size": (setting("config.json", "text_config", "hidden_size", value=-4), "sets hidden_size to -4"),
     "no heads": (setting("config.json", "text_config", "num_attention_heads", value=0), "ZeroDivisionError"),
     "a billion layers": (setting("config.json", "vision_config", "depth", value=10**9), "sets depth to"),
     "a smaller embedding": (lambda folder: (
@@ -163,6 +163,7 @@ HOSTILE = {
     "a bad word alone": (setting("generation_config.json", "bad_words_ids", value=[5]), r"words_ids to \[5\]"),
     "a bad word of nothing": (setting("generation_config.json", "bad_words_ids", value=[[]]), r"ids to \[\[\]\]"),
     "a bad word that is not there": (setting("generation_config.json", "bad_words_ids", value=[[332]]), "below 332"),
+    "a billion words": (setting("config.json", "text_config", "vocab_size", value=10**9), "sets vocab_size to 1e"),
     "a million labels": (setting("config.json", "num_labels", value=10**9), "sets num_labels to 1e"),
     "images of infinite numbers": (setting("processor_config.json", "image_processor", "image_std", value=[0, 0, 0]),
                                    "make an image of NaN or infinite"),
