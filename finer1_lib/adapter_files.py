@@ -19,9 +19,8 @@ from typing import Annotated, Any, Literal, Mapping, NamedTuple, Optional, Seque
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from finer1_lib.checkpoint_files import (
-    HUB_ID, is_folder, open_weights, read_object, refuse_bad_weights, split_revision, weight_files,
-)  # fmt: skip
+from finer1_lib.checkpoint_files import HUB_ID, is_folder, read_object, split_revision, weight_files
+from finer1_lib.checkpoint_weights import open_weights, refuse_bad_weights
 from finer1_lib.contenders import CONTROL
 from finer1_lib.errors import UserError
 
@@ -29,9 +28,11 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before every name in a file of PEFT's
 PATTERN_SECONDS = 10.0  # that all patterns of a configuration may take on all modules
 Rank = Annotated[int, Field(ge=1, le=8192)]
+Alpha = Annotated[FiniteFloat, Field(gt=0)]
 # of those that are left out, some run anew when an adapter is read, for hours or on files that they name
 Start = Annotated[str, Field(pattern=r"^(gaussian|orthogonal|eva|olora|pissa(_niter_[0-9]{1,2})?)$")]
-Names = Union[str, list[str], None]
+# of a model's modules one by one there are some hundreds; PEFT compares each with each
+Names = Union[str, Annotated[list[str], Field(max_length=4096)], None]
 # transformers before 4.52, and before it took over that layout: name of a module there -> here
 _LAYOUTS = (("language_model.model.", "model.language_model."), ("language_model.lm_head", "lm_head"),
             ("visual.", "model.visual."), ("model.", "model.language_model."))  # fmt: skip
@@ -51,8 +52,8 @@ class Config(BaseModel):
 
     peft_type: Literal["LORA"]
     r: Rank = 8
-    lora_alpha: FiniteFloat = 8
-    lora_dropout: FiniteFloat = 0.0
+    lora_alpha: Alpha = 8
+    lora_dropout: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
     target_modules: Names = None
     exclude_modules: Names = None
     target_parameters: Optional[list[str]] = None
@@ -64,7 +65,7 @@ class Config(BaseModel):
     fan_in_fan_out: bool = False
     init_lora_weights: Union[bool, Start, None] = True  # PiSSA and OLoRA change the base's weights by it
     rank_pattern: Optional[dict[str, Rank]] = None
-    alpha_pattern: Optional[dict[str, FiniteFloat]] = None
+    alpha_pattern: Optional[dict[str, Alpha]] = None
     layers_to_transform: Union[int, list[int], None] = None
     layers_pattern: Names = None
     trainable_token_indices: Union[list[int], dict[str, list[int]], None] = None
@@ -177,9 +178,13 @@ def _read_weights(folder: Path) -> dict[str, Any]:
         pickled = f"{pickled} safetensors)" if (folder / "adapter_model.bin").exists() else ""
         raise UserError(f"{folder} is no adapter: {WEIGHTS} is missing{pickled}")
     with open_weights(path) as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}
+        held = {name: file.get_tensor(name) for name in file.keys()}
     weights = {PREFIX + name.removeprefix(PREFIX).replace(".default.", "."): tensor
-               for name, tensor in weights.items()}
+               for name, tensor in held.items()}
+    other = [name for name, tensor in held.items() if not tensor.is_floating_point()]
+    if other or len(weights) < len(held):
+        what = f"whole or complex numbers (first: {other[0]})" if other else "a weight under two names"
+        raise UserError(f"{path} holds {what}: copy or download the adapter again")
     if not any(".lora_" in name for name in weights):
         raise UserError(f"{path} holds no LoRA weights: copy or download the adapter again")
     refuse_bad_weights(weights.items(), path)

@@ -19,7 +19,8 @@ from typing import Any, Sequence
 
 from finer1_lib import models
 from finer1_lib.chat_templates import bounded, check_processor
-from finer1_lib.checkpoint_files import MODEL_TYPE, examine, load_model, loading, local_copy, read_config
+from finer1_lib.checkpoint_files import MODEL_TYPE, loading, local_copy, read_config
+from finer1_lib.checkpoint_weights import examine, load_model, vocabulary_of
 from finer1_lib.encoding import ImageFile
 from finer1_lib.errors import UserError
 from finer1_lib.generation import Generation, check_length, ending_ids, mix, own_settings
@@ -96,7 +97,7 @@ def load(
         examine(Path(folder), checkpoint, numbers=False)
         model = load_model(transformers.AutoModelForImageTextToText, folder, checkpoint,
                            dtype=dtype, device_map={"": device} if gpu else None, **options)  # fmt: skip
-    model.generation_config = own_settings(model.generation_config, checkpoint)
+    model.generation_config = own_settings(model.generation_config, checkpoint, vocabulary_of(config))
     tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Iterator
 
-from finer1_lib.checkpoint_files import AGAIN, loading, refuse_larger
+from finer1_lib.checkpoint_files import AGAIN, loading
+from finer1_lib.checkpoint_weights import is_finite, refuse_larger
 from finer1_lib.errors import UserError
 
 SECONDS = 20  # a template takes a thousandth of one; this process has to start first
@@ -33,9 +34,10 @@ CONVERSATIONS = (
     [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *QUERY],
 )  # fmt: skip
 
-# What a template may not do without end. Its mistakes are left to transformers' own environment afterwards.
+# What a template may not do without end, with all that transformers gives it: a template that finds something
+# missing here would stop before its bomb. Its mistakes are left to transformers' own environment afterwards.
 _TRIAL = """
-import json, sys
+import datetime, json, sys
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (%d, %d))
@@ -43,19 +45,32 @@ except ImportError:
     pass  # Windows: the clock alone
 import jinja2, jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+class Generation(jinja2.ext.Extension):
+    tags = {"generation"}
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_inside"), [], [], body).set_lineno(line)
+    def _inside(self, caller):
+        return caller()
 def stop(message):
     raise jinja2.TemplateError(message)
+def to_json(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 given = json.load(sys.stdin)
-loops = ["jinja2.ext.loopcontrols"]
-rooms = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=loops)
+more = [Generation, jinja2.ext.loopcontrols]
+rooms = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=more)
+rooms.filters["tojson"] = to_json
 rooms.globals["raise_exception"] = stop
+rooms.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
 for messages in given["conversations"]:
     try:
-        rooms.from_string(given["template"]).render(messages=messages, add_generation_prompt=True)
+        rooms.from_string(given["template"]).render(
+            messages=messages, tools=None, documents=None, add_generation_prompt=True, **given["tokens"])
     except MemoryError:
         sys.exit(3)
     except Exception:
-        sys.exit(0)
+        pass  # another conversation may be refused or may fail by itself
 """ % (MEMORY, MEMORY)
 
 
@@ -83,7 +98,7 @@ def check_processor(processor: Any, config: Any, where: Any) -> None:
     for one in template.values() if isinstance(template, dict) else [template]:
         if not isinstance(one, str):
             raise UserError(f"{where}: its chat template is a {type(one).__name__}, not a text; {OWN}")
-        if not _ends(one):
+        if not _ends(one, json.dumps(tokenizer.special_tokens_map)):
             raise UserError(f"{where}: its chat template takes more than {SECONDS} s or {MEMORY >> 20} MiB; "
                             f"{OWN}")  # fmt: skip
     with bounded(where):
@@ -106,9 +121,11 @@ def _try(processor: Any, config: Any, where: Any) -> None:
 
     image = {**IMAGE, "image": Image.new("RGB", (112, 112))}
     with loading(where, "process an image with"):
-        processor.apply_chat_template(
+        made = processor.apply_chat_template(
             [[{**QUERY[0], "content": [image, QUERY[0]["content"][1]]}]], add_generation_prompt=True,
             tokenize=True, return_dict=True, return_tensors="pt")
+    if not all(is_finite(one) for one in made.values() if hasattr(one, "is_floating_point")):
+        raise UserError(f"{where}: its processor's files make an image of NaN or infinite numbers; {AGAIN}")
     named = getattr(config, "image_token_id", None)
     own = processor.tokenizer.convert_tokens_to_ids(getattr(processor, "image_token", None) or "")
     if named is not None and own is not None and named != own:
@@ -117,9 +134,9 @@ def _try(processor: Any, config: Any, where: Any) -> None:
 
 
 @lru_cache(maxsize=64)
-def _ends(template: str) -> bool:
-    """Whether a template is rendered within bounds, whatever else is wrong with it."""
-    given = json.dumps({"template": template, "conversations": CONVERSATIONS})
+def _ends(template: str, tokens: str) -> bool:
+    """Whether a template is rendered within bounds, whatever else is wrong with it; `tokens` is JSON."""
+    given = json.dumps({"template": template, "conversations": CONVERSATIONS, "tokens": json.loads(tokens)})
     try:
         done = subprocess.run([sys.executable, "-I", "-c", _TRIAL], input=given, text=True,
                               capture_output=True, timeout=SECONDS)  # fmt: skip

@@ -1,8 +1,9 @@
 """A matplotlib figure as a file, with fonts for the names of any script.
 
 matplotlib's own font has Latin, Greek, Cyrillic, Arabic and Hebrew letters. Names in other scripts (Chinese,
-Thai, emoji) would be empty boxes: an installed font that has their signs is added behind its own, for this and
-every later figure; where none has, one line names a package.
+Thai, emoji) would be empty boxes: an installed font that has their signs is added behind its own, for this
+and every later figure; where none has, one line names a package. A name between dollar signs
+is no formula: one that is none would end the figure, another would be drawn as other signs.
 
 Source: our choice.
 """
@@ -62,10 +63,13 @@ def _take_as_written(figure: Any) -> None:
 
 def _draw(figure: Any, kind: str) -> tuple[bytes, set[str]]:
     """The file, and the signs that no font of the figure's has; other warnings are passed on."""
+    from matplotlib import rc_context
+
     buffer, missing = io.BytesIO(), set()
     # what differs from run to run or from version to version stays out of the file
     dated = {"svg": "Date", "pdf": "CreationDate"}.get(kind, "Software")
-    with warnings.catch_warnings(record=True) as said:
+    # some texts are made while drawing
+    with warnings.catch_warnings(record=True) as said, rc_context({"text.parse_math": False}):
         warnings.simplefilter("always")
         figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata={dated: None})
     for one in said:

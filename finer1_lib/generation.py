@@ -181,7 +181,7 @@ def evaluating(model: Any) -> Iterator[None]:
         model.for_training() if training and hasattr(model, "for_training") else model.train(training)
 
 
-def own_settings(config: Any, where: Any) -> Any:
+def own_settings(config: Any, where: Any, vocabulary: Optional[int] = None) -> Any:
     """Of a checkpoint's generation configuration what is read here: its token ids.
 
     The rest (sampling, penalties, several answers a prompt, methods that are code on the Hub) would fill what
@@ -190,22 +190,26 @@ def own_settings(config: Any, where: Any) -> Any:
     Args:
         config: transformers' GenerationConfig.
         where: the checkpoint as given, for messages.
+        vocabulary: of the model; padding alone may lie outside of it.
 
     Raises:
-        UserError: ids that are no whole numbers.
+        UserError: what is no token id, or no list of them.
     """
     from transformers import GenerationConfig
 
-    def whole(value: Any) -> bool:
+    def ids(value: Any, most: int) -> bool:
         if isinstance(value, (list, tuple)):
-            return all(map(whole, value))
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            return all(isinstance(one, int) and ids(one, most) for one in value)
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < most
 
-    found = {name: value for name in TOKEN_IDS if (value := getattr(config, name, None)) is not None}
+    found = {name: value for name in TOKEN_IDS if (value := getattr(config, name, None)) not in (None, [])}
     for name, value in found.items():
-        if not whole(value):
-            raise UserError(f"{where}: generation_config.json sets {name} to {value!r}; give token ids, which"
-                            " are whole numbers")
+        several = value if name == "bad_words_ids" and isinstance(value, (list, tuple)) else [value]
+        most = 2**31 if name in ("pad_token_id", "bos_token_id") or vocabulary is None else vocabulary
+        lists = all(isinstance(one, list) and one for one in several) if name == "bad_words_ids" else True
+        if not lists or not all(ids(one, most) for one in several):
+            raise UserError(f"{where}: generation_config.json sets {name} to {repr(value)[:60]}; give token "
+                            f"ids, which are whole numbers below {most}")  # fmt: skip
     return GenerationConfig(**found)
 
 

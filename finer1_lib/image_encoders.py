@@ -15,7 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional, Sequence
 
-from finer1_lib.checkpoint_files import load_model, loading, local_copy, refuse_larger
+from finer1_lib.checkpoint_files import loading, local_copy
+from finer1_lib.checkpoint_weights import load_model, refuse_larger
 from finer1_lib.errors import UserError
 from finer1_lib.files import atomic_write_bytes, atomic_write_json, read_json
 from finer1_lib.hashing import digest, listing_digest

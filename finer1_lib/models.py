@@ -22,9 +22,9 @@ from typing import Any, Optional
 
 from finer1_lib.chat_templates import check_processor
 from finer1_lib.checkpoint_files import (
-    check_checkpoint, check_trained, examine, is_folder, load_model, loading, local_copy, refuse_bad_weights,
-    split_revision,
+    check_checkpoint, check_trained, is_folder, loading, local_copy, split_revision,
 )  # fmt: skip
+from finer1_lib.checkpoint_weights import examine, load_model, refuse_bad_weights, vocabulary_of
 from finer1_lib.errors import UserError, first_line
 from finer1_lib.generation import Generation, generate, own_settings
 from finer1_lib.hidden_states import pooled_states
@@ -127,7 +127,7 @@ def load(
         else:
             model, processor = _load_transformers(read, **where)
     check_processor(processor, model.config, read)
-    model.generation_config = own_settings(model.generation_config, read)
+    model.generation_config = own_settings(model.generation_config, read, vocabulary_of(model.config))
     if whole and not (min_pixels and max_pixels):
         take_pixels(processor, load_processor(checkpoint), min_pixels, max_pixels)
     set_pixels(processor, min_pixels, max_pixels)
@@ -157,8 +157,11 @@ def load_processor(checkpoint: "str | Path") -> Any:
     import transformers
 
     with loading(checkpoint):
-        return transformers.AutoProcessor.from_pretrained(
+        processor = transformers.AutoProcessor.from_pretrained(
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
+    if getattr(processor, "chat_template", None) is None:  # some checkpoints have it in tokenizer_config.json
+        processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
+    return processor
 
 
 def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool) -> tuple:

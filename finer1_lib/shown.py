@@ -15,7 +15,9 @@ from typing import Any
 
 from finer1_lib.files import atomic_write_text
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a cell begins that a spreadsheet computes
+# How a cell begins that a spreadsheet computes: some look past spaces and marks that nobody sees, and take a
+# sign of East Asian width for the plain one.
+FORMULA = re.compile("[\\s\ufeff\u200b-\u200f\u2060-\u2064]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r\\n]")
 _NO_MATH = "tex2jax_ignore mathjax_ignore"  # a name between dollar signs is no formula either
 
 
@@ -42,11 +44,11 @@ def styled(frame: Any, caption: str = "", **form: Any) -> Any:
 
 
 def markdown(text: str) -> Any:
-    """Markdown for a notebook's output in which HTML and links stay text."""
+    """Markdown for a notebook's output in which HTML, links and bare addresses stay text."""
     from IPython.display import Markdown
 
     text = text.encode("utf-8", "replace").decode("utf-8")
-    inert = re.sub(r"[&<>\[\]]", lambda sign: f"&#{ord(sign[0])};", text)
+    inert = re.sub(r"[&<>\[\]]|:(?=//)", lambda sign: f"&#{ord(sign[0])};", text)
     return Markdown(f'<div class="{_NO_MATH}">\n\n{inert}\n\n</div>')
 
 
@@ -73,7 +75,7 @@ def write_csv(path: "str | Path", frame: Any) -> None:
 
 
 def _cell(value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith(FORMULA) or value == "-":
+    if not isinstance(value, str) or not FORMULA.match(value) or value == "-":
         return value
     try:
         float(value)

@@ -82,6 +82,7 @@ def clean_this_process(figures: bool = True) -> None:
 
     matplotlib.use(backend)
     matplotlib.rcdefaults()
+    matplotlib.rcParams["text.parse_math"] = False  # as `figure_files`, for what is drawn before
     warnings.filterwarnings("ignore", "Glyph .* missing from")  # one line says it: `figure_files`
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finer1_lib.adapter_files import Misfit, in_layout, misfit, other_base, read_adapter
-from finer1_lib.checkpoint_files import (
-    TRAINABLE, check_trained, is_folder, load_model, loading, split_revision,
-)  # fmt: skip
+from finer1_lib.checkpoint_files import TRAINABLE, check_trained, is_folder, loading, split_revision
+from finer1_lib.checkpoint_weights import load_model
 from finer1_lib.errors import UserError
 from finer1_lib.trainable import PROJECTOR, VISION, Trainable, wrap_in_lora
 

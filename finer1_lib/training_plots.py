@@ -31,6 +31,7 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
         The figure.
     """
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogFormatter
 
     fig, axes = _panels(len(columns))
     for axis, (column, title) in zip(axes, columns):
@@ -38,6 +39,8 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
             _line(axis, part, column, smooth, color=colour_of(model), label=label_of(model))
         if log_scale:
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(LogFormatter())  # the usual one writes formulas
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axis.set_title(title, fontsize=15)
         axis.set_xlabel("optimizer step", fontsize=13)
     lines, labels = axes[0].get_legend_handles_labels()

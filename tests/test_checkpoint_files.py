@@ -1,6 +1,7 @@
 """Checkpoints that are broken or hostile: one line from loader and doctor, and nothing of them is run."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import tiny_checkpoint
 from finer1_lib import any_model, chat_templates, models
-from finer1_lib.checkpoint_files import INDEX, check_files, refuse_bad_weights, weight_files
+from finer1_lib.checkpoint_files import INDEX, check_files, weight_files
+from finer1_lib.checkpoint_weights import refuse_bad_weights
 from finer1_lib.doctor.subject import Subject
 from finer1_lib.encoding import Encoder, user_message
 from finer1_lib.errors import UserError
@@ -96,6 +98,21 @@ def sharded(*names, **replaced):
     return harm
 
 
+def twice(folder):
+    sharded(*SHARDS)(folder)
+    one, two = (load_file(folder / name) for name in SHARDS)
+    name = next(name for name in one if "layers.0.mlp.up" in name or name.endswith("proj.weight"))
+    save_file({**two, name: 7 * one[name]}, folder / SHARDS[1], metadata={"format": "pt"})
+
+
+def pipe(file):
+    def harm(folder):
+        (folder / file).unlink()
+        os.mkfifo(folder / file)
+
+    return harm
+
+
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 HOSTILE = {
     "no vision tower": (without("visual"), r"lacks \d\d of its model's weights \(first: model.visual"),
@@ -107,10 +124,13 @@ HOSTILE = {
     "another shape": (weights(lambda held: {k: v.T if "layers.0.mlp.up" in k else v
                                             for k, v in held.items()}), r"1 weights of another shape .* is \(32, 64\) in place of \(64, 32\)"),
     "whole numbers": (weights(lambda held: {k: v.long() if "layers.0.mlp.up" in k else v
-                                            for k, v in held.items()}), "1 weights of whole numbers"),
+                                            for k, v in held.items()}), "1 weights of whole or complex numbers"),
     "NaN": (spoilt(float("nan")), "1 weights hold NaN or infinite numbers"),
     "infinite": (spoilt(float("-inf")), "1 weights hold NaN or infinite numbers"),
     "no weights at all": (weights(lambda held: {}), "lacks"),
+    "complex numbers": (weights(lambda held: {k: v.to(torch.complex64) if "layers.0.mlp.up" in k else v
+                                              for k, v in held.items()}), "1 weights of whole or complex numbers"),
+    "a weight in two files": (twice, "1 weights that another file has too"),
     "a torn file": (lambda folder: (folder / "model.safetensors").write_bytes(
         (folder / "model.safetensors").read_bytes()[:-9]), "damaged"),
     "a pointer": (text("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
@@ -126,7 +146,7 @@ HOSTILE = {
     "deeply nested": (text("processor_config.json", "[" * 10**5 + "]" * 10**5), "nested too deeply"),
     "no UTF-8": (text("tokenizer_config.json", b'{"a": "\xe9"}'), "is not UTF-8 text"),
     "size as text": (setting("config.json", "text_config", "hidden_size", value="32"), "hidden_size"),
-    "negative size": (setting("config.json", "text_config", "hidden_size", value=-4), "negative dimension"),
+    "negative size": (setting("config.json", "text_config", "hidden_size", value=-4), "sets hidden_size to -4"),
     "no heads": (setting("config.json", "text_config", "num_attention_heads", value=0), "ZeroDivisionError"),
     "a billion layers": (setting("config.json", "vision_config", "depth", value=10**9), "sets depth to"),
     "a smaller embedding": (lambda folder: (
@@ -138,6 +158,22 @@ HOSTILE = {
                         "cannot process an image"),
     "no end": (setting("tokenizer_config.json", "eos_token", value=None), "no eos_token"),
     "an end as text": (setting("generation_config.json", "eos_token_id", value="stop"), "id to 'stop'"),
+    "an end that is no number": (setting("generation_config.json", "eos_token_id", value=2**70), "token_id to 1180"),
+    "ends within ends": (setting("generation_config.json", "eos_token_id", value=[[1]]), r"token_id to \[\[1"),
+    "a bad word alone": (setting("generation_config.json", "bad_words_ids", value=[5]), r"words_ids to \[5\]"),
+    "a bad word of nothing": (setting("generation_config.json", "bad_words_ids", value=[[]]), r"ids to \[\[\]\]"),
+    "a bad word that is not there": (setting("generation_config.json", "bad_words_ids", value=[[332]]), "below 332"),
+    "a billion words": (setting("config.json", "text_config", "vocab_size", value=10**9), "sets vocab_size to 1e"),
+    "a million labels": (setting("config.json", "num_labels", value=10**9), "sets num_labels to 1e"),
+    "images of infinite numbers": (setting("processor_config.json", "image_processor", "image_std", value=[0, 0, 0]),
+                                   "make an image of NaN or infinite"),
+    "images that fill the memory": (setting("processor_config.json", "image_processor", "size", "shortest_edge",
+                                            value=10**14), "sets shortest_edge to 1e"),
+    "a pipe": (pipe("tokenizer_config.json"), "tokenizer_config.json is no file"),
+    "another model inside": (setting("processor_config.json", "audio_tokenizer", "audio_tokenizer_class",
+                                     value="AutoModel"), "sets audio_tokenizer"),
+    "another model beside": (setting("audio_tokenizer_config.json", "audio_tokenizer_class", value="AutoModel"),
+                             "sets audio_tokenizer_class"),
     "a broken template": (text("chat_template.jinja", "{{ oops"), "cannot render the chat template .*Syntax"),
     "a template without image": (text("chat_template.jinja", TEMPLATE.replace(IMAGE, "")), "leaves the image out"),
     "a template without text": (text("chat_template.jinja", TEMPLATE.replace("{{ part['text'] }}", "")),
@@ -163,8 +199,14 @@ def test_a_hostile_checkpoint_is_one_line_in_loader_and_doctor(folder, name):
     refused_alike(folder, said)
 
 
+def template_in_tokenizer_config(folder):
+    (folder / "chat_template.jinja").unlink()
+    setting("tokenizer_config.json", "chat_template", value=TEMPLATE)(folder)
+
+
 GOOD = {
     "as built": lambda folder: None,
+    "template beside the tokenizer's settings": template_in_tokenizer_config,
     "in shards": sharded(*SHARDS),
     "keys of newer versions": weights(lambda held: {
         "model." + (k if "visual" in k else k.replace("model.", "language_model.")): v for k, v in held.items()}),
@@ -173,6 +215,10 @@ GOOD = {
     "sampling of its own": lambda folder: (
         setting("generation_config.json", "num_return_sequences", value=3)(folder),
         setting("generation_config.json", "do_sample", value=True)(folder)),
+    "bad words of its own": setting("generation_config.json", "bad_words_ids", value=[[7], [8, 9]]),
+    "no bad words": setting("generation_config.json", "bad_words_ids", value=[]),
+    "attention of another machine": setting("config.json", "attn_implementation", value="flash_attention_2"),
+    "padding outside": setting("generation_config.json", "pad_token_id", value=10**6),
     "beams of its own": setting("generation_config.json", "num_beams", value=4),
 }
 
@@ -241,8 +287,6 @@ def test_one_number_that_is_not_finite_is_found_anywhere(dtype, place, number):
 
 
 def test_a_folder_whose_name_is_not_utf8_is_one_line(whole, tmp_path):
-    import os
-
     other = shutil.copytree(whole, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     with pytest.raises(UserError, match="is not UTF-8; rename it"):
         models.load(other)
@@ -257,6 +301,11 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in ran
 @pytest.mark.parametrize("bomb", [
     ENDLESS, "{% set x = 10 ** (10 ** 10) %}", "{% set x = 'a' * 99999999999 %}",
     "{% macro a(n) %}{% if n %}{{ a(n - 1) }}{{ a(n - 1) }}{% endif %}{% endmacro %}{{ a(99) }}",
+    # what transformers gives to a template, and a trial might not
+    "{% set a = strftime_now('%Y') %}{% set x = 10 ** (10 ** 10) %}",
+    "{% if eos_token %}{% set x = 10 ** (10 ** 10) %}{% endif %}",
+    "{% generation %}{% set x = 10 ** (10 ** 10) %}{% endgeneration %}",
+    "{{ messages | tojson(separators=(',', ':')) }}{% set x = tools or 10 ** (10 ** 10) %}",
 ])  # fmt: skip
 def test_a_template_that_does_not_end_is_refused(folder, monkeypatch, bomb):
     monkeypatch.setattr(chat_templates, "SECONDS", 2)

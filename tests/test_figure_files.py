@@ -126,3 +126,15 @@ def test_every_sign_has_a_package(sign):
 def test_svg_and_pdf_hold_no_date(install):
     assert b"<dc:date>" not in file_of(figure_of("Wren"), "svg")
     assert file_of(figure_of("Wren"), "pdf") == file_of(figure_of("Wren"), "pdf")
+
+
+@pytest.mark.parametrize("name", ["$100 Wren$", r"$\badcommand{x}$", "$x^$ Heron", "Wren $ and $ Heron", "$$", "a$b"])
+def test_a_name_between_dollar_signs_is_drawn_as_it_stands(install, name):
+    figure, said = figure_of(name, "Marlo Wren"), []
+    axis = figure.axes[0]
+    axis.set_title(name)
+    axis.plot([0, 1], [0, 1], label=name)
+    axis.legend()
+    axis.text(0, 0, name)
+    drawn = file_of(figure, "svg", said.append).decode()
+    assert not said and drawn.count(f"<!-- {name} -->") == 4

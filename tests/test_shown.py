@@ -63,6 +63,11 @@ def test_markdown_keeps_its_form_and_runs_nothing(name):
         assert "<table>" in body and "<strong>" in body and html.unescape(body).count("alert") == 2 * name.count("alert")
 
 
+def test_an_address_in_a_label_is_no_link():
+    page = exported(markdown("- see https://evil.example/a: 71.2 %"))
+    assert "href=" not in page and "see https://evil.example/a: 71.2 %" in html.unescape(page)
+
+
 def test_no_output_of_a_notebook_goes_round_the_escapes():
     """Styler, Markdown and HTML escape nothing by themselves, and pandas' own CSV keeps formulas."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
@@ -89,6 +94,12 @@ def test_a_formula_in_a_text_cell_gets_a_quote_and_numbers_stay_numbers(tmp_path
     assert {row[2] for row in rows[1:]} == {"-0.25"} and frame["name"][0].startswith("=")
 
 
+@pytest.mark.parametrize("text", [" =1", "\u00a0+1+1", "\ufeff=1", "\u200b@SUM(A1)", "\u2060-2+3", "\uff1d1+1", " \uff201"])
+def test_a_formula_behind_what_nobody_sees_is_one(text):
+    head, cell = csv_text(pd.DataFrame({text: [text]})).splitlines()
+    assert head == cell == f"'{text}"
+
+
 @given(st.lists(st.tuples(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-9, 9)), min_size=1))
 def test_no_written_cell_begins_a_formula_and_plain_tables_are_written_as_by_pandas(rows):
     frame = pd.DataFrame(rows, columns=["text", "float", "int"])
@@ -98,10 +109,10 @@ def test_no_written_cell_begins_a_formula_and_plain_tables_are_written_as_by_pan
         return
     read = list(csv.reader(io.StringIO(csv_text(frame), newline="")))[1:]
     for (text, number, whole), cells in zip(rows, read):
-        changed = text.startswith(FORMULA) and text != "-" and not _number(text)
+        changed = bool(FORMULA.match(text)) and text != "-" and not _number(text)
         assert cells[0] == ("'" + text if changed else text)
         assert float(cells[1]) == number and int(cells[2]) == whole
-    if not any(text.startswith(FORMULA) or "\r" in text for text, *_ in rows):
+    if not any(FORMULA.match(text) or "\r" in text for text, *_ in rows):
         assert csv_text(frame) == frame.to_csv(index=False)
 
 

@@ -129,7 +129,8 @@ class Subject:
         from transformers import GenerationConfig
 
         from finer1_lib.chat_templates import check_processor
-        from finer1_lib.checkpoint_files import check_any, check_files, examine, loading, read_config
+        from finer1_lib.checkpoint_files import check_any, check_files, loading, read_config
+        from finer1_lib.checkpoint_weights import examine, vocabulary_of
         from finer1_lib.generation import own_settings
         from finer1_lib.models import load_processor
         from finer1_lib.systems.encoder_towers import check_open_clip
@@ -145,7 +146,8 @@ class Subject:
             check_processor(load_processor(folder), read_config(folder), folder)
         if (path / "generation_config.json").exists():
             with loading(folder, "read the generation_config.json of"):
-                own_settings(GenerationConfig.from_pretrained(folder, local_files_only=True), folder)
+                own_settings(GenerationConfig.from_pretrained(folder, local_files_only=True), folder,
+                             vocabulary_of(read_config(folder)))  # fmt: skip
 
     @cached_property
     def table(self) -> Any:

@@ -13,7 +13,8 @@ second encoders: audit B2, F4; that others are mean-pooled is our choice, after 
 from collections import OrderedDict
 from typing import Any, Callable, Iterable
 
-from finer1_lib.checkpoint_files import load_model, loading, local_copy, read_config, refuse_larger
+from finer1_lib.checkpoint_files import loading, local_copy, read_config
+from finer1_lib.checkpoint_weights import load_model, refuse_larger
 from finer1_lib.errors import UserError
 
 SIGLIP = "google/siglip-base-patch16-256"  # [P] Section 4.1

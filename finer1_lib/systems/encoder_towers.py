@@ -12,9 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
-from finer1_lib.checkpoint_files import (
-    OPEN_CLIP_FILES, loading, local_copy, need, open_weights, read_object, refuse_bad_weights,
-)  # fmt: skip
+from finer1_lib.checkpoint_files import OPEN_CLIP_FILES, loading, local_copy, need, read_object
+from finer1_lib.checkpoint_weights import open_weights, refuse_bad_weights
 from finer1_lib.errors import UserError
 from finer1_lib.image_encoders import image_features, load_encoder
 

@@ -116,7 +116,8 @@ def _look(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool) ->
     """Refuse (UserError) files that are not there or not whole, and a Hub id that cannot be reached."""
     from finer1_lib import any_model
     from finer1_lib.adapter_files import check_base, read_adapter
-    from finer1_lib.checkpoint_files import check_any, examine, is_folder, local_copy, need
+    from finer1_lib.checkpoint_files import check_any, is_folder, local_copy, need
+    from finer1_lib.checkpoint_weights import examine
     from finer1_lib.systems.encoder_towers import check_open_clip
 
     found = None if adapter is None else read_adapter(adapter)
