@@ -51,6 +51,10 @@ def plain(value: Any) -> Any:
 
 
 _FULL = re.compile("No space left on device|Disk quota exceeded|not enough space on the disk|disk is full")
+_ODD = re.compile(  # something in a file's or folder's place, a mount that is gone, a disk that fails
+    "Is a directory|Not a directory|File exists|Directory not empty|Too many levels of symbolic links|"
+    "File name too long|Input/output error|Stale file handle|Transport endpoint is not connected|"
+    "Host is down|No such device")
 _REFUSED = re.compile("Permission denied|Operation not permitted|Access is denied|Read-only file system")
 
 
@@ -62,7 +66,7 @@ def system_line(error: str, folder: Path) -> Optional[str]:
         folder: what was written to, where the error names no file.
 
     Returns:
-        What to do and what is kept; None for any other error.
+        What to do, and what is kept; None for any other error.
     """
     if _FULL.search(error):
         while not folder.exists():
@@ -81,7 +85,21 @@ def system_line(error: str, folder: Path) -> Optional[str]:
             f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
             " another --run-name or --output-root"
         )
+    if _ODD.search(error):
+        return (
+            f"{error}: nothing can be read or written there as it is ({folder}): look what lies there, remove or"
+            " repair it, or choose another --run-name or --output-root"
+        )
     return None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; a UserError says where none can be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        line = system_line(str(error), path) or f"{error}: no folder can be made there: choose another"
+        raise UserError(line) from error
 
 
 @contextmanager

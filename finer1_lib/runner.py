@@ -77,7 +77,7 @@ def run_chain(
             f" {', '.join(missing)}: run with --from {missing[0]}, or without --from"
         )
     with files.one_line_for_the_system(run_dir):
-        run_dir.mkdir(parents=True, exist_ok=True)
+        files.make_folder(run_dir)
         return _run_stages(plan, stages, say, keep_finished)
 
 

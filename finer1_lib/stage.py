@@ -93,7 +93,7 @@ class Stage:
                 raise UserError(f"{notebook}: the parameters cell does not set {name!r}")
         run_dir = find_run(parameters["output_root"], parameters["run_name"])
         with files.one_line_for_the_system(run_dir):
-            run_dir.mkdir(parents=True, exist_ok=True)
+            files.make_folder(run_dir)
             folder = run_dir / notebook
             check_kinds(folder, ("stage.json", "started.json", "metrics.json"), ("figures", SCRATCH))
             stage = cls(notebook, run_dir, parameters, earlier_digests(run_dir, notebook), values_now)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import fixture_kit
 import pytest
@@ -466,6 +467,25 @@ def test_a_file_in_a_folder_s_place_is_one_line(played, name):
     files.atomic_write_text(played.dir / name, "")
     with pytest.raises(UserError, match="must be a folder, and a file lies there: remove it"):
         played()
+
+
+@pytest.mark.parametrize("name", ["", FIRST, ".run.lock", f".{FIRST}.lock", f"{FIRST}.ipynb", f"{FIRST}/stage.json"])
+@pytest.mark.parametrize("target", ["nowhere", "itself"])
+def test_a_link_that_leads_nowhere_is_one_line(played, name, target):
+    link = played.dir / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(link if target == "itself" else played.dir.parent / "no" / "where")
+    with pytest.raises(UserError, match="lies there: remove it|leads nowhere: remove it|Too many levels"):
+        played()
+
+
+def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path, monkeypatch):
+    def nobody(path, *rest, **named):
+        raise FileNotFoundError(2, "No such file or directory", str(path))  # what /proc and some mounts say
+
+    monkeypatch.setattr(Path, "mkdir", nobody)
+    with pytest.raises(UserError, match="no folder can be made there: choose another"):
+        Stage.open(FIRST, {"run_name": "r", "output_root": str(tmp_path), "seed": 0})
 
 
 def test_a_file_where_an_output_s_folder_must_be_is_one_line(tmp_path):

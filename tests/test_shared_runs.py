@@ -186,6 +186,9 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (OSError("[WinError 112] There is not enough space on the disk"), "are free"),
         (PermissionError(errno.EACCES, "Permission denied", "/r/x"), "'/r/x': you may not"),
         (OSError(errno.EROFS, "Read-only file system", "/r/x"), "you may not read or write there"),
+        (OSError(errno.EIO, "Input/output error", "/r/x"), "'/r/x': nothing can be read or written there as it is"),
+        (OSError(errno.ESTALE, "Stale file handle", "/r/x"), "remove or repair it"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/r/x"), "look what lies there"),
     ],
 )
 def test_the_line_says_what_to_do_and_what_is_kept(tmp_path, error, words):
