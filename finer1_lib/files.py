@@ -216,12 +216,13 @@ def read_json(path: Path, kind: type = dict) -> Any:
     Raises:
         UserError: if the file is damaged, which an atomic write never leaves.
     """
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not (path := Path(path)).exists():
         return kind()
-    except IsADirectoryError as error:
-        raise UserError(f"{path} must be a file, and a folder lies there: remove it") from error
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "something else"  # a pipe would be waited for
+        raise UserError(f"{path} must be a file, and {what} lies there: remove it")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: delete its folder and run again") from error
     if not isinstance(value, kind):

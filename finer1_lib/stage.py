@@ -193,6 +193,8 @@ class Stage:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{target.parent} must be a folder, and a file lies there: remove it") from None
+        if target.is_symlink() and not target.exists():
+            raise UserError(f"{target} is a link that leads nowhere: remove it")
         return target
 
     def figure(self, figure: Any, name: str, data: Any) -> Path:

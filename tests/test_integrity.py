@@ -278,6 +278,10 @@ def finished(root, **values):
     (lambda record: record.update(outputs={}), "lists no outputs"),
     (lambda record: record.update(outputs=["table.csv"]), "holds no outputs that could be"),
     (lambda record: record.update(made_by="me"), "holds no made_by that could be"),
+    (lambda record: record.update(seed=[0]), "holds no seed that could be"),
+    (lambda record: record.update(seconds="long"), "holds no seconds that could be"),
+    (lambda record: record.update(needs={FIRST: None}), "names stages that it cannot have read"),
+    (lambda record: record.update(needs={SECOND: "0" * 64}), "names stages that it cannot have read"),
     (lambda record: record.update(parameters=None), "holds no parameters that could be"),
     (lambda record: record["outputs"].pop("table.csv"), "was changed after the stage had finished"),
     (lambda record: record["outputs"].update({"table.csv": "0" * 64}), "was changed after the stage"),
@@ -316,10 +320,12 @@ def test_a_record_without_an_earlier_stage_s_digest_is_refused(tmp_path):
     second = Stage.open(SECOND, {"run_name": "r", "output_root": str(tmp_path), "seed": 0})
     second.finish({})
     file = second.dir / "stage.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "needs": {}}))
+    record = json.loads(file.read_text())
     assert NEEDS[SECOND] == (FIRST,)
-    with pytest.raises(UserError, match=f"lacks the digest of {FIRST}"):
-        signatures.is_current(second.run_dir, SECOND)
+    for needs in ({}, {FIRST: None}, {FIRST: ["0"]}):
+        file.write_text(json.dumps({**record, "needs": needs}))
+        with pytest.raises(UserError, match=f"lacks the digest of {FIRST}"):
+            signatures.is_current(second.run_dir, SECOND)
 
 
 def test_only_recorded_files_are_read(tmp_path):
@@ -477,6 +483,22 @@ def test_a_link_that_leads_nowhere_is_one_line(played, name, target):
     link.symlink_to(link if target == "itself" else played.dir.parent / "no" / "where")
     with pytest.raises(UserError, match="lies there: remove it|leads nowhere: remove it|Too many levels"):
         played()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_a_record_s_place_is_not_waited_for(tmp_path):
+    stage = finished(tmp_path)
+    (stage.dir / "stage.json").unlink()
+    os.mkfifo(stage.dir / "stage.json")
+    with pytest.raises(UserError, match="stage.json must be a file, and something else lies there"):
+        signatures.read_record(stage.dir)
+
+
+def test_an_output_that_is_a_link_to_nowhere_is_one_line(tmp_path):
+    stage = stage_of(tmp_path)
+    (stage.dir / "records.jsonl").symlink_to(tmp_path / "nowhere" / "x")
+    with pytest.raises(UserError, match="records.jsonl is a link that leads nowhere: remove it"):
+        stage.path("records.jsonl")
 
 
 def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path, monkeypatch):
