@@ -14,6 +14,7 @@ Source: our choice.
 
 import ast
 import difflib
+import json
 import math
 import re
 import reprlib
@@ -90,6 +91,7 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
             raise UserError(f"{_place(statement, lines)} is not `name = value`{_BELOW}")
         try:
             default = ast.literal_eval(statement.value)
+            json.dumps(default)  # a record is JSON
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{_place(statement, lines)} is no plain value{_BELOW}") from error
         if not isinstance(target, ast.Name):

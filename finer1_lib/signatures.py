@@ -129,13 +129,14 @@ def other_inputs(before: Mapping[str, Any], parameters: Mapping[str, Any], needs
     """Why a stage's folder has another signature, `before` being what was recorded when it was begun."""
     old = before.get("parameters") or {}
     skip = (*_PLACE, "notebook")
-    told = [f"{name} was {_short(old, name)} and is {_short(parameters, name)}"
+    told = [f"{name} was {short(old, name)} and is {short(parameters, name)}"
             for name in {**parameters, **old} if name not in skip and old.get(name) != parameters.get(name)]
     told += [f"{need} was made anew" for need in needs if before.get("needs", needs).get(need) != needs[need]]
     return "; ".join(told[:4]) or "a file or folder that its parameters name has changed"
 
 
-def _short(values: Mapping[str, Any], name: str) -> str:
+def short(values: Mapping[str, Any], name: str) -> str:
+    """A parameter's value as a message shows it."""
     text = repr(values[name]) if name in values else "not there"
     return text if len(text) < 60 else f"{text[:57]}..."
 

@@ -398,6 +398,22 @@ def test_a_parameter_changed_later_is_refused_where_something_is_written(tmp_pat
     stage.path("table.csv")
 
 
+def test_the_opened_stage_s_own_parameters_cannot_be_set(tmp_path):
+    stage = open_stage(play(CELL.format(root=tmp_path)))
+    with pytest.raises(TypeError):
+        stage.parameters["seed"] = 7
+    with pytest.raises(AttributeError):
+        stage.seed = 7
+    stage.parameters["names"].append("b")  # a list can be
+    with pytest.raises(UserError, match="names is .* when the stage was opened"):
+        stage.finish({})
+
+
+def test_another_stage_s_name_in_a_cell_of_its_own_is_no_parameters_cell(tmp_path):
+    with pytest.raises(UserError, match=f"{SECOND}: the parameters cell does not set 'run_name'"):
+        open_stage(play(CELL.format(root=tmp_path), f"notebook = '{SECOND}'"))
+
+
 def test_the_set_up_cell_again_begins_with_the_new_value(tmp_path, capsys):
     namespace = play(CELL.format(root=tmp_path))
     first = open_stage(namespace)
@@ -425,6 +441,7 @@ def test_by_hand_what_other_code_made_is_kept_told_and_not_called_one_s_own(kit,
     (["get_ipython().run_cell_magic('time', '', " + repr(CELL + "\n") + ")"], "begins with a %%magic"),
     ([CELL + '\nroot = os.environ["X"]'], r"line 7 \(root = os.environ\[\"X\"\]\) is no plain value: write"),
     ([CELL + "\nprint(1)"], r"line 7 \(print\(1\)\) is not `name = value`: .*into a cell below"),
+    *[([f"{CELL}\nroot = {odd}"], "is no plain value: write") for odd in ("1j", "b'x'", "...", "{1, 2}", "[b'x']")],
     ([CELL + "\na, b = 1, 2"], "does not assign one name: write a line for each"),
 ])
 def test_what_no_parameters_cell_can_hold_says_where_to_put_it(tmp_path, cells, told):
