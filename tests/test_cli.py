@@ -6,6 +6,7 @@ The notebooks are the toys of `fixture_kit`; processes are real, kernels too. A 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -160,6 +161,12 @@ def test_without_a_kit_it_says_so(command, monkeypatch, tmp_path):
     monkeypatch.setenv("FINER1_KIT", str(tmp_path))
     code, _, error = command("run", "toy")
     assert code == 2 and one_line(error) and "run finer1 from a checkout" in error
+
+
+def test_a_closed_stdout_stops_nothing(kit):
+    code = "import sys; sys.stdout = None; sys.argv[1:] = ['list']; from finer1_lib.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=fixture_kit.environment(kit), capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_help_and_list(command):
