@@ -54,7 +54,7 @@ _FULL = re.compile("No space left on device|Disk quota exceeded|not enough space
 _ODD = re.compile(  # something in a file's or folder's place, a mount that is gone, a disk that fails
     "Is a directory|Not a directory|File exists|Directory not empty|Too many levels of symbolic links|"
     "File name too long|Input/output error|Stale file handle|Transport endpoint is not connected|"
-    "Host is down|No such device")
+    "Host is down|No such device|File too large|Too many open files|resource busy|Text file busy")
 _REFUSED = re.compile("Permission denied|Operation not permitted|Access is denied|Read-only file system")
 
 

@@ -188,6 +188,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (OSError(errno.EROFS, "Read-only file system", "/r/x"), "you may not read or write there"),
         (OSError(errno.EIO, "Input/output error", "/r/x"), "'/r/x': nothing can be read or written there as it is"),
         (OSError(errno.ESTALE, "Stale file handle", "/r/x"), "remove or repair it"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG), "/r/x"), "nothing can be read or written there as it is"),
+        (OSError(errno.EBUSY, os.strerror(errno.EBUSY), "/r/x"), "nothing can be read or written there as it is"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/r/x"), "look what lies there"),
     ],
 )
