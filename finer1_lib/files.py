@@ -189,10 +189,11 @@ def check_targets(*names: Optional[str]) -> None:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` on success and vanishes on failure.
 
-    An older `path` is replaced. Between its removal and the rename nothing lies there, never a half folder.
+    An older `path` is replaced, and put back if that fails. Between two renames nothing lies there, never half
+    a folder.
     """
     path = Path(path)
-    temporary = _beside(path)
+    temporary, older = _beside(path), _beside(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -203,11 +204,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             for file in files:
                 _sync(file)
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            os.replace(path, older)
         os.replace(temporary, path)
     except BaseException:
+        if older.exists() and not path.exists():
+            os.replace(older, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

@@ -234,6 +234,22 @@ def test_a_full_disk_leaves_what_was_there_and_names_the_file(tmp_path, monkeypa
     assert files.read_jsonl(target)[0] == 1 and not list(tmp_path.glob(".tmp-*"))
 
 
+def test_an_older_folder_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    files.atomic_write_text(tmp_path / "d" / "old", "o")
+    replace, calls = os.replace, []
+
+    def second_fails(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(OSError), files.atomic_directory(tmp_path / "d") as new:
+        (new / "new").write_text("n")
+    assert len(calls) == 3 and [file.name for file in tmp_path.rglob("*")] == ["d", "old"]
+
+
 def test_states_that_find_no_room_are_an_error_and_no_dead_kernel(tmp_path, monkeypatch):
     numpy = pytest.importorskip("numpy")
     states.save_states(tmp_path / "part.npy", numpy.zeros((1, 2, 3, 4), "float32"), "float32")
