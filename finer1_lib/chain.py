@@ -82,13 +82,14 @@ def find_run(output_root: Optional[str], run_name: str) -> Path:
         raise UserError(f"output root {output_root!r} is not a folder: it has a zero character")
     for folder in (root / run_name, root, *root.parents):
         try:
-            blocked = folder.exists() and not folder.is_dir()
+            blocked = _is_no(folder, "is_dir")
         except OSError as error:  # a name that is too long
             raise UserError(f"output root {output_root!r} is not a folder: {error}") from error
         if blocked:
             what = "run folder" if folder.name == run_name and folder.parent == root else "output root"
             raise UserError(
-                f"{what} {folder} is a file: remove it or choose another --output-root or --run-name"
+                f"{what} {folder} is a file, or a link that leads nowhere: remove it or choose another"
+                " --output-root or --run-name"
             )
     check_kinds(root / run_name, [*(f"{stage}.ipynb" for stage in STAGES), "summary.json", "report.html",
                                   *(f".{stage}.lock" for stage in (*STAGES, "run"))], STAGES)  # fmt: skip
@@ -109,13 +110,17 @@ def check_run_name(run_name: str) -> None:
                         " end): choose another")
 
 
+def _is_no(path: Path, kind: str) -> bool:
+    """Whether something else than a "is_dir" or "is_file" lies there, be it a link that leads nowhere."""
+    return (path.exists() or path.is_symlink()) and not getattr(path, kind)()
+
+
 def check_kinds(folder: Path, files: Iterable[str], folders: Iterable[str]) -> None:
     """Refuse (UserError) a folder in a file's place below `folder`, and a file in a folder's place."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} must be a folder, and a file lies there: remove it")
-    for name in files:
-        if (folder / name).is_dir():
-            raise UserError(f"{folder / name} must be a file, and a folder lies there: remove it")
-    for name in folders:
-        if (folder / name).exists() and not (folder / name).is_dir():
-            raise UserError(f"{folder / name} must be a folder, and a file lies there: remove it")
+    for path in (folder, *(folder / name for name in folders)):
+        if _is_no(path, "is_dir"):
+            raise UserError(f"{path} must be a folder, and a file lies there: remove it")
+    for path in (folder / name for name in files):
+        if _is_no(path, "is_file"):
+            what = "a folder" if path.is_dir() else "something else"
+            raise UserError(f"{path} must be a file, and {what} lies there: remove it")

@@ -6,6 +6,7 @@ Source: our choice.
 """
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -162,6 +163,7 @@ def main() -> None:
     """Run the command line and leave with the exit code."""
     from finer1_lib.execution import NotebookFailure
 
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # closed by whoever started it, as some schedulers do
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
     signal.signal(signal.SIGTERM, _stop)  # so that kernels are shut down before this process ends
     try:

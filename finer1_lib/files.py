@@ -51,6 +51,10 @@ def plain(value: Any) -> Any:
 
 
 _FULL = re.compile("No space left on device|Disk quota exceeded|not enough space on the disk|disk is full")
+_ODD = re.compile(  # something in a file's or folder's place, a mount that is gone, a disk that fails
+    "Is a directory|Not a directory|File exists|Directory not empty|Too many levels of symbolic links|"
+    "File name too long|Input/output error|Stale file handle|Transport endpoint is not connected|"
+    "Host is down|No such device|File too large|Too many open files|resource busy|Text file busy")
 _REFUSED = re.compile("Permission denied|Operation not permitted|Access is denied|Read-only file system")
 
 
@@ -62,7 +66,7 @@ def system_line(error: str, folder: Path) -> Optional[str]:
         folder: what was written to, where the error names no file.
 
     Returns:
-        What to do and what is kept; None for any other error.
+        What to do, and what is kept; None for any other error.
     """
     if _FULL.search(error):
         while not folder.exists():
@@ -81,7 +85,21 @@ def system_line(error: str, folder: Path) -> Optional[str]:
             f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
             " another --run-name or --output-root"
         )
+    if _ODD.search(error):
+        return (
+            f"{error}: nothing can be read or written there as it is ({folder}): look what lies there, remove or"
+            " repair it, or choose another --run-name or --output-root"
+        )
     return None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; a UserError says where none can be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        line = system_line(str(error), path) or f"{error}: no folder can be made there: choose another"
+        raise UserError(line) from error
 
 
 @contextmanager
@@ -207,10 +225,11 @@ def check_targets(*names: Optional[str]) -> None:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` on success and vanishes on failure.
 
-    An older `path` is replaced. Between its removal and the rename nothing lies there, never a half folder.
+    An older `path` is replaced, and put back if that fails. Between two renames nothing lies there, never half
+    a folder.
     """
     path = Path(path)
-    temporary = _beside(path)
+    temporary, older = _beside(path), _beside(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -221,11 +240,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             for file in files:
                 _sync(file)
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            os.replace(path, older)
         os.replace(temporary, path)
     except BaseException:
+        if older.exists() and not path.exists():
+            os.replace(older, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
@@ -234,12 +256,13 @@ def read_json(path: Path, kind: type = dict) -> Any:
     Raises:
         UserError: if the file is damaged, which an atomic write never leaves.
     """
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not (path := Path(path)).exists():
         return kind()
-    except IsADirectoryError as error:
-        raise UserError(f"{path} must be a file, and a folder lies there: remove it") from error
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "something else"  # a pipe would be waited for
+        raise UserError(f"{path} must be a file, and {what} lies there: remove it")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: delete its folder and run again") from error
     if not isinstance(value, kind):

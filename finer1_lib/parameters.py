@@ -14,6 +14,7 @@ Source: our choice.
 
 import ast
 import difflib
+import json
 import math
 import re
 import reprlib
@@ -90,6 +91,7 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
             raise UserError(f"{_place(statement, lines)} is not `name = value`{_BELOW}")
         try:
             default = ast.literal_eval(statement.value)
+            json.dumps(default)  # a record is JSON
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{_place(statement, lines)} is no plain value{_BELOW}") from error
         if not isinstance(target, ast.Name):
@@ -144,7 +146,7 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
         if parameter.kind in (int, float):
             return parameter.kind(text)
     except (KeyError, ValueError, TypeError, AttributeError):  # the last two: a list within a list
-        raise UserError(f"{where} must be {_WORDS[parameter.kind]}, not {text!r}") from None
+        raise UserError(f"{where} must be {_WORDS[parameter.kind]}, not {text[:200]!r}") from None
     import yaml
 
     try:
@@ -196,6 +198,8 @@ def _check_value(value: Any, name: str, where: str) -> None:
         words, test = _BOUNDS.get(name, ("0 or more", lambda number: number >= 0))
         if value != value or abs(value) == math.inf or not test(value):
             raise UserError(f"{where} must be {words}, not {value!r}")
+        if type(value) is int and abs(value) >= 2**31:  # torch and numpy do not count further everywhere
+            raise UserError(f"{where} must be at most 2147483647, not {reprlib.repr(value)}")
 
 
 def check_utf8(text: str, where: str) -> None:

@@ -126,7 +126,7 @@ def _read_folder(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
         raise UserError(f"unknown preset {preset!r}{nearest(preset, presets, 'the presets are')}")
     values: dict[str, dict[str, Any]] = {name: {} for name in ("common", *STAGES)}
     for file in sorted((kit / "params" / preset).iterdir()):
-        if file.suffix not in (".yaml", ".yml"):
+        if file.suffix not in (".yaml", ".yml") or file.name.startswith("."):  # macOS leaves "._common.yaml"
             continue
         if file.stem not in values or file.suffix != ".yaml":
             raise UserError(f"params/{preset}/{file.name} belongs to no notebook{nearest(file.stem, values)}")

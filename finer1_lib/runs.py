@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finer1_lib import provenance
-from finer1_lib.chain import NEEDS, STAGES, find_run
+from finer1_lib.chain import NEEDS, STAGES
 from finer1_lib.errors import UserError
 from finer1_lib.files import (
     append_jsonl,
@@ -88,8 +88,8 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
         return check_parameters(now, known, f"the parameters of {where}")
 
     values = values_now()
-    _one_line_for_the_system(find_run(values["output_root"], values["run_name"]))
     stage = Stage.open(values["notebook"], {**values}, values_now)
+    _one_line_for_the_system(stage.run_dir)
     state = "finished already: loading" if stage.finished else "resuming" if stage.opened > 1 else "new"
     print(f"[{stage.name}] {state}, seed {stage.seed}, folder {stage._shown()}", flush=True)
     if stage.note:

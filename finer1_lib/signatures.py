@@ -22,8 +22,8 @@ from finer1_lib.presets import find_kit, read_cells
 
 UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend on them
 _KEPT = {"needs": dict, "outputs": dict, "digest": str}  # of a record, without which it shows nothing
-_KINDS = {**_KEPT, "signature": str, "opened": int,
-          **dict.fromkeys(("parameters", "made_by", "inputs", "versions", "peak_memory_gb"), dict)}  # fmt: skip
+_KINDS = {**_KEPT, "signature": str, "opened": int, "seed": int, "seconds": (int, float), "device": str,
+          "written": str, **dict.fromkeys(("parameters", "made_by", "inputs", "versions", "peak_memory_gb"), dict)}  # fmt: skip
 _OWN_TAGS = {"parameters", "injected-parameters", "attempt", "check", "solution"}  # no code of the stage
 _PLACE = ("run_name", "output_root")  # where results lie, not what they are
 
@@ -129,13 +129,14 @@ def other_inputs(before: Mapping[str, Any], parameters: Mapping[str, Any], needs
     """Why a stage's folder has another signature, `before` being what was recorded when it was begun."""
     old = before.get("parameters") or {}
     skip = (*_PLACE, "notebook")
-    told = [f"{name} was {_short(old, name)} and is {_short(parameters, name)}"
+    told = [f"{name} was {short(old, name)} and is {short(parameters, name)}"
             for name in {**parameters, **old} if name not in skip and old.get(name) != parameters.get(name)]
     told += [f"{need} was made anew" for need in needs if before.get("needs", needs).get(need) != needs[need]]
     return "; ".join(told[:4]) or "a file or folder that its parameters name has changed"
 
 
-def _short(values: Mapping[str, Any], name: str) -> str:
+def short(values: Mapping[str, Any], name: str) -> str:
+    """A parameter's value as a message shows it."""
     text = repr(values[name]) if name in values else "not there"
     return text if len(text) < 60 else f"{text[:57]}..."
 
@@ -160,10 +161,12 @@ def read_record(folder: Path, *more: str) -> dict[str, Any]:
         return {}
     lacking = [key for key in (*_KEPT, *more) if key not in record]
     if not lacking:
-        needed = NEEDS.get(folder.name, ())
-        lacking = [f"the digest of {need}" for need in needed if need not in record["needs"]]
+        needed, named = NEEDS.get(folder.name, ()), record["needs"]
+        lacking = [f"the digest of {need}" for need in needed if not isinstance(named.get(need), str)]
     if lacking:
         raise _worthless(folder, f"lacks {', '.join(lacking)}")
+    if folder.name in NEEDS and len(named) > len(needed):
+        raise _worthless(folder, "names stages that it cannot have read")
     return record
 
 
@@ -188,7 +191,7 @@ def read_start(folder: Path) -> dict[str, Any]:
 def _read(folder: Path, name: str) -> dict[str, Any]:
     known = files.read_json(folder / name)
     for key, kind in _KINDS.items():
-        if not isinstance(known.get(key, kind()), kind):
+        if key in known and not isinstance(known[key], kind):
             raise _worthless(folder, f"holds no {key} that could be", name)
     return known
 

@@ -17,7 +17,8 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional
+from types import MappingProxyType
+from typing import Any, Callable, Mapping, Optional
 
 from finer1_lib import files, hashing, provenance
 from finer1_lib.chain import NEEDS, STAGES, check_kinds, find_run
@@ -27,7 +28,7 @@ from finer1_lib.parameters import nearest
 from finer1_lib.shown import write_csv
 from finer1_lib.signatures import (
     UNREAD, check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs,
-    read_record, read_start, signature_of,
+    read_record, read_start, short, signature_of,
 )  # fmt: skip
 
 __all__ = ["SCRATCH", "Stage", "UNREAD", "recorded", "set_aside"]
@@ -44,7 +45,7 @@ class Stage:
         name: e.g. "02_cot_sft".
         run_dir: absolute folder of the run.
         dir: absolute folder of this stage.
-        parameters: the notebook's parameters.
+        parameters: the notebook's parameters; nobody can set one here, where no signature would know of it.
         seed: parameters["seed"].
         signature: sha256 of what decides the results, of `signature_of`.
         finished: True where stage.json lies there with this signature and its outputs are in place.
@@ -56,17 +57,21 @@ class Stage:
         self, name: str, run_dir: Path, parameters: dict[str, Any], needs: dict[str, str],
         values_now: Optional[Callable[[], dict[str, Any]]] = None,
     ) -> None:
-        self.name, self.run_dir, self.parameters = name, run_dir, dict(parameters)
-        self.parameters.pop("notebook", None)
+        self.name, self.run_dir = name, run_dir
+        own = {key: value for key, value in parameters.items() if key != "notebook"}
+        self.parameters = MappingProxyType(own)
         self._values_now, self._opened_with = values_now, parameters
         self.dir = run_dir / name
-        self.seed = parameters["seed"]
         self.needs = needs
         self.signature = signature_of(parameters, needs)
         self.finished = is_finished(self.dir, self.signature)
         self.inputs: dict[str, str] = {}
         self.note = ""
         self._began = time.monotonic()
+
+    @property
+    def seed(self) -> int:
+        return self.parameters["seed"]
 
     @classmethod
     def open(
@@ -142,8 +147,9 @@ class Stage:
             raise UserError(f"{self.name}: {self.dir} was removed or replaced while the stage was open:"
                             " run the notebook again from its set-up cell")
         now = self._values_now() if self._values_now else self._opened_with
-        changed = [f"{name} is {now[name]!r} and was {value!r} when the stage was opened"
-                   for name, value in self._opened_with.items() if now[name] != value]
+        then = self._opened_with
+        changed = [f"{name} is {short(now, name)} and was {short(then, name)} when the stage was opened"
+                   for name in then if now[name] != then[name]]
         if changed:
             raise UserError(f"{self.name}: {'; '.join(changed)}: run the set-up cell again to begin with the"
                             " new value, or set the old one again")
@@ -193,6 +199,8 @@ class Stage:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{target.parent} must be a folder, and a file lies there: remove it") from None
+        if target.is_symlink() and not target.exists():
+            raise UserError(f"{target} is a link that leads nowhere: remove it")
         return target
 
     def figure(self, figure: Any, name: str, data: Any) -> Path:
@@ -269,6 +277,6 @@ def set_aside(folder: Path) -> None:
     os.replace(folder, previous)
 
 
-def recorded(parameters: dict[str, Any]) -> dict[str, Any]:
+def recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters for the record, without the output root: a path of one machine says nothing elsewhere."""
     return {name: value for name, value in parameters.items() if name != "output_root"}

@@ -3,6 +3,7 @@
 Source: our choice, on PyYAML's SafeLoader.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def parse_yaml(text: str, where: str) -> Any:
                     raise UserError(f"{where} has the key {key.value!r} twice (line {line}): remove one")
                 seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
             return super().construct_mapping(node, deep=deep)
+
+        def construct_scalar(self, node: Any) -> Any:
+            number = node.tag.endswith((":int", ":float"))
+            if number and re.fullmatch(r"[-+]?(0[0-9_]+|.*:.*)", str(node.value)):
+                line = node.start_mark.line + 1
+                raise UserError(f"{where}: {node.value} (line {line}) is another number in YAML, of base 8 or 60:"
+                                " write it without the leading 0 or the colon, or put text into quotes")
+            return super().construct_scalar(node)
 
     try:
         return yaml.load(text, Loader=Loader)

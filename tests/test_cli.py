@@ -6,6 +6,7 @@ The notebooks are the toys of `fixture_kit`; processes are real, kernels too. A 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -129,6 +130,10 @@ PRESET_MISTAKES = [
     ("03_tapo.yaml", "names: " + 20_000 * "{a: ", "is nested too deep to be read"),
     ("03_tapo.yaml", b"steps: 2\nimage_root: bild\xe4er", "is not UTF-8 (line 2): save it with the encoding UTF-8"),
     ("03_tapo.yaml", "rate: 2024-13-45", "is not YAML"),
+    ("03_tapo.yaml", "seed: 1\nsteps: 010", "010 (line 2) is another number in YAML, of base 8 or 60"),
+    ("03_tapo.yaml", "steps: 1:30", "1:30 (line 1) is another number in YAML, of base 8 or 60"),
+    ("03_tapo.yaml", "rate: 1:30.5", "1:30.5 (line 1) is another number in YAML, of base 8 or 60"),
+    ("03_tapo.yaml", "steps: 1000000000000000000000", "steps must be at most 2147483647, not 1000000000000000000000"),
     ("03_tapo.yaml", "flag: &a [x, x, x]\nnames: [[*a, *a], [*a, *a]]", "flag must be true or false, not ['x'"),
     ("03_tapo.yaml", "rate: .nan", "rate must be 0 or more, not nan"),
     ("03_tapo.yaml", "steps: -2", "steps must be 1 or more, not -2"),
@@ -156,6 +161,12 @@ def test_without_a_kit_it_says_so(command, monkeypatch, tmp_path):
     monkeypatch.setenv("FINER1_KIT", str(tmp_path))
     code, _, error = command("run", "toy")
     assert code == 2 and one_line(error) and "run finer1 from a checkout" in error
+
+
+def test_a_closed_stdout_stops_nothing(kit):
+    code = "import sys; sys.stdout = None; sys.argv[1:] = ['list']; from finer1_lib.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=fixture_kit.environment(kit), capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_help_and_list(command):

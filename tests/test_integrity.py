@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import fixture_kit
 import pytest
@@ -277,6 +278,10 @@ def finished(root, **values):
     (lambda record: record.update(outputs={}), "lists no outputs"),
     (lambda record: record.update(outputs=["table.csv"]), "holds no outputs that could be"),
     (lambda record: record.update(made_by="me"), "holds no made_by that could be"),
+    (lambda record: record.update(seed=[0]), "holds no seed that could be"),
+    (lambda record: record.update(seconds="long"), "holds no seconds that could be"),
+    (lambda record: record.update(needs={FIRST: None}), "names stages that it cannot have read"),
+    (lambda record: record.update(needs={SECOND: "0" * 64}), "names stages that it cannot have read"),
     (lambda record: record.update(parameters=None), "holds no parameters that could be"),
     (lambda record: record["outputs"].pop("table.csv"), "was changed after the stage had finished"),
     (lambda record: record["outputs"].update({"table.csv": "0" * 64}), "was changed after the stage"),
@@ -315,10 +320,12 @@ def test_a_record_without_an_earlier_stage_s_digest_is_refused(tmp_path):
     second = Stage.open(SECOND, {"run_name": "r", "output_root": str(tmp_path), "seed": 0})
     second.finish({})
     file = second.dir / "stage.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "needs": {}}))
+    record = json.loads(file.read_text())
     assert NEEDS[SECOND] == (FIRST,)
-    with pytest.raises(UserError, match=f"lacks the digest of {FIRST}"):
-        signatures.is_current(second.run_dir, SECOND)
+    for needs in ({}, {FIRST: None}, {FIRST: ["0"]}):
+        file.write_text(json.dumps({**record, "needs": needs}))
+        with pytest.raises(UserError, match=f"lacks the digest of {FIRST}"):
+            signatures.is_current(second.run_dir, SECOND)
 
 
 def test_only_recorded_files_are_read(tmp_path):
@@ -391,6 +398,22 @@ def test_a_parameter_changed_later_is_refused_where_something_is_written(tmp_pat
     stage.path("table.csv")
 
 
+def test_the_opened_stage_s_own_parameters_cannot_be_set(tmp_path):
+    stage = open_stage(play(CELL.format(root=tmp_path)))
+    with pytest.raises(TypeError):
+        stage.parameters["seed"] = 7
+    with pytest.raises(AttributeError):
+        stage.seed = 7
+    stage.parameters["names"].append("b")  # a list can be
+    with pytest.raises(UserError, match="names is .* when the stage was opened"):
+        stage.finish({})
+
+
+def test_another_stage_s_name_in_a_cell_of_its_own_is_no_parameters_cell(tmp_path):
+    with pytest.raises(UserError, match=f"{SECOND}: the parameters cell does not set 'run_name'"):
+        open_stage(play(CELL.format(root=tmp_path), f"notebook = '{SECOND}'"))
+
+
 def test_the_set_up_cell_again_begins_with_the_new_value(tmp_path, capsys):
     namespace = play(CELL.format(root=tmp_path))
     first = open_stage(namespace)
@@ -418,6 +441,7 @@ def test_by_hand_what_other_code_made_is_kept_told_and_not_called_one_s_own(kit,
     (["get_ipython().run_cell_magic('time', '', " + repr(CELL + "\n") + ")"], "begins with a %%magic"),
     ([CELL + '\nroot = os.environ["X"]'], r"line 7 \(root = os.environ\[\"X\"\]\) is no plain value: write"),
     ([CELL + "\nprint(1)"], r"line 7 \(print\(1\)\) is not `name = value`: .*into a cell below"),
+    *[([f"{CELL}\nroot = {odd}"], "is no plain value: write") for odd in ("1j", "b'x'", "...", "{1, 2}", "[b'x']")],
     ([CELL + "\na, b = 1, 2"], "does not assign one name: write a line for each"),
 ])
 def test_what_no_parameters_cell_can_hold_says_where_to_put_it(tmp_path, cells, told):
@@ -466,6 +490,41 @@ def test_a_file_in_a_folder_s_place_is_one_line(played, name):
     files.atomic_write_text(played.dir / name, "")
     with pytest.raises(UserError, match="must be a folder, and a file lies there: remove it"):
         played()
+
+
+@pytest.mark.parametrize("name", ["", FIRST, ".run.lock", f".{FIRST}.lock", f"{FIRST}.ipynb", f"{FIRST}/stage.json"])
+@pytest.mark.parametrize("target", ["nowhere", "itself"])
+def test_a_link_that_leads_nowhere_is_one_line(played, name, target):
+    link = played.dir / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(link if target == "itself" else played.dir.parent / "no" / "where")
+    with pytest.raises(UserError, match="lies there: remove it|leads nowhere: remove it|Too many levels"):
+        played()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_a_record_s_place_is_not_waited_for(tmp_path):
+    stage = finished(tmp_path)
+    (stage.dir / "stage.json").unlink()
+    os.mkfifo(stage.dir / "stage.json")
+    with pytest.raises(UserError, match="stage.json must be a file, and something else lies there"):
+        signatures.read_record(stage.dir)
+
+
+def test_an_output_that_is_a_link_to_nowhere_is_one_line(tmp_path):
+    stage = stage_of(tmp_path)
+    (stage.dir / "records.jsonl").symlink_to(tmp_path / "nowhere" / "x")
+    with pytest.raises(UserError, match="records.jsonl is a link that leads nowhere: remove it"):
+        stage.path("records.jsonl")
+
+
+def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path, monkeypatch):
+    def nobody(path, *rest, **named):
+        raise FileNotFoundError(2, "No such file or directory", str(path))  # what /proc and some mounts say
+
+    monkeypatch.setattr(Path, "mkdir", nobody)
+    with pytest.raises(UserError, match="no folder can be made there: choose another"):
+        Stage.open(FIRST, {"run_name": "r", "output_root": str(tmp_path), "seed": 0})
 
 
 def test_a_file_where_an_output_s_folder_must_be_is_one_line(tmp_path):

@@ -186,6 +186,11 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (OSError("[WinError 112] There is not enough space on the disk"), "are free"),
         (PermissionError(errno.EACCES, "Permission denied", "/r/x"), "'/r/x': you may not"),
         (OSError(errno.EROFS, "Read-only file system", "/r/x"), "you may not read or write there"),
+        (OSError(errno.EIO, "Input/output error", "/r/x"), "'/r/x': nothing can be read or written there as it is"),
+        (OSError(errno.ESTALE, "Stale file handle", "/r/x"), "remove or repair it"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG), "/r/x"), "nothing can be read or written there as it is"),
+        (OSError(errno.EBUSY, os.strerror(errno.EBUSY), "/r/x"), "nothing can be read or written there as it is"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/r/x"), "look what lies there"),
     ],
 )
 def test_the_line_says_what_to_do_and_what_is_kept(tmp_path, error, words):
@@ -227,6 +232,22 @@ def test_a_full_disk_leaves_what_was_there_and_names_the_file(tmp_path, monkeypa
             files.one_line_for_the_system(Path("/elsewhere")):
         write(target)
     assert files.read_jsonl(target)[0] == 1 and not list(tmp_path.glob(".tmp-*"))
+
+
+def test_an_older_folder_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    files.atomic_write_text(tmp_path / "d" / "old", "o")
+    replace, calls = os.replace, []
+
+    def second_fails(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(OSError), files.atomic_directory(tmp_path / "d") as new:
+        (new / "new").write_text("n")
+    assert len(calls) == 3 and [file.name for file in tmp_path.rglob("*")] == ["d", "old"]
 
 
 def test_states_that_find_no_room_are_an_error_and_no_dead_kernel(tmp_path, monkeypatch):
