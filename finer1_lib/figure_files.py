@@ -31,7 +31,8 @@ def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) 
     from matplotlib import rcParams
     from matplotlib.text import Text
 
-    _take_as_written(figure)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     content, missing = _draw(figure, kind)
     if missing and (fonts := _fonts_with(missing)):
         rcParams["font.family"] = [*rcParams["font.family"], *fonts]
@@ -46,19 +47,6 @@ def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) 
             f" the package {package} (so named on Debian and Ubuntu) and run again"
         )
     return content
-
-
-def _take_as_written(figure: Any) -> None:
-    """A name may hold dollar signs: what stands between two is no formula, but in the numbers of an axis."""
-    from matplotlib.category import StrCategoryFormatter
-    from matplotlib.text import Text
-    from matplotlib.ticker import FixedFormatter
-
-    numbers = [label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
-               if not isinstance(axis.get_major_formatter(), (FixedFormatter, StrCategoryFormatter))
-               for label in (*axis.get_ticklabels(), *axis.get_ticklabels(minor=True), axis.get_offset_text())]
-    for text in set(figure.findobj(Text)) - set(numbers):
-        text.set_parse_math(False)
 
 
 def _draw(figure: Any, kind: str) -> tuple[bytes, set[str]]:

@@ -93,15 +93,6 @@ def system_line(error: str, folder: Path) -> Optional[str]:
     return None
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it; a UserError says where none can be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        line = system_line(str(error), path) or f"{error}: no folder can be made there: choose another"
-        raise UserError(line) from error
-
-
 @contextmanager
 def one_line_for_the_system(folder: Path) -> Iterator[None]:
     """Raise a UserError with `system_line` in place of a full disk's or missing rights' own error.

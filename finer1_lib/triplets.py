@@ -57,7 +57,6 @@ def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy
 
     Source: METHOD 3 asks for visual similarity; centring and cosine are our choice.
     """
-    import numpy
 
     if len(features) != len(table):
         raise ValueError(f"{len(features)} features for {len(table)} images")

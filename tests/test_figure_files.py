@@ -98,15 +98,6 @@ def test_a_font_that_cannot_be_read_and_one_installed_later(install, tmp_path):
     assert len(said) == 1 and matplotlib.rcParams["font.family"][-1] == "Tiny Han"
 
 
-def test_dollar_signs_in_names_are_signs_and_numbers_keep_their_powers():
-    figure = Figure()
-    axes = figure.subplots()
-    axes.bar(["A$B$C", r"$\frac$"], [1, 1e6])
-    axes.set(yscale="log", title=r"$\frac$")
-    svg = file_of(figure, "svg").decode()
-    assert "<!-- A$B$C -->" in svg and svg.count(r"<!-- $\frac$ -->") == 2 and r"<!-- $\mathdefault{10^{6}}$ -->" in svg
-
-
 def test_other_warnings_are_passed_on(install):
     class Talking(Figure):
         def savefig(self, *words, **named):

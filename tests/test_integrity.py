@@ -523,7 +523,7 @@ def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path, monkeypatch):
         raise FileNotFoundError(2, "No such file or directory", str(path))  # what /proc and some mounts say
 
     monkeypatch.setattr(Path, "mkdir", nobody)
-    with pytest.raises(UserError, match="no folder can be made there: choose another"):
+    with pytest.raises(UserError, match="cannot be made .*: choose another place"):
         Stage.open(FIRST, {"run_name": "r", "output_root": str(tmp_path), "seed": 0})
 
 

@@ -428,7 +428,7 @@ def test_a_target_that_can_be_no_file_is_refused_before_the_work(tmp_path, monke
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/run cannot be made .Not a directory.: choose another place"):
+    with pytest.raises(UserError, match="Not a directory: .*file/run.*choose another"):
         make_folder(tmp_path / "file" / "run")
-    with pytest.raises(UserError, match="cannot be made .File name too long."):
+    with pytest.raises(UserError, match="File name too long.*choose another"):
         atomic_write_json(tmp_path / ("x" * 300) / "a.json", {})
