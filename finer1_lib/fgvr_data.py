@@ -135,6 +135,8 @@ def split_table(
     if num_shots < 3:
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
     table, faults = table.copy(), []
+    # pandas writes attrs into the parquet file, whose hash must stay that of the records that are kept
+    table.attrs = {key: value for key, value in table.attrs.items() if key == "duplicates"}
     for super_category, part in table.groupby("super_category"):
         try:
             seen = seen_names(super_category, sorted(part["sub_category"].unique()), seed, seen_share, guide)
