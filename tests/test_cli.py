@@ -97,7 +97,7 @@ MISTAKES = [
     (("student-copy", "03_tap", "--to", "copies"), "no notebook '03_tap' here: did you mean 03_tapo?"),
     (("student-copy", "taken", "--to", "copies"), "taken is not a notebook"),
     (("student-copy", "--to", "copies"), "has no cell tagged `solution`"),
-    (("student-copy", CHECKED, "--to", "taken"), "cannot write to taken"),
+    (("student-copy", CHECKED, "--to", "taken"), "nothing can be read or written there as it is (taken)"),
     (("compare",), "Missing argument"),
     (("compare", "nowhere"), "has not finished 04_evaluation"),
     (("compare", "../up"), "run name '../up'"),

@@ -228,5 +228,5 @@ def test_a_copy_never_takes_a_notebook_s_own_place(tmp_path):
         write_copies([own / real.name], own, force=True)
     with pytest.raises(UserError, match="two notebooks are called"):
         write_copies([real, own / real.name], tmp_path / "third")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="nothing can be read or written there"):
         write_copies([real], own / real.name / "below")

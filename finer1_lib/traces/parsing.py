@@ -161,9 +161,11 @@ def split_names(text: str, known: Container[str] = ()) -> tuple[str, ...]:
     Args:
         known: normalised names; the last two of a line may be joined by "and" if they are.
     """
-    items = [item.group(2) for item in map(_LIST_ITEM.match, text.splitlines()) if item]
+    items = [item for item in map(_LIST_ITEM.match, text.splitlines()) if item]
+    if len(items) == 1 and items[0].group(1)[0].isalpha():
+        items = []  # "E. coli" alone is no list
     names = []
-    for piece in items or [piece for line in text.splitlines() for piece in _listed(line, known)]:
+    for piece in [item.group(2) for item in items] or [piece for line in text.splitlines() for piece in _listed(line, known)]:
         piece = _JOIN.sub("", piece)
         if len(piece) <= LONGEST_LEAD and not _is_name(_bare_name(piece)):
             piece = _LEAD_IN.sub("", piece)
