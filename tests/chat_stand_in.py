@@ -11,7 +11,6 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-
 RAW = "raw"  # in the place of a status: the body's pieces are all that is sent, with pauses of so many seconds
 
 

@@ -2,13 +2,13 @@
 
 import math
 
-from finer1_lib.chain import STAGES
+from finer1_lib.runs.chain import STAGES
 
 
 def _world():
     import pandas as pd
 
-    from finer1_lib.miniature.reasoning import distance
+    from finer1_lib.data.guide import distance
     from finer1_lib.miniature.world import make_guide
 
     reading = pd.DataFrame([
@@ -20,9 +20,9 @@ def _world():
 
 
 def _data():
+    from finer1_lib.data.rationales.filters import write_rationale
+    from finer1_lib.data.rationales.quality import misread
     from finer1_lib.miniature.world import make_guide
-    from finer1_lib.rationale_filters import write_rationale
-    from finer1_lib.rationale_quality import misread
 
     guide = make_guide()
     name, entry = next(iter(guide["sub_categories"].items()))
@@ -56,9 +56,9 @@ def _cot_sft():
 def _tapo():
     import torch
 
-    from finer1_lib.baselines import method_config
-    from finer1_lib.objective import divergence, group_advantages
-    from finer1_lib.tapo import make_config
+    from finer1_lib.training.methods import method_config
+    from finer1_lib.training.objective import divergence, group_advantages
+    from finer1_lib.training.tapo_config import make_config
 
     return {
         "n_anchor": 4, "n_positive": 4, "kit": make_config("kit", n_anchor=4, n_positive=4),
@@ -68,8 +68,8 @@ def _tapo():
 
 
 def _evaluation():
-    from finer1_lib.evaluation_requests import shown_options
-    from finer1_lib.scores.scorers import make_scorer
+    from finer1_lib.evaluation.requests import shown_options
+    from finer1_lib.evaluation.scores.scorers import make_scorer
 
     names = ["Dunen Wren", "Marlo Wren", "Berish Wren", "Kolic Wren"]
     items = [{"item_id": str(k), "sub_category": names[0], "options": names} for k in range(5)]
@@ -86,9 +86,8 @@ def _evaluation():
 def _probing():
     import numpy as np
 
+    from finer1_lib.data.taxonomy import taxonomy_of
     from finer1_lib.miniature.world import make_guide
-
-    from finer1_lib.taxonomy import taxonomy_of
 
     return {"np": np, "taxonomy": taxonomy_of(make_guide()), "seed": 0}
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import nbformat
 
-from finer1_lib.runs import SET_UP_CELL, STAGES
+from finer1_lib.runs.chain import STAGES
+from finer1_lib.runs.notebook import SET_UP_CELL
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -110,7 +111,7 @@ def start(kit: Path, *words: str) -> subprocess.Popen:
     A shell's background job is born deaf to Ctrl-C, and so would be what it starts: the tests' own command is not.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "finer1_lib.cli", *words], cwd=kit, env=environment(kit), text=True,
+        [sys.executable, "-m", "finer1_lib.commands.cli", *words], cwd=kit, env=environment(kit), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         preexec_fn=_hear_interrupts if os.name == "posix" else None,
     )  # fmt: skip

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from finer1_lib.miniature.base import WEIGHTS
+from finer1_lib.models.generation import generate
+from finer1_lib.models.trainable import add_lora
 
 
 def answer_device_questions() -> None:
@@ -61,12 +63,11 @@ def whose(model) -> str:
 
 def signatures() -> dict[str, list[str]]:
     """What Unsloth's loader, and the trainers and settings that it rewrote, take by name."""
+    import passed_keywords
     import trl
     import unsloth
     from unsloth import save
     from unsloth.models.vision import FastBaseModel
-
-    import passed_keywords
 
     found = {"unsloth.FastVisionModel.from_pretrained": unsloth.FastVisionModel.from_pretrained,
              "unsloth.FastVisionModel.get_peft_model": FastBaseModel.get_peft_model,  # where it forwards to
@@ -83,8 +84,10 @@ def signatures() -> dict[str, list[str]]:
 def run(backend: str, folder: Path, base: str) -> dict:
     """SFT with an adapter, SFT of the weights themselves and TAPO, all on one base."""
     import training_cases as cases
-    from finer1_lib import models, sft, tapo
-    from finer1_lib.encoding import user_message
+
+    from finer1_lib.core.prompts import user_message
+    from finer1_lib.models import loading as models
+    from finer1_lib.training import sft, tapo
 
     # Below 512 tokens Unsloth checkpoints activations in the ordinary way; above, it moves them to pinned
     # memory, which needs a driver.
@@ -106,7 +109,7 @@ def run(backend: str, folder: Path, base: str) -> dict:
             trained = tapo.train_tapo(loaded, cases.triplets(folder), config, out / case, metrics_path=log)
         chat = user_message(cases.QUESTION, cases.images(folder)[0])
         told[case] = {"history": history(log), "model": whose(trained.model),
-                      "answer": models.generate(trained, [chat], max_new_tokens=8)[0].text}
+                      "answer": generate(trained, [chat], max_new_tokens=8)[0].text}
         if case == "sft_lora":
             models.save_merged(trained, out / "merged")
     return told
@@ -114,13 +117,14 @@ def run(backend: str, folder: Path, base: str) -> dict:
 
 def checked(folder: Path) -> dict[str, str]:
     """The checks of `finer1 gpu-check` that ask Unsloth, on the miniature: check -> level and finding."""
-    from finer1_lib import gpu_check, models
-    from finer1_lib.gpu_bench import Bench
-    from finer1_lib.presets import find_kit, make_plan
+    from finer1_lib.commands import gpu_check
+    from finer1_lib.commands.gpu_check import Bench
+    from finer1_lib.models import loading as models
+    from finer1_lib.runs.presets import find_kit, make_plan
 
     plan = make_plan(find_kit(), "miniature", settings=["02_cot_sft.backend=unsloth"])
     bench = Bench(plan, "cpu", folder)
-    bench.loaded = models.add_lora(models.load(
+    bench.loaded = add_lora(models.load(
         WEIGHTS, backend="unsloth", device="cpu", dtype="float32", max_seq_length=256), 4, 8)
     found = {}
     for check in (gpu_check.log_probabilities, gpu_check.unsloths, gpu_check.gradients):
@@ -136,7 +140,8 @@ def main(backend: str, folder: Path) -> None:
 
     torch.set_num_threads(1)
     import training_cases as cases
-    from finer1_lib import rewards, sft, tapo_trainer
+
+    from finer1_lib.training import rewards, sft, tapo as tapo_trainer
 
     rewards.accuracy_reward = cases.sometimes_right
     told = {base: run(backend, folder, base) for base in ("tiny", "miniature")}

@@ -8,10 +8,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from finer1_lib.chain import STAGES
-from finer1_lib.parameters import parse_parameters
-from finer1_lib.presets import list_presets, make_plan
-from finer1_lib.runs import SET_UP_CELL
+from finer1_lib.runs.chain import STAGES
+from finer1_lib.runs.notebook import SET_UP_CELL
+from finer1_lib.runs.parameters import parse_parameters
+from finer1_lib.runs.presets import list_presets, make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))

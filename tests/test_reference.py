@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from finer1_lib.chain import STAGES
-from finer1_lib.contenders import all_contenders, labels_of
+from finer1_lib.commands.seeds import main_lines
+from finer1_lib.evaluation.entries import all_contenders, labels_of
+from finer1_lib.evaluation.scores.scorers import make_scorer
+from finer1_lib.evaluation.scores.scoring import pick, score_records, summary_rows
+from finer1_lib.evaluation.summary import KEYS, check_rows, main_table
 from finer1_lib.paper.orderings import left_out
-from finer1_lib.scores.scorers import make_scorer
-from finer1_lib.scores.scoring import pick, score_records, summary_rows
-from finer1_lib.seeds import main_lines
-from finer1_lib.summary import KEYS, check_rows, main_table
+from finer1_lib.runs.chain import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "outputs" / "reference"
@@ -130,7 +130,7 @@ def test_what_the_readme_says_of_the_orderings_is_what_the_ablation_found():
 
 def test_what_is_kept_is_what_its_stage_recorded():
     """Pictures are kept in fewer colours; everything else is the run's own, to the byte."""
-    from finer1_lib.hashing import sha256_file
+    from finer1_lib.core.hashing import sha256_file
 
     looked = 0
     for record in REFERENCE.glob("0*/stage.json"):

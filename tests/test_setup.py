@@ -110,7 +110,7 @@ def test_outputs_are_ignored_but_the_reference_is_not(tmp_path):
         and ignored(".venv/bin/python")
         and ignored("unsloth_compiled_cache/x.py")
     )
-    assert not ignored("outputs/reference/summary.json") and not ignored("finer1_lib/runs.py")
+    assert not ignored("outputs/reference/summary.json") and not ignored("finer1_lib/runs/notebook.py")
     assert not ignored("finer1_lib/miniature/weights/model.safetensors")
 
 

@@ -6,15 +6,17 @@ import signal
 import sys
 from pathlib import Path
 
+from finer1_lib.models.trainable import Trainable, add_lora, make_trainable
+from finer1_lib.models.trained_weights import save_adapter
+
 QUESTION = "What species is this bird?"
 SIZES = ((84, 140), (112, 112))  # 15 and 16 image tokens: pictures of real data differ too
 
 
 def prepare(folder: Path) -> Path:
     """A base, six pictures, and an adapter with both halves random (a fresh one leaves half unused)."""
-    import torch
-
     import tiny_checkpoint
+    import torch
 
     torch.set_num_threads(1)
     tiny_checkpoint.build(folder / "base")
@@ -29,20 +31,20 @@ def prepare_adapter(base: Path, out: Path) -> None:
     """An adapter of a checkpoint, both halves random."""
     import torch
 
-    from finer1_lib import models
+    from finer1_lib.models import loading as models
 
-    loaded = models.add_lora(models.load(base), 4, 8, seed=3)
+    loaded = add_lora(models.load(base), 4, 8, seed=3)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         for name, parameter in loaded.model.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(0.0, 0.1)
-    models.save_adapter(loaded, out)
+    save_adapter(loaded, out)
 
 
 def start(folder: Path, base: "Path | None" = None, adapter: str = "start", **options):
     """The base with that adapter."""
-    from finer1_lib import models
+    from finer1_lib.models import loading as models
 
     return models.load(base or folder / "base", adapter=folder / adapter, **options)
 
@@ -50,22 +52,22 @@ def start(folder: Path, base: "Path | None" = None, adapter: str = "start", **op
 def start_full(folder: Path, base: "Path | None" = None, vision_tower: bool = False, projector: bool = False,
                **options):
     """The base with its own weights freed; by default all but vision tower and projector (the release)."""
-    from finer1_lib import models
+    from finer1_lib.models import loading as models
 
     loaded = models.load(base or folder / "base", full_finetuning=True, **options)
-    part = models.Trainable("full", vision_tower=vision_tower, projector=projector)
-    return models.make_trainable(loaded, part)
+    part = Trainable("full", vision_tower=vision_tower, projector=projector)
+    return make_trainable(loaded, part)
 
 
 def images(folder: Path) -> list:
-    from finer1_lib.encoding import ImageFile
+    from finer1_lib.core.images import ImageFile
 
     return [ImageFile(str(folder / "images"), f"bird/wren/{i}.png") for i in range(6)]
 
 
 def examples(folder: Path) -> list:
     """Six examples of unequal length."""
-    from finer1_lib.sft import SftExample
+    from finer1_lib.training.sft import SftExample
 
     return [SftExample(image, QUESTION, "<answer>Wren</answer>" + "." * i)
             for i, image in enumerate(images(folder))]
@@ -73,7 +75,7 @@ def examples(folder: Path) -> list:
 
 def triplets(folder: Path) -> list:
     """Six triplets whose anchor, positive and negative differ in size."""
-    from finer1_lib.tapo import TripletRow
+    from finer1_lib.training.tapo_config import TripletRow
 
     all_images = images(folder)
     return [TripletRow(all_images[i], all_images[(i + 1) % 6], all_images[(i + 2) % 6], QUESTION, f"Wren {i}")
@@ -86,14 +88,14 @@ def sometimes_right(*, completion_ids, **columns) -> list[float]:
 
 
 def sft_config(**changes):
-    from finer1_lib.sft import SftConfig
+    from finer1_lib.training.sft import SftConfig
 
     return SftConfig(**{**dict(epochs=3, batch_size=4, micro_batch_size=2, warmup_steps=1, learning_rate=1e-2,
                                checkpoints_every=2), **changes})
 
 
 def tapo_config(**changes):
-    from finer1_lib.tapo import make_config
+    from finer1_lib.training.tapo_config import make_config
 
     return make_config(**{**dict(n_anchor=2, n_positive=2, prompts_per_step=2, micro_batch_size=4, steps=6,
                                  updates_per_rollout=2, max_new_tokens=6, learning_rate=1e-2, top_p=1.0,
@@ -110,7 +112,7 @@ def count_passes(model) -> list:
 
 def train(kind: str, folder: Path, out: Path, progress=None, loaded=None, **changes):
     """Train one of the two cases into `out`; `sft`, or `tapo`, whose reward must be `sometimes_right`."""
-    from finer1_lib import sft, tapo
+    from finer1_lib.training import sft, tapo
 
     loaded = loaded or start(folder)
     if kind == "sft":
@@ -121,7 +123,7 @@ def train(kind: str, folder: Path, out: Path, progress=None, loaded=None, **chan
 def main(kind: str, folder: Path, last_step: int, part: str = "lora") -> None:
     import torch
 
-    from finer1_lib import rewards
+    from finer1_lib.training import rewards
 
     torch.set_num_threads(1)
     rewards.accuracy_reward = sometimes_right

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Iterable
 
 WEIGHTS = Path(__file__).parent / "weights"  # the shipped checkpoint and its capability card
-
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
@@ -19,7 +18,6 @@ SPECIAL_TOKENS = (
 TAGS = tuple(f"<{slash}{part}>" for part in ("think", "analysis", "options", "comparison", "prediction", "answer")
              for slash in ("", "/"))
 VOCABULARY = 1280
-
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}"

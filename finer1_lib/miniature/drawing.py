@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 
 SIZE = 112  # pixels; 8 x 8 patches of 14, 16 image tokens after merging
 _OVERSAMPLE = 3
-
 _RGB = {
     "black": (28, 28, 32), "white": (248, 248, 244), "red": (214, 36, 36),
     "yellow": (246, 208, 36), "blue": (36, 84, 214), "green": (28, 150, 62),
@@ -27,7 +26,6 @@ _BACKGROUNDS = (
     ((202, 222, 238), (232, 238, 240)), ((210, 224, 200), (228, 230, 214)), ((232, 220, 200), (216, 206, 190)),
     ((206, 206, 212), (226, 226, 230)), ((190, 212, 216), (214, 226, 222)), ((226, 210, 218), (236, 226, 228)),
 )
-
 Point = tuple[float, float]
 
 
@@ -203,7 +201,7 @@ def write_world(guide: dict, root: Path, images_per_sub_category: int, seed: int
         One row per picture: path (relative to `root`), super_category, sub_category, genus, and one key per
         attribute.
     """
-    from ..files import atomic_directory
+    from finer1_lib.core.files import atomic_directory
 
     rows, names = [], guide["sub_categories"]
     with atomic_directory(root) as folder:

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from ..files import atomic_directory, atomic_write_json
-from . import diet
-from .base import make_model, make_processor, make_tokenizer
-from .drawing import SIZE, draw_specimen
+from finer1_lib.core.files import atomic_directory, atomic_write_json
+from finer1_lib.miniature import pretraining_data as diet
+from finer1_lib.miniature.base import make_model, make_processor, make_tokenizer
+from finer1_lib.miniature.drawing import SIZE, draw_specimen
 
 POOL = 20_000          # pictures drawn once; mirrored, shifted and re-lit at every use
 LOOK_BATCH = 32

@@ -13,13 +13,12 @@ import random
 from dataclasses import dataclass, fields
 from typing import Any, Mapping, Sequence
 
-from finer1_lib.errors import UserError
-from finer1_lib.miniature.reasoning import claim, four_parts, nearest
-from finer1_lib.rationale_filters import CUT_OFF
-from finer1_lib.teaching import Teacher
+from finer1_lib.core.errors import UserError
+from finer1_lib.data.guide import claim, four_parts, nearest
+from finer1_lib.data.rationales.filters import CUT_OFF
+from finer1_lib.data.rationales.teachers import Teacher
 
 CANDIDATES = 3  # beside the label
-
 _PHRASES = (
     "{value} {part}", "{article}{value} {part}", "the {part} {is_} {value}", "its {part} {look} {value}",
 )  # fmt: skip

@@ -19,7 +19,6 @@ from itertools import product
 from typing import Any
 
 COLOURS = ("black", "white", "red", "yellow", "blue", "green")
-
 # In the order in which a description lists them; the genus attributes come first.
 SUPER_CATEGORIES: dict[str, dict[str, Any]] = {
     "bird": {
@@ -50,10 +49,8 @@ SUPER_CATEGORIES: dict[str, dict[str, Any]] = {
                    "Meteor", "Voyager"),
     },
 }
-
 GENUS_SIZES = (5, 6, 4, 5, 5, 6, 4, 5, 5, 5)  # 50 sub-categories in each super-category
 SEEN_SHARE = 0.6
-
 _ONSETS = ("b", "br", "d", "dr", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "w", "z")
 _VOWELS = ("a", "e", "i", "o", "u")
 _MIDDLES = ("l", "m", "n", "r", "s", "v", "nd", "rt", "lm", "sk")

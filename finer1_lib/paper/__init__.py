@@ -1,1 +1,3 @@
 """The paper's figures as facts, and what may stand beside them."""
+
+

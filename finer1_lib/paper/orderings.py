@@ -159,7 +159,7 @@ def table(scores, *, seed: int, scorer: str = "strict"):
     """
     import pandas as pd
 
-    from finer1_lib.scores.scoring import compare_all
+    from finer1_lib.evaluation.scores.scoring import compare_all
 
     claimed, rows = claims(scores["model"]), []
     for setting, metric in dict.fromkeys((claim["setting"], claim["metric"]) for claim in claimed):
@@ -202,7 +202,7 @@ def bars_of(rows: Iterable[Mapping], figure: str, scorer: str = "strict"):
     """
     import pandas as pd
 
-    from finer1_lib.summary import KEYS
+    from finer1_lib.evaluation.summary import KEYS
 
     setting, metric = measured(figure)
     wanted = {"dataset": "average", "setting": setting, "metric": metric, "scorer": scorer}

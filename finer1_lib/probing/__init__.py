@@ -1,1 +1,3 @@
 """Probing experiments: why does it work (paper section 5.4)?"""
+
+

@@ -30,10 +30,10 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from finer1_lib.probing.probes import grouped_folds
+from finer1_lib.core.statistics import clustered_mean, paired_difference
+from finer1_lib.evaluation.scores.scoring import reading
 from finer1_lib.probing.items import CONTROLS
-from finer1_lib.scores.scoring import reading
-from finer1_lib.statistics import clustered_mean, paired_difference
+from finer1_lib.probing.probes import grouped_folds
 
 RIDGE = 10.0    # strength of the penalty, on standardised states
 FOLDS = 5

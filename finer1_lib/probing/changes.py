@@ -12,12 +12,11 @@ Source: METHOD 5 (sight, knowledge or deployment?); the table is our choice.
 
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from finer1_lib.contenders import Contender, find_contender, start_of
-from finer1_lib.errors import UserError
-from finer1_lib.probing.rows import CLUSTERS, counts_of
-from finer1_lib.probing.statistics import auc_difference
-from finer1_lib.scores.scoring import reading
-from finer1_lib.statistics import has_interval, paired_difference
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.statistics import has_interval, paired_difference
+from finer1_lib.evaluation.entries import Contender, find_contender, start_of
+from finer1_lib.evaluation.scores.scoring import reading
+from finer1_lib.probing.rows import CLUSTERS, auc_difference, counts_of
 
 
 class Measure(NamedTuple):
@@ -34,8 +33,6 @@ MEASURES: Mapping[str, Measure] = {
     "name_prompt_accuracy": Measure("use", "sub-category, last prompt token"),
     "h3_auc": Measure("use", "right from wrong name (H3)"),
 }
-
-
 PLACE_LABELS = {"images": "image tokens", "prompts": "last prompt token"}
 
 

@@ -17,7 +17,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from finer1_lib.errors import UserError
+from finer1_lib.core.errors import UserError
 from finer1_lib.probing.rows import CATEGORIES, rows_of
 
 COLUMNS = ("metric", "model", "layer", "dataset", "categories", "variant", "value", "low", "high", "n")
@@ -31,7 +31,7 @@ def layer_count(checkpoint: str) -> int:
     Raises:
         UserError: there is none.
     """
-    from finer1_lib.checkpoint_files import read_config
+    from finer1_lib.models.checkpoint_files import read_config
 
     return read_config(checkpoint).get_text_config().num_hidden_layers + 1
 

@@ -1,4 +1,11 @@
-"""Figures of notebook 05: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
+"""Figures of the probes by layer, of the attributes, and of what changed: a DataFrame in, a figure out.
+
+Colours are the models' own (`contenders.ROWS`). A probe is a full line with filled dots, a control a dashed
+one with hollow marks; a dotted line is guessing.
+
+Source: our choice.
+
+Figures of notebook 05: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
 Colours are the models' own (`contenders.ROWS`); controls are hollow, so that a grey print reads the same.
 
@@ -7,11 +14,11 @@ Source: paper section 5.4 and Table 4 (what is probed); the drawing is our choic
 
 from typing import Mapping, Optional
 
-from finer1_lib.contenders import colour_of, in_order, label_of
-from finer1_lib.statistics import has_interval
+from finer1_lib.core.plots import plain_axis
+from finer1_lib.core.statistics import has_interval
+from finer1_lib.training.methods import colour_of, in_order, label_of
 
 Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
-
 CONTROL_MARKERS = {"majority": "v", "shuffled_labels": "D", "epithet_only": "P", "text_only": "s",
                    "swapped_image": "^"}  # what else has a variant stands in tables alone
 CONTROL_LABELS = {"majority": "always the commonest class", "shuffled_labels": "labels shuffled in training",
@@ -21,13 +28,6 @@ CONTROL_LABELS = {"majority": "always the commonest class", "shuffled_labels": "
 
 def _two_lines(model: str, labels: Labels) -> str:
     return label_of(model, labels).replace(" + ", "\n+ ")
-
-
-def plain_axis(axis, size: int = 11) -> None:
-    """No frame above and right, ticks that can be read from the back row."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=size)
 
 
 def probe_bars(df, label: str, start: float = 0.0, labels: Labels = None):
@@ -149,3 +149,154 @@ def right_wrong_pictures(df, labels: Labels = None):
         line[0].set_ylabel("second component", fontsize=11)
     plt.close(fig)
     return fig
+
+
+TITLES = {  # metric: (title of its panel, what 1 is drawn as)
+    "h1_probe_accuracy": ("H1: sub-category,\nimage tokens (%)", 100),
+    "h2_genus_gap": ("H2: genus gap of names\n(cosine)", 1),
+    "h3_auc": ("H3: right or wrong name,\nAUC (%)", 100),
+    "attribute_image_accuracy": ("attributes,\nimage tokens (%)", 100),
+    "attribute_prompt_accuracy": ("attributes,\nlast prompt token (%)", 100),
+    "name_prompt_accuracy": ("sub-category,\nlast prompt token (%)", 100),
+}
+
+
+def layer_curves(df, labels: Labels = None):
+    """One panel per metric: value by layer for every model, with 95 % intervals; controls dashed and hollow.
+
+    Args:
+        df: rows of layers.csv of one data set and categories: metric (of `TITLES`), model, layer, variant
+            (None or NaN for the probe), value, low, high.
+        labels: {model: label} in the order of the legend.
+    """
+    import matplotlib.pyplot as plt
+
+    metrics = [metric for metric in TITLES if metric in set(df["metric"])]
+    models = in_order(df["model"], labels)
+    fig, axes = plt.subplots(1, len(metrics), figsize=(min(13, 4.2 * len(metrics) + 0.4), 4.9), squeeze=False,
+                             layout="constrained")
+    for axis, metric in zip(axes[0], metrics):
+        title, unit = TITLES[metric]
+        here = df[(df["metric"] == metric) & (df["variant"].isna() | df["variant"].isin(CONTROL_MARKERS))]
+        apart = 0.024 * max(5, here["layer"].max() - here["layer"].min())  # between the models' dots
+        for place, model in enumerate(models):
+            part = here[here["model"] == model]
+            for variant, line in part.groupby(part["variant"].fillna(""), sort=False):
+                _line(axis, line, model, variant, unit, apart * (place - (len(models) - 1) / 2))
+        if metric == "h3_auc":
+            axis.axhline(50, color="black", linestyle=":", linewidth=1)
+        _by_layer(axis, here["layer"], title)
+        if unit == 100:
+            axis.set_ylim(min(0, axis.get_ylim()[0]), 104)
+    _legend(fig, models, [name for name in CONTROL_LABELS if name in set(df["variant"])], labels)
+    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
+    return fig
+
+
+def attribute_curves(df, labels: Labels = None):
+    """A small panel per attribute: balanced accuracy by layer; the dotted line is guessing, 1 of the values.
+
+    Args:
+        df: rows of `attribute_table` of one place: super_category, attribute, values, held_out, model, layer,
+            variant, value, low, high.
+        labels: {model: label} in the order of the legend.
+    """
+    import matplotlib.pyplot as plt
+
+    panels = [(kind, list(dict.fromkeys(part["attribute"]))) for kind, part in df.groupby("super_category")]
+    columns = min(6, max(len(names) for _, names in panels))
+    lines = [(kind, names[start : start + columns]) for kind, names in panels
+             for start in range(0, len(names), columns)]
+    models = in_order(df["model"], labels)
+    fig, axes = plt.subplots(len(lines), columns, figsize=(2.05 * columns + 0.7, 2.5 * len(lines) + 1.1),
+                             sharex=True, sharey=True, squeeze=False, layout="constrained")
+    for row, (kind, names) in zip(axes, lines):
+        for axis in row[len(names) :]:
+            axis.set_axis_off()
+        for axis, name in zip(row, names):
+            here = df[(df["super_category"] == kind) & (df["attribute"] == name)]
+            for model in models:
+                part = here[here["model"] == model]
+                for variant, line in part.groupby(part["variant"].fillna(""), sort=False):
+                    _line(axis, line, model, variant, 100, 0.0, size=4)
+            axis.axhline(100 / here["values"].iloc[0], color="black", linestyle=":", linewidth=1)
+            _by_layer(axis, here["layer"], f"{name}{' *' if here['held_out'].iloc[0] == 'genus' else ''}")
+            axis.set_ylim(-2, 104)
+        row[0].set_ylabel(f"{kind}: read right (%)", fontsize=12)
+        row[0].set_yticks([0, 25, 50, 75, 100])
+    for row in axes[:-1]:
+        for axis in row:
+            axis.set_xlabel("")
+    _legend(fig, models, [name for name in CONTROL_LABELS if name in set(df["variant"])], labels,
+            "* whole genera held out" if (df["held_out"] == "genus").any() else None)
+    plt.close(fig)
+    return fig
+
+
+def change_dots(df, labels: Labels = None):
+    """What changed between checkpoints: a panel per pair, a dot and its 95 % interval per measure.
+
+    Args:
+        df: of `probing.changes.changes`: first, second, kind, label, difference, low, high, reading.
+        labels: {model: label}.
+    """
+    import matplotlib.pyplot as plt
+
+    pairs = list(dict.fromkeys(zip(df["first"], df["second"])))
+    measures = list(dict.fromkeys(zip(df["kind"], df["label"])))
+    reading = sum(kind == "reading" for kind, _ in measures)
+    size = (min(13, 3.1 * len(pairs) + 3.6), 0.62 * len(measures) + 1.6)
+    fig, axes = plt.subplots(1, len(pairs), figsize=size, sharex=True, sharey=True, squeeze=False,
+                             layout="constrained")
+    for axis, (first, second) in zip(axes[0], pairs):
+        part = df[(df["first"] == first) & (df["second"] == second)]
+        for row in part.itertuples():
+            place = measures.index((row.kind, row.label))
+            if has_interval(row.low):
+                axis.plot([100 * row.low, 100 * row.high], [place, place], color="black", linewidth=1.6)
+            axis.plot(100 * row.difference, place, "o", ms=10, color=colour_of(first), mec="black", zorder=3)
+            said = "" if row.reading == "cannot tell" else f" {row.reading}"
+            axis.text(100 * row.difference, place - 0.27, f"{100 * row.difference:+.1f}{said}", ha="center",
+                      fontsize=11, zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        axis.axvline(0, color="black", linestyle=":", linewidth=1)
+        axis.axhline(reading - 0.5, color="#BBBBBB", linewidth=1)
+        names = "\n".join((label_of(first, labels), "minus " + label_of(second, labels)))
+        axis.set_title(names, fontsize=12)
+        axis.set_xlabel("points", fontsize=12)
+        plain_axis(axis)
+    axes[0][0].set_yticks(range(len(measures)), [f"{kind}: {label}" for kind, label in measures])
+    axes[0][0].set_ylim(len(measures) - 0.4, -0.7)
+    plt.close(fig)
+    return fig
+
+
+def _line(axis, rows, model: str, variant: str, unit: float, shift: float, size: float = 6) -> None:
+    """One curve with whiskers; `variant` "" is the probe itself."""
+    rows = rows.sort_values("layer")
+    x, colour = rows["layer"] + shift, colour_of(model)
+    style = {"mfc": colour, "linestyle": "-", "marker": "o", "linewidth": 1.8, "zorder": 3}
+    if variant:
+        style = {"mfc": "white", "linestyle": "--", "marker": CONTROL_MARKERS[variant], "linewidth": 1}
+    axis.plot(x, unit * rows["value"], color=colour, mec=colour if variant else "black", ms=size, **style)
+    for place, low, high in zip(x, rows["low"], rows["high"]):
+        if low is not None and low == low:
+            axis.plot([place, place], [unit * low, unit * high], color=colour, linewidth=1.2, zorder=1)
+
+
+def _by_layer(axis, layers, title: str) -> None:
+    depths = sorted(set(layers))
+    axis.set_xticks(depths[:: -(-len(depths) // 8)])
+    axis.set_xlabel("layer (0: embeddings)", fontsize=11)
+    axis.set_title(title, fontsize=12)
+    plain_axis(axis)
+
+
+def _legend(fig, models, controls, labels: Labels, note: str = "") -> None:
+    from matplotlib.lines import Line2D
+
+    marks = [Line2D([], [], color=colour_of(model), marker="o", mec="black", label=label_of(model, labels))
+             for model in models]
+    marks += [Line2D([], [], color="black", linestyle="--", marker=CONTROL_MARKERS[name], mfc="white",
+                     label=f"control: {CONTROL_LABELS[name]}") for name in controls]
+    fig.legend(handles=marks, loc="outside lower center", ncol=min(3, len(marks)), frameon=False, fontsize=11,
+               title=note or None)

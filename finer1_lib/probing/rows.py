@@ -1,4 +1,19 @@
-"""From probed items to what is reported: summary rows, and comparisons of checkpoints.
+"""Intervals and equivalence for the probes: what can be said from these many sub-categories, and what cannot.
+
+"No significant difference" is not "no difference": equivalence is claimed only where the 90 % interval of the
+difference lies inside a margin fixed beforehand (which is two one-sided tests at 5 %).
+
+Means and their differences come from `statistics`; the AUC joins it here, because it is a mean over pairs of
+questions and not over questions. It is kept as counts between clusters: with clusters A and B
+
+    ordered = [[2, 1], [3, 4]]   pairs (right question of row, wrong question of column) put in order
+    asked   = [[4, 4], [4, 4]]   pairs there are            ->  AUC 10/16
+
+    a resample that draws A twice and B never has weights [2, 0]  ->  w' ordered w / w' asked w = 8/16
+
+Source: METHOD 5 (equivalence tests, margins +-2 points for H1 and +-0.1 standard deviations for H2).
+
+From probed items to what is reported: summary rows, and comparisons of checkpoints.
 
 Each function takes DataFrames that lie as CSV in the stage's folder, so every number here can be recomputed
 without a model.
@@ -6,12 +21,204 @@ without a model.
 Source: METHOD 5 and DESIGN 7; the row keys are the kit's contract with later tables (`summary.KEYS`).
 """
 
+from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
-from finer1_lib.probing.statistics import (
-    auc, auc_difference, compare_accuracy, compare_gaps, pair_counts, reading,
+import numpy as np
+
+from finer1_lib.core.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Estimate,
+    clustered_mean,
+    paired_difference,
+    resampled,
 )
-from finer1_lib.statistics import Estimate, clustered_mean
+
+H1_MARGIN = 0.02  # accuracy
+H2_MARGIN = 0.1   # standard deviations of the gap
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """An AUC cut up by pair of clusters.
+
+    Attributes:
+        ordered, asked: [G, G] (right, wrong) pairs put in order (ties half), and pairs there are.
+        groups: [G] super-category of each cluster.
+        n: number of questions.
+    """
+
+    ordered: np.ndarray
+    asked: np.ndarray
+    groups: np.ndarray
+    n: int
+
+    def value(self, weights: Optional[np.ndarray] = None) -> np.ndarray:
+        """AUC per super-category, averaged without weights: [1], or [draws] for weights [draws, G]."""
+        weights = np.ones((1, len(self.groups))) if weights is None else weights
+        parts = []
+        for group in np.unique(self.groups):
+            w = weights * (self.groups == group)
+            ordered, asked = (np.einsum("dg,gh,dh->d", w, counts, w, optimize=True)
+                              for counts in (self.ordered, self.asked))
+            parts.append(ordered / asked)
+        return np.mean(parts, axis=0)
+
+
+def pair_counts(
+    scores: Sequence[float], right: Sequence[bool], clusters: Sequence[int], folds: Sequence[int],
+    groups: Sequence[str],
+) -> PairCounts:
+    """Compare every right with every wrong question of the same fold and super-category.
+
+    Scores of two folds come from two separators and have no common scale, so they are never compared.
+
+    Args:
+        scores, right, clusters, folds, groups: [N] each; a cluster (swap) is told apart by group and number.
+    """
+    scores, right, folds = np.asarray(scores), np.asarray(right, dtype=bool), np.asarray(folds)
+    groups = np.asarray(groups)
+    keys = {key: code for code, key in enumerate(dict.fromkeys(zip(groups, clusters)))}
+    codes = np.array([keys[key] for key in zip(groups, clusters)])
+    ordered, asked = np.zeros((2, len(keys), len(keys)))
+    for group in np.unique(groups):
+        for fold in np.unique(folds):
+            here = (folds == fold) & (groups == group)
+            a, b = np.flatnonzero(here & right), np.flatnonzero(here & ~right)
+            gap = scores[a][:, None] - scores[b][None, :]
+            cell = (codes[a][:, None], codes[b][None, :])
+            np.add.at(ordered, cell, (gap > 0) + 0.5 * (gap == 0))
+            np.add.at(asked, cell, 1.0)
+    return PairCounts(ordered, asked, np.array([group for group, _ in keys]), len(scores))
+
+
+def auc(counts: PairCounts, *, seed: int, level: float = LEVEL, resamples: int = RESAMPLES) -> Estimate:
+    """AUC with an interval over whole swaps of sub-categories.
+
+    The interval speaks of other sub-categories under this probe, not of training the probe anew. Measured over
+    60 experiments each, a nominal 95 % held the truth in 82 % with 4 swaps and in 90 to 95 % with 10 to 25.
+    """
+    return _estimate(counts.value, counts, (0.0, 1.0), seed, level, resamples)
+
+
+def auc_difference(
+    first: PairCounts, second: PairCounts, *, seed: int, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Estimate:
+    """AUC of `first` minus AUC of `second` over the same swaps, resampled together.
+
+    Raises:
+        ValueError: if the two are not about the same swaps.
+    """
+    if first.asked.shape != second.asked.shape or not np.array_equal(first.groups, second.groups):
+        raise ValueError("the two checkpoints were not asked about the same swaps")
+
+    def difference(weights):
+        return first.value(weights) - second.value(weights)
+
+    return _estimate(difference, first, (-1.0, 1.0), seed, level, resamples)
+
+
+def _estimate(statistic, counts: PairCounts, bounds, seed: int, level: float, resamples: int) -> Estimate:
+    """Percentile interval stretched about the value; none where a super-category has a single swap.
+
+    Taking further percentiles instead (as means do) cannot reach beyond the resamples, and of four swaps
+    there are few: that held the truth in 55 % of experiments with noise, this in 82 %.
+    """
+    codes = np.unique(counts.groups, return_inverse=True)[1]
+    return resampled(statistic, codes, n=counts.n, seed=seed, resamples=resamples, level=level,
+                     bounds=bounds, stretched=True)
+
+
+Ends = Sequence[Optional[float]]  # (low, high)
+
+
+def reading(wide: Ends, narrow: Ends, margin: Optional[float] = None, p: Optional[float] = None) -> str:
+    """Words for a difference.
+
+    Args:
+        wide: (low, high) at 95 %; narrow: (low, high) at 90 %; margin: None where none was fixed beforehand.
+        p: of a test, where there is one: "different" then needs it too, as in `scoring.reading`.
+
+    Returns:
+        "equivalent", "different", "different, but within the margin", or "undecided".
+    """
+    if None in wide or None in narrow:
+        return "undecided"
+    apart = (wide[0] > 0 or wide[1] < 0) and (p is None or p <= 1 - LEVEL)
+    inside = margin is not None and max(map(abs, narrow)) < margin
+    if inside:
+        return "different, but within the margin" if apart else "equivalent"
+    return "different" if apart else "undecided"
+
+
+def compare_accuracy(
+    base: Sequence[bool], trained: Sequence[bool], sub_categories: Sequence[str], groups: Sequence[str], *,
+    seed: int, margin: float = H1_MARGIN,
+) -> dict:
+    """H1 between two checkpoints: trained minus base over the same images, with a test of equivalence.
+
+    Returns:
+        difference, low, high (95 %), margin, smallest_margin (the one these data could have shown: the
+        further end of the 90 % interval), p, reading.
+    """
+    wide, narrow = (paired_difference(trained, base, sub_categories, groups, seed=seed, level=level)
+                    for level in (LEVEL, 0.90))
+    ends = (narrow.low, narrow.high)
+    return {
+        "difference": wide.value, "low": wide.low, "high": wide.high, "margin": margin,
+        "smallest_margin": None if None in ends else max(map(abs, ends)),
+        "p": wide.p, "reading": reading((wide.low, wide.high), ends, margin, wide.p),
+    }
+
+
+def compare_gaps(
+    base: Sequence[float], trained: Sequence[float], genera: Sequence, *, margin: float = H2_MARGIN
+) -> dict:
+    """H2 between two checkpoints: paired t-test and two one-sided tests, one value per genus.
+
+    Names of a genus share mates and a genus word, so a genus is the unit. The paper takes the names of the
+    two models for independent samples; that test is given beside as `welch_t`, `welch_p`.
+
+    Args:
+        base, trained: [S] gaps of the same names; genera: [S].
+        margin: in standard deviations of the gap over names, pooled over both checkpoints.
+
+    Returns:
+        difference (of cosines); effect_size, low, high (95 %), smallest_margin, in pooled standard
+        deviations; t, p, degrees_of_freedom, tost_p, margin, reading, welch_t, welch_p.
+
+    Raises:
+        ValueError: fewer than two genera, or gaps that do not vary.
+
+    Source: METHOD 5; Lakens 2017 (two one-sided tests).
+    """
+    from scipy import stats
+
+    base, trained = np.asarray(base, dtype=float), np.asarray(trained, dtype=float)
+    codes = np.unique(np.asarray(genera), return_inverse=True)[1]
+    spread = float(np.sqrt((base.var(ddof=1) + trained.var(ddof=1)) / 2)) if codes.max() > 0 else 0.0
+    if spread == 0:
+        raise ValueError("H2 compares genera: it needs at least two, and gaps that vary")
+    units = np.bincount(codes, trained - base) / np.bincount(codes) / spread
+    centre, freedom = float(units.mean()), len(units) - 1
+    error = float(units.std(ddof=1) / np.sqrt(len(units)))
+    known = {"difference": float((trained - base).mean()), "effect_size": centre,
+             "degrees_of_freedom": freedom, "margin": margin}
+    if error == 0:  # the same states twice: nothing to test
+        return {**known, "low": centre, "high": centre, "smallest_margin": abs(centre), "t": None, "p": None,
+                "tost_p": None, "reading": reading((centre, centre), (centre, centre), margin),
+                "welch_t": 0.0, "welch_p": 1.0}
+    wide, narrow = (tuple(float(centre + error * q) for q in stats.t.ppf([1 - side, side], freedom))
+                    for side in (0.975, 0.95))
+    above = stats.t.sf((centre + margin) / error, freedom)
+    below = stats.t.cdf((centre - margin) / error, freedom)
+    welch = stats.ttest_ind(trained, base, equal_var=False)
+    return {**known, "low": wide[0], "high": wide[1], "smallest_margin": max(map(abs, narrow)),
+            "t": centre / error, "p": float(2 * stats.t.sf(abs(centre / error), freedom)),
+            "tost_p": float(max(above, below)), "reading": reading(wide, narrow, margin),
+            "welch_t": float(welch.statistic), "welch_p": float(welch.pvalue)}
+
 
 CATEGORIES = ("seen", "unseen", "all")
 COLUMNS = {"h1_probe_accuracy": "correct", "name_prompt_accuracy": "correct", "h2_genus_gap": "gap",

@@ -19,7 +19,7 @@ from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from finer1_lib.errors import UserError
+from finer1_lib.core.errors import UserError
 
 WRONG_NAMES = ("any", "near")
 Looks = Callable[[str, str], float]  # two sub-categories of one super-category -> how alike they look

@@ -1,1 +1,3 @@
 """Reasoning traces: parsed, judged against the guide, compared, drawn."""
+
+

@@ -1,4 +1,20 @@
-"""Traces before and after a training: the same items under two models.
+"""Does a training change what a model reads off the picture, or what it does with it?
+
+A trace says what was seen. With P the share of traces that read every attribute right,
+
+    accuracy = P * (accuracy where all was read right) + (1 - P) * (accuracy where it was not)
+
+so a gain has two parts: more is read right (P grows), and more is made of what is read (the two accuracies
+grow). Each part is the mean of what it gives when it changes first and when it changes last:
+
+    before: P 0.5, 0.8 and 0.2    accuracy 0.50
+    after:  P 0.5, 1.0 and 0.4    accuracy 0.70     reading 0.00, use 0.20
+
+What a trace says need not be what the model saw; the probes ask the states instead.
+
+Source: METHOD 5 (sight, knowledge or deployment?); Kitagawa 1955 and Shapley for the two parts; our choice.
+
+Traces before and after a training: the same items under two models.
 
     before_and_after(["cot_sft", "cot_sft_dapo", "cot_sft_tapo"])   ("cot_sft", "cot_sft_tapo")
     changes(table, "cot_sft", "cot_sft_tapo", seed=0)   every quantity, paired and tested
@@ -9,10 +25,175 @@ Source: METHOD 3 (TAPO on top of CoT SFT; no gain is presumed); the tables are o
 
 from typing import Optional, Sequence
 
-from finer1_lib.errors import UserError
-from finer1_lib.scores.scoring import reading
-from finer1_lib.statistics import paired_difference
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Estimate,
+    cluster_weights,
+    clustered_mean,
+    expanded_interval,
+    has_interval,
+    paired_difference,
+)
+from finer1_lib.evaluation.scores.scoring import reading
 from finer1_lib.traces.statistics import CATEGORIES, QUANTITIES, STEPS, scaled
+
+LEVELS = {
+    "all_read": "all attributes read right",
+    "right": "answer right",
+    "right_if_read": "answer right, all read right",
+    "right_if_not": "answer right, something misread or left out",
+}
+PARTS = {"gain": "gain in right answers", "reading": "by reading more right",
+         "use": "by using better what is read"}
+
+
+def reading_and_use(table, models: Sequence[str], *, seed: int):
+    """How much each model reads right, what it makes of it, and the parts of its gain over the first model.
+
+    Args:
+        table: of `traces.statistics.trace_table`, made with a guide.
+        models: the one to compare with first.
+        seed: of the resampling.
+
+    Returns:
+        (levels, gains). levels: model, categories, quantity (of `LEVELS`), value, low, high, n, clusters.
+        gains: first, second, categories, part (of `PARTS`), value, low, high, p, n, reading; reading and use
+        add up to the gain. Both are averages over super-categories and empty without a guide.
+
+    Raises:
+        UserError: two of the models did not answer the same items.
+    """
+    import pandas as pd
+
+    table = table[table["all_read"].notna()]
+    levels, gains = [], []
+    for categories in CATEGORIES:
+        part = table[table["categories"] == categories]
+        for model in models:
+            levels += [{"model": model, "categories": categories, **row}
+                       for row in _levels(part[part["model"] == model].sort_values("item_id"), seed)]
+        for model in models[1:]:
+            gains += [{"first": models[0], "second": model, "categories": categories, **row}
+                      for row in _gains(*pair_of(part, models[0], model), seed)]
+    return (pd.DataFrame(levels, columns=["model", "categories", "quantity", "value", "low", "high", "n",
+                                          "clusters"]),
+            pd.DataFrame(gains, columns=["first", "second", "categories", "part", "value", "low", "high", "p",
+                                         "n", "reading"]))
+
+
+def _levels(items, seed: int):
+    for quantity, part in (("all_read", items), ("right", items),
+                           ("right_if_read", items[items["all_read"] == 1]),
+                           ("right_if_not", items[items["all_read"] == 0])):
+        if len(part):
+            column = "all_read" if quantity == "all_read" else "right"
+            found = clustered_mean(part[column].astype(float).tolist(), part["sub_category"].tolist(),
+                                   part["super_category"].tolist(), seed=seed)
+            yield {"quantity": quantity, **found.as_row(), "clusters": found.clusters}
+
+
+def _gains(before, after, seed: int):
+    """Rows of the gain and its two parts; the gain's interval and test are those of every other table."""
+    if before.empty:
+        return
+    names = [before[key].tolist() for key in ("sub_category", "super_category")]
+    whole = paired_difference(after["right"].tolist(), before["right"].tolist(), *names, seed=seed)
+    for part, found in zip(PARTS, (whole, *two_parts(before, after, seed=seed))):
+        yield {"part": part, "value": found.value, "low": found.low, "high": found.high, "p": found.p,
+               "n": found.n, "reading": reading(found)}
+
+
+def two_parts(before, after, *, seed: int, resamples: int = RESAMPLES) -> tuple[Estimate, Estimate]:
+    """(by reading, by use) of the gain from `before` to `after`, each an Estimate.
+
+    Clusters (sub-categories) are resampled inside their super-category for the interval, and change sides
+    between the two models for the p-value. Where a model never read right (or never wrongly), what it would
+    have made of it is unknown, and it is taken to do as the other one: the change is then one of reading.
+
+    Args:
+        before, after: rows of `trace_table` of two models on the same items in the same order, with
+            super_category, sub_category, all_read and right (0 or 1).
+
+    Returns:
+        Estimates without an interval where a super-category has a single sub-category.
+    """
+    import numpy as np
+
+    keys = list(zip(before["super_category"], before["sub_category"]))
+    clusters = sorted(set(keys))
+    codes = np.array([clusters.index(key) for key in keys])
+    groups = np.array([group for group, _ in clusters])
+    kinds, around = np.unique(groups, return_inverse=True)
+    sums = np.stack([_sums(codes, side) for side in (before, after)])  # [2, clusters, 4]
+    rng, count = np.random.default_rng(seed), len(clusters)
+
+    def parts(weights, flips=None):
+        """[draws, 2] for weights [draws, clusters]; `flips` [draws, clusters] swaps the two models."""
+        found = []
+        for kind in kinds:
+            w = weights * (groups == kind)
+            one, two = w @ sums[0], w @ sums[1]
+            if flips is not None:
+                change = (w * flips) @ (sums[1] - sums[0])
+                one, two = one + change, two - change
+            found.append(_decompose(one, two))
+        return np.mean(found, axis=0)
+
+    values = parts(np.ones((1, count)))[0]
+    flipped = np.abs(parts(np.ones((resamples, count)), rng.integers(0, 2, (resamples, count))))
+    p = ((flipped >= np.abs(values) - 1e-12).sum(axis=0) + 1) / (resamples + 1)
+    if np.bincount(around).min() < 2:
+        return tuple(Estimate(float(v), None, None, len(keys), count, float(q)) for v, q in zip(values, p))
+    draws = parts(cluster_weights(around, rng, resamples))
+    ends = [expanded_interval(value, drawn, count, len(kinds), LEVEL, (-1.0, 1.0))
+            for value, drawn in zip(values, draws.T)]
+    return tuple(Estimate(float(v), *map(float, low_high), len(keys), count, float(q))
+                 for v, low_high, q in zip(values, ends, p))
+
+
+def _sums(codes, side):
+    """[clusters, 4]: traces, read right, read right and answered right, not read right but answered right."""
+    import numpy as np
+
+    read, right = (side[name].to_numpy(dtype=float) for name in ("all_read", "right"))
+    columns = (np.ones(len(read)), read, read * right, (1 - read) * right)
+    return np.stack([np.bincount(codes, column) for column in columns], axis=1)
+
+
+def _decompose(one, two):
+    """[draws, 2] reading and use, from two models' sums [draws, 4]."""
+    import numpy as np
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        (p1, a1, b1), (p2, a2, b2) = ((s[:, 1] / s[:, 0], s[:, 2] / s[:, 1], s[:, 3] / (s[:, 0] - s[:, 1]))
+                                      for s in (one, two))
+    a1, a2 = _known(a1, a2)
+    b1, b2 = _known(b1, b2)
+    share = (p1 + p2) / 2
+    by_reading = (p2 - p1) * (a1 - b1 + a2 - b2) / 2
+    by_use = share * (a2 - a1) + (1 - share) * (b2 - b1)
+    return np.stack([by_reading, by_use], axis=1)
+
+
+def _known(first, second):
+    """Each where it is known, else the other's value, else 0 (its weight is 0 then)."""
+    import numpy as np
+
+    return (np.nan_to_num(np.where(np.isnan(first), second, first)),
+            np.nan_to_num(np.where(np.isnan(second), first, second)))
+
+
+def tell(gains, second: str, categories: str) -> str:
+    """One model's gain and its parts in words, in points."""
+    rows = gains[(gains["second"] == second) & (gains["categories"] == categories)]
+    words = []
+    for row in rows.itertuples():
+        none = not has_interval(row.low)
+        span = "no interval" if none else f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+        words.append(f"{PARTS[row.part]} {100 * row.value:+.1f} points {span}, **{row.reading}**")
+    return "; ".join(words)
 
 
 def before_and_after(models: Sequence[str]) -> Optional[tuple[str, str]]:

@@ -16,15 +16,13 @@ DESIGN 7 (n and a 95 % interval for every number); the quantities are our choice
 
 from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
-from finer1_lib.contenders import in_order
-from finer1_lib.prompts import FOUR_PARTS
-from finer1_lib.rewards import normalise
-from finer1_lib.scores.aliases import meanings, same_name, table_for
-from finer1_lib.statistics import Estimate, clustered_mean
-from finer1_lib.traces.steps import (
-    WRONG_STEPS, attributes_of, comparison_claims, unknown_names, where_wrong,
-)
-from finer1_lib.traces.parsing import check_claims, count_problems, parse
+from finer1_lib.core.completions import normalise
+from finer1_lib.core.prompts import FOUR_PARTS
+from finer1_lib.core.statistics import Estimate, clustered_mean
+from finer1_lib.data.names import meanings, same_name, table_for
+from finer1_lib.data.rationales.parsing import check_claims, count_problems, parse
+from finer1_lib.traces.steps import WRONG_STEPS, attributes_of, comparison_claims, unknown_names, where_wrong
+from finer1_lib.training.methods import in_order
 
 STEPS = ("right", *WRONG_STEPS)
 CATEGORIES = ("seen", "unseen")

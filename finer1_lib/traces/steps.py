@@ -15,9 +15,9 @@ import re
 from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional
 
-from finer1_lib.rewards import normalise
-from finer1_lib.scores.aliases import same_name
-from finer1_lib.traces.parsing import Trace, attribute_claims, check_claims, predicts
+from finer1_lib.core.completions import normalise
+from finer1_lib.data.names import same_name
+from finer1_lib.data.rationales.parsing import Trace, attribute_claims, check_claims, predicts
 
 STEP_LABELS = {
     "unparsable": "trace cannot be read",
@@ -29,7 +29,6 @@ STEP_LABELS = {
 }
 WRONG_STEPS = tuple(STEP_LABELS)
 GUIDE_STEPS = ("misread_attribute", "comparison_contradicts")  # those that only a guide can tell
-
 _ENTRY, _PIECE = re.compile(r"[^;\n]+"), re.compile(r"[^,]+")
 _ANALYSIS_PIECE = re.compile(r"[^,;.\n]+")
 _MARK = re.compile(r"\(\s*differs\s*\)")

@@ -1,0 +1,288 @@
+"""What is examined: a preset's values, and what of its data and of its run lies on the disk.
+
+    subject = Subject(make_plan(find_kit(), "miniature"))
+    subject.table            the pictures with split and shots, as stage 01 will make them or has made them
+
+Where 01 has finished with these very values, its files are read; else the table is made from the sources, and
+what only 01 can make (a teacher's rationales, triplets) is `NotYet`. Nothing is downloaded but the release's
+lists, where the preset names their address.
+
+Source: our choice.
+"""
+
+import os
+import tempfile
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+from finer1_lib.commands.doctor.rows import NotYet, refused
+from finer1_lib.commands.doctor.sources import Listed, Progress, list_data_sets, list_folder, words_there
+from finer1_lib.core import files
+from finer1_lib.core.errors import UserError
+from finer1_lib.runs.fingerprints import earlier_digests, is_current, is_finished, signature_of
+from finer1_lib.runs.presets import Plan
+
+DATA, WORLD = "01_data", "00_miniature_world"
+
+
+class Subject:
+    """A preset to be examined; everything is read when a check first asks for it.
+
+    Attributes:
+        plan: the merged values.
+        values: those of 01_data.
+        run_dir: the run's folder, which may not be there yet.
+        quick: look at a sample of the pictures only.
+        gpu_bytes: memory of a GPU that is elsewhere; None for the one that is here.
+        progress: called as `progress(what, done, total)`.
+    """
+
+    def __init__(
+        self, plan: Plan, *, quick: bool = False, gpu_bytes: Optional[float] = None,
+        progress: Optional[Progress] = None,
+    ) -> None:
+        self.plan, self.quick, self.gpu_bytes = plan, quick, gpu_bytes
+        self.values: Mapping[str, Any] = plan.parameters[DATA]
+        self.progress = progress or (lambda what, done, total: None)
+        self.run_dir: Path = plan.run_dir
+
+    def get(self, stage: str, name: str, default: Any = None) -> Any:
+        """A stage's value; the default where its notebook has no such parameter."""
+        return self.plan.parameters[stage].get(name, default)
+
+    @property
+    def words(self) -> list[str]:
+        """The paper's data sets that are asked for; [] for a folder of one's own or the drawn world."""
+        return list(self.values.get("data_sets", []))
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder that image ids count from.
+
+        Raises:
+            NotYet: the world has not been drawn.
+        """
+        named = self.values.get("data_root" if self.words else "image_root", "")
+        if self.words or named:
+            return Path(os.path.expanduser(named))
+        if not (self.run_dir / WORLD / "stage.json").is_file():
+            raise NotYet(f"notebook {WORLD} has not drawn the world yet")
+        return self.run_dir / WORLD / "images"
+
+    @cached_property
+    def made(self) -> Optional[Path]:
+        """01's folder in this run, if it has finished with these values and inputs; else None."""
+        if not is_current(self.run_dir, DATA):
+            return None
+        signature = signature_of(dict(self.values), earlier_digests(self.run_dir, DATA))
+        return self.run_dir / DATA if is_finished(self.run_dir / DATA, signature) else None
+
+    @cached_property
+    def checkpoint(self) -> str:
+        """The base model: the one that the preset names or trains, else the shipped one.
+
+        Raises:
+            NotYet: notebook 00 is to train it and has not.
+        """
+        if self.get(WORLD, "pretrain"):
+            known = files.read_json(self.run_dir / WORLD / "base.json").get("checkpoint")
+            if known is None:
+                raise NotYet(f"notebook {WORLD} has not trained the base yet")
+            return str(self.run_dir / WORLD / known)  # an absolute path stays as it is
+        from finer1_lib.miniature.base import WEIGHTS
+
+        return self.get(WORLD, "base_checkpoint") or str(WEIGHTS)
+
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """Folders of checkpoints beside the base that the stages would load, each with where it is named."""
+        from finer1_lib.core.checkpoint_names import read_entry, split_adapter
+        from finer1_lib.evaluation.systems.registry import find_systems
+
+        named = {}
+        if self.values.get("teacher") == "model":
+            named[self.values.get("teacher_checkpoint", "")] = f"{DATA}.teacher_checkpoint"
+        named[self.values.get("image_encoder", "")] = f"{DATA}.image_encoder"
+        for stage in ("04_evaluation", "05_probing"):
+            for entry in self.get(stage, "more_models", []):
+                base = split_adapter(read_entry(entry)[2])[0]
+                named[base or ""] = f"{stage}.more_models"
+        stage = "04_evaluation"
+        for one in find_systems(self.get(stage, "systems", []), self.get(stage, "systems_from", "")):
+            named[one.checkpoint or ""] = f"{stage}.systems"
+        for word in (self.get(stage, "text_similarity", ""), *self.get(stage, "more_similarities", [])):
+            if word.startswith("encoder:"):
+                named[word.removeprefix("encoder:")] = f"{stage}.text_similarity"
+        there = {str(Path(name).expanduser()): where for name, where in named.items() if name}
+        return {name: where for name, where in there.items() if Path(name).is_dir()}
+
+    def examine(self, folder: str) -> None:
+        """Refuse a checkpoint that a stage would refuse, without loading it: files, headers, chat template.
+
+        Its numbers are looked at too, one weight at a time, unless `quick`.
+
+        Raises:
+            UserError: naming what is wrong with it.
+        """
+        from transformers import GenerationConfig
+
+        from finer1_lib.models.chat_templates import check_processor
+        from finer1_lib.models.checkpoint_files import check_any, check_files, loading, read_config
+        from finer1_lib.models.checkpoint_weights import examine, vocabulary_of
+        from finer1_lib.models.encoders import check_open_clip
+        from finer1_lib.models.generation import own_settings
+        from finer1_lib.models.loading import load_processor
+
+        path = Path(folder)
+        if (path / "open_clip_config.json").exists():
+            check_files(path)
+            return check_open_clip(path, numbers=not self.quick)
+        if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
+            return  # an adapter is looked at where it is attached
+        check_any(path)
+        if examine(path, folder, numbers=not self.quick):
+            check_processor(load_processor(folder), read_config(folder), folder)
+        if (path / "generation_config.json").exists():
+            with loading(folder, "read the generation_config.json of"):
+                own_settings(GenerationConfig.from_pretrained(folder, local_files_only=True), folder,
+                             vocabulary_of(read_config(folder)))  # fmt: skip
+
+    @cached_property
+    def table(self) -> Any:
+        """The pictures, in the form of images.parquet.
+
+        Raises:
+            NotYet: there are none; the check of the data says why.
+        """
+        import pandas
+
+        if self.made:
+            return pandas.read_parquet(self.made / "images.parquet")
+        if self.listed.table is None:
+            raise NotYet("no pictures to look at: see the rows of `data`")
+        return self.listed.table
+
+    @cached_property
+    def listed(self) -> Listed:
+        """The sources, split and with shots as 01 will draw them; a mistake is among its rows."""
+        found = Listed(None, [], {})
+        try:
+            if self.words and self.values["image_root"]:
+                raise UserError("data_sets and image_root are both given; leave one of them empty")
+            found = (list_data_sets(self.values, self.root, self.progress) if self.words
+                     else list_folder(self.root, self.values, self.progress))
+            if found.table is None:
+                return found
+            return self._shots(found) if self.words else found._replace(table=self._split(found.table))
+        except UserError as error:  # the pictures can be looked at all the same, as if none were a shot
+            table = found.table
+            if table is not None:
+                table = table.assign(categories="seen", split=table.get("split", "train"), shot=-1)
+            return found._replace(table=table, rows=[*found.rows, refused(error, DATA)])
+
+    def _named(self, name: str) -> str:
+        """A file or folder of 01's values; "" for none. One that is not there is told of once, elsewhere."""
+        value = self.values.get(name, "")
+        if value and "://" not in value and not os.path.exists(os.path.expanduser(value)):
+            raise NotYet(f"{name} is not there: see the rows of `named files`")
+        return value
+
+    def _split(self, table: Any) -> Any:
+        from finer1_lib.data.guide import read_guide
+        from finer1_lib.data.split import split_table
+
+        guide = self.values["guide_file"]
+        if not guide and not self.values["image_root"]:
+            guide = self.run_dir / WORLD / "guide.json"
+        names = ("seed", "num_shots", "seen_share", "train_share")
+        return split_table(table, **{name: self.values[name] for name in names},
+                           guide=read_guide(os.path.expanduser(guide), table) if guide else None)
+
+    def _shots(self, found: Listed) -> Listed:
+        from finer1_lib.data.data_sets.collect import assign_shots
+
+        there = set(found.table["super_category"])
+        try:
+            lists = self.release.lists if self.release is not None else {}
+        except NotYet:  # pictures can be opened and counted all the same
+            lists = {}
+        draw = partial(
+            assign_shots, found.table, {word: one for word, one in lists.items() if word in there},
+            **{name: self.values[name] for name in ("seed", "num_shots", "seen_share")})
+        try:
+            return found._replace(table=draw(first=self._first(found.table)))
+        except NotYet:
+            return found._replace(table=draw())
+        except UserError as error:
+            if not self.values["rationales_file"]:
+                raise
+            # what is wrong with the rationales must not keep the other checks from the pictures
+            row = refused(error, f"{DATA}.rationales_file")
+            return found._replace(table=draw(), rows=[*found.rows, row])
+
+    def _first(self, table: Any) -> dict[tuple[str, str], str]:
+        """The pictures of rationales that exist already: each is shot 0 of its sub-category."""
+        if not self._named("rationales_file"):
+            return {}
+        from finer1_lib.paper.release.stage1 import rationale_records, read_stage1
+
+        given = read_stage1(self.values["rationales_file"], sorted(set(table["super_category"])))
+        records = rationale_records(given, table, allow_incomplete=self.values["allow_incomplete"])
+        return {(one["super_category"], one["sub_category"]): one["image_id"] for one in records}
+
+    @cached_property
+    def release(self) -> Any:
+        """The release's lists of the data sets that are there (`evaluation_files.ReleaseFiles`).
+
+        None if none is named, or if 01 has read them already.
+
+        Raises:
+            NotYet: the folder that is named is not there.
+        """
+        named = self._named("release") if self.words and not self.made else ""
+        if not named:
+            return None
+        from finer1_lib.paper.release.questions import read_lists
+
+        with tempfile.TemporaryDirectory() as cache:
+            return read_lists(named, words_there(self.values, self.root), cache,
+                              allow_incomplete=self.values["allow_incomplete"])
+
+    @cached_property
+    def rationales(self) -> list[dict]:
+        """Lines of rationales.jsonl that are trained on.
+
+        Raises:
+            NotYet: no teacher has been asked, and no file is given.
+        """
+        if self.made:
+            return [one for one in files.read_jsonl(self.made / "rationales.jsonl") if one["kept"]]
+        if self._named("rationales_file"):
+            from finer1_lib.paper.release.stage1 import rationale_records, read_stage1
+
+            there = words_there(self.values, self.root) if self.words else None
+            return rationale_records(read_stage1(self.values["rationales_file"], there))
+        raise NotYet(f"the teacher has not been asked yet: look again when {DATA} has finished")
+
+    @cached_property
+    def items(self) -> list[dict]:
+        """Lines of items.jsonl.
+
+        Raises:
+            NotYet: 01 has not made them, and no release gives them.
+        """
+        if self.made:
+            return files.read_jsonl(self.made / "items.jsonl")
+        if self.release is None:
+            raise NotYet(f"{DATA} has not made the questions yet")
+        from finer1_lib.paper.release.questions import release_items
+
+        return release_items(self.release, self.table, allow_incomplete=self.values["allow_incomplete"])
+
+    @cached_property
+    def triplets(self) -> Any:
+        """The triplets that 01 has made; None before."""
+        import pandas
+
+        return pandas.read_parquet(self.made / "triplets.parquet") if self.made else None

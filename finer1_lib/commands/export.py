@@ -1,0 +1,91 @@
+"""General abilities (paper Table 8): left to lmms-eval, which gets a plain checkpoint and an exact command.
+
+    finer1 export-lmms paper_3b cot_sft_tapo tapo-checkpoint
+
+The kit does not score MME, MMBench or SEED-Bench by itself: lmms-eval is what others measure them with, and a
+second scorer of ours would only add a second number. What a run trained is merged into its base and written
+as one safetensors checkpoint with its processor; lmms-eval, vLLM and transformers read the same folder.
+
+ImageWikiQA, the fourth column of the table, has no task in lmms-eval: that one stays open.
+
+Source: paper Table 8; task names and arguments: lmms-eval's model qwen2_5_vl and its tasks mme,
+mmbench_en_dev, seedbench. Which split of MMBench and which part of MME the paper reports it does not say.
+"""
+
+import shlex
+from pathlib import Path
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import atomic_directory, read_json
+from finer1_lib.runs.fingerprints import parameters_of
+
+# the paper's name -> lmms-eval's
+TASKS = {"MME": "mme", "MMBench": "mmbench_en_dev", "SEED-Bench": "seedbench"}
+WITHOUT_TASK = ("ImageWikiQA",)
+JUDGE = ("MMBench: answers that name no option go to a judge (OPENAI_API_KEY); without its key lmms-eval "
+         "draws a letter by chance, so count them in its samples")  # fmt: skip
+
+
+def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -> Path:
+    """Write a model of a run as one checkpoint of its own, in bfloat16, with its processor.
+
+    Merged on the CPU in float32 and rounded once; of a 7B model that takes about 50 GB of memory.
+
+    Args:
+        run_dir: folder of a run that has trained it.
+        model: a name of `contenders_in`; a row that only asks differently (base_cot_prompt) is its weights.
+        target: the folder to write; it must not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no such model, a target that exists, a model whose weights are not of this run, or weights
+            that cannot be loaded.
+    """
+    from finer1_lib.evaluation.entries import weights_at
+    from finer1_lib.evaluation.summary import contenders_in
+    from finer1_lib.models import loading as models
+
+    run_dir, target = Path(run_dir), Path(target)
+    if target.exists():
+        raise UserError(f"{target} exists: name a folder that does not, or move it away")
+    if "," in str(target):
+        raise UserError(f"{target}: lmms-eval splits its arguments at commas; choose a folder without one")
+    known = {contender.model: contender for contender in contenders_in(run_dir)}
+    if model not in known:
+        raise UserError(f"run {run_dir.name!r} has no model {model!r}: there are {', '.join(known)}")
+    contender = known[model]
+    base = read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
+    base, adapter = weights_at(contender, base, contender.adapter and run_dir / contender.adapter)
+    if contender.checkpoint and adapter is None:
+        raise UserError(f"{model} is {contender.checkpoint}, no training of this run: lmms-eval takes a chat"
+                        " checkpoint as it is")
+    if not base:
+        raise UserError(f"run {run_dir.name!r} has no base model yet: run 00_miniature_world first")
+    loaded = models.load(base, adapter, device="cpu", dtype="bfloat16")
+    with atomic_directory(target) as folder:
+        models.save_merged(loaded, folder)
+    return target
+
+
+def lmms_command(run_dir: "str | Path", checkpoint: "str | Path") -> str:
+    """The command that measures a checkpoint on MME, MMBench and SEED-Bench.
+
+    The pixel bounds are those that 04 of the run asked with, where it set any: measured under others, a model
+    is another model. Else lmms-eval's own bounds count.
+
+    Args:
+        run_dir: folder of the run.
+        checkpoint: folder of `export_checkpoint`.
+    """
+    parameters = parameters_of(Path(run_dir) / "04_evaluation")
+    bounds = [f"{name}={parameters[name]}" for name in ("min_pixels", "max_pixels") if parameters.get(name)]
+    folder = Path(checkpoint)
+    if "," in str(folder):
+        raise UserError(f"{folder}: lmms-eval splits its arguments at commas; choose a folder without one")
+    arguments = ",".join([f"pretrained={folder}", *bounds, "attn_implementation=sdpa"])
+    words = ["python", "-m", "lmms_eval", "--model", "qwen2_5_vl", "--model_args", arguments, "--tasks",
+             ",".join(TASKS.values()), "--batch_size", "1", "--log_samples", "--output_path",
+             str(folder.with_name(folder.name + "-lmms"))]
+    return shlex.join(words)

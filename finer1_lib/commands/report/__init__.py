@@ -1,0 +1,3 @@
+"""report.html: one page of a run."""
+
+

@@ -1,0 +1,157 @@
+"""`finer1 rescore`: every score of a record file again, without a model.
+
+Source: our choice (DESIGN 4: records are kept, so that a metric can change without a model being run again).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
+
+import typer
+
+from finer1_lib.commands.terminal import OutputRoot, show_table
+from finer1_lib.core.errors import UserError, first_line
+
+
+class Source(NamedTuple):
+    """What stands behind the word that the user gave.
+
+    Attributes:
+        path: the record file.
+        guide: field guide of a drawn world, or None.
+        taxonomy: {sub_category: {rank: value}} of a run.
+        names: {super_category: its sub-categories}; None to take those that the records speak of.
+        labels: {model: label} of a run.
+        similarities: names of Sim, the main one first.
+        told: lines to stand above the tables.
+    """
+
+    path: Path
+    guide: Optional[Mapping[str, Any]] = None
+    taxonomy: Mapping[str, Mapping[str, str]] = {}
+    names: Optional[Mapping[str, Sequence[str]]] = None
+    labels: Optional[Mapping[str, str]] = None
+    similarities: tuple[str, ...] = ("auto",)
+    told: str = ""
+
+
+def find_source(records: str, output_root: Optional[str]) -> Source:
+    """A record file by its path, or that of a run by the run's name, with all that the run knows.
+
+    Raises:
+        UserError: neither is there, or what the run's folders should hold is not what lies there.
+    """
+    import pandas as pd
+
+    from finer1_lib.core.files import is_file, read_json
+    from finer1_lib.data.guide import read_guide
+    from finer1_lib.evaluation.items import coverage_of
+    from finer1_lib.evaluation.summary import labels_in
+    from finer1_lib.runs.chain import find_run
+    from finer1_lib.runs.fingerprints import parameters_of
+
+    if is_file(records) or records.endswith((".jsonl", ".gz")) or len(Path(records).parts) != 1:
+        return Source(Path(records))
+    run = find_run(output_root, records)
+    path = run / "04_evaluation" / "records.jsonl"
+    if not path.is_file():
+        raise UserError(f"{records!r} is no file, and no run with answers: there is no {path}")
+    data, guide = run / "01_data", run / "01_data" / "guide.json"
+    try:
+        table = pd.read_parquet(data / "images.parquet", columns=["super_category", "sub_category"])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{data / 'images.parquet'} cannot be read ({first_line(error)}): run 01_data again,"
+                        f" or give {path} itself") from None
+    names = {word: sorted(set(part["sub_category"])) for word, part in table.groupby("super_category")}
+    taxonomy = read_json(data / "taxonomy.json")
+    if not all(isinstance(ranks, dict) and all(isinstance(value, str) for value in ranks.values())
+               for ranks in taxonomy.values()):
+        raise UserError(f"{data / 'taxonomy.json'} holds no taxonomy: run 01_data again, or give {path}"
+                        " itself")
+    known = parameters_of(path.parent)
+    main, more = known.get("text_similarity", "auto"), known.get("more_similarities", [])
+    if not isinstance(more, list) or not all(isinstance(name, str) for name in (main, *more)):
+        raise UserError(f"{path.with_name('stage.json')} does not say how it was scored: give {path} itself,"
+                        " and --similarity")
+    return Source(path, read_guide(guide) if guide.is_file() else None, taxonomy, names, labels_in(run),
+                  (main, *more), coverage_of(run))
+
+
+def rescore(
+    records: Annotated[str, typer.Argument(help="A records.jsonl or .jsonl.gz, or the name of a run.")],
+    guide: Annotated[
+        Optional[str], typer.Option(help="guide.json of a drawn world.", show_default="the run's")
+    ] = None,
+    taxonomy: Annotated[
+        Optional[str],
+        typer.Option(help="Genera and further ranks, .csv or .json.", show_default="the run's, the guide's"),
+    ] = None,
+    similarity: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Sim of the open world, the main one first; may be repeated.",
+                     show_default="the run's, else auto"),
+    ] = None,
+    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all rows here.")] = None,
+    csv_file: Annotated[Optional[str], typer.Option("--csv", help="The same as a table.")] = None,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="First move lines that are no records into a file beside.")
+    ] = False,
+    output_root: OutputRoot = None,
+) -> None:
+    """Compute every score again from the records alone, line by line: no model, and files of any length.
+
+    Example: finer1 rescore outputs/miniature/04_evaluation/records.jsonl --json rows.json
+    """
+    import pandas as pd
+
+    from finer1_lib.core.escaping import write_csv
+    from finer1_lib.core.files import atomic_write_json, check_targets, is_file
+    from finer1_lib.data.guide import read_guide
+    from finer1_lib.data.taxonomy import find_taxonomy
+    from finer1_lib.evaluation import records as record_file
+    from finer1_lib.evaluation.records import RecordFile, names_in
+    from finer1_lib.evaluation.scores.rescore import paths_of, rescore as rescored
+    from finer1_lib.evaluation.scores.scorers import make_scorer
+    from finer1_lib.evaluation.scores.similarity import make_similarity
+    from finer1_lib.evaluation.summary import KEYS, main_table
+
+    check_targets(json_file, csv_file)
+    source = find_source(records, output_root)
+    taken = {Path(name).resolve() for name in (source.path, guide, taxonomy) if name is not None}
+    for target in filter(None, (csv_file, json_file)):  # also one that stands twice
+        if Path(target).resolve() in taken:
+            raise UserError(f"{target} is read or written already: give --json and --csv files of their own")
+        taken.add(Path(target).resolve())
+    known = source.guide
+    if guide is not None:
+        if not is_file(guide):
+            raise UserError(f"--guide: {guide} is no file")
+        known = read_guide(guide)
+    if set_aside:
+        print(record_file.set_aside(source.path))
+    file = RecordFile(source.path)
+    spoken = names_in(file)
+    names = source.names or spoken
+    table = pd.DataFrame([(word, name) for word, all_names in spoken.items() for name in all_names],
+                         columns=["super_category", "sub_category"])  # fmt: skip
+    tree = dict(source.taxonomy)
+    if guide is not None or taxonomy is not None or not tree:
+        tree |= find_taxonomy(table, guide=known, path=taxonomy or "",
+                              data_sets=() if source.labels else list(spoken))  # a run says itself what it has
+    main, *more = [make_similarity(name, known) for name in similarity or source.similarities]
+    scorers = [make_scorer(name, similarity=main, guide=known, names=names, more=more)
+               for name in ("strict", "official")]  # fmt: skip
+    paths = paths_of({word: [*spoken[word], *names.get(word, ())] for word in spoken}, tree) if tree else None
+    found = rescored(file, scorers, similarity=main.name, paths=paths)
+    labels = source.labels or {row["model"]: row["model"] for row in found.rows}
+    for scorer in scorers:
+        title = f"{found.records:,} records, {scorer.name} scorer, similarity {main.name}: percent [95 % interval]"
+        titles, rows = main_table(found.rows, scorer.name, labels)
+        show_table("\n".join(filter(None, (title, source.told))), titles, rows)
+    if found.torn is not None:
+        print(f"line {found.torn}, the last one, is torn: left out")
+    if found.doubled:
+        print(f"{found.doubled} lines stand twice: counted once")
+    if json_file is not None:
+        atomic_write_json(Path(json_file), found.rows)
+    if csv_file is not None:
+        write_csv(csv_file, pd.DataFrame(found.rows, columns=list(KEYS)))

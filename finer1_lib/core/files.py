@@ -1,0 +1,495 @@
+"""Files that are whole or absent: atomic writes, JSON lines that survive a kill, and a lock.
+
+A stage may be killed at any moment. Whatever lies under its final name is therefore complete: text, JSON and
+folders are written under a hidden temporary name beside the target and renamed into place. The exception is
+a `.jsonl` file, which grows line by line; a kill can tear its last line, which reading and appending drop.
+
+New files and folders get the rights that the umask and the folder give, as any program's do: nothing here
+calls chmod, which a mount or another owner's folder may refuse.
+
+Source: our choice.
+
+Text and JSON that a user wrote: whatever keeps it from being read is a ValueError of one line.
+
+Source: our choice.
+
+YAML as people save it: whatever is wrong with a file is one line that names it and says where.
+
+Source: our choice, on PyYAML's SafeLoader.
+"""
+
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+from finer1_lib.core.errors import UserError
+
+TEMPORARY = ".tmp-"  # prefix of unfinished files and folders; never hashed, swept when a stage is opened
+
+
+def plain(value: Any) -> Any:
+    """Turn numpy scalars, paths, tuples and sets into what JSON has; NaN and infinities become None.
+
+    Raises:
+        TypeError: for an object with no JSON counterpart.
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(item) for item in value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return value.as_posix()
+    if hasattr(value, "tolist"):  # numpy and torch scalars and arrays, without importing either
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+_FULL = re.compile("No space left on device|Disk quota exceeded|not enough space on the disk|disk is full")
+_ODD = re.compile(  # something in a file's or folder's place, a mount that is gone, a disk that fails
+    "Is a directory|Not a directory|File exists|Directory not empty|Too many levels of symbolic links|"
+    "File name too long|Input/output error|Stale file handle|Transport endpoint is not connected|"
+    "Host is down|No such device|File too large|Too many open files|resource busy|Text file busy")
+_REFUSED = re.compile("Permission denied|Operation not permitted|Access is denied|Read-only file system")
+
+
+def system_line(error: str, folder: Path) -> Optional[str]:
+    """One line for an error that only the machine's owner can fix: a full disk, a quota, missing rights.
+
+    Args:
+        error: the error's text; libraries wrap the system's words in exceptions of their own.
+        folder: what was written to, where the error names no file.
+
+    Returns:
+        What to do, and what is kept; None for any other error.
+    """
+    if _FULL.search(error):
+        while not folder.exists():
+            folder = folder.parent
+        why = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB"
+        if hasattr(os, "statvfs") and (counts := os.statvfs(folder)).f_files:
+            why += f" and {counts.f_favail} inodes, one for each file,"  # small files use these up first
+        why = "your quota is used up" if "quota" in error.lower() else f"{why} are free"
+        return (
+            f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their"
+            " *.previous folders) or choose another --output-root; what is finished is kept, and the same"
+            " command goes on"
+        )
+    if _REFUSED.search(error):
+        return (
+            f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
+            " another --run-name or --output-root"
+        )
+    if _ODD.search(error):
+        return (
+            f"{error}: nothing can be read or written there as it is ({folder}): look what lies there, remove or"
+            " repair it, or choose another --run-name or --output-root"
+        )
+    return None
+
+
+@contextmanager
+def one_line_for_the_system(folder: Path) -> Iterator[None]:
+    """Raise a UserError with `system_line` in place of a full disk's or missing rights' own error.
+
+    Args:
+        folder: what is written to, where the error names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = Path(error.filename).absolute().parent if isinstance(error.filename, str) else folder
+        if (line := system_line(str(error), place)) is None:
+            raise
+        raise UserError(line) from error
+
+
+def _sync(path: Path) -> None:
+    """Flush a file's or folder's data to the disk, so that a rename never precedes its content.
+
+    Windows flushes through a handle that may write and has none of a folder; some mounts flush no folder.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except PermissionError:  # a folder on Windows, or a file that its writer made read-only
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_file(path: "str | Path") -> bool:
+    """`Path.is_file`; a text that can be no path (too long, a zero byte) is no file either."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        UserError: the system does not allow it, whatever its reason.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            system_line(str(error), folder)
+            or f"the folder {folder} cannot be made ({error.strerror}): choose another place (--output-root, for a run)"
+        ) from error
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name in the folder of `path`, which is made."""
+    make_folder(path.parent)
+    return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing; parents are made."""
+    temporary = _beside(Path(path))
+    try:
+        with temporary.open("xb") as file, _naming(path):
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an error that a write through a handle raises, which says nothing of it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 text file or nothing."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Write a whole JSON file or nothing (two-space indent, keys in the order given)."""
+    atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_targets(*names: Optional[str]) -> None:
+    """Refuse (UserError), before any work, a target that can be no file, or that lies where nobody may write.
+
+    A device (/dev/stdout, /dev/null) is none: a file that is written whole would take its place.
+    """
+    for name in names:
+        if name is None:
+            continue
+        try:
+            if "\0" in name:
+                raise ValueError("a zero byte in it")
+            # of folders that are missing the nearest that is there: they will be made
+            folder = next(parent for parent in Path(name).absolute().parents if parent.exists())
+            other = Path(name).exists() and not Path(name).is_file()
+        except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot write to {name[:80]!r} ({why}): give the path of a file") from None
+        if other or not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise UserError(f"cannot write to {name or '.'}: it is a folder or a device, or {folder} is no folder that"
+                            " can be written: give the path of a file")
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes `path` on success and vanishes on failure.
+
+    An older `path` is replaced, and put back if that fails. Between two renames nothing lies there, never half
+    a folder.
+    """
+    path = Path(path)
+    temporary, older = _beside(path), _beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = list(temporary.rglob("*"))
+        if len(files) > 100 and hasattr(os, "sync"):
+            os.sync()  # one flush of everything is quicker than thousands of small ones
+        else:
+            for file in files:
+                _sync(file)
+        if path.is_dir() and not path.is_symlink():
+            os.replace(path, older)
+        os.replace(temporary, path)
+    except BaseException:
+        if older.exists() and not path.exists():
+            os.replace(older, path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON object or, with `kind=list`, a list; an empty one where there is no file.
+
+    Raises:
+        UserError: if the file is damaged, which an atomic write never leaves.
+    """
+    if not (path := Path(path)).exists():
+        return kind()
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "something else"  # a pipe would be waited for
+        raise UserError(f"{path} must be a file, and {what} lies there: remove it")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: delete its folder and run again") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path} does not hold what it should: delete its folder and run again")
+    return value
+
+
+def append_jsonl(path: Path, *values: Any) -> None:
+    """Append one line per value, on the disk when this returns; a torn last line is cut off first."""
+    path = Path(path)
+    make_folder(path.parent)
+    lines = "".join(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
+    with path.open("ab+") as file, _naming(path):
+        _cut_torn_line(file)
+        file.write(lines.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut_torn_line(file: Any) -> None:
+    """Truncate an open binary file after its last newline."""
+    end = file.seek(0, os.SEEK_END)
+    position = end
+    while position > 0:
+        start = max(0, position - 65536)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            position = start + newline + 1
+            break
+        position = start
+    if position < end:
+        file.truncate(position)
+    file.seek(0, os.SEEK_END)
+
+
+def read_jsonl(path: Path, truncate: bool = False, fix: str = "delete the file and run again") -> list[Any]:
+    """Read JSON lines; a last line without its newline was torn by a kill and is dropped.
+
+    Args:
+        path: the file; a missing file reads as no lines.
+        truncate: also cut the torn line from the file.
+        fix: the end of the message about a line that is not JSON.
+
+    Raises:
+        UserError: if a whole line is not JSON, which no kill can cause.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    if truncate:
+        with path.open("rb+") as file:
+            _cut_torn_line(file)
+    values = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                values.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path} line {number} is not JSON: {fix}") from error
+    return values
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left under temporary names."""
+    for leftover in list(Path(folder).rglob(TEMPORARY + "*")):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
+    """Take a lock that this process holds until `unlock` or its death, however it dies.
+
+    A kernel whose runner was killed lives on for about a second; `patience` (seconds) covers that.
+
+    Args:
+        path: the lock file; it stays and holds the holder's process id.
+        what: what the message says is in use.
+
+    Returns:
+        A handle for `unlock`; None where the system or the file system knows no locks (Windows, some mounts),
+        and where this user may not write, so that there is nothing to lock.
+
+    Raises:
+        UserError: if another process holds it for longer than `patience`.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    mine = True
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        if not os.access(Path(path).parent, os.W_OK):
+            return None
+        mine = False  # a shared folder, and a lock file that another user made for himself to write
+        handle = os.open(path, os.O_RDONLY)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.read(handle, 20).decode("ascii", "replace").strip()
+                os.close(handle)
+                raise UserError(
+                    f"{what} is in use by process {holder or 'unknown'}:"
+                    " wait for it, or shut that notebook's kernel down, or choose another --run-name"
+                ) from None
+            time.sleep(0.1)
+        except OSError as error:
+            # EBADF: over NFS a handle that only reads cannot lock
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF):
+                raise
+            os.close(handle)
+            return None
+    if mine:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode("ascii"))
+    return handle
+
+
+def unlock(handle: Optional[int]) -> None:
+    """Give a lock back."""
+    if handle is not None:
+        os.close(handle)
+
+
+def read_text(path: "str | Path") -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        ValueError: a line that is no UTF-8, by its number.
+        OSError: missing, a folder, not readable.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line} is no UTF-8: save it as UTF-8, in Excel as CSV UTF-8") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; nothing of it is lost, and all of it can be written again.
+
+    Raises:
+        ValueError: no JSON, a key twice in one object, nested too deeply, or half a sign (a lone surrogate).
+    """
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"{max(keys, key=keys.count)!r} stands there twice")
+        return found
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError(r"holds half a sign, as \ud800") from None
+    return value
+
+
+def read_yaml(path: Path, where: str) -> Any:
+    """The value of a YAML file.
+
+    Args:
+        path: the file.
+        where: what the message names.
+
+    Raises:
+        UserError: it cannot be read, is no UTF-8, or is what `parse_yaml` refuses.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error.strerror}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{where} is not UTF-8 (line {line}): save it with the encoding UTF-8") from error
+    return parse_yaml(text, where)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        UserError: no YAML, a key that stands twice (PyYAML takes the last without a word), or values nested
+            too deep to be read.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            seen: set = set()
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise UserError(f"{where} has the key {key.value!r} twice (line {line}): remove one")
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            return super().construct_mapping(node, deep=deep)
+
+        def construct_scalar(self, node: Any) -> Any:
+            number = node.tag.endswith((":int", ":float"))
+            if number and re.fullmatch(r"[-+]?(0[0-9_]+|.*:.*)", str(node.value)):
+                line = node.start_mark.line + 1
+                raise UserError(f"{where}: {node.value} (line {line}) is another number in YAML, of base 8 or 60:"
+                                " write it without the leading 0 or the colon, or put text into quotes")
+            return super().construct_scalar(node)
+
+    try:
+        return yaml.load(text, Loader=Loader)
+    except RecursionError:
+        raise UserError(f"{where} is nested too deep to be read") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, say
+        mark = getattr(error, "problem_mark", None)
+        why = getattr(error, "problem", None) or str(error)
+        raise UserError(f"{where} is not YAML{f' (line {mark.line + 1})' if mark else ''}: {why}") from error

@@ -1,0 +1,158 @@
+"""Content hashes: what a stage wrote and what the next one read.
+
+Source: our choice.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Optional
+
+from finer1_lib.core import files
+from finer1_lib.core.errors import UserError
+
+_FOLD = 200  # a top folder with more files is recorded as one hash
+_SEEN = ".seen.json"  # in a stage's folder, hidden: {output: [its sha256, size and times when it was hashed]}
+_SETTLED = 100_000_000  # ns; whatever was touched so shortly before may change again under the same time
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def walk(folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, os.DirEntry]]:
+    """Every file under a folder by its relative posix path, in no order; hidden ones are left out.
+
+    Args:
+        folder: where to begin.
+        skip: names directly under it that are left out too.
+    """
+    waiting = [(Path(folder), "")]
+    while waiting:
+        here, prefix = waiting.pop()
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or (not prefix and entry.name in skip):
+                    continue
+                if entry.is_dir():
+                    waiting.append((Path(entry.path), f"{prefix}{entry.name}/"))
+                else:
+                    yield prefix + entry.name, entry
+
+
+def sha256_tree(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, str]:
+    """sha256 of every file of `walk`, sorted by name."""
+    return dict(sorted((name, sha256_file(Path(entry.path))) for name, entry in walk(folder, skip)))
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value's canonical JSON: the same for equal values, whatever the order of the keys."""
+    text = json.dumps(
+        files.plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )  # a file name that is no UTF-8 holds lone surrogates
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, str]:
+    """sha256 by path relative to the stage's folder, as stage.json lists it.
+
+    Args:
+        target: a file or folder of a stage.
+        prefix: its path relative to the stage's folder; "" for the whole folder.
+        skip: names directly under the target that are no outputs.
+
+    Returns:
+        One entry per file; a top folder of more than 200 files is one entry whose name ends in "/".
+    """
+    if target.is_file():
+        return {prefix: sha256_file(target)}
+    found = {f"{prefix}/{name}" if prefix else name: sha for name, sha in sha256_tree(target, skip).items()}
+    tops: dict[str, dict[str, str]] = {}
+    for name, sha in found.items():
+        tops.setdefault(name.partition("/")[0] + "/" if "/" in name else "", {})[name] = sha
+    entries = tops.pop("", {})
+    for top, content in tops.items():
+        entries |= {top: digest(content)} if len(content) > _FOLD else content
+    return dict(sorted(entries.items()))
+
+
+def changed_outputs(folder: Path, outputs: Mapping[str, str]) -> list[str]:
+    """Recorded outputs that are missing or no longer have the recorded content.
+
+    Only what looks otherwise than when it was last hashed (size and times, and nobody can set the time of
+    change) is hashed again, so that gigabytes which nobody touched cost no more than a look.
+
+    Args:
+        folder: the stage's folder.
+        outputs: {path: sha256} of its record or a part of that, as `recorded_hashes` makes it.
+    """
+    try:
+        seen = files.read_json(folder / _SEEN)
+    except UserError:
+        seen = {}  # damaged: everything is hashed again
+    began, changed, same = time.time_ns(), [], {}
+    for name, sha256 in outputs.items():
+        looks = _looks(folder, name)
+        if looks is None or seen.get(name) != [sha256, *looks] and _hash_of(folder, name) != sha256:
+            changed.append(name)
+        else:
+            same[name] = [sha256, *looks]
+    _note(folder, same, began, seen)
+    return changed
+
+
+def remember(folder: Path, outputs: Mapping[str, str], began: int) -> None:
+    """Note for `changed_outputs` how outputs look that were hashed from `began` (time_ns) on."""
+    found = {name: _looks(folder, name) for name in outputs}
+    _note(folder, {name: [outputs[name], *looks] for name, looks in found.items() if looks}, began, {})
+
+
+def _note(folder: Path, found: Mapping[str, list], began: int, seen: Mapping[str, Any]) -> None:
+    known = {**seen, **{name: looks for name, looks in found.items() if looks[1] < began - _SETTLED}}
+    if known != seen:
+        try:
+            files.atomic_write_json(folder / _SEEN, known)
+        except (OSError, UserError):
+            return  # somebody else's run or a full disk: the next look hashes again
+
+
+def _hash_of(folder: Path, name: str) -> Optional[str]:
+    return recorded_hashes(folder / name, name.rstrip("/")).get(name)
+
+
+def _looks(folder: Path, name: str) -> Optional[list]:
+    """[newest time, digest of names, sizes and times] of a file or a top folder; None where there is none."""
+    path = folder / name
+    if name.endswith("/") and path.is_dir():
+        found = [(file, entry.stat()) for file, entry in walk(path)]
+    elif path.is_file():
+        found = [("", path.stat())]
+    else:
+        return None
+    rows = sorted([file, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for file, status in found)
+    return [max((max(row[2:]) for row in rows), default=0), digest(rows)]
+
+
+def listing_digest(path: Path, deep: bool = True) -> str:
+    """sha256 of what a file or folder looks like from outside: names, sizes and times of change, hidden ones
+    left out.
+
+    Quick enough for a data set or a checkpoint of gigabytes, and enough to see that one was changed.
+
+    Args:
+        path: file or folder.
+        deep: also what lies in folders below; False for a checkpoint, whose files lie side by side.
+    """
+    path = Path(path)
+    found = [path] if path.is_file() else sorted(
+        file for file in (path.rglob("*") if deep else path.glob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
+    seen = []
+    for file in found:
+        status = file.stat()
+        seen.append([file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns])
+    return digest(seen)

@@ -1,0 +1,176 @@
+"""A picture as a large teacher gets it: no more pixels than it needs, and, for an endpoint, as a data: URL.
+
+    data_url(ImageFile(root, "bird/a.jpg"), 1003520)   # "data:image/jpeg;base64,..."
+
+Source: our choice; the bound is the release's for training (data.md 3.2): 1,280 image tokens of Qwen2.5-VL.
+"""
+
+import base64
+import hashlib
+import io
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
+
+from finer1_lib.core.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class ImageFile(NamedTuple):
+    """A picture on the disk, by the folder of folders and its id (posix path) below it."""
+
+    image_root: str
+    image_id: str
+
+    def open(self) -> "Image":
+        """The RGB picture."""
+
+        return load_image(*self)
+
+
+_ORIENTATION = 0x0112  # EXIF
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no reader that starts another program
+
+
+def load_image(image_root, image_id: str):
+    """Open one image fully: first frame, EXIF orientation applied, RGB (transparency laid on white).
+
+    Args:
+        image_root: the folder of folders.
+        image_id: posix path relative to it; "#bottom=20" at its end leaves out the last 20 pixel rows.
+
+    Returns:
+        A loaded `PIL.Image` in mode RGB.
+
+    Raises:
+        UserError: the path leaves the root (also through a symbolic link), is missing, or is no whole image.
+    """
+    from PIL import Image, ImageOps
+
+    file, rows = split_crop(image_id)
+    path = _below(Path(image_root), file)
+    with _opened(path) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16"):  # PIL would clip 16-bit greys to white
+            image = image.point(lambda value: value / 256).convert("L")
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
+    if rows:
+        image = image.crop((0, 0, image.width, _kept(path, image.height, rows)))
+    if max(image.size) >= 200 * min(image.size):  # Qwen2.5-VL's processor refuses it, much later
+        size = f"{image.width} x {image.height}"
+        raise UserError(f"{path}: {size} pixels are too narrow (1:200 or more); crop or remove it")
+    return image
+
+
+def image_size(image_root, image_id: str) -> tuple[int, int]:
+    """(width, height) in pixels of what `load_image` would give, from the file's header alone.
+
+    Raises:
+        UserError: as `load_image`, as far as a header tells.
+    """
+    file, rows = split_crop(image_id)
+    path = _below(Path(image_root), file)
+    with _opened(path) as opened:
+        width, height = opened.size
+        if opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+            width, height = height, width
+    return width, _kept(path, height, rows)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A picture opened by Pillow; whatever it raises on a damaged file is a UserError."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_FORMATS) as opened:
+            yield opened
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image; run 01_data again if the folder has changed") from None
+    except PermissionError as error:
+        raise _unreadable(error, path) from None
+    except Exception as error:  # damaged files make its decoders raise nearly anything
+        what = first_line(error).replace(f" {str(path)!r}", "")
+        raise UserError(
+            f"{path}: not a whole image ({what}); replace the file or take it out of the folder"
+        ) from None
+
+
+def _unreadable(error: OSError, path: Path) -> UserError:
+    what = f"cannot be read ({error.strerror}); make it readable, or take it out"
+    return UserError(f"{error.filename or path}: {what}")
+
+
+def split_crop(image_id: str) -> tuple[str, int]:
+    """("a/b.jpg", 20) of "a/b.jpg#bottom=20", and ("a/b.jpg", 0) of "a/b.jpg"."""
+    found = re.fullmatch(r"(.*)#bottom=(\d+)", image_id, re.DOTALL)
+    return (found[1], int(found[2])) if found else (image_id, 0)
+
+
+def _kept(path: Path, height: int, rows: int) -> int:
+    """The rows that are left of a picture."""
+    if rows >= height:
+        raise UserError(f"{path}: {height} pixel rows, of which {rows} should be left out; replace the file")
+    return height - rows
+
+
+def _below(root: Path, file: str) -> Path:
+    """The path of a file below the root. What lies directly in the root may be a link of the user's to a
+    data set kept elsewhere; nothing further down may leave that."""
+    first, _, _ = file.partition("/")
+    if not file or file.startswith("/") or first in ("", ".", ".."):
+        raise UserError(f"{root / file}: leads out of {root}; give a path below it")
+    return _inside(root / first, root / file)
+
+
+def _inside(root: Path, path: Path) -> Path:
+    """Refuse a path that leaves the root, by `..` or by a symbolic link; the root itself may be a link."""
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise UserError(f"{path}: a link that cannot be followed ({error}); remove it") from None
+    if not inside:
+        raise UserError(f"{path}: leads out of {root}; copy the images in instead of linking them")
+    return path
+
+
+MAX_PIXELS = 1280 * 28 * 28
+QUALITY = 95  # of the JPEG; colours are kept at full resolution, for a small crown may be the mark
+
+
+def fitted(image: "Image", max_pixels: int) -> "Image":
+    """The picture itself or, above `max_pixels`, made smaller in its proportions; 0 for no bound."""
+    pixels = image.width * image.height
+    if not max_pixels or pixels <= max_pixels:
+        return image
+    scale = (max_pixels / pixels) ** 0.5
+    return image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+
+
+def data_url(file: ImageFile, max_pixels: int = MAX_PIXELS) -> str:
+    """The RGB picture as JPEG in a data: URL.
+
+    Raises:
+        UserError: no such picture, or a broken one.
+    """
+    buffer = io.BytesIO()
+    fitted(file.open(), max_pixels).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def picture_key(file: ImageFile, max_pixels: int = MAX_PIXELS) -> str:
+    """What decides the picture that is sent: the file's bytes, the rows left out, and the settings above."""
+    name, rows = split_crop(file.image_id)
+    path = Path(file.image_root) / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run 01_data again if the folder has changed") from None
+    return hashlib.sha256(content + f"|{rows}|{max_pixels}|{QUALITY}".encode()).hexdigest()

@@ -1,0 +1,444 @@
+"""Intervals and paired tests for scores that come in clusters (the images of one sub-category).
+
+Ten images of one bird are not ten independent tries: a model that does not know the name misses all of them.
+So whole sub-categories are resampled. With few of them a percentile interval is too narrow; it is widened as
+in Hesterberg's expanded percentile interval, and where every score is the same (0 of 20 right) it falls back
+on the exact binomial interval over clusters, since a bootstrap of equal values would claim certainty.
+
+Example:
+    >>> clustered_mean([1, 1, 0, 0], ["a", "a", "b", "b"]).value
+    0.5
+
+The draws are those of `finer1_lib.core.statistics`; `resampled` takes any statistic of them. Corrections for many
+tests, a test that ignores clusters, and sample sizes: `finer1_lib.core.statistics`.
+
+Source: METHOD 4 and DESIGN 7 (every number has n, seeds and a 95 % interval); Hesterberg 2015 (expanded
+percentile); Field and Welsh 2007 (cluster bootstrap). The paper reports no intervals.
+
+Whole clusters drawn again: the one bootstrap of the kit, and what its draws say of a value.
+
+    two groups of two clusters, codes [0, 0, 1, 1]; one draw has the weights [2, 0, 1, 1]
+
+Every mean, difference, AUC or share with an interval resamples sub-categories (or swaps of them) by these
+weights, so the same seed draws the same clusters everywhere.
+
+Source: Field and Welsh 2007 (cluster bootstrap); Hesterberg 2015 (expanded percentile interval).
+
+How many tests were made, what a test says that ignores clusters, and how much more must be asked.
+
+    differences of six sub-categories 1, 0, 1, 0, 1, 0: mean 0.5, standard deviation 0.55
+    to tell it in 80 of 100 experiments: ((1.96 + 0.84) * 0.55 / 0.5) ** 2 = 9.4, so 10 sub-categories
+
+Ten pictures of one bird weigh less than ten birds: by the design effect 1 + (m - 1) * ICC for m pictures a
+sub-category, where the intraclass correlation ICC is the share of the spread between sub-categories.
+
+Source: Holm 1979; McNemar 1947; Kish 1965 (design effect); METHOD 3 ("the n needed to tell").
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Callable, Hashable, Optional, Sequence
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+def codes_of(keys: Sequence[Hashable]) -> Any:
+    """The code of each key, 0, 1, ... in the order of first appearance: (n,)."""
+    import numpy as np
+
+    codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+    return np.array([codes[key] for key in keys])
+
+
+def cluster_weights(groups: Any, seed: Any, resamples: int = RESAMPLES) -> Any:
+    """How often each cluster is drawn, (resamples, K): as many in each group as it has, with replacement.
+
+    Args:
+        groups: (K,) codes 0, 1, ...; the groups are drawn in the order of their codes.
+        seed: a number, or a generator that has drawn before.
+    """
+    import numpy as np
+
+    weights = np.zeros((resamples, len(groups)))
+    counts = tuple(np.bincount(groups).tolist())
+    draw = _drawn if hasattr(seed, "multinomial") else drawn_by_seed
+    for group, own in enumerate(draw(counts, seed, resamples)):
+        weights[:, groups == group] = own
+    return weights
+
+
+def reach_of(clusters: int, groups: int, tail: float) -> float:
+    """How many of the bootstrap's standard errors an interval must reach: few clusters vary too little.
+
+    Args:
+        tail: the share left out on one side, or all but that.
+
+    Source: Hesterberg 2015: Student's t, and sqrt(n / (n - 1)) for the bootstrap's own narrowness.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    freedom = clusters - groups
+    return float(np.sqrt(clusters / freedom) * abs(t.ppf(tail, freedom)))
+
+
+def expanded_interval(value, draws, clusters, groups, level, bounds) -> tuple[float, float]:
+    """The percentile interval of the draws, widened for few clusters; it always holds the value.
+
+    Where the draws never vary (every cluster alike) a bootstrap would claim certainty: the interval is then
+    the exact binomial one for 0 of so many clusters.
+
+    Args:
+        draws: (resamples,).
+        bounds: the least and the greatest value there can be.
+    """
+    import numpy as np
+    from scipy.stats import norm
+
+    if np.ptp(draws) <= 1e-12:
+        reach = 1 - ((1 - level) / 2) ** (1 / clusters)
+        return min(value, max(bounds[0], value - reach)), max(value, min(bounds[1], value + reach))
+    tail = norm.cdf(-reach_of(clusters, groups, (1 - level) / 2))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(min(low, value)), float(max(high, value))
+
+
+@lru_cache(maxsize=32)  # the seen and the unseen of six data sets and of all; some 50 MB on the paper's
+def drawn_by_seed(counts: tuple[int, ...], seed: int, resamples: int) -> tuple:
+    """The weights of each group, (resamples, clusters of the group); kept, most tables want the same."""
+    import numpy as np
+
+    drawn = _drawn(counts, np.random.default_rng(seed), resamples)
+    for own in drawn:
+        own.setflags(write=False)  # whoever asks next gets the very same arrays
+    return drawn
+
+
+def _drawn(counts: Sequence[int], rng: Any, resamples: int) -> tuple:
+    """The weights of each group, (resamples, clusters of the group)."""
+    import numpy as np
+
+    drawn = [rng.multinomial(count, np.full(count, 1 / count), size=resamples) for count in counts]
+    return tuple(own.astype(float) for own in drawn)
+
+
+POWER = 0.8
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, in the order given: the chance of one false find stays at 5 %."""
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
+
+
+def mcnemar_p(first: Sequence[float], second: Sequence[float]) -> Optional[float]:
+    """Exact two-sided p of two models' right answers to the same items, each item an independent try.
+
+    It ignores that the pictures of a sub-category stand or fall together, so it finds differences that the
+    clustered test does not: to be read beside it, never alone.
+
+    Args:
+        first, second: 1 for right and 0 for wrong, shape (n,).
+
+    Returns:
+        None where a value is neither (a similarity).
+    """
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    if not {*first, *second} <= {0, 1}:
+        return None
+    pairs = [(int(a), int(b)) for a, b in zip(first, second)]
+    table = [[pairs.count((a, b)) for b in (1, 0)] for a in (1, 0)]
+    return min(1.0, float(mcnemar(table, exact=True).pvalue))
+
+
+def clusters_to_tell(
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    power: float = POWER,
+    level: float = LEVEL,
+) -> Optional[int]:
+    """How many sub-categories a paired comparison needs to tell the difference seen here, or None if it is 0.
+
+    Normal approximation: ((z_level + z_power) * sd of the cluster means / difference)^2, clusters of equal
+    size.
+
+    Args:
+        first, second: scores of two models on the same items in the same order, shape (n,).
+        clusters: the cluster of each item, shape (n,).
+
+    Source: METHOD 3 ("intervals, and the n needed to tell"); textbook sample size of a paired comparison.
+    """
+    import numpy as np
+
+    values, codes = np.subtract(first, second, dtype=float), codes_of(clusters)
+    means = np.bincount(codes, values) / np.bincount(codes)
+    if len(means) < 2 or means.mean() == 0:
+        return None
+    return max(2, int(np.ceil((_reach(power, level) * means.std(ddof=1) / means.mean()) ** 2)))
+
+
+def items_to_tell(
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    power: float = POWER,
+    level: float = LEVEL,
+) -> tuple[Optional[int], Optional[float]]:
+    """How many items that needs, with as many in each sub-category as now, and the design effect.
+
+    Args:
+        first, second, clusters, power, level: as in `clusters_to_tell`.
+
+    Returns:
+        (items, design effect): the items are those that independent ones would take times the design effect
+        (1 where every item has a sub-category of its own). None and None for a difference of 0 or a single
+        sub-category.
+
+    Source: Kish 1965; the intraclass correlation is the one of a one-way analysis of variance, at least 0.
+    """
+    import numpy as np
+
+    values, codes = np.subtract(first, second, dtype=float), codes_of(clusters)
+    sizes, mean = np.bincount(codes), values.mean()
+    count, n = len(sizes), len(values)
+    if count < 2 or mean == 0:
+        return None, None
+    means = np.bincount(codes, values) / sizes
+    between = float(sizes @ (means - mean) ** 2) / (count - 1)
+    within = float(((values - means[codes]) ** 2).sum()) / (n - count) if n > count else 0.0
+    alike = max(0.0, (between - within) / ((n - sizes @ sizes / n) / (count - 1)))
+    spread = alike + within  # variance of one item's difference
+    effect = 1 + (sizes @ sizes / n - 1) * alike / spread if spread else 1.0
+    return max(2, int(np.ceil(_reach(power, level) ** 2 * spread * effect / mean**2))), float(effect)
+
+
+def _reach(power: float, level: float) -> float:
+    from scipy.stats import norm
+
+    return float(norm.ppf(0.5 + level / 2) + norm.ppf(power))
+
+
+EXACT_CLUSTERS = 14  # sign flips are enumerated up to here (16,384), sampled above
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval; `low` and `high` are None where the data allow none.
+
+    Attributes:
+        n: number of scores (pairs, in a paired comparison).
+        clusters: number of sub-categories behind them.
+        p: two-sided p-value of a paired comparison, else None.
+    """
+
+    value: float
+    low: Optional[float]
+    high: Optional[float]
+    n: int
+    clusters: int
+    p: Optional[float] = None
+
+    def as_row(self) -> dict[str, Any]:
+        """value, low, high, n: the columns of a summary row."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def has_interval(low: Optional[float]) -> bool:
+    """Whether the end of an interval is a number: neither None nor the NaN that a table makes of None."""
+    return low is not None and low == low
+
+
+def clustered_mean(
+    values: Sequence[float],
+    clusters: Sequence[Hashable],
+    groups: Optional[Sequence[Hashable]] = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """Mean of scores in [0, 1] with a bootstrap interval over whole clusters.
+
+    Args:
+        values: scores, shape (n,).
+        clusters: the cluster of each score, shape (n,).
+        groups: the super-category of each score, shape (n,). When given, the value is the unweighted mean
+            over groups of the groups' means, and clusters are resampled inside their group.
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
+        level: coverage asked for.
+
+    Raises:
+        ValueError: no scores, lengths that differ, or a score that is not finite.
+
+    Source: paper Section 4 (averages are unweighted over data sets); the interval is our choice.
+    """
+    return _estimate(*_summed(values, clusters, groups), seed, resamples, level, lowest=0.0)
+
+
+def clustered_mean_of(
+    sums: Sequence[float],
+    sizes: Sequence[float],
+    groups: Optional[Sequence[Hashable]] = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """`clustered_mean` from what each cluster adds up to, for scores that were never held all at once.
+
+    Args:
+        sums, sizes: sum and number of the scores of each cluster, shape (K,), in the order in which
+            `clustered_mean` would meet the clusters: the resamples depend on it.
+        groups: the super-category of each cluster, shape (K,).
+        seed, resamples, level: as in `clustered_mean`.
+
+    Raises:
+        ValueError: no clusters, lengths that differ, an empty cluster, or a sum that is not finite.
+    """
+    import numpy as np
+
+    sums, sizes = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
+    groups = ["all"] * len(sums) if groups is None else list(groups)
+    if not len(sums) or not len(sums) == len(sizes) == len(groups):
+        raise ValueError(f"{len(sums)} sums, {len(sizes)} sizes, {len(groups)} groups: give equally many")
+    if not np.isfinite(sums).all() or not (sizes > 0).all():
+        raise ValueError("a sum is not a finite number, or a cluster has no scores")
+    return _estimate(sums, sizes, codes_of(groups), seed, resamples, level, lowest=0.0)
+
+
+def paired_difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[Hashable],
+    groups: Optional[Sequence[Hashable]] = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    flips: Optional[int] = None,
+) -> Estimate:
+    """Mean of `first - second` over the same items, with a clustered interval and a sign-flip p-value.
+
+    The test flips the sign of whole clusters: under the null either model could have been the first one. All
+    flips are enumerated for at most 14 clusters, else `flips` of them are drawn; p is then at least
+    1 / (flips + 1).
+
+    Args:
+        first, second: scores of two models on the same items in the same order, shape (n,).
+        clusters, groups, seed, resamples, level: as in `clustered_mean`.
+        flips: as many as `resamples` unless given; many tests at once need more.
+
+    Raises:
+        ValueError: as `clustered_mean`, or different numbers of scores.
+
+    Source: METHOD 3 ("no win of TAPO over DAPO is presumed"); the test is our choice.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"paired scores differ in number: {len(first)} and {len(second)}")
+    difference = [float(a) - float(b) for a, b in zip(first, second)]
+    summed = _summed(difference, clusters, groups)
+    estimate = _estimate(*summed, seed, resamples, level, lowest=-1.0)
+    return replace(estimate, p=_sign_flip_p(*summed, seed, flips or resamples))
+
+
+def resampled(
+    statistic: Callable[[Any], Any],
+    groups: Sequence[int],
+    *,
+    n: int,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    stretched: bool = False,
+) -> Estimate:
+    """Any statistic of clusters with a bootstrap interval; none where a group has a single cluster.
+
+    Args:
+        statistic: takes weights (draws, K), how often each cluster was drawn, and returns (draws,) values.
+        groups: (K,) codes 0, 1, ... of `codes_of`; clusters are resampled inside their group.
+        n: number of scores behind the clusters, for the estimate.
+        bounds: the least and the greatest value there can be.
+        stretched: stretch the percentile interval about the value in place of taking further percentiles,
+            which cannot reach beyond the resamples (of four clusters there are few).
+    """
+    import numpy as np
+    from scipy.stats import norm
+
+    groups = np.asarray(groups)
+    count, kinds = len(groups), len(np.unique(groups))
+    known = Estimate(float(statistic(np.ones((1, count)))[0]), None, None, n, count)
+    if np.bincount(groups).min() < 2:
+        return known
+    draws = statistic(cluster_weights(groups, seed, resamples))
+    if not stretched:
+        low, high = expanded_interval(known.value, draws, count, kinds, level, bounds)
+        return replace(known, low=low, high=high)
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    further = reach_of(count, kinds, tails[1]) / norm.ppf(tails[1])
+    low, high = np.clip(known.value + further * (np.quantile(draws, tails) - known.value), *bounds)
+    return replace(known, low=float(min(low, known.value)), high=float(max(high, known.value)))
+
+
+def _summed(values, clusters, groups) -> tuple[Any, Any, Any]:
+    """Sum and number of the scores of each cluster (K,), and its group's code (K,).
+
+    A sub-category name that stands in two groups counts as two clusters.
+    """
+    import numpy as np
+
+    values = np.asarray(values, dtype=float)
+    groups = ["all"] * len(values) if groups is None else list(groups)
+    if not len(values) or not len(values) == len(clusters) == len(groups):
+        raise ValueError(
+            f"{len(values)} scores, {len(clusters)} clusters, {len(groups)} groups: give equally many"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("a score is not a finite number")
+    keys = list(zip(groups, clusters))
+    codes = codes_of(keys)
+    around = codes_of([group for group, _ in dict.fromkeys(keys)])
+    return np.bincount(codes, values), np.bincount(codes), around
+
+
+def _estimate(sums, sizes, group_of, seed, resamples, level, lowest) -> Estimate:
+    """The unweighted mean over groups of their means, with its interval."""
+    import numpy as np
+
+    kinds, count = np.bincount(group_of), len(group_of)
+    inside = [group_of == group for group in range(len(kinds))]
+    value = float(np.mean([sums[own].sum() / sizes[own].sum() for own in inside]))
+    known = Estimate(value, None, None, int(sizes.sum()), count)
+    # a group of one cluster never varies under resampling: no honest interval can be had from it
+    if kinds.min() < 2:
+        return known
+    weights = drawn_by_seed(tuple(kinds.tolist()), seed, resamples)
+    draws = np.mean([w @ sums[own] / (w @ sizes[own]) for w, own in zip(weights, inside)], axis=0)
+    low, high = expanded_interval(value, draws, count, len(kinds), level, (lowest, 1.0))
+    return replace(known, low=low, high=high)
+
+
+def _sign_flip_p(sums, sizes, group_of, seed, draws) -> float:
+    """Two-sided p of the mean difference under flips of whole clusters."""
+    import numpy as np
+
+    count = len(group_of)
+    per_group = np.bincount(group_of, sizes)[group_of] * (group_of.max() + 1)
+    shares = sums / per_group  # each cluster's part in the value: the value is their sum
+
+    def as_far(flips) -> int:
+        return int((np.abs(flips @ shares) >= abs(shares.sum()) - 1e-12).sum())
+
+    if count <= EXACT_CLUSTERS:
+        return as_far(1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)) / 2**count
+    rng, found = np.random.default_rng(seed + 1), 1  # the observed labelling counts as one of the draws
+    for start in range(0, draws, RESAMPLES):
+        found += as_far(rng.choice([-1, 1], size=(min(RESAMPLES, draws - start), count)))
+    return found / (draws + 1)

@@ -1,0 +1,237 @@
+"""The miniature's one rationale writer: four tagged parts over the guide's attributes.
+
+The teacher (images) and the pretraining diet (text only) import this same writer, so that a rationale differs
+from what the base has read in its evidence, not in its wording.
+
+The guide is the dictionary of `guide.json`:
+`{"super_categories": {name: {"attributes": {attr: [values]}, "genus_attributes": [attr]}}, "sub_categories":
+{name: {"super_category", "genus", "attributes": {attr: value}}}, "seen": [names], "unseen": [names]}`.
+
+Source: METHOD 2 (target format of the kit, four parts); the wording is our choice.
+"""
+
+import random
+from typing import Any, Callable, Mapping, Protocol, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import parse_json, read_text
+from finer1_lib.data.rationales.filters import write_rationale
+
+Similarity = Callable[[str, str, str], float]  # super_category, one sub_category, another: larger is nearer
+
+
+def read_guide(path, table=None) -> dict:
+    """Read a `guide.json` and check that it speaks of exactly the table's sub-categories, where one is given.
+
+    It holds `super_categories` {name: {"attributes": {attribute: [values]}, "genus_attributes": [attributes
+    that a genus shares]}}, `sub_categories` {name: {"super_category", "genus", "attributes": {attribute:
+    value}}}, `seen` and `unseen` [names].
+
+    Raises:
+        UserError: unreadable, something is missing or of another type, or its names and its seen / unseen
+            lists do not fit the folder.
+    """
+    try:
+        guide = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: not a readable guide ({what}); correct it or remove it") from None
+    faults = _form_faults(guide)
+    if not faults:
+        pairs = {(entry["super_category"], name) for name, entry in guide["sub_categories"].items()}
+        found = pairs if table is None else set(zip(table["super_category"], table["sub_category"]))
+        faults = [f"guide and folder disagree about {name!r} of {word!r}"
+                  for word, name in sorted(found ^ pairs)]
+        faults = faults or _value_faults(guide)
+    if faults:
+        more = f" (and {len(faults) - 1} more mistakes)" if faults[1:] else ""
+        raise UserError(f"{path}: {faults[0]}{more}; correct the guide (notebook 00 writes one to look at)")
+    return guide
+
+
+def _form_faults(guide: Any) -> list[str]:
+    """What of a guide is missing or of another type, a line each."""
+    from pydantic import BaseModel, ValidationError, conlist
+
+    class Rules(BaseModel):
+        attributes: dict[str, conlist(str, min_length=1)]
+        genus_attributes: list[str]
+
+    class Entry(BaseModel):
+        super_category: str
+        genus: str
+        attributes: dict[str, str]
+
+    class Guide(BaseModel):
+        super_categories: dict[str, Rules]
+        sub_categories: dict[str, Entry]
+        seen: list[str]
+        unseen: list[str]
+
+    try:
+        Guide.model_validate(guide)
+    except ValidationError as error:
+        return [f"{' > '.join(map(str, one['loc'])) or 'the guide'}: {one['msg'].lower()}"
+                for one in error.errors()]
+    return []
+
+
+def _value_faults(guide: Mapping) -> list[str]:
+    """Lists and attributes of a well-formed guide that do not fit together, a line each."""
+    faults, seen, unseen = [], guide["seen"], guide["unseen"]
+    if sorted(seen + unseen) != sorted(guide["sub_categories"]):
+        faults.append("'seen' and 'unseen' must part the sub-categories in two")
+    for name, entry in guide["sub_categories"].items():
+        word, own = entry["super_category"], entry["attributes"]
+        known = guide["super_categories"].get(word, {}).get("attributes", {})
+        if not own:
+            faults.append(f"{name!r} has no attributes: give some, or only genera, in taxonomy_file")
+        elif not entry["genus"].strip():
+            faults.append(f"{name!r} has an empty genus")
+        elif word not in guide["super_categories"]:
+            faults.append(f"{word!r} of {name!r} is no entry of super_categories")
+        elif odd := set(own) ^ set(known) or {key for key in own if own[key] not in known[key]}:
+            faults.append(f"{sorted(odd)[0]!r} of {name!r} does not fit the attributes of {word!r}")
+    for word, rules in guide["super_categories"].items():
+        if odd := set(rules["genus_attributes"]) - set(rules["attributes"]):
+            faults.append(f"{sorted(odd)[0]!r} of the genus_attributes of {word!r} is none of its attributes")
+    return faults
+
+
+def guide_similarity(guide: Mapping) -> Similarity:
+    """Nearness by the guide: minus the number of attributes in which two sub-categories differ."""
+
+    def similarity(super_category: str, first: str, second: str) -> float:
+        one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
+        return -float(sum(one[attribute] != two.get(attribute) for attribute in one))
+
+    return similarity
+
+
+def _article(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+
+
+def describe(super_category: str, attributes: dict[str, str], rng: random.Random) -> str:
+    """A description in one of several wordings, attributes in any order, e.g. "A bird: crown red, bill needle." """
+    items = list(attributes.items())
+    if rng.random() < 0.5:
+        rng.shuffle(items)
+    style = rng.randrange(4)
+    if style == 0:
+        return f"{_article(super_category).capitalize()} with " + ", ".join(claim(k, v) for k, v in items) + "."
+    if style == 1:
+        return f"{super_category}: " + ", ".join(f"{k} {v}" for k, v in items) + "."
+    if style == 2:
+        return f"The {super_category} shows " + ", ".join(claim(k, v) for k, v in items) + "."
+    return f"<analysis>{analysis_text(dict(items))}</analysis>"
+
+
+class Shuffler(Protocol):
+    """What we ask of a random source: `random.Random` and `numpy.random.Generator` both have it."""
+
+    def shuffle(self, x: list) -> None: ...
+
+
+def claim(attribute: str, value: str) -> str:
+    """One attribute as the rationales word it: `claim("bill", "needle") == "needle bill"`."""
+    return f"{value} {attribute}"
+
+
+def distance(guide: Mapping, first: str, second: str) -> int:
+    """In how many attributes two sub-categories of one super-category differ.
+
+    Source: our choice (every attribute counts alike; a genus shares some, so its members come out nearest).
+    """
+    one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
+    return sum(one[attribute] != two.get(attribute) for attribute in one)
+
+
+def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[str]:
+    """The k other sub-categories of the same super-category that share most attributes, nearest first.
+
+    At equal distance the own genus comes first, as in a field guide; what is still equal is shuffled.
+
+    Args:
+        guide: the field guide.
+        sub_category: whose neighbours; never among the result.
+        k: how many at most (fewer where the super-category has fewer).
+        rng: breaks ties; consumed once per call.
+
+    Source: METHOD 2 (candidates of the same super-category); ties by seeded shuffle are our choice.
+    """
+    own = guide["sub_categories"][sub_category]
+    super_category, genus = own["super_category"], own["genus"]
+    others = [
+        name
+        for name in sorted(guide["sub_categories"])
+        if name != sub_category and guide["sub_categories"][name]["super_category"] == super_category
+    ]
+    rng.shuffle(others)  # sorted() below is stable: equal distances keep this order
+
+    def rank(name: str) -> tuple[int, bool]:
+        return distance(guide, sub_category, name), guide["sub_categories"][name]["genus"] != genus
+
+    return sorted(others, key=rank)[:k]
+
+
+def analysis_text(analysis: Mapping[str, str]) -> str:
+    """All observed attributes, "needle bill, forked tail, ...", in the mapping's own order."""
+    return ", ".join(claim(attribute, value) for attribute, value in analysis.items())
+
+
+def comparison_text(analysis: Mapping[str, str], candidates: Sequence[str], guide: Mapping) -> str:
+    """What the guide says of each candidate, with " (differs)" after what the analysis contradicts.
+
+    A hidden attribute (absent from the analysis) contradicts nothing. Genus attributes are not listed: a
+    candidate whose genus attributes disagree with the analysis ends with "other genus (differs)" instead.
+    """
+    return "; ".join(f"{name}: {_entry(analysis, name, guide)}" for name in candidates)
+
+
+def four_parts(
+    analysis: Mapping[str, str], label: str, candidates: Sequence[str], guide: Mapping, rng: Shuffler
+) -> str:
+    """Write a rationale: analysis, options (shuffled), comparison, prediction, and the answer.
+
+    Args:
+        analysis: observed attributes, any order; written in the guide's attribute order. A hidden attribute
+            is left out by not being here.
+        label: the name predicted and answered.
+        candidates: ALL names for the options, the label included (leave it out to write the mistake of a
+            missing candidate); the caller's order does not matter.
+        guide: the field guide.
+        rng: shuffles the options (one `shuffle` call).
+
+    Returns:
+        `<think>\\n<analysis>..</analysis>\\n<options>..</options>\\n<comparison>..</comparison>\\n`
+        `<prediction>..</prediction>\\n</think>\\n<answer>..</answer>`.
+
+    Source: METHOD 2, target format of the kit.
+    """
+    entry = guide["sub_categories"][label]
+    order = guide["super_categories"][entry["super_category"]]["attributes"]
+    analysis = {attribute: analysis[attribute] for attribute in order if attribute in analysis}
+    options = sorted(candidates)
+    rng.shuffle(options)
+    comparison = comparison_text(analysis, options, guide)
+    return write_rationale(analysis_text(analysis), options, comparison, label)
+
+
+def _entry(analysis: Mapping[str, str], name: str, guide: Mapping) -> str:
+    """One candidate's claims, joined by commas."""
+    sub_category = guide["sub_categories"][name]
+    rules = guide["super_categories"][sub_category["super_category"]]
+    values, genus = sub_category["attributes"], rules["genus_attributes"]
+
+    def differs(attribute: str) -> bool:
+        return attribute in analysis and analysis[attribute] != values[attribute]
+
+    claims = [
+        claim(attribute, values[attribute]) + (" (differs)" if differs(attribute) else "")
+        for attribute in rules["attributes"]
+        if attribute not in genus
+    ]
+    if any(differs(attribute) for attribute in genus):
+        claims.append("other genus (differs)")
+    return ", ".join(claims)

@@ -1,0 +1,151 @@
+"""Concept selection: which short texts about a sub-category the image itself bears out.
+
+A concept is kept when it is near the descriptions of this image (set D) and far from the descriptions of
+other images (N). It is an information-bottleneck criterion: keep what tells this image from the others.
+
+Example:
+    >>> import numpy
+    >>> D, N = numpy.array([[1.0, 0.0]]), numpy.array([[0.0, 1.0]])
+    >>> concepts = numpy.array([[1.0, 0.0], [0.0, 1.0]])      # one like D, one like N
+    >>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
+    array([-0.3133, -1.3133])
+
+Source: METHOD 2.1 (after arXiv 2502.14044, whose code has these values: tau 0.1, mean + 0.4 std, at least 3).
+"""
+
+from typing import TYPE_CHECKING, Mapping, Protocol, Sequence
+
+if TYPE_CHECKING:
+    import numpy
+
+TAU = 0.1
+WIDTH = 0.4  # standard deviations above the mean
+AT_LEAST = 3
+# Function words only. scikit-learn's own English list also holds "bill", "back", "side", "top", "thick",
+# "thin" and "full", which are what a description of a bird is made of.
+STOP_WORDS = (
+    "a an the this that these those it its their they is are was were be been being has have had with and or "
+    "of in on at to for from by as which who whose there here very also most all image picture photo shows"
+).split()
+
+
+class Encoder(Protocol):
+    """Turns texts into unit vectors; fitted once per super-category on every text that will be encoded."""
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Learn what the encoder needs to learn from the texts (nothing, for a model's states)."""
+
+    def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
+        """(texts, dimensions) array of unit rows; a text without a known word is a row of zeros."""
+
+
+class TfidfEncoder:
+    """TF-IDF over words and pairs of neighbouring words, so that "red crown" is more than "red" and "crown".
+
+    Source: METHOD 2.1 leaves the encoder open; scikit-learn's TF-IDF with our own stop words is our choice.
+    """
+
+    def __init__(self) -> None:
+        self._vectorizer = None
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Learn the vocabulary and the document frequencies; texts without words make every row zeros."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectorizer = TfidfVectorizer(
+            ngram_range=(1, 2), stop_words=STOP_WORDS, token_pattern=r"(?u)\b\w+\b", norm="l2"
+        )
+        words = vectorizer.build_analyzer()
+        if not any(words(text) for text in texts):  # scikit-learn refuses an empty vocabulary
+            vectorizer.set_params(vocabulary=["-"])
+        self._vectorizer = vectorizer.fit(texts)
+
+    def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
+        """(texts, vocabulary) unit rows.
+
+        Raises:
+            RuntimeError: before `fit`.
+        """
+        if self._vectorizer is None:
+            raise RuntimeError("fit the encoder before encoding")
+        return self._vectorizer.transform(texts).toarray()
+
+
+def concept_scores(
+    descriptions: "numpy.ndarray", concepts: "numpy.ndarray", others: "numpy.ndarray", tau: float = TAU
+) -> "numpy.ndarray":
+    """score(c) = sum over d in D of log( e^{d.c/tau} / (e^{d.c/tau} + sum over n in N of e^{c.n/tau}) ).
+
+    Args:
+        descriptions: D, (d, k) unit rows, descriptions of this image.
+        concepts: (c, k) unit rows.
+        others: N, (n, k) unit rows, descriptions of other images.
+        tau: temperature.
+
+    Returns:
+        (c,) scores, never above 0; the larger, the better the concept tells this image from the others.
+
+    Raises:
+        ValueError: D or N is empty (without N every score is 0 and nothing can be told apart).
+
+    Source: METHOD 2.1, the formula as it stands.
+    """
+    import numpy
+
+    if len(descriptions) == 0 or len(others) == 0:
+        raise ValueError("concept scores need descriptions of this image and of others")
+    own = descriptions @ concepts.T / tau  # (d, c)
+    rest = numpy.logaddexp.reduce(others @ concepts.T / tau, axis=0)  # (c,)
+    return (own - numpy.logaddexp(own, rest)).sum(axis=0)
+
+
+def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int = AT_LEAST) -> list[int]:
+    """Indices of the concepts scoring above mean + width * std (population), best first, at least so many.
+
+    Where fewer pass, the best `at_least` are kept (all, if there are no more).
+
+    Source: METHOD 2.1; which standard deviation is meant is not said, the population's is our choice.
+    """
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+    passed = sum(scores > scores.mean() + width * scores.std()) if len(scores) else 0
+    return order[: max(int(passed), at_least)]
+
+
+def select_concepts(
+    descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]], encoder: Encoder
+) -> dict[str, list[dict]]:
+    """Score and choose the concepts of every image of one super-category.
+
+    Args:
+        descriptions: image_id -> texts describing that image; N of an image is everyone else's.
+        concepts: image_id -> concept texts.
+        encoder: fitted here on all of these texts.
+
+    Returns:
+        image_id -> [{"concept", "score", "kept"}], best first.
+
+    Source: METHOD 2.1.
+    """
+    import numpy
+
+    if not any(concepts.values()):
+        return {image_id: [] for image_id in descriptions}
+    texts = [text for image_id in descriptions for text in descriptions[image_id]]
+    owners = numpy.array([image_id for image_id in descriptions for _ in descriptions[image_id]])
+    encoder.fit(texts + [text for image_id in concepts for text in concepts[image_id]])
+    vectors = encoder.encode(texts)
+    chosen = {}
+    for image_id in descriptions:
+        unique = list(dict.fromkeys(concepts[image_id]))
+        if not unique:
+            chosen[image_id] = []
+            continue
+        own = owners == image_id
+        scores = concept_scores(vectors[own], encoder.encode(unique), vectors[~own])
+        kept = keep_concepts(scores)
+        order = kept + [index for index in numpy.argsort(-scores, kind="stable") if index not in kept]
+        chosen[image_id] = [
+            {"concept": unique[index], "score": float(scores[index]), "kept": rank < len(kept)}
+            for rank, index in enumerate(order)
+        ]
+    return chosen

@@ -1,0 +1,397 @@
+"""What each step of making rationales prevents, measured by switching it off.
+
+A filter is switched off without asking the teacher again. The seeds of the attempts are fixed, so with fewer
+filters an image's texts are a prefix of those asked for with all of them, and every one is in its record
+(`texts`): it is enough to go through them once more. Other concepts are another question, and must be asked.
+
+Sixty images say little of a mistake made in one text of fifty. A teacher that costs nothing, the guide's, is
+therefore asked again under other seeds (`ask_again`); and it says which mistakes it planted, so that a filter
+is not judged by itself.
+
+Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
+
+How good the rationales are: what the filters did, how true the concepts are, what is misread.
+
+Precision and recall need a truth: the guide's attributes. Without one, only the filters' work can be counted.
+What each step prevents is measured in `rationale_ablation`.
+
+Source: our choice.
+"""
+
+import re
+from collections import Counter
+from typing import Any, Hashable, Iterable, Mapping, Optional, Protocol, Sequence
+
+from finer1_lib.core.completions import normalise
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.statistics import clustered_mean
+from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
+from finer1_lib.data.rationales.filters import flaws, reasons_of
+from finer1_lib.data.rationales.making import ask_until_good, attempt_seed, kept_concepts, own_and_foreign
+from finer1_lib.data.rationales.parsing import (
+    CANDIDATE_MARKER,
+    MAX_CANDIDATES,
+    candidate_lines,
+    check_claims,
+    parse,
+    predicts,
+    release_layout,
+    thinking,
+)
+from finer1_lib.data.rationales.teachers import Row, Teacher
+
+PLACES = ("first", "second", "third", "fourth")
+TEXT_COUNTS = (
+    "tags", "single", "headings", "double", "none", "listed", "four", "label_listed", "label_exact", *PLACES,
+    "label_before", "leaks", "answered",
+)  # fmt: skip
+
+
+def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
+    """What the filters did.
+
+    Args:
+        records: from `rationales.make_rationales`.
+
+    Returns:
+        Counts (images, kept, kept_at_once, resampled, dropped, texts, mended, label_first: how many kept ones
+        list the label first, which a quarter should) and a row {reason, texts, images_dropped} per reason.
+    """
+    kept = [record for record in records if record["kept"]]
+    texts = Counter(reason for record in records for reason in record["rejections"])
+    dropped = Counter(record["dropped_because"] for record in records if not record["kept"])
+    counts = {
+        "images": len(records), "kept": len(kept),
+        "kept_at_once": sum(record["attempts"] == 1 for record in kept),
+        "resampled": sum(record["attempts"] > 1 for record in kept),
+        "dropped": len(records) - len(kept), "texts": sum(record["attempts"] for record in records),
+        "mended": sum(record["mended"] for record in records),
+        "label_first": sum(_leads(record["candidates"], record) for record in kept),
+    }  # fmt: skip
+    rows = [{"reason": name, "texts": texts[name], "images_dropped": dropped[name]}
+            for name in reasons_of(records)]  # fmt: skip
+    return counts, rows
+
+
+def is_true(concept: str, sub_category: str, guide: Mapping) -> Optional[bool]:
+    """Whether the guide bears a concept out; None where it names no attribute in the guide's words."""
+    found = {state for state in check_claims(concept, sub_category, guide).values() if state != "missing"}
+    return "wrong" not in found if found else None
+
+
+def concept_report(
+    rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], guide: Mapping
+) -> list[dict]:
+    """Precision and recall of the concepts against the guide: all that the teacher named, and those kept.
+
+    Args:
+        chosen: from `rationales.choose_concepts`.
+
+    Returns:
+        For "all named" and "kept" a row of each metric: concepts, metric, value, low, high, n, unjudged.
+        precision: share of true ones among the n judged (unjudged: named no attribute). recall: share of the
+        n attributes of the sub-categories that a true concept names. Intervals by whole sub-categories.
+    """
+    report = []
+    for which in ("all named", "kept"):
+        true, owners, found, attributes, unjudged = [], [], [], [], 0
+        for row in rows:
+            name, entries = row["sub_category"], chosen[row["image_id"]]
+            texts = kept_concepts(entries) if which == "kept" else [entry["concept"] for entry in entries]
+            judged = {text: is_true(text, name, guide) for text in texts}
+            unjudged += sum(verdict is None for verdict in judged.values())
+            true += [verdict for verdict in judged.values() if verdict is not None]
+            owners += [name] * (len(true) - len(owners))
+            named = [check_claims(text, name, guide) for text, verdict in judged.items() if verdict]
+            truth = guide["sub_categories"][name]["attributes"]
+            found += [any(states[attribute] == "right" for states in named) for attribute in truth]
+            attributes += [name] * len(truth)
+        report += [
+            {"concepts": which, "metric": "precision", **share(true, owners), "unjudged": unjudged},
+            {"concepts": which, "metric": "recall", **share(found, attributes), "unjudged": unjudged},
+        ]
+    return report
+
+
+def misread(record: Mapping, guide: Mapping) -> bool:
+    """The analysis says of some attribute what the guide does not."""
+    states = check_claims(parse(record["text"]).analysis, record["sub_category"], guide)
+    return "wrong" in states.values()
+
+
+def misread_share(records: Sequence[Mapping], guide: Mapping) -> dict[str, Any]:
+    """Kept rationales that misread an attribute: value, low, high, n."""
+    kept = [record for record in records if record["kept"]]
+    return share([misread(record, guide) for record in kept], [record["sub_category"] for record in kept])
+
+
+def text_report(records: Sequence[Mapping]) -> list[dict]:
+    """The kept texts themselves, whoever wrote them: the release's teacher, an imported file, or our own.
+
+    Args:
+        records: lines of rationales.jsonl.
+
+    Returns:
+        A row for each super_category and one for "all": n; words (mean), shortest and longest of the
+        thinking; tags, single, headings, double, none (the layout); listed (texts with candidates that can
+        be read, in one list) and of these four (with all four), label_listed (the label stands in one of them; of
+        a car without body and year), label_exact (as its whole name), first to fourth (its place); label_before
+        (named before the candidates); leaks (the hidden prompt shows); answered (the prediction names the label, by whatever
+        name). Brackets and punctuation are folded.
+
+    Source: our choice; cars are cut as the release's open-world score does, eval/evaluation.py.
+    """
+    rows: dict[str, Counter] = {}
+    lengths: dict[str, list[int]] = {}
+    for record in records:
+        if record["kept"]:
+            counts, words = _count(record)
+            for group in (record["super_category"], "all"):
+                rows.setdefault(group, Counter(dict.fromkeys(TEXT_COUNTS, 0))).update(counts)
+                lengths.setdefault(group, []).append(words)
+    order = [*sorted(set(rows) - {"all"}), *(["all"] if rows else [])]
+    return [
+        {"super_category": group, "n": len(lengths[group]),
+         "words": sum(lengths[group]) / len(lengths[group]), "shortest": min(lengths[group]),
+         "longest": max(lengths[group]), **rows[group]}
+        for group in order
+    ]  # fmt: skip
+
+
+def label_order(records: Sequence[Mapping]) -> list[dict]:
+    """How often the label leads the candidates: in the teacher's own order, and after the shuffle.
+
+    Returns:
+        A row {order, value, low, high, n} each, over kept rationales.
+    """
+    kept = [record for record in records if record["kept"]]
+    owners = [(record["super_category"], record["sub_category"]) for record in kept]
+    own = [_leads(parse(record["texts"][-1]).candidates, record) for record in kept]
+    shuffled = [_leads(record["candidates"], record) for record in kept]
+    return [{"order": "teacher's", **share(own, owners)}, {"order": "shuffled", **share(shuffled, owners)}]
+
+
+def longest(records: Sequence[Mapping], tokenizer: Any) -> tuple[int, str]:
+    """(tokens, image_id) of the longest kept rationale; the token that ends it counts, as for every limit.
+
+    Raises:
+        ValueError: none was kept.
+    """
+    sizes = [
+        (len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) + 1, record["image_id"])
+        for record in records if record["kept"]
+    ]  # fmt: skip
+    return max(sizes)
+
+
+def share(hits: Sequence[bool], owners: Sequence[Hashable]) -> dict[str, Any]:
+    """value, low, high, n of a share, by whole sub-categories; all None and n 0 where there is nothing."""
+    if not hits:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    return clustered_mean([float(hit) for hit in hits], owners).as_row()
+
+
+def _leads(candidates: Sequence[str], record: Mapping) -> bool:
+    label = record["sub_category"]
+    return bool(candidates) and same_name(table_for(record["super_category"], label), candidates[0], label)
+
+
+def _count(record: Mapping) -> tuple[Counter, int]:
+    """(what `text_report` counts in one text, words of the thinking)."""
+    text, label = record["text"], record["sub_category"]
+    data_set = table_for(record["super_category"], label)
+    trace = parse(text, meanings(data_set))
+    layout = "tags" if trace.layout == "tags" else release_layout(text)
+    lists = 1 if layout == "tags" else thinking(text).count(CANDIDATE_MARKER)
+    lines = candidate_lines(trace) if lists < 2 else ()  # of two lists neither is the one
+    short = {_folded(name) for name in (cut_labels(label) if data_set == "car" else [label])}
+    named = [_holds(line, short) for line in lines]
+    counts = Counter({
+        layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES, "label_listed": any(named),
+        "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
+        "label_before": lists == 1 and _holds(trace.analysis, short),
+        "leaks": "prompt_leak" in flaws(text, label),
+        "answered": _holds(trace.prediction, short) or predicts(trace, label, data_set),
+    })  # fmt: skip
+    if any(named):
+        counts[PLACES[named.index(True)]] += 1
+    return counts, len(thinking(text).split())
+
+
+def _folded(text: str) -> str:
+    """Normalised, and every sign that is no letter and no number a space."""
+    return " ".join(re.findall(r"\w+", normalise(text)))
+
+
+def _holds(text: Optional[str], names: Iterable[str]) -> bool:
+    folded = _folded(text or "")
+    return any(name in folded for name in names)
+
+
+_WORDS = {
+    "cut_off": "cut off", "not_well_formed": "not well-formed", "mixed_language": "mixed language",
+    "prompt_leak": "gives the prompt away", "label_not_a_candidate": "label not a candidate",
+    "foreign_candidate": "foreign candidate", "wrong_prediction": "wrong prediction", "too_long": "too long",
+    "all": "any of these",
+}  # fmt: skip
+
+
+class Confessing(Teacher, Protocol):
+    """A teacher that says which flaws it planted (`miniature.teacher.GuideTeacher`)."""
+
+    def planted(self, row: Row, concepts: Sequence[str], seed: int) -> frozenset[str]:
+        """The flaws, names of `REASONS`, of the rationale that these arguments give."""
+
+
+def ask_again(
+    teacher: Confessing, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seeds: Sequence[int],
+    attempts: int, names: Mapping[str, Sequence[str]],
+) -> list[dict]:
+    """Records of several draws of one teacher, all filters on; nothing is written.
+
+    Args:
+        concepts: image_id -> the concepts given to it.
+        seeds: one draw each.
+        attempts, names: as for `rationales.make_rationales`.
+
+    Returns:
+        Records as in `rationales.jsonl`, and in each the key planted: the flaws of each of its texts.
+
+    Raises:
+        UserError: no draw is asked for.
+    """
+    if not seeds:
+        raise UserError("quality_draws is 0: the table of what each step prevents needs at least one draw")
+    records = []
+    for seed in seeds:
+        made = ask_until_good(teacher, rows, concepts, seed=seed, attempts=attempts, names=names)
+        for row, record in zip(rows, made):
+            tries = range(len(record["texts"]))
+            planted = [teacher.planted(row, record["concepts"], attempt_seed(seed, row, k)) for k in tries]
+            records.append(record | {"planted": planted})
+    return records
+
+
+def compare_concepts(
+    teacher: Confessing, rows: Sequence[Row], asked: Mapping[str, Mapping],
+    chosen: Mapping[str, Sequence[Mapping]], guide: Mapping, *, seeds: Sequence[int], attempts: int,
+    names: Mapping[str, Sequence[str]],
+) -> list[dict]:
+    """How many rationales misread an attribute with the chosen concepts, with none, and with all named.
+
+    Args:
+        teacher, seeds, attempts, names: as for `ask_again`.
+        asked: from `rationales.ask_all`: all that the teacher named, in its own order.
+        chosen: from `rationales.choose_concepts`.
+
+    Returns:
+        A row {concepts, value, low, high, n} each: the share of the n kept ones.
+    """
+    given = {
+        "chosen": {image_id: kept_concepts(entries) for image_id, entries in chosen.items()},
+        "none": dict.fromkeys(chosen, ()),
+        "all named": {image_id: line["concepts"] for image_id, line in asked.items()},
+    }
+    report = []
+    for which, concepts in given.items():
+        records = ask_again(teacher, rows, concepts, seeds=seeds, attempts=attempts, names=names)
+        report.append({"concepts": which, **misread_share(records, guide)})
+    return report
+
+
+def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> list[dict]:
+    """What would have been kept with one filter off, and with all of them off.
+
+    Args:
+        records: made with every filter on. Where they hold what was planted (`ask_again`), a kept text is
+            judged by that; else by the filters themselves, which call what they do not see no flaw.
+        names: super_category -> its sub-categories.
+
+    Returns:
+        A row per filter, and one for "all": off; kept (images), texts (asked for) and flawed (kept ones with
+        the flaw that the filter is to stop, for "all" with any) while it is off; value, low, high, n of their
+        share; and on_value, on_low, on_high, on_n of the same share while every filter is on.
+    """
+    found = [_flaws_of_all(record, names) for record in records]
+    reasons, report = reasons_of(records), []
+    for off in (*reasons, "all"):
+        row: dict[str, Any] = {"off": off}
+        for prefix, on in (("", set(reasons) - {off} if off != "all" else set()), ("on_", set(reasons))):
+            hits, owners, texts = [], [], 0
+            for record, sets in zip(records, found):
+                place = next((k for k, one in enumerate(sets) if not one & on), None)
+                texts += len(sets) if place is None else place + 1
+                if place is not None:
+                    carried = record["planted"][place] if "planted" in record else sets[place]
+                    hits.append(bool(carried) if off == "all" else off in carried)
+                    owners.append((record["super_category"], record["sub_category"]))
+            if not prefix:
+                row |= {"kept": len(hits), "texts": texts, "flawed": sum(hits)}
+            row |= {prefix + key: value for key, value in share(hits, owners).items()}
+        report.append(row)
+    return report
+
+
+def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> list[dict]:
+    """Each filter against what was planted, over every text asked for.
+
+    Args:
+        records: from `ask_again`.
+
+    Returns:
+        A row {reason, texts, planted, found, false_alarms} each: texts with the flaw, those of them in which
+        the filter sees it, and texts in which it sees one though none of any kind was planted.
+    """
+    pairs = [
+        (known, seen)
+        for record in records
+        for known, seen in zip(record["planted"], _flaws_of_all(record, names))
+    ]
+    return [
+        {
+            "reason": name, "texts": len(pairs), "planted": sum(name in known for known, _ in pairs),
+            "found": sum(name in known and name in seen for known, seen in pairs),
+            "false_alarms": sum(not known and name in seen for known, seen in pairs),
+        }
+        for name in reasons_of(records)
+    ]  # fmt: skip
+
+
+def steps(
+    filters: Sequence[Mapping], orders: Sequence[Mapping], concepts: Sequence[Mapping] = ()
+) -> list[dict]:
+    """Every step of the making beside itself switched off, as `data_plots.prevented` draws it.
+
+    Args:
+        filters: from `switched_off`.
+        orders: from `rationale_quality.label_order`.
+        concepts: from `compare_concepts`, where the teacher could be asked again.
+
+    Returns:
+        A row {step, flaw, on, on_low, on_high, n_on, off, off_low, off_high, n_off} each.
+    """
+    order, given = {row["order"]: row for row in orders}, {row["concepts"]: row for row in concepts}
+    pairs = [
+        ("all filters" if row["off"] == "all" else "its filter", _WORDS[row["off"]],
+         {key: row["on_" + key] for key in ("value", "low", "high", "n")}, row)
+        for row in filters
+    ]  # fmt: skip
+    pairs.append(("shuffled candidates", "label stands first", order["shuffled"], order["teacher's"]))
+    for other in ("none", "all named") if concepts else ():
+        step = f"concepts chosen; off: {other}"
+        pairs.append((step, "an attribute misread", given["chosen"], given[other]))
+    names = {"value": "", "low": "_low", "high": "_high"}
+    return [
+        {"step": step, "flaw": flaw}
+        | {"on" + end: on[key] for key, end in names.items()} | {"n_on": on["n"]}
+        | {"off" + end: off[key] for key, end in names.items()} | {"n_off": off["n"]}
+        for step, flaw, on, off in pairs
+    ]  # fmt: skip
+
+
+def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[set[str]]:
+    """The flaws that the filters see in each text of a record."""
+    own, foreign = own_and_foreign(names, record["super_category"])
+    label, limit = record["sub_category"], record.get("max_words", 0)
+    data_set = table_for(record["super_category"], label)
+    return [set(flaws(text, label, own, foreign, limit, data_set)) for text in record["texts"]]

@@ -1,0 +1,180 @@
+"""Taxonomy: which sub-categories stand near each other by knowledge, not by looks.
+
+A taxonomy gives every sub-category its value for one or more ranks, of which `genus` is the one that the
+probes compare names by (H2 and H3). It comes from a drawn world's guide, from a file of the user's, or, for
+CUB's 200 birds, from a table that the kit brings.
+
+    sub_category,genus,family            a CSV with one row per sub-category; a column "note" is for people
+    Rock Wren,Salpinctes,Troglodytidae
+
+    {"Rock Wren": {"genus": "Salpinctes"}}                              the same as JSON
+
+"Genus" is whatever lies between the super-category and the sub-category: of cars it may be the maker. An
+empty cell says that nobody knows; the name then takes no part in the comparison.
+
+Source: METHOD 5 (H2 compares names within and across genera); the files are our choice.
+"""
+
+import csv
+import importlib.resources
+import io
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Iterable, Mapping, Optional
+
+from finer1_lib.core.completions import normalise
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import parse_json, read_text
+
+Taxonomy = dict[str, dict[str, str]]  # sub-category -> rank -> value
+NAME, GENUS, NOTE = "sub_category", "genus", "note"
+# word of a data set of the paper -> file in the room data_sets; flowers, dogs and pets have none
+_BUILT_IN = {"bird": "cub_taxonomy.csv", "aircraft": "aircraft_taxonomy.csv", "car": "cars_taxonomy.csv"}
+
+
+def find_taxonomy(
+    table, *, guide: Optional[Mapping[str, Any]] = None, path: str = "", data_sets: Iterable[str] = ()
+) -> Taxonomy:
+    """All that is known about a table's sub-categories.
+
+    Args:
+        table: DataFrame with super_category and sub_category.
+        guide: the dictionary of a `guide.json`, if there is one.
+        path: the user's file, "" for none; it wins where it speaks of a name that the others know as well.
+        data_sets: words of the paper's data sets in the table; their built-in tables are used.
+
+    Returns:
+        Of the table's names those that anything is known of, sorted; empty where there is no taxonomy.
+
+    Raises:
+        UserError: of `read_taxonomy`.
+    """
+    found: Taxonomy = {}
+    for word in data_sets:
+        found |= genera(word)
+    found |= taxonomy_of(guide) if guide else {}
+    found |= read_taxonomy(path, table) if path else {}
+    return {name: found[name] for name in sorted(set(table[NAME])) if name in found}
+
+
+@cache
+def genera(word: str) -> Taxonomy:
+    """What the kit brings for a data set of the paper: birds, aircraft and cars; of the others nothing.
+
+    Returns:
+        sub-category, spelled as the data set's name rule spells it -> rank -> value. Birds have order, family
+        and genus; aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as "genus", the make, then
+        model, trim, body and year as far as the name has them, all pieces of the name.
+
+    Source: birds: current lists (AOS, Clements, IOC); the file's notes say where these differ or where a name
+        of CUB's is ambiguous, and the paper does not say which taxonomy it used. Aircraft: families and
+        manufacturers of FGVC-Aircraft (70 and 30). Cars: the names of the devkit, parted by us.
+    """
+    if word not in _BUILT_IN:
+        return {}
+    with importlib.resources.as_file(_room() / _BUILT_IN[word]) as path:
+        return dict(_rows(path))
+
+
+def taxonomy_of(guide: Mapping[str, Any]) -> Taxonomy:
+    """The genera of a guide; its attributes stay where they are."""
+    entries = guide["sub_categories"].items()
+    return {name: {GENUS: entry[GENUS]} for name, entry in entries if entry.get(GENUS)}
+
+
+def read_taxonomy(path, table) -> Taxonomy:
+    """Read a user's taxonomy and fit it to the names of a table.
+
+    Names match if they are equal after `rewards.normalise` (case, hyphens, underscores). The file may know
+    more names than the table. Of a super-category it must know all sub-categories or none: a name that was
+    misspelled would otherwise drop out unseen.
+
+    Args:
+        path: a .csv or .json file.
+        table: DataFrame with super_category and sub_category.
+
+    Returns:
+        sub-category, spelled as in the table -> rank -> value; ranks that are empty are left out.
+
+    Raises:
+        UserError: unreadable, without a genus, a name twice, a value in two spellings, a name of the table
+            that is missing, or nothing that fits.
+    """
+    path, known = Path(os.path.expanduser(path)), {}
+    spellings: dict[tuple[str, str], str] = {}
+    try:
+        rows = _rows(path)
+        for name, ranks in rows:
+            if known.setdefault(normalise(name), ranks) is not ranks:
+                raise UserError(f"{path}: {name!r} stands there twice; remove one of the two")
+            for rank, value in ranks.items():
+                first = spellings.setdefault((rank, normalise(value)), value)
+                if first != value:
+                    raise UserError(f"{path}: the {rank} of {name!r} is spelled {value!r} and elsewhere "
+                                    f"{first!r}; choose one spelling")  # fmt: skip
+    except (OSError, ValueError, csv.Error) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: not a readable taxonomy ({what}); correct it, or leave it out") from None
+    if not any(GENUS in ranks for ranks in known.values()):
+        raise UserError(f"{path}: gives nobody a {GENUS}, which names are compared by; add that rank")
+    found: Taxonomy = {}
+    for super_category, names in table.groupby("super_category")[NAME]:
+        names = sorted(set(names))
+        missing = [name for name in names if normalise(name) not in known]
+        if missing and len(missing) < len(names):
+            raise UserError(f"{path}: {len(missing)} of {len(names)} sub-categories of {super_category!r} "
+                            f"are missing, the first is {missing[0]!r}; add it (with an empty {GENUS} where "
+                            "nobody knows it)")  # fmt: skip
+        found |= {name: known[normalise(name)] for name in names if not missing}
+    if not found:
+        raise UserError(f"{path}: none of its {len(known)} names is a sub-category of the data (the first is "
+                        f"{rows[0][0]!r}); spell them as the folders do")  # fmt: skip
+    return dict(sorted(found.items()))
+
+
+def _room() -> Any:
+    return importlib.resources.files("finer1_lib") / "data_sets"
+
+
+def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """(name, rank -> value) of every row of either format; ValueError says what is wrong."""
+    readers = {".csv": _csv_rows, ".json": _json_rows}
+    if path.suffix.lower() not in readers:
+        raise ValueError("neither .csv nor .json")
+    rows = readers[path.suffix.lower()](read_text(path))
+    cleaned = []
+    for name, cells in rows:
+        name = " ".join(name.split())
+        if not normalise(name):
+            raise ValueError("a row has no name")
+        ranks = {rank: " ".join(value.split()) for rank, value in cells.items() if value.strip()}
+        cleaned.append((name, ranks))
+    return cleaned
+
+
+def _csv_rows(text: str) -> list[tuple[str, dict[str, str]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader.fieldnames = titles = [title.strip().lower() for title in reader.fieldnames or []]
+    if NAME not in titles or GENUS not in titles or len(set(titles)) < len(titles):
+        commas = "; part the cells by commas" if any(sign in "".join(titles) for sign in ";\t") else ""
+        raise ValueError(
+            f"needs one column {NAME!r} and one {GENUS!r}, has {', '.join(titles) or 'none'}{commas}")
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise ValueError(f"line {reader.line_num} has more or fewer cells than the first line")
+        if any(map(str.strip, row.values())):  # spreadsheets write empty rows, pandas a column without a title
+            rows.append((row[NAME], {rank: row[rank] for rank in titles if rank not in (NAME, NOTE, "")}))
+    return rows
+
+
+def _json_rows(text: str) -> list[tuple[str, dict[str, str]]]:
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError("not an object of names")
+    for name, ranks in content.items():
+        if not isinstance(ranks, dict) or not all(isinstance(value, str) for value in ranks.values()):
+            raise ValueError(f"{name!r} must be an object of texts, as in {{\"{GENUS}\": \"Salpinctes\"}}")
+    return [(name, {rank: value for rank, value in ranks.items() if rank != NOTE})
+            for name, ranks in content.items()]  # fmt: skip

@@ -1,0 +1,188 @@
+"""Triplets: an anchor, a positive of the same sub-category, a negative of the nearest other one.
+
+"Nearest" is visual: an image encoder (`image_encoders`: the model's own vision tower, SigLIP, ...) turns
+every image into a vector, and a sub-category is the mean of its images, its prototype. Prototypes cost time
+linear in the images, and only the sub-categories are compared with one another:
+
+    looks = prototype_similarity(prototypes(features, train))
+    triplets = build_triplets(table, looks, seed=0)
+
+The release calls anchor, positive and negative `images`, `image_noisy` and `image_aug`, and blackens patches
+of the anchor where a negative is missing; here that is an error.
+
+Source: METHOD 3 (positive, negative: image of the most visually similar OTHER sub-category); audit.md C4, C5
+(the release ships neither the mining nor its encoder: the encoder and the prototypes are our choice).
+"""
+
+import random
+from typing import TYPE_CHECKING, Mapping, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.data.guide import Similarity
+from finer1_lib.data.split import nearest_names
+
+if TYPE_CHECKING:
+    import numpy
+
+_ROWS = 1024  # rows or sub-categories taken at a time
+
+
+def prototype_rows(table, count: int):
+    """The training images behind the prototypes: of each sub-category its shots first, `count` at most.
+
+    Raises:
+        UserError: a count below one.
+    """
+    if count < 1:
+        raise UserError(f"prototype_images is {count}; a prototype needs at least 1 image")
+    order, names = ["super_category", "sub_category", "shot", "image_id"], ["super_category", "sub_category"]
+    train = table[table["split"] == "train"].sort_values(order, ascending=[True, True, False, True])
+    return train.groupby(names).head(count).sort_values("image_id")
+
+
+def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy.ndarray"]:
+    """One unit vector per sub-category.
+
+    Features are centred on their super-category's mean first: what all birds share says nothing about which
+    two are alike, and it would push every cosine towards 1.
+
+    Args:
+        features: (rows of table, hidden).
+        table: DataFrame with super_category and sub_category, row i for features[i].
+
+    Returns:
+        (super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
+
+    Source: METHOD 3 asks for visual similarity; centring and cosine are our choice.
+    """
+
+    if len(features) != len(table):
+        raise ValueError(f"{len(features)} features for {len(table)} images")
+    found = {}
+    where = table.groupby("super_category").indices
+    inner = table.groupby(["super_category", "sub_category"]).indices
+    means = {super_category: _mean(features, rows) for super_category, rows in where.items()}
+    for super_category, name in sorted(inner):
+        centred = _unit(features[inner[super_category, name]] - means[super_category])
+        found[super_category, name] = _unit(centred.mean(0))
+    return found
+
+
+class PrototypeSimilarity:
+    """Cosine of two prototypes, as `fgvr_data` asks for it, and the nearest of many at once."""
+
+    def __init__(self, found: Mapping[tuple[str, str], "numpy.ndarray"]) -> None:
+        self._found = found
+
+    def __call__(self, super_category: str, first: str, second: str) -> float:
+        """Cosine of two sub-categories of one super-category."""
+        return float(self._found[super_category, first] @ self._found[super_category, second])
+
+    def nearest(self, super_category: str, names: Sequence[str], seed: int) -> dict[str, str]:
+        """For every name the one that `nearest_names` puts first, by products of matrices.
+
+        A product's rounding depends on its shape. Where it leaves more than one name in question, the
+        cosines are taken one by one, so that the outcome is always the one of `nearest_names`.
+
+        Returns:
+            name -> another name; empty for fewer than two names.
+        """
+        import numpy
+
+        names, nearest = list(names), {}
+        if len(names) < 2:
+            return nearest
+        vectors = numpy.stack([self._found[super_category, name] for name in names])
+        slack = vectors.shape[1] * numpy.finfo("float32").eps  # bounds the rounding of two such products
+        for start in range(0, len(names), _ROWS):
+            rows = range(start, min(start + _ROWS, len(names)))
+            cosines = vectors[rows.start : rows.stop] @ vectors.T
+            cosines[numpy.arange(len(rows)), rows] = -numpy.inf  # nobody is its own negative
+            in_question = cosines >= cosines.max(1, keepdims=True) - slack
+            for row, several, best in zip(rows, in_question.sum(1) > 1, cosines.argmax(1)):
+                nearest[names[row]] = names[best] if not several else nearest_names(
+                    super_category, names[row], names, self, 1, seed)[0]
+        return nearest
+
+
+def prototype_similarity(found: Mapping[tuple[str, str], "numpy.ndarray"]) -> PrototypeSimilarity:
+    """How alike two sub-categories of one super-category look, by their `prototypes`."""
+    return PrototypeSimilarity(found)
+
+
+def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool = False):
+    """One triplet per TAPO shot of every seen sub-category.
+
+    The positive is the next shot in a seeded round, so every image is a positive once and none its own. The
+    negative is a drawn TAPO shot of the most similar other SEEN sub-category of the same super-category.
+
+    Args:
+        table: from `fgvr_data.split_table`.
+        similarity: `prototype_similarity` of the images.
+        seed: of the round and of the draw.
+        all_shots: also use shot 0, the rationale's image (METHOD 1: "a switch gives TAPO all 4").
+
+    Returns:
+        DataFrame: image_id, positive_id, negative_id, super_category, sub_category, negative_sub_category.
+
+    Raises:
+        UserError: a sub-category with one shot only, or without another seen one beside it.
+    """
+    import pandas
+
+    shots = table[(table["categories"] == "seen") & (table["shot"] >= (0 if all_shots else 1))]
+    rows = []
+    for super_category, part in shots.groupby("super_category"):
+        images = {name: sorted(group["image_id"]) for name, group in part.groupby("sub_category")}
+        nearest = _nearest(super_category, list(images), similarity, seed)
+        for name, own in images.items():
+            draw = random.Random(f"{seed}/triplets/{super_category}/{name}")
+            if name not in nearest:
+                raise UserError(
+                    f"{super_category}/{name}: no other seen sub-category to take a negative from; add "
+                    "folders or raise seen_share"
+                )
+            if len(own) < 2:
+                raise UserError(f"{super_category}/{name}: one TAPO shot has no positive; raise num_shots")
+            ring = draw.sample(own, len(own))
+            for anchor, positive in zip(ring, _next(ring)):
+                negative = draw.choice(images[nearest[name]])
+                rows.append((anchor, positive, negative, super_category, name, nearest[name]))
+    columns = [
+        "image_id", "positive_id", "negative_id", "super_category", "sub_category", "negative_sub_category"
+    ]
+    return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
+
+
+def _nearest(
+    super_category: str, names: list[str], similarity: Similarity, seed: int
+) -> dict[str, str]:
+    """Every name's nearest other one; a name alone has none."""
+    if isinstance(similarity, PrototypeSimilarity):
+        return similarity.nearest(super_category, names, seed)
+    lists = {name: nearest_names(super_category, name, names, similarity, 1, seed) for name in names}
+    return {name: others[0] for name, others in lists.items() if others}
+
+
+def _next(items: Sequence) -> list:
+    """Each item's successor in a round."""
+    return [*items[1:], items[0]]
+
+
+def _mean(features: "numpy.ndarray", rows: "numpy.ndarray") -> "numpy.ndarray":
+    """`features[rows].mean(0)`, bit for bit, without a copy of all these rows: numpy too adds row to row."""
+    import numpy
+
+    total = numpy.zeros((0, features.shape[1]), features.dtype)
+    for start in range(0, len(rows), _ROWS):
+        part = features[rows[start : start + _ROWS]]
+        total = numpy.concatenate([total, part]).sum(0, keepdims=True)
+    return total[0] / len(rows)
+
+
+def _unit(vectors: "numpy.ndarray") -> "numpy.ndarray":
+    """Rows (or one vector) divided by their norm; a zero row stays zero."""
+    import numpy
+
+    norm = numpy.linalg.norm(vectors, axis=-1, keepdims=True)
+    return numpy.divide(vectors, norm, out=numpy.zeros_like(vectors), where=norm > 1e-12)

@@ -1,0 +1,3 @@
+"""Scores: from what a model wrote to numbers, without a model."""
+
+

@@ -1,0 +1,332 @@
+"""How near a miss was: any answer's path through a taxonomy against the truth's, without asking again.
+
+    bird      order > family > genus > name              Passeriformes > Troglodytidae > Salpinctes > Rock Wren
+    aircraft  maker > genus (the family) > name          Boeing > Boeing 737 > Boeing 737-200
+    car       genus (the make) > model > body > year > name
+    drawn     super-category > genus > name
+
+An answer that is a sub-category (by its name or an alias) has that one's whole path; one that names an inner
+node ("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; an article, and a car's body and year, are read over) has
+the path down to it; any other answer, and none, has no
+node at all and stays in every denominator with 0. Of the path y of the truth and y' of the answer, L levels:
+
+    path_<rank>     y'_l = y_l                           the share right at each rank
+    path_hca        all levels right                     hierarchical consistent accuracy
+    path_por        right levels / L                     path overlap ratio
+    path_s_por      longest right beginning / L          strict POR, as TARA's code counts
+    path_tor        right pairs of neighbours / (L - 1)  top-down overlap ratio
+    path_f1         F1 of the two sets of nodes
+    path_depth      depth of the lowest common ancestor / L, in a tree the same as path_s_por
+    path_near_miss  the right genus, another name
+
+A node is right only below right nodes: two cars of one year are no nearer for that. One answer so has one right
+beginning, and por, s_por and depth agree; TARA asks each level by itself, where they part.
+
+Levels are matched by their rank, so a rank that the truth lacks (a car without a body in its name) is not
+asked for it, and the others stay in their places.
+
+Source: TARA's metrics; paths from plain answers, and all trees but CUB's, are our choice.
+
+Which neighbour is answered for which: the answers about the sub-categories of one genus, counted.
+
+    truth        answered          count   n
+    Rock Wren    Rock Wren           5     10     right
+    Rock Wren    House Wren          3     10     a neighbour of its genus
+    Rock Wren    another genus       1     10     a name that is known, of elsewhere
+    Rock Wren    no known name       1     10     or no single answer
+
+A sub-category whose genus nobody knows takes no part. Of cars and aircraft "genus" is what the taxonomy puts
+there: the maker, the family.
+
+Source: our choice.
+"""
+
+import re
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+from finer1_lib.core.completions import forms, normalise
+from finer1_lib.core.errors import UserError
+from finer1_lib.data.answers import answer_of
+from finer1_lib.data.names import cars_in, labels_of, name_of, same_name, table_for
+from finer1_lib.data.taxonomy import GENUS, NAME, Taxonomy
+from finer1_lib.evaluation.scores.samples import settle
+
+ORDER = ("super_category", "order", "maker", "family", GENUS, "model", "body", "year")  # root first
+SHARED = ("body", "year")  # values that every make has: by themselves they name no node
+LETTERS = 3  # an answer by itself has at least so many signs, not digits alone: "TL" or "500" may be anything
+Path = dict[str, str]  # rank -> value, root first
+_ARTICLE = re.compile(r"^(?:an?|the) ")
+_JOINING = frozenset({"and", "or", "nor", "not", "no", "vs", "by", "mix"})
+
+
+class Tree:
+    """The paths of one super-category's names.
+
+    Args:
+        word: the super-category.
+        taxonomy: {sub_category: {rank: value}} of its names; the names of other super-categories are ignored
+            by whoever calls.
+    """
+
+    def __init__(self, word: str, taxonomy: Taxonomy) -> None:
+        ranks = [rank for rank in ORDER if any(rank in known for known in taxonomy.values())]
+        if ranks == [GENUS]:
+            ranks = ["super_category", GENUS]
+        self.ranks = (*ranks, NAME)
+        self._word = word
+        self._paths = {normalise(name): self._path(name, known) for name, known in taxonomy.items()}
+        self._inner: dict[str, Optional[Path]] = {}
+        for path in self._paths.values():
+            nodes: Path = {}
+            for rank, value in list(path.items())[:-1]:
+                above = list(nodes.values())[-1:]
+                nodes = {**nodes, rank: value}
+                for said in () if rank in SHARED else _spellings(value, *above):
+                    known = self._inner.setdefault(said, nodes)
+                    if known is not None and known != nodes:
+                        self._inner[said] = None  # two nodes of one name: the answer does not say which
+
+    def path_of(self, text: Optional[str]) -> Path:
+        """The nodes that an answer names, {} for none."""
+        if text is None:
+            return {}
+        said = [normalise(form) for form in (name_of(self._word, text) or "", *forms(text))]
+        for one in (*said, _ARTICLE.sub("", said[-1]), said[-1].replace(" ", "")):
+            inner = self._inner.get(one) if _may_stand_alone(one) or one == normalise(self._word) else None
+            if one in self._paths or inner:
+                return self._paths.get(one) or inner
+        return self._car(text) if "year" in self.ranks else {}
+
+    def _car(self, text: str) -> Path:
+        """Make and model in everyday words, with whatever body and year; of a list or a denial nothing."""
+        said = cars_in(text)
+        named = [" ".join(model) for model in said.models] or list(said.makes)
+        makes = said.makes | {make for make, _ in said.models}
+        odd = any(len(word) > LETTERS or word in _JOINING for word in said.rest)  # "LE" and "V6" are trims
+        one = len(makes) == len(named) == 1 and not odd and "?" not in text
+        return self._inner.get(normalise(named[0])) or {} if one else {}
+
+    def _path(self, name: str, known: Mapping[str, str]) -> Path:
+        values = {**known, "super_category": self._word, NAME: name}
+        return {rank: normalise(values[rank]) for rank in self.ranks if values.get(rank)}
+
+
+def _spellings(value: str, *above: str) -> set[str]:
+    """ "camry" and "toyota camry"; a number may stand close, "dc9"."""
+    said = {value, " ".join([*above, value])}
+    return said | {one.replace(" ", "") for one in said if any(map(str.isdigit, one))}
+
+
+def _may_stand_alone(said: str) -> bool:
+    return len(said) > LETTERS or (len(said) == LETTERS and not said.isdigit())
+
+
+def path_scores(truth: Path, said: Path) -> dict[str, float]:
+    """The module's metrics of one answer.
+
+    Args:
+        truth: of `Tree.path_of`, never empty.
+        said: likewise; {} for an answer that names nothing.
+    """
+    alike = [said.get(rank) == value for rank, value in truth.items()]
+    right = [all(alike[: depth + 1]) for depth in range(len(alike))]
+    levels, genus = len(right), dict(zip(truth, right)).get(GENUS, False)
+    beginning = sum(right)
+    pairs = sum(one and two for one, two in zip(right, right[1:]))
+    scores = {f"path_{rank}": float(hit) for rank, hit in zip(truth, right)}
+    return {
+        **scores, "path_hca": float(all(right)), "path_por": sum(right) / levels,
+        "path_s_por": beginning / levels,
+        "path_tor": pairs / (levels - 1) if levels > 1 else float(all(right)),
+        "path_f1": 2 * sum(right) / (levels + len(said)), "path_depth": beginning / levels,
+        "path_near_miss": float(genus and not right[-1]),
+    }  # fmt: skip
+
+
+def trees_of(
+    records: Iterable[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
+) -> dict[str, Tree]:
+    """{super_category: its tree}, of all names that are asked for, offered or given and that the taxonomy knows.
+
+    Args:
+        names: {super_category: all its sub-categories}, for answers that no record asks for or offers.
+
+    Raises:
+        UserError: nobody that the records ask for is in the taxonomy.
+    """
+    known: dict[str, Taxonomy] = {}
+    for record in records:
+        word = record["super_category"]
+        if word not in known:
+            known[word] = {name: taxonomy[name] for name in names.get(word, ()) if name in taxonomy}
+        for name in (record["sub_category"], *(record.get("options") or ())):
+            if name in taxonomy:
+                known[word][name] = taxonomy[name]
+    known = {word: inside for word, inside in known.items() if inside}
+    if not known:
+        raise UserError("the taxonomy knows none of the sub-categories asked for: near misses cannot be told; give "
+                        "01_data a taxonomy_file")
+    return {word: Tree(word, inside) for word, inside in known.items()}
+
+
+def hierarchy_scores(
+    records: Sequence[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
+):
+    """Every metric of every question in the main reading, in the columns of `scoring.score_records`.
+
+    Args:
+        records: lines of records.jsonl; of several samples of one question the majority's answer counts.
+        taxonomy: {sub_category: {rank: value}}, 01's taxonomy.json. Questions about a name without a genus in
+            it are left out: nobody knows what would be near it. Ranks that are not in `ORDER` play no part.
+        names: of `trees_of`.
+
+    Returns:
+        A DataFrame: model, setting, item_id, super_category, sub_category, categories, option_order, scorer
+        ("strict"), metric, value.
+
+    Raises:
+        UserError: of `trees_of`.
+    """
+    import pandas as pd
+
+    asked = [record for record in settle(records) if record["option_order"] in (None, "shuffled")]
+    trees, rows = trees_of(asked, taxonomy, names), []
+    columns = ("model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order")
+    for record in asked:
+        tree = trees.get(record["super_category"])
+        if tree is None or not taxonomy.get(record["sub_category"], {}).get(GENUS):
+            continue
+        truth, said = tree.path_of(record["sub_category"]), tree.path_of(answer_of(record))
+        known = {column: record[column] for column in columns}
+        rows += [{**known, "scorer": "strict", "metric": metric, "value": value}
+                 for metric, value in path_scores(truth, said).items()]
+    return pd.DataFrame(rows, columns=[*columns, "scorer", "metric", "value"])
+
+
+ELSEWHERE, UNKNOWN, OTHERS = "another genus", "no known name", "others of the genus"
+_COLUMNS = ("model", "setting", "super_category", "genus", "truth", "categories", "answered", "count", "n")
+_KEYS = list(_COLUMNS[:-2])
+
+
+def count_confusions(
+    records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[str, str]], *, rank: str = "genus"
+):
+    """What was answered for each sub-category, by model and setting.
+
+    Args:
+        records: lines of records.jsonl; the closed world is read in the shuffled order, and of several
+            samples the majority.
+        taxonomy: sub-category -> rank -> value, as in `01_data/taxonomy.json`.
+        rank: what makes two sub-categories neighbours.
+
+    Returns:
+        DataFrame of model, setting, super_category, genus, truth, categories, answered (the truth, a
+        neighbour's name, `ELSEWHERE` or `UNKNOWN`), count, n (answers about the truth); a row for each answer
+        that was given.
+
+    Raises:
+        UserError: the taxonomy knows this rank of none of the sub-categories asked about.
+    """
+    import pandas as pd
+
+    records = [record for record in settle(records) if record["option_order"] in (None, "shuffled")]
+    genus = {normalise(name): ranks[rank] for name, ranks in taxonomy.items() if ranks.get(rank)}
+    spelled = {normalise(name): name for name in [*taxonomy, *(record["sub_category"] for record in records)]}
+    rows = []
+    for record in records:
+        own = genus.get(normalise(record["sub_category"]))
+        if own is not None:
+            answered = _answered(record, own, genus, spelled)
+            known = [record[key] for key in ("model", "setting", "super_category")]
+            rows.append((*known, own, record["sub_category"], record["categories"], answered))
+    if records and not rows:
+        raise UserError(f"the taxonomy gives no {rank} to any sub-category asked about: nothing to confuse")
+    counted = pd.DataFrame(rows, columns=_KEYS).groupby(_KEYS, sort=False).size().reset_index(name="count")
+    n = counted.groupby(["model", "setting", "super_category", "truth"])["count"].transform("sum")
+    return counted.assign(n=n)[list(_COLUMNS)]
+
+
+def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapping[str, str]) -> str:
+    said, word, truth = answer_of(record) or "", record["super_category"], record["sub_category"]
+    if same_name(table_for(word, truth), said, truth):  # another name of it is no confusion
+        return truth
+    official = name_of(word, said) or (min(labels_of(said), default=None) if word == "car" else None)
+    said = normalise(official or said)
+    if genus.get(said) == own:
+        return spelled[said]
+    return ELSEWHERE if said in spelled else UNKNOWN
+
+
+def answer_shares(table):
+    """How each model's answers fall: right, a neighbour, another genus, no known name.
+
+    Args:
+        table: of `count_confusions`.
+
+    Returns:
+        DataFrame of model, setting, right, neighbour, elsewhere, unknown (fractions of n), n.
+    """
+    kinds = {ELSEWHERE: "elsewhere", UNKNOWN: "unknown"}
+    kind = table["answered"].map(kinds).fillna("neighbour")
+    table = table.assign(kind=kind.mask(table["answered"] == table["truth"], "right"))
+    counts = table.pivot_table(
+        index=["model", "setting"], columns="kind", values="count", aggfunc="sum", fill_value=0, sort=False)
+    counts = counts.reindex(columns=["right", "neighbour", "elsewhere", "unknown"], fill_value=0)
+    n = counts.sum(axis=1)
+    shares = counts.div(n, axis=0).assign(n=n).reset_index()
+    return shares.rename_axis(columns=None)
+
+
+def most_confused(table, model: str, setting: str, *, most: int = 4) -> list[tuple[str, str]]:
+    """The genera in which a model most often answered a neighbour for the truth.
+
+    Args:
+        table: of `count_confusions`.
+        most: how many at the most.
+
+    Returns:
+        (super_category, genus) pairs, the most errors first; genera without any are left out.
+    """
+    part = table[(table["model"] == model) & (table["setting"] == setting)]
+    errors = part[_is_neighbour(part)].groupby(["super_category", "genus"])["count"].sum()
+    ordered = sorted(errors.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [key for key, _ in ordered[:most]]
+
+
+def confusion_matrix(table, model: str, setting: str, super_category: str, genus: str, *, most: int = 10):
+    """What was answered for each sub-category of a genus, as shares of the answers about it.
+
+    Args:
+        table: of `count_confusions`.
+        most: of a larger genus so many sub-categories, those with the most errors inside the genus; answers
+            that name one of the others are counted together.
+
+    Returns:
+        DataFrame, a row a truth (fractions that sum to 1) and a column a name, then `OTHERS` where some were
+        left out, `ELSEWHERE` and `UNKNOWN`; its `attrs` hold n and categories of each truth.
+
+    Raises:
+        UserError: the model was not asked about this genus.
+    """
+    part = table[(table["model"] == model) & (table["setting"] == setting)
+                 & (table["super_category"] == super_category) & (table["genus"] == genus)]  # fmt: skip
+    if not len(part):
+        raise UserError(f"{model} was asked about no {super_category} of the genus {genus!r} in {setting}")
+    truths, names = sorted(set(part["truth"])), {*part["truth"], *part["answered"]} - {ELSEWHERE, UNKNOWN}
+    errors = part[_is_neighbour(part)].groupby("truth")["count"].sum().to_dict()
+    kept = sorted(sorted(truths, key=lambda name: -errors.get(name, 0))[:most])
+    # the rows' own names first, so that the diagonal holds the right answers
+    shown = [*kept, *sorted(names - set(kept))][: max(most, len(kept))]
+    columns = [*shown, *([OTHERS] if names - set(shown) else []), ELSEWHERE, UNKNOWN]
+    answered = part["answered"].where(part["answered"].isin(columns), OTHERS)
+    counts = part.assign(answered=answered).pivot_table(
+        index="truth", columns="answered", values="count", aggfunc="sum", fill_value=0)
+    counts = counts.reindex(index=kept, columns=columns, fill_value=0)
+    known: dict[str, Any] = part.groupby("truth")[["n", "categories"]].first().loc[kept].to_dict()
+    shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(index=None, columns=None)
+    shares.attrs = known
+    return shares
+
+
+def _is_neighbour(table):
+    return (table["answered"] != table["truth"]) & ~table["answered"].isin([ELSEWHERE, UNKNOWN])

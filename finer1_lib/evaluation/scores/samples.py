@@ -1,0 +1,101 @@
+"""Several answers to one question: which of them counts, and how often any of so many would be right.
+
+    eight answers: "Rock Wren" five times, "House Wren" twice, none once
+    majority  Rock Wren, the record of its first draw; its share 5/8
+    pass@k    the chance that at least one of k of the eight is right: pass@1 5/8, pass@4 1 for three wrong
+
+The scorers see one record a question, the majority's. Answers are told apart after normalisation; a
+completion without a single answer casts no vote, but stays in the denominator of the share. Of equally many
+votes the answer drawn first wins.
+
+Source: audit 4.3 (pass@k and majority of k: DiVE-k); Chen et al. 2021 (the unbiased pass@k); Wang et al. 2023
+(self-consistency); ties and empty answers are our choice.
+"""
+
+from collections import Counter
+from math import comb
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+from finer1_lib.core.completions import normalise
+from finer1_lib.core.errors import UserError
+from finer1_lib.data.answers import answer_of
+
+Record = Mapping[str, Any]
+_QUESTION = ("model", "setting", "item_id", "option_order", "rotation")
+
+
+def settle(records: Iterable[Record]) -> list[Record]:
+    """One record a question: of several samples the first that gives the majority's answer.
+
+    Args:
+        records: lines of records.jsonl; a record with `samples` is one of so many draws of its question.
+
+    Returns:
+        The records without `samples` as they are; for each question with several, in the place of its first,
+        the majority's record and beside its keys `drawn`, all its records in the order of drawing.
+
+    Raises:
+        UserError: a question that lacks a sample or has one twice.
+    """
+    settled: list[Any] = []
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        if "samples" not in record:
+            settled.append(record)
+            continue
+        key = tuple(record.get(name) for name in _QUESTION)
+        if key not in groups:
+            groups[key] = []
+            settled.append(key)
+        groups[key].append(record)
+    return [_majority(groups[entry]) if isinstance(entry, tuple) else entry for entry in settled]
+
+
+def _majority(drawn: Sequence[Record]) -> Record:
+    drawn = sorted(drawn, key=lambda record: record["sample"])
+    first = drawn[0]
+    if len(drawn) != first["samples"] or [record["sample"] for record in drawn] != list(range(len(drawn))):
+        raise UserError(
+            f"records.jsonl: {first['model']} has {len(drawn)} records of {first['item_id']} in "
+            f"{first['setting']}, not the samples 0 to {first['samples'] - 1} once each: "
+            "run 04_evaluation again"
+        )
+    votes = [vote(record) for record in drawn]
+    cast = Counter(answer for answer in votes if answer is not None)  # keeps the order of drawing
+    chosen = max(cast, key=cast.__getitem__) if cast else votes[0]
+    return {**drawn[votes.index(chosen)], "drawn": drawn}
+
+
+def vote(record: Record) -> Optional[str]:
+    """The answer that a completion votes for, normalised; None without a single well-formed one."""
+    answer = answer_of(record)
+    return None if answer is None else normalise(answer)
+
+
+def sample_scores(record: Record, right: Sequence[float]) -> dict[str, float]:
+    """pass_at_1, pass_at_2, pass_at_4, ... (and of all that were drawn) and majority_share of one question.
+
+    Args:
+        record: of `settle`, with `drawn`.
+        right: 1 for each draw that is right, else 0.
+
+    Source: Chen et al. 2021; audit 4.3 (consistency as the majority's share).
+    """
+    n, c = len(right), int(sum(right))
+    sizes = sorted({n, *(2**power for power in range(n.bit_length()) if 2**power <= n)})
+    chosen = vote(record)
+    share = sum(vote(one) == chosen for one in record["drawn"]) / n if chosen is not None else 0.0
+    return {**{f"pass_at_{k}": pass_at_k(n, c, k) for k in sizes}, "majority_share": share}
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that at least one of k draws without replacement out of n, of which c are right, is right.
+
+    Raises:
+        ValueError: k is not between 1 and n, or c not between 0 and n.
+
+    Source: Chen et al. 2021, 1 - C(n - c, k) / C(n, k); unbiased for the chance with k draws.
+    """
+    if not 1 <= k <= n or not 0 <= c <= n:
+        raise ValueError(f"pass@{k} of {n} draws, {c} of them right: k and the right ones are at most {n}")
+    return 1.0 - comb(n - c, k) / comb(n, k)

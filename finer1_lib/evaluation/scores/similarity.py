@@ -1,0 +1,205 @@
+"""Text similarities for the open world: how near is a name to another one?
+
+Relative semantic similarity (METHOD 4) needs Sim(a, b). All are symmetric and 1 for equal texts:
+
+    siglip              the paper's text tower, its texts as they are, as in the release
+    siglip_lower        the same with texts in small letters, as SigLIP was trained
+    encoder:CHECKPOINT  another text encoder, on the Hub or in a folder; encoder_lower: in small letters
+    guide               taxonomy and attributes of a drawn world, no model
+    trigram             shared character trigrams, no model and no guide; the stub of the oracle file
+
+Example:
+    >>> round(trigram_jaccard("House Wren", "Rock Wren"), 3)
+    0.235
+
+Source: paper Section 4.1, release eval/evaluation.py (SigLIP); audit B2 (cased and lower, second encoders);
+guide and trigram are our choice.
+
+Relative semantic similarity: how near an answer is to the label, beside the super-category's word.
+
+    unclipped = (Sim(answer, label) - Sim(word, label)) / (1 - Sim(word, label))       SS = max(0, unclipped)
+
+1 is the label, 0 no nearer than "bird". The paper clips at 0, which hides answers that are worse than the
+word alone; the unclipped value shows them.
+
+Source: METHOD 4, paper Section 4.1; audit B2 (the clip).
+
+Sim(a, b) of a drawn world: what two texts share of the field guide's taxonomy and attributes.
+
+Source: our choice.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any, Iterable, Mapping, Optional, Protocol, Sequence
+
+from finer1_lib.core.completions import normalise
+from finer1_lib.core.errors import UserError
+from finer1_lib.models.encoders import EncoderSimilarity, SiglipSimilarity
+
+NAMES = (
+    "auto", "guide", "trigram", "siglip", "siglip_lower", "encoder:CHECKPOINT", "encoder_lower:CHECKPOINT",
+)  # fmt: skip
+
+
+class Similarity(Protocol):
+    """Sim(a, b); `prepare` is told all texts beforehand, so that a model can embed them in batches."""
+
+    name: str
+
+    def prepare(self, texts: Iterable[str]) -> None: ...
+
+    def __call__(self, a: str, b: str) -> float: ...
+
+
+@lru_cache(maxsize=4096)  # labels and answers come again record after record
+def _trigrams(text: str) -> frozenset[str]:
+    padded = f"  {text} "
+    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))
+
+
+def trigram_jaccard(a: str, b: str) -> float:
+    """|T(a) & T(b)| / |T(a) | T(b)| with T the character trigrams of the text padded by two spaces and one.
+
+    Source: README of the oracle data (`scored_by_release.jsonl`), where it stands in for SigLIP.
+    """
+    one, two = _trigrams(a), _trigrams(b)
+    return len(one & two) / len(one | two)
+
+
+class TrigramSimilarity:
+    """`trigram_jaccard` as a `Similarity`: knows nothing of the world, needs nothing."""
+
+    name = "trigram"
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Nothing to prepare."""
+
+    def __call__(self, a: str, b: str) -> float:
+        """Shared trigrams; case counts."""
+        return trigram_jaccard(a, b)
+
+
+def make_similarity(name: str, guide: Optional[Mapping[str, Any]] = None, **options: Any) -> Similarity:
+    """A similarity by name (the table above), or auto: the guide's where there is one, else trigrams.
+
+    Whichever it is, its `name` goes into every row that was computed with it.
+
+    Args:
+        guide: needed by "guide".
+        options: of `EncoderSimilarity`, for those with a model.
+
+    Raises:
+        UserError: unknown name, "guide" for a data set without one, or a checkpoint that is no text encoder.
+    """
+    if name == "auto":
+        name = "trigram" if guide is None else "guide"
+    if name == "guide":
+        if guide is None:
+            raise UserError(
+                "similarity 'guide' needs a field guide and this data set has none: "
+                "set text_similarity to 'siglip' or 'trigram'"
+            )
+        return GuideSimilarity(guide)
+    if name == "trigram":
+        return TrigramSimilarity()
+    if name in ("siglip", "siglip_lower"):
+        return SiglipSimilarity(lower_case=name == "siglip_lower", **options)
+    kind, colon, checkpoint = name.partition(":")
+    if kind in ("encoder", "encoder_lower") and checkpoint:
+        return EncoderSimilarity(checkpoint, lower_case=kind == "encoder_lower", **options)
+    raise UserError(f"unknown similarity {name!r}: one of {', '.join(NAMES)}")
+
+
+def make_similarities(names: Sequence[str], guide: Optional[Mapping[str, Any]] = None) -> list[Similarity]:
+    """Several by name, the main one first; each must be another, for a row is told by its name.
+
+    Raises:
+        UserError: one that stands twice, or of `make_similarity`.
+    """
+    found = [make_similarity(name, guide) for name in names]
+    known = [similarity.name for similarity in found]
+    if twice := [name for name in known if known.count(name) > 1]:
+        raise UserError(f"the similarity {twice[0]!r} stands twice in text_similarity and more_similarities: "
+                        "remove one")
+    return found
+
+
+def unclipped_similarity(similarity: Similarity, answer: str, label: str, standard: str) -> float:
+    """The value before the clip: at most 1, and below 0 for an answer farther than the super-category's word.
+
+    Where the word itself is as near as can be (Sim = 1, a label that is its super-category's word) the ratio
+    is undefined; the value is then 1 for an answer equal to the label and 0 for any other.
+
+    Source: the undefined case is our choice.
+    """
+    near, word = similarity(answer, label), similarity(standard, label)
+    if word >= 1.0:
+        return float(near >= 1.0)
+    return (near - word) / (1.0 - word)
+
+
+def relative_similarity(similarity: Similarity, answer: str, label: str, standard: str) -> float:
+    """SS of one answer: 0 at the super-category's word or below it, 1 at the label."""
+    return max(0.0, unclipped_similarity(similarity, answer, label, standard))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", normalise(text))
+
+
+class GuideSimilarity:
+    """Shared taxonomy and attributes of two texts, as the Jaccard index of what they stand for.
+
+    A known name stands for its super-category, genus, own name and every attribute value; a genus word alone
+    for super-category, genus and the genus attributes; a super-category word for itself. Any other word
+    stands for itself only, so unknown text is 0 to every name, and a list of names is near to none of them.
+
+    Args:
+        guide: the dictionary of `guide.json`.
+
+    Source: our choice: the ordering that SigLIP gives in the paper's Figure 1 sense (sibling > genus word >
+        super-category word > unrelated), with exact ground truth.
+    """
+
+    name = "guide"
+
+    def __init__(self, guide: Mapping[str, Any]) -> None:
+        self._phrases: dict[tuple[str, ...], frozenset] = {}
+        for name in guide["super_categories"]:
+            self._phrases[tuple(_words(name))] = frozenset({("super_category", name)})
+        for name, entry in guide["sub_categories"].items():
+            super_category = entry["super_category"]
+            shared = guide["super_categories"][super_category].get("genus_attributes", ())
+            features = {("super_category", super_category), ("genus", entry["genus"])}
+            values = {(key, super_category, value) for key, value in entry["attributes"].items()}
+            genus_words = tuple(_words(entry["genus"]))
+            self._phrases[genus_words] = frozenset(features | {v for v in values if v[0] in shared})
+            self._phrases[tuple(_words(name))] = frozenset(features | values | {("name", name)})
+        self._longest = max(len(phrase) for phrase in self._phrases)
+        self.features = lru_cache(maxsize=4096)(self._features)  # names come again record after record
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Nothing to prepare."""
+
+    def _features(self, text: str) -> frozenset:
+        """What a text stands for; at every word the longest known phrase is taken."""
+        words, found, at = _words(text), set(), 0
+        while at < len(words):
+            for length in range(min(self._longest, len(words) - at), 0, -1):
+                known = self._phrases.get(tuple(words[at : at + length]))
+                if known is not None:
+                    found |= known
+                    break
+            else:
+                length = 1
+                found.add(("word", words[at]))
+            at += length
+        return frozenset(found)
+
+    def __call__(self, a: str, b: str) -> float:
+        """Jaccard index of the two texts' features; texts equal after normalisation are 1."""
+        if normalise(a) == normalise(b):
+            return 1.0
+        one, two = self.features(a), self.features(b)
+        return len(one & two) / len(one | two) if one | two else 0.0

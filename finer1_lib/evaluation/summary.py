@@ -1,0 +1,178 @@
+"""The run's summary: the rows of stages 04 and 05 in one list, and the main table made from it.
+
+Every later table reads `OUTPUT_ROOT/RUN/summary.json`, a list of rows with the keys `KEYS`; values and their
+95 % interval (low, high) are fractions.
+
+Source: our choice.
+"""
+
+from pathlib import Path
+from typing import Any, Iterable, Mapping, Optional
+
+from finer1_lib.core.errors import UserError, first_line
+from finer1_lib.core.files import atomic_write_json, read_json
+from finer1_lib.evaluation.entries import MODELS_FILE, Contender, all_contenders, labels_of
+from finer1_lib.runs.fingerprints import is_current, parameters_of, recorded_file
+from finer1_lib.training.methods import CONTROLS, ROWS, in_order, label_of
+
+KEYS = (
+    "model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
+    "low", "high", "n", "seed",
+)  # fmt: skip
+SOURCES = ("04_evaluation", "05_probing")
+MAIN_SETTINGS = (("closed_world", "accuracy", "closed world"), ("open_world", "text_inclusion", "open world"))
+ALL_LABELS = ("all_labels", "accuracy", "among all names")  # of encoders; a column only where one was asked
+CATEGORIES = ("seen", "unseen")
+FAULTS = {
+    "format_failure": "no single answer",
+    "multiple_answers": "several names",
+    "answer_differs_from_prediction": "answer is not the prediction",
+    "think_answer_differs": "answer is not the last name thought of",
+    "genus_right_epithet_wrong": "right genus, wrong name",
+    "chose_first": "the first option",
+}
+
+
+def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
+    """The rows of a run's tables: `more_models` of 04 and 05, then `systems` and `strategies` of 04 included.
+
+    Before 03 the four fixed ones alone.
+
+    Raises:
+        UserError: 03_tapo/models.json is damaged, or what 04 and 05 say that they asked.
+    """
+    from finer1_lib.evaluation.entries import with_more, with_strategies, with_systems
+    from finer1_lib.evaluation.systems.registry import System
+
+    run_dir = Path(run_dir)
+    found = all_contenders(read_json(run_dir / MODELS_FILE, list))
+    asked, probed = (parameters_of(run_dir / stage) for stage in SOURCES)
+    try:
+        more = dict.fromkeys(entry for one in (asked, probed) for entry in one.get("more_models", ()))
+        found = with_more(found, list(more))
+        # as 04 asked them, whatever the registry or the user's file say by now
+        systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
+        found = with_systems(found, systems)
+        if asked.get("strategies"):
+            found = with_strategies(found, asked["strategies"], asked["samples"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{run_dir}: stage.json or systems.json of 04_evaluation or 05_probing does not say which"
+                        f" models were asked ({first_line(error)}): delete that stage's folder and run it again"
+                        ) from None
+    return found
+
+
+def labels_in(run_dir: Path) -> dict[str, str]:
+    """{model: label} of `contenders_in`."""
+    return labels_of(contenders_in(run_dir))
+
+
+def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> list[dict[str, Any]]:
+    """Hold rows against the contract.
+
+    Args:
+        rows: of one stage's summary_rows.json.
+        where: the file's name, for the message.
+        models: the names that may stand in them, beside the controls'.
+
+    Raises:
+        ValueError: naming the row and what is wrong with it.
+    """
+    models = {*models, *CONTROLS}
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != set(KEYS):
+            wrong = set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}
+            raise ValueError(f"{where}, row {number}: keys missing or unknown: {', '.join(sorted(wrong))}")
+        if row["model"] not in models or row["categories"] not in (*CATEGORIES, "all"):
+            raise ValueError(
+                f"{where}, row {number}: model {row['model']!r}, categories {row['categories']!r}"
+            )
+    return rows
+
+
+def join_summary(run_dir: Path) -> Optional[list[dict[str, Any]]]:
+    """Write summary.json from the stages that finished and belong together; None if neither has.
+
+    Raises:
+        UserError: a stage's rows are not the ones that it recorded.
+    """
+    rows: list[dict[str, Any]] = []
+    models = {*ROWS, *labels_in(run_dir)}
+    sources = [stage for stage in SOURCES if is_current(run_dir, stage)]
+    for stage in sources:
+        where = f"{stage}/summary_rows.json"
+        if not (run_dir / where).is_file():
+            raise ValueError(f"notebook {stage} finished without writing {where}")
+        rows += check_rows(read_json(recorded_file(run_dir, where), list), where, models)
+    if not sources:
+        return None
+    atomic_write_json(run_dir / "summary.json", rows)
+    return rows
+
+
+def percent(row: Optional[dict[str, Any]]) -> str:
+    """A value and its interval in percent, "71.2 [66.0, 76.1]"; "-" where there is none."""
+    if row is None or row["value"] is None:
+        return "-"
+    text = f"{100 * row['value']:.1f}"
+    if row["low"] is None or row["high"] is None:
+        return text
+    return f"{text} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def main_table(
+    rows: list[dict[str, Any]], scorer: str = "strict", labels: Optional[Mapping[str, str]] = None
+) -> tuple[list[str], list[list[str]]]:
+    """Models by setting and categories, the unweighted average over super-categories.
+
+    Args:
+        rows: of summary.json.
+        scorer: "strict" or "official".
+        labels: {model: label} in the order of the lines, of `labels_in`; else `contenders.ROWS` gives both.
+
+    Returns:
+        Column titles and rows of text, one per model that has any value; controls are left out. An encoder's
+        choice among all names has columns of its own where a run has encoders.
+    """
+    settings = list(MAIN_SETTINGS)
+    if any(row["setting"] == ALL_LABELS[0] for row in rows):
+        settings.append(ALL_LABELS)
+    columns = {f"{words}, {kind}": (setting, metric, kind)
+               for setting, metric, words in settings for kind in CATEGORIES}  # fmt: skip
+    return _table(rows, scorer, columns, labels, leave_out=CONTROLS)
+
+
+def fault_table(
+    rows: list[dict[str, Any]], setting: str, labels: Optional[Mapping[str, str]] = None
+) -> tuple[list[str], list[list[str]]]:
+    """How answers go wrong in form, percent with intervals, laid out as `main_table`; strict scorer.
+
+    Args:
+        setting: "closed_world" (with a line for each control) or "open_world".
+
+    Source: our choice (rates to report beside accuracy).
+    """
+    found = {row["metric"] for row in rows if row["setting"] == setting}
+    columns = {f"{words}, {kind}": (setting, metric, kind)
+               for metric, words in FAULTS.items() if metric in found for kind in CATEGORIES}  # fmt: skip
+    return _table(rows, "strict", columns, labels)
+
+
+def _table(rows, scorer, columns, labels, leave_out=()) -> tuple[list[str], list[list[str]]]:
+    """Lines of the models that have any value; a column is (setting, metric, categories) under its title."""
+    lines = []
+    for model in in_order((row["model"] for row in rows if row["model"] not in leave_out), labels):
+        cells = [percent(_pick(rows, model, scorer, *column)) for column in columns.values()]
+        if any(cell != "-" for cell in cells):
+            lines.append([label_of(model, labels), *cells])
+    return ["model", *columns], lines
+
+
+def _pick(rows: list[dict[str, Any]], model: str, scorer: str, setting: str, metric: str, categories: str):
+    """The one row of a cell: of the closed world the shuffled order, which gives position no chance."""
+    wanted = (model, scorer, setting, metric, "average", categories, None)
+    keys = ("model", "scorer", "setting", "metric", "dataset", "categories", "variant")
+    for row in rows:
+        if tuple(row[key] for key in keys) == wanted and row["option_order"] in ("shuffled", None):
+            return row
+    return None

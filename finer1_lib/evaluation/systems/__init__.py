@@ -1,0 +1,3 @@
+"""Systems: who can be asked, and how each of them is asked."""
+
+

@@ -1,0 +1,171 @@
+"""What answers a batch of questions: a model on this machine, one behind an address, an encoder.
+
+    answerer = open_answerer(contender, base, image_root, adapter=..., batch_size=64, ...)
+    answerer.answer(requests, max_new_tokens=256, seed=0)  ->  [Generation("<think>...", 63, False), ...]
+
+`evaluation.collect_records` asks for nothing else, so that every row of a table comes out of one loop.
+
+Source: our choice.
+"""
+
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Protocol, Sequence
+
+from finer1_lib.evaluation.entries import Contender, weights_at
+from finer1_lib.evaluation.records import WINDOW_PIXELS
+from finer1_lib.evaluation.systems.strategies import STRATEGIES, messages_for
+from finer1_lib.models.generation import Generation
+
+PIXEL_BYTES = 24  # of a prepared picture: two frames of three colours in float32
+SLACK = 2  # a processor rounds sizes; a store a little too small for its window would hold nothing in time
+
+
+class Answerer(Protocol):
+    """Answers the requests of one contender."""
+
+    def answer(
+        self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
+    ) -> list[Generation]:
+        """One completion a request, in their order.
+
+        Args:
+            requests: of `evaluation_requests.build_requests`.
+            max_new_tokens: longest completion.
+            seed: of what is drawn, where anything is.
+        """
+
+
+class ChatAnswerer:
+    """A vision-language model in memory.
+
+    Args:
+        loaded: `models.LoadedModel` or `any_model.AnyModel`.
+        image_root: folder that image ids are relative to.
+        temperature: 0 is greedy.
+        generate: as `generation.generate`; the model's own by default.
+    """
+
+    def __init__(
+        self, loaded: Any, image_root: "str | Path", temperature: float = 0.0,
+        generate: Optional[Callable[..., list[Generation]]] = None,
+    ) -> None:
+        from finer1_lib.models import any_model, generation
+        from finer1_lib.models.encoding import Encoder
+
+        self._loaded, self._root, self._options = loaded, image_root, {"temperature": temperature}
+        if isinstance(loaded, any_model.AnyModel):
+            self._generate = generate or any_model.generate
+        else:  # the pictures of a window stay prepared, and so does what a frozen tower saw in them
+            self._generate = generate or generation.generate
+            if generate is None:
+                self._options["encoder"] = Encoder(
+                    loaded.processor, SLACK * WINDOW_PIXELS * PIXEL_BYTES)
+
+    def answer(
+        self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
+    ) -> list[Generation]:
+        """As `Answerer`; samples of one question share its messages, and so its pass through the model."""
+        messages: dict[tuple, list[dict]] = {}
+        for request in requests:
+            messages.setdefault(_question(request), messages_for(request, self._root))
+        prompts = [messages[_question(request)] for request in requests]
+        return self._generate(self._loaded, prompts, max_new_tokens=max_new_tokens, seed=seed,
+                              batch_size=len(prompts), **self._options)
+
+
+def _question(request: Mapping) -> tuple:
+    return tuple(request[name] for name in ("setting", "option_order", "rotation", "item_id"))
+
+
+class EndpointAnswerer:
+    """A model behind an address; its answers are kept in a file of their own as they arrive.
+
+    An answer without text (filtered, refused, all reasoning) is an empty one: it counts as no answer, like any
+    other, and its record says why.
+
+    Args:
+        system: of kind "endpoint".
+        image_root: folder that image ids are relative to.
+        answers: `.jsonl` file.
+        temperature: 0 asks for the likeliest answer.
+    """
+
+    def __init__(
+        self, system: Any, image_root: "str | Path", answers: Path, temperature: float = 0.0
+    ) -> None:
+        self._system, self._root, self._answers, self._temperature = system, image_root, answers, temperature
+        self._endpoints: dict[int, Any] = {}
+
+    def answer(
+        self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
+    ) -> list[Generation]:
+        """As `Answerer`; a sample's seed is its number, so that each is asked once."""
+        from finer1_lib.core.images import ImageFile
+        from finer1_lib.models.endpoint import Question
+
+        def picture(image_id: str) -> ImageFile:
+            return ImageFile(str(self._root), image_id)
+
+        questions = []
+        for request in requests:
+            earlier = tuple((request["example_prompt"], picture(image_id), f"<answer>{name}</answer>")
+                            for image_id, name in request.get("examples", ()))
+            questions.append(Question(request["prompt"], picture(request["image_id"]),
+                                      request["seed"] + request.get("sample", 0), earlier))
+        answers = self._endpoint(max_new_tokens).ask(questions)
+        return [Generation(answer.text, answer.tokens, answer.truncated, answer.no_text) for answer in answers]
+
+    def _endpoint(self, max_new_tokens: int) -> Any:
+        from finer1_lib.models.endpoint import ChatEndpoint
+
+        if max_new_tokens not in self._endpoints:
+            one = self._system
+            self._endpoints[max_new_tokens] = ChatEndpoint(
+                one.url, one.checkpoint, self._answers, key_variable=one.key_variable,
+                max_tokens=max_new_tokens, temperature=self._temperature, max_pixels=one.max_pixels,
+                requests_per_minute=one.requests_per_minute, concurrency=one.concurrency)
+        return self._endpoints[max_new_tokens]
+
+
+def open_answerer(
+    contender: Contender, base: str, image_root: "str | Path", *, adapter: "str | Path | None" = None,
+    temperature: float = 1.0, batch_size: int = 16, backend: str = "transformers", load_in_4bit: bool = False,
+    min_pixels: int = 0, max_pixels: int = 0, labels: Mapping[str, Sequence[str]] = {},
+    answers: "str | Path" = "endpoint_answers.jsonl",
+) -> Answerer:
+    """What answers for a contender, its weights loaded.
+
+    Args:
+        contender: one row.
+        base: the run's base, for rows without a checkpoint of their own.
+        image_root: folder that image ids are relative to.
+        adapter: folder of the trained weights, if the row has any.
+        temperature: of a strategy that draws several answers; all others are greedy.
+        batch_size: pictures of one forward pass of an encoder.
+        backend, load_in_4bit, min_pixels, max_pixels: of `models.load`; of another family than the run's
+            base only 4 bits and max_pixels.
+        labels: {super_category: all its sub-categories}, for encoders.
+        answers: `.jsonl` file for what an endpoint answered.
+
+    Raises:
+        UserError: weights that cannot be loaded, or an endpoint whose address or key are wrong.
+    """
+    from finer1_lib.models import any_model, loading as models
+
+    several = contender.strategy != "zero_shot" and STRATEGIES[contender.strategy].samples
+    heat = temperature if several else 0.0
+    kind = contender.system.kind if contender.system is not None else "chat"
+    if kind == "encoder":
+        from finer1_lib.evaluation.systems.encoders import open_encoder
+
+        return open_encoder(contender.system, image_root, labels, batch_size=batch_size)
+    if kind == "endpoint":
+        return EndpointAnswerer(contender.system, image_root, Path(answers), heat)
+    checkpoint, adapter = weights_at(contender, base, adapter)
+    if contender.checkpoint and adapter is None and not any_model.is_qwen(checkpoint):
+        loaded = any_model.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels)
+    else:
+        loaded = models.load(checkpoint, adapter, backend=backend, load_in_4bit=load_in_4bit,
+                             min_pixels=min_pixels, max_pixels=max_pixels)
+        loaded.model.requires_grad_(False)  # of a frozen tower what it saw in a picture is kept
+    return ChatAnswerer(loaded, image_root, heat)

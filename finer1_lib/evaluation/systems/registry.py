@@ -1,0 +1,172 @@
+"""Whom one can ask beside a run's own models: every system of the paper's tables, and a user's own.
+
+    finer1 systems                                     what would run for each row of the paper
+    04_evaluation.systems: [fine-r1-3b, siglip-l]      rows of a run, asked the run's questions
+    04_evaluation.systems_from: mine.yaml              further entries, of this form:
+
+    gpt:
+      label: GPT, by its vendor
+      kind: endpoint                     # chat (a checkpoint, the default), encoder or endpoint
+      checkpoint: the-model-name-there
+      url: https://api.example.com/v1    # a vLLM server as well: http://localhost:8000/v1
+      key_variable: MY_KEY               # the environment variable's name, never the key
+
+Each entry says by which prompts it is asked: baselines for the name alone, as the paper's authors answered
+when asked, Fine-R1 in the way it was trained to think. `ambiguous` says why the id may not be the one that
+the paper used, `blocked` why it would not run here.
+
+Source: paper Tables 1, 2, 3c, 6, 7; data.md 4.2 (ids), audit A5 and A6 (prompts), part 2 (DeepPerception).
+"""
+
+import re
+from functools import cache
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Literal, Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from finer1_lib.core.errors import CONTROL, UserError
+from finer1_lib.core.files import read_yaml
+
+NAME = r"[a-z0-9][a-z0-9_.-]*"
+CHAT_PROMPTS, CLIP_PROMPTS = ("cot", "answer", "letter", "step"), ("clip_photo", "clip_ensemble")
+_ENDPOINT = ("key_variable", "requests_per_minute", "concurrency", "max_pixels")
+ENSEMBLE = "-ensemble"  # every encoder stands twice: one sentence a name, and the ensemble of sentences
+
+
+class System(BaseModel):
+    """One entry.
+
+    Attributes:
+        name: in records and in the parameter `systems`.
+        label: in tables.
+        kind: a checkpoint that chats, a CLIP-like encoder, or a model behind an address.
+        checkpoint: a folder or "owner/name[@revision]"; of an endpoint the model's name there.
+        family: the architecture, for people and for the tests of each family.
+        library: of an encoder: "transformers" or "open_clip".
+        prompts: of `CHAT_PROMPTS`, for an encoder of `CLIP_PROMPTS`.
+        prompts_from: source of wordings (`release.prompts.read_prompts`); "" for the kit's, or for the run's
+            `prompts_from`.
+        url, key_variable, requests_per_minute, concurrency, max_pixels: of an endpoint; see `ChatEndpoint`.
+        paper: names of its rows in the paper's tables.
+        ambiguous, blocked, note: why it may not be the paper's; why it does not run here; anything else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    label: str
+    kind: Literal["chat", "encoder", "endpoint"] = "chat"
+    checkpoint: str
+    family: str = ""
+    library: Literal["transformers", "open_clip"] = "transformers"
+    prompts: Literal["cot", "answer", "letter", "step", "clip_photo", "clip_ensemble"] = "answer"
+    prompts_from: str = ""
+    url: str = ""
+    key_variable: str = ""
+    requests_per_minute: int = Field(0, ge=0)
+    concurrency: int = Field(8, ge=1)
+    max_pixels: int = Field(0, ge=0)
+    paper: tuple[str, ...] = ()
+    ambiguous: str = ""
+    blocked: str = ""
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "System":
+        if not re.fullmatch(NAME, self.name):
+            raise ValueError(f"the name {self.name!r} is not of small letters, digits, '_', '.' and '-'")
+        if not self.label.strip() or not self.checkpoint.strip():
+            raise ValueError("label and checkpoint must not be empty")
+        if CONTROL.search(self.label):
+            raise ValueError("the label holds a line break or another control sign: write plain words")
+        if (self.kind == "encoder") != (self.prompts in CLIP_PROMPTS):
+            known = CLIP_PROMPTS if self.kind == "encoder" else CHAT_PROMPTS
+            raise ValueError(f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}")
+        if (self.kind == "endpoint") != bool(self.url):
+            raise ValueError("an endpoint needs a url" if not self.url else "only an endpoint has a url")
+        foreign = set(_ENDPOINT if self.kind != "endpoint" else ())
+        foreign |= set(("library",) if self.kind != "encoder" else ())
+        fields = type(self).model_fields
+        if given := sorted(name for name in foreign if getattr(self, name) != fields[name].default):
+            raise ValueError(f"kind {self.kind!r} takes no {given[0]}")
+        if self.key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            raise ValueError("key_variable is no name of an environment variable: put the key into a variable"
+                             " and give that variable's name, not the key itself")
+        if self.url:
+            from finer1_lib.models.endpoint import address_of
+
+            address_of(self.url)
+        return self
+
+
+def find_systems(names: Sequence[str], systems_from: "str | Path" = "") -> list[System]:
+    """The entries of these names, in their order.
+
+    Args:
+        names: of the registry or of the user's file, whose entries come first.
+        systems_from: a YAML file {name: {...}}; "" for none.
+
+    Raises:
+        UserError: an unknown name or one given twice, an entry that would not run here, or a file that is not
+            as the module's docstring shows.
+    """
+    from finer1_lib.runs.parameters import nearest
+
+    known = {**known_systems(), **(read_systems(systems_from) if systems_from else {})}
+    found = []
+    for name in names:
+        if name not in known:
+            raise UserError(f"systems: no system {name!r}{nearest(name, known, 'they are')}; your own come in"
+                            " by systems_from")
+        if names.count(name) > 1:
+            raise UserError(f"systems: {name!r} stands twice; remove one")
+        if known[name].blocked:
+            raise UserError(f"systems: {name} would not run: {known[name].blocked}")
+        found.append(known[name])
+    return found
+
+
+def read_systems(path: "str | Path") -> dict[str, System]:
+    """The entries of a YAML file, by name; of each encoder its ensemble as well.
+
+    Raises:
+        UserError: no such file, no YAML, or an entry that is wrong.
+    """
+    path = Path(path).expanduser()
+    content = read_yaml(path, f"systems_from: {path}")
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise UserError(f"systems_from: {path} holds no entries; write NAME: and below it label, checkpoint, ...")
+    found: dict[str, System] = {}
+    for name, entry in content.items():
+        found[str(name)] = _system(path, str(name), entry)
+        ensemble, other = _ensemble(entry), f"{name}{ENSEMBLE}"
+        if ensemble is not None and other not in content:  # one's own entry of that name is kept
+            found[other] = _system(path, other, ensemble)
+    return found
+
+
+def _ensemble(entry: Mapping) -> "dict | None":
+    """An encoder's entry once more, asked by the ensemble."""
+    if entry.get("kind") != "encoder" or entry.get("prompts") != "clip_photo":
+        return None
+    return {**entry, "label": f"{entry.get('label', '')}, ensemble", "prompts": "clip_ensemble"}
+
+
+def _system(path: Path, name: str, entry: Mapping) -> System:
+    try:
+        return System(name=name, **{key: value for key, value in entry.items() if key != "name"})
+    except UserError as error:
+        raise UserError(f"systems_from: {path}, entry {name!r}: {error}") from None
+    except (ValidationError, TypeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"msg": str(error), "loc": ()}
+        where = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"systems_from: {path}, entry {name!r}: {f'{where}: ' if where else ''}{what}") from None
+
+
+@cache
+def known_systems() -> Mapping[str, System]:
+    """The kit's own entries."""
+    return read_systems(str(package_files("finer1_lib.evaluation.systems") / "systems.yaml"))

@@ -1,0 +1,140 @@
+"""Prompts that the user points to: the release's own, or a YAML file of templates; nothing is executed.
+
+The kit's wordings stand in `finer1_lib.core.prompts`. Another wording is not retyped here but read from where it
+stands, and takes the place of the kit's prompt of the same name:
+
+    checkout of the release     eval/evaluation.py  -> cot_closed, cot_open
+                                cls_thinking.jinja  -> tapo_open (the wording that its TAPO trains under)
+    cls_thinking.jinja alone                        -> cot_open
+    my_prompts.yaml             answer_open: "{question} Only the name, in <answer></answer>."
+
+Source: METHOD 4 ("read from a checkout of the release ... or from a YAML file"); audit.md A5, A6.
+"""
+
+import ast
+import re
+import string
+from pathlib import Path
+from typing import Optional
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import parse_yaml
+from finer1_lib.core.prompts import Prompt
+
+NAMES = ("cot_open", "cot_closed", "answer_open", "answer_closed", "step_open", "step_closed", "letter_open",
+         "letter_closed", "tapo_open")
+EVALUATION_FILE = "eval/evaluation.py"
+TRAINING_FILE = "TAPO/examples/format_prompt/cls_thinking.jinja"
+_CONTENT = re.compile(r"\{\{-?\s*content\s*(?:\|\s*trim\s*)?-?\}\}")
+_FIELDS = {"Question": "{question}", "Options": "{options_list}"}
+
+
+def read_prompts(source: "str | Path") -> dict[str, Prompt]:
+    """The prompts of a checkout, of its evaluation.py, of a .jinja file or of a YAML file {name: template}.
+
+    Returns:
+        name -> prompt, of `NAMES`; whoever asks uses them in place of the registry's. Their hashes differ
+        from those of the kit's wordings.
+
+    Raises:
+        UserError: nothing there, an unknown name, a template with unknown fields, or one for the closed world
+            that shows no options (or the other way round).
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = _of_checkout(path)
+    elif not path.is_file():
+        raise UserError(f"prompts_from: {path} is no file and no folder; give a checkout of the release, its "
+                        "evaluation.py or .jinja file, or a YAML file {name: template}")
+    elif path.suffix == ".py":
+        found = _of_python(path)
+    elif path.suffix in (".jinja", ".j2"):
+        found = {"cot_open": _of_jinja(path)}
+    elif path.suffix in (".yaml", ".yml"):
+        found = _of_yaml(path)
+    else:
+        raise UserError(f"prompts_from: {path}: not a .py, .jinja or .yaml file")
+    prompts = {name: Prompt(name, template) for name, template in found.items()}
+    for prompt in prompts.values():
+        if problem := _problem(prompt):
+            raise UserError(f"{path}: prompt {prompt.name!r} {problem}; mend it there")
+    return prompts
+
+
+def _of_checkout(folder: Path) -> dict[str, str]:
+    """What a checkout holds; the evaluation's prompts must be there, the training's may."""
+    evaluation = folder / EVALUATION_FILE
+    if not evaluation.is_file():
+        raise UserError(f"prompts_from: {folder} has no {EVALUATION_FILE}; give a checkout of the release")
+    training = folder / TRAINING_FILE
+    return {**_of_python(evaluation), **({"tapo_open": _of_jinja(training)} if training.is_file() else {})}
+
+
+def _of_python(path: Path) -> dict[str, str]:
+    """The texts with {Question} that are assigned to a name: with {Options} closed world, without open."""
+    try:
+        tree = ast.parse(_text(path))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not Python ({error}); give the release's evaluation.py") from None
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and (text := _constant(node.value)):
+            fields = _template(text)
+            if fields is None or "{question}" not in fields:
+                continue
+            name = "cot_closed" if "{options_list}" in fields else "cot_open"
+            if found.setdefault(name, fields) != fields:
+                raise UserError(f"{path}: two prompts for {name}; put the one you mean into a YAML file")
+    if len(found) != 2:
+        raise UserError(f"{path}: found prompts for {', '.join(found) or 'nothing'}, not for cot_open and "
+                        "cot_closed; give the release's evaluation.py")
+    return found
+
+
+def _constant(node: Optional[ast.expr]) -> Optional[str]:
+    """A text written out as such; None for anything that would have to be computed."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def _template(text: str) -> Optional[str]:
+    """A text for `str.format` with the release's fields, as one of ours; None if it is no such text."""
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError:
+        return None
+    if any(field is not None and field not in _FIELDS for _, field, _, _ in parts):
+        return None
+    return "".join(literal + _FIELDS.get(field, "") for literal, field, _, _ in parts)
+
+
+def _of_jinja(path: Path) -> str:
+    """The one-field template; the trainer strips it, as here."""
+    text, count = _CONTENT.subn("{question}", _text(path).strip())
+    if count != 1 or "{{" in text or "{%" in text:
+        raise UserError(f"{path}: more than one field {{{{ content }}}}; write it into a YAML file by hand")
+    return text
+
+
+def _of_yaml(path: Path) -> dict[str, str]:
+    found = parse_yaml(_text(path), str(path))
+    if not isinstance(found, dict) or not found or not all(isinstance(text, str) for text in found.values()):
+        raise UserError(f"{path}: give lines `name: \"template\"`, names of {', '.join(NAMES)}")
+    if unknown := [name for name in found if name not in NAMES]:
+        raise UserError(f"{path}: {unknown[0]!r} is no prompt; there are {', '.join(NAMES)}")
+    return found
+
+
+def _problem(prompt: Prompt) -> str:
+    """What is wrong with a prompt; "" if nothing is."""
+    if prompt.template.count("{question}") != 1:
+        return "must have the field {question} once"
+    if prompt.takes_options != prompt.name.endswith("_closed"):
+        return "must show {options}" if prompt.name.endswith("_closed") else "must not show options"
+    return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None

@@ -1,0 +1,337 @@
+"""An adapter's folder, read before a model is touched: LoRA alone, safetensors alone, no pattern that hangs.
+
+    split_adapter("Qwen/Qwen2.5-VL-3B-Instruct+mine")     ("Qwen/Qwen2.5-VL-3B-Instruct", "mine")
+    split_adapter("mine")                                 (None, "mine"): on the base of whoever reads it
+    adapter = read_adapter("mine")                        its configuration and weights, checked
+
+Of adapter_config.json only the fields of `Config` reach PEFT: others can import a module, ask on the terminal
+whether to run code, or load another model.
+
+Source: our choice.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, Mapping, NamedTuple, Optional, Sequence, Union
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from finer1_lib.core.checkpoint_names import CONFIG, HUB_ID, is_folder, split_revision
+from finer1_lib.core.errors import CONTROL, UserError
+from finer1_lib.models.checkpoint_files import check_checkpoint, read_object, weight_files
+from finer1_lib.models.checkpoint_weights import open_weights, refuse_bad_weights
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # before every name in a file of PEFT's
+PATTERN_SECONDS = 10.0  # that all patterns of a configuration may take on all modules
+Rank = Annotated[int, Field(ge=1, le=8192)]
+Alpha = Annotated[FiniteFloat, Field(gt=0)]
+# of those that are left out, some run anew when an adapter is read, for hours or on files that they name
+Start = Annotated[str, Field(pattern=r"^(gaussian|orthogonal|eva|olora|pissa(_niter_[0-9]{1,2})?)$")]
+# of a model's modules one by one there are some hundreds; PEFT compares each with each
+Names = Union[str, Annotated[list[str], Field(max_length=4096)], None]
+# transformers before 4.52, and before it took over that layout: name of a module there -> here
+_LAYOUTS = (("language_model.model.", "model.language_model."), ("language_model.lm_head", "lm_head"),
+            ("visual.", "model.visual."), ("model.", "model.language_model."))  # fmt: skip
+# they change what the adapter computes, or import what they name
+_NOT_READ = ("layer_replication", "megatron_config", "alora_invocation_tokens", "arrow_config", "kasa_config",
+             "velora_config", "monteclora_config", "use_bdlora", "use_qalora")  # fmt: skip
+
+
+class Misfit(UserError):
+    """An adapter has weights for another model."""
+
+
+class Config(BaseModel):
+    """What is read of adapter_config.json; what else it holds is left out."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    peft_type: Literal["LORA"]
+    r: Rank = 8
+    lora_alpha: Alpha = 8
+    lora_dropout: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
+    target_modules: Names = None
+    exclude_modules: Names = None
+    target_parameters: Optional[list[str]] = None
+    modules_to_save: Optional[list[str]] = None
+    bias: Literal["none", "all", "lora_only"] = "none"
+    lora_bias: bool = False
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    init_lora_weights: Union[bool, Start, None] = True  # PiSSA and OLoRA change the base's weights by it
+    rank_pattern: Optional[dict[str, Rank]] = None
+    alpha_pattern: Optional[dict[str, Alpha]] = None
+    layers_to_transform: Union[int, list[int], None] = None
+    layers_pattern: Names = None
+    trainable_token_indices: Union[list[int], dict[str, list[int]], None] = None
+    ensure_weight_tying: bool = False
+    task_type: Optional[str] = None
+
+
+class Adapter(NamedTuple):
+    """An adapter as its files have it.
+
+    Attributes:
+        folder: where it lies.
+        config: the fields of `Config` that its file sets.
+        base: folder name or "owner/name[@revision]" that it was trained on; "" where it does not say.
+        weights: {name as PEFT writes it: torch tensor}.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    base: str
+    weights: dict[str, Any]
+
+
+def read_adapter(folder: "str | Path") -> Adapter:
+    """An adapter's configuration and weights.
+
+    Raises:
+        UserError: no such folder, no LoRA adapter, a damaged or cut file, a value of a wrong type, a pattern
+        that takes too long, or weights that are not finite.
+    """
+    folder = Path(folder).expanduser()
+    raw = _raw_config(folder)
+    config = _config(folder / CONFIG, raw)
+    weights = _read_weights(folder)
+    adapter = Adapter(folder, config, _recorded_base(raw), weights)
+    check_patterns(adapter, sorted({module_of(name) for name in weights}))
+    return adapter
+
+
+def _raw_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        hub = re.fullmatch(HUB_ID, str(folder))
+        how = f"download it (hf download {folder} --local-dir adapter) and name that folder" if hub else (
+            "run the notebook that trains it first, or name a folder that is there")
+        raise UserError(f"adapter folder {folder} does not exist: {how}")
+    if not (folder / CONFIG).is_file():
+        below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        give = f"; give {folder / below[-1]}" if below else ""
+        raise UserError(f"{folder} is no adapter: {CONFIG} is missing{give}")
+    return read_object(folder / CONFIG)
+
+
+def _config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    merge = "merge it into its base, and name the merged checkpoint"
+    kind = raw.get("peft_type")
+    if kind is None:
+        raise UserError(f"{path} names no peft_type: save the adapter again with PEFT")
+    if kind != "LORA":
+        raise UserError(f"{path.parent} is an adapter of the kind {str(kind)[:40]!r}, LORA alone is read: "
+                        f"{merge}")  # fmt: skip
+    if used := [name for name in _NOT_READ if raw.get(name)]:
+        raise UserError(f"{path} sets {used[0]}, which is not read: {merge}")
+    config = {name: raw[name] for name in Config.model_fields if raw.get(name) is not None}
+    try:
+        Config(**config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise UserError(f"{path}: {name} is {str(config[name])[:60]!r} ({first['msg']}): save the adapter "
+                        "again with PEFT, or write the right value") from error  # fmt: skip
+    return config
+
+
+def _recorded_base(raw: Mapping[str, Any]) -> str:
+    base, revision = raw.get("base_model_name_or_path"), raw.get("revision")
+    if not isinstance(base, str):
+        return ""
+    base = CONTROL.sub("?", base)
+    return f"{base}@{revision}" if isinstance(revision, str) and revision and "@" not in base else base
+
+
+def _read_weights(folder: Path) -> dict[str, Any]:
+    """{name: tensor}, the names as PEFT writes them."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = " (adapter_model.bin is a pickle, which could run code and is never read: save it again as"
+        pickled = f"{pickled} safetensors)" if (folder / "adapter_model.bin").exists() else ""
+        raise UserError(f"{folder} is no adapter: {WEIGHTS} is missing{pickled}")
+    with open_weights(path) as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}
+    weights = {PREFIX + name.removeprefix(PREFIX).replace(".default.", "."): tensor
+               for name, tensor in held.items()}
+    other = [name for name, tensor in held.items() if not tensor.is_floating_point()]
+    if other or len(weights) < len(held):
+        what = f"whole or complex numbers (first: {other[0]})" if other else "a weight under two names"
+        raise UserError(f"{path} holds {what}: copy or download the adapter again")
+    if not any(".lora_" in name for name in weights):
+        raise UserError(f"{path} holds no LoRA weights: copy or download the adapter again")
+    refuse_bad_weights(weights.items(), path)
+    return weights
+
+
+def module_of(name: str) -> str:
+    """The module that a weight belongs to: "model.visual.blocks.0.attn.qkv" of its lora_A."""
+    return re.split(r"\.lora_", name.removeprefix(PREFIX), maxsplit=1)[0]
+
+
+def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
+    """Refuse patterns that are none, or that take longer than `PATTERN_SECONDS` on these modules.
+
+    Tried out in a process of its own, which can be ended; PEFT then matches the very same.
+
+    Raises:
+        UserError: naming the file.
+    """
+    config = adapter.config
+
+    def several(name: str) -> list[str]:
+        found = config.get(name) or []
+        return [found] if isinstance(found, str) else list(found)
+
+    lists = ("target_modules", "exclude_modules")
+    whole = [config[name] for name in lists if isinstance(config.get(name), str)]
+    begun = [rf"(^|.*\.){one}($|\..*)" for one in several("modules_to_save")]
+    begun += [rf"(?:^|.*?\.){one}\.(?P<idx>\d+)\." for one in several("layers_pattern")]
+    begun += [rf"(.*\.)?({one})$" for one in (*several("rank_pattern"), *several("alpha_pattern"))]
+    code = ("import json, re, sys\nwhole, begun, names = json.load(sys.stdin)\n"
+            "for kind, patterns in (('fullmatch', whole), ('match', begun)):\n"
+            "    for one in map(re.compile, patterns):\n        [getattr(one, kind)(n) for n in names]")
+    if not whole and not begun:
+        return
+    path = adapter.folder / CONFIG
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code], input=json.dumps([whole, begun, list(modules)]),
+            capture_output=True, text=True, timeout=PATTERN_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{path}: its patterns of modules' names take longer than {PATTERN_SECONDS:g} s to "
+                        "match: write the names as a list") from None  # fmt: skip
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no match"])[-1]
+        raise UserError(f"{path}: a pattern of modules' names is wrong ({said}): write the names as a list")
+
+
+def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
+    """The adapter with the names of a model's modules, where an older transformers wrote them otherwise.
+
+    Args:
+        modules: names of the bare model's.
+
+    Raises:
+        Misfit: modules that the model does not have.
+        UserError: patterns that are wrong or take too long.
+    """
+    known = set(modules)
+    named = {module_of(name) for name in adapter.weights if ".lora_" in name}
+    if named <= known:
+        check_patterns(adapter, modules)
+        return adapter
+    if strangers := sorted(name for name in named if _new_name(name) not in known):
+        raise Misfit(f"it has weights for {len(strangers)} modules that are not there (first: "
+                     f"{strangers[0]})")  # fmt: skip
+    from peft import PeftConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.other import get_pattern_key
+
+    weights = {PREFIX + _new_name(name.removeprefix(PREFIX)): tensor
+               for name, tensor in adapter.weights.items()}
+    older = any(name.startswith("language_model.") for name in named)
+    old = {_old_name(module, older): module for module in modules}
+    check_patterns(adapter, list(old))
+    config, lora = dict(adapter.config), PeftConfig.from_peft_type(**adapter.config)
+    if config.get("target_modules") != "all-linear":  # as its patterns read the old names
+        targets = {was: now for was, now in old.items() if check_target_module_exists(lora, was)}
+        config["target_modules"] = sorted(targets.values())
+        for name in ("exclude_modules", "layers_to_transform", "layers_pattern"):
+            config.pop(name, None)
+        for name in ("rank_pattern", "alpha_pattern"):
+            given = config.get(name) or {}
+            keys = {now: get_pattern_key(given, was) for was, now in targets.items()}
+            config[name] = {f"^{re.escape(now)}": given[key] for now, key in keys.items() if key in given}
+    return adapter._replace(config=config, weights=weights)
+
+
+def check_base(adapter: Adapter, folder: "str | Path", checkpoint: str) -> None:
+    """Refuse an adapter for another model by the headers of a base's files, before either is loaded.
+
+    Args:
+        folder: of the base.
+        checkpoint: the base as given, for the message.
+
+    Raises:
+        UserError: weights for modules that the base does not have, or of another width.
+    """
+    shapes: dict[str, Any] = {"lm_head": None}  # often tied to the embeddings and left out
+    for file in weight_files(Path(folder)):
+        with open_weights(file) as weights:
+            for name in weights.keys():
+                here = weights.get_slice(name)
+                whole = here.get_dtype().startswith(("F", "BF"))  # quantised ones have shapes of their own
+                shapes[_new_name(name.removesuffix(".weight"))] = here.get_shape() if whole else None
+    for name, tensor in sorted(adapter.weights.items()):
+        side = next((side for side, half in enumerate((".lora_B.", ".lora_A.")) if half in name), None)
+        module = _new_name(module_of(name))
+        if side is None or shapes.get(module, 0) is None:
+            continue
+        if module not in shapes:
+            raise misfit(adapter, checkpoint, f"it has weights for {module_of(name)}, which is not there")
+        if len(shapes[module]) == 2 and tensor.shape[side] != shapes[module][side]:
+            raise misfit(adapter, checkpoint, f"{name} is of the width {tensor.shape[side]}, where "
+                                              f"{shapes[module][side]} is needed")  # fmt: skip
+
+
+def misfit(adapter: Adapter, checkpoint: str, reason: str) -> UserError:
+    """The error for an adapter that is not for this checkpoint."""
+    whose = f"it was trained on {adapter.base or 'a model that it does not name'}"
+    if adapter.base and not other_base(adapter.base, checkpoint):
+        whose = f"{adapter.base} has another size by now, or adapter_config.json is of other weights"
+    return UserError(f"adapter {adapter.folder} does not fit {checkpoint}: {reason}; {whose}")
+
+
+def _new_name(name: str) -> str:
+    if name.startswith(("model.language_model.", "model.visual.", "lm_head")):
+        return name
+    return next((now + name.removeprefix(was) for was, now in _LAYOUTS if name.startswith(was)), name)
+
+
+def _old_name(name: str, older: bool) -> str:
+    """The inverse of `_new_name` for one of the two old layouts."""
+    pairs = _LAYOUTS[:3] if older else _LAYOUTS[2:]
+    return next((was + name.removeprefix(now) for was, now in pairs if name.startswith(now)), name)
+
+
+def other_base(recorded: str, checkpoint: str) -> str:
+    """What to say where an adapter was trained on another base than it is put on; "" where it agrees.
+
+    Owners, places and 4-bit copies are left aside: a copy of a checkpoint is the same checkpoint.
+    """
+    mine, given = _plain_base(recorded), _plain_base(checkpoint)
+    if not recorded or (mine[0] == given[0] and (None in (mine[1], given[1]) or mine[1] == given[1])):
+        return ""
+    return (f"it was trained on {recorded} and is put on {checkpoint}: unless that is a copy of it, name its "
+            "own base (BASE+ADAPTER)")
+
+
+def _plain_base(text: str) -> tuple[str, Optional[str]]:
+    """(name in small letters, revision) of a Hub id, a folder, or a folder in the Hub's cache."""
+    name, revision = split_revision(text) if re.fullmatch(HUB_ID, text) else (text, None)
+    parts = [part for part in re.split(r"[/\\]", name) if part]
+    cached = [part.split("--")[-1] for part in parts if part.startswith("models--")]
+    last = (cached or parts or [""])[-1].lower()
+    return re.sub(r"(-unsloth)?-bnb-4bit$", "", last), None if is_folder(text) else revision
+
+
+def check_trained(folder: Path) -> str:
+    """What a training's folder holds; refuse one that is neither a PEFT adapter nor a whole checkpoint.
+
+    Returns:
+        "lora" for an adapter, "full" for a whole checkpoint.
+
+    Raises:
+        UserError: naming what is missing.
+    """
+
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists():
+        check_checkpoint(folder)
+        return "full"
+    read_adapter(folder)
+    return "lora"

@@ -1,0 +1,537 @@
+"""Images as vectors: any checkpoint whose model has `get_image_features`, and a store that survives a kill.
+
+    encoder = load_encoder("google/siglip-base-patch16-256")   # SigLIP, CLIP, ... or a Qwen2.5-VL
+    features = cached_features(encoder, image_root, image_ids, folder)          # (images, width) float32
+
+A `models.LoadedModel` is an encoder as it stands: its own vision tower, each image the mean of the merged
+patch features that the tower hands to the language model. Of a CLIP-like checkpoint the pooled vector is
+taken. Time is linear in the images; in memory are one batch of pictures and the vectors.
+
+Source: audit.md C4, C5 (the release names no encoder); all of this is our choice.
+
+The two towers of a CLIP-like checkpoint: pictures and texts as vectors of one space.
+
+CLIP, SigLIP and SigLIP 2 are read by transformers, EVA-CLIP (of which it has no class) by open_clip, the
+extra "clip". Both in float32, both from safetensors weights only.
+
+Source: SigLIP's texts are lower-cased and padded on the right to all its 64 tokens, as in its training (audit
+B2; big_vision); the rest is our choice.
+
+Sim(a, b) by a text encoder: the cosine of two embeddings, each text embedded once and in batches.
+
+    SigLIP, SigLIP 2  the text tower's pooled output; texts padded to all 64 tokens, which it attends to
+    CLIP              the projected text embedding
+    any other         the mean of the last layer's states over the tokens, as sentence encoders are read
+
+The release embeds one text at a time, four for each answer, and remembers none (audit B2).
+
+Source: release eval/evaluation.py, SigLIPTextSimilarity (which ignores weights of other sizes: refused here);
+second encoders: audit B2, F4; that others are mean-pooled is our choice, after Reimers and Gurevych 2019.
+"""
+
+import importlib.util
+import re
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, read_json
+from finer1_lib.core.hashing import digest, listing_digest
+from finer1_lib.core.images import load_image
+from finer1_lib.models.checkpoint_files import (
+    OPEN_CLIP_FILES,
+    loading,
+    local_copy,
+    need,
+    read_config,
+    read_object,
+)
+from finer1_lib.models.checkpoint_weights import load_model, open_weights, refuse_bad_weights, refuse_larger
+
+if TYPE_CHECKING:
+    import numpy
+
+BATCH = 16  # images of one forward pass
+CHUNK = 32 * BATCH  # images of one file: whole batches, so that a resumed run cuts the same ones
+
+
+def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) -> SimpleNamespace:
+    """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder, in float32.
+
+    Args:
+        checkpoint: a folder, or a Hub id "owner/name" or "owner/name@revision".
+        device: "auto" is the GPU where there is one, else the CPU.
+        texts: whether its text tower is needed too, with a tokenizer.
+
+    Returns:
+        What `image_features` needs of a `models.LoadedModel`: model, processor, device, checkpoint, adapter;
+        and tokenizer, None unless `texts`.
+
+    Raises:
+        UserError: nothing there, no image encoder, or weights of it that the checkpoint does not have.
+    """
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = {"local_files_only": True, "trust_remote_code": False}
+    with loading(checkpoint, "use as image_encoder"):
+        folder = local_copy(checkpoint)
+        model = load_model(AutoModel, folder, f"image_encoder {checkpoint!r}", dtype=torch.float32,
+                           whole=False, unused=() if texts else ("text_model.",))  # fmt: skip
+        processor = AutoImageProcessor.from_pretrained(folder, **where)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **where) if texts else None
+    for what in ("image", "text") if texts else ("image",):
+        if not hasattr(model, f"get_{what}_features"):
+            raise UserError(f"image_encoder {checkpoint!r} is a {type(model).__name__}, which has no {what} "
+                            "features of its own; use SigLIP, CLIP or the like")  # fmt: skip
+    if tokenizer is not None:
+        refuse_larger(tokenizer, model.config, checkpoint)
+    loaded = SimpleNamespace(
+        model=model.eval().to(device), processor=SimpleNamespace(image_processor=processor), device=device,
+        checkpoint=checkpoint, adapter=None, tokenizer=tokenizer)  # fmt: skip
+    with loading(checkpoint, "encode an image with"):
+        image_features(loaded, [Image.new("RGB", (64, 64))])
+    return loaded
+
+
+def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "numpy.ndarray":
+    """One vector per image, in batches: time linear in the images, memory bounded by one batch.
+
+    Args:
+        loaded: from `load_encoder`, or a `models.LoadedModel`; its processor resizes.
+        images: RGB images; an iterator is read batch by batch, so nobody need hold them all.
+        batch_size: images per batch; it does not change the result beyond rounding.
+
+    Returns:
+        (images, width) float32, not normalised.
+
+    Raises:
+        UserError: the features are not finite (a broken checkpoint), or not one per image.
+    """
+    import numpy
+    import torch
+
+    rows, batch = [], []
+
+    def encode() -> None:
+        inputs = loaded.processor.image_processor(images=batch, return_tensors="pt").to(loaded.device)
+        with torch.inference_mode():
+            pooled = loaded.model.get_image_features(**inputs, return_dict=True).pooler_output
+        if len(pooled) != len(batch):
+            raise UserError(f"{loaded.checkpoint}: {len(pooled)} image features for {len(batch)} images; "
+                            "choose another checkpoint")  # fmt: skip
+        for one in pooled:  # a vision-language model gives every image's tokens, CLIP and SigLIP a vector
+            rows.append((one.float().mean(0) if one.ndim == 2 else one.float()).cpu().numpy())
+        batch.clear()
+
+    training = loaded.model.training
+    loaded.model.eval()
+    try:
+        for image in images:
+            batch.append(image)
+            if len(batch) == batch_size:
+                encode()
+        if batch:
+            encode()
+    finally:
+        loaded.model.train(training)
+    features = numpy.stack(rows).astype("float32") if rows else numpy.zeros((0, 0), "float32")
+    if not numpy.isfinite(features).all():
+        raise UserError(f"{loaded.checkpoint}: its vision features are not finite; choose another checkpoint")
+    return features
+
+
+def cached_features(
+    loaded: Any, image_root, image_ids: Sequence[str], folder, *, progress: Optional[Callable] = None
+) -> "numpy.ndarray":
+    """`image_features` of files, stored in chunks: after a kill at most one chunk is encoded again.
+
+    The store is known by everything that decides its numbers (`feature_key`); one of other images, another
+    encoder or another pixel budget is thrown away.
+
+    Args:
+        loaded: as for `image_features`.
+        image_root: folder that the ids count from.
+        image_ids: in the order of the rows wanted.
+        folder: of the store, e.g. `stage.path("checkpoints/features")`; nothing else may lie in it.
+        progress: called as `progress(done, total)` after each image.
+
+    Returns:
+        (images, width) float32, bit for bit those of `image_features` in one go.
+
+    Raises:
+        UserError: of `load_image` and `image_features`.
+    """
+    image_ids = list(image_ids)
+
+    def pictures(start: int, stop: int) -> Iterator:
+        for done, image_id in enumerate(image_ids[start:stop], start + 1):
+            yield load_image(image_root, image_id)
+            if progress:
+                progress(done, len(image_ids))
+
+    return stored_rows(folder, feature_key(loaded, image_ids), len(image_ids),
+                       lambda start, stop: image_features(loaded, pictures(start, stop)))  # fmt: skip
+
+
+def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
+    """sha256 of what decides the features: weights, arithmetic, the processor with its pixel budget, ids."""
+    def weights(name: Optional[str]) -> Optional[str]:
+        return listing_digest(Path(name), deep=False) if name and Path(name).exists() else name
+
+    return digest({
+        "checkpoint": weights(loaded.checkpoint), "adapter": weights(loaded.adapter),
+        "commit": getattr(loaded.model.config, "_commit_hash", None),  # of a Hub id
+        "arithmetic": [str(loaded.device).split(":")[0], str(next(loaded.model.parameters()).dtype)],
+        "processor": loaded.processor.image_processor.to_json_string(), "images": list(image_ids),
+    })
+
+
+def stored_rows(
+    folder, key: str, count: int, compute: Callable[[int, int], "numpy.ndarray"]
+) -> "numpy.ndarray":
+    """(count, width) rows that `compute(start, stop)` gives chunk by chunk, each written when it is there."""
+    import numpy
+    from safetensors.numpy import load_file, save
+
+    folder, rows = Path(folder), numpy.zeros((0, 0), "float32")
+    if read_json(folder / "about.json").get("key") != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        atomic_write_json(folder / "about.json", {"key": key, "images": count, "chunk": CHUNK})
+    for start in range(0, count, CHUNK):
+        stop, path = min(start + CHUNK, count), folder / f"{start:08d}.safetensors"
+        if not path.exists():
+            atomic_write_bytes(path, save({"features": compute(start, stop)}))
+        chunk = load_file(path)["features"]
+        rows = rows if start else numpy.empty((count, chunk.shape[1]), chunk.dtype)
+        rows[start:stop] = chunk
+    return rows
+
+
+class TransformersTowers:
+    """Both towers of a CLIP- or SigLIP-like checkpoint that transformers has a class for.
+
+    Raises:
+        UserError: as `image_encoders.load_encoder`, or no text tower.
+    """
+
+    def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
+        self._loaded = load_encoder(checkpoint, device=device, texts=True)
+        self._batch_size = batch_size
+        # SigLIP attends to its padding, so the padding is part of what it reads; CLIP's is never looked at
+        self._siglip = self._loaded.model.config.model_type.startswith("siglip")
+        _try(self, checkpoint)
+
+    def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
+        """(images, width) float32, not normalised."""
+        return image_features(self._loaded, images, self._batch_size)
+
+    def texts(self, texts: Sequence[str]) -> "numpy.ndarray":
+        """(texts, width) float32, not normalised."""
+        import torch
+
+        tower = self._loaded.model.config.text_config
+        if self._siglip:
+            texts, padding = [text.lower() for text in texts], "max_length"
+        else:
+            padding = True
+        inputs = self._loaded.tokenizer(
+            list(texts), padding=padding, padding_side="right", truncation=True,
+            max_length=tower.max_position_embeddings, return_tensors="pt")  # fmt: skip
+        inputs = inputs.to(self._loaded.device)
+        read = {"input_ids": inputs["input_ids"]}
+        if not self._siglip:
+            read["attention_mask"] = inputs["attention_mask"]
+        with torch.inference_mode():
+            pooled = self._loaded.model.get_text_features(**read, return_dict=True).pooler_output
+        return pooled.float().cpu().numpy()
+
+
+class OpenClipTowers:
+    """Both towers of a checkpoint in open_clip's own format, with its preprocessing and tokenizer.
+
+    Only `open_clip_config.json`, safetensors weights and the tokenizer are fetched or read: open_clip itself
+    would take pickled weights where it finds no others.
+
+    Raises:
+        UserError: open_clip is not installed, nothing there, or no safetensors weights.
+    """
+
+    def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
+        import torch
+
+        if importlib.util.find_spec("open_clip") is None:
+            raise UserError(f'{checkpoint} is read by open_clip: install the kit with its extra "clip"')
+        folder = local_copy(checkpoint)
+        check_open_clip(Path(folder))
+        import open_clip
+
+        self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self._batch_size = batch_size
+        with loading(checkpoint):
+            self._model, _, self._prepare = open_clip.create_model_and_transforms(
+                f"local-dir:{folder}", device=self._device, require_pretrained=True)
+            refuse_bad_weights(self._model.state_dict().items(), checkpoint)
+            self._tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        self._model.eval()
+        _try(self, checkpoint)
+
+    def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
+        """(images, width) float32, not normalised."""
+        import torch
+
+        found = []
+        for start in range(0, len(images), self._batch_size):
+            batch = torch.stack([self._prepare(image) for image in images[start : start + self._batch_size]])
+            with torch.inference_mode():
+                found.append(self._model.encode_image(batch.to(self._device)).float().cpu())
+        return torch.cat(found).numpy()
+
+    def texts(self, texts: Sequence[str]) -> "numpy.ndarray":
+        """(texts, width) float32, not normalised."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
+        return found.float().cpu().numpy()
+
+
+def _try(towers: Any, checkpoint: str) -> None:
+    """One image and one text, so that preprocessing that cannot work is refused before any question."""
+    from PIL import Image
+
+    with loading(checkpoint, "encode an image and a text with"):
+        towers.pictures([Image.new("RGB", (64, 64))])
+        towers.texts(["a wren"])
+
+
+def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
+    """Refuse a config of open_clip's with anything but numbers and words of the two towers.
+
+    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories. With `numbers`
+    its weights are looked at too, one by one.
+
+    Raises:
+        UserError: a file is missing, or naming the first key that is not on the list.
+    """
+    for names in (("open_clip_config.json",), OPEN_CLIP_FILES):
+        need(folder, "|".join(names), "no checkpoint of open_clip's that can be read safely")
+    path = folder / "open_clip_config.json"
+    config = read_object(path)
+    model = _known(path, config.get("model_cfg"), "model_cfg", _MODEL)
+    _known(path, config.get("preprocess_cfg", {}), "preprocess_cfg", _PREPROCESS)
+    _known(path, model.get("vision_cfg"), "vision_cfg", _VISION)
+    text = _known(path, model.get("text_cfg"), "text_cfg", _TEXT)
+    _known(path, text.get("tokenizer_kwargs", {}), "tokenizer_kwargs", _TOKENIZER)
+    for part in ("vision_cfg", "text_cfg"):
+        for kind in ("act_kwargs", "norm_kwargs"):
+            _known(path, model[part].get(kind) or {}, kind, _LAYER)
+    timm = model["vision_cfg"].get("timm_model_name", "")
+    if timm is not None and not re.fullmatch(r"[\w.]*", str(timm)):
+        raise UserError(f"{path} sets timm_model_name to {timm!r}; the name of a model of timm's is wanted")
+    file = next(folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file())
+    if numbers:
+        with open_weights(file) as weights:
+            refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
+
+
+def _known(path: Path, part: Any, name: str, keys: str) -> dict:
+    """A part of the config, with known keys alone."""
+    if not isinstance(part, dict):
+        raise UserError(f"{path} has no object {name}; copy or download the checkpoint again")
+    if foreign := sorted(set(part) - set(keys.split())):
+        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here; take a checkpoint"
+                        " whose towers open_clip builds itself")
+    return part
+
+
+# What of a config open_clip may see. Left out: towers of transformers' (hf_model_name) and decoders.
+_MODEL = ("embed_dim vision_cfg text_cfg quick_gelu custom_text init_logit_scale init_logit_bias "
+          "nonscalar_logit_scale output_dict")  # fmt: skip
+_PREPROCESS = "size mode mean std interpolation resize_mode fill_color"
+_BLOCK = ("layers width mlp_ratio ls_init_value pool_type output_tokens act_kwargs norm_kwargs block_type "
+          "qk_norm scaled_cosine_attn scale_heads scale_attn_inner scale_attn scale_fc "
+          "final_ln_after_pool ")  # fmt: skip
+_VISION = _BLOCK + (
+    "head_width patch_size image_size patch_dropout attentional_pool attn_pooler_queries attn_pooler_heads "
+    "no_ln_pre pos_embed_type timm_model_name timm_model_pretrained timm_pool timm_proj timm_proj_bias "
+    "timm_drop timm_drop_path")
+_TEXT = _BLOCK + (
+    "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id eos_id "
+    "no_causal_mask proj_bias proj_type")
+_TOKENIZER = "clean strip_sep_token language lower reduction_mask"
+_LAYER = "eps elementwise_affine bias approximate"
+TOWERS = {"transformers": TransformersTowers, "open_clip": OpenClipTowers}
+SIGLIP = "google/siglip-base-patch16-256"  # [P] Section 4.1
+SIGLIP_LENGTH = 64  # [R] every text is padded to 64 tokens, as in SigLIP's training
+LONGEST = 512  # tokens of any other encoder
+KEPT = 16_384  # embeddings: of 768 numbers each 50 MB, far more than a data set has names
+AHEAD = 16  # batches embedded at a time
+
+
+class EncoderSimilarity:
+    """Cosine of two texts' embeddings by a checkpoint that transformers has a class for.
+
+    What `prepare` is told waits, and is embedded in long batches as soon as the first of it is asked for, in
+    the order told: a file of any length needs the memory of `KEPT` embeddings and no more.
+
+    Args:
+        checkpoint: folder, "owner/name" or "owner/name@revision".
+        batch_size: texts a forward pass.
+        lower_case: whether texts are put into small letters first.
+        device: a torch device.
+        kept: embeddings remembered, the least recently used forgotten first.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, leaves weights newly initialised, has no tokenizer or is
+            no text encoder; a SigLIP that reads fewer than 64 tokens.
+    """
+
+    def __init__(
+        self, checkpoint: str, *, batch_size: int = 64, lower_case: bool = False, device: str = "cpu",
+        kept: int = KEPT,
+    ) -> None:  # fmt: skip
+        self.name = f"encoder{'_lower' if lower_case else ''}:{checkpoint}"
+        self._embed = _open(checkpoint, device)
+        self._batch_size, self._lower_case = batch_size, lower_case
+        self._kept = max(kept, 4 * AHEAD * batch_size)  # what was embedded ahead must still be there
+        self._vectors: OrderedDict[str, Any] = OrderedDict()
+        self._waiting: dict[str, None] = {}
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Note texts that will be asked for."""
+        for text in texts:
+            key = self._key(text)
+            if key not in self._vectors:
+                self._waiting[key] = None
+
+    def __call__(self, a: str, b: str) -> float:
+        """Cosine of the two embeddings, in [-1, 1]; exactly 1 for equal texts."""
+        one, two = self._key(a), self._key(b)
+        return 1.0 if one == two else float(self._vector(one) @ self._vector(two))
+
+    def _key(self, text: str) -> str:
+        return text.lower() if self._lower_case else text
+
+    def _vector(self, key: str) -> Any:
+        if key not in self._vectors:
+            self._embed_with_next(key)
+        self._vectors.move_to_end(key)
+        return self._vectors[key]
+
+    def _embed_with_next(self, key: str) -> None:
+        """Embed a text together with those that wait in front, and forget the oldest."""
+        self._waiting.pop(key, None)
+        chosen = [key]
+        for _ in range(min(len(self._waiting), AHEAD * self._batch_size - 1)):
+            chosen.append(next(iter(self._waiting)))
+            del self._waiting[chosen[-1]]
+        alike = sorted(chosen, key=lambda text: (len(text), text))  # in length: little padding
+        for start in range(0, len(alike), self._batch_size):
+            batch = alike[start : start + self._batch_size]
+            self._vectors.update(zip(batch, self._embed(batch)))
+        for text in chosen:  # the order in which they will be asked for, so in which they may be forgotten
+            self._vectors.move_to_end(text)
+        while len(self._vectors) > self._kept:
+            self._vectors.popitem(last=False)
+
+
+class SiglipSimilarity(EncoderSimilarity):
+    """`EncoderSimilarity` by the paper's text tower.
+
+    Args:
+        checkpoint: another SigLIP in its place.
+        lower_case: SigLIP was trained on lower-cased text; the release does not lower-case, so False is its
+            way.
+        options: as for `EncoderSimilarity`.
+    """
+
+    def __init__(self, checkpoint: str = SIGLIP, *, lower_case: bool = False, **options: Any) -> None:
+        super().__init__(checkpoint, lower_case=lower_case, **options)
+        self.name = "siglip_lower" if lower_case else "siglip"
+
+
+def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
+    """texts -> (texts, width) float32 unit vectors on the CPU."""
+    config = read_config(checkpoint)
+    kind = config.model_type.removesuffix("_text_model")
+    read, tower, pool = _READ.get(kind, (_mean_pooled, "AutoModel", False))
+    if pool and hasattr(config, "text_config"):
+        if kind == "clip":  # the tower alone looks for the width of its projection in its own part
+            config.text_config.projection_dim = config.projection_dim
+        config = config.text_config
+    tokenizer, model = _load(checkpoint, tower, config, ignored=() if pool else ("pooler.",))
+    length = _length(checkpoint, kind, tokenizer, model.config)
+    refuse_larger(tokenizer, model.config, checkpoint)
+    model.eval().to(device)
+
+    def embed(texts: list[str]) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(read(model, tokenizer, texts, length).float(), dim=-1).cpu()
+
+    try:
+        embed(["a"])  # a decoder of pictures or a model that wants more than text says so now
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{checkpoint!r} is no text encoder ({type(error).__name__} at the first text): "
+                        f"take a CLIP, a SigLIP or a sentence encoder") from error  # fmt: skip
+    return embed
+
+
+def _load(checkpoint: str, tower: str, config: Any, ignored: tuple[str, ...]) -> tuple[Any, Any]:
+    """(tokenizer, text tower), every weight of which was in the checkpoint."""
+    import transformers
+
+    with loading(checkpoint):
+        folder = local_copy(checkpoint)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False)
+        return tokenizer, load_model(getattr(transformers, tower), folder, checkpoint, config=config,
+                                     unused=ignored, whole=False)  # fmt: skip
+
+
+def _length(checkpoint: str, kind: str, tokenizer: Any, config: Any) -> int:
+    """Tokens that the tower reads."""
+    read = getattr(getattr(config, "text_config", config), "max_position_embeddings", None) or LONGEST
+    if kind.startswith("siglip"):
+        if read < SIGLIP_LENGTH:
+            raise UserError(f"{checkpoint!r} reads {read} tokens, the metric needs {SIGLIP_LENGTH}: "
+                            f"use {SIGLIP}")  # fmt: skip
+        return SIGLIP_LENGTH
+    return min(read, tokenizer.model_max_length, LONGEST)
+
+
+def _padded(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
+    """SigLIP attends to its padding: no attention mask, as in the release."""
+    inputs = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    return model(input_ids=inputs["input_ids"].to(model.device)).pooler_output
+
+
+def _projected(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
+    return model(**_tokens(model, tokenizer, texts, length)).text_embeds
+
+
+def _mean_pooled(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
+    inputs = _tokens(model, tokenizer, texts, length)
+    states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(-1)
+    return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def _tokens(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+    return inputs.to(model.device)
+
+
+# how a tower is read, transformers' class of it, and whether its pooling has weights that we use
+_READ: dict[str, tuple[Callable[..., Any], str, bool]] = {
+    "siglip": (_padded, "SiglipTextModel", True),
+    "siglip2": (_padded, "Siglip2TextModel", True),
+    "clip": (_projected, "CLIPTextModelWithProjection", True),
+}

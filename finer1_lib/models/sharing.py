@@ -1,0 +1,247 @@
+"""What rollouts of one prompt have in common is computed once: the picture's features, and the prompt itself.
+
+    8 rollouts over one picture: 1 pass of the vision tower, 1 of the language model over the prompt,
+                                 8 over the completions, which attend to the prompt's keys and values
+
+Rows have a prompt in common where they share one `Encoded` OBJECT; equal contents in two objects are two
+prompts. The results are those of the plain path to float rounding, gradients included: it is the same sum in
+another order (a test compares).
+
+Of a frozen vision tower the features are also kept, as long as the pixels they came from live: scoring after
+sampling, and the second update of a rollout batch, find them there. Each picture is then computed alone, so
+that its features do not depend on its company and a resumed run finds the same digits.
+
+Source: our choice (issue: once per distinct image of a group; shared prefill); the calls of the model as in
+transformers' Qwen2_5_VLModel.forward.
+"""
+
+import functools
+import math
+import weakref
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
+
+from finer1_lib.models.encoding import Encoded, pad
+
+if TYPE_CHECKING:
+    import torch
+
+ROOM = 64  # tokens a cache grows by: keys and values are copied once in so many steps, not in every one
+_KEPT: "weakref.WeakKeyDictionary[Any, tuple]" = weakref.WeakKeyDictionary()  # tower -> (its state, features)
+
+
+def unwrap_base(model: Any) -> Any:
+    """The Qwen2_5_VLForConditionalGeneration inside a PeftModel, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def forget_positions(model: Any) -> None:
+    """Drop the M-RoPE offsets that the last forward left in the model: they belong to that batch alone."""
+    for module in model.modules():
+        if hasattr(module, "rope_deltas"):
+            module.rope_deltas = None
+
+
+def distinct(rows: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """The different objects among rows, in order of appearance, and the place of each row's among them."""
+    places: dict[int, int] = {}
+    where = [places.setdefault(id(row), len(places)) for row in rows]
+    return list({id(row): row for row in rows}.values()), where
+
+
+def shares_prompts(base: Any) -> bool:
+    """Whether this model can go on from a prompt that was computed before.
+
+    Two cannot, and say so by a property of theirs. While it trains with gradient checkpointing, a block of
+    transformers runs without a cache. Unsloth's model (the one with `for_inference`) makes a cache of a fixed
+    size of its own in `generate`, and trains with its own checkpointing.
+    """
+    checkpointing = base.training and base.is_gradient_checkpointing
+    return not checkpointing and not hasattr(base, "for_inference")
+
+
+# Pictures ----------------------------------------------------
+
+
+def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Tensor":
+    """The (B, L, D) input embeddings of a batch, with every row's picture features in place.
+
+    Args:
+        ids: (B, L) padded ids.
+        rows: the B prompts in the batch's order; those without a picture may be among them.
+
+    Raises:
+        ValueError: a number of image tokens that does not fit the pictures.
+    """
+    import torch
+
+    embedded = base.get_input_embeddings()(ids)
+    here = ids == base.config.image_token_id
+    pictured = [row for row in rows if row.pixels is not None]
+    pixels, where = distinct([row.pixels for row in pictured])
+    first = {id(row.pixels): row for row in pictured}
+    features = picture_features(base, [first[id(tensor)] for tensor in pixels])
+    found, given = int(here.sum()), sum(len(features[k]) for k in where)
+    if found != given:
+        raise ValueError(f"{found} image tokens in the batch, but features for {given}")
+    if not where:
+        return embedded
+    placed = torch.cat([features[k] for k in where]).to(embedded.dtype)
+    return embedded.masked_scatter(here[..., None].expand_as(embedded), placed)
+
+
+def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
+    """The (image tokens, D) output of vision tower and merger for each row's pictures, which none shares.
+
+    With anything in the tower that trains, or may be switched off (an adapter), it is computed anew, all rows
+    in one pass and with gradient. Features of a frozen tower are kept while its weights stay untouched.
+    """
+    import torch
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    tower = base.model.visual
+    weights = list(tower.named_parameters())
+    if any(weight.requires_grad or "lora_" in name for name, weight in weights):
+        _KEPT.pop(tower, None)
+        return _tower(base, rows) if rows else []
+    device = weights[0][1].device
+    state = (torch.is_autocast_enabled(device.type),
+             tuple((weight.data_ptr(), weight._version) for _, weight in weights))
+    if tower not in _KEPT or _KEPT[tower][0] != state:
+        _KEPT[tower] = (state, WeakTensorKeyDictionary())
+    kept = _KEPT[tower][1]
+    with torch.no_grad():
+        for row in rows:
+            if row.pixels not in kept:
+                kept[row.pixels] = _tower(base, [row])[0]
+    return [kept[row.pixels] for row in rows]
+
+
+def _tower(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
+    """One pass of the tower over all pictures of all rows; one tensor a row."""
+    import torch
+
+    device = next(base.model.visual.parameters()).device
+    pixels = torch.cat([row.pixels for row in rows]).to(device)
+    pictures = iter(base.model.get_image_features(
+        pixels, torch.cat([row.grid for row in rows]).to(device)).pooler_output)
+    return [torch.cat([next(pictures) for _ in row.grid]) for row in rows]
+
+
+def positions(
+    base: Any, ids: "torch.Tensor", mask: "torch.Tensor", rows: Sequence[Encoded]
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """M-RoPE positions by the model's rule: (3, B, L), and what to add to a later token's place, (B, 1)."""
+    import torch
+
+    grids = [row.grid for row in rows if row.grid is not None]
+    return base.model.get_rope_index(
+        ids, (ids == base.config.image_token_id).int(), torch.cat(grids).to(ids.device) if grids else None,
+        attention_mask=mask)
+
+
+# Prompts -----------------------------------------------------
+
+
+class Prompts(NamedTuple):
+    """Prompts that the model has read but for their last token, one row for each that was asked for.
+
+    Attributes:
+        cache: keys and values of all tokens but the last.
+        mask: (B, P), left-padded.
+        last_ids: (B, 1) the last token of each.
+        last_positions: (3, B, 1) its M-RoPE position.
+    """
+
+    cache: Any
+    mask: "torch.Tensor"
+    last_ids: "torch.Tensor"
+    last_positions: "torch.Tensor"
+
+
+def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache: Any) -> Prompts:
+    """Run the model over each distinct prompt once, and hand its keys and values to every row that has it.
+
+    The last token is left to whoever goes on: it is the input that predicts the first new one.
+
+    Args:
+        base: its M-RoPE offsets are left as `generate` needs them.
+        prompts: B prompts of at least two tokens.
+        cache: an empty cache; gradients flow through transformers' own `DynamicCache`.
+    """
+    import torch
+
+    rows, where = distinct(prompts)
+    device = base.get_input_embeddings().weight.device
+    ids, mask = (t.to(device) for t in pad([row.ids for row in rows], pad_token_id, "left"))
+    embedded = embed(base, ids, rows)
+    places, offsets = positions(base, ids, mask, rows)
+    base.model(
+        inputs_embeds=embedded[:, :-1], attention_mask=mask[:, :-1], position_ids=places[:, :, :-1],
+        past_key_values=cache, use_cache=True)
+    pick = torch.tensor(where, device=device)
+    cache.batch_select_indices(pick)
+    base.model.rope_deltas = offsets[pick]
+    return Prompts(cache, mask[pick], ids[pick, -1:], places[:, pick, -1:])
+
+
+def roomy_cache(base: Any) -> Any:
+    """A cache for `generate` that copies its contents once in `ROOM` tokens, not at each; no gradients."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = _roomy_layer()
+    return cache
+
+
+@functools.lru_cache(maxsize=None)
+def _roomy_layer() -> type:
+    """The layer's class, made on first use so that importing this module does not import transformers."""
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        """Keys and values are views of a larger piece of memory; the same values as DynamicLayer's."""
+
+        def update(self, key_states, value_states, *args, **kwargs):
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+                self.held = []
+            old = self.get_seq_length()
+            new = old + key_states.shape[-2]
+            if not self.held or self.held[0].shape[0] != len(key_states) or self.held[0].shape[-2] < new:
+                batch, heads, _, width = key_states.shape
+                self.held = [states.new_empty(batch, heads, new + ROOM, states.shape[-1])
+                             for states in (key_states, value_states)]
+                if old:
+                    self.held[0][:, :, :old], self.held[1][:, :, :old] = self.keys, self.values
+            for held, states in zip(self.held, (key_states, value_states)):
+                held[:, :, old:new] = states
+            self.keys, self.values = (held[:, :, :new] for held in self.held)
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices):
+            super().batch_select_indices(indices)
+            self.held = []  # the selection lies elsewhere
+
+    return RoomyLayer
+
+
+# Rows that stay together -------------------------------------
+
+
+def bundle(rows: Mapping[str, Any], group_size: int, micro_batch_size: int) -> dict[str, Any]:
+    """A rollout batch whose first dimension is bundles of rows, for TRL to shuffle and split.
+
+    Were that dimension rows, TRL would scatter a group over all micro-batches, where it could share nothing.
+    A bundle is as large as divides both sizes; `rows` are (B, ...) tensors, lists of B and single numbers.
+    """
+    size = math.gcd(group_size, micro_batch_size)
+    return {
+        name: [value[k : k + size] for k in range(0, len(value), size)] if isinstance(value, list)
+        else value.unflatten(0, (-1, size)) if value.ndim else value for name, value in rows.items()}
+
+
+def unbundle(bundles: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of `bundle` again."""
+    return {
+        name: [row for part in value for row in part] if isinstance(value, list)
+        else value.flatten(0, 1) if value.ndim else value for name, value in bundles.items()}

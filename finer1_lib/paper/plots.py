@@ -1,0 +1,151 @@
+"""Figure 3 of the paper, drawn with a run's own numbers: its bars, and which of its orderings hold.
+
+The paper's values are not in these figures: of the paper there are the choice of the bars, their order and,
+in `ordering_lines`, the side on which it has a difference.
+
+Source: paper Figure 3a and 3c; the drawing is our choice.
+"""
+
+from typing import Mapping, Optional
+
+from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, percent_axis
+from finer1_lib.core.statistics import has_interval
+from finer1_lib.evaluation.plots import value_bar
+from finer1_lib.training.methods import label_of
+
+VERDICTS = {  # (colour, marker, filled, words): no model's colours, apart in grey as well
+    "holds": ("#1A1A1A", "o", True, "the paper's ordering holds"),
+    "reversed": ("#C2185B", "s", True, "reversed"),
+    "cannot tell": ("#777777", "D", False, "cannot tell"),
+}
+_SIDE = "#E4E4E4"  # the half of a line on which the paper has the difference
+
+
+def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
+    """One figure of the paper in our run: bars with 95 % intervals, seen on the left and unseen on the right.
+
+    Args:
+        df: of `orderings.bars_of`: figure, bar, model, setting, scorer, metric, categories, variant, value,
+            low, high (fractions; low and high may be missing), n, seed.
+        labels: {model: label}; the paper's name of a bar stands below ours.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no bars.
+    """
+    import matplotlib.pyplot as plt
+
+    if df.empty:
+        raise ValueError("no bars: none of the figure's models was evaluated")
+    first, models = df.iloc[0], list(dict.fromkeys(df["model"]))
+    names = {row.model: f"{label_of(row.model, labels)}\n({row.bar})" for row in df.itertuples()}
+    size = (12.6, 0.66 * len(models) + 2.0)
+    fig, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    for axis, (kind, words) in zip(axes, CATEGORY_LABELS.items()):
+        part = df[df["categories"] == kind].set_index("model")
+        counts = " to ".join(str(n) for n in dict.fromkeys((part["n"].min(), part["n"].max())))
+        axis.set_title(f"{words}, n = {counts}", fontsize=14)
+        for place, model in enumerate(models):
+            if model in part.index:
+                value_bar(axis, place, part.loc[model])
+        axis.set_yticks(range(len(models)), [names[model] for model in models], fontsize=12)
+        axis.set_ylim(len(models) - 0.4, -0.6)  # the first bar at the top
+        percent_axis(axis, 0, 112, labelsize=12)
+        axis.set_xlabel(f"{first['metric'].replace('_', ' ')} (%)", fontsize=13)
+    scorer = f"{first['scorer']} scorer" + (f", similarity {first['variant']}" if first["variant"] else "")
+    world = SETTING_LABELS[first["setting"]]
+    told = f"{world}, {scorer}, seed {first['seed']}, 95 % intervals over sub-categories"
+    fig.suptitle(f"The bars of the paper's {first['figure']} in this run\n{told}", fontsize=15)
+    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
+    return fig
+
+
+def ordering_lines(df, told: str = ""):
+    """One line an ordering: our difference with its interval, and the side on which the paper has it.
+
+    Args:
+        df: of `orderings.table` (or of `finer1 seeds`): figure, claim, categories, paper_difference (its sign
+            and whether it is below a point are all that is used), difference, low, high, holds.
+        told: the second line of the title: scorer, seeds.
+
+    Returns:
+        The figure; seen on the left, unseen on the right, a line for the same two models in both.
+
+    Raises:
+        ValueError: no orderings.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    if df.empty:
+        raise ValueError("no orderings: fewer than two models of a figure were evaluated")
+    pairs = list(dict.fromkeys(zip(df["figure"], df["first"], df["second"])))
+    names = {key: _versus(part) for key, part in df.groupby(["figure", "first", "second"], sort=False)}
+    size = (12.6, 0.37 * len(pairs) + 2.2)
+    fig, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    for axis, (kind, words) in zip(axes, CATEGORY_LABELS.items()):
+        for row in df[df["categories"] == kind].itertuples():
+            _line(axis, pairs.index((row.figure, row.first, row.second)), row)
+        for place in range(1, len(pairs)):
+            if pairs[place][0] != pairs[place - 1][0]:  # another figure begins
+                axis.axhline(place - 0.5, color="black", linewidth=1.0)
+        axis.axvline(0, color="black", linewidth=1.2)
+        axis.set_title(words, fontsize=14)
+        axis.set_xlim(-118, 118)
+        axis.set_xticks([-100, -50, 0, 50, 100])
+        axis.set_ylim(len(pairs) - 0.5, -0.5)
+        axis.tick_params(axis="x", labelsize=12)
+        axis.set_xlabel("our difference, first minus second, in points", fontsize=13)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(pairs)), [names[key] for key in pairs], fontsize=12)
+    marks = [Line2D([], [], color=colour, marker=marker, markersize=9, linewidth=3, label=words,
+                    markerfacecolor=colour if filled else "white")
+             for colour, marker, filled, words in VERDICTS.values()]
+    tiny = "the same, by less than 1 point"
+    sides = [Patch(facecolor=_SIDE, label="the paper's side"),
+             Patch(facecolor="white", edgecolor="#999999", hatch="///", label=tiny)]
+    title = "The paper's orderings in this world: accuracy (3a, 3b), relative semantic similarity (3c)"
+    fig.suptitle(title + (f"\n{told}" if told else ""), fontsize=15)
+    fig.legend(handles=[*marks, *sides], loc="outside lower center", ncols=5, fontsize=12, frameon=False)
+    plt.close(fig)
+    return fig
+
+
+def _versus(part) -> str:
+    """"SFT vs Zero-shot   3a" of the claim "SFT above Zero-shot"."""
+    row = part.iloc[0]
+    first, second = row["claim"].replace(" below ", " above ").split(" above ")
+    return f"{first} vs {second}   {row['figure'].removeprefix('Figure ')}"
+
+
+def _line(axis, place: int, row) -> None:
+    from matplotlib.patheffects import withStroke
+
+    from finer1_lib.paper.orderings import TINY
+
+    left = -118 if row.paper_difference < 0 else 0
+    tiny = abs(row.paper_difference) < TINY
+    axis.barh(place, 118, left=left, height=0.86, color="white" if tiny else _SIDE, zorder=0,
+              hatch="///" if tiny else None, edgecolor="#CCCCCC" if tiny else _SIDE, linewidth=0)
+    colour, marker, filled, _ = VERDICTS[row.holds]
+    ends = [row.difference]
+    if has_interval(row.low):
+        ends += [row.low, row.high]
+        axis.plot([100 * row.low, 100 * row.high], [place] * 2, color=colour, linewidth=3,
+                  solid_capstyle="butt")
+    axis.plot(100 * row.difference, place, marker=marker, color=colour, markersize=6, markeredgewidth=1.8,
+              markerfacecolor=colour if filled else "white", zorder=3)
+    ends = [100 * end for end in ends]
+    right = row.difference >= 0 and max(ends) < 90 or min(ends) < -90
+    axis.text(max(ends) + 4 if right else min(ends) - 4, place, _signed(100 * row.difference), fontsize=12,
+              va="center", ha="left" if right else "right",
+              path_effects=[withStroke(linewidth=3, foreground="white")])
+
+
+def _signed(points: float) -> str:
+    """"+7", "-7", and "0" without a sign."""
+    text = f"{points:+.0f}"
+    return "0" if text in ("+0", "-0") else text

@@ -1,0 +1,303 @@
+"""The release's evaluation files: which sub-categories are seen and unseen, and every question asked of them.
+
+A data set has two files of JSON lines, `bird_seen.jsonl` and `bird_unseen.jsonl`:
+
+    {"image_path": "bird_200/images/001.Black_footed_Albatross/..jpg", "question": "What kind of bird is it?",
+     "options": ["Black Footed Albatross", .., .., ..], "ground_truth": "Black Footed Albatross"}
+
+They are read from a checkout, from their folder or from its address, checked as a whole, and aligned with the
+pictures on the disk by file name; one label that differs refuses the alignment:
+
+    files = read_lists("FineR1_ICLR2026", ["bird", "pet"], cache="cache")
+    table = assign_shots(table, files.lists, seed=0, num_shots=4)
+    items = release_items(files, table)
+
+Source: the release's files (data.md 2: counts, name rules, truth always first); the checks are our choice.
+
+The release's evaluation questions, read as they are: only their form is checked.
+
+So the traps in them can be counted. What an evaluation reads is `evaluation_files.read_lists`, which refuses
+files that are not as they should be.
+
+Source: the release's eval/data/*.jsonl (data.md 2).
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import atomic_write_bytes, parse_json
+from finer1_lib.core.network import client_options, settings_named
+from finer1_lib.data.data_sets.catalogue import DATA_SETS
+from finer1_lib.data.data_sets.release_paths import find_pictures
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Question(NamedTuple):
+    """A line of an evaluation file, with the data set and the side that the file's name says."""
+
+    data_set: str
+    categories: str
+    image_path: str
+    question: str
+    options: tuple[str, ...]
+    truth: str
+
+
+def find_questions(folder: "str | Path", word: str, kind: str, must: bool = True) -> Optional[Path]:
+    """The file of a data set's "seen" or "unseen" questions; None (or a UserError) if it is not there."""
+    name = f"{word}_{kind}.jsonl"
+    places = [Path(folder).expanduser() / "eval" / "data" / name, Path(folder).expanduser() / name]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None and must:
+        raise UserError(f"{name} is neither in {folder} nor in its eval/data; give a checkout of the release")
+    return found
+
+
+def read_questions(path: Path, word: str, kind: str) -> list[Question]:
+    """A file's questions; only their form is checked."""
+    questions = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line.decode("utf-8"))
+            texts = [row[key] for key in ("image_path", "question", "ground_truth")]
+            options = tuple(row["options"]) if isinstance(row["options"], list) else ()
+        except (ValueError, KeyError, TypeError):
+            texts, options = [], ()
+        if not options or not all(isinstance(text, str) and text for text in (*texts, *options)):
+            raise UserError(f"{path}, line {number}: not a question with image_path, question, options and "
+                            "ground_truth; take the release's file as it is")  # fmt: skip
+        questions.append(Question(word, kind, texts[0], texts[1], options, texts[2]))
+    if not questions:
+        raise UserError(f"{path}: no questions; take the release's file as it is")
+    return questions
+
+
+def true_spelling(question: Question) -> str:
+    """A name with the hyphens that its picture's folder still shows; the truth itself where it shows none.
+
+    CUB writes what follows a hyphen in small letters (`001.Black_footed_Albatross`), Stanford Dogs keeps the
+    hyphens (`n02086240-Shih-Tzu`).
+    """
+    folder = PurePosixPath(question.image_path).parent.name
+    if question.data_set == "bird" and re.match(r"\d+\.", folder):
+        return re.sub(r"_(?=[a-z])", "-", folder.split(".", 1)[1]).replace("_", " ")
+    if question.data_set == "dog" and "-" in folder:
+        return folder.split("-", 1)[1].replace("_", " ").title()
+    return question.truth
+
+
+KINDS = ("seen", "unseen")
+OPTIONS = 4
+TIME_OUT = 60  # seconds without a byte
+COLUMNS = ["data_set", "categories", "image_path", "question", "options", "ground_truth"]
+
+
+@dataclass(frozen=True)
+class ReleaseFiles:
+    """What the evaluation files of some data sets say.
+
+    Attributes:
+        rows: DataFrame of `COLUMNS`, a row per question, in the files' order; options with the truth first.
+        lists: {data set: {"seen": [...], "unseen": [...]}}, sub-categories in the files' order.
+        complete: {data set: whether it has the release's counts}.
+    """
+
+    rows: "pandas.DataFrame"
+    lists: dict[str, dict[str, list[str]]]
+    complete: dict[str, bool]
+
+
+def read_lists(
+    release: str, words: Sequence[str], cache: "str | Path | None" = None, *, allow_incomplete: bool = False
+) -> ReleaseFiles:
+    """Read and check the two files of each data set.
+
+    Args:
+        release: a checkout of the release, its eval/data, any folder that holds the files, or the http(s)
+            address under which they lie.
+        words: the data sets, e.g. ["bird", "pet"].
+        cache: folder that downloaded files are kept in, each under its address; needed for an address.
+        allow_incomplete: accept other counts than the release's (told in `complete`).
+
+    Raises:
+        UserError: a file is missing or not to be had, a line is not of the form above, options are not four
+            different names with the truth first, a sub-category or a picture stands on both sides, or the
+            counts are not the release's.
+    """
+    import pandas
+
+    rows, lists, complete = [], {}, {}
+    for word in words:
+        names: dict[str, list[str]] = {}
+        own = []
+        for kind in KINDS:
+            where, text = _fetch(release, f"{word}_{kind}.jsonl", cache)
+            part = [{"data_set": word, "categories": kind, **row} for row in _rows(text, where)]
+            names[kind] = list(dict.fromkeys(row["ground_truth"] for row in part))
+            own += part
+        _check(word, own, names)
+        found = len(own), len(names["seen"]), len(names["unseen"])
+        known = DATA_SETS.get(word)
+        expected = (known.test, known.seen, known.unseen) if known else found
+        complete[word] = found == expected
+        if not complete[word] and not allow_incomplete:
+            raise UserError(f"{release}: {word} has {_told(found)}, the release {_told(expected)}; take the "
+                            "whole files, or set allow_incomplete")
+        rows += own
+        lists[word] = names
+    return ReleaseFiles(pandas.DataFrame(rows, columns=COLUMNS), lists, complete)
+
+
+def release_items(
+    files: ReleaseFiles, table: "pandas.DataFrame", *, allow_incomplete: bool = False
+) -> list[dict]:
+    """The release's questions as lines of `items.jsonl`, each tied to its picture.
+
+    Args:
+        files: from `read_lists`.
+        table: of images.parquet's columns; the pictures of `files`' data sets, with their official split.
+        allow_incomplete: leave out questions whose picture is missing.
+
+    Returns:
+        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options (in the
+        release's order) and, of the six data sets, release_path (the question's image_path), sorted by
+        item_id, which is the image_id without what follows "#".
+
+    Raises:
+        UserError: a picture that is missing, is for training, or has another label than the release gives it.
+
+    Source: data.md 2 (the rule per data set holds for 35,566 of 35,566 rows); audit.md C7 (Cars' training and
+        test files share their names, so that the label alone must not be trusted to tell them apart).
+    """
+    items, missing = [], []
+    for word, part in files.rows.groupby("data_set", sort=False):
+        found = find_pictures(word, table, "test")
+        if not any(found(path) for path in part["image_path"]):
+            raise UserError(f"{word}: none of the {len(part)} pictures that the release asks about is here by its "
+                            "file name; a copy that lost the names cannot be asked about: take the archive")
+        for row in part.to_dict("records"):
+            picture = found(row["image_path"])
+            if picture is None:
+                missing.append(row["image_path"])
+                continue
+            for what, key in (("label", "sub_category"), ("side", "categories")):
+                said = row["ground_truth" if key == "sub_category" else key]
+                if picture[key] != said:
+                    raise UserError(
+                        f"{row['image_path']}: the release's {what} is {said!r}, {picture['image_id']} has "
+                        f"{picture[key]!r}; these are not the same pictures: take the official archive")
+            items.append({
+                "item_id": picture["image_id"].partition("#")[0], "image_id": picture["image_id"],
+                "super_category": word, "sub_category": row["ground_truth"], "categories": row["categories"],
+                "question": row["question"], "options": list(row["options"]),
+                **({"release_path": row["image_path"]} if word in DATA_SETS else {}),
+            })  # fmt: skip
+    if missing and not allow_incomplete:
+        raise UserError(
+            f"{len(missing)} of {len(files.rows)} pictures of the release's questions are not among the test "
+            f"pictures, the first is {missing[0]}; complete the data set, or set allow_incomplete")
+    return sorted(items, key=lambda item: item["item_id"])
+
+
+def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[str, str]:
+    """(where a file was found, its text)."""
+    release = str(release)
+    if not release.startswith(("http://", "https://")):
+        folder = Path(release).expanduser()
+        for path in (folder / "eval" / "data" / name, folder / name):
+            if path.is_file():
+                return str(path), _decode(path.read_bytes(), str(path))
+        raise UserError(f"{name} is neither in {folder} nor in its eval/data; give a checkout of the release,"
+                        " its eval/data, or that folder's address")
+    if cache is None:
+        raise UserError(f"{release}: an address needs a cache folder for what is downloaded")
+    address = f"{release.rstrip('/')}/{name}"
+    kept = Path(cache) / hashlib.sha256(address.encode("utf-8")).hexdigest()[:16] / name
+    if kept.is_file():
+        return str(kept), _decode(kept.read_bytes(), str(kept))
+    content = _download(address)
+    _rows(_decode(content, address), address)  # a page that says "not found" is never kept
+    atomic_write_bytes(kept, content)
+    return address, _decode(content, address)
+
+
+def _download(address: str) -> bytes:
+    import httpx
+
+    try:
+        answer = httpx.get(address, timeout=TIME_OUT, follow_redirects=True, **client_options(address))
+        answer.raise_for_status()
+        return answer.content
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        told = isinstance(error, httpx.HTTPStatusError)
+        said = f"{answer.status_code} {answer.reason_phrase}" if told else f"{error}{settings_named(address)}"
+        raise UserError(f"{address}: cannot be downloaded ({said}); give the address of the raw files,"
+                        " https://raw.githubusercontent.com/<owner>/<name>/<commit>/eval/data") from None
+
+
+def _decode(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text ({error})") from None
+
+
+def _rows(text: str, where: str) -> list[dict[str, Any]]:
+    """The lines of one file, each checked on its own."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError:
+            row = None
+        if problem := _problem(row):
+            raise UserError(f"{where}, line {number}: {problem}; take the release's file as it is")
+        rows.append({key: row[key] for key in COLUMNS[2:]})
+    if not rows:
+        raise UserError(f"{where}: no questions; take the release's file as it is")
+    return rows
+
+
+def _problem(row: Any) -> Optional[str]:
+    """What is wrong with one line; None if nothing is."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    texts = ("image_path", "question", "ground_truth")
+    if absent := [key for key in texts if not isinstance(row.get(key), str) or not row[key].strip()]:
+        return f"{absent[0]} is missing"
+    path, options = PurePosixPath(row["image_path"]), row.get("options")
+    if path.is_absolute() or ".." in path.parts:
+        return f"image_path {row['image_path']!r} is not a path below the data"
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        return "options is not a list of names"
+    if len(options) != OPTIONS or len(set(options)) != OPTIONS:
+        return f"{len(set(options))} different options instead of {OPTIONS}"
+    return None if options[0] == row["ground_truth"] else "the first option is not the ground truth"
+
+
+def _check(word: str, rows: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> None:
+    """What no single line can show."""
+    if both := sorted(set(names["seen"]) & set(names["unseen"])):
+        raise UserError(f"{word}: {both[0]!r} stands in the seen and in the unseen file")
+    paths = set()
+    for row in rows:
+        if row["image_path"] in paths:
+            raise UserError(f"{word}: {row['image_path']} is asked about twice")
+        paths.add(row["image_path"])
+    known = {name for kind in KINDS for name in names[kind]}
+    if foreign := sorted({option for row in rows for option in row["options"]} - known):
+        raise UserError(f"{word}: the option {foreign[0]!r} is no sub-category of the data set")
+
+
+def _told(counts: Sequence[int]) -> str:
+    return "{} questions on {} seen and {} unseen sub-categories".format(*counts)

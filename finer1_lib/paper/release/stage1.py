@@ -1,0 +1,164 @@
+"""The release's Stage-1 file (404 rationales) as lines of our `rationales.jsonl`, and back without loss.
+
+One item of the JSON list:
+
+    {"messages": [{"role": "system", ..}, {"role": "user", "content": "<image>What is the birds name?"},
+                  {"role": "assistant", "content": "<think>..</think>\n\n<answer>Bank Swallow</answer>"}],
+     "images": ["bird_200/images_train/135.Bank_Swallow/Bank_Swallow_0052_129575.jpg"]}
+
+It is what LLaMA-Factory calls sharegpt form. `rationale_quality.text_report` says how good such texts are.
+
+Source: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release; data.md 3.1.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
+
+from finer1_lib.core.completions import is_target, one_answer
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import atomic_write_json, parse_json, read_text
+from finer1_lib.core.images import split_crop
+from finer1_lib.data.data_sets.release_paths import find_pictures, word_of
+from finer1_lib.data.rationales.parsing import parse
+
+if TYPE_CHECKING:
+    import pandas
+
+IMAGE = "<image>"
+
+
+def read_stage1(path: "str | Path", words: Optional[Sequence[str]] = None) -> list[dict]:
+    """The items of the file, each checked; nothing is changed.
+
+    Args:
+        path: the release's JSON file, or one of its form.
+        words: data sets to keep; None keeps all.
+
+    Raises:
+        UserError: not a list of such items, or two rationales for one picture.
+    """
+    try:
+        items = parse_json(read_text(Path(path).expanduser()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable JSON ({error}); give the release's Stage-1 file") from None
+    if not isinstance(items, list) or not items:
+        raise UserError(f"{path}: not a list of rationales; give the release's Stage-1 file")
+    seen: set[str] = set()
+    for number, item in enumerate(items):
+        problem = _problem(item)
+        if not problem and item["images"][0] in seen:
+            problem = f"{item['images'][0]} has a rationale already"
+        if problem:
+            raise UserError(f"{path}, item {number}: {problem}; mend or remove it")
+        seen.add(item["images"][0])
+    return [item for item in items if words is None or word_of(item["images"][0]) in words]
+
+
+def rationale_records(
+    items: Sequence[Mapping], table: "Optional[pandas.DataFrame]" = None, *, allow_incomplete: bool = False
+) -> list[dict]:
+    """Lines of `rationales.jsonl`, all kept: the release shows what its filters let through, not what fell.
+
+    Args:
+        items: from `read_stage1`.
+        table: of images.parquet's columns (categories may still be missing); the training pictures are looked
+            up in it. None for reading the texts alone: image_id is then the release's path.
+        allow_incomplete: leave out rationales whose picture is missing.
+
+    Returns:
+        The keys of `rationales.make_rationales`, concepts and rejections empty, and `source` with what only
+        the release's form has: image (its path) and system (its message, or None).
+
+    Raises:
+        UserError: a picture that is missing or not for training, a label that is not the answer, or an unseen
+            sub-category as the answer.
+    """
+    found: dict[str, Any] = {}
+    records, missing = [], []
+    for item in items:
+        path, text = item["images"][0], item["messages"][-1]["content"]
+        word, answer = word_of(path), one_answer(text)[0]
+        if table is not None and word not in found:
+            found[word] = find_pictures(word, table, "train")
+        picture = found[word](path) if table is not None else {"image_id": path, "sub_category": answer}
+        if picture is None:
+            missing.append(path)
+            continue
+        if picture["sub_category"] != answer:
+            raise UserError(f"{path}: the rationale answers {answer!r}, {picture['image_id']} is "
+                            f"{picture['sub_category']!r}; these are not the same pictures")
+        if picture.get("categories", "seen") == "unseen":
+            raise UserError(f"{path}: a rationale for the unseen sub-category {answer!r}; take the seen and "
+                            "unseen lists of the same release")
+        records.append(_record(item, picture["image_id"], word, answer))
+    if missing and not allow_incomplete:
+        raise UserError(f"{len(missing)} of {len(items)} rationales' pictures are not among the training "
+                        f"pictures, the first is {missing[0]}; complete the data set or set allow_incomplete")
+    return records
+
+
+def stage1_items(records: Sequence[Mapping]) -> list[dict]:
+    """Kept rationales in the release's form; those that came from it are equal to what was read.
+
+    A rationale of our own has its question as `question_for` words it, its image_id as the path and no system
+    message: LLaMA-Factory then takes the model's own.
+    """
+    items = []
+    for record in records:
+        if not record["kept"]:
+            continue
+        source = record.get("source") or {}
+        system = source.get("system")
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        items.append({
+            "messages": [
+                *messages,
+                {"content": IMAGE + record["question"], "role": "user"},
+                {"role": "assistant", "content": record["text"]},
+            ],
+            "images": [source.get("image", split_crop(record["image_id"])[0])],  # a file, uncropped
+        })  # fmt: skip
+    return items
+
+
+def write_stage1(records: Sequence[Mapping], path: "str | Path") -> int:
+    """Write kept rationales as such a file; returns how many.
+
+    Raises:
+        UserError: none was kept.
+    """
+    items = stage1_items(records)
+    if not items:
+        raise UserError("no rationale was kept: there is nothing to export")
+    atomic_write_json(Path(path), items)
+    return len(items)
+
+
+def _problem(item: Any) -> str:
+    """What is wrong with one item; "" if nothing is."""
+    if not isinstance(item, dict) or not isinstance(item.get("messages"), list):
+        return "not an object with messages"
+    messages, images = item["messages"], item.get("images")
+    if not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
+        return "a message without text"
+    if [m.get("role") for m in messages] not in (["user", "assistant"], ["system", "user", "assistant"]):
+        return "the messages are not system (if any), user, assistant"
+    if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], str):
+        return "not exactly one picture"
+    if not messages[-2]["content"].startswith(IMAGE) or messages[-2]["content"].count(IMAGE) != 1:
+        return f"the question does not begin with its one {IMAGE}"
+    if not is_target(messages[-1]["content"]):
+        return "the text is not <think>..</think> <answer>..</answer>"
+    return ""
+
+
+def _record(item: Mapping, image_id: str, word: str, answer: str) -> dict:
+    """One line of rationales.jsonl."""
+    *system, user, assistant = item["messages"]
+    text, question = assistant["content"], user["content"].removeprefix(IMAGE)
+    return {
+        "image_id": image_id, "super_category": word, "sub_category": answer, "question": question,
+        "text": text, "concepts": [], "candidates": list(parse(text).candidates), "attempts": 1, "kept": True,
+        "dropped_because": None, "rejections": [], "texts": [text], "mended": 0,
+        "source": {"image": item["images"][0], "system": system[0]["content"] if system else None},
+    }  # fmt: skip

@@ -1,0 +1,250 @@
+"""The release's Stage-2 parquet (triplets with their pictures inside) as our triplets, and back without loss.
+
+    problem          "<image>What is the birds name?"            question
+    answer           "Bank Swallow"                              sub_category
+    images           [picture], the anchor                       image_id
+    image_noisy      [picture], of the same sub-category         positive_id
+    image_aug        [picture], of the nearest other one         negative_id
+
+A picture is {"bytes": .., "path": ..}, bytes alone, or a path. The release's trainer reads the anchor's grid
+of image tokens for all three, so they must have one size; where `image_aug` is missing it silently blackens
+patches of the anchor instead. Here either is an error.
+
+Source: data.md 3.2 and audit.md C5 (field names and what the release's code does with them; the file itself
+was not at hand); which sub-category a negative shows is not in the file.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import atomic_directory, atomic_write_bytes
+from finer1_lib.core.images import load_image, split_crop
+from finer1_lib.core.prompts import question_for
+from finer1_lib.data.data_sets.catalogue import DATA_SETS
+from finer1_lib.paper.release.stage1 import IMAGE
+
+if TYPE_CHECKING:
+    import pandas
+
+FIELDS = {"images": "image_id", "image_noisy": "positive_id", "image_aug": "negative_id"}
+NAMES = {"images": "anchor", "image_noisy": "positive", "image_aug": "negative"}
+FOLDER = "stage2"  # below the root: pictures that came with the file
+ROWS, SHARD = 32, 512  # rows read or written at a time, rows a file
+_SUFFIXES = {"JPEG": ".jpg", "WEBP": ".webp"}  # else .png; a picture's bytes say what it is
+
+
+def read_stage2(
+    source: "str | Path", root: "str | Path", lists: Mapping[str, Mapping[str, Sequence[str]]], *,
+    same_size: bool = True, allow_incomplete: bool = False,
+) -> "pandas.DataFrame":
+    """Triplets of the parquet file(s); pictures are written below `root`, under a name made of their bytes.
+
+    Args:
+        source: a parquet file or a folder of them.
+        root: the folder that image ids are relative to. A picture whose path names a file there with the same
+            bytes is that file; any other is written to `stage2/` below it.
+        lists: {data set: {"seen": [...], "unseen": [...]}}, to find the data set of an answer.
+        same_size: refuse a triplet whose pictures differ in size.
+        allow_incomplete: leave out rows whose data set is not among `lists`, or cannot be told.
+
+    Returns:
+        DataFrame of `triplets.build_triplets`' columns and of problem and paths (of anchor, positive,
+        negative; None where the file has none), in the file's order. negative_sub_category is "": not told.
+
+    Raises:
+        UserError: a row that lacks one of its three pictures, an unseen sub-category as the answer, or what
+            the arguments say.
+    """
+    import pandas
+
+    source, root, rows, unknown = Path(source).expanduser(), Path(root), [], []
+    for number, row in enumerate(_read(source)):
+        where = f"{source.name}, row {number}"
+        if problem := _problem(row):
+            raise UserError(f"{where}: {problem}; take the release's file as it is")
+        word = _data_set(row, lists, where)
+        if word is None:
+            unknown.append(f"{where} ({row['answer']})")
+            continue
+        pictures = [_picture(row[field][0], source, f"{where}, {NAMES[field]}") for field in FIELDS]
+        if same_size:
+            _check_sizes([_size(content, where) for content, _ in pictures], where)
+        ids = [_keep(content, path, root, where) for content, path in pictures]
+        rows.append((*ids, word, row["answer"], "", row["problem"], [path for _, path in pictures]))
+    if unknown and not allow_incomplete:
+        raise UserError(f"{len(unknown)} triplets belong to no data set of this run, or by name to two, "
+                        f"the first is {unknown[0]}; add the data sets, or set allow_incomplete")
+    if not rows:
+        raise UserError(f"{source}: no triplets for the data sets {', '.join(lists)}")
+    return pandas.DataFrame(rows, columns=[*FIELDS.values(), "super_category", "sub_category",
+                                           "negative_sub_category", "problem", "paths"])
+
+
+def write_stage2(
+    triplets: "pandas.DataFrame", root: "str | Path", target: "str | Path", *, resize: bool = False
+) -> int:
+    """Write triplets in the release's form, `target/data/train-*.parquet`; returns how many.
+
+    Pictures go in with their own bytes, so that reading the files back gives the same triplets. With
+    `resize`, a positive or negative of another size than its anchor is stretched to it (a PNG then), as the
+    release's README asks; the kit itself needs no such thing.
+
+    Raises:
+        UserError: the target exists, a picture is missing, or sizes differ and `resize` is off.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    target = Path(target)
+    if target.exists():
+        raise UserError(f"{target}: is there already; remove it or choose another folder")
+    picture = pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))
+    schema = pyarrow.schema([("problem", pyarrow.string()), ("answer", pyarrow.string()),
+                             *((field, picture) for field in FIELDS)])
+    records = triplets.to_dict("records")
+    shards = [records[start : start + SHARD] for start in range(0, len(records), SHARD)]
+    if not shards:
+        raise UserError("there are no triplets to export")
+    with atomic_directory(target) as folder:
+        (folder / "data").mkdir()
+        for number, shard in enumerate(shards):
+            path = folder / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet"
+            with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+                for start in range(0, len(shard), ROWS):
+                    rows = [_row(record, Path(root), resize) for record in shard[start : start + ROWS]]
+                    writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+    return len(records)
+
+
+def _read(source: Path) -> Iterator[dict]:
+    """Rows of one file or of a folder's, a few at a time."""
+    import pyarrow
+    import pyarrow.parquet
+
+    files = sorted(source.glob("*.parquet")) or sorted(source.glob("data/*.parquet"))
+    if source.is_file():
+        files = [source]
+    if not files:
+        raise UserError(f"{source}: no parquet file; give the release's Stage-2 file or its folder")
+    for path in files:
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                if absent := {"problem", "answer", *FIELDS} - set(file.schema_arrow.names):
+                    raise UserError(f"{path}: the column {sorted(absent)[0]} is missing; without it there "
+                                    "is no triplet, and nothing is put in its place")
+                for batch in file.iter_batches(ROWS, columns=["problem", "answer", *FIELDS]):
+                    yield from batch.to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"{path}: not a readable parquet file ({error})") from None
+
+
+def _problem(row: Mapping) -> str:
+    """What is wrong with one row; "" if nothing is."""
+    for field in ("problem", "answer"):
+        if not isinstance(row[field], str) or not row[field].strip():
+            return f"{field} is empty"
+    if row["problem"].count(IMAGE) != 1:
+        return f"the problem has not exactly one {IMAGE}"
+    for field, name in NAMES.items():
+        found = row[field]
+        if not isinstance(found, list) or len(found) != 1 or not found[0]:
+            return f"{field}, the {name}, is missing or not one picture"
+    return ""
+
+
+def _data_set(row: Mapping, lists: Mapping[str, Mapping[str, Sequence[str]]], where: str) -> Optional[str]:
+    """The data set whose seen sub-category is the answer; of several the one that the problem names."""
+    answer = row["answer"]
+    if unseen := [word for word in lists if answer in lists[word]["unseen"]]:
+        raise UserError(f"{where}: the answer {answer!r} is an unseen sub-category ({unseen[0]}); "
+                        "nothing may be trained on it")
+    named = [word for word in DATA_SETS if word in row["problem"].lower()]  # pets and dogs share names
+    words = [word for word in lists if answer in lists[word]["seen"] and (len(named) != 1 or word == named[0])]
+    return words[0] if len(words) == 1 else None
+
+
+def _picture(value: Any, source: Path, where: str) -> tuple[bytes, Optional[str]]:
+    """(bytes, path) of a picture; one that is only a path is read from beside the parquet file."""
+    content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    if isinstance(content, str):  # a path alone
+        content, path = None, content
+    if content is None and path:
+        folder = (source if source.is_dir() else source.parent).resolve()
+        file = (folder / path).resolve()
+        if not file.is_relative_to(folder) or not file.is_file():
+            raise UserError(f"{where}: {path} is not a file below {folder}")
+        content = file.read_bytes()
+    if not content:
+        raise UserError(f"{where}: neither bytes nor a path; take the release's file as it is")
+    return content, path
+
+
+def _size(content: bytes, where: str) -> tuple[int, int, str]:
+    """(width, height, format) from a picture's header."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return *image.size, image.format or ""
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{where}: not an image ({error})") from None
+
+
+def _check_sizes(sizes: Sequence[tuple], where: str) -> None:
+    if len({size[:2] for size in sizes}) > 1:
+        told = ", ".join(f"{name} {size[0]} x {size[1]}" for name, size in zip(NAMES.values(), sizes))
+        raise UserError(f"{where}: pictures of different sizes ({told}); the release's trainer needs one: "
+                        "resize positive and negative to the anchor's")
+
+
+def _keep(content: bytes, path: Optional[str], root: Path, where: str) -> str:
+    """The image id of a picture: the file below the root that it is, else a new one."""
+    if path and _shows(root, path, content):
+        return path
+    suffix = _SUFFIXES.get(_size(content, where)[2], ".png")
+    image_id = f"{FOLDER}/{hashlib.sha256(content).hexdigest()[:20]}{suffix}"
+    if not (root / image_id).is_file():
+        atomic_write_bytes(root / image_id, content)
+    return image_id
+
+
+def _shows(root: Path, image_id: str, content: bytes) -> bool:
+    """Whether an image id below the root is this picture: the same bytes or, cropped, the same pixels."""
+    from PIL import Image
+
+    file, rows = split_crop(image_id)
+    there = (root / file).resolve()
+    if not there.is_relative_to(root.resolve()) or not there.is_file():
+        return False
+    if not rows:
+        return there.read_bytes() == content
+    return load_image(root, image_id).tobytes() == Image.open(io.BytesIO(content)).convert("RGB").tobytes()
+
+
+def _row(record: Mapping, root: Path, resize: bool) -> dict:
+    """One triplet as a row of the file."""
+    ids = [record[column] for column in FIELDS.values()]
+    images = [load_image(root, image_id) for image_id in ids]  # also: whole, and below the root
+    size = images[0].size
+    if not resize:
+        _check_sizes([image.size for image in images], record["image_id"])
+    paths = record.get("paths")
+    pictures = []
+    for image_id, path, image in zip(ids, ids if paths is None else paths, images):
+        content = (root / split_crop(image_id)[0]).read_bytes()
+        if image.size != size:
+            content, path = _png(image.resize(size)), None
+        elif _size(content, image_id)[:2] != size:  # cropped or turned: the file's bytes are not the picture
+            content = _png(image)
+        pictures.append([{"bytes": content, "path": path}])
+    problem = record.get("problem") or IMAGE + question_for(record["super_category"])
+    return {"problem": problem, "answer": record["sub_category"], **dict(zip(FIELDS, pictures))}
+
+
+def _png(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

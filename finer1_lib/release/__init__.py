@@ -1,1 +1,0 @@
-"""The files of the official release: evaluation lists, rationales, triplets and prompts, read and written."""

@@ -1,1 +1,0 @@
-"""report.html: one page of a run."""

@@ -1,0 +1,250 @@
+"""A notebook's parameters cell, read without running it, and the check of given values against it.
+
+papermill injects a misspelt key with no more than a warning, and YAML reads `5e-6` as text. So every value,
+from a preset, from `--set` or from papermill's own command line, is held against the names and types of the
+parameters cell first, and a mistake is one clear line.
+
+Example:
+    >>> defaults = parse_parameters('seed = 0  # random seed\nrate = 5.0e-6  # learning rate')
+    >>> check_parameters({"rate": 1}, defaults, "params/mine/03_tapo.yaml")
+    {'rate': 1.0}
+
+Source: our choice.
+"""
+
+import ast
+import difflib
+import json
+import math
+import re
+import reprlib
+from dataclasses import dataclass
+from typing import Any, Iterable, Optional
+
+from finer1_lib.core.errors import UserError
+
+_KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list}
+_WORDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list",
+}  # fmt: skip
+_RULES = (  # (in words, test, the parameters of any notebook that it is for); every other number is 0 or more
+    ("a number", lambda value: True, "layer layers"),
+    ("from 0 to 2147483647", lambda value: 0 <= value < 2**31, "seed"),  # what numpy and torch both take
+    ("1 or more", lambda value: value >= 1,
+     "images_per_sub_category card_wordings look_steps tell_steps num_shots prototype_images teacher_batch"
+     " teacher_max_tokens descriptions_per_focus attempts quality_draws lora_rank lora_alpha cot_epochs"
+     " answer_epochs batch_size micro_batch_size checkpoints_every gauge_pictures max_new_tokens"
+     " generation_batch_size steps prompts_per_step updates_per_rollout max_sampling_rounds wrong_turn_steps"
+     " wrong_turn_prompts samples examples h1_train_images h1_test_images h2_repeats h3_images"),
+    ("2 or more", lambda value: value >= 2, "h3_folds"),
+    ("above 0", lambda value: value > 0,
+     "learning_rate full_learning_rate wrong_turn_learning_rate temperature"),
+    ("above 0 and below 1", lambda value: 0 < value < 1, "seen_share train_share"),
+    ("above 0 and at most 1", lambda value: 0 < value <= 1, "top_p"),
+    ("from 0 to 1", lambda value: 0 <= value <= 1,
+     "wrong_attribute hidden_attribute wrong_concept wrong_prediction missing_candidate language_slip"
+     " prompt_leak broken_tag cut_off foreign_candidate wide_punctuation label_first noise mask_share"),
+)  # fmt: skip
+_BOUNDS = {name: (words, test) for words, test, names in _RULES for name in names.split()}
+_BELOW = ": write a plain value there, and put what is computed or run into a cell below the parameters cell"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the parameters cell: its default, its type, and the comment that explains it."""
+
+    default: Any
+    kind: Optional[type]  # bool, int, float, str, list; None where the default None says nothing
+    optional: bool = False  # may be None
+    item: Optional[type] = None  # of a list's items, where the default shows it
+    help: str = ""
+
+
+def parse_parameters(source: str) -> dict[str, Parameter]:
+    """Read the assignments of a parameters cell.
+
+    Args:
+        source: the cell's text: lines `name = literal  # help`, `name: Optional[int] = None  # help`.
+
+    Raises:
+        UserError: if the cell holds anything but assignments of flat literals.
+    """
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError) as error:
+        fault = f"{error.msg} in line {error.lineno}" if isinstance(error, SyntaxError) else str(error)
+        hint = "; a %magic belongs into a cell of its own" if "%" in source else ""
+        raise UserError(f"the parameters cell is not Python: {fault}{hint}") from error
+    found: dict[str, Parameter] = {}
+    lines = source.splitlines()
+    for statement in statements:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # a bare string
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target, annotation = statement.targets[0], ""
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, annotation = statement.target, ast.unparse(statement.annotation)
+        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
+            continue  # `from typing import Optional`
+        else:
+            raise UserError(f"{_place(statement, lines)} is not `name = value`{_BELOW}")
+        try:
+            default = ast.literal_eval(statement.value)
+            json.dumps(default)  # a record is JSON
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{_place(statement, lines)} is no plain value{_BELOW}") from error
+        if not isinstance(target, ast.Name):
+            raise UserError(f"{_place(statement, lines)} does not assign one name: write a line for each")
+        _, _, help_text = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("#")
+        found[target.id] = _parameter(default, annotation, help_text.strip())
+    return found
+
+
+def _place(statement: ast.stmt, lines: list[str]) -> str:
+    text = lines[statement.lineno - 1].partition("#")[0].strip()
+    return f"the parameters cell's line {statement.lineno} ({text[:60]})"
+
+
+def _parameter(default: Any, annotation: str, help_text: str) -> Parameter:
+    optional = annotation.startswith("Optional[")
+    inner = annotation.removeprefix("Optional[")[:-1] if optional else annotation
+    kind = _KINDS.get(inner.partition("[")[0]) or (type(default) if default is not None else None)
+    items = {type(item) for item in default} if isinstance(default, list) else set()
+    item = float if items == {int, float} else items.pop() if len(items) == 1 else None
+    if kind is list and item is None and "[" in inner:
+        item = _KINDS.get(inner.partition("[")[2].removesuffix("]"))
+    return Parameter(default, kind, optional or default is None, item, help_text)
+
+
+def nearest(name: str, known: Iterable[str], words: str = "there are") -> str:
+    """The end of a message about an unknown name: the one that was probably meant, or all there are."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f": did you mean {close[0]}?" if close else f": {words} {', '.join(known)}" if known else ""
+
+
+def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
+    """Read a value typed on the command line as the parameter's type.
+
+    Args:
+        text: what was typed, e.g. "5e-6", "true", "a,b" or "[a, b]".
+        parameter: what it is for; None for a name that `check_parameters` will refuse.
+        where: what the message names.
+
+    Raises:
+        UserError: if the text is no value of that type.
+    """
+    check_utf8(str(text), where)
+    if parameter is None or parameter.kind is str and not (parameter.optional and text == "null"):
+        return text
+    if parameter.optional and text == "null":
+        return None
+    try:
+        if parameter.kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if parameter.kind in (int, float):
+            return parameter.kind(text)
+    except (KeyError, ValueError, TypeError, AttributeError):  # the last two: a list within a list
+        raise UserError(f"{where} must be {_WORDS[parameter.kind]}, not {text[:200]!r}") from None
+    import yaml
+
+    try:
+        if parameter.kind is list:
+            items = yaml.load(text if text.startswith("[") else f"[{text}]", Loader=yaml.BaseLoader)
+            single = Parameter(None, parameter.item or str)
+            return [from_text(item, single, f"{where}[{number}]") for number, item in enumerate(items)]
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(f"{where}: {text[:200]!r} is not a value: write a list as [a, b]") from None
+
+
+def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], where: str) -> dict[str, Any]:
+    """Hold values against the parameters cell's names and types, and numbers against their bounds.
+
+    Args:
+        given: name -> value, e.g. of a preset file.
+        parameters: of `parse_parameters`.
+        where: what the message names, e.g. "params/miniature/03_tapo.yaml" or "--set 03_tapo".
+
+    Returns:
+        The values, with whole numbers turned into floats where the cell has a float.
+
+    Raises:
+        UserError: for a name the cell lacks, a value of another type, a number out of its bounds, or text
+            that no file can hold.
+    """
+    for name in given:
+        if name not in parameters:
+            raise UserError(
+                f"{where}: the notebook has no parameter {name!r}{nearest(name, parameters, 'it has')}"
+            )
+        if name.endswith("_variable") and not re.fullmatch(r"[A-Z][A-Z0-9_]*|", str(given[name])):
+            # whoever pastes the key itself must not find it in a record or a message
+            raise UserError(f"{where}: {name} takes the NAME of an environment variable (capitals, digits, "
+                            "_), never the secret in it")
+    checked = {name: _checked(value, parameters[name], f"{where}: {name}") for name, value in given.items()}
+    for name, value in checked.items():
+        for item in value if isinstance(value, list) else [value]:
+            _check_value(item, name, f"{where}: {name}")
+    return checked
+
+
+def _check_value(value: Any, name: str, where: str) -> None:
+    """Refuse a number out of its bounds, and text with the half characters of a name that is no UTF-8."""
+    if isinstance(value, str) and not value.isascii():
+        check_utf8(value, where)
+    if type(value) in (int, float):
+        words, test = _BOUNDS.get(name, ("0 or more", lambda number: number >= 0))
+        if value != value or abs(value) == math.inf or not test(value):
+            raise UserError(f"{where} must be {words}, not {value!r}")
+        if type(value) is int and abs(value) >= 2**31:  # torch and numpy do not count further everywhere
+            raise UserError(f"{where} must be at most 2147483647, not {reprlib.repr(value)}")
+
+
+def check_utf8(text: str, where: str) -> None:
+    """Refuse (UserError) text that no UTF-8 file can hold, as a folder's name made under another encoding."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {text!r} is not UTF-8: rename the file or folder") from None
+
+
+def _checked(value: Any, parameter: Parameter, where: str) -> Any:
+    if parameter.kind is None or (value is None and parameter.optional):
+        return value
+    if parameter.kind is list and isinstance(value, (list, tuple)):
+        return [_typed(item, parameter.item, f"{where}[{number}]") for number, item in enumerate(value)]
+    return _typed(value, parameter.kind, where)
+
+
+def _typed(value: Any, kind: Optional[type], where: str) -> Any:
+    if kind is None or type(value) is kind:  # `is`: True is no whole number
+        return value
+    if kind is float and type(value) is int and abs(value) < 1e300:
+        return float(value)
+    hint = ""
+    if kind in (int, float) and isinstance(value, str):
+        try:
+            hint = f"; write {_yaml_number(float(value), kind)}"
+        except ValueError:
+            pass
+    elif kind and hasattr(value, "item") or kind is str and hasattr(value, "__fspath__"):  # of numpy, a Path
+        hint = f"; write {kind.__name__}(...) around it"
+    raise UserError(f"{where} must be {_WORDS.get(kind, kind.__name__)}, not {_shown(value)}{hint}")
+
+
+def _yaml_number(number: float, kind: type) -> str:
+    """A number as YAML reads it back: with a point before the exponent."""
+    if kind is int and number.is_integer():
+        return str(int(number))
+    text = repr(number)
+    mantissa, separator, exponent = text.partition("e")
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{int(exponent)}" if separator else text
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "nothing (null)"
+    return f"the text {value!r}" if isinstance(value, str) else reprlib.repr(value)

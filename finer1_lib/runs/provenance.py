@@ -1,0 +1,204 @@
+"""Where a result comes from: versions, commit, device, time and peak memory.
+
+Source: our choice.
+
+What a shell or a user's settings leave around a run, kept out of its results.
+
+`finer1 run` starts its kernels without the variables below; the set-up cell of a notebook run by hand takes
+them out of its own process, before anything reads them. stage.json records which ones were left out, and the
+values of those that remain and can change a number or its cost.
+
+Source: our choice.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+import finer1_lib
+from finer1_lib.core.errors import UserError
+from finer1_lib.runs.chain import find_checkout
+
+KEYS = ("seconds", "opened", "peak_memory_gb", "device", "versions", "environment", "git_commit", "written")
+_PACKAGES = (
+    "torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas",
+    "scikit-learn", "pillow", "matplotlib", "papermill", "unsloth", "unsloth_zoo",
+)  # fmt: skip
+
+
+def collect(seconds: float, opened: int) -> dict[str, Any]:
+    """The part of stage.json that says how it came about.
+
+    Args:
+        seconds: wall time of this session of the stage.
+        opened: how many sessions the stage took; above 1 it was interrupted and resumed.
+    """
+    return {
+        "seconds": round(seconds, 1),
+        "opened": opened,
+        "peak_memory_gb": peak_memory(),
+        "device": device(),
+        "versions": versions(),
+        "environment": recorded(),
+        "git_commit": git_commit(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stage.json that `collect` wrote; an older one has fewer keys."""
+    return {key: record[key] for key in KEYS if key in record}
+
+
+def peak_memory() -> dict[str, float]:
+    """Largest memory of this process so far, in GB (10^9 bytes), and of the GPU where one was used."""
+    found = {}
+    try:
+        import resource
+
+        # Linux counts kilobytes, macOS bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
+    except ImportError:  # Windows has no such counter in the standard library
+        pass
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    return found
+
+
+def device() -> str:
+    """Name of the GPU that torch sees, else kind and number of CPU cores; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"cpu {platform.machine()}, {cores} cores"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the kit and the packages that shape results."""
+    found = {"python": platform.python_version(), "finer1_lib": finer1_lib.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> Optional[str]:
+    """Commit of the checkout that the kit runs from, "+changes" where files differ, or None."""
+    checkout = find_checkout(Path(finer1_lib.__file__).parent)
+    if checkout is None or not (checkout / ".git").exists():
+        return None
+
+    def git(*words: str) -> Optional[str]:
+        try:
+            done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def line() -> str:
+    """One line for a notebook's reader: the versions that matter most, and the device."""
+    found = versions()
+    names = ("python", "finer1_lib", "torch", "transformers", "trl", "peft")
+    return ", ".join([*(f"{name} {found[name]}" for name in names if name in found), device()])
+
+
+# how many processes a launcher started: torchrun, accelerate launch, MPI
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+_FOREIGN = (
+    *_SIZES, "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
+    "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP",
+    "PYTHONOPTIMIZE",  # it takes out the notebooks' own checks
+)  # fmt: skip
+_FAMILIES = (
+    "ACCELERATE_", "FSDP_", "DEEPSPEED_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "TORCHELASTIC_",
+    "OMPI_COMM_", "PMI_", "MV2_COMM_",
+)  # fmt: skip
+_RECORDED = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED",
+    "NVIDIA_TF32_OVERRIDE", "HF_HUB_OFFLINE",
+)  # fmt: skip
+_LEFT_OUT = "FINER1_LEFT_OUT"  # their names, for the record that the kernel writes
+_INLINE = "module://matplotlib_inline.backend_inline"
+
+
+def check_one_process() -> None:
+    """Refuse (UserError) to be one of several processes: each would write the same run."""
+    for name in _SIZES:
+        size = os.environ.get(name, "")
+        if size.isdecimal() and int(size) > 1:
+            raise UserError(
+                f"{name}={size} in the environment: a launcher (torchrun, accelerate launch, mpirun) started"
+                f" {size} processes, and the kit runs in one; start it without the launcher, or unset {name}"
+            )
+
+
+def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what must not reach a run; the names of what is left out stay in it."""
+    foreign = {name for name in environment if name in _FOREIGN or name.startswith(_FAMILIES)}
+    kept = {name: value for name, value in environment.items() if name not in foreign}
+    foreign |= set(filter(None, environment.get(_LEFT_OUT, "").split(",")))
+    return {**kept, _LEFT_OUT: ",".join(sorted(foreign))}
+
+
+def clean_this_process(figures: bool = True) -> None:
+    """Do for a command, or a notebook run by hand, what `cleaned` does for a kernel.
+
+    Args:
+        figures: also give figures matplotlib's own style. A backend of another program's (MPLBACKEND) and a
+            user's matplotlibrc, LaTeX for every text above all, would end the first one. They are shown in
+            the notebook, where there is one.
+
+    Raises:
+        UserError: of `check_one_process`.
+    """
+    check_one_process()
+    backend = os.environ.get("MPLBACKEND", "")
+    module = backend.removeprefix("module://")
+    if module != backend and _is_installed(module):  # ipykernel names its own, and so does Colab
+        del os.environ["MPLBACKEND"]
+    else:
+        backend = _INLINE if "ipykernel" in sys.modules else "agg"
+    clean = cleaned(os.environ)
+    for name in os.environ.keys() - clean.keys():
+        del os.environ[name]
+    os.environ |= clean
+    if not figures:
+        return
+    os.environ["MPLBACKEND"] = backend
+    import matplotlib
+
+    matplotlib.use(backend)
+    matplotlib.rcdefaults()
+    matplotlib.rcParams["text.parse_math"] = False  # as `figure_files`, for what is drawn before
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # one line says it: `figure_files`
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that holds it
+        return False
+
+
+def recorded() -> dict[str, Any]:
+    """For stage.json: the names that were left out, and the values of what remains and shapes results."""
+    left_out = list(filter(None, os.environ.get(_LEFT_OUT, "").split(",")))
+    return {"left_out": left_out, **{name: os.environ[name] for name in _RECORDED if name in os.environ}}

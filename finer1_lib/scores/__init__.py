@@ -1,1 +1,0 @@
-"""Scores: from what a model wrote to numbers, without a model."""

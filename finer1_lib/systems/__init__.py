@@ -1,1 +1,0 @@
-"""Systems: who can be asked, and how each of them is asked."""

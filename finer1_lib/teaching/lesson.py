@@ -1,0 +1,221 @@
+"""A lesson without training: notebooks 04 and 05 on this machine, from the records of a run that is kept.
+
+`finer1 lesson` makes what can be made in a minute (00 and 01, the pictures and everything drawn from them),
+takes what takes a quarter of an hour from outputs/reference (the trained adapters of 02 and 03, every answer
+of 04), and writes copies of notebooks 04 and 05 that are ready to be opened:
+
+    outputs/lesson/00_miniature_world, 01_data     made here
+    outputs/lesson/02_cot_sft, 03_tapo             taken over; stage.json says from where and keeps its origin
+    outputs/lesson/04_evaluation                   the answers; notebook 04 scores them and asks no model
+    outputs/lesson/04_evaluation_lesson.ipynb, 05_probing_lesson.ipynb
+
+An answer belongs to a picture. So nothing is taken over unless the pictures and questions made here are, by
+their sha256, those of the records. What 02 and 03 alone read may differ: the base wrote it, and another
+processor's last digits can change its words.
+
+Source: our choice (a 50-minute path from committed records).
+"""
+
+import gzip
+import os
+from pathlib import Path
+from typing import Callable
+
+from finer1_lib.core import files, hashing
+from finer1_lib.core.errors import UserError
+from finer1_lib.runs.fingerprints import UNREAD, earlier_digests, is_current, made_by, signature_of
+from finer1_lib.runs.presets import Plan
+from finer1_lib.runs.provenance import of_record, versions
+from finer1_lib.runs.runner import chosen_stages, run_chain
+from finer1_lib.runs.stage import recorded, set_aside
+from finer1_lib.teaching.student_copy import clear
+
+PRESET = "miniature"
+MADE, TRAINED = ("00_miniature_world", "01_data"), ("02_cot_sft", "03_tapo")
+EVALUATION, PROBING = "04_evaluation", "05_probing"
+ANSWERS = "records.jsonl"
+NEEDED = ("02_cot_sft/cot_sft", "03_tapo/cot_sft_tapo", "03_tapo/models.json", f"{EVALUATION}/{ANSWERS}.gz",
+          *(f"{stage}/stage.json" for stage in (*MADE, *TRAINED, EVALUATION)))  # fmt: skip
+# These two hold a folder of the machine (of the base model, of the pictures) and cannot be equal elsewhere.
+OF_ONE_MACHINE = ("00_miniature_world/base.json", "01_data/data.json")
+_CHANGED = "is not what its stage.json says: take the records anew"
+_MEND = "install the versions of constraints.txt, or make records of your own: finer1 run miniature"
+
+
+def make_lesson(plan: Plan, reference: Path, say: Callable[[str], None]) -> list[Path]:
+    """Make a run ready for notebooks 04 and 05; what is ready already is left as it is.
+
+    Args:
+        plan: of the preset `miniature` under the lesson's run name.
+        reference: folder of the records, outputs/reference.
+        say: called with each progress line.
+
+    Returns:
+        The two notebooks to open.
+
+    Raises:
+        UserError: records that are incomplete, were made with other parameters of 04, or belong to other
+            pictures; a run of this name that trained for itself.
+    """
+    _check_reference(plan, reference)
+    with files.one_line_for_the_system(plan.run_dir):
+        return _make(plan, reference, say)
+
+
+def _make(plan: Plan, reference: Path, say: Callable[[str], None]) -> list[Path]:
+    for stage in TRAINED:
+        if (plan.run_dir / stage).exists() and not _imported(plan.run_dir, stage):
+            raise UserError(
+                f"run {plan.run_dir.name!r} has a {stage} of its own, which a lesson would replace:"
+                " choose another --run-name"
+            )
+    run_chain(plan, chosen_stages(None, MADE[-1]), say)
+    held = files.lock(plan.run_dir / ".run.lock", f"run {plan.run_dir.name!r}", patience=2.0)
+    try:
+        different = differences(plan.run_dir, reference)
+        if different:
+            raise UserError(_told(different[0], reference))
+        for stage in TRAINED:
+            if not (_imported(plan.run_dir, stage) and is_current(plan.run_dir, stage)):
+                _import_stage(plan.run_dir, reference, stage)
+                say(f"{stage} taken from {_origin(reference, stage)}")
+        if _import_answers(plan, reference):
+            for stage in (EVALUATION, PROBING):  # notebooks of other answers may ask for other parameters
+                if (old := _copy_of(plan, stage)).exists():
+                    os.replace(old, old.with_name(f"{old.stem}.previous.ipynb"))
+            say(f"the answers of {EVALUATION} taken from {_origin(reference, EVALUATION)}")
+        return [_ready_copy(plan, stage) for stage in (EVALUATION, PROBING)]
+    finally:
+        files.unlock(held)
+
+
+def differences(run_dir: Path, reference: Path) -> list[str]:
+    """What 00 and 01 made here and the records were not made from, e.g. ["01_data/items.jsonl"]."""
+    here: dict[str, str] = {}
+    for stage in MADE:
+        outputs = files.read_json(run_dir / stage / "stage.json")["outputs"]
+        here |= {f"{stage}/{name}": sha256 for name, sha256 in outputs.items()}
+    there: dict[str, str] = {}
+    for stage in (MADE[-1], EVALUATION):  # what training alone read is not asked for again
+        there |= files.read_json(reference / stage / "stage.json")["inputs"]
+    read = [name for name in there if name.startswith(MADE) and name not in OF_ONE_MACHINE]
+    # The pictures first: where they differ, everything else differs for that.
+    found = (name for name in read if here.get(name) != there[name])
+    return sorted(found, key=lambda name: (name[-1] != "/", name))
+
+
+def _told(name: str, reference: Path) -> str:
+    """One line about the first difference, with the versions that may be behind it."""
+    record = files.read_json(reference / MADE[-1] / "stage.json")
+    here = versions()
+    other = [
+        f"{package} {version} there, {here.get(package, 'none')} here"
+        for package, version in record["versions"].items()
+        if package in ("numpy", "pandas", "pillow", "scikit-learn", "torch") and here.get(package) != version
+    ]
+    what = "the pictures drawn here are" if name.endswith("/") else f"{name} as made here is"
+    why = f" ({'; '.join(other)})" if other else ""
+    return f"{what} not what the records in {reference} were made from: {name} differs{why}; {_MEND}"
+
+
+def _check_reference(plan: Plan, reference: Path) -> None:
+    for name in NEEDED:
+        if not (reference / name).exists():
+            raise UserError(f"{reference / name} is missing: a lesson needs the records of a whole run")
+    place = ("notebook", "run_name", "output_root")
+    asked = {name: value for name, value in plan.parameters[EVALUATION].items() if name not in place}
+    given = files.read_json(reference / EVALUATION / "stage.json")["parameters"]
+    given = {name: value for name, value in given.items() if name not in place}
+    for name in sorted(asked.keys() | given.keys()):
+        if asked.get(name) != given.get(name):
+            raise UserError(
+                f"the records were made with {name} = {given.get(name)!r} in 04_evaluation, and the preset"
+                f" {PRESET} has {asked.get(name)!r}: answers would be missing; take this version's records"
+            )
+
+
+def _imported(run_dir: Path, stage: str) -> bool:
+    return "imported_from" in files.read_json(run_dir / stage / "stage.json")
+
+
+def _origin(reference: Path, stage: str) -> str:
+    record = files.read_json(reference / stage / "stage.json")
+    return f"{_shown(reference)} (made on {record['written'][:10]}, {record['device']})"
+
+
+def _shown(reference: Path) -> str:
+    return "/".join(reference.parts[-2:])
+
+
+def _import_stage(run_dir: Path, reference: Path, stage: str) -> None:
+    """Copy a stage's records and write a stage.json that fits this run: present outputs, this run's needs.
+
+    Its signature is one that no parameters have, so `finer1 run` never takes the stage for one of its own:
+    it moves it aside and trains.
+    """
+    record = files.read_json(reference / stage / "stage.json")
+    with files.atomic_directory(run_dir / stage) as folder:
+        for file in sorted((reference / stage).rglob("*")):  # content alone: rights are those of new files
+            if file.is_file() and file.name != "stage.json":
+                files.atomic_write_bytes(folder / file.relative_to(reference / stage), file.read_bytes())
+        outputs = hashing.recorded_hashes(folder)
+        kept = {name: sha256 for name, sha256 in outputs.items() if not name.startswith(UNREAD)}
+        changed = [name for name, sha256 in kept.items() if record["outputs"].get(name, sha256) != sha256]
+        if changed:
+            raise UserError(f"{reference / stage / changed[0]} {_CHANGED}")
+        imported = {
+            **{key: record[key] for key in ("stage", "parameters", "inputs", "seed")},
+            **of_record(record),
+            "signature": f"imported {record['signature']}",
+            "needs": earlier_digests(run_dir, stage),
+            "outputs": outputs,
+            "digest": hashing.digest(kept),
+            "imported_from": _shown(reference),
+        }
+        files.atomic_write_json(folder / "stage.json", imported)
+
+
+def _import_answers(plan: Plan, reference: Path) -> bool:
+    """Put the answers where notebook 04 looks for them, under the signature it will open; False if there."""
+    record = files.read_json(reference / EVALUATION / "stage.json")
+    folder, parameters = plan.run_dir / EVALUATION, plan.parameters[EVALUATION]
+    signature = signature_of(parameters, earlier_digests(plan.run_dir, EVALUATION))
+    if files.read_json(folder / "started.json").get("signature") == signature:
+        return False
+    content = gzip.decompress((reference / EVALUATION / f"{ANSWERS}.gz").read_bytes())
+    if folder.exists():  # of another state of this run: kept for once, as a stage does it
+        set_aside(folder)
+    with files.atomic_directory(folder) as new:
+        (new / ANSWERS).write_bytes(content)
+        if hashing.sha256_file(new / ANSWERS) != record["outputs"][ANSWERS]:
+            raise UserError(f"{reference / EVALUATION / ANSWERS}.gz {_CHANGED}")
+        origin = {"imported_from": _shown(reference), "files": {ANSWERS: record["outputs"][ANSWERS]}}
+        files.atomic_write_json(new / "imported.json", origin | of_record(record))
+        started = {"signature": signature, "parameters": recorded(parameters), "opened": 1,
+                   "made_by": made_by(EVALUATION)}  # fmt: skip
+        files.atomic_write_json(new / "started.json", started)
+    return True
+
+
+def _copy_of(plan: Plan, stage: str) -> Path:
+    """Where a lesson's notebook lies: not where `finer1 run` puts what it executed, or it would be replaced."""
+    return plan.run_dir / f"{stage}_lesson.ipynb"
+
+
+def _ready_copy(plan: Plan, stage: str) -> Path:
+    """The notebook with the lesson's values in a `# Parameters` cell, no outputs; one that is there stays."""
+    import nbformat
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    target = _copy_of(plan, stage)
+    if target.exists():
+        return target
+    given = dict(plan.given[stage])
+    if plan.run_dir.parent == plan.notebooks[stage].parent.parent / "outputs":
+        given["output_root"] = "outputs"  # counts from the checkout, so the copy is good on another machine
+    source = load_notebook_node(str(plan.notebooks[stage]))
+    source = parameterize_notebook(source, given, kernel_name="python3", language="python")
+    clear(source)
+    files.atomic_write_text(target, nbformat.writes(source) + "\n")
+    return target

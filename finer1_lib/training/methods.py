@@ -1,0 +1,236 @@
+"""Every method of stage 2 as one trainer with other settings, matched on prompts, rollouts and updates.
+
+The release's DAPO run is not matched: a hard-coded factor of two gives it 768 prompts of 5 rollouts and six
+updates where TAPO has 384 of 10 and three (audit E9). Here a method is a change of settings that keeps the
+budget, and `budget_table` shows that it does, and what each run then really sampled.
+
+    dapo             n1 = 8, n2 = 0, gamma = etas = 0       cls_rl            dapo, from the base model
+    intra            n1 = n2 = 4,    gamma = etas = 0       no_thinking_rl    cls_rl, the answer alone
+    inter            n1 = 8, n2 = 0, gamma, etas on         noisy_rollout     intra, x_pos = noised x
+    tapo             n1 = n2 = 4,    gamma, etas on         papo              inter, x_neg = masked x
+
+Source: METHOD 3 ("Baselines are the same trainer"), audit E9.
+"""
+
+import dataclasses
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.training.tapo_config import PRESETS, TapoConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to train in stage 2.
+
+    Attributes:
+        label: for figures and tables.
+        told: what it is, in a line.
+        changes: the run's TAPO settings -> what this method sets otherwise.
+        start: "cot_sft" or "base", whose weights it starts from.
+        prompt: "cot" (think, then answer) or "answer".
+        pictures: keywords of `tapo.triplet_rows`, where its positives or negatives are others.
+    """
+
+    label: str
+    told: str
+    changes: Callable[[TapoConfig], Mapping[str, Any]]
+    start: str = "cot_sft"
+    prompt: str = "cot"
+    pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _anchors_only(config: TapoConfig) -> dict[str, Any]:
+    return dict(n_anchor=config.group_size, n_positive=0)
+
+
+_PLAIN = dict(gamma=0.0, eta1=0.0, eta2=0.0)
+METHODS = {
+    "dapo": Method(
+        "DAPO", "anchors only, no divergence, no entropies", lambda c: {**_anchors_only(c), **_PLAIN}),
+    "intra": Method("DAPO + intra-class", "rollouts over two pictures of a sub-category", lambda c: _PLAIN),
+    "inter": Method("DAPO + inter-class", "divergence from a look-alike, and entropies", _anchors_only),
+    "tapo": Method("TAPO", "both", lambda c: {}),
+    "cls_rl": Method(
+        "CLS-RL", "DAPO from the base model", lambda c: {**_anchors_only(c), **_PLAIN}, start="base"),
+    "no_thinking_rl": Method(
+        "No-Thinking RL", "DAPO from the base model, the answer alone",
+        lambda c: {**_anchors_only(c), **_PLAIN, "format_reward": "answer_only"}, start="base",
+        prompt="answer"),
+    "noisy_rollout": Method(
+        "NoisyRollout", "half of the rollouts over the anchor under noise", lambda c: _PLAIN,
+        pictures={"positive": "noised"}),
+    "papo": Method(
+        "PAPO", "divergence from the anchor with blackened patches, and entropies", _anchors_only,
+        pictures={"negative": "masked"}),
+    "paper_text": Method("TAPO as printed", "the paper's words", lambda c: PRESETS["paper_text"]),
+    "official_release": Method(
+        "TAPO as released", "the release's code", lambda c: PRESETS["official_release"]),
+    "no_entropy": Method(
+        "TAPO without entropies", "gamma alone: falls apart", lambda c: dict(eta1=0.0, eta2=0.0)),
+    "containment": Method(
+        "TAPO, paid for containment", "right is whatever contains the label: is gamed",
+        lambda c: dict(accuracy_reward="contains_response")),
+}
+
+
+def method(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in METHODS:
+        raise UserError(f"method {name!r}: one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def check_methods(names: Sequence[str], parameter: str = "methods") -> list[str]:
+    """The names, if each is known and stands once.
+
+    Args:
+        parameter: what the user called the list, for the message.
+
+    Raises:
+        UserError: no name, an unknown one, or one that is repeated.
+    """
+    names = list(names)
+    if not names:
+        raise UserError(f"{parameter} is empty: name at least one of {', '.join(METHODS)}")
+    for name in names:
+        method(name)
+        if names.count(name) > 1:
+            raise UserError(f"{parameter}: {name!r} stands twice")
+    return names
+
+
+def model_name(name: str) -> str:
+    """What the trained model is called in every later stage: `cot_sft_tapo`, `base_cls_rl`."""
+    return f"{method(name).start}_{name}"
+
+
+def model_label(name: str) -> str:
+    """Its label in tables and figures: "CoT SFT + TAPO", "base + CLS-RL"."""
+    return f"{'CoT SFT' if method(name).start == 'cot_sft' else 'base'} + {method(name).label}"
+
+
+def method_config(name: str, config: TapoConfig) -> TapoConfig:
+    """A method's settings with the budget of a TAPO run.
+
+    Args:
+        name: a key of `METHODS`.
+        config: of the TAPO run.
+
+    Raises:
+        UserError: an unknown method.
+    """
+    return dataclasses.replace(config, **method(name).changes(config))
+
+
+def budget(config: TapoConfig) -> dict[str, int]:
+    """What a run is given: equal for matched runs."""
+    return {
+        "updates": config.steps,
+        "updates_per_rollout": config.updates_per_rollout,
+        "prompts": config.steps * config.prompts_per_step,
+        "rollouts_per_prompt": config.group_size,
+        "rollouts": config.steps * config.rows_per_step,
+    }
+
+
+def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> Any:
+    """What every run was given, and what it spent.
+
+    Args:
+        configs: model -> its settings.
+        logs: model -> DataFrame of its metrics file.
+
+    Returns:
+        DataFrame, a row a model: the columns of `budget`; rollouts_sampled (with those of groups thrown away
+        and sampled again, which the budget cannot know beforehand), rollouts_trained, tokens_sampled, and
+        seconds.
+    """
+    import pandas
+
+    spent = ("rollouts_sampled", "rollouts_trained", "tokens_sampled")
+    rows = {name: {**budget(config), **{key: int(logs[name][key].sum()) for key in spent},
+                   "seconds": round(float(logs[name]["seconds"].sum()), 1)}
+            for name, config in configs.items()}
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+class Row(NamedTuple):
+    """What is known of a row beforehand.
+
+    Attributes:
+        label: in tables.
+        colour: in figures; None leaves it to `colour_of`.
+        against: the row it is compared with beside its own start, if both are there.
+    """
+
+    label: str
+    colour: Optional[str] = None
+    against: Optional[str] = None
+
+
+# method -> (colour, the method it is held against): matched baselines and TAPO against DAPO, a change of one
+# of TAPO's parts against TAPO
+_METHODS = {
+    "dapo": ("#03884F", None),
+    "intra": ("#D8B969", "dapo"),
+    "inter": ("#00167A", "dapo"),
+    "tapo": ("#D16D02", "dapo"),
+    "noisy_rollout": ("#015070", "dapo"),
+    "papo": ("#00645C", "dapo"),
+    "paper_text": ("#880B00", "tapo"),
+    "official_release": ("#478FFF", "tapo"),
+    "no_entropy": ("#5283B0", "tapo"),
+    "containment": ("#5F091D", "tapo"),
+    "cls_rl": ("#BBD9AD", None),
+    "no_thinking_rl": ("#97E8FA", "cls_rl"),
+}
+
+
+def _method_row(method: str) -> Row:
+    colour, against = _METHODS.get(method, (None, None))
+    return Row(model_label(method), colour, against and model_name(against))
+
+
+ROWS: Mapping[str, Row] = {
+    "base": Row("base", "#9C9FA4"),
+    "base_cot_prompt": Row("base + four-part prompt", "#3EBFFB"),
+    "sft_answer_only": Row("answer-only SFT", "#FFBB00"),
+    "cot_sft": Row("CoT SFT", "#0061B2"),
+    "full_sft_answer_only": Row("answer-only SFT, full, hard", "#040228", "sft_answer_only"),
+    "full_cot_sft": Row("CoT SFT, full, hard", "#0A0FBD", "full_sft_answer_only"),
+    **{model_name(method): _method_row(method) for method in METHODS},
+}
+CONTROLS: Mapping[str, Row] = {"always_first": Row("always the first option", "#747474")}
+KNOWN = {**ROWS, **CONTROLS}
+
+
+def label_of(model: str, labels: Optional[Mapping[str, str]] = None) -> str:
+    """A model's label: the run's own, else the table's, else its name."""
+    if labels and model in labels:
+        return labels[model]
+    return KNOWN[model].label if model in KNOWN else model
+
+
+def colour_of(model: str) -> str:
+    """A model's colour as "#RRGGBB"; for a name that the table does not know one made from its letters."""
+    known = KNOWN[model].colour if model in KNOWN else None
+    if known:
+        return known
+    import colorsys
+    import hashlib
+
+    first, second, *_ = hashlib.sha256(model.encode("utf-8")).digest()
+    red, green, blue = colorsys.hls_to_rgb(first / 256, 0.35 + 0.4 * second / 256, 0.45)
+    return "#" + "".join(f"{round(255 * part):02X}" for part in (red, green, blue))
+
+
+def in_order(models: Iterable[str], labels: Optional[Mapping[str, str]] = None) -> list[str]:
+    """Each model once: in the order of the labels (else of the table), then the others as they come."""
+    models = list(dict.fromkeys(models))
+    order = list(labels or ROWS)
+    return [model for model in order if model in models] + [model for model in models if model not in order]

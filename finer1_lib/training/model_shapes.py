@@ -1,0 +1,259 @@
+"""The shapes of Qwen2.5-VL: two configurations as facts, others read from a folder; counted without weights.
+
+    shape = shape_of("Qwen/Qwen2.5-VL-3B-Instruct")      # nothing is downloaded
+    shape.parameters                                      # 3.75e9
+    shape.adapter(Trainable("lora", rank=16, alpha=16))   # numbers that this LoRA would train
+
+The model itself is built on PyTorch's meta device, where a tensor has a shape and no memory, so what is
+counted are the very modules that training meets.
+
+Source: data.md 4.1 (the configurations of Qwen2.5-VL-3B and 7B-Instruct, and the revisions that are pinned).
+
+How many bytes a forward pass of Qwen2.5-VL keeps for its backward, layer by layer.
+
+With D hidden, H all heads' width, K all key heads' width, I intermediate, one token of a decoder layer keeps
+
+    2 D   inputs of the two norms, in float32       + 2 D  their normalised outputs, where norms are trained
+    2 D   inputs of the projections                 (5 D where each projection casts its own copy)
+    2 H   queries and attention's output            + H    the output's copy: adapters in half precision
+    2 K   keys and values                           (2 H of every KEY where there is a mask)
+    4 I   gate, its activation, up, their product
+
+in the precision that is computed in, and each row keeps its mask, queries x keys, once a layer. With gradient
+checkpointing a layer keeps its input alone, and one layer at a time is computed anew.
+
+Source: our choice; the terms are what autograd saves in transformers' modeling_qwen2_5_vl and PEFT's LoRA
+layers, found by saved-tensor hooks and held against the measured peak by a test.
+"""
+
+import dataclasses
+import functools
+import re
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.models.trainable import PROJECTOR, VISION, Trainable
+
+# What the two differ in; everything else is in `known_config`.
+KNOWN = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": dict(
+        revision="66285546d2b821cf421d4f5eb2576359d3770cd3", hidden_size=2048, num_hidden_layers=36,
+        num_attention_heads=16, num_key_value_heads=2, intermediate_size=11008, vocab_size=151936, tied=True),
+    "Qwen/Qwen2.5-VL-7B-Instruct": dict(
+        revision="cc594898137f460bfe9f0759e9844b3ce807cfb5", hidden_size=3584, num_hidden_layers=28,
+        num_attention_heads=28, num_key_value_heads=4, intermediate_size=18944, vocab_size=152064,
+        tied=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a memory plan needs to know of a model.
+
+    Attributes:
+        hidden, layers, heads, kv_heads, head_dim, intermediate, vocab: of the language model.
+        vision_hidden, vision_layers, vision_heads, vision_intermediate: of the vision tower.
+        patch_features: numbers that a patch of pixels enters the tower with.
+        merge: patches that become one image token.
+        counts: part -> number of parameters: "linears" (of the language model's layers), "norms" (and their
+            biases), "embedding", "head" (0 where it is the embedding), "vision", "projector".
+        linears: (name, inputs, outputs) of every linear layer.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    vision_hidden: int
+    vision_layers: int
+    vision_heads: int
+    vision_intermediate: int
+    patch_features: int
+    merge: int
+    counts: dict[str, int]
+    linears: tuple[tuple[str, int, int], ...]
+
+    @property
+    def parameters(self) -> int:
+        """All weights, a tied head counted once."""
+        return sum(self.counts.values())
+
+    def adapter(self, trainable: Trainable) -> int:
+        """Numbers that a LoRA of this kind adds: rank x (inputs + outputs) of each layer it targets."""
+        return sum(trainable.rank * (inputs + outputs) for name, inputs, outputs in self.linears
+                   if re.fullmatch(trainable.targets, name))
+
+    def trained(self, trainable: Trainable) -> int:
+        """Numbers that training changes."""
+        if not trainable.full:
+            return self.adapter(trainable)
+        return sum(count for part, count in self.counts.items()
+                   if trainable.trains({"vision": VISION, "projector": PROJECTOR}.get(part, part)))
+
+
+def known_config(name: str) -> Any:
+    """The configuration of one of `KNOWN`, as its config.json has it."""
+    from transformers import Qwen2_5_VLConfig
+
+    own = dict(KNOWN[name])
+    tied, _ = own.pop("tied"), own.pop("revision")
+    return Qwen2_5_VLConfig(
+        text_config=dict(
+            **own, max_position_embeddings=128000, rms_norm_eps=1e-6, tie_word_embeddings=tied,
+            rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[16, 24, 24]),
+            bos_token_id=151643, eos_token_id=151645, pad_token_id=151643),
+        vision_config=dict(
+            depth=32, hidden_size=1280, num_heads=16, intermediate_size=3420, patch_size=14,
+            temporal_patch_size=2, spatial_merge_size=2, window_size=112, tokens_per_second=2,
+            fullatt_block_indexes=[7, 15, 23, 31], out_hidden_size=own["hidden_size"]),
+        image_token_id=151655, video_token_id=151656, vision_start_token_id=151652,
+        vision_end_token_id=151653, tie_word_embeddings=tied)
+
+
+def config_of(checkpoint: "str | Path") -> Optional[Any]:
+    """The configuration of a folder or of a known Hub id (a @revision is allowed); None for any other id.
+
+    Raises:
+        UserError: a folder whose config.json cannot be read, or is not a Qwen2.5-VL's.
+    """
+    if Path(checkpoint).is_dir():
+        from finer1_lib.models.checkpoint_files import read_config
+
+        config = read_config(checkpoint)
+        if config.model_type != "qwen2_5_vl":
+            raise UserError(f"{checkpoint} is a {config.model_type}: the plan knows Qwen2.5-VL")
+        return config
+    name = str(checkpoint).partition("@")[0]
+    return known_config(name) if name in KNOWN else None
+
+
+def on_meta(config: Any) -> Any:
+    """The model of a configuration on the meta device: every module and shape, no numbers."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from finer1_lib.models.checkpoint_files import loading
+
+    with loading(config.name_or_path or "the model", "plan"), torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
+def measure(config: Any) -> Shape:
+    """The shape of a configuration, its parameters counted on the meta device."""
+    import torch
+
+    model = on_meta(config)
+    counts = dict.fromkeys(("linears", "norms", "embedding", "head", "vision", "projector"), 0)
+    for name, parameter in model.named_parameters():  # a tied head is told once, as the embedding
+        counts[_part(name)] += parameter.numel()
+    text, vision = config.text_config, config.vision_config
+    return Shape(
+        text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads,
+        text.hidden_size // text.num_attention_heads, text.intermediate_size, text.vocab_size,
+        vision.hidden_size, vision.depth, vision.num_heads, vision.intermediate_size,
+        vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, vision.spatial_merge_size**2,
+        counts, tuple((name, module.in_features, module.out_features)
+                      for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)))
+
+
+def _part(name: str) -> str:
+    if PROJECTOR in name:
+        return "projector"
+    if VISION in name:
+        return "vision"
+    if "embed_tokens" in name:
+        return "embedding"
+    if "lm_head" in name:
+        return "head"
+    return "linears" if name.endswith("proj.weight") else "norms"
+
+
+@functools.lru_cache(maxsize=8)
+def shape_of(checkpoint: str) -> Optional[Shape]:
+    """`measure` of `config_of`, remembered; None for a Hub id that is not known."""
+    config = config_of(checkpoint)
+    return None if config is None else measure(config)
+
+
+WIDE = 4  # bytes of a float32
+
+
+class Mode(NamedTuple):
+    """How the numbers are kept.
+
+    Attributes:
+        width: bytes of a number as it is computed with: 2 in half precision, 4 in float32.
+        cast: whether trained weights are float32 and cast for computing, so that inputs are cast as well.
+        full: whether the weights themselves are trained, norms among them.
+        rank: of the adapters; 0 for none.
+        checkpointing: whether layers keep their input alone.
+        offload: whether that input is moved to the computer's own memory (Unsloth's way).
+    """
+
+    width: int
+    cast: bool
+    full: bool
+    rank: int
+    checkpointing: bool = False
+    offload: bool = False
+
+
+def language_layer(shape: Shape, mode: Mode, rows: int, queries: int, keys: int, masked: bool) -> int:
+    """Bytes that one decoder layer keeps for `rows` rows of `queries` tokens that attend to `keys` tokens."""
+    d, heads, i = shape.hidden, shape.heads * shape.head_dim, shape.intermediate
+    tokens = rows * queries
+    norms = (4 if mode.full else 2) * d * WIDE
+    inner = (5 if mode.cast else 2) * d + 2 * heads + 4 * i + 7 * mode.rank
+    inner += heads if mode.cast and not mode.full else 0
+    held = 2 * (heads if masked else shape.kv_heads * shape.head_dim) * rows * keys * mode.width
+    mask = rows * queries * keys * mode.width if masked else 0
+    return tokens * (norms + inner * mode.width + shape.heads * WIDE) + held + mask
+
+
+def language(
+    shape: Shape, mode: Mode, rows: int, queries: int, keys: int, masked: bool, layers: Optional[int] = None
+) -> int:
+    """Bytes that the decoder layers (all, or `layers` of them) and what lies around them keep.
+
+    Around them: the embeddings, the last norm's input, positions as sines and cosines; with checkpointing the
+    mask, once.
+    """
+    tokens, d, layers = rows * queries, shape.hidden, shape.layers if layers is None else layers
+    stream = WIDE if mode.full else mode.width  # what runs from layer to layer
+    around = tokens * (d * (stream + WIDE * (2 if mode.full else 1)) + 2 * shape.head_dim * mode.width)
+    if not mode.checkpointing:
+        return around + layers * language_layer(shape, mode, rows, queries, keys, masked)
+    mask = rows * queries * keys if masked else 0
+    return around + mask + (0 if mode.offload else layers) * tokens * d * stream
+
+
+def vision_layer(shape: Shape, mode: Mode, patches: int) -> int:
+    """Bytes that one block of the vision tower keeps where it is trained; its attention knows no mask."""
+    d, i = shape.vision_hidden, shape.vision_intermediate
+    norms = (4 if mode.full else 2) * d * WIDE
+    inner = (3 if mode.cast else 2) * d + 4 * d + 4 * i + 5 * mode.rank
+    inner += d if mode.cast else 0
+    return patches * (norms + inner * mode.width)
+
+
+def vision(shape: Shape, mode: Mode, patches: int) -> int:
+    """Bytes that all blocks keep, and the pixels where their embedding is trained."""
+    pixels = shape.patch_features * WIDE if mode.full else 0
+    around = patches * (pixels + shape.vision_hidden * mode.width)
+    if not mode.checkpointing:
+        return around + shape.vision_layers * vision_layer(shape, mode, patches)
+    stream = WIDE if mode.full else mode.width
+    return around + (0 if mode.offload else shape.vision_layers) * patches * shape.vision_hidden * stream
+
+
+def recomputed(layer: int, tokens: int, hidden: int, intermediate: int, mode: Mode) -> int:
+    """Bytes while one layer's backward runs: what it kept, and the gradients on their way through it.
+
+    An adapter in half precision sees its input in float32 for a moment, forward and backward.
+    """
+    wide = WIDE if mode.cast and not mode.full else 0
+    return layer + tokens * (intermediate * (mode.width + wide) + hidden * mode.width)

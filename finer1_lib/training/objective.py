@@ -1,0 +1,196 @@
+"""The TAPO objective as pure functions of tensors (log-probabilities come from `token_probabilities`).
+
+Shapes: B rollouts, T completion tokens, `mask` (B, T) with 1 on real tokens. A group is the n_anchor +
+n_positive rollouts of one triplet; they share one mean and one standard deviation:
+
+    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # two from the anchor, two from the positive
+    tensor([[ 0.8660, -0.8660, -0.8660,  0.8660]])
+
+The loss of one token under the anchor image, with D a divergence between what the policy says under the two
+images (`divergence`, or the exact one over the vocabulary):
+
+    L = clipped surrogate - gamma * D + eta1 * H(anchor) + eta2 * H(negative)
+
+    so gradient descent raises the divergence between the two images' distributions (use the picture!) and
+    lowers both entropies (which keeps the divergence from being bought by mere noise).
+
+Source: METHOD 3, column `kit`; paper Eq. 2-4; release TAPO/verl/trainer/core_algos.py (clip-higher, dual
+clip, low_var_kl with its clamps).
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+if TYPE_CHECKING:
+    import torch
+
+DIVERGENCES = ("k1", "k2", "k3", "paper", "full")
+LOG_RATIO_LIMIT = 20.0  # [R] core_algos.py: log r is held within +-20 before exp,
+DIVERGENCE_LIMIT = 10.0  # and the k3 value at 10 at most
+
+
+def group_advantages(rewards: "torch.Tensor", eps: float = 1e-6) -> "torch.Tensor":
+    """(r - mean) / (std + eps) within each group; std is the unbiased one.
+
+    Args:
+        rewards: (groups, rollouts of a group), anchor and positive rollouts alike.
+
+    Returns:
+        Same shape; zeros where all rewards of a group are equal.
+
+    Source: METHOD 3 (ONE group); unbiased std over the group and eps: release core_algos.py (audit E2).
+    """
+    mean = rewards.mean(-1, keepdim=True)
+    # The mean of equal floats can be off by one digit, which eps would blow up: such a group gets exact
+    # zeros.
+    varied = (rewards != rewards[..., :1]).any(-1, keepdim=True)
+    return (rewards - mean) / (rewards.std(-1, keepdim=True) + eps) * varied
+
+
+def clipped_surrogate(
+    ratio: "torch.Tensor", advantages: "torch.Tensor", clip_low: float, clip_high: float,
+    dual_clip: float = 0.0,
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """The policy loss of every token: max(-A r, -A clip(r)), and at most -A * dual_clip where A < 0.
+
+    Args:
+        ratio: (B, T) pi / pi_old of the sampled tokens.
+        advantages: (B,) or (B, T).
+        clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+        dual_clip: C > 1, or 0 for none.
+
+    Returns:
+        (loss (B, T), clipped (B, T) bool: where a clip took the gradient away).
+
+    Source: METHOD 3 (clip 0.2 / 0.28, dual clip C = 3); release core_algos.py.
+    """
+    import torch
+
+    a = advantages if advantages.dim() == 2 else advantages[:, None]
+    plain, held = -a * ratio, -a * ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss, clipped = torch.maximum(plain, held), held > plain
+    if dual_clip:
+        ceiling = -a * dual_clip
+        dual = (a < 0) & (loss > ceiling)
+        loss, clipped = torch.where(dual, ceiling.expand_as(loss), loss), clipped | dual
+    return loss, clipped
+
+
+def divergence(
+    kind: str, logp: "torch.Tensor", logp_negative: "torch.Tensor", mask: "torch.Tensor"
+) -> "torch.Tensor":
+    """How far pi(o | own picture) is from pi(o | negative picture), read off the drawn tokens.
+
+    With d = log pi_negative - log pi of a token, held within +-20, and r = exp(d):
+
+    | kind  | value of a token | is, under the policy's own samples, an estimate of                       |
+    |-------|------------------|--------------------------------------------------------------------------|
+    | k1    | -d               | KL(pi to pi_negative), unbiased, negative for many a token; unbounded    |
+    | k2    | d^2 / 2          | KL to second order; gradient d                                           |
+    | k3    | r - d - 1        | KL, unbiased, never negative; held at 10 at most, as in the release      |
+    | paper | g - log g - 1    | chi^2 - KL; g = pi / pi_negative of the whole ROLLOUT, as it is printed  |
+
+    (`full`, the exact KL over the vocabulary, needs the distributions: `full_divergence`.) Where a clamp
+    holds a value, its gradient is zero. The paper's g is a product over a hundred tokens and soon beyond
+    e^20; it is unbounded from above where k3's push is bounded by 1.
+
+    Args:
+        kind: "k1", "k2", "k3" or "paper".
+        logp, logp_negative: (B, T) log-probabilities of the same tokens.
+        mask: (B, T), 1 on real tokens.
+
+    Returns:
+        (B, T); for "paper" every token of a rollout carries the rollout's value.
+
+    Raises:
+        ValueError: another kind.
+
+    Source: METHOD 3, row "divergence D" ("paper": column `paper_text`, "k3": `official_release` and `kit`);
+    release TAPO/verl/trainer/core_algos.py (clamps); audit E4; k1, k2, k3: joschu.net/blog/kl-approx.
+    """
+    log_ratio = logp_negative - logp
+    if kind == "paper":
+        log_g = -(log_ratio * mask).sum(1, keepdim=True).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return (log_g.exp() - log_g - 1).expand_as(logp)
+    log_ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    if kind == "k1":
+        return -log_ratio
+    if kind == "k2":
+        return log_ratio.square() / 2
+    if kind == "k3":
+        return (log_ratio.exp() - log_ratio - 1).clamp(max=DIVERGENCE_LIMIT)
+    raise ValueError(f"divergence {kind!r}: one of k1, k2, k3, paper")
+
+
+def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
+    """-log pi of the drawn token: an unbiased estimate of the entropy's VALUE.
+
+    Its gradient is not the entropy's: on the policy's own samples it is zero on average, so as a loss it is
+    noise that lowers the surprise of whatever was drawn. The true entropy comes with `logp_and_entropy`.
+
+    Source: METHOD 3, row "H" (columns `paper_text` and `official_release`); audit E5.
+    """
+    return -logp
+
+
+def token_mean(values: "torch.Tensor", mask: "torch.Tensor", items: Any = None) -> "torch.Tensor":
+    """sum(values * mask) / items: one mean over all tokens, so a long rollout weighs more than a short one.
+
+    Args:
+        values, mask: (B, T).
+        items: the tokens to divide by: an update's share of its rollout batch's tokens ("batch": the same
+            mean however the update is cut into micro-batches), or by default the mask's own, at least 1
+            ("micro_batch": short ones weigh more).
+
+    Source: METHOD 3, row "token mean over"; audit E7.
+    """
+    items = mask.sum() if items is None else items
+    return (values * mask).sum() / (items.clamp(min=1) if hasattr(items, "clamp") else max(items, 1))
+
+
+class TapoTerms(NamedTuple):
+    """The loss of a batch and the per-token pieces its gauges are made of (all but `loss` are detached)."""
+
+    loss: "torch.Tensor"
+    ratio: "torch.Tensor"
+    clipped: "torch.Tensor"
+
+
+def tapo_loss(
+    logp: "torch.Tensor", old_logp: "torch.Tensor", advantages: "torch.Tensor", mask: "torch.Tensor", *,
+    clip_low: float, clip_high: float, dual_clip: float, gamma: float = 0.0, eta1: float = 0.0,
+    eta2: float = 0.0, apart: "Optional[torch.Tensor]" = None, entropy: "Optional[torch.Tensor]" = None,
+    entropy_negative: "Optional[torch.Tensor]" = None, items: Any = None,
+) -> TapoTerms:
+    """The whole objective as a loss to minimise: the surrogate, the inter-class term and the two entropies.
+
+    Args:
+        logp: (B, T) log-probabilities under the image the rollout is scored under.
+        old_logp: (B, T) the same at rollout time, without gradient.
+        advantages: (B,).
+        mask: (B, T), 1 on real completion tokens.
+        clip_low, clip_high, dual_clip: as in `clipped_surrogate`.
+        gamma: weight of the divergence from the negative image's distribution (raised).
+        eta1, eta2: weights of the two entropies (lowered).
+        apart: (B, T) divergence of every token, of whatever kind; needed where gamma is not 0.
+        entropy, entropy_negative: (B, T), needed where eta1 or eta2 is not 0.
+        items: number of tokens to divide by; by default the batch's own.
+
+    Raises:
+        ValueError: a weight other than 0 without its tensor.
+
+    Source: METHOD 3, L = -min(rho A, clip(rho) A) - gamma D + eta1 H(pi) + eta2 H(pi_neg).
+    """
+    for weight, needed, name in ((gamma, apart, "apart"), (eta1, entropy, "entropy"),
+                                 (eta2, entropy_negative, "entropy_negative")):
+        if weight and needed is None:
+            raise ValueError(f"{name} is needed: its weight is {weight}")
+    ratio = (logp - old_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    per_token, clipped = clipped_surrogate(ratio, advantages, clip_low, clip_high, dual_clip)
+    if gamma:
+        per_token = per_token - gamma * apart
+    if eta1:
+        per_token = per_token + eta1 * entropy
+    if eta2:
+        per_token = per_token + eta2 * entropy_negative
+    loss = token_mean(per_token, mask, items)
+    return TapoTerms(loss, ratio.detach(), clipped.detach())

@@ -1,0 +1,246 @@
+"""Figures of training: what fell in stage 1, what rose in stage 2, where the seconds go, how it goes wrong.
+
+DataFrames in, figures out; nothing is shown or saved here. A trained model has its colour of `contenders`.
+
+Source: our choice.
+
+The figure of forgetting: every gauge before and after, one line a setting. DataFrame in, figure out.
+
+Source: our choice.
+"""
+
+from typing import Any, Mapping, Sequence
+
+from finer1_lib.core.plots import INK, SEEN, UNSEEN, WIDEST, percent_axis
+from finer1_lib.core.statistics import has_interval
+from finer1_lib.training.forgetting import GAUGES, OPEN_WORLD
+from finer1_lib.training.methods import colour_of, label_of, model_name
+
+# of a step's seconds: (column of the metrics file, name, how the model's colour is laid on, hatch)
+PARTS = (("seconds_rollout", "rollouts", 1.0, ""),
+         ("seconds_scoring", "scoring under the old policy", 0.0, "///"),
+         ("seconds_update", "update", 0.35, ""))
+SOUND = "#999999"
+
+
+def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_scale: bool = False) -> Any:
+    """One panel a column, one line a model, over optimizer steps.
+
+    Args:
+        df: columns model, step and the ones to draw.
+        columns: [(column, title)].
+        smooth: steps of a trailing mean drawn over the single steps, which then stand pale behind it.
+        log_scale: logarithmic values, for curves that differ by orders of magnitude.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogFormatter
+
+    fig, axes = _panels(len(columns))
+    for axis, (column, title) in zip(axes, columns):
+        for model, part in df.groupby("model", sort=False):
+            _line(axis, part, column, smooth, color=colour_of(model), label=label_of(model))
+        if log_scale:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(LogFormatter())  # the usual one writes formulas
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axis.set_title(title, fontsize=15)
+        axis.set_xlabel("optimizer step", fontsize=13)
+    lines, labels = axes[0].get_legend_handles_labels()
+    if smooth > 1:
+        lines.append(Line2D([], [], color="black", alpha=0.35, linewidth=1))
+        labels.append(f"pale: single steps; strong: mean of the last {smooth}")
+    fig.legend(lines, labels, loc="outside lower center", ncols=4, fontsize=13, frameon=False)
+    return fig
+
+
+def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A stacked bar a model: mean seconds of an optimizer step, by what they were spent on.
+
+    Args:
+        logs: model -> DataFrame of its metrics file.
+
+    Returns:
+        (figure, DataFrame: model, a column a part, steps, seconds; means over the steps).
+    """
+    import pandas
+    from matplotlib.patches import Patch
+
+    rows = [{"model": model, **{column: part[column].mean() for column, *_ in PARTS}, "steps": len(part)}
+            for model, part in logs.items()]
+    parts = pandas.DataFrame(rows)
+    parts["seconds"] = parts[[column for column, *_ in PARTS]].sum(axis=1)
+    fig, (axis,) = _panels(1, width=9.0, height=0.7 * len(rows) + 1.9)
+    for place, row in enumerate(parts.to_dict("records")):
+        left = 0.0
+        for column, _, strength, hatch in PARTS:
+            face = _face(colour_of(row["model"]), strength, hatch)
+            axis.barh(place, row[column], left=left, height=0.7, **face)
+            left += row[column]
+        axis.text(1.01 * left, place, f"{left:.1f} s", va="center", fontsize=13)
+    axis.set_yticks(range(len(rows)), [label_of(model) for model in parts["model"]], fontsize=13)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.15 * parts["seconds"].max())
+    steps = "/".join(str(number) for number in dict.fromkeys(parts["steps"]))
+    axis.set_xlabel(f"seconds of an optimizer step (mean of {steps} steps)", fontsize=13)
+    keys = [Patch(label=name, **_face("#555555", strength, hatch)) for _, name, strength, hatch in PARTS]
+    fig.legend(handles=keys, fontsize=12, frameon=False, ncols=3, loc="outside upper center")
+    return fig, parts
+
+
+def _face(colour: str, strength: float, hatch: str) -> dict[str, Any]:
+    """A model's colour at full strength, paler, or as a hatch on white."""
+    from matplotlib.colors import to_rgb
+
+    face = tuple(1 - strength * (1 - part) for part in to_rgb(colour))
+    return {"facecolor": face, "edgecolor": colour if hatch else "black", "hatch": hatch, "linewidth": 0.8}
+
+
+def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
+    """Paid and strict accuracy, entropy, divergence and length of runs that went wrong, over optimizer steps.
+
+    Args:
+        turns: title -> DataFrame of its metrics file; a title is a method's name, with ", mended" behind it
+            for the run that sets it right, drawn dashed.
+        beside: model -> the same of sound runs, drawn in grey.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.lines import Line2D
+
+    panels = (("accuracy", "accuracy: paid (line), strict (dots)"), ("length", "length (tokens)"),
+              ("entropy", "entropy per token (nats)"), ("divergence", "divergence from the negative"))
+    fig, axes = _panels(4, width=5.6, height=3.5, across=2)
+    for axis, (column, title) in zip(axes, panels):
+        for part in beside.values():
+            _line(axis, part, column, 1, color=SOUND, label="", width=1.6)
+        for name, part in turns.items():
+            colour = colour_of(model_name(name.partition(",")[0]))
+            _line(axis, part, column, 1, color=colour, label=name.replace("_", " "),
+                  style="--" if "," in name else "-")
+            if column == "accuracy":
+                axis.plot(part["step"], part["accuracy_strict"], ":", color=colour, linewidth=2.4)
+        axis.set_title(title, fontsize=14)
+        axis.set_ylim(bottom=0)
+    axes[0].set_ylim(0, 1)
+    for axis in axes[-2:]:
+        axis.set_xlabel("optimizer step", fontsize=13)
+    handles = axes[0].get_legend_handles_labels()[0]
+    if beside:
+        told = ", ".join(label_of(name) for name in beside)
+        handles.append(Line2D([], [], color=SOUND, linewidth=1.6, label=told))
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=13, frameon=False)
+    return fig
+
+
+def tell_wrong_turn(log: Any, max_new_tokens: int) -> str:
+    """What a run's gauges say went wrong, in a line; numbers are means of the first and last three steps.
+
+    An update that no group was left for has no tokens: entropy and divergence are of the last steps that had.
+
+    Args:
+        log: DataFrame of a metrics file.
+        max_new_tokens: the limit of its rollouts.
+    """
+    first = {name: log[name].dropna().head(3).mean() for name in log.select_dtypes("number")}
+    last = {name: log[name].dropna().tail(3).mean() for name in log.select_dtypes("number")}
+    gap = last["accuracy"] - last["accuracy_strict"]
+
+    def course(name: str, form: str) -> str:
+        return f"{first[name]:{form}} to {last[name]:{form}}"
+
+    return (f"entropy {course('entropy', '.2f')}, divergence {course('divergence', '.2f')}, length"
+            f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off,"
+            f" in form {course('format_rate', '.0%')}, groups kept {course('kept_share', '.0%')};"
+            f" paid accuracy {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
+            f" ({100 * gap:.0f} points apart)")
+
+
+def held(log: Any, share: float = 0.8) -> bool:
+    """Whether a run ends with at least this share of the strict accuracy that it began with (three steps)."""
+    return bool(log["accuracy_strict"].tail(3).mean() >= share * log["accuracy_strict"].head(3).mean())
+
+
+def _line(
+    axis: Any, part: Any, column: str, smooth: int, *, color: str, label: str, width: float = 2.4,
+    style: str = "-",
+) -> None:
+    part = part.sort_values("step")
+    if smooth > 1:
+        axis.plot(part["step"], part[column], color=color, alpha=0.35, linewidth=1)
+    mean = part[column].rolling(smooth, min_periods=1).mean()
+    axis.plot(part["step"], mean, style, color=color, linewidth=width, label=label or None)
+
+
+def _panels(count: int, width: float = 5.2, height: float = 3.9, across: int = 0) -> tuple[Any, Any]:
+    """(figure, its axes); `across` a row, all by default, and never wider than a projector shows well."""
+    import matplotlib.pyplot as plt
+
+    across = across or count
+    down = -(-count // across)
+    fig, axes = plt.subplots(down, across, squeeze=False, layout="constrained",
+                             figsize=(min(WIDEST, width * across), height * down))
+    for axis in axes.flat:
+        axis.tick_params(labelsize=12)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
+    return fig, axes.flat
+
+
+def before_and_after(df: Any) -> Any:
+    """Hollow: the base. Filled, with its 95 % interval: after training. A pale line joins the two.
+
+    Args:
+        df: of `forgetting_summary.summarise`; gauges that it lacks get no panel.
+
+    Returns:
+        The figure, a panel a gauge: first what may be forgotten, then what was learnt.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    panels = [(gauge, "all", title, INK, "o") for gauge, title in GAUGES.items()]
+    panels += [(OPEN_WORLD, kind, f"learnt: open world, {kind}", colour, "s")
+               for kind, colour in (("seen", SEEN), ("unseen", UNSEEN))]
+    panels = [panel for panel in panels if ((df["gauge"] == panel[0]) & (df["categories"] == panel[1])).any()]
+    labels = list(dict.fromkeys(df["label"]))
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    fig, axes = plt.subplots(down, across, figsize=(3.5 * across + 2.4, (0.42 * len(labels) + 1.4) * down),
+                             sharey=True, sharex=True, squeeze=False, layout="constrained")
+    for axis, panel in zip(axes.flat, panels):
+        _panel(axis, df[(df["gauge"] == panel[0]) & (df["categories"] == panel[1])], labels, *panel[2:])
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("right (%)", fontsize=13)
+    hollow, filled = (Line2D([], [], marker="o", linestyle="", markersize=11, color="black", mfc=fill)
+                      for fill in ("none", "black"))
+    fig.legend([hollow, filled], ["before (base)", "after, 95 % interval"], loc="outside lower center",
+               ncols=2, fontsize=13, frameon=False)
+    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
+    return fig
+
+
+def _panel(axis: Any, part: Any, labels: list[str], title: str, colour: str, marker: str) -> None:
+    """One gauge: settings from the top, and how many questions stand behind each point."""
+    for row in part.itertuples():
+        place = labels.index(row.label)
+        axis.plot([100 * row.before, 100 * row.value], [place, place], color=colour, alpha=0.45, linewidth=3)
+        if has_interval(row.low):
+            axis.plot([100 * row.low, 100 * row.high], [place, place], color="black", linewidth=1.5,
+                      marker="|", markersize=8, zorder=3)
+        axis.plot(100 * row.value, place, marker=marker, color=colour, markersize=9, zorder=4)
+        axis.plot(100 * row.before, place, marker=marker, markerfacecolor="none", markeredgecolor="black",
+                  markeredgewidth=1.4, markersize=12, zorder=5)
+    sizes = sorted(set(part["n"]))
+    shown = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    axis.set_title(f"{title}\n(n = {shown})", fontsize=13)
+    axis.set_yticks(range(len(labels)), labels, fontsize=13)
+    axis.set_ylim(len(labels) - 0.4, -0.6)
+    percent_axis(axis, -4, 104)

@@ -1,0 +1,222 @@
+"""Rollouts of triplets: n_anchor over the anchor and n_positive over the positive, rewarded as one group.
+
+    triplet -> 4 completions over the anchor + 4 over the positive -> 8 rewards -> 8 advantages (one mean, one
+    std)
+
+Dynamic sampling: a group whose rollouts are all right or all wrong teaches nothing; it is dropped and another
+prompt is sampled in its place, for a limited number of rounds. Where nothing at all survives, a policy says
+what happens (`TapoConfig.nothing_survives`).
+
+Pictures take the memory (the paper's rollout batch has 384 triplets; one picture of 1280 image tokens is
+24 MB): positives are let go once they have been sampled from, and dropped groups once others fill the batch.
+
+Everything drawn here is a function of (seed, rollout batch, round), so that a resumed run draws what an
+uninterrupted one would have.
+
+Source: METHOD 3 (intra-class augmentation, dynamic sampling; at most 20 rounds [P]); audit E2, E10.
+"""
+
+import random
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
+
+from finer1_lib.core.completions import strict
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.prompts import user_message
+from finer1_lib.models.encoding import Encoded, Encoder
+from finer1_lib.models.generation import cut_batches, ending_ids, sample_ids
+from finer1_lib.models.out_of_memory import mended
+from finer1_lib.training.objective import group_advantages
+
+if TYPE_CHECKING:
+    import torch
+
+    from finer1_lib.training.tapo_config import TapoConfig, TripletRow
+
+
+class Group(NamedTuple):
+    """The rollouts of one triplet, ready for the loss.
+
+    Attributes:
+        varied: some were right and some wrong.
+        accuracy: (rollouts,) of each.
+        advantages: (rollouts,).
+        completions: token ids of each.
+        prompts: the encoded prompt each is scored under.
+        negatives: the prompt over the negative picture, as often; empty where the loss has no use for it.
+        truncated: whether each was cut at the limit.
+    """
+
+    varied: bool
+    accuracy: "torch.Tensor"
+    advantages: "torch.Tensor"
+    completions: list[list[int]]
+    prompts: list[Encoded]
+    negatives: list[Encoded]
+    truncated: list[bool]
+
+
+class Batch(NamedTuple):
+    """What one rollout batch gave.
+
+    Attributes:
+        kept: groups to train on.
+        dropped: groups without variance, at most as many as the batch lacks.
+        gauges: `tapo.ROLLOUT_GAUGES`.
+        counts: `tapo.COUNTS`, as far as they are known here.
+    """
+
+    kept: list[Group]
+    dropped: list[Group]
+    gauges: dict[str, float]
+    counts: dict[str, float]
+
+
+def _varied(accuracy: "torch.Tensor") -> bool:
+    """Whether some rollouts of a group were right and some wrong."""
+    return bool(accuracy.min() != accuracy.max())
+
+
+def planned_row(slot: int, count: int, seed: int) -> int:
+    """The row at a place of the endless order of prompts: all rows, shuffled anew every `count` places."""
+    order = list(range(count))
+    random.Random(f"{seed}/prompts/{slot // count}").shuffle(order)
+    return order[slot % count]
+
+
+def replacement_rows(number: int, count: int, tried: set[int], draw: random.Random) -> list[int]:
+    """Rows to sample in place of dropped groups: untried ones first; when all were tried, any."""
+    fresh = [row for row in range(count) if row not in tried]
+    draw.shuffle(fresh)
+    return (fresh + [draw.randrange(count) for _ in range(number)])[:number]
+
+
+class Sampler:
+    """Samples and rewards groups.
+
+    Args:
+        model: the policy; its mode is restored.
+        encoder: of its processor.
+        config: the run's settings.
+        triplets: all prompts.
+        reward: (columns, prompts, completions, completion ids) -> (rollouts, 2) accuracy and format.
+        weights: (2,) of the two.
+    """
+
+    def __init__(self, model: Any, encoder: Encoder, config: "TapoConfig", triplets: "Sequence[TripletRow]",
+                 reward: Callable[..., "torch.Tensor"], weights: "torch.Tensor") -> None:
+        self.model, self.encode, self.config, self.triplets = model, encoder, config, triplets
+        self.reward, self.weights = reward, weights
+
+    def batch(self, slots: Sequence[int], number: int) -> Batch:
+        """Fill one rollout batch.
+
+        Args:
+            slots: places in the endless order of prompts, as many as groups are wanted.
+            number: of the rollout batch in the run, from 0.
+
+        Returns:
+            At least as many kept groups as slots, unless the rounds ran out.
+
+        Raises:
+            UserError: nothing survived and the policy is "stop".
+        """
+        c, want, began = self.config, len(slots), time.monotonic()
+        rows = [planned_row(slot, len(self.triplets), c.seed) for slot in slots]
+        tried: set[int] = set()
+        kept: list[Group] = []
+        dropped: list[Group] = []
+        sampled: "list[torch.Tensor]" = []  # (rollouts,) accuracies of every group, dropped ones included
+        sums: dict[str, float] = defaultdict(float)
+        rounds = 0
+        while True:
+            rounds += 1
+            tried.update(rows)
+            groups = self.groups(rows, (c.seed, number, rounds), sums)
+            sampled += [group.accuracy for group in groups]
+            varied = [group for group in groups if group.varied]
+            if not varied and c.nothing_survives == "keep":
+                kept += [group._replace(advantages=group.advantages * 0) for group in groups]
+            else:
+                kept += varied
+                dropped += [group for group in groups if not group.varied]
+            del dropped[max(0, want - len(kept)) :], groups  # and with them their pictures
+            if len(kept) >= want or rounds == c.max_sampling_rounds:
+                break
+            draw = random.Random(f"{c.seed}/replacements/{number}/{rounds}")
+            rows = replacement_rows(want - len(kept), len(self.triplets), tried, draw)
+        if not kept and c.nothing_survives == "stop":
+            raise UserError(
+                f"TAPO: in rollout batch {number + 1} all rollouts of every group were alike in {rounds}"
+                " rounds (all right or all wrong): raise temperature, take another start, or set"
+                " nothing_survives to 'skip'")
+        count = sums.pop("rollouts")
+        accuracies = [float(accuracy.mean()) for accuracy in sampled]
+        mean = sum(accuracies) / len(accuracies)
+        gauges = {
+            **{name: sums[name] / count for name in ("reward", "accuracy", "accuracy_strict", "format_rate",
+                                                     "length", "truncated_share")},
+            "reward_std": sums["reward_std"] / len(sampled),
+            "accuracy_std": (sum((a - mean) ** 2 for a in accuracies) / len(accuracies)) ** 0.5,
+            **{f"accuracy_{half}": sum(float(accuracy[part].mean()) for accuracy in sampled) / len(sampled)
+               for half, part in (("anchor", slice(c.n_anchor)), ("positive", slice(c.n_anchor, None)))
+               if c.n_positive or half == "anchor"},
+            "zero_variance_share": sum(not _varied(accuracy) for accuracy in sampled) / len(sampled),
+            "sampling_rounds": float(rounds), "kept_share": len(kept) / want}
+        return Batch(kept, dropped, gauges, {
+            "rollouts_sampled": count, "rollouts_trained": float(min(len(kept), want) * c.group_size),
+            "tokens_sampled": sums["length"], "seconds_rollout": time.monotonic() - began})
+
+    def groups(self, rows: Sequence[int], seed: tuple[int, ...], sums: dict[str, float]) -> list[Group]:
+        """One group for each row; `sums` collects the gauges' sums over all rollouts."""
+        c, size = self.config, self.config.group_size
+        triplets = [self.triplets[row] for row in rows]
+        anchors = [self._encoded(t, t.anchor) for t in triplets]
+        positives = [self._encoded(t, t.positive) if c.n_positive else None for t in triplets]
+        completions = self._complete(
+            [p for a, b in zip(anchors, positives) for p in [a] * c.n_anchor + [b] * c.n_positive], seed)
+        if c.score_positive_under == "anchor":
+            positives.clear()
+        columns = [{"sub_category": t.sub_category} for t in triplets for _ in range(size)]
+        asked = [user_message(t.prompt) for t in triplets for _ in range(size)]
+        texts = self.encode.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        answers = [[{"role": "assistant", "content": text}] for text in texts]
+        parts = self.reward(columns, asked, answers, completions).cpu()
+        reward = (parts * self.weights.cpu()).sum(-1)
+        ends = set(ending_ids(self.model, self.encode.tokenizer))
+        truncated = [not ids or ids[-1] not in ends for ids in completions]
+        for name, values in (("reward", reward), ("accuracy", parts[:, 0]), ("format_rate", parts[:, 1]),
+                             ("reward_std", reward.view(-1, size).std(1))):
+            sums[name] += float(values.sum())
+        sums["accuracy_strict"] += sum(
+            strict(text, row["sub_category"]) for text, row in zip(texts, columns))
+        sums["length"] += sum(len(ids) for ids in completions)
+        sums["truncated_share"] += sum(truncated)
+        sums["rollouts"] += len(completions)
+        groups = []
+        for g, triplet in enumerate(triplets):
+            own = slice(g * size, (g + 1) * size)
+            scored_as = anchors[g] if c.score_positive_under == "anchor" else positives[g]
+            negatives = [self._encoded(triplet, triplet.negative)] * size if c.needs_negative else []
+            accuracy = parts[own, 0]
+            groups.append(Group(
+                _varied(accuracy), accuracy, group_advantages(reward[None, own])[0],
+                completions[own], [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives,
+                truncated[own]))
+        return groups
+
+    def _complete(self, prompts: Sequence[Encoded], seed: tuple[int, ...]) -> list[list[int]]:
+        c = self.config
+        completions: list[Any] = [None] * len(prompts)
+        for number, part in enumerate(cut_batches([len(p.ids) for p in prompts], c.generation_batch_size)):
+            with mended("sampling rollouts", final=False, prompts=len(part)):
+                drawn = sample_ids(
+                    self.model, self.encode.tokenizer, [prompts[i] for i in part], seed=(*seed, number),
+                    max_new_tokens=c.max_new_tokens, temperature=c.temperature, top_p=c.top_p)
+            for i, ids in zip(part, drawn):
+                completions[i] = ids
+        return completions
+
+    def _encoded(self, triplet: "TripletRow", image: Any) -> Encoded:
+        return self.encode(user_message(triplet.prompt, image))

@@ -1,0 +1,217 @@
+"""Stage 1: supervised fine-tuning, on rationales (CoT SFT) or on bare answers (answer-only SFT).
+
+The loss counts the assistant's turn alone, its ending token included:
+
+    <user> picture, question <assistant> <think>..</think><answer>Dunen Wren</answer> <end>
+    |---------- label -100 ------------|------------------- learnt -----------------------|
+
+It is the mean over all such tokens of an optimizer step, however the step is cut into micro-batches, computed
+from the backbone's hidden states like TAPO's (TRL 1.15's own SFT loss is a Triton kernel and cannot run on a
+CPU).
+
+Which weights are trained, an adapter or the model's own, is the model's affair (`models.make_trainable`).
+
+Source: paper section 4.1 / METHOD 2 (10 epochs, cosine, weight decay 0.1, loss on the assistant turn, vision
+tower and projector frozen); LoRA in place of all weights, and other frozen parts, are our choices.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.images import ImageFile
+from finer1_lib.core.prompts import user_message
+from finer1_lib.models.encoding import Encoder, pad, vision_inputs
+from finer1_lib.models.log_probabilities import score_tokens
+from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.trainable import LoadedModel, has_trainable
+from finer1_lib.models.trained_weights import load_trained
+from finer1_lib.training import checkpoints
+
+LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
+
+
+class SftExample(NamedTuple):
+    """One picture, the prompt over it, and the assistant's whole answer."""
+
+    image: ImageFile
+    prompt: str
+    completion: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+    """Settings of one supervised run.
+
+    Attributes:
+        epochs: passes over the examples.
+        learning_rate: peak of the cosine.
+        weight_decay: of AdamW.
+        warmup_steps: linear steps up to the peak.
+        batch_size: examples per optimizer step.
+        micro_batch_size: examples per forward; must divide batch_size.
+        max_grad_norm: gradients are clipped to it.
+        checkpoints_every: optimizer steps between checkpoints.
+        seed: of the order of the examples.
+
+    Source: METHOD 2 [P, R]: 10 epochs, weight decay 0.1, 6 warm-up steps; the paper's learning rate (5e-6) is
+    for all weights, LoRA needs a larger one (our choice).
+    """
+
+    epochs: int = 10
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.1
+    warmup_steps: int = 6
+    batch_size: int = 8
+    micro_batch_size: int = 8
+    max_grad_norm: float = 1.0
+    checkpoints_every: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "batch_size", "micro_batch_size", "max_grad_norm",
+                     "checkpoints_every"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"SFT: {name} is {getattr(self, name)}: it must be positive")
+        if self.batch_size % self.micro_batch_size:
+            raise UserError(
+                f"SFT: micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
+
+
+class SftCollator:
+    """Examples into one right-padded batch; the examples themselves are left alone.
+
+    Pictures may differ in size, so prompts differ in length even for one question.
+    """
+
+    def __init__(self, processor: Any, encoder: Optional[Encoder] = None) -> None:
+        self.encode = encoder or Encoder(processor)
+        self.tokenizer = processor.tokenizer
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Encode rows with image_root, image_id, prompt and completion.
+
+        Returns:
+            input_ids, attention_mask, labels (B, L; -100 outside completions), pixel_values, image_grid_thw,
+            mm_token_type_ids.
+        """
+        prompts, completions = [], []
+        for row in rows:
+            image = ImageFile(row["image_root"], row["image_id"])
+            prompts.append(self.encode(user_message(row["prompt"], image)))
+            completions.append(self.encode.completion(row["completion"]))
+        whole = [prompt.ids + completion for prompt, completion in zip(prompts, completions)]
+        ids, mask = pad(whole, self.tokenizer.pad_token_id, "right")
+        labels = ids.clone()
+        for i, (prompt, completion) in enumerate(zip(prompts, completions)):
+            labels[i, : len(prompt.ids)] = -100
+            labels[i, len(prompt.ids) + len(completion) :] = -100
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels,
+                **vision_inputs(prompts, ids, self.image_token_id)}
+
+
+def completion_loss(model: Any, batch: Mapping[str, Any], items: Any = None) -> Any:
+    """Mean negative log-likelihood of the labelled tokens of a batch of `SftCollator`.
+
+    Args:
+        items: what to divide by; by default the batch's own number of labelled tokens.
+    """
+    scored = batch["labels"] != -100
+    pictured = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
+    vision = {key: batch[key] for key in pictured if key in batch}
+    logp = score_tokens(model, batch["input_ids"], batch["attention_mask"], scored, vision).logp
+    return -logp.sum() / (scored.sum() if items is None else items)
+
+
+@functools.lru_cache(maxsize=None)
+def _trainer_class(base: type) -> type:
+    class VLSFTTrainer(base):
+        """TRL's SFTTrainer with `completion_loss` as its loss."""
+
+        loss_is_scaled_for_ga = True  # completion_loss divides by the tokens of the whole optimizer step
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            with self.accelerator.autocast():
+                loss = completion_loss(self.accelerator.unwrap_model(model), inputs, num_items_in_batch)
+            return (loss, None) if return_outputs else loss
+
+        def create_model_card(self, *args, **kwargs):
+            """No card: a checkpoint is scratch."""
+
+        def _send_telemetry(self):
+            """No pings."""
+
+    return VLSFTTrainer
+
+
+def make_sft_trainer_class() -> type:
+    """VLSFTTrainer on whatever `trl.SFTTrainer` is by now: TRL's own, or the one Unsloth rewrote."""
+    import trl
+
+    return _trainer_class(trl.SFTTrainer)
+
+
+def train_sft(
+    loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, out_dir: "str | Path", *,
+    metrics_path: "str | Path | None" = None, progress: Optional[checkpoints.Progress] = None,
+) -> LoadedModel:
+    """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead.
+
+    Killed at any moment, the same call goes on from the last checkpoint and ends with the same weights.
+
+    Args:
+        loaded: after `models.make_trainable`, at its starting weights.
+        examples: at least one.
+        out_dir: the folder of the adapter or, after full fine-tuning, of the whole checkpoint.
+        metrics_path: the log; by default `<out_dir>_log.csv`.
+        progress: as `Stage.progress`.
+
+    Returns:
+        The same model, trained.
+
+    Raises:
+        UserError: no examples, nothing trainable, a folder that holds another training, or no memory left.
+    """
+    out_dir = Path(out_dir)
+    if not examples:
+        raise UserError(f"{out_dir.name}: there is nothing to train on")
+    if not has_trainable(loaded):
+        raise UserError(f"{out_dir.name}: the model has no part to train; call models.make_trainable first")
+    data = [(e.image.image_id, e.prompt, e.completion) for e in examples]
+    identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
+    if not checkpoints.finished(out_dir, identity):
+        path = Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv"))
+        with mended("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
+                    divides=config.batch_size):
+            trainer = build_trainer(loaded, examples, config, checkpoints.scratch(out_dir))
+            checkpoints.run_training(trainer, loaded, out_dir, identity, columns=LOG_COLUMNS,
+                                     metrics_path=path, progress=progress, every=5)
+    return load_trained(loaded, out_dir)
+
+
+def build_trainer(
+    loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, folder: Path
+) -> Any:
+    """The trainer of one run; its checkpoints go to `folder`."""
+    import trl
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    rows = [{"image_root": e.image.image_root, "image_id": e.image.image_id, "prompt": e.prompt,
+             "completion": e.completion} for e in examples]
+    arguments = trl.SFTConfig(
+        **checkpoints.common_arguments(loaded, folder, seed=config.seed, save_steps=config.checkpoints_every),
+        num_train_epochs=config.epochs, learning_rate=config.learning_rate, lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch_size, packing=False,
+        padding_free=False, max_length=None, completion_only_loss=True,
+        dataset_kwargs={"skip_prepare_dataset": True})
+    trainer = make_sft_trainer_class()(
+        model=loaded.model, args=arguments, train_dataset=Dataset.from_list(rows),
+        data_collator=SftCollator(loaded.processor), processing_class=loaded.processor)
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -1,0 +1,236 @@
+"""The settings of TAPO: every switch between the paper's words, the release's code and the kit's choice.
+
+Three presets answer where the paper and its release part (or leave something open); sizes, rates and weights
+are the same settings for all three:
+
+    make_config("kit", steps=40)   make_config("paper_text", steps=40)   make_config("official_release", ...)
+
+Source: METHOD 3, the switch table; audit E1-E10.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.data.distortions import Picture
+from finer1_lib.training.objective import DIVERGENCES
+from finer1_lib.training.rewards import ACCURACY, FORMATS
+
+# Of the rollouts, every one that was sampled, before any group is thrown away; the same for the updates that
+# share a rollout batch.
+ROLLOUT_GAUGES = {
+    "reward": "mean of 0.9 accuracy + 0.1 format: the curve to watch",
+    "reward_std": "its standard deviation within a group, on average: what advantages are made of",
+    "accuracy": "share that the reward calls right",
+    "accuracy_std": "standard deviation between groups: high where prompts are all right or all wrong",
+    "accuracy_anchor": "accuracy of the rollouts over anchors",
+    "accuracy_positive": "accuracy of the rollouts over positives",
+    "accuracy_strict": "share that is strictly right, whatever the reward pays for: far below accuracy, the"
+                       " reward is being gamed",
+    "format_rate": "share in the asked form",
+    "zero_variance_share": "share of groups all right or all wrong: nothing to learn from",
+    "sampling_rounds": "how often groups were sampled to fill the batch",
+    "kept_share": "groups trained on, of the groups asked for",
+    "length": "mean tokens of a completion",
+    "truncated_share": "share cut at the limit: near 1, the policy rambles",
+}
+# Of the tokens of an update.
+UPDATE_GAUGES = {
+    "ratio_anchor": "mean pi / pi_old of tokens drawn over anchors; 1 in a batch's first update",
+    "ratio_positive": "the same for positives",
+    "clip_share_anchor": "share of tokens over anchors whose gradient a clip took away",
+    "clip_share_positive": "the same for positives",
+    "divergence": "mean divergence of own from negative picture: how much the words depend on the picture",
+    "entropy": "mean entropy of the next token under the own picture (nats); near 0, all rollouts are alike;"
+               " rising with the divergence, the policy is falling apart",
+    "entropy_negative": "the same under the negative picture",
+    "entropy_sampled": "mean -log pi of the drawn tokens under the own picture",
+}
+COUNTS = {  # of a rollout batch, written with its first update; the budget adds them up
+    "rollouts_sampled": "rollouts sampled, the thrown away ones included",
+    "rollouts_trained": "rollouts that the updates of this batch learn from",
+    "tokens_sampled": "their tokens",
+    "seconds_rollout": "seconds for sampling and rewarding",
+    "seconds_scoring": "seconds for scoring without gradient (pi_old, a stale negative)",
+}
+GAUGES = {**ROLLOUT_GAUGES, **UPDATE_GAUGES, "grad_norm": "gradient norm before it is clipped", **COUNTS,
+          "seconds_update": "seconds for forward, backward and optimizer"}
+LOG_COLUMNS = ("step", "loss", "learning_rate", *GAUGES, "seconds")
+SHOWN = ("reward", "reward_std", "accuracy", "accuracy_std", "accuracy_strict", "format_rate",
+         "zero_variance_share", "sampling_rounds", "kept_share", "ratio_anchor", "ratio_positive",
+         "clip_share_anchor", "clip_share_positive", "divergence", "entropy", "entropy_negative",
+         "entropy_sampled", "length", "truncated_share", "grad_norm", "seconds_rollout", "seconds_scoring",
+         "seconds_update")
+
+
+class TripletRow(NamedTuple):
+    """One prompt with its three pictures and its label."""
+
+    anchor: Picture
+    positive: Picture
+    negative: Picture
+    prompt: str
+    sub_category: str
+
+
+SWITCHES = {
+    "score_positive_under": ("anchor", "positive"),
+    "negative_branch": ("fresh", "stale"),
+    "divergence": DIVERGENCES,
+    "entropy": ("true", "sampled"),
+    "token_mean": ("batch", "micro_batch"),
+    "accuracy_reward": tuple(ACCURACY),
+    "format_reward": tuple(FORMATS),
+    "nothing_survives": ("skip", "keep", "stop"),
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "kit": {},
+    "paper_text": dict(
+        score_positive_under="anchor", negative_branch="fresh", divergence="paper", entropy="sampled",
+        dual_clip=0.0, token_mean="batch", accuracy_reward="contains_response", nothing_survives="skip"),
+    "official_release": dict(
+        score_positive_under="positive", negative_branch="stale", divergence="k3", entropy="sampled",
+        dual_clip=3.0, token_mean="micro_batch", accuracy_reward="contains_answer", nothing_survives="keep",
+        max_sampling_rounds=0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TapoConfig:
+    """Settings of one run, refused where they make no sense.
+
+    Attributes:
+        n_anchor, n_positive: rollouts over the anchor and over the positive; one group together.
+        gamma, eta1, eta2: weights of the divergence and of the two entropies.
+        clip_low, clip_high: the ratio stays within [1 - clip_low, 1 + clip_high].
+        dual_clip: the loss of a token with A < 0 is at most -A times this; 0 switches it off.
+        score_positive_under: the picture under which rollouts of the positive are scored.
+        negative_branch: "fresh" recomputes it in every update, with gradient; "stale" once per rollout,
+            without.
+        divergence: a kind of `objective.divergence`, or "full", the exact KL over the vocabulary.
+        entropy: "true" of the whole distribution, or "sampled", -log pi of the drawn token.
+        token_mean: over the whole "batch" of an update, or over each "micro_batch" and then over these.
+        accuracy_reward, format_reward: keys of `rewards.ACCURACY` and `rewards.FORMATS`.
+        nothing_survives: what happens where no group of a rollout batch has both right and wrong rollouts:
+            "skip" the update and say so, "stop" with an error, or "keep" a sampling round that left nothing
+            whole at zero advantage (only divergence and entropies act on it; the release's way).
+        max_sampling_rounds: how often a rollout batch is sampled at most, the first time included; 0 is no
+            limit and needs "keep".
+        mask_truncated: rollouts cut at max_new_tokens count for their group's mean, not for the loss.
+        temperature, top_p, max_new_tokens: of the rollouts.
+        steps: optimizer steps.
+        prompts_per_step: groups per optimizer step.
+        updates_per_rollout: optimizer steps that share one rollout batch; divides steps.
+        micro_batch_size: rollouts per forward; divides prompts_per_step * (n_anchor + n_positive).
+        generation_batch_size: rollouts generated at a time.
+        learning_rate, weight_decay, warmup_steps, max_grad_norm: of AdamW, constant after the warm-up.
+        checkpoints_every: rollout batches between checkpoints.
+        seed: of prompts, rollouts and order.
+
+    Source: METHOD 3. The paper: 5 + 5 rollouts, lr 1e-6 for all weights, weight decay 0.01, 128 prompts a
+    step, three steps a rollout batch, 20 rounds; the release: gamma 0.01, etas 0.03, temperature 1, top-p
+    0.99, gradient norm 1.
+    """
+
+    n_anchor: int = 5
+    n_positive: int = 5
+    gamma: float = 0.01
+    eta1: float = 0.03
+    eta2: float = 0.03
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float = 3.0
+    mask_truncated: bool = False
+    score_positive_under: str = "anchor"
+    negative_branch: str = "fresh"
+    divergence: str = "k3"
+    entropy: str = "true"
+    token_mean: str = "batch"
+    accuracy_reward: str = "strict"
+    format_reward: str = "thinking"
+    nothing_survives: str = "skip"
+    max_sampling_rounds: int = 20
+    temperature: float = 1.0
+    top_p: float = 0.99
+    max_new_tokens: int = 2048
+    steps: int = 100
+    prompts_per_step: int = 8
+    updates_per_rollout: int = 2
+    micro_batch_size: int = 16
+    generation_batch_size: int = 64
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.01
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    checkpoints_every: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in SWITCHES.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"TAPO: {name} {getattr(self, name)!r}: one of {', '.join(known)}")
+        positive = ("n_anchor", "temperature", "top_p", "max_new_tokens", "steps",
+                    "prompts_per_step", "updates_per_rollout", "micro_batch_size", "generation_batch_size",
+                    "learning_rate", "max_grad_norm", "checkpoints_every")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UserError(f"TAPO: {name} is {getattr(self, name)}: it must be positive")
+        for name in ("n_positive", "gamma", "eta1", "eta2", "clip_low", "clip_high", "dual_clip",
+                     "weight_decay", "warmup_steps", "max_sampling_rounds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"TAPO: {name} is {getattr(self, name)}: it must not be negative")
+        if self.group_size < 2:
+            raise UserError("TAPO: n_anchor + n_positive must be at least 2, one alone has no advantage")
+        if self.dual_clip and self.dual_clip <= 1 + self.clip_high:
+            raise UserError(f"TAPO: dual_clip {self.dual_clip} must be above 1 + clip_high, or 0 for none")
+        if self.top_p > 1 or self.clip_low >= 1:
+            raise UserError(
+                f"TAPO: top_p {self.top_p} must be at most 1 and clip_low {self.clip_low} below 1")
+        if not self.max_sampling_rounds and self.nothing_survives != "keep":
+            raise UserError("TAPO: max_sampling_rounds 0 (no limit) could go on for ever unless"
+                            " nothing_survives is 'keep': set a limit")
+        if self.divergence == "full" and self.negative_branch == "stale":
+            raise UserError("TAPO: divergence 'full' needs the negative's whole distribution: set"
+                            " negative_branch to 'fresh'")
+        if self.rows_per_step % self.micro_batch_size:
+            raise UserError(
+                f"TAPO: micro_batch_size {self.micro_batch_size} must divide the {self.rows_per_step}"
+                " rollouts of a step (prompts_per_step times n_anchor + n_positive)")
+        if self.steps % self.updates_per_rollout:
+            raise UserError(
+                f"TAPO: updates_per_rollout {self.updates_per_rollout} must divide steps {self.steps}")
+
+    @property
+    def group_size(self) -> int:
+        """Rollouts of one prompt."""
+        return self.n_anchor + self.n_positive
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rollouts an optimizer step trains on."""
+        return self.prompts_per_step * self.group_size
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the negative picture enters the loss at all."""
+        return bool(self.gamma or self.eta2)
+
+
+def make_config(preset: str = "kit", **settings: Any) -> TapoConfig:
+    """A preset's settings with some of them replaced.
+
+    Args:
+        preset: a key of `PRESETS`. What the paper does not say, "paper_text" takes from "kit" (it has no
+            rule for a batch that nothing survives).
+
+    Raises:
+        UserError: an unknown preset or setting.
+
+    Source: METHOD 3, the switch table.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"TAPO: preset {preset!r}: one of {', '.join(PRESETS)}")
+    unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(TapoConfig)})
+    if unknown:
+        raise UserError(f"TAPO has no setting {', '.join(unknown)}")
+    return TapoConfig(**{**PRESETS[preset], **settings})

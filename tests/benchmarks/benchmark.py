@@ -1,0 +1,257 @@
+"""What a step of TAPO costs beside one of DAPO with as many rollouts, and what sharing saves.
+
+    finer1 benchmark miniature
+
+Everything is measured in one process, in turns (DAPO, TAPO, DAPO, TAPO, ...), so that a busy machine slows
+both; what is told is the median over turns with the lowest and the highest. A step is the trainer's own, with
+its own gauges of seconds; only the filter is off, so that both methods train on every rollout they sample.
+
+Sharing is switched off by what the prompts are, not by another code path: rows share what is one object.
+
+    prompts    a group's rollouts are one `Encoded`: one pass of tower and prompt
+    pictures   equal prompts in several objects over one tensor of pixels: one pass of the tower
+    nothing    every row has its own
+
+Source: our choice (the paper's reviewers asked what TAPO costs; DESIGN 7: every number has its spread).
+"""
+
+import dataclasses
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.models.trainable import add_lora
+from finer1_lib.training.methods import METHODS, method_config
+from finer1_lib.training.tapo_config import TapoConfig
+
+PARTS = ("rollout", "scoring", "update", "step")
+LEVELS = ("nothing", "pictures", "prompts")
+
+
+def measure_run(
+    run_name: str, output_root: Optional[str] = None, checkpoint: Optional[str] = None,
+    adapter: Optional[str] = None, backend: str = "transformers", repeats: int = 5,
+    say: Optional[Callable[[str], None]] = None,
+) -> dict[str, Any]:
+    """`benchmark` on a finished run's triplets, settings of 03 and CoT SFT model.
+
+    Args:
+        run_name, output_root: as for `finer1 run`.
+        checkpoint, adapter: in place of the run's own; another checkpoint starts from a fresh adapter where
+            no `adapter` is given.
+        backend, repeats, say: as for `models.load` and `benchmark`.
+
+    Raises:
+        UserError: 03 is not finished there.
+    """
+    import pandas
+
+    from finer1_lib.core.files import read_json
+    from finer1_lib.models import loading as models
+    from finer1_lib.runs.chain import find_run
+    from finer1_lib.training.tapo import triplet_rows
+    from finer1_lib.training.tapo_config import make_config
+
+    folder = find_run(output_root, run_name)
+    stage = folder / "03_tapo/stage.json"
+    if not stage.is_file():
+        raise UserError(f"run {run_name!r} in {folder.parent} has not finished 03_tapo: run it first")
+    settings = read_json(stage)["parameters"]
+    names = {field.name for field in dataclasses.fields(TapoConfig)}
+    config = make_config("kit", **{key: value for key, value in settings.items() if key in names})
+    root = folder / read_json(folder / "01_data/data.json")["image_root"]
+    if checkpoint is None:
+        checkpoint = read_json(folder / "00_miniature_world/base.json")["checkpoint"]
+        adapter = adapter or str(folder / "02_cot_sft/cot_sft")
+    loaded = models.load(checkpoint, adapter, backend=backend)
+    if adapter is None:
+        loaded = add_lora(loaded, settings.get("lora_rank", 8), settings.get("lora_alpha", 16))
+    rows = triplet_rows(pandas.read_parquet(folder / "01_data/triplets.parquet"), root)
+    return benchmark(loaded, rows, config, repeats=repeats, say=say)
+
+
+def benchmark(
+    loaded: Any, rows: Sequence[Any], config: TapoConfig, *, repeats: int = 5,
+    methods: Sequence[str] = ("dapo", "tapo"), say: Optional[Callable[[str], None]] = None,
+) -> dict[str, Any]:
+    """Measure steps of the methods and what sharing saves.
+
+    Args:
+        loaded: a model with something to train; its weights are put back.
+        rows: triplets.
+        config: of the TAPO run; a step is one of its rollout batches, divided by `updates_per_rollout`.
+        repeats: turns that count; one more goes before, to warm up.
+        methods: the first is what the others are compared with.
+        say: told of each turn.
+
+    Returns:
+        Ready for JSON: `machine`, `settings`, `steps` (method -> part -> seconds of every turn, and tokens),
+        `sharing` (what was done -> level -> seconds of every turn).
+
+    Raises:
+        UserError: no turn, an unknown method, or no triplets.
+    """
+    import torch
+
+    if repeats < 1:
+        raise UserError(f"benchmark: repeats is {repeats}: it must be at least 1")
+    if not rows:
+        raise UserError("benchmark: there are no triplets to sample from")
+    steps: dict[str, dict[str, list[float]]] = {
+        name: {part: [] for part in (*PARTS, "tokens")} for name in methods}
+    shared: dict[str, dict[str, list[float]]] = {}
+    for turn in range(repeats + 1):
+        for name in methods:
+            own = dataclasses.replace(
+                method_config(name, config), steps=config.updates_per_rollout, max_sampling_rounds=1,
+                nothing_survives="keep", checkpoints_every=config.steps + 1, seed=turn)
+            for part, seconds in _step(loaded, rows, own).items():
+                steps[name][part] += [seconds] if turn else []
+        for what, levels in _sharing(loaded, rows, config, turn).items():
+            for level, seconds in levels.items():
+                shared.setdefault(what, {}).setdefault(level, []).extend([seconds] if turn else [])
+        if say:
+            say(f"turn {turn} of {repeats}" + ("" if turn else " (to warm up)"))
+    return {
+        "machine": {"device": loaded.device, "threads": torch.get_num_threads(), "torch": torch.__version__,
+                    "processor": platform.processor() or platform.machine()},
+        "settings": dataclasses.asdict(config), "repeats": repeats, "steps": steps, "sharing": shared}
+
+
+def _step(loaded: Any, rows: Sequence[Any], config: TapoConfig) -> dict[str, float]:
+    """Seconds of one optimizer step and its parts, and tokens sampled for it: one rollout batch's share."""
+    from finer1_lib.training.tapo import build_trainer
+
+    kept = {name: p.detach().clone() for name, p in loaded.model.named_parameters() if p.requires_grad}
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = build_trainer(loaded, rows, config, Path(scratch))
+        sample = trainer.sampler.batch
+
+        def whole(slots, number):
+            batch = sample(slots, number)
+            return batch._replace(kept=batch.kept + batch.dropped, dropped=[])
+
+        trainer.sampler.batch = whole
+        trainer.train()
+        logs = [row for row in trainer.state.log_history if "loss" in row]
+    loaded.model.eval()
+    for name, parameter in loaded.model.named_parameters():
+        if name in kept:
+            parameter.data.copy_(kept[name])
+            parameter.grad = None
+    found = {part: sum(row[f"seconds_{part}"] for row in logs) / len(logs) for part in PARTS[:3]}
+    tokens = sum(row["tokens_sampled"] for row in logs) / len(logs)
+    return {**found, "step": sum(found.values()), "tokens": tokens}
+
+
+def _sharing(loaded: Any, rows: Sequence[Any], config: TapoConfig, turn: int) -> dict[str, dict[str, float]]:
+    """Seconds of sampling and of scoring an update's rollouts, for every level of sharing."""
+    import torch
+
+    from finer1_lib.core.prompts import user_message
+    from finer1_lib.models.encoding import Encoder, pad
+    from finer1_lib.models.generation import cut_batches, sample_ids
+    from finer1_lib.models.log_probabilities import score_completions
+
+    encode, tokenizer = Encoder(loaded.processor), loaded.processor.tokenizer
+    chosen = [rows[(turn * config.prompts_per_step + i) % len(rows)] for i in range(config.prompts_per_step)]
+    anchors = [encode(user_message(row.prompt, row.anchor)) for row in chosen]
+    positives = [encode(user_message(row.prompt, row.positive)) for row in chosen]
+    asked = [prompt for pair in zip(anchors, positives)
+             for prompt, count in zip(pair, (config.n_anchor, config.n_positive)) for _ in range(count)]
+    scored = [anchor for anchor in anchors for _ in range(config.group_size)]
+    size, found = config.micro_batch_size, {"sampling": {}, "scoring": {}, "scoring and its gradient": {}}
+    loaded.model.eval()
+    drawn: list[Any] = [None] * len(asked)
+    for level in LEVELS:
+        own, began = copies(asked, level), time.perf_counter()
+        for part in cut_batches([len(row.ids) for row in own], config.generation_batch_size):
+            ids = sample_ids(
+                loaded.model, tokenizer, [own[i] for i in part], seed=(turn,), temperature=config.temperature,
+                max_new_tokens=config.max_new_tokens, top_p=config.top_p)
+            for i, row in zip(part, ids):
+                drawn[i] = row
+        found["sampling"][level] = time.perf_counter() - began
+    ids, mask = (tensor.to(loaded.device) for tensor in pad(drawn, tokenizer.pad_token_id, "right"))
+    for what, gradient in (("scoring", False), ("scoring and its gradient", True)):
+        for level in LEVELS:
+            own, began = copies(scored, level), time.perf_counter()
+            for k in range(0, len(own), size):
+                with torch.set_grad_enabled(gradient):
+                    logp = score_completions(
+                        loaded.model, own[k : k + size], ids[k : k + size], mask[k : k + size],
+                        pad_token_id=tokenizer.pad_token_id).logp
+                if gradient:
+                    logp.sum().backward()
+            found[what][level] = time.perf_counter() - began
+    loaded.model.zero_grad(set_to_none=True)
+    return found
+
+
+def copies(rows: Sequence[Any], level: str) -> list[Any]:
+    """The same prompts in fresh objects that have only so much in common (`LEVELS`)."""
+    prompts = {id(row): row._replace(pixels=row.pixels.clone()) for row in rows}
+    if level == "prompts":
+        return [prompts[id(row)] for row in rows]
+    own = [type(row)(*prompts[id(row)]) for row in rows]
+    return own if level == "pictures" else [row._replace(pixels=row.pixels.clone()) for row in own]
+
+
+# Tables ------------------------------------------------------
+
+
+def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Title -> (column titles, rows) of both tables, for the terminal."""
+    first, *others = result["steps"]
+    labels = [METHODS[name].label for name in result["steps"]]
+    titles = ["part of a step", *labels, *(f"{METHODS[name].label} / {labels[0]}" for name in others)]
+    seconds = []
+    for part in PARTS:
+        base = result["steps"][first][part]
+        values = [result["steps"][name][part] for name in result["steps"]]
+        ratios = [[a / b for a, b in zip(result["steps"][name][part], base) if b] for name in others]
+        seconds.append([part, *map(_told, values), *map(_told, ratios)])
+    saved = []
+    for what, levels in result["sharing"].items():
+        parts = [[a / b for a, b in zip(levels[level], levels["nothing"])] for level in LEVELS[1:]]
+        saved.append([what, *(_told(levels[level]) for level in LEVELS), *map(_told, parts)])
+    return {
+        "seconds of one optimizer step: median [lowest, highest]": (titles, seconds),
+        "seconds, by what a group's rollouts share": (
+            ["an update's rollouts", *LEVELS, *(f"{level} / nothing" for level in LEVELS[1:])], saved)}
+
+
+def _told(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def benchmark(
+    run_name: Annotated[str, typer.Argument(help="A run that finished 03_tapo: its triplets and settings.")],
+    output_root: OutputRoot = None,
+    checkpoint: Annotated[Optional[str], typer.Option(help="Another base.", show_default="the run's")] = None,
+    adapter: Annotated[
+        Optional[str], typer.Option(help="Another start.", show_default="the run's CoT SFT")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="transformers or unsloth.")] = "transformers",
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that count.")] = 5,
+    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write every turn here.")] = None,
+) -> None:
+    """Time a step of TAPO against one of DAPO with as many rollouts, and what shared prompts save.
+
+    Example: finer1 benchmark miniature --repeats 3 --json cost.json
+    """
+
+    from finer1_lib.core.files import atomic_write_json, check_targets
+
+    check_targets(json_file)
+    result = measure_run(run_name, output_root, checkpoint, adapter, backend, repeats, say=print)
+    for title, (titles, rows) in tables(result).items():
+        show_table(title, titles, rows)
+    if json_file is not None:
+        atomic_write_json(Path(json_file), result)

@@ -1,0 +1,202 @@
+"""Every family that the paper compares answers here, on a tiny checkpoint of its own architecture."""
+
+import json
+import re
+
+import family_checkpoints
+import pytest
+from tiny_checkpoint import picture
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.images import ImageFile
+from finer1_lib.core.prompts import user_message
+from finer1_lib.models import any_model, generation
+
+torch = pytest.importorskip("torch")
+
+# What the rows of the paper's tables are made of (llava stands for teachers of an older kind)
+OF_THE_PAPER = {"qwen2_5_vl", "qwen2_vl", "idefics2", "idefics3", "llava_next", "llava_onevision", "internvl"}
+
+
+@pytest.fixture(scope="module", params=family_checkpoints.FAMILIES)
+def loaded(request, tmp_path_factory):
+    folder = family_checkpoints.build(request.param, tmp_path_factory.mktemp(request.param))
+    return any_model.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """A square, an upright and a small one, so that the families cut them into different numbers of tiles."""
+    return [picture((200, 30, 30)), picture((30, 200, 30), size=(80, 140), seed=2),
+            picture((30, 30, 220), size=(45, 33), seed=3)]  # fmt: skip
+
+
+def answer(loaded, prompts, **options):
+    ask = any_model.generate if isinstance(loaded, any_model.AnyModel) else generation.generate
+    return ask(loaded, prompts, **{"max_new_tokens": 8, **options})
+
+
+def scores(loaded, prompts):
+    """The first token's scores, a row a prompt: they differ where two short texts may agree."""
+    seen = []
+    head = loaded.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, inputs, output: seen.append(output[:, -1].clone()))
+    try:
+        answer(loaded, prompts, max_new_tokens=1)
+    finally:
+        hook.remove()
+    return seen[-1]
+
+
+def same(together, singles):
+    """Whether each single row is a row of the batch, which may have been asked in another order."""
+    return all(any(torch.allclose(row, other, atol=1e-3) for other in together) for row in singles)
+
+
+def shown(*turns):
+    """A conversation of (text, picture, answer) turns; the last one's answer is left open."""
+    conversation = []
+    for text, image, reply in turns:
+        conversation += user_message(text, image)
+        conversation += [{"role": "assistant", "content": [{"type": "text", "text": reply}]}] if reply else []
+    return conversation
+
+
+def test_the_families_of_the_paper_are_here():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as native
+
+    assert set(family_checkpoints.FAMILIES) == OF_THE_PAPER | {"llava"} and OF_THE_PAPER <= set(native)
+
+
+def test_it_is_the_architecture_itself(loaded, request):
+    family = request.node.callspec.params["loaded"]
+    assert loaded.model.config.model_type == family and not loaded.model.training
+    assert type(loaded.processor).__name__.lower().replace("_", "") == family.replace("_", "") + "processor"
+    assert isinstance(loaded, any_model.AnyModel) == (family != "qwen2_5_vl")
+
+
+def test_another_picture_changes_the_output(loaded, pictures):
+    rows = [scores(loaded, [user_message("What bird is this?", image)])[0] for image in pictures]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (rows[one] - rows[other]).abs().max() > 0.1
+    texts = {answer(loaded, [user_message("What bird is this?", image)])[0].text for image in pictures}
+    assert len(texts) > 1
+
+
+def test_three_together_are_three_alone(loaded, pictures):
+    """Prompts of three lengths about pictures of three sizes; and three pictures of one size."""
+    for images in (pictures, [picture(seed=seed) for seed in (4, 5, 6)]):
+        texts = ("a b c", "Describe this bird", "name")
+        prompts = [user_message(text, image) for text, image in zip(texts, images)]
+        together = answer(loaded, prompts)
+        assert together == [answer(loaded, [prompt])[0] for prompt in prompts]
+        alone = torch.stack([scores(loaded, [prompt])[0] for prompt in prompts])
+        assert same(scores(loaded, prompts), alone)
+        assert not same(alone[1:], alone[:1])  # the comparison can fail
+
+
+def test_examples_in_context_are_seen(loaded, pictures):
+    """Earlier turns with a picture and an answer each, as in-context examples are shown."""
+    red, green, blue = pictures
+
+    def two_examples(first, second, name):
+        return shown(("Which?", first, f"<answer>{name}</answer>"), ("Which?", second, "<answer>a</answer>"),
+                     ("Which?", blue, ""))  # fmt: skip
+
+    prompts = [two_examples(red, green, "Rock Wren"), two_examples(green, red, "Rock Wren"),
+               two_examples(red, green, "House Wren"), user_message("Which?", blue)]  # fmt: skip
+    alone = [scores(loaded, [prompt])[0] for prompt in prompts]
+    assert same(scores(loaded, prompts), torch.stack(alone))
+    for other in alone[1:]:  # exchanged pictures, another answer, no example at all
+        assert (alone[0] - other).abs().max() > 1e-2
+    assert answer(loaded, prompts) == [answer(loaded, [prompt])[0] for prompt in prompts]
+
+
+def test_several_pictures_in_one_turn(loaded, pictures):
+    red, green = ({"type": "image", "image": image} for image in pictures[:2])
+    said = {"type": "text", "text": "the same?"}
+    one, other = ([{"role": "user", "content": parts}] for parts in ([red, green, said], [green, red, said]))
+    alone = [scores(loaded, [prompt])[0] for prompt in (one, other)]
+    assert (alone[0] - alone[1]).abs().max() > 1e-2
+    assert same(scores(loaded, [one, other]), torch.stack(alone))
+
+
+def test_a_turn_of_bare_text_is_not_lost(loaded, pictures):
+    """Most of these templates go through a turn's parts and would leave out a text that is no list."""
+    if not isinstance(loaded, any_model.AnyModel):
+        pytest.skip("the kit's own road knows bare text from the template itself")
+    listed = shown(("Which?", pictures[0], "<answer>Rock Wren</answer>"), ("And?", pictures[1], ""))
+    bare = [{**turn, "content": turn["content"][0]["text"]} if turn["role"] == "assistant" else turn
+            for turn in listed]  # fmt: skip
+    assert bare != listed and torch.equal(scores(loaded, [bare]), scores(loaded, [listed]))
+    silent = [turn for turn in listed if turn["role"] != "assistant"]
+    assert not torch.allclose(scores(loaded, [bare]), scores(loaded, [silent]), atol=1e-2)
+
+
+def test_pictures_from_files_are_the_pictures(loaded, pictures, tmp_path):
+    pictures[1].save(tmp_path / "a.png")
+    file = user_message("a b c", ImageFile(str(tmp_path), "a.png"))
+    assert torch.equal(scores(loaded, [file]), scores(loaded, [user_message("a b c", pictures[1])]))
+
+
+@pytest.mark.parametrize("family", ["llava_next", "idefics3"])
+def test_padding_is_on_the_left_whatever_the_checkpoint_says(family, tmp_path, pictures):
+    """A tokenizer saved to pad on the right would put the padding between question and answer."""
+    folder = family_checkpoints.build(family, tmp_path)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "right", "pad_token": None}))
+    loaded = any_model.load(str(folder))
+    prompts = [user_message(text, pictures[0]) for text in ("a", "Describe this bird with every mark")]
+    assert answer(loaded, prompts) == [answer(loaded, [prompt])[0] for prompt in prompts]
+
+
+REMOTE = {
+    "internvl_chat": ("InternVLChatModel", "configuration_internvl_chat.InternVLChatConfig"),  # InternVL2.5
+    "openpangu_vl": ("OpenPanguVLForConditionalGeneration", "configuration_openpangu_vl.OpenPanguConfig"),
+}
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_a_family_of_foreign_code_would_not_run(kind, tmp_path):
+    """Its code lies in the checkpoint's folder and would leave a mark: refused in one line, and not run."""
+    architecture, config = REMOTE[kind]
+    values = {"model_type": kind, "architectures": [architecture], "auto_map": {"AutoConfig": config}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass {config.split('.')[1]}: pass\n"
+    (tmp_path / (config.split(".")[0] + ".py")).write_text(code)
+    with pytest.raises(UserError, match="sets auto_map: it needs code or files of its own") as caught:
+        any_model.load(str(tmp_path))
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+def change(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def widen(file):
+    """A configuration that its weights do not fit."""
+    change(file, text_config={**json.loads(file.read_text())["text_config"], "hidden_size": 64})
+
+
+def drop(folder, name):
+    """The weights without the first one whose name holds `name`."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(key for key in weights if name in key))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("harm, said", [
+    (lambda folder: drop(folder, "projector"), r"lacks 1 of its model's weights \(first: .*projector"),
+    (lambda folder: drop(folder, "vision_tower"), r"lacks 1 of its model's weights"),
+    (lambda folder: widen(folder / "config.json"), r"has \d+ weights of another shape .* is \("),
+    (lambda folder: change(folder / "config.json", model_type="unheard_of"), "cannot read .*unheard_of"),
+])  # fmt: skip
+def test_a_checkpoint_with_holes_is_refused(tmp_path, harm, said):
+    """transformers would draw what is missing at random, and the answers would be a random model's."""
+    folder = family_checkpoints.build("llava_next", tmp_path)
+    harm(folder)
+    with pytest.raises(UserError, match=said) as caught:
+        any_model.load(str(folder))
+    assert re.fullmatch(r"[^\n]+", str(caught.value))
