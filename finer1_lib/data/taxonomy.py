@@ -134,7 +134,7 @@ def read_taxonomy(path, table) -> Taxonomy:
 
 
 def _room() -> Any:
-    return importlib.resources.files("finer1_lib") / "data_sets"
+    return importlib.resources.files("finer1_lib.data.data_sets")
 
 
 def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:

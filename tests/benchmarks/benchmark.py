@@ -21,8 +21,11 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Annotated, Any, Callable, Mapping, Optional, Sequence
 
+import typer
+
+from finer1_lib.commands.terminal import OutputRoot, show_table
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.trainable import add_lora
 from finer1_lib.training.methods import METHODS, method_config

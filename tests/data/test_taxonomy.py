@@ -182,7 +182,7 @@ def test_cars_are_parted_into_pieces_of_their_names():
 
 
 def test_the_built_in_file_is_packed_and_is_a_taxonomy_of_a_user_too():
-    path = importlib.resources.files("finer1_lib") / "data_sets/cub_taxonomy.csv"
+    path = importlib.resources.files("finer1_lib.data.data_sets") / "cub_taxonomy.csv"
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     names = [row["sub_category"] for row in rows]
     table = pandas.DataFrame({"super_category": "bird", "sub_category": names})

@@ -66,6 +66,8 @@ def make_scorer(
         UserError: unknown name.
     """
 
+    from finer1_lib.evaluation.scores import official, strict  # noqa: F401 - they register themselves
+
     if name not in SCORERS:
         raise UserError(f"unknown scorer {name!r}: one of {', '.join(sorted(SCORERS))}")
     return SCORERS[name](similarity=similarity or TrigramSimilarity(), guide=guide, **more)
