@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finer1_lib.commands.seeds import main_lines
-from finer1_lib.evaluation.entries import all_contenders, labels_of
+from finer1_lib.evaluation.entries import all_entries, labels_of
 from finer1_lib.evaluation.scores.scorers import make_scorer
 from finer1_lib.evaluation.scores.scoring import pick, score_records, summary_rows
 from finer1_lib.evaluation.summary import KEYS, check_rows, main_table
@@ -26,7 +26,7 @@ def stored(name):
 
 @pytest.fixture(scope="module")
 def labels():
-    return labels_of(all_contenders(stored("03_tapo/models.json")))
+    return labels_of(all_entries(stored("03_tapo/models.json")))
 
 
 @pytest.fixture(scope="module")

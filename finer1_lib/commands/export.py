@@ -33,7 +33,7 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
 
     Args:
         run_dir: folder of a run that has trained it.
-        model: a name of `contenders_in`; a row that only asks differently (base_cot_prompt) is its weights.
+        model: a name of `entries_in`; a row that only asks differently (base_cot_prompt) is its weights.
         target: the folder to write; it must not exist.
 
     Returns:
@@ -44,7 +44,7 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
             that cannot be loaded.
     """
     from finer1_lib.evaluation.entries import weights_at
-    from finer1_lib.evaluation.summary import contenders_in
+    from finer1_lib.evaluation.summary import entries_in
     from finer1_lib.models import loading as models
 
     run_dir, target = Path(run_dir), Path(target)
@@ -52,14 +52,14 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
         raise UserError(f"{target} exists: name a folder that does not, or move it away")
     if "," in str(target):
         raise UserError(f"{target}: lmms-eval splits its arguments at commas; choose a folder without one")
-    known = {contender.model: contender for contender in contenders_in(run_dir)}
+    known = {entry.model: entry for entry in entries_in(run_dir)}
     if model not in known:
         raise UserError(f"run {run_dir.name!r} has no model {model!r}: there are {', '.join(known)}")
-    contender = known[model]
+    entry = known[model]
     base = read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
-    base, adapter = weights_at(contender, base, contender.adapter and run_dir / contender.adapter)
-    if contender.checkpoint and adapter is None:
-        raise UserError(f"{model} is {contender.checkpoint}, no training of this run: lmms-eval takes a chat"
+    base, adapter = weights_at(entry, base, entry.adapter and run_dir / entry.adapter)
+    if entry.checkpoint and adapter is None:
+        raise UserError(f"{model} is {entry.checkpoint}, no training of this run: lmms-eval takes a chat"
                         " checkpoint as it is")
     if not base:
         raise UserError(f"run {run_dir.name!r} has no base model yet: run 00_miniature_world first")

@@ -5,7 +5,7 @@
 Every model of the runs, in every setting of the main table: the mean over seeds of what each run scored
 (`strict`, unweighted over super-categories), the seeds' own values, and an interval over seeds and
 sub-categories (`seed_statistics` says what is resampled, and why three seeds alone cannot carry one). Then
-the paired differences of `contenders.pairs_of`, and which of the paper's orderings hold (`orderings`).
+the paired differences of `entries.pairs_of`, and which of the paper's orderings hold (`orderings`).
 Records suffice; no model is loaded but the text tower, where text_similarity is siglip. A seed is that of all
 notebooks of its run: pictures, shots, rationales, training and the sample of test pictures change with it.
 
@@ -52,7 +52,7 @@ from finer1_lib.core.statistics import (
     paired_difference,
     reach_of,
 )
-from finer1_lib.evaluation.entries import Contender, labels_of, pairs_of
+from finer1_lib.evaluation.entries import Entry, labels_of, pairs_of
 from finer1_lib.runs.chain import NEEDS, find_run
 from finer1_lib.runs.fingerprints import is_current, read_record, recorded_file
 from finer1_lib.training.methods import label_of
@@ -182,14 +182,14 @@ class Run(NamedTuple):
     Attributes:
         name: of its folder.
         seed: of all its notebooks.
-        contenders: the rows of its tables.
+        entries: the rows of its tables.
         scores: `strict` scores, of `score_records`, in the main reading.
         commit: what the kit's code was when 04 ran, or None.
     """
 
     name: str
     seed: int
-    contenders: Sequence[Contender]
+    entries: Sequence[Entry]
     scores: Any
     commit: Optional[str]
 
@@ -254,13 +254,13 @@ def _read(folder: Path, seed: int) -> Run:
     from finer1_lib.evaluation.scores.scorers import make_scorer
     from finer1_lib.evaluation.scores.scoring import main_reading, score_records
     from finer1_lib.evaluation.scores.similarity import make_similarity
-    from finer1_lib.evaluation.summary import contenders_in
+    from finer1_lib.evaluation.summary import entries_in
 
     stage, records = read_record(folder / STAGE), read_jsonl(recorded_file(folder, RECORDS))
     guide = read_json(recorded_file(folder, GUIDE)) if (folder / GUIDE).exists() else None
     similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide or None)
     scores = score_records(records, [make_scorer("strict", similarity=similar)])
-    return Run(folder.name, seed, contenders_in(folder), main_reading(scores), stage.get("git_commit"))
+    return Run(folder.name, seed, entries_in(folder), main_reading(scores), stage.get("git_commit"))
 
 
 def _members(run: Run, columns: list[str]) -> set:
@@ -285,7 +285,7 @@ def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
     from finer1_lib.evaluation.summary import CATEGORIES, MAIN_SETTINGS
     from finer1_lib.paper.orderings import claims, judge
 
-    labels = labels_of(runs[0].contenders)
+    labels = labels_of(runs[0].entries)
     models = [model for model in labels if model in set(runs[0].scores["model"])]
     rows, differences = [], []
     for setting, metric, _ in MAIN_SETTINGS:
@@ -294,7 +294,7 @@ def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
             for model in (name for name in models if _asked(runs[0], name, setting)):
                 known = {"model": model, "label": label_of(model, labels), **where}
                 rows.append({**known, **_pooled([_cell(run, model, **where) for run in runs], seed)[1]})
-            for first, second in pairs_of(runs[0].contenders):
+            for first, second in pairs_of(runs[0].entries):
                 if {first, second} <= {*models} and all(_asked(runs[0], n, setting) for n in (first, second)):
                     differences.append(_difference(runs, first, second, seed, **where))
     claimed = claims(models)

@@ -165,7 +165,7 @@ def data_url(file: ImageFile, max_pixels: int = MAX_PIXELS) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def picture_key(file: ImageFile, max_pixels: int = MAX_PIXELS) -> str:
+def image_key(file: ImageFile, max_pixels: int = MAX_PIXELS) -> str:
     """What decides the picture that is sent: the file's bytes, the rows left out, and the settings above."""
     name, rows = split_crop(file.image_id)
     path = Path(file.image_root) / name

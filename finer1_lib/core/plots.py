@@ -1,6 +1,6 @@
 """Figures: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
-Every model has one fixed colour in all notebooks (`contenders.ROWS`), which the colour-blind can tell apart;
+Every model has one fixed colour in all notebooks (`entries.ROWS`), which the colour-blind can tell apart;
 bars also carry their model's name and their value, so that a grey print reads the same. What is no model is
 drawn in ink or in one of two purples, which no model has.
 

@@ -154,7 +154,7 @@ def mcnemar_p(first: Sequence[float], second: Sequence[float]) -> Optional[float
     return min(1.0, float(mcnemar(table, exact=True).pvalue))
 
 
-def clusters_to_tell(
+def clusters_needed(
     first: Sequence[float],
     second: Sequence[float],
     clusters: Sequence[Hashable],
@@ -182,7 +182,7 @@ def clusters_to_tell(
     return max(2, int(np.ceil((_reach(power, level) * means.std(ddof=1) / means.mean()) ** 2)))
 
 
-def items_to_tell(
+def items_needed(
     first: Sequence[float],
     second: Sequence[float],
     clusters: Sequence[Hashable],
@@ -193,7 +193,7 @@ def items_to_tell(
     """How many items that needs, with as many in each sub-category as now, and the design effect.
 
     Args:
-        first, second, clusters, power, level: as in `clusters_to_tell`.
+        first, second, clusters, power, level: as in `clusters_needed`.
 
     Returns:
         (items, design effect): the items are those that independent ones would take times the design effect

@@ -298,7 +298,7 @@ def cars_in(text: str) -> Cars:
     return Cars(frozenset(makes), frozenset(models), frozenset(trims), tuple(rest))
 
 
-def not_told_apart(labels: Iterable[str], reading: str) -> Sequence[tuple[str, ...]]:
+def indistinguishable(labels: Iterable[str], reading: str) -> Sequence[tuple[str, ...]]:
     """Groups of labels that a reading ("official", or one of `READINGS`) cannot tell apart."""
     groups: dict[object, list[str]] = {}
     for label in labels:

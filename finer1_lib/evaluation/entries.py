@@ -45,7 +45,7 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"  # of a model, and of the folder of its wei
 
 
 @dataclass(frozen=True)
-class Contender:
+class Entry:
     """One row of the main table: which weights, asked in which way.
 
     Attributes:
@@ -55,7 +55,7 @@ class Contender:
         adapter: stage folder of the trained weights, e.g. "02_cot_sft/cot_sft"; None is the base as it is.
         label: in tables and figures.
         checkpoint: the weights that the adapter goes on; None is the run's own base.
-        system: the registry's entry, where it is one.
+        system: the registry's spec, where it is one.
         strategy: a word of `systems.strategies.STRATEGIES`.
         samples: answers drawn for each question; 1 is one greedy answer.
     """
@@ -71,67 +71,67 @@ class Contender:
 
 
 FIXED = tuple(
-    Contender(model, prompts, adapter, ROWS[model].label) for model, prompts, adapter in (
+    Entry(model, prompts, adapter, ROWS[model].label) for model, prompts, adapter in (
         ("base", "answer", None), ("base_cot_prompt", "cot", None),
         ("sft_answer_only", "answer", "02_cot_sft/sft_answer_only"), ("cot_sft", "cot", "02_cot_sft/cot_sft"),
     ))
 
 
-def all_contenders(trained: Sequence[Any]) -> tuple[Contender, ...]:
+def all_entries(trained: Sequence[Any]) -> tuple[Entry, ...]:
     """The four fixed rows, then what else was trained.
 
     Args:
         trained: the list in `03_tapo/models.json`.
 
     Raises:
-        UserError: an entry that is not as the module's docstring shows, or a name that stands twice.
+        UserError: a spec that is not as the module's docstring shows, or a name that stands twice.
     """
     found = list(FIXED)
-    for number, entry in enumerate(trained):
-        problem = _problem(entry, {contender.model for contender in found})
+    for number, spec in enumerate(trained):
+        problem = _problem(spec, {entry.model for entry in found})
         if problem:
-            raise UserError(f"{MODELS_FILE}, entry {number}: {problem}; run notebook 03_tapo again")
-        found.append(Contender(entry["name"], entry["prompt"], entry["adapter"], entry["label"]))
+            raise UserError(f"{MODELS_FILE}, spec {number}: {problem}; run notebook 03_tapo again")
+        found.append(Entry(spec["name"], spec["prompt"], spec["adapter"], spec["label"]))
     return tuple(found)
 
 
-def _problem(entry: Any, taken: set[str]) -> str:
-    """What is wrong with one entry of models.json; "" if nothing is."""
+def _problem(spec: Any, taken: set[str]) -> str:
+    """What is wrong with one spec of models.json; "" if nothing is."""
     keys = ("name", "label", "adapter", "prompt")
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in keys):
+    if not isinstance(spec, dict) or not all(isinstance(spec.get(key), str) for key in keys):
         return f"not an object with the texts {', '.join(keys)}"
-    if not re.fullmatch(_NAME, entry["name"]):
-        return f"name {entry['name']!r} is not of letters, digits, '_' and '-'"
-    if not re.fullmatch(f"(02_cot_sft|03_tapo)/{_NAME}", entry["adapter"]):
-        return f"adapter {entry['adapter']!r} is not a folder of 02_cot_sft or 03_tapo"
-    if entry["name"] in taken:
-        return f"the name {entry['name']!r} stands twice"
-    if entry["prompt"] not in TRAINED_KINDS:
-        return f"prompt {entry['prompt']!r} is not one of {', '.join(TRAINED_KINDS)}"
-    if CONTROL.search(entry["label"]):
+    if not re.fullmatch(_NAME, spec["name"]):
+        return f"name {spec['name']!r} is not of letters, digits, '_' and '-'"
+    if not re.fullmatch(f"(02_cot_sft|03_tapo)/{_NAME}", spec["adapter"]):
+        return f"adapter {spec['adapter']!r} is not a folder of 02_cot_sft or 03_tapo"
+    if spec["name"] in taken:
+        return f"the name {spec['name']!r} stands twice"
+    if spec["prompt"] not in TRAINED_KINDS:
+        return f"prompt {spec['prompt']!r} is not one of {', '.join(TRAINED_KINDS)}"
+    if CONTROL.search(spec["label"]):
         return "the label holds a control sign"
-    return "" if entry["label"].strip() else "the label is empty"
+    return "" if spec["label"].strip() else "the label is empty"
 
 
-def find_contender(contenders: Sequence[Contender], model: str) -> Contender:
-    """The contender of this name.
+def find_entry(entries: Sequence[Entry], model: str) -> Entry:
+    """The entry of this name.
 
     Raises:
         UserError: there is none: it was not trained in this run and is not of more_models, or is misspelt.
     """
-    known = {contender.model: contender for contender in contenders}
+    known = {entry.model: entry for entry in entries}
     if model not in known:
         raise UserError(f"probed_models: {model!r} was not trained in this run (nor named in "
                         f"more_models); there are {', '.join(known)}")
     return known[model]
 
 
-def labels_of(contenders: Iterable[Contender]) -> dict[str, str]:
+def labels_of(entries: Iterable[Entry]) -> dict[str, str]:
     """{model: label} in the order of the tables."""
-    return {contender.model: contender.label for contender in contenders}
+    return {entry.model: entry.label for entry in entries}
 
 
-def start_of(contender: Contender) -> Optional[str]:
+def start_of(entry: Entry) -> Optional[str]:
     """The row that another is held against first; None where its name does not tell.
 
     A row asked in another way is held against the same model asked plainly. A trained one against what it
@@ -140,16 +140,16 @@ def start_of(contender: Contender) -> Optional[str]:
     `cot_sft_<method>` starts from CoT SFT; `base_<method>` from the base, under the prompt of its training;
     of a checkpoint from elsewhere nobody knows: it is held against the base.
     """
-    if contender.strategy != "zero_shot":
-        return contender.model.removesuffix(f"-{contender.strategy}")
-    if contender.model.startswith("cot_sft_") and not contender.checkpoint:
+    if entry.strategy != "zero_shot":
+        return entry.model.removesuffix(f"-{entry.strategy}")
+    if entry.model.startswith("cot_sft_") and not entry.checkpoint:
         return "cot_sft"
-    if contender.model.startswith("base_") or contender.checkpoint:
-        return "base_cot_prompt" if contender.prompts == "cot" else "base"
+    if entry.model.startswith("base_") or entry.checkpoint:
+        return "base_cot_prompt" if entry.prompts == "cot" else "base"
     return None
 
 
-def pairs_of(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
+def pairs_of(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     """(first, second) models whose difference is worth a test, from what is there.
 
     The fixed rows as the paper compares them, each trained row against its start, then against the row
@@ -159,92 +159,92 @@ def pairs_of(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
     Source: paper Fig. 3a to 3c; METHOD 3.
     """
     pairs = [("base_cot_prompt", "base"), ("sft_answer_only", "base"), ("cot_sft", "sft_answer_only")]
-    trained = contenders[len(FIXED) :]
-    names = {contender.model for contender in contenders}
-    pairs += [(contender.model, start) for contender in trained if (start := start_of(contender))]
+    trained = entries[len(FIXED) :]
+    names = {entry.model for entry in entries}
+    pairs += [(entry.model, start) for entry in trained if (start := start_of(entry))]
     against = [(c.model, ROWS[c.model].against) for c in trained if c.model in ROWS]
-    others = [("cot_sft_tapo", c.model) for c in contenders if c.checkpoint and c.prompts == "cot"]
+    others = [("cot_sft_tapo", c.model) for c in entries if c.checkpoint and c.prompts == "cot"]
     return pairs + [pair for pair in against + others if set(pair) <= names]
 
 
-def with_more(contenders: Sequence[Contender], more_models: Sequence[str]) -> tuple[Contender, ...]:
-    """The contenders and, after them, checkpoints that this run did not train.
+def with_more(entries: Sequence[Entry], more_models: Sequence[str]) -> tuple[Entry, ...]:
+    """The entries and, after them, checkpoints that this run did not train.
 
     Args:
-        contenders: of `all_contenders`.
+        entries: of `all_entries`.
         more_models: the parameter; a checkpoint is a folder or a Hub id, an adapter a folder. The name in
             records is the label in small letters: "Fine-R1-3B=StevenHH2000/Fine-R1-3B@6da43fd" becomes
             "fine-r1-3b". What they name is looked at by `check_rows`.
 
     Raises:
-        UserError: an entry of another form, or a name that is taken.
+        UserError: a spec of another form, or a name that is taken.
     """
-    found = list(contenders)
-    for entry in more_models:
-        label, prompts, checkpoint = read_entry(entry)
+    found = list(entries)
+    for spec in more_models:
+        label, prompts, checkpoint = read_entry(spec)
         model = re.sub(r"[^a-z0-9_-]+", "-", label.lower()).strip("-_")
         if not model or not checkpoint:
-            raise UserError(f"more_models: {entry!r} is not of the form label=checkpoint, label=ADAPTER or "
+            raise UserError(f"more_models: {spec!r} is not of the form label=checkpoint, label=ADAPTER or "
                             "label=BASE+ADAPTER")
         if CONTROL.search(label):
             raise UserError(f"more_models: the label {label!r} holds a control sign: write plain words")
-        if model in {contender.model for contender in found} | set(KNOWN):
+        if model in {entry.model for entry in found} | set(KNOWN):
             raise UserError(f"more_models: the name {model!r} of {label!r} is taken; choose another label")
-        found.append(Contender(model, prompts, None, label, checkpoint))
+        found.append(Entry(model, prompts, None, label, checkpoint))
     return tuple(found)
 
 
 def weights_at(
-    contender: Contender, base: str, adapter: "str | Path | None" = None
+    entry: Entry, base: str, adapter: "str | Path | None" = None
 ) -> "tuple[str, str | Path | None]":
     """(checkpoint, adapter) to load for a row: its own where it comes from elsewhere, else the run's.
 
     Args:
-        contender: the row.
+        entry: the row.
         base: the run's base.
         adapter: folder of what the run trained for the row, if anything.
     """
     from finer1_lib.core.checkpoint_names import split_adapter
 
-    if not contender.checkpoint:
+    if not entry.checkpoint:
         return base, adapter
-    own, outside = split_adapter(contender.checkpoint)
+    own, outside = split_adapter(entry.checkpoint)
     return str(Path(own).expanduser()) if own else base, outside and str(Path(outside).expanduser())
 
 
-def check_rows(contenders: Iterable[Contender], base: str) -> None:
+def check_rows(entries: Iterable[Entry], base: str) -> None:
     """Look at all that rows from elsewhere need before any is asked: files, Hub ids, keys, packages.
 
     Args:
-        contenders: those that are going to be asked.
+        entries: those that are going to be asked.
         base: the run's base, on which an adapter without a base of its own is put.
 
     Raises:
         UserError: one line with what is wrong with each.
     """
-    found = {one.model: problem for one in contenders if (problem := problem_of(one, base))}
+    found = {one.model: problem for one in entries if (problem := problem_of(one, base))}
     if found:
         told = "; ".join(f"{model}: {problem}" for model, problem in found.items())
         raise UserError(f"{len(found)} of the rows cannot be asked: {told}" if len(found) > 1 else told)
 
 
-def problem_of(contender: Contender, base: str, reach: bool = True) -> str:
+def problem_of(entry: Entry, base: str, reach: bool = True) -> str:
     """Why a row could not be asked, and how to fix it; "" where nothing speaks against it.
 
     Args:
         reach: fetch the configuration of a Hub id, which shows that there is one.
     """
-    system = contender.system
+    system = entry.system
     if system is not None and system.key_variable and not os.environ.get(system.key_variable, "").strip():
         return (f"the environment variable {system.key_variable} is not set: export it in the shell that runs "
                 "the kit, and never write a key into a file")
     opened = system is not None and system.library == "open_clip"
     if opened and importlib.util.find_spec("open_clip") is None:
         return 'it needs the package open_clip: install the kit with its extra "clip"'
-    if not contender.checkpoint or system is not None and system.kind == "endpoint":
+    if not entry.checkpoint or system is not None and system.kind == "endpoint":
         return ""
     try:
-        _look(*weights_at(contender, base), opened, reach)
+        _look(*weights_at(entry, base), opened, reach)
     except UserError as error:
         return str(error)
     return ""
@@ -279,52 +279,52 @@ def _look(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool) ->
         check_base(found, checkpoint, checkpoint)
 
 
-def with_systems(contenders: Sequence[Contender], systems: Sequence[System]) -> tuple[Contender, ...]:
-    """The contenders and, after them, systems of the registry; what they name is looked at by `check_rows`.
+def with_systems(entries: Sequence[Entry], systems: Sequence[System]) -> tuple[Entry, ...]:
+    """The entries and, after them, systems of the registry; what they name is looked at by `check_rows`.
 
     Raises:
         UserError: a system's name that a row has already.
     """
-    found = list(contenders)
+    found = list(entries)
     for system in systems:
-        if system.name in {contender.model for contender in found} | set(KNOWN):
+        if system.name in {entry.model for entry in found} | set(KNOWN):
             raise UserError(f"systems: the name {system.name!r} is taken by another row; give it another name")
-        found.append(Contender(system.name, system.prompts, None, system.label, system.checkpoint, system))
+        found.append(Entry(system.name, system.prompts, None, system.label, system.checkpoint, system))
     return tuple(found)
 
 
 def with_strategies(
-    contenders: Sequence[Contender], strategies: Sequence[str], samples: int = 8
-) -> tuple[Contender, ...]:
-    """The contenders and, after them, some of them once more under another strategy.
+    entries: Sequence[Entry], strategies: Sequence[str], samples: int = 8
+) -> tuple[Entry, ...]:
+    """The entries and, after them, some of them once more under another strategy.
 
     Args:
-        contenders: the rows so far.
+        entries: the rows so far.
         strategies: "model=strategy" each, e.g. "cot_sft=self_consistency", which becomes the row
             "cot_sft-self_consistency".
         samples: answers drawn by self_consistency.
 
     Raises:
-        UserError: an entry of another form, an unknown model or strategy, one that does not fit the model, or
+        UserError: a spec of another form, an unknown model or strategy, one that does not fit the model, or
             fewer than two samples.
     """
     from finer1_lib.evaluation.systems.strategies import STRATEGIES
 
-    known, found = {contender.model: contender for contender in contenders}, list(contenders)
-    for entry in strategies:
-        model, equals, word = (part.strip() for part in entry.partition("="))
+    known, found = {entry.model: entry for entry in entries}, list(entries)
+    for spec in strategies:
+        model, equals, word = (part.strip() for part in spec.partition("="))
         if not equals or model not in known or word not in STRATEGIES:
-            raise UserError(f"strategies: {entry!r} is not of the form model=strategy, with a model of "
+            raise UserError(f"strategies: {spec!r} is not of the form model=strategy, with a model of "
                             f"{', '.join(known)} and a strategy of {', '.join(STRATEGIES)}")
-        contender, strategy = known[model], STRATEGIES[word]
-        if contender.system is not None and contender.system.kind == "encoder":
-            raise UserError(f"strategies: {model} is an encoder, which only ever compares; take the entry out")
+        entry, strategy = known[model], STRATEGIES[word]
+        if entry.system is not None and entry.system.kind == "encoder":
+            raise UserError(f"strategies: {model} is an encoder, which only ever compares; take the spec out")
         if strategy.samples and samples < 2:
             raise UserError(f"samples is {samples}: {word} needs two or more")
         name = f"{model}-{word}"
         if name in {one.model for one in found}:
-            raise UserError(f"strategies: {entry!r} stands twice, or a row has the name {name!r}; remove one")
+            raise UserError(f"strategies: {spec!r} stands twice, or a row has the name {name!r}; remove one")
         found.append(replace(
-            contender, model=name, label=f"{contender.label}, {strategy.label}", strategy=word,
-            prompts=strategy.prompts or contender.prompts, samples=samples if strategy.samples else 1))
+            entry, model=name, label=f"{entry.label}, {strategy.label}", strategy=word,
+            prompts=strategy.prompts or entry.prompts, samples=samples if strategy.samples else 1))
     return tuple(found)

@@ -36,7 +36,7 @@ def accuracy_bars(df, labels: Optional[Mapping[str, str]] = None):
     Args:
         df: columns model, setting, categories, value, low, high (fractions; low and high may be missing);
             optional: n, shown in the titles, and chance (fraction), a dotted line where guessing lands.
-        labels: {model: label} in the order to draw, of `contenders.labels_of`.
+        labels: {model: label} in the order to draw, of `entries.labels_of`.
 
     Returns:
         The figure.
@@ -142,7 +142,7 @@ def data_set_bars(df, labels: Optional[Mapping[str, str]] = None):
     Args:
         df: columns model, dataset, setting, categories, value, low, high, n (fractions; low and high may be
             missing); an optional column chance (fraction) draws a dotted line where guessing lands.
-        labels: {model: label} in the order to draw, of `contenders.labels_of`.
+        labels: {model: label} in the order to draw, of `entries.labels_of`.
 
     Returns:
         The figure, a row or more for each setting.
@@ -226,7 +226,7 @@ def order_dots(df, labels: Optional[Mapping[str, str]] = None):
     Args:
         df: columns model, categories, option_order, value, low, high (fractions; low and high may be
             missing); an optional column chance (fraction) draws a dotted line where guessing lands.
-        labels: {model: label} in the order to draw, of `contenders.labels_of`.
+        labels: {model: label} in the order to draw, of `entries.labels_of`.
 
     Returns:
         The figure: seen on the left, unseen on the right, a marker an order with its 95 % interval and value.
@@ -236,7 +236,7 @@ def order_dots(df, labels: Optional[Mapping[str, str]] = None):
     orders = [order for order in ORDERS if order in set(df["option_order"])]
     kinds = [kind for kind in CATEGORY_LABELS if kind in set(df["categories"])]
     models = in_order(df["model"], labels)
-    models.sort(key=lambda model: model in CONTROLS)  # stable: contenders keep their order
+    models.sort(key=lambda model: model in CONTROLS)  # stable: entries keep their order
     height = PITCH * (len(orders) + 0.9) * len(models) + 1.5
     fig, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds) + 2.6, height), sharey=True,
                              squeeze=False, layout="constrained")  # fmt: skip
@@ -303,7 +303,7 @@ def breakdown_dots(
         df: columns model, categories, level, value, low, high, n (fractions; low and high may be missing);
             rows of one setting, scorer, metric and breakdown. Levels that begin with a number are drawn in
             its order, others as they come: a model may lack some.
-        labels: {model: label} in the order to draw, of `contenders.labels_of`.
+        labels: {model: label} in the order to draw, of `entries.labels_of`.
         xlabel: what the levels are.
         chance: fraction where guessing lands, for a dotted line.
 
@@ -401,7 +401,7 @@ def confusion_matrices(
         model: whose answers.
         setting: "open_world" or another of the table.
         genera: (super_category, genus) pairs; those of `confusions.most_confused` by default.
-        labels: {model: label}, of `contenders.labels_of`.
+        labels: {model: label}, of `entries.labels_of`.
 
     Returns:
         The figure; without any error inside a genus it says so.

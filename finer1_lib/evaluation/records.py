@@ -319,7 +319,7 @@ def collect_records(
     return [known[key_of(request)] for requests in asked for request in requests]
 
 
-def left_to_ask(questions: Mapping[str, Sequence[Sequence[Mapping]]], path: Path) -> list[str]:
+def left_to_query(questions: Mapping[str, Sequence[Sequence[Mapping]]], path: Path) -> list[str]:
     """The models that have a question of theirs ({model: of `all_requests`}) without an answer in `path`."""
     known = _read_records(path)
     return [model for model, asked in questions.items()

@@ -40,8 +40,8 @@ from typing import Any, Mapping, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.hashing import digest
 from finer1_lib.core.prompts import PROMPTS, Prompt
-from finer1_lib.data.data_sets.release_paths import picture_name
-from finer1_lib.evaluation.entries import Contender
+from finer1_lib.data.data_sets.release_paths import image_name
+from finer1_lib.evaluation.entries import Entry
 from finer1_lib.evaluation.systems.strategies import STRATEGIES, draw_examples
 from finer1_lib.training.methods import CONTROLS
 
@@ -56,7 +56,7 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
 
     Args:
         item: with `options` in the release's order, truth first.
-        order: one of `OPTION_ORDERS`; "shuffled" goes by seed and `picture_name`, whatever the other items
+        order: one of `OPTION_ORDERS`; "shuffled" goes by seed and `image_name`, whatever the other items
             are.
         seed: of the shuffle.
         rotation: by how many places the order is turned; for "rotations", whose rotation 0 is "shuffled".
@@ -67,20 +67,20 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
         raise UserError(f"option_orders: {order!r} is not one of {', '.join(OPTION_ORDERS)}")
     options = list(item["options"])
     if order != "release":
-        key = hashlib.sha256(f"{seed}/{picture_name(item)}".encode("utf-8")).digest()
+        key = hashlib.sha256(f"{seed}/{image_name(item)}".encode("utf-8")).digest()
         random.Random(int.from_bytes(key[:8], "big")).shuffle(options)
     return options[rotation:] + options[:rotation]
 
 
 def build_requests(
-    contender: Contender, items: Sequence[Mapping], setting: str, *, order: str = "shuffled", seed: int = 0,
+    entry: Entry, items: Sequence[Mapping], setting: str, *, order: str = "shuffled", seed: int = 0,
     prompts: Mapping[str, Prompt] = PROMPTS, shots: Any = None, examples: int = 4,
     labels: Mapping[str, Sequence[str]] = {},
 ) -> list[dict]:
     """What is asked of one model in one setting: records without their completions.
 
     Args:
-        contender: the model.
+        entry: the model.
         items: of `evaluation_items.select_items`.
         setting: a key of `SETTINGS`; "all_labels" is asked of encoders alone.
         order: of the options, in the closed world; "rotations" asks every item once for each turn but the
@@ -99,27 +99,27 @@ def build_requests(
     hashes = _label_hashes(items, labels) if setting == "all_labels" else {}
     requests = []
     for item in items:
-        name, prompt = _prompt(contender, item, setting, prompts)
+        name, prompt = _prompt(entry, item, setting, prompts)
         turns = range(1, len(item["options"])) if closed and order == "rotations" else [0]
         for rotation in turns:
             options = shown_options(item, order, seed, rotation) if closed else None
             asked = {
                 **{key: item[key] for key in COPIED}, **_there(item),
-                "model": contender.model, "setting": setting,
-                "prompt_name": name, "prompt": _text(contender, prompt, item, options),
+                "model": entry.model, "setting": setting,
+                "prompt_name": name, "prompt": _text(entry, prompt, item, options),
                 "prompt_hash": prompt.hash, "options": options,
                 "option_order": order if closed else None, "rotation": rotation, "seed": seed,
                 "size": [item["width"], item["height"]],
-                **_way(contender, item, prompts, shots, examples, seed),
+                **_way(entry, item, prompts, shots, examples, seed),
             }
-            if contender.checkpoint:  # not trained by this run: the name does not say whose answer it is
-                asked["weights"] = weights_of(contender)
+            if entry.checkpoint:  # not trained by this run: the name does not say whose answer it is
+                asked["weights"] = weights_of(entry)
             if hashes:
                 asked["labels_hash"] = hashes[item["super_category"]]
             if closed and prompt.lettered:
                 asked["lettered"] = True
-            several = range(contender.samples) if contender.samples > 1 else ()
-            draws = [{"sample": sample, "samples": contender.samples} for sample in several] or [{}]
+            several = range(entry.samples) if entry.samples > 1 else ()
+            draws = [{"sample": sample, "samples": entry.samples} for sample in several] or [{}]
             requests += [{**asked, **draw} for draw in draws]
     return requests
 
@@ -137,20 +137,20 @@ def rule_of(asked: Mapping) -> Optional[str]:
 
 
 def _prompt(
-    contender: Contender, item: Mapping, setting: str, prompts: Mapping[str, Prompt]
+    entry: Entry, item: Mapping, setting: str, prompts: Mapping[str, Prompt]
 ) -> tuple[str, Prompt]:
-    """(name, prompt) that a contender is asked by; an encoder's is its sentences."""
-    if is_encoder(contender):
+    """(name, prompt) that an entry is asked by; an encoder's is its sentences."""
+    if is_encoder(entry):
         from finer1_lib.evaluation.systems.encoders import encoder_prompt
 
-        return contender.prompts, encoder_prompt(contender.prompts, item["super_category"])
-    name = f"{contender.prompts}_{SETTINGS[setting]}"
-    return name, _own(contender, prompts)[name]
+        return entry.prompts, encoder_prompt(entry.prompts, item["super_category"])
+    name = f"{entry.prompts}_{SETTINGS[setting]}"
+    return name, _own(entry, prompts)[name]
 
 
-def _own(contender: Contender, prompts: Mapping[str, Prompt]) -> Mapping[str, Prompt]:
+def _own(entry: Entry, prompts: Mapping[str, Prompt]) -> Mapping[str, Prompt]:
     """The prompts, with those that a system names itself in place of the run's."""
-    source = contender.system.prompts_from if contender.system is not None else ""
+    source = entry.system.prompts_from if entry.system is not None else ""
     return {**prompts, **_worded(source)} if source else prompts
 
 
@@ -170,34 +170,34 @@ def _worded(source: str) -> Mapping[str, Prompt]:
     return read_prompts(source)
 
 
-def _text(contender: Contender, prompt: Prompt, item: Mapping, options: Optional[Sequence[str]]) -> str:
-    return prompt.template if is_encoder(contender) else prompt.text(item["question"], options)
+def _text(entry: Entry, prompt: Prompt, item: Mapping, options: Optional[Sequence[str]]) -> str:
+    return prompt.template if is_encoder(entry) else prompt.text(item["question"], options)
 
 
 def _way(
-    contender: Contender, item: Mapping, prompts: Mapping[str, Prompt], shots: Any, examples: int, seed: int
+    entry: Entry, item: Mapping, prompts: Mapping[str, Prompt], shots: Any, examples: int, seed: int
 ) -> dict[str, Any]:
     """What a record says of a strategy; nothing for a question that stands alone."""
-    if contender.strategy == "zero_shot":
+    if entry.strategy == "zero_shot":
         return {}
-    way: dict[str, Any] = {"strategy": contender.strategy}
-    if STRATEGIES[contender.strategy].examples:
+    way: dict[str, Any] = {"strategy": entry.strategy}
+    if STRATEGIES[entry.strategy].examples:
         way["examples"] = draw_examples(item, shots, examples, seed)
-        way["example_prompt"] = _own(contender, prompts)["answer_open"].text(question=item["question"])
+        way["example_prompt"] = _own(entry, prompts)["answer_open"].text(question=item["question"])
     return way
 
 
-def weights_of(contender: Contender) -> str:
+def weights_of(entry: Entry) -> str:
     """Where the weights of a row that the run did not train come from: checkpoint, and address or library."""
-    one = contender.system
+    one = entry.system
     if one is None or one.kind == "chat":
-        return str(contender.checkpoint)
-    return f"{contender.checkpoint} at {one.url}" if one.kind == "endpoint" else f"{one.library}: {one.checkpoint}"
+        return str(entry.checkpoint)
+    return f"{entry.checkpoint} at {one.url}" if one.kind == "endpoint" else f"{one.library}: {one.checkpoint}"
 
 
-def is_encoder(contender: Contender) -> bool:
+def is_encoder(entry: Entry) -> bool:
     """Whether it compares pictures with sentences, and so chooses among names in place of writing one."""
-    return contender.system is not None and contender.system.kind == "encoder"
+    return entry.system is not None and entry.system.kind == "encoder"
 
 
 def check_orders(orders: Sequence[str]) -> None:
@@ -208,7 +208,7 @@ def check_orders(orders: Sequence[str]) -> None:
 
 
 def all_requests(
-    contender: Contender, items: Sequence[Mapping], orders: Sequence[str], *, seed: int, **options: Any
+    entry: Entry, items: Sequence[Mapping], orders: Sequence[str], *, seed: int, **options: Any
 ) -> list[list[dict]]:
     """What is asked of one model in all: a list for each order of the closed world, then the open world's.
 
@@ -223,9 +223,9 @@ def all_requests(
         UserError: orders that are not so.
     """
     check_orders(orders)
-    ask = partial(build_requests, contender, items, seed=seed, **options)
-    orders = ["shuffled"] if contender.samples > 1 else orders
-    last = "all_labels" if is_encoder(contender) else "open_world"
+    ask = partial(build_requests, entry, items, seed=seed, **options)
+    orders = ["shuffled"] if entry.samples > 1 else orders
+    last = "all_labels" if is_encoder(entry) else "open_world"
     return [*(ask("closed_world", order=order) for order in orders), ask(last)]
 
 
@@ -242,7 +242,7 @@ def always_first(items: Sequence[Mapping], orders: Sequence[str], seed: int) -> 
         anew each time, never stored.
     """
     (model,) = CONTROLS
-    control = Contender(model, "answer", None, CONTROLS[model].label)
+    control = Entry(model, "answer", None, CONTROLS[model].label)
     records = []
     for order in orders:
         for request in build_requests(control, items, "closed_world", order=order, seed=seed):

@@ -11,7 +11,7 @@ from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.core.files import atomic_write_json, read_json
-from finer1_lib.evaluation.entries import MODELS_FILE, Contender, all_contenders, labels_of
+from finer1_lib.evaluation.entries import MODELS_FILE, Entry, all_entries, labels_of
 from finer1_lib.runs.fingerprints import is_current, parameters_of, recorded_file
 from finer1_lib.training.methods import CONTROLS, ROWS, in_order, label_of
 
@@ -33,7 +33,7 @@ FAULTS = {
 }
 
 
-def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
+def entries_in(run_dir: Path) -> tuple[Entry, ...]:
     """The rows of a run's tables: `more_models` of 04 and 05, then `systems` and `strategies` of 04 included.
 
     Before 03 the four fixed ones alone.
@@ -45,7 +45,7 @@ def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
     from finer1_lib.evaluation.systems.registry import System
 
     run_dir = Path(run_dir)
-    found = all_contenders(read_json(run_dir / MODELS_FILE, list))
+    found = all_entries(read_json(run_dir / MODELS_FILE, list))
     asked, probed = (parameters_of(run_dir / stage) for stage in SOURCES)
     try:
         more = dict.fromkeys(entry for one in (asked, probed) for entry in one.get("more_models", ()))
@@ -63,8 +63,8 @@ def contenders_in(run_dir: Path) -> tuple[Contender, ...]:
 
 
 def labels_in(run_dir: Path) -> dict[str, str]:
-    """{model: label} of `contenders_in`."""
-    return labels_of(contenders_in(run_dir))
+    """{model: label} of `entries_in`."""
+    return labels_of(entries_in(run_dir))
 
 
 def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ def main_table(
     Args:
         rows: of summary.json.
         scorer: "strict" or "official".
-        labels: {model: label} in the order of the lines, of `labels_in`; else `contenders.ROWS` gives both.
+        labels: {model: label} in the order of the lines, of `labels_in`; else `entries.ROWS` gives both.
 
     Returns:
         Column titles and rows of text, one per model that has any value; controls are left out. An encoder's

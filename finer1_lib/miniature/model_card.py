@@ -23,7 +23,7 @@ BARS = {
 }
 
 
-def make_card(loaded: Any, guide: dict, seed: int = 1, pictures: int = 4, wordings: int = 2,
+def make_model_card(loaded: Any, guide: dict, seed: int = 1, pictures: int = 4, wordings: int = 2,
               report: Callable[[str], None] = lambda ability: None) -> list[dict[str, Any]]:
     """Measure every ability of a base model.
 
@@ -165,17 +165,17 @@ def _reasoning(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
     return _count("four-part reasoning in text", outcomes, seed)
 
 
-def card_path(checkpoint: Path) -> Path:
+def model_card_path(checkpoint: Path) -> Path:
     """Where a checkpoint's card lies: beside the weights."""
     return Path(checkpoint) / "capability_card.json"
 
 
-def write_card(rows: list[dict[str, Any]], checkpoint: Path) -> Path:
+def write_model_card(rows: list[dict[str, Any]], checkpoint: Path) -> Path:
     """Write the card beside a local checkpoint's weights, with their sha256, whole or not at all."""
     from finer1_lib.core.files import atomic_write_json
     from finer1_lib.core.hashing import sha256_file
 
     content = {"weights_sha256": sha256_file(Path(checkpoint) / "model.safetensors"),
                "summary": summarise(rows), "rows": rows}
-    atomic_write_json(card_path(checkpoint), content)
-    return card_path(checkpoint)
+    atomic_write_json(model_card_path(checkpoint), content)
+    return model_card_path(checkpoint)

@@ -231,7 +231,7 @@ def take_pixels(processor: Any, other: Any, min_pixels: int = 0, max_pixels: int
     set_pixels(processor, min_pixels or own["min_pixels"], max_pixels or own["max_pixels"])
 
 
-def told_apart(folder: "str | Path", processor: Any) -> str:
+def trained_with_other_pixels(folder: "str | Path", processor: Any) -> str:
     """One line if the weights in a folder were trained with other bounds than the processor has now; else "".
 
     Also "" where the folder does not say.

@@ -69,7 +69,7 @@ from typing import TYPE_CHECKING, Any, Callable, Collection, Iterator, Mapping, 
 
 from finer1_lib.core.errors import UserError, printable
 from finer1_lib.core.files import append_jsonl, read_jsonl
-from finer1_lib.core.images import MAX_PIXELS, ImageFile, data_url, picture_key
+from finer1_lib.core.images import MAX_PIXELS, ImageFile, data_url, image_key
 from finer1_lib.core.network import client_options, settings_named
 
 if TYPE_CHECKING:
@@ -537,10 +537,10 @@ class ChatEndpoint:
                 for line in lines]
 
     def _key(self, question: Question) -> str:
-        picture = question.image and picture_key(question.image, self._pixels)
+        picture = question.image and image_key(question.image, self._pixels)
         decides = [self.address, self.model, question.prompt, picture, question.seed, self._settings]
         if question.earlier:
-            decides.append([[prompt, picture_key(image, self._pixels), answer]
+            decides.append([[prompt, image_key(image, self._pixels), answer]
                             for prompt, image, answer in question.earlier])
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode("utf-8")).hexdigest()
 

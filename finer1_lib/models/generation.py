@@ -6,7 +6,7 @@ What keeps it quick on two CPU cores (measured on one: 3.7 M parameters, 63 toke
   transformers a copy of every key and value for each query head (2.6 s against 3.9 s);
 * each distinct picture goes through the image processor once (`encoding.Encoder`), and each distinct prompt
   through the model (`sharing.read_prompts`): of 64 rollouts of 16 prompts, a tenth of the time.
-* a cache with room to grow (`sharing.roomy_cache`): another tenth.
+* a cache with room to grow (`sharing.preallocated_cache`): another tenth.
 
 transformers' own `generate` does the rest: what remains in its profile is arithmetic, not its loop.
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.out_of_memory import mended
-from finer1_lib.models.sharing import forget_positions, read_prompts, roomy_cache, shares_prompts, unwrap_base
+from finer1_lib.models.sharing import forget_positions, read_prompts, preallocated_cache, shares_prompts, unwrap_base
 
 if TYPE_CHECKING:
     from finer1_lib.models.trainable import LoadedModel
@@ -150,7 +150,7 @@ def sample_ids(
         torch.manual_seed(mix(*seed))
         base = unwrap_base(model)
         if shares_prompts(base):
-            read = read_prompts(base, rows, tokenizer.pad_token_id, roomy_cache(base))
+            read = read_prompts(base, rows, tokenizer.pad_token_id, preallocated_cache(base))
             given = {"past_key_values": read.cache}
         else:
             given = vision_inputs(rows, ids, model.config.image_token_id)

@@ -34,7 +34,7 @@ from finer1_lib.models.adapter_files import check_trained
 from finer1_lib.models.chat_templates import check_processor
 from finer1_lib.models.checkpoint_files import check_checkpoint, loading, local_copy
 from finer1_lib.models.checkpoint_weights import examine, load_model, refuse_bad_weights, vocabulary_of
-from finer1_lib.models.encoding import set_pixels, take_pixels, told_apart
+from finer1_lib.models.encoding import set_pixels, take_pixels, trained_with_other_pixels
 from finer1_lib.models.generation import own_settings
 from finer1_lib.models.out_of_memory import mended
 from finer1_lib.models.trainable import LoadedModel, make_trainable
@@ -146,7 +146,7 @@ def load(
     if whole and not (min_pixels and max_pixels):
         take_pixels(processor, load_processor(checkpoint), min_pixels, max_pixels)
     set_pixels(processor, min_pixels, max_pixels)
-    if adapter is not None and (line := told_apart(adapter, processor)):
+    if adapter is not None and (line := trained_with_other_pixels(adapter, processor)):
         print(line, flush=True)
     loaded = LoadedModel(model.eval(), processor, device, backend, checkpoint, dtype=where["dtype"],
                          full_finetuning=full_finetuning, gradient_checkpointing=gradient_checkpointing)

@@ -36,7 +36,7 @@ REASONS = {
 }
 
 
-class Rung(NamedTuple):
+class Fallback(NamedTuple):
     """One thing to change: the parameter and the value to try next."""
 
     name: str
@@ -57,7 +57,7 @@ def mended(
         loaded: the model; its own settings are added to `now`.
         final: whether to answer even if nothing is left but a smaller model; else the error goes on, to a
             block around this one that knows more.
-        now: the current values, of `next_rung`.
+        now: the current values, of `next_fallback`.
 
     Raises:
         UserError: memory ran out.
@@ -68,7 +68,7 @@ def mended(
         if not ran_out(error):
             raise
         now = {**(settings_of(loaded) if loaded is not None else {}), **now}
-        rung = next_rung(**now)
+        rung = next_fallback(**now)
         if rung is None and not final:
             raise
         line = f"{_memory()} ran out in {doing}: {_told(rung, now)}"
@@ -97,11 +97,11 @@ def settings_of(loaded: "LoadedModel") -> dict[str, Any]:
         gradient_checkpointing=True if loaded.backend == "unsloth" else loaded.gradient_checkpointing)
 
 
-def next_rung(
+def next_fallback(
     *, micro_batch_size: int = 1, divides: int = 0, prompts: int = 1, training: bool = False,
     gradient_checkpointing: bool = True, max_pixels: int = 0, max_new_tokens: int = 0,
     load_in_4bit: bool = False, can_4bit: bool = False, finetuning: str = "lora",
-) -> Optional[Rung]:
+) -> Optional[Fallback]:
     """The first rung that is left; None where only a smaller model or a larger GPU is.
 
     Args:
@@ -115,22 +115,22 @@ def next_rung(
         finetuning: "full" or "lora".
     """
     if prompts > 1:
-        return Rung("prompts", prompts // 2)
+        return Fallback("prompts", prompts // 2)
     if micro_batch_size > 1:
         whole = divides or micro_batch_size
-        return Rung("micro_batch_size", max(d for d in range(1, micro_batch_size) if whole % d == 0))
+        return Fallback("micro_batch_size", max(d for d in range(1, micro_batch_size) if whole % d == 0))
     if training and not gradient_checkpointing:
-        return Rung("gradient_checkpointing", True)
+        return Fallback("gradient_checkpointing", True)
     if max_pixels > FEWEST_PIXELS:
-        return Rung("max_pixels", min(MOST_PIXELS, max(FEWEST_PIXELS, max_pixels // 2)))
+        return Fallback("max_pixels", min(MOST_PIXELS, max(FEWEST_PIXELS, max_pixels // 2)))
     if max_new_tokens > SHORTEST:
-        return Rung("max_new_tokens", max(SHORTEST, max_new_tokens // 2))
+        return Fallback("max_new_tokens", max(SHORTEST, max_new_tokens // 2))
     if training and finetuning == "full":
-        return Rung("finetuning", "lora")
-    return Rung("load_in_4bit", True) if can_4bit and not load_in_4bit else None
+        return Fallback("finetuning", "lora")
+    return Fallback("load_in_4bit", True) if can_4bit and not load_in_4bit else None
 
 
-def _told(rung: Optional[Rung], now: dict[str, Any]) -> str:
+def _told(rung: Optional[Fallback], now: dict[str, Any]) -> str:
     if rung is None:
         return ("nothing is left to make smaller but the model: take a smaller checkpoint, or a GPU with more"
                 " memory")

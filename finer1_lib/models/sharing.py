@@ -184,7 +184,7 @@ def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache
     return Prompts(cache, mask[pick], ids[pick, -1:], places[:, pick, -1:])
 
 
-def roomy_cache(base: Any) -> Any:
+def preallocated_cache(base: Any) -> Any:
     """A cache for `generate` that copies its contents once in `ROOM` tokens, not at each; no gradients."""
     from transformers import DynamicCache
 

@@ -83,7 +83,7 @@ def claims(models: Iterable[str]) -> list[dict[str, Any]]:
     """The orderings that can be looked at with these models, `first` being the later bar.
 
     Args:
-        models: names of rows (`contenders.ROWS`).
+        models: names of rows (`entries.ROWS`).
 
     Returns:
         Dictionaries of figure, claim, first, second, setting, metric, categories, paper_difference (first
@@ -170,7 +170,7 @@ def table(scores, *, seed: int, scorer: str = "strict"):
     return pd.DataFrame(judge(claimed, rows), columns=list(COLUMNS))
 
 
-def tell(orderings, models: Iterable[str]) -> str:
+def findings(orderings, models: Iterable[str]) -> str:
     """One sentence: how many hold, how many are reversed, and what was left out.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import has_interval, paired_difference
-from finer1_lib.evaluation.entries import Contender, find_contender, start_of
+from finer1_lib.evaluation.entries import Entry, find_entry, start_of
 from finer1_lib.evaluation.scores.scoring import reading
 from finer1_lib.probing.rows import CLUSTERS, auc_difference, counts_of
 
@@ -36,8 +36,8 @@ MEASURES: Mapping[str, Measure] = {
 PLACE_LABELS = {"images": "image tokens", "prompts": "last prompt token"}
 
 
-def contenders_to_probe(contenders: Sequence[Contender], models: Sequence[str]) -> list[Contender]:
-    """The contenders of `probed_models`, checked before any work.
+def entries_to_probe(entries: Sequence[Entry], models: Sequence[str]) -> list[Entry]:
+    """The entries of `probed_models`, checked before any work.
 
     Raises:
         UserError: none is named, one is named twice, or one was not trained in this run.
@@ -46,15 +46,15 @@ def contenders_to_probe(contenders: Sequence[Contender], models: Sequence[str]) 
     if twice or not models:
         raise UserError(f"probed_models: {', '.join(twice)} stands twice" if twice else
                         "probed_models is empty: name checkpoints, the one to compare with first")
-    return [find_contender(contenders, model) for model in models]
+    return [find_entry(entries, model) for model in models]
 
 
-def pairs_to_compare(probed: Sequence[Contender]) -> list[tuple[str, str]]:
+def pairs_to_compare(probed: Sequence[Entry]) -> list[tuple[str, str]]:
     """(first, second): every model against the first one named, and against its own start if probed."""
-    models = [contender.model for contender in probed]
+    models = [entry.model for entry in probed]
     pairs = [(model, models[0]) for model in models[1:]]
-    pairs += [(contender.model, start) for contender in probed
-              if (start := start_of(contender)) in models and contender.model != models[0]]
+    pairs += [(entry.model, start) for entry in probed
+              if (start := start_of(entry)) in models and entry.model != models[0]]
     return list(dict.fromkeys(pairs))
 
 
@@ -91,7 +91,7 @@ def changes(items: Mapping[str, Any], pairs: Sequence[tuple[str, str]], *, seed:
         "first", "second", "kind", "metric", "label", "difference", "low", "high", "p", "n", "reading"])
 
 
-def tell(table, first: str, second: str) -> str:
+def findings(table, first: str, second: str) -> str:
     """One pair in words, in points: "attributes, image tokens -2.0 [-4.1, +0.1]: cannot tell; ..."."""
     words = []
     for row in table[(table["first"] == first) & (table["second"] == second)].itertuples():
@@ -101,7 +101,7 @@ def tell(table, first: str, second: str) -> str:
     return "; ".join(words) or "was left out (see the notes above)"
 
 
-def tell_attributes(table, first: str, second: str) -> str:
+def attribute_findings(table, first: str, second: str) -> str:
     """How many attributes of one pair a test finds changed (of `attribute_differences`), and which."""
     here = table[(table["first"] == first) & (table["second"] == second)]
     clear = [f"{row.super_category}, {row.attribute}, {PLACE_LABELS[row.place]} {100 * row.difference:+.0f}"

@@ -36,7 +36,7 @@ import numpy as np
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.probing import probes, probes as probing
-from finer1_lib.probing.swaps import Swap, balanced_questions, check_wrong_names, near_groups
+from finer1_lib.probing.swaps import Swap, balanced_questions, check_wrong_names, hard_negative_groups
 
 SHARED = 0.5  # more names than this that share another word with a mate: the last word is not what they share
 
@@ -302,7 +302,7 @@ def plan_h3(
 
 
 def _near(names: list[str], *, super_category: str, genera, looks, seed: int) -> list[Swap]:
-    return near_groups(names, genera, looks and partial(looks, super_category), seed)
+    return hard_negative_groups(names, genera, looks and partial(looks, super_category), seed)
 
 
 def looks_of(plan, states: np.ndarray):

@@ -124,7 +124,7 @@ def layers_table(curves: Sequence[Mapping[str, Any]]):
     return pd.DataFrame(list(curves), columns=list(COLUMNS))
 
 
-def layer_for_the_picture(curves: Sequence[Mapping[str, Any]], reference: str, shown: str) -> Optional[int]:
+def layer_for_the_image(curves: Sequence[Mapping[str, Any]], reference: str, shown: str) -> Optional[int]:
     """The layer where the reference's AUC is best on the super-categories that the picture does NOT show.
 
     Chosen on the pictured questions, the best of many layers would look better than it is; chosen on others,

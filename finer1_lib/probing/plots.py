@@ -1,13 +1,13 @@
 """Figures of the probes by layer, of the attributes, and of what changed: a DataFrame in, a figure out.
 
-Colours are the models' own (`contenders.ROWS`). A probe is a full line with filled dots, a control a dashed
+Colours are the models' own (`entries.ROWS`). A probe is a full line with filled dots, a control a dashed
 one with hollow marks; a dotted line is guessing.
 
 Source: our choice.
 
 Figures of notebook 05: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
-Colours are the models' own (`contenders.ROWS`); controls are hollow, so that a grey print reads the same.
+Colours are the models' own (`entries.ROWS`); controls are hollow, so that a grey print reads the same.
 
 Source: paper section 5.4 and Table 4 (what is probed); the drawing is our choice.
 """
@@ -18,7 +18,7 @@ from finer1_lib.core.plots import plain_axis
 from finer1_lib.core.statistics import has_interval
 from finer1_lib.training.methods import colour_of, in_order, label_of
 
-Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
+Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `entries.labels_of`
 CONTROL_MARKERS = {"majority": "v", "shuffled_labels": "D", "epithet_only": "P", "text_only": "s",
                    "swapped_image": "^"}  # what else has a variant stands in tables alone
 CONTROL_LABELS = {"majority": "always the commonest class", "shuffled_labels": "labels shuffled in training",
@@ -116,7 +116,7 @@ def gap_distribution(df, labels: Labels = None):
     return fig
 
 
-def right_wrong_pictures(df, labels: Labels = None):
+def right_wrong_images(df, labels: Labels = None):
     """H3 as the paper shows it: last states of right and wrong questions in two principal components.
 
     Args:

@@ -330,7 +330,7 @@ def principal_components(states, items, model: str, value: float):
                          "right": items["right"].to_numpy(), "auc": value})
 
 
-def tell(
+def findings(
     rows: Iterable[Mapping[str, Any]], comparisons: Iterable[Mapping[str, Any]], metric: str,
     variant: Optional[str] = None,
 ) -> str:

@@ -56,7 +56,7 @@ def swap_groups(names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
     return groups
 
 
-def near_groups(
+def hard_negative_groups(
     names: Sequence[str], genera: Mapping[str, str], looks: Optional[Looks], seed: int
 ) -> list[Swap]:
     """Swaps within each genus of two or more of these names, then the others by nearest looks.

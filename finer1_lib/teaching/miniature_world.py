@@ -31,7 +31,7 @@ def never_wrong(answer: Any, reading: Any) -> str:
 
 
 @check
-def four_times_the_pictures(answer: Any) -> str:
+def four_times_the_images(answer: Any) -> str:
     """Change: how many times narrower an interval gets with four times the pictures."""
     value = number(answer)
     if near(value, 2, 0.1):

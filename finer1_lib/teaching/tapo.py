@@ -44,7 +44,7 @@ def divergence_as_printed(answer: Any) -> str:
 
 
 @check
-def three_pictures(function: Any) -> str:
+def three_images(function: Any) -> str:
     """Extend: rewards of the rollouts over each picture -> advantages, one group over all pictures."""
     pictures = [[1.0, 0.1], [1.0, 1.0], [0.0, 0.1]]
     found = ask(function, pictures)

@@ -185,7 +185,7 @@ def _known(first, second):
             np.nan_to_num(np.where(np.isnan(second), first, second)))
 
 
-def tell(gains, second: str, categories: str) -> str:
+def findings(gains, second: str, categories: str) -> str:
     """One model's gain and its parts in words, in points."""
     rows = gains[(gains["second"] == second) & (gains["categories"] == categories)]
     words = []

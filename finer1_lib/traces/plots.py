@@ -1,7 +1,7 @@
 """Figures of reasoning traces: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
 Steps and turns have colours that the colour-blind can tell apart, and hatches, so that a grey print reads the
-same; models keep their own colour (`contenders.ROWS`) and get a marker each.
+same; models keep their own colour (`entries.ROWS`) and get a marker each.
 
 Source: our choice.
 
@@ -23,7 +23,7 @@ from finer1_lib.traces.statistics import CATEGORIES, STEPS
 from finer1_lib.traces.steps import STEP_LABELS
 from finer1_lib.training.methods import colour_of, in_order, label_of
 
-Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `contenders.labels_of`
+Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `entries.labels_of`
 STEP_COLOURS = {"right": "#009E73", "unparsable": "#999999", "misread_attribute": "#E69F00",
                 "candidate_missing": "#56B4E9", "comparison_contradicts": "#F0E442",
                 "prediction_differs": "#0072B2", "answer_differs": "#CC79A7"}

@@ -292,7 +292,7 @@ def card(example: Mapping[str, Any], picture: Optional[bytes]) -> str:
 
     Args:
         example: of `choose_examples`.
-        picture: PNG or JPEG bytes (see `picture_bytes`), or None to leave the picture out.
+        picture: PNG or JPEG bytes (see `image_bytes`), or None to leave the picture out.
     """
     image = ""
     if picture:
@@ -337,7 +337,7 @@ def legend(guide: Optional[Mapping]) -> str:
             "analysis, or a candidate that stands twice.</p>")
 
 
-def picture_bytes(image_root, image_id: str, side: int = SIDE) -> bytes:
+def image_bytes(image_root, image_id: str, side: int = SIDE) -> bytes:
     """A picture to embed: as PNG if it is small, else shrunk to `side` pixels as JPEG.
 
     Raises:
@@ -377,7 +377,7 @@ def write_sheet(
     pairs, shown, size = [], [], 0
     for number in dict.fromkeys(example["pair"] for example in examples):
         here = [example for example in examples if example["pair"] == number]
-        picture = picture_bytes(image_root, here[0]["image_id"])
+        picture = image_bytes(image_root, here[0]["image_id"])
         text = '<div class="trace-pair">' + "".join(card(example, picture) for example in here) + "</div>"
         if size + len(text.encode("utf-8")) > max_bytes:
             continue  # a smaller pair may still find room

@@ -39,7 +39,7 @@ from finer1_lib.data.answers import answer_of
 from finer1_lib.data.rationales.parsing import check_claims, parse
 from finer1_lib.models.trainable import KINDS, Trainable
 
-GAUGES = {
+METRICS = {
     "attributes_seen": "attributes named from the picture",
     "attributes_from_name": "attributes recalled from the name",
     "name_from_attributes": "name told from a description",
@@ -100,7 +100,7 @@ SETTINGS = {
     for setting in [Setting(*parts)]
 }
 # Trained in full and hard: the pair in which the paper's contrast between answers and rationales shows, and
-# the proof that the gauges can fall. Model names as in `contenders`.
+# the proof that the gauges can fall. Model names as in `entries`.
 TWINS = {
     "full_sft_answer_only": Setting("answers", "full", hard=True),
     "full_cot_sft": Setting("cot", "full", hard=True),
@@ -255,7 +255,7 @@ def not_measurable(guide: Optional[Mapping]) -> str:
     """One line on what cannot be measured in a world without a guide; empty where all can."""
     if guide is not None:
         return ""
-    return ("not measurable here: " + "; ".join(GAUGES.values()) + ". No attribute table (guide) came with"
+    return ("not measurable here: " + "; ".join(METRICS.values()) + ". No attribute table (guide) came with"
             " these pictures, so only open-world accuracy is shown")
 
 
@@ -279,7 +279,7 @@ def summarise(records: Sequence[Mapping], seed: int = 0) -> Any:
     for setting in [name for name in dict.fromkeys(table["setting"]) if name != BASE]:
         mine = table[table["setting"] == setting]
         mine = mine[(mine["gauge"] != OPEN_WORLD) | (mine["prompt"] == known[setting].prompt)]
-        for gauge in (*GAUGES, OPEN_WORLD):
+        for gauge in (*METRICS, OPEN_WORLD):
             kinds = ("seen", "unseen") if gauge == OPEN_WORLD else ("all",)
             for kind in kinds:
                 part = mine[mine["gauge"] == gauge]
@@ -360,8 +360,8 @@ def losses(changes: Any) -> str:
     if lost.empty:
         least = gauges.loc[gauges["change"].idxmin()]
         return (f"none of {len(gauges)} gauges fell clearly; the lowest change is {_points(least)}"
-                f" ({least['label']}, {GAUGES[least['gauge']]}, n = {least['n']})")
-    told = [f"{row['label']}: {GAUGES[row['gauge']]} {_points(row)}, {row['readable']:.0%} in the asked form"
+                f" ({least['label']}, {METRICS[least['gauge']]}, n = {least['n']})")
+    told = [f"{row['label']}: {METRICS[row['gauge']]} {_points(row)}, {row['readable']:.0%} in the asked form"
             for _, row in lost.iterrows()]
     return f"{len(lost)} of {len(gauges)} gauges fell clearly; " + "; ".join(told)
 

@@ -1,6 +1,6 @@
 """Figures of training: what fell in stage 1, what rose in stage 2, where the seconds go, how it goes wrong.
 
-DataFrames in, figures out; nothing is shown or saved here. A trained model has its colour of `contenders`.
+DataFrames in, figures out; nothing is shown or saved here. A trained model has its colour of `entries`.
 
 Source: our choice.
 
@@ -13,7 +13,7 @@ from typing import Any, Mapping, Sequence
 
 from finer1_lib.core.plots import INK, SEEN, UNSEEN, WIDEST, percent_axis
 from finer1_lib.core.statistics import has_interval
-from finer1_lib.training.forgetting import GAUGES, OPEN_WORLD
+from finer1_lib.training.forgetting import METRICS, OPEN_WORLD
 from finer1_lib.training.methods import colour_of, label_of, model_name
 
 # of a step's seconds: (column of the metrics file, name, how the model's colour is laid on, hatch)
@@ -136,7 +136,7 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
     return fig
 
 
-def tell_wrong_turn(log: Any, max_new_tokens: int) -> str:
+def failure_findings(log: Any, max_new_tokens: int) -> str:
     """What a run's gauges say went wrong, in a line; numbers are means of the first and last three steps.
 
     An update that no group was left for has no tokens: entropy and divergence are of the last steps that had.
@@ -204,7 +204,7 @@ def before_and_after(df: Any) -> Any:
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    panels = [(gauge, "all", title, INK, "o") for gauge, title in GAUGES.items()]
+    panels = [(gauge, "all", title, INK, "o") for gauge, title in METRICS.items()]
     panels += [(OPEN_WORLD, kind, f"learnt: open world, {kind}", colour, "s")
                for kind, colour in (("seen", SEEN), ("unseen", UNSEEN))]
     panels = [panel for panel in panels if ((df["gauge"] == panel[0]) & (df["categories"] == panel[1])).any()]

@@ -63,7 +63,7 @@ class Batch(NamedTuple):
     Attributes:
         kept: groups to train on.
         dropped: groups without variance, at most as many as the batch lacks.
-        gauges: `tapo.ROLLOUT_GAUGES`.
+        gauges: `tapo.ROLLOUT_METRICS`.
         counts: `tapo.COUNTS`, as far as they are known here.
     """
 

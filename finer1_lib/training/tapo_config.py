@@ -18,7 +18,7 @@ from finer1_lib.training.rewards import ACCURACY, FORMATS
 
 # Of the rollouts, every one that was sampled, before any group is thrown away; the same for the updates that
 # share a rollout batch.
-ROLLOUT_GAUGES = {
+ROLLOUT_METRICS = {
     "reward": "mean of 0.9 accuracy + 0.1 format: the curve to watch",
     "reward_std": "its standard deviation within a group, on average: what advantages are made of",
     "accuracy": "share that the reward calls right",
@@ -35,7 +35,7 @@ ROLLOUT_GAUGES = {
     "truncated_share": "share cut at the limit: near 1, the policy rambles",
 }
 # Of the tokens of an update.
-UPDATE_GAUGES = {
+UPDATE_METRICS = {
     "ratio_anchor": "mean pi / pi_old of tokens drawn over anchors; 1 in a batch's first update",
     "ratio_positive": "the same for positives",
     "clip_share_anchor": "share of tokens over anchors whose gradient a clip took away",
@@ -53,9 +53,9 @@ COUNTS = {  # of a rollout batch, written with its first update; the budget adds
     "seconds_rollout": "seconds for sampling and rewarding",
     "seconds_scoring": "seconds for scoring without gradient (pi_old, a stale negative)",
 }
-GAUGES = {**ROLLOUT_GAUGES, **UPDATE_GAUGES, "grad_norm": "gradient norm before it is clipped", **COUNTS,
+METRICS = {**ROLLOUT_METRICS, **UPDATE_METRICS, "grad_norm": "gradient norm before it is clipped", **COUNTS,
           "seconds_update": "seconds for forward, backward and optimizer"}
-LOG_COLUMNS = ("step", "loss", "learning_rate", *GAUGES, "seconds")
+LOG_COLUMNS = ("step", "loss", "learning_rate", *METRICS, "seconds")
 SHOWN = ("reward", "reward_std", "accuracy", "accuracy_std", "accuracy_strict", "format_rate",
          "zero_variance_share", "sampling_rounds", "kept_share", "ratio_anchor", "ratio_positive",
          "clip_share_anchor", "clip_share_positive", "divergence", "entropy", "entropy_negative",

@@ -62,15 +62,15 @@ def measure_run(
 
     import torch
 
-    from finer1_lib.evaluation.entries import all_contenders
+    from finer1_lib.evaluation.entries import all_entries
     from finer1_lib.evaluation.requests import all_requests
     from finer1_lib.models import loading as models
 
     if not sizes or set(sizes) - set(SIZES):
         raise UserError(f"benchmark-evaluation: sizes are some of {', '.join(SIZES)}, not {', '.join(sizes)}")
     run, root, base, chosen = _run(run_name, output_root, items, seed)
-    (contender,) = [one for one in all_contenders([]) if one.model == "cot_sft"]
-    asked = all_requests(contender, chosen, ["shuffled"], seed=seed)
+    (entry,) = [one for one in all_entries([]) if one.model == "cot_sft"]
+    asked = all_requests(entry, chosen, ["shuffled"], seed=seed)
     splits = SETTINGS_ASKED * len({(item["super_category"], item["categories"]) for item in chosen})
     result: dict[str, Any] = {
         "machine": {"processor": platform.processor() or platform.machine(),

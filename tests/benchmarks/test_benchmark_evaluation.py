@@ -14,7 +14,7 @@ from benchmarks.benchmark_similarity import in_batches, measure_similarity, one_
 from typer.testing import CliRunner
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.evaluation.entries import all_contenders
+from finer1_lib.evaluation.entries import all_entries
 from finer1_lib.evaluation.requests import all_requests
 from finer1_lib.models import loading as models
 
@@ -54,9 +54,9 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asked(run):
-    (contender,) = [one for one in all_contenders([]) if one.model == "base"]
+    (entry,) = [one for one in all_entries([]) if one.model == "base"]
     _, _, _, items = benchmark_evaluation._run(run.name, str(run.parent), 5, 0)
-    return all_requests(contender, items, ["shuffled"], seed=0)
+    return all_requests(entry, items, ["shuffled"], seed=0)
 
 
 def test_both_ways_answer_alike_and_their_parts_add_up(run, asked):

@@ -93,10 +93,10 @@ class World:
         append_jsonl(stage.path("items.jsonl"), *self.items)
         atomic_write_json(stage.path("data.json"), {"image_root": str(self.photos)})
         stage.finish({})
-        from finer1_lib.evaluation.entries import Contender
+        from finer1_lib.evaluation.entries import Entry
 
         sized = [{**item, "width": 112, "height": 112} for item in self.items]
-        asked = build_requests(Contender("base", "answer", None, "base"), sized, "open_world")
+        asked = build_requests(Entry("base", "answer", None, "base"), sized, "open_world")
         append_jsonl(plan.run_dir / "04_evaluation/records.jsonl", *asked)
         return self
 

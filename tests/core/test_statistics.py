@@ -8,9 +8,9 @@ from finer1_lib.core.statistics import (
     cluster_weights,
     clustered_mean,
     clustered_mean_of,
-    clusters_to_tell,
+    clusters_needed,
     holm,
-    items_to_tell,
+    items_needed,
     mcnemar_p,
     paired_difference,
     resampled,
@@ -99,8 +99,8 @@ def test_unusable_scores_are_refused(values, clusters):
 
 def test_clusters_to_tell():
     # cluster differences 1, 0, 1, 0: mean 0.5, sd 0.577; (1.96 + 0.84)^2 * 0.333 / 0.25 = 10.5
-    assert clusters_to_tell([1, 0, 1, 0], [0, 0, 0, 0], list("abcd")) == 11
-    assert clusters_to_tell([1, 0], [1, 0], ["a", "b"]) is None
+    assert clusters_needed([1, 0, 1, 0], [0, 0, 0, 0], list("abcd")) == 11
+    assert clusters_needed([1, 0], [1, 0], ["a", "b"]) is None
 
 
 @pytest.mark.parametrize("clusters, least", [(6, 0.86), (40, 0.90)])
@@ -218,12 +218,12 @@ def test_mcnemar_ignores_clusters_and_the_clustered_test_does_not():
 
 def test_items_to_tell_by_hand():
     # every item its own sub-category: as many items as sub-categories, no design effect
-    assert items_to_tell([1, 0, 1, 0], [0] * 4, list("abcd")) == (11, 1.0)
+    assert items_needed([1, 0, 1, 0], [0] * 4, list("abcd")) == (11, 1.0)
     # pairs that agree wholly: the second picture of a sub-category is worth nothing
-    items, effect = items_to_tell([1, 1, 0, 0, 1, 1, 0, 0], [0] * 8, list("aabbccdd"))
+    items, effect = items_needed([1, 1, 0, 0, 1, 1, 0, 0], [0] * 8, list("aabbccdd"))
     assert effect == pytest.approx(2.0) and items == 21  # (1.96 + 0.84)^2 * (1/3) * 2 / 0.25 = 20.9
-    assert items_to_tell([1, 0], [1, 0], ["a", "b"]) == (None, None)
-    assert items_to_tell([1, 1], [0, 0], ["a", "a"]) == (None, None)
+    assert items_needed([1, 0], [1, 0], ["a", "b"]) == (None, None)
+    assert items_needed([1, 1], [0, 0], ["a", "a"]) == (None, None)
 
 
 @settings(max_examples=80, deadline=None)
@@ -234,7 +234,7 @@ def test_items_and_sub_categories_needed_agree(count, each, seed):
     ease = rng.random(count)
     values = (rng.random((count, each)) < ease[:, None]).astype(float)
     codes = np.repeat(np.arange(count), each)
-    needed, (items, effect) = clusters_to_tell(values.ravel(), np.zeros(count * each), codes), items_to_tell(
+    needed, (items, effect) = clusters_needed(values.ravel(), np.zeros(count * each), codes), items_needed(
         values.ravel(), np.zeros(count * each), codes)
     if needed is None:
         return

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from finer1_lib.data.rationales.filters import REASONS, write_rationale
-from finer1_lib.data.rationales.making import ask_until_good, kept_concepts
+from finer1_lib.data.rationales.making import query_until_good, kept_concepts
 from finer1_lib.data.rationales.quality import (
-    ask_again,
+    query_again,
     compare_concepts,
     concept_report,
     found_and_missed,
@@ -54,7 +54,7 @@ def text(prediction="Dunen Wren", candidates=("Dunen Wren", "Marlo Wren"), analy
 
 
 def record(*texts, kept=True, **fields_):
-    """A record as `ask_until_good` leaves it, as far as the reports look."""
+    """A record as `query_until_good` leaves it, as far as the reports look."""
     reasons = fields_.pop("rejections", [])
     return {"image_id": "x", "super_category": "bird", "sub_category": "Dunen Wren", "text": texts[-1],
             "texts": list(texts), "kept": kept, "rejections": reasons, "attempts": len(texts), "mended": 0,
@@ -171,10 +171,10 @@ def test_going_through_the_texts_again_is_asking_the_teacher_again(seed, off):
     """The shortcut equals the long way: a run with the filter really off keeps as many and asks as many."""
     teacher = GuideTeacher(GUIDE, Rates(*[0.25] * len(fields(Rates))))
     how = dict(attempts=3, names=NAMES)
-    again = ask_again(teacher, ROWS, NONE, seeds=[seed], **how)
+    again = query_again(teacher, ROWS, NONE, seeds=[seed], **how)
     row = {row["off"]: row for row in switched_off(again, NAMES)}[off]
     on = [] if off == "all" else [name for name in REASONS if name != off]
-    fresh = ask_until_good(teacher, ROWS, NONE, seed=seed, filters=on, **how)
+    fresh = query_until_good(teacher, ROWS, NONE, seed=seed, filters=on, **how)
     assert row["kept"] == sum(one["kept"] for one in fresh)
     assert row["texts"] == sum(one["attempts"] for one in fresh)
 
@@ -183,7 +183,7 @@ def test_going_through_the_texts_again_is_asking_the_teacher_again(seed, off):
 @given(st.integers(0, 10**6))
 def test_with_every_filter_on_nothing_planted_is_kept(seed):
     teacher = GuideTeacher(GUIDE, Rates(*[0.3] * len(fields(Rates))))
-    again = ask_again(teacher, ROWS, NONE, seeds=[seed, seed + 1], attempts=2, names=NAMES)
+    again = query_again(teacher, ROWS, NONE, seeds=[seed, seed + 1], attempts=2, names=NAMES)
     assert len(again) == 8
     for one in again:
         assert len(one["planted"]) == len(one["texts"]) == one["attempts"]
@@ -194,7 +194,7 @@ def test_with_every_filter_on_nothing_planted_is_kept(seed):
 def test_a_filter_prevents_what_its_mistake_makes():
     """One kind of mistake at a known rate: only its own filter's absence lets it through, at that rate."""
     teacher = GuideTeacher(GUIDE, replace(NO_MISTAKES, wrong_prediction=0.4))
-    again = ask_again(teacher, ROWS, NONE, seeds=range(50), attempts=3, names=NAMES)
+    again = query_again(teacher, ROWS, NONE, seeds=range(50), attempts=3, names=NAMES)
     rows = {row["off"]: row for row in switched_off(again, NAMES)}
     assert 0.3 < rows["wrong_prediction"]["value"] < 0.5 and rows["wrong_prediction"]["kept"] == 200
     assert all(rows[off]["flawed"] == 0 for off in REASONS if off != "wrong_prediction")

@@ -24,8 +24,8 @@ from finer1_lib.data.rationales.filters import (
     write_rationale,
 )
 from finer1_lib.data.rationales.making import (
-    ask_all,
-    ask_until_good,
+    query_all,
+    query_until_good,
     choose_concepts,
     label_places,
     make_rationales,
@@ -328,7 +328,7 @@ class Scripted(Teacher):
 
 
 def ask(teacher, attempts=3, **options):
-    return ask_until_good(teacher, [ROW], {ROW["image_id"]: ["red crown"]}, seed=0, attempts=attempts,
+    return query_until_good(teacher, [ROW], {ROW["image_id"]: ["red crown"]}, seed=0, attempts=attempts,
                           names={"bird": NAMES}, **options)[0]  # fmt: skip
 
 
@@ -394,7 +394,7 @@ class Dying(Scripted):
 
 
 def run(folder, teacher, rows, **options):
-    asked = ask_all(teacher, rows, seed=1, path=folder / "d.jsonl", descriptions_per_focus=2)
+    asked = query_all(teacher, rows, seed=1, path=folder / "d.jsonl", descriptions_per_focus=2)
     chosen = choose_concepts(rows, asked, TfidfEncoder())
     return make_rationales(teacher, rows, chosen, seed=1, attempts=4, names={"bird": NAMES},
                            path=folder / "r.jsonl", **options)  # fmt: skip
@@ -424,14 +424,14 @@ def test_a_killed_run_goes_on_and_leaves_the_same_files(tmp_path, batch_size):
 
 def test_every_focus_is_described_as_often_as_told(tmp_path):
     rows = [{**ROW, "image_id": f"bird/x/{n}.png"} for n in range(2)]
-    asked = ask_all(Scripted(), rows, seed=1, path=tmp_path / "d.jsonl", descriptions_per_focus=3)
+    asked = query_all(Scripted(), rows, seed=1, path=tmp_path / "d.jsonl", descriptions_per_focus=3)
     line = asked["bird/x/1.png"]
     assert line["foci"] == ["crown"] * 3 + ["bill"] * 3 and len(set(line["descriptions"])) == 6
     assert [text.split()[0] for text in line["descriptions"]] == line["foci"]
     with pytest.raises(UserError, match="other foci"):  # three lie there, two are asked for: no mixture
-        ask_all(Scripted(), rows, seed=1, path=tmp_path / "d.jsonl", descriptions_per_focus=2)
+        query_all(Scripted(), rows, seed=1, path=tmp_path / "d.jsonl", descriptions_per_focus=2)
     with pytest.raises(UserError, match="at least 1"):
-        ask_all(Scripted(), rows, seed=1, path=tmp_path / "e.jsonl", descriptions_per_focus=0)
+        query_all(Scripted(), rows, seed=1, path=tmp_path / "e.jsonl", descriptions_per_focus=0)
     assert len(read_jsonl(tmp_path / "d.jsonl")) == 2
 
 

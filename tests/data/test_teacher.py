@@ -14,7 +14,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.data.guide import analysis_text, distance, four_parts, nearest
 from finer1_lib.data.rationales.filters import CUT_OFF, REASONS, flaws, mend, reject_reason
-from finer1_lib.data.rationales.making import ask_until_good
+from finer1_lib.data.rationales.making import query_until_good
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import (
     TEACHER_PROMPTS,
@@ -60,7 +60,7 @@ def erring(**rates):
 
 
 def record_of(teacher, row, attempts):
-    return ask_until_good(teacher, [row], {row["image_id"]: []}, seed=0, attempts=attempts,
+    return query_until_good(teacher, [row], {row["image_id"]: []}, seed=0, attempts=attempts,
                           names={"bird": list(KINDS), "aircraft": ["Falk 2"]})[0]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from test_strategies import NAMES, OFFERED, images
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
 from finer1_lib.evaluation import records as evaluation
-from finer1_lib.evaluation.entries import FIXED, Contender, with_strategies, with_systems
+from finer1_lib.evaluation.entries import FIXED, Entry, with_strategies, with_systems
 from finer1_lib.evaluation.records import collect_records, windows_of
 from finer1_lib.evaluation.requests import all_requests, build_requests
 from finer1_lib.evaluation.systems.answering import ChatAnswerer, EndpointAnswerer, open_answerer
@@ -52,12 +52,12 @@ def tiny(tmp_path_factory):
     return str(tiny_checkpoint.build(tmp_path_factory.mktemp("tiny")))
 
 
-def opened(contender, base, root, **options):
-    return open_answerer(contender, base, root, **options)
+def opened(entry, base, root, **options):
+    return open_answerer(entry, base, root, **options)
 
 
-def collect(contender, items, path, open_one, *, batch_size=4, max_new_tokens=8, **asking):
-    asked = all_requests(contender, items, ["shuffled"], seed=0, **{"shots": shots_of(images()), **asking})
+def collect(entry, items, path, open_one, *, batch_size=4, max_new_tokens=8, **asking):
+    asked = all_requests(entry, items, ["shuffled"], seed=0, **{"shots": shots_of(images()), **asking})
     return collect_records(asked, path, open_one, max_new_tokens=max_new_tokens, batch_size=batch_size)
 
 
@@ -94,10 +94,10 @@ def test_examples_are_looked_at_alone_and_in_a_batch(family, album, tmp_path):
     root, items = album
     checkpoint = str(family_checkpoints.build(family, tmp_path))
     system = System(name="x", label="X", checkpoint=checkpoint)
-    contender = with_strategies(with_systems(FIXED, [system]), ["x=in_context"])[-1]
-    answerer = opened(contender, "none", root, temperature=5.0)
+    entry = with_strategies(with_systems(FIXED, [system]), ["x=in_context"])[-1]
+    answerer = opened(entry, "none", root, temperature=5.0)
     assert isinstance(answerer._loaded, AnyModel) == (family != "qwen2_5_vl")
-    requests = build_requests(contender, items, "open_world", shots=shots_of(images()), examples=2)
+    requests = build_requests(entry, items, "open_world", shots=shots_of(images()), examples=2)
     together = first_scores(answerer, requests)
     for request in requests:
         (single,) = first_scores(answerer, [request])
@@ -112,7 +112,7 @@ def test_examples_are_looked_at_alone_and_in_a_batch(family, album, tmp_path):
 
 def test_samples_differ_by_their_draw_and_read_their_question_once(tiny, album, tmp_path, monkeypatch):
     root, items = album
-    contender = with_strategies(FIXED, ["base=self_consistency"], samples=4)[-1]
+    entry = with_strategies(FIXED, ["base=self_consistency"], samples=4)[-1]
     prefills, real = [], read_prompts
 
     def read(base, rows, *rest):
@@ -120,8 +120,8 @@ def test_samples_differ_by_their_draw_and_read_their_question_once(tiny, album, 
         return real(base, rows, *rest)
 
     monkeypatch.setattr(generation, "read_prompts", read)
-    runs = [collect(contender, items, tmp_path / name, lambda: opened(
-        contender, tiny, root, temperature=heat)) for name, heat in (("a", 1.0), ("b", 1.0), ("c", 0.0))]
+    runs = [collect(entry, items, tmp_path / name, lambda: opened(
+        entry, tiny, root, temperature=heat)) for name, heat in (("a", 1.0), ("b", 1.0), ("c", 0.0))]
     assert set(prefills) == {(4, 1)}  # four samples of one question a batch
     texts = [[record["completion"] for record in run] for run in runs]
     assert texts[0] == texts[1] and [record["sample"] for record in runs[0][:4]] == [0, 1, 2, 3]
@@ -133,10 +133,10 @@ def test_samples_differ_by_their_draw_and_read_their_question_once(tiny, album, 
 
 def test_torn_samples_are_drawn_again_as_they_were(tiny, album, tmp_path):
     root, items = album
-    contender = with_strategies(FIXED, ["base=self_consistency"], samples=3)[-1]
+    entry = with_strategies(FIXED, ["base=self_consistency"], samples=3)[-1]
 
     def run():
-        return collect(contender, items, tmp_path / "r", lambda: opened(contender, tiny, root), batch_size=3)
+        return collect(entry, items, tmp_path / "r", lambda: opened(entry, tiny, root), batch_size=3)
 
     whole = run()
     data = (tmp_path / "r").read_bytes()
@@ -149,8 +149,8 @@ def test_torn_samples_are_drawn_again_as_they_were(tiny, album, tmp_path):
 def test_a_strategy_sees_no_other_row_s_records(tiny, album, tmp_path):
     root, items = album
     rows = with_strategies(FIXED[:1], ["base=step_by_step", "base=in_context"])
-    for contender in rows:
-        collect(contender, items, tmp_path / "r", lambda: opened(contender, tiny, root), examples=1)
+    for entry in rows:
+        collect(entry, items, tmp_path / "r", lambda: opened(entry, tiny, root), examples=1)
     records = read_jsonl(tmp_path / "r")
     assert Counter((r["model"], r.get("strategy")) for r in records) == {
         ("base", None): 6, ("base-step_by_step", "step_by_step"): 6, ("base-in_context", "in_context"): 6}
@@ -259,10 +259,10 @@ def served(server, strategies=(), samples=3, **changes):
     return with_strategies(with_systems(FIXED, [system]), strategies, samples)[-1]
 
 
-def over_the_line(contender, album, folder, **options):
+def over_the_line(entry, album, folder, **options):
     root, items = album
-    return collect(contender, items, folder / "records.jsonl", lambda: open_answerer(
-        contender, "none", root, answers=folder / "answers.jsonl"), **options)
+    return collect(entry, items, folder / "records.jsonl", lambda: open_answerer(
+        entry, "none", root, answers=folder / "answers.jsonl"), **options)
 
 
 def test_a_served_model_is_a_row_like_any_other(server, album, tmp_path, monkeypatch):
@@ -272,8 +272,8 @@ def test_a_served_model_is_a_row_like_any_other(server, album, tmp_path, monkeyp
         return answer(f"<answer>{text_of(request)[:4]}</answer>", usage=(90, 7))
 
     server.script = script
-    contender = served(server, key_variable="VENDOR_KEY", prompts="cot", concurrency=2)
-    records = over_the_line(contender, album, tmp_path)
+    entry = served(server, key_variable="VENDOR_KEY", prompts="cot", concurrency=2)
+    records = over_the_line(entry, album, tmp_path)
     assert len(records) == len(server.requests) == 6 and server.most == 2
     keys = ("model", "prompt_name", "completion", "tokens", "truncated")
     assert {tuple(record[key] for key in keys) for record in records} == {
@@ -287,15 +287,15 @@ def test_a_served_model_is_a_row_like_any_other(server, album, tmp_path, monkeyp
 
 def test_samples_ask_with_seeds_of_their_own(server, album, tmp_path):
     server.script = lambda number, request: answer(f"<answer>{request['seed']}</answer>")
-    contender = served(server, ["gpt=self_consistency"])
-    records = over_the_line(contender, album, tmp_path)
+    entry = served(server, ["gpt=self_consistency"])
+    records = over_the_line(entry, album, tmp_path)
     assert len(server.requests) == 18 and {request["temperature"] for request in server.requests} == {1.0}
     assert all(r["completion"] == f"<answer>{r['seed'] + r['sample']}</answer>" for r in records)
 
 
 def test_examples_go_out_as_turns_with_their_pictures(server, album, tmp_path):
-    contender = served(server, ["gpt=in_context"])
-    records = over_the_line(contender, album, tmp_path, examples=2)
+    entry = served(server, ["gpt=in_context"])
+    records = over_the_line(entry, album, tmp_path, examples=2)
     sent = server.requests[0]["messages"]
     assert [turn["role"] for turn in sent] == ["user", "assistant"] * 2 + ["user"]
     pictures = [turn["content"][0]["image_url"]["url"] for turn in sent[::2]]
@@ -304,7 +304,7 @@ def test_examples_go_out_as_turns_with_their_pictures(server, album, tmp_path):
     names = [turn["content"] for turn in sent[1::2]]
     assert prompt in {r["prompt"] for r in records} and names in [
         [f"<answer>{name}</answer>" for _, name in r["examples"]] for r in records]
-    endpoint = EndpointAnswerer(contender.system, album[0], tmp_path / "answers.jsonl")
+    endpoint = EndpointAnswerer(entry.system, album[0], tmp_path / "answers.jsonl")
     before, (one, two) = len(server.requests), records[0]["examples"]
     for asked, examples in enumerate(([one, two], [two, one], [[two[0], one[1]], two])):
         endpoint.answer([{**records[0], "examples": examples}], max_new_tokens=8, seed=0)
@@ -318,16 +318,16 @@ def test_a_question_that_gets_no_answer_is_a_record_without_one(server, album, t
     """It stays in the denominator, and is not asked again; why there is none stands among the answers."""
     said = answer("<answer>a</answer>")
     server.script = lambda number, request: refuse if "Choose" in text_of(request) else said
-    contender = served(server)
-    endpoint = EndpointAnswerer(contender.system, album[0], tmp_path / "answers.jsonl")
+    entry = served(server)
+    endpoint = EndpointAnswerer(entry.system, album[0], tmp_path / "answers.jsonl")
     endpoint._endpoint(8)._first_wait = 0.01
-    records = collect(contender, album[1], tmp_path / "records.jsonl", lambda: endpoint)
+    records = collect(entry, album[1], tmp_path / "records.jsonl", lambda: endpoint)
     assert [r["completion"] for r in records] == [""] * 3 + ["<answer>a</answer>"] * 3
     before = len(server.requests)
     lines = read_jsonl(tmp_path / "answers.jsonl")
     assert [line["finish"] for line in lines if not line["text"]] == [why] * 3 and len(lines) == 6
     (tmp_path / "records.jsonl").unlink()
-    again = over_the_line(contender, album, tmp_path)
+    again = over_the_line(entry, album, tmp_path)
     assert again == records and len(server.requests) == before
 
 
@@ -355,13 +355,13 @@ def test_an_encoder_is_opened_with_its_labels(album, monkeypatch):
 
     monkeypatch.setattr("finer1_lib.evaluation.systems.encoders.open_encoder", open_encoder)
     system = System(name="e", label="E", kind="encoder", checkpoint="a/b", prompts="clip_photo")
-    contender = with_systems(FIXED, [system])[-1]
-    assert open_answerer(contender, "none", album[0], batch_size=7, labels=NAMES) == "answers"
+    entry = with_systems(FIXED, [system])[-1]
+    assert open_answerer(entry, "none", album[0], batch_size=7, labels=NAMES) == "answers"
     assert given == {"name": "e", "root": album[0], "labels": NAMES, "batch_size": 7}
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(album, tmp_path):
-    contender = Contender("x", "answer", None, "X", str(tmp_path / "gone"))
+    entry = Entry("x", "answer", None, "X", str(tmp_path / "gone"))
     with pytest.raises(UserError) as caught:
-        open_answerer(contender, "none", album[0])
+        open_answerer(entry, "none", album[0])
     assert "gone" in str(caught.value) and "\n" not in str(caught.value)

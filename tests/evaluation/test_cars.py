@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from finer1_lib.data.data_sets.names import official_names
-from finer1_lib.data.names import car_scores, cars_in, not_told_apart, official_needle, parts_of, short_names
+from finer1_lib.data.names import car_scores, cars_in, indistinguishable, official_needle, parts_of, short_names
 from finer1_lib.data.taxonomy import genera
 
 CARS = sorted(official_names("car"))
@@ -16,14 +16,14 @@ ROUND = ["{}", "{}.", "A {}", "2012 {}", "It is a {}.", "The car is most likely 
 
 
 def test_the_releases_rule_merges_what_the_audit_counted():
-    groups = not_told_apart(CARS, "official")
+    groups = indistinguishable(CARS, "official")
     assert len(CARS) == 196 and (len(groups), sum(map(len, groups))) == (22, 44)
     accepted = [a for a in CARS if any(official_needle(a) in b.lower() for b in CARS if b != a)]
     assert len(accepted) == 50  # another class's full name is taken for these
 
 
 def test_parts_tell_trims_apart_and_leave_years_together():
-    by_parts = {reading: not_told_apart(CARS, reading) for reading in ("make_model", "make_model_trim")}
+    by_parts = {reading: indistinguishable(CARS, reading) for reading in ("make_model", "make_model_trim")}
     corvettes = [label for label in CARS if "Corvette" in label]
     assert tuple(corvettes) in by_parts["make_model"]
     assert not any(set(corvettes) & set(group) for group in by_parts["make_model_trim"])

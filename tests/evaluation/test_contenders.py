@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.entries import (
     FIXED,
-    all_contenders,
-    find_contender,
+    all_entries,
+    find_entry,
     labels_of,
     pairs_of,
     start_of,
@@ -42,14 +42,14 @@ def test_every_method_has_a_row_and_a_colour_of_its_own():
 
 
 def test_the_fixed_rows_come_first_then_what_was_trained_in_its_order():
-    found = all_contenders(trained("cot_sft_tapo", "cot_sft_dapo", "cot_sft_mine"))
+    found = all_entries(trained("cot_sft_tapo", "cot_sft_dapo", "cot_sft_mine"))
     assert [c.model for c in found] == [*FIXED_NAMES, "cot_sft_tapo", "cot_sft_dapo", "cot_sft_mine"]
     assert [c.prompts for c in found[:4]] == ["answer", "cot", "answer", "cot"]
     assert [c.adapter for c in found[:5]] == [
         None, None, "02_cot_sft/sft_answer_only", "02_cot_sft/cot_sft", "03_tapo/cot_sft_tapo"
     ]  # fmt: skip
     assert labels_of(found)["cot_sft_mine"] == "label of cot_sft_mine"
-    assert all_contenders([]) == FIXED
+    assert all_entries([]) == FIXED
 
 
 @pytest.mark.parametrize(
@@ -70,37 +70,37 @@ def test_the_fixed_rows_come_first_then_what_was_trained_in_its_order():
 )
 def test_a_wrong_list_is_one_line_that_names_the_notebook(entries, message):
     with pytest.raises(UserError) as error:
-        all_contenders(entries)
+        all_entries(entries)
     line = str(error.value)
     assert message in line and line.startswith("03_tapo/models.json, entry") and "\n" not in line
     assert line.endswith("run notebook 03_tapo again")
 
 
 def test_a_model_that_was_not_trained_is_one_clear_line():
-    contenders = all_contenders(trained("cot_sft_dapo"))
-    assert find_contender(contenders, "cot_sft").adapter == "02_cot_sft/cot_sft"
+    entries = all_entries(trained("cot_sft_dapo"))
+    assert find_entry(entries, "cot_sft").adapter == "02_cot_sft/cot_sft"
     message = r"probed_models: 'cot_sft_tapo' was not trained in this run \(nor named in more_models\); there are base, .*cot_sft_dapo$"
     with pytest.raises(UserError, match=message):
-        find_contender(contenders, "cot_sft_tapo")
+        find_entry(entries, "cot_sft_tapo")
 
 
 def test_pairs_come_from_what_is_there():
     fixed = [("base_cot_prompt", "base"), ("sft_answer_only", "base"), ("cot_sft", "sft_answer_only")]
     assert pairs_of(FIXED) == fixed
-    both = pairs_of(all_contenders(trained("cot_sft_dapo", "cot_sft_tapo")))
+    both = pairs_of(all_entries(trained("cot_sft_dapo", "cot_sft_tapo")))
     assert both == [
         *fixed, ("cot_sft_dapo", "cot_sft"), ("cot_sft_tapo", "cot_sft"), ("cot_sft_tapo", "cot_sft_dapo")
     ]  # fmt: skip
-    alone = pairs_of(all_contenders(trained("cot_sft_tapo", "cot_sft_intra", "cot_sft_no_entropy")))
+    alone = pairs_of(all_entries(trained("cot_sft_tapo", "cot_sft_intra", "cot_sft_no_entropy")))
     assert alone[3:] == [
         ("cot_sft_tapo", "cot_sft"), ("cot_sft_intra", "cot_sft"), ("cot_sft_no_entropy", "cot_sft"),
         ("cot_sft_no_entropy", "cot_sft_tapo"),
     ]  # fmt: skip
     twins = trained("full_sft_answer_only", adapter="02_cot_sft/a") + trained("full_cot_sft")
-    assert pairs_of(all_contenders(twins))[3:] == [
+    assert pairs_of(all_entries(twins))[3:] == [
         ("full_sft_answer_only", "sft_answer_only"), ("full_cot_sft", "full_sft_answer_only")]
     answers = trained("base_cls_rl") + trained("base_no_thinking_rl", prompt="answer") + trained("other")
-    assert pairs_of(all_contenders(answers))[3:] == [
+    assert pairs_of(all_entries(answers))[3:] == [
         ("base_cls_rl", "base_cot_prompt"), ("base_no_thinking_rl", "base"),
         ("base_no_thinking_rl", "base_cls_rl"),
     ]  # fmt: skip
@@ -109,16 +109,16 @@ def test_pairs_come_from_what_is_there():
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([*METHOD_NAMES, "cot_sft_x", "x"]), unique=True))
 def test_any_list_gives_pairs_of_rows_that_exist_each_once(names):
-    contenders = all_contenders(trained(*names))
-    pairs, known = pairs_of(contenders), {c.model for c in contenders}
+    entries = all_entries(trained(*names))
+    pairs, known = pairs_of(entries), {c.model for c in entries}
     assert len(set(pairs)) == len(pairs) and all(a in known and b in known and a != b for a, b in pairs)
-    for contender in contenders[4:]:
-        start = start_of(contender)
-        assert (start is None and contender.model == "x") or (contender.model, start) in pairs
+    for entry in entries[4:]:
+        start = start_of(entry)
+        assert (start is None and entry.model == "x") or (entry.model, start) in pairs
 
 
 def test_labels_and_order():
-    labels = labels_of(all_contenders(trained("cot_sft_tapo", "cot_sft_dapo")))
+    labels = labels_of(all_entries(trained("cot_sft_tapo", "cot_sft_dapo")))
     assert label_of("cot_sft_tapo") == "CoT SFT + TAPO" and label_of("mine") == "mine"
     assert label_of("cot_sft_tapo", labels) == "label of cot_sft_tapo"
     models = ["mine", "cot_sft_dapo", "base", "cot_sft_tapo", "base"]
@@ -203,7 +203,7 @@ def row_of(model, **changes):
 def test_the_main_table_has_every_model_once_in_the_run_s_order():
     from finer1_lib.evaluation.summary import main_table
 
-    labels = labels_of(all_contenders(trained("cot_sft_papo", "cot_sft_mine", "cot_sft_dapo")))
+    labels = labels_of(all_entries(trained("cot_sft_papo", "cot_sft_mine", "cot_sft_dapo")))
     rows = [row_of(model) for model in ("cot_sft_dapo", "cot_sft_mine", "base", "cot_sft_papo")]
     rows += [row_of("base", categories="unseen", value=0.25), row_of("cot_sft", scorer="official")]
     titles, table = main_table(rows, labels=labels)
@@ -237,7 +237,7 @@ def test_figures_grow_with_the_list_and_use_the_run_s_labels():
 
     from finer1_lib.evaluation.plots import accuracy_bars
 
-    labels = labels_of(all_contenders(trained(*METHOD_NAMES, "cot_sft_mine")))
+    labels = labels_of(all_entries(trained(*METHOD_NAMES, "cot_sft_mine")))
     figure = accuracy_bars(pd.DataFrame([row_of(model) for model in labels]), labels)
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == list(labels.values())
@@ -249,7 +249,7 @@ def test_figures_grow_with_the_list_and_use_the_run_s_labels():
 def test_checkpoints_from_elsewhere_follow_what_was_trained(tmp_path):
     import tiny_checkpoint
 
-    own = all_contenders(trained("cot_sft_tapo"))
+    own = all_entries(trained("cot_sft_tapo"))
     folder = tiny_checkpoint.build(tmp_path / "Fine=R1")
     more = with_more(own, ["Fine-R1 3B = StevenHH2000/Fine-R1-3B@6da43fd", f"Qwen=answer:{folder}"])
     assert more[: len(own)] == own and with_more(own, []) == own
@@ -261,7 +261,7 @@ def test_checkpoints_from_elsewhere_follow_what_was_trained(tmp_path):
     pairs = pairs_of(more)
     assert set(pairs) - set(pairs_of(own)) == {
         ("fine-r1-3b", "base_cot_prompt"), ("qwen", "base"), ("cot_sft_tapo", "fine-r1-3b")}
-    untrained = with_more(all_contenders([]), ["A=a/b"])
+    untrained = with_more(all_entries([]), ["A=a/b"])
     assert set(pairs_of(untrained)) - set(pairs_of(FIXED)) == {("a", "base_cot_prompt")}
 
 
@@ -286,10 +286,10 @@ def test_two_of_more_models_need_two_names():
 
 
 def test_a_checkpoint_from_elsewhere_is_probed_beside_ours():
-    from finer1_lib.probing.changes import contenders_to_probe, pairs_to_compare
+    from finer1_lib.probing.changes import entries_to_probe, pairs_to_compare
 
-    more = with_more(all_contenders([]), ["cot_sft_theirs=o/n"])  # its name tells nothing of its start
-    probed = contenders_to_probe(more, ["base", "cot_sft", "cot_sft_theirs"])
+    more = with_more(all_entries([]), ["cot_sft_theirs=o/n"])  # its name tells nothing of its start
+    probed = entries_to_probe(more, ["base", "cot_sft", "cot_sft_theirs"])
     assert pairs_to_compare(probed) == [("cot_sft", "base"), ("cot_sft_theirs", "base")]
 
 
@@ -307,7 +307,7 @@ SYSTEMS = ["llava-1.6-7b", "siglip-l"]
 
 
 def test_systems_and_strategies_follow_and_are_held_against_what_they_started_from():
-    more = with_systems(all_contenders([]), find_systems(SYSTEMS))
+    more = with_systems(all_entries([]), find_systems(SYSTEMS))
     llava, siglip = more[len(FIXED) :]
     assert (llava.prompts, siglip.prompts, siglip.system.kind) == ("answer", "clip_photo", "encoder")
     entries = ["cot_sft = self_consistency", "llava-1.6-7b=in_context", "base=step_by_step"]

@@ -15,7 +15,7 @@ from finer1_lib.core.statistics import Estimate
 from finer1_lib.evaluation import requests as evaluation_requests
 from finer1_lib.evaluation.entries import FIXED
 from finer1_lib.evaluation.items import select_items
-from finer1_lib.evaluation.records import RecordFile, batches_of, collect_records, left_to_ask, set_aside
+from finer1_lib.evaluation.records import RecordFile, batches_of, collect_records, left_to_query, set_aside
 from finer1_lib.evaluation.requests import (
     OPTION_ORDERS,
     all_requests,
@@ -33,7 +33,7 @@ from finer1_lib.evaluation.scores.scoring import (  # fmt: skip
     reading,
     score_records,
     summary_rows,
-    tell,
+    findings,
 )
 from finer1_lib.evaluation.scores.similarity import TrigramSimilarity
 from finer1_lib.evaluation.summary import KEYS
@@ -253,17 +253,17 @@ def test_only_rows_with_a_question_left_are_asked(world):
     path = world[0] / "records.jsonl"
     questions = {one.model: [build_requests(one, world[1], setting) for setting in ("closed_world", "open_world")]
                  for one in (COT, BASE)}  # fmt: skip
-    assert left_to_ask(questions, path) == [COT.model, BASE.model]
+    assert left_to_query(questions, path) == [COT.model, BASE.model]
     for requests in questions[COT.model]:
         collect(world, requests, path)
-    assert left_to_ask(questions, path) == [BASE.model]
+    assert left_to_query(questions, path) == [BASE.model]
     collect(world, questions[BASE.model][0], path)
-    assert left_to_ask(questions, path) == [BASE.model], "the open world is still to be asked"
+    assert left_to_query(questions, path) == [BASE.model], "the open world is still to be asked"
     path.write_bytes(path.read_bytes()[:-3])
-    assert left_to_ask(questions, path) == [BASE.model]
+    assert left_to_query(questions, path) == [BASE.model]
     for requests in questions[BASE.model]:
         collect(world, requests, path)
-    assert left_to_ask(questions, path) == []
+    assert left_to_query(questions, path) == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 700, 2500, 5000, -1, -40])
@@ -279,8 +279,8 @@ def test_a_torn_file_resumes_to_the_same_bytes(world, cut):
 
 def test_several_models_share_a_file(world):
     path = world[0] / "records.jsonl"
-    for contender in FIXED[:3]:
-        for requests in all_requests(contender, world[1], OPTION_ORDERS, seed=0):
+    for entry in FIXED[:3]:
+        for requests in all_requests(entry, world[1], OPTION_ORDERS, seed=0):
             collect(world, requests, path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     keys = [(r["model"], r["setting"], r["option_order"], r["rotation"], r["item_id"]) for r in lines]
@@ -388,9 +388,9 @@ def test_a_generator_that_loses_a_completion_is_caught(world):
 @pytest.fixture
 def scores(world):
     records = []
-    for contender in FIXED[2:4]:
+    for entry in FIXED[2:4]:
         for setting in evaluation_requests.SETTINGS:
-            records += collect(world, build_requests(contender, world[1], setting), world[0] / "r.jsonl")
+            records += collect(world, build_requests(entry, world[1], setting), world[0] / "r.jsonl")
     scorers = [make_scorer(name, similarity=TrigramSimilarity()) for name in ("official", "strict")]
     return score_records(records, scorers)
 
@@ -525,7 +525,7 @@ def test_equal_models_cannot_be_told_apart(scores):
         seed=0,
         metrics=[("closed_world", "accuracy"), ("open_world", "text_inclusion")],
     )
-    assert tell(
+    assert findings(
         table, "cot_sft", "sft_answer_only", setting="open_world", metric="text_inclusion", categories="seen"
     ).endswith("p = 1: **cannot tell**")
     assert len(table) == 4 and set(table["difference"]) == {0.0} and set(table["reading"]) == {"cannot tell"}

@@ -105,8 +105,8 @@ def test_step_by_step_asks_in_its_own_words_whatever_the_row_was_trained_on():
 
 
 def test_self_consistency_asks_k_times_in_the_row_s_own_words():
-    contender = row("cot_sft=self_consistency", samples=3)
-    requests = build_requests(contender, [item(), item(number=4)], "closed_world")
+    entry = row("cot_sft=self_consistency", samples=3)
+    requests = build_requests(entry, [item(), item(number=4)], "closed_world")
     assert [(r["item_id"][-5], r["sample"], r["samples"]) for r in requests] == [
         ("3", 0, 3), ("3", 1, 3), ("3", 2, 3), ("4", 0, 3), ("4", 1, 3), ("4", 2, 3)]
     assert {r["prompt_name"] for r in requests} == {"cot_closed"}
@@ -129,9 +129,9 @@ def test_a_file_s_wordings_may_be_lettered_too(tmp_path):
     own = tmp_path / "mine.yaml"
     own.write_text('answer_closed: "{question} Pick:\\n{options_lettered}\\nin <answer></answer>"\n')
     mine = System(name="x", label="X", checkpoint="a/b", prompts_from=str(own))
-    contender = with_systems(FIXED, [mine])[-1]
+    entry = with_systems(FIXED, [mine])[-1]
     (closed,), (opened,) = (
-        build_requests(contender, [item()], setting) for setting in ("closed_world", "open_world"))
+        build_requests(entry, [item()], setting) for setting in ("closed_world", "open_world"))
     assert closed["lettered"] and "Pick:\nA. " in closed["prompt"]
     assert closed["prompt_hash"] != PROMPTS["answer_closed"].hash == build_requests(
         FIXED[0], [item()], "closed_world")[0]["prompt_hash"]
@@ -179,8 +179,8 @@ def test_an_answer_among_other_labels_is_another_question(tmp_path):
 
 
 def test_each_batch_draws_by_whom_it_asks_about_what():
-    contender = row("cot_sft=self_consistency", 2)
-    one, two = (build_requests(contender, [item(number=number)], "open_world") for number in (3, 4))
+    entry = row("cot_sft=self_consistency", 2)
+    one, two = (build_requests(entry, [item(number=number)], "open_world") for number in (3, 4))
     seeds = {draw_seed(0, batch) for batch in (one, two, one[:1], one[1:])} | {draw_seed(1, one)}
     assert len(seeds) == 5 and draw_seed(0, [dict(r) for r in one]) == draw_seed(0, one)
     assert all(0 <= seed < 2**48 for seed in seeds)

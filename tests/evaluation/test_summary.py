@@ -7,7 +7,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_json
 from finer1_lib.evaluation.scores.scorers import make_scorer
 from finer1_lib.evaluation.scores.scoring import score_records, summary_rows
-from finer1_lib.evaluation.summary import contenders_in, fault_table, labels_in, main_table, percent
+from finer1_lib.evaluation.summary import entries_in, fault_table, labels_in, main_table, percent
 from finer1_lib.evaluation.systems.registry import find_systems
 
 
@@ -25,8 +25,8 @@ def test_systems_and_strategies_of_04_are_rows_after_the_fixed_ones(tmp_path):
                    strategies=["base=self_consistency", "other=in_context"], samples=4)
     atomic_write_json(run / "04_evaluation" / "systems.json", [
         find_systems(["siglip-l"])[0].model_dump(mode="json")])
-    found = contenders_in(run)
-    assert [contender.model for contender in found[4:]] == [
+    found = entries_in(run)
+    assert [entry.model for entry in found[4:]] == [
         "other", "siglip-l", "base-self_consistency", "other-in_context"]
     assert found[5].system.kind == "encoder" and found[6].samples == 4
     labels = labels_in(run)
@@ -34,8 +34,8 @@ def test_systems_and_strategies_of_04_are_rows_after_the_fixed_ones(tmp_path):
 
 
 def test_a_run_of_before_has_no_such_parameters(tmp_path):
-    assert len(contenders_in(run_with(tmp_path))) == 4
-    assert len(contenders_in(tmp_path / "nothing")) == 4
+    assert len(entries_in(run_with(tmp_path))) == 4
+    assert len(entries_in(tmp_path / "nothing")) == 4
 
 
 def test_a_lost_file_of_systems_does_not_matter_any_more(tmp_path):
@@ -55,7 +55,7 @@ def test_rows_that_a_run_does_not_tell_are_one_line(tmp_path, name, content):
     run = run_with(tmp_path)
     atomic_write_json(run / "04_evaluation" / name, content)
     with pytest.raises(UserError, match=r"(?s)04_evaluation.*(delete|run)"):
-        contenders_in(run)
+        entries_in(run)
 
 
 def test_values_are_written_in_percent():

@@ -50,13 +50,13 @@ def test_any_name_round_trips(base, text):
 
 def test_abilities_on_fresh_pictures_and_wordings(base):
     """The card's bars, by free generation, under a seed that neither the pretraining nor the shipped card used."""
-    rows = card.make_card(base, GUIDE, seed=20260213, pictures=3, wordings=2)
+    rows = card.make_model_card(base, GUIDE, seed=20260213, pictures=3, wordings=2)
     missed = [line for line in card.summarise(rows) if not line["holds"]]
     assert not missed, missed
 
 
 def test_the_shipped_card_is_about_these_weights():
-    shipped = read_json(card.card_path(WEIGHTS))
+    shipped = read_json(card.model_card_path(WEIGHTS))
     from finer1_lib.core.hashing import sha256_file
 
     assert shipped["weights_sha256"] == sha256_file(WEIGHTS / "model.safetensors")

@@ -12,7 +12,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
 from finer1_lib.models import generation, loading as models, out_of_memory
 from finer1_lib.models.generation import generate
-from finer1_lib.models.out_of_memory import Rung, mended, next_rung
+from finer1_lib.models.out_of_memory import Fallback, mended, next_fallback
 from finer1_lib.training import rewards, rollouts
 
 
@@ -32,7 +32,7 @@ def test_the_ladder_from_top_to_bottom():
     now = dict(micro_batch_size=4, divides=8, training=True, gradient_checkpointing=False, max_pixels=401408,
                max_new_tokens=300, finetuning="full")
     steps = []
-    while rung := next_rung(**now):
+    while rung := next_fallback(**now):
         steps.append(rung)
         now[rung.name] = rung.value
         if rung.name == "finetuning":
@@ -51,7 +51,7 @@ def test_every_rung_is_smaller_fits_and_ends(divides, data, pixels, tokens, prom
     now = dict(micro_batch_size=micro, divides=divides, max_pixels=pixels, max_new_tokens=tokens,
                prompts=prompts)
     for _ in range(60):
-        rung = next_rung(**now)
+        rung = next_fallback(**now)
         if rung is None:
             break
         assert 1 <= rung.value < now[rung.name]
@@ -61,7 +61,7 @@ def test_every_rung_is_smaller_fits_and_ends(divides, data, pixels, tokens, prom
 
 
 def test_pictures_above_the_releases_bound_are_brought_to_it_first():
-    assert next_rung(max_pixels=12845056) == Rung("max_pixels", 1280 * 28 * 28)
+    assert next_fallback(max_pixels=12845056) == Fallback("max_pixels", 1280 * 28 * 28)
 
 
 # Where it runs out -------------------------------------------

@@ -227,7 +227,7 @@ def test_a_roomy_cache_holds_what_a_plain_one_holds(folder):
     from transformers import DynamicCache
 
     base = fresh(folder).model
-    plain, roomy = DynamicCache(), sharing.roomy_cache(base)
+    plain, roomy = DynamicCache(), sharing.preallocated_cache(base)
     pieces = torch.Generator().manual_seed(0)
     for rows, length in ((3, 5), (4, 1), (4, sharing.ROOM - 2), (4, 3), (4, 1), (2, 1)):
         if plain.get_seq_length() and rows != plain.layers[0].keys.shape[0]:

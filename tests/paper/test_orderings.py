@@ -143,19 +143,19 @@ def test_a_run_s_orderings_by_hand(table):
 
 
 def test_an_ordering_asked_of_two_rows_is_told_to_count_twice(table, scores):
-    assert "once more" not in orderings.tell(table, scores["model"])
+    assert "once more" not in orderings.findings(table, scores["model"])
     twin = scores[scores["model"] == "sft_answer_only"].assign(model="full_sft_answer_only")
     both = orderings.table(pd.concat([scores, twin]), seed=0)
     more = len(both) - len(table)
     assert more >= 4
-    told = orderings.tell(both, both["first"])
+    told = orderings.findings(both, both["first"])
     assert f"{more} of them ask an ordering of SFT once more" in told
 
 
 def test_what_is_told_of_a_table(table, scores):
     counts = {verdict: int((table["holds"] == verdict).sum()) for verdict in VERDICTS}
     assert sum(counts.values()) == len(table) and counts["reversed"] >= 1 and counts["cannot tell"] >= 1
-    told = orderings.tell(table, scores["model"])
+    told = orderings.findings(table, scores["model"])
     assert f"Of {len(table)} orderings {counts['holds']} hold, {counts['reversed']} are reversed" in told
     assert "stands for them: Figure 3a: CLS-RL, No-Thinking RL; Figure 3b: CoT prompting, In-context" in told
 

@@ -135,8 +135,8 @@ def test_the_same_name_with_other_weights_is_another_question(tmp_path):
             return [Generation("<answer>x</answer>", 1, False)] * len(requests)
 
     def ask(checkpoint):
-        contender = with_systems(FIXED, [System(name="a", label="A", checkpoint=checkpoint)])[-1]
-        asked = [build_requests(contender, [item], "open_world")]
+        entry = with_systems(FIXED, [System(name="a", label="A", checkpoint=checkpoint)])[-1]
+        asked = [build_requests(entry, [item], "open_world")]
         return collect_records(asked, tmp_path / "r.jsonl", Says, max_new_tokens=1, batch_size=2)
 
     assert ask("o/one")[0]["weights"] == "o/one" and ask("o/one")

@@ -14,7 +14,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.network import settings_named
 from finer1_lib.data.data_sets.catalogue import DATA_SETS
 from finer1_lib.data.data_sets.names import name_of_path
-from finer1_lib.data.data_sets.release_paths import find_pictures, picture_name, release_path, word_of
+from finer1_lib.data.data_sets.release_paths import find_images, image_name, release_path, word_of
 from finer1_lib.data.split import evaluation_items
 from finer1_lib.evaluation.entries import FIXED
 from finer1_lib.evaluation.items import select_items
@@ -246,7 +246,7 @@ def test_two_pictures_of_one_name_are_refused():
     table = table_of("pet")
     twice = pandas.concat([table, table.assign(image_id="other/" + table["image_id"])])
     with pytest.raises(UserError, match="two test pictures of one name"):
-        find_pictures("pet", twice, "test")
+        find_images("pet", twice, "test")
 
 
 def test_data_sets_are_told_by_the_first_folder():
@@ -331,7 +331,7 @@ def test_every_data_set_keeps_the_release_s_path_with_and_without_its_questions(
 
 
 def test_training_and_test_cars_of_one_name_are_two_pictures():
-    names = [picture_name({"super_category": "car", "release_path": f"stanford-cars/cars_{split}/00001.jpg"})
+    names = [image_name({"super_category": "car", "release_path": f"stanford-cars/cars_{split}/00001.jpg"})
              for split in ("train", "test")]
     assert names == ["car/cars_train/00001", "car/cars_test/00001"]
     assert release_path("car", "hub/car/test/row-test-00017.jpg") == "stanford-cars/cars_test/row-test-00017.jpg"

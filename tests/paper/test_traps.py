@@ -68,14 +68,14 @@ def items(tmp_path):
     return tmp_path, found
 
 
-def ask(items, answer, contender=FIXED[0], setting="closed_world", order="shuffled", file="records.jsonl"):
+def ask(items, answer, entry=FIXED[0], setting="closed_world", order="shuffled", file="records.jsonl"):
     """Records of a fake model: `answer(prompt)` is what it says, greedily."""
 
     def generate(loaded, prompts, *, max_new_tokens, temperature, batch_size, seed):
         assert temperature == 0.0
         return [Said(answer(messages[0]["content"][1]["text"]), 5, False) for messages in prompts]
 
-    requests = build_requests(contender, items[1], setting, order=order, seed=0)
+    requests = build_requests(entry, items[1], setting, order=order, seed=0)
     return collect_records([requests], items[0] / file, lambda: ChatAnswerer("model", items[0], generate=generate),
                            max_new_tokens=8, batch_size=16)
 

@@ -462,11 +462,11 @@ def test_a_control_is_compared_and_told_apart_from_the_probe():
     assert [test["variant"] for test in comparisons] == [None, "epithet_only"]
     assert [round(test["difference"], 6) for test in comparisons] == [1.0, 0.0]
     assert [test["reading"] for test in comparisons] == ["different", "equivalent"]
-    names, epithets = (probing_rows.tell(rows, comparisons, "h2_genus_gap", variant=variant)
+    names, epithets = (probing_rows.findings(rows, comparisons, "h2_genus_gap", variant=variant)
                        for variant in (None, "epithet_only"))
     assert "different" in names and "equivalent" not in names and names.count("minus") == 1
     assert "equivalent" in epithets and "different" not in epithets and epithets.count("minus") == 1
-    none = probing_rows.tell(rows, comparisons, "h2_genus_gap", variant="other")
+    none = probing_rows.findings(rows, comparisons, "h2_genus_gap", variant="other")
     assert none == "was left out (see the notes above)."
 
 
@@ -610,4 +610,4 @@ def test_figures_take_what_the_notebook_gives_them():
     assert len(probing_plots.gap_distribution(gaps).axes) == 1
     states, items = np.random.default_rng(0).normal(size=(12, 5)), pd.DataFrame({"right": [True, False] * 6})
     plane = probing_rows.principal_components(states, items, "base", 0.61)
-    assert "0.61" in probing_plots.right_wrong_pictures(plane).axes[0].get_title()
+    assert "0.61" in probing_plots.right_wrong_images(plane).axes[0].get_title()

@@ -105,10 +105,10 @@ def test_the_pictures_layer_is_not_chosen_by_what_it_shows():
     curves = [row("bird", 0, 0.9), row("bird", 1, 0.5), row("plane", 0, 0.6), row("plane", 1, 0.7),
               row("average", 0, 0.9), row("plane", 0, 0.99, "cot_sft"),
               row("plane", 0, 0.99, variant="text_only"), row("plane", 0, 0.99, categories="seen")]
-    assert probing_layers.layer_for_the_picture(curves, "base", "bird") == 1
-    assert probing_layers.layer_for_the_picture(curves, "base", "plane") == 0
+    assert probing_layers.layer_for_the_image(curves, "base", "bird") == 1
+    assert probing_layers.layer_for_the_image(curves, "base", "plane") == 0
     alone = [one for one in curves if one["dataset"] != "plane"]
-    assert probing_layers.layer_for_the_picture(alone, "base", "bird") is None
+    assert probing_layers.layer_for_the_image(alone, "base", "bird") is None
 
 
 # --- attributes -------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_one_attribute_changed_and_only_that_is_claimed():
     assert found["reading"].to_dict() == {"crown": "higher", "back": "cannot tell", "tail": "cannot tell"}
     assert found.loc["crown", "difference"] > 0.3 and found.loc["back", "difference"] == 0
     assert found.loc["crown", "p_holm"] == pytest.approx(3 * found.loc["crown", "p"])
-    told = probing_changes.tell_attributes(found.reset_index(), "cot_sft", "base")
+    told = probing_changes.attribute_findings(found.reset_index(), "cot_sft", "base")
     assert told.startswith("1 of 3 (bird, crown, image tokens +") and told.endswith("points)")
 
 
@@ -269,23 +269,23 @@ def test_holm_is_what_a_claim_goes_by():
 
 
 def test_who_is_compared_and_who_cannot_be_probed():
-    from finer1_lib.evaluation.entries import all_contenders
+    from finer1_lib.evaluation.entries import all_entries
 
-    known = all_contenders([{"name": f"cot_sft_{name}", "label": name, "adapter": f"03_tapo/cot_sft_{name}",
+    known = all_entries([{"name": f"cot_sft_{name}", "label": name, "adapter": f"03_tapo/cot_sft_{name}",
                              "prompt": "cot"} for name in ("tapo", "dapo")])
-    probed = probing_changes.contenders_to_probe(known, ["base", "cot_sft", "cot_sft_tapo"])
+    probed = probing_changes.entries_to_probe(known, ["base", "cot_sft", "cot_sft_tapo"])
     assert probing_changes.pairs_to_compare(probed) == [
         ("cot_sft", "base"), ("cot_sft_tapo", "base"), ("cot_sft_tapo", "cot_sft")]
-    probed = probing_changes.contenders_to_probe(known, ["cot_sft", "cot_sft_tapo"])
+    probed = probing_changes.entries_to_probe(known, ["cot_sft", "cot_sft_tapo"])
     assert probing_changes.pairs_to_compare(probed) == [("cot_sft_tapo", "cot_sft")]
     assert probing_changes.pairs_to_compare(probed[:1]) == []
     assert probing_changes.pairs_to_compare(probed[::-1]) == [("cot_sft", "cot_sft_tapo")]
-    probed = probing_changes.contenders_to_probe(known, ["base", "cot_sft_tapo"])
+    probed = probing_changes.entries_to_probe(known, ["base", "cot_sft_tapo"])
     assert probing_changes.pairs_to_compare(probed) == [("cot_sft_tapo", "base")]
     for models, said in ((["base", "papo"], "'papo' was not trained"), ([], "empty"),
                          (["base", "base"], "base stands twice")):
         with pytest.raises(UserError, match=said):
-            probing_changes.contenders_to_probe(known, models)
+            probing_changes.entries_to_probe(known, models)
 
 
 def test_changes_by_hand():
@@ -299,9 +299,9 @@ def test_changes_by_hand():
     assert list(table["metric"]) == ["attribute_image_accuracy", "name_prompt_accuracy"]
     assert list(table["kind"]) == ["reading", "use"] and list(table["difference"]) == [0.5, 0.0]
     assert list(table["reading"]) == ["higher", "cannot tell"]
-    told = probing_changes.tell(table, "cot_sft", "base")
+    told = probing_changes.findings(table, "cot_sft", "base")
     assert told.startswith("attributes, image tokens +50.0 [") and "**cannot tell**" in told
-    assert "left out" in probing_changes.tell(table, "base", "cot_sft")
+    assert "left out" in probing_changes.findings(table, "base", "cot_sft")
     assert set(probing_changes.MEASURES) < set(probing_rows.COLUMNS)
 
 

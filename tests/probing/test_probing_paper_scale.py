@@ -42,15 +42,15 @@ def on_a_line(places):
 def test_near_groups_by_hand():
     genus = {"a": "G", "b": "G", "c": "H", "d": "I", "e": "J", "f": ""}
     places = {"a": 0, "b": 9, "c": 1.0, "d": 2.0, "e": 8.0, "f": 9.5}
-    found = swaps.near_groups(list("abcdef"), genus, on_a_line(places), seed=0)
+    found = swaps.hard_negative_groups(list("abcdef"), genus, on_a_line(places), seed=0)
     assert [(set(swap.names), swap.kind) for swap in found] == [
         ({"a", "b"}, "genus"), ({"c", "d"}, "nearest"), ({"e", "f"}, "nearest")]
     # five without a mate: 1-1.5 first, then 8-9.5 (1.5 apart) before 3.5; 3.5 joins the first pair
     places = {"a": 1.0, "b": 1.5, "c": 3.5, "d": 8.0, "e": 9.5}
-    found = swaps.near_groups(list("abcde"), {}, on_a_line(places), seed=0)
+    found = swaps.hard_negative_groups(list("abcde"), {}, on_a_line(places), seed=0)
     assert [swap.names for swap in found] == [("a", "b", "c"), ("d", "e")]
-    assert swaps.near_groups(list("abcde"), {}, None, seed=0) == []  # nobody knows who looks like whom
-    assert swaps.near_groups(["a"], {}, on_a_line(places), seed=0) == []
+    assert swaps.hard_negative_groups(list("abcde"), {}, None, seed=0) == []  # nobody knows who looks like whom
+    assert swaps.hard_negative_groups(["a"], {}, on_a_line(places), seed=0) == []
 
 
 @settings(max_examples=40, deadline=None)
@@ -64,7 +64,7 @@ def test_near_names_are_balanced_and_stay_on_their_side(genus, seed, known):
     side = {name: kind for name, kind in images}
 
     def group(part):
-        return swaps.near_groups(part, own, on_a_line(place) if known else None, seed)
+        return swaps.hard_negative_groups(part, own, on_a_line(place) if known else None, seed)
 
     questions = swaps.balanced_questions(images, num_images=2, seed=seed, group=group)
     for name in {q["name"] for q in questions}:

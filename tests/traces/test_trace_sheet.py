@@ -191,7 +191,7 @@ def test_an_unreadable_trace_is_shown_as_it_was_written():
 def test_large_pictures_are_shrunk_and_missing_ones_named(tmp_path):
     Image.effect_noise((1200, 900), 80).convert("RGB").save(tmp_path / "photo.png")
     assert (tmp_path / "photo.png").stat().st_size > 500_000
-    small = trace_sheet.picture_bytes(tmp_path, "photo.png")
+    small = trace_sheet.image_bytes(tmp_path, "photo.png")
     assert small.startswith(b"\xff\xd8") and len(small) < 40_000
     with pytest.raises(UserError, match="no such image"):
-        trace_sheet.picture_bytes(tmp_path, "none.png")
+        trace_sheet.image_bytes(tmp_path, "none.png")

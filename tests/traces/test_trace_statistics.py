@@ -261,7 +261,7 @@ def test_one_sub_category_allows_no_interval():
     table = pd.concat([planted(rows, model).assign(sub_category="only") for rows, model in
                        (([(1, 1, 3), (0, 0, 3)], "a"), ([(1, 1, 6)], "b"))], ignore_index=True)
     gains = trace_reading.reading_and_use(table, ["a", "b"], seed=0)[1]
-    assert gains["low"].isna().all() and "no interval" in trace_reading.tell(gains, "b", "seen")
+    assert gains["low"].isna().all() and "no interval" in trace_reading.findings(gains, "b", "seen")
 
 
 # --- figures ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from finer1_lib.models import loading as models
 from finer1_lib.models.generation import Generation
 from finer1_lib.models.trainable import Trainable
 from finer1_lib.training import forgetting, forgetting as forgetting_summary
-from finer1_lib.training.forgetting import BASE, GAUGES, OPEN_WORLD, SETTINGS, TWINS, judge
+from finer1_lib.training.forgetting import BASE, METRICS, OPEN_WORLD, SETTINGS, TWINS, judge
 from finer1_lib.training.plots import before_and_after
 
 GUIDE = {
@@ -192,7 +192,7 @@ def test_without_a_guide_the_open_world_is_left_and_a_line_says_so(monkeypatch):
     table = forgetting_summary.summarise(base + records("cot_full", rows, right, monkeypatch))
     assert set(table["gauge"]) == {OPEN_WORLD}
     line = forgetting.not_measurable(None)
-    assert "\n" not in line and all(title in line for title in GAUGES.values())
+    assert "\n" not in line and all(title in line for title in METRICS.values())
     assert forgetting.not_measurable(GUIDE) == ""
     figure = before_and_after(table)
     assert len([axis for axis in figure.axes if axis.get_visible()]) == 2
@@ -208,7 +208,7 @@ def test_the_figure_shows_the_table(monkeypatch):
         + records(TWINS["full_cot_sft"].name, cot, lambda row: right(row).replace("stout", "no"),
                   monkeypatch))
     figure = before_and_after(table)
-    assert len(figure.axes) == len(GAUGES) + 2
+    assert len(figure.axes) == len(METRICS) + 2
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["answer-only, full", "CoT, full, hard"]
     filled = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"

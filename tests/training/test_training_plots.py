@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from finer1_lib.training.methods import colour_of
-from finer1_lib.training.plots import curves, seconds_of_a_step, tell_wrong_turn, wrong_turns
+from finer1_lib.training.plots import curves, seconds_of_a_step, failure_findings, wrong_turns
 
 
 def log(steps=6, **columns):
@@ -49,7 +49,7 @@ def test_a_wrong_turn_is_drawn_and_told_by_its_own_numbers():
     own = colour_of("cot_sft_containment")
     lines = {(line.get_linestyle(), line.get_color()): line.get_ydata()[-1] for line in figure.axes[0].lines}
     assert lines == {("-", "#999999"): 0.5, ("-", own): pytest.approx(0.98), (":", own): 0.5}
-    assert tell_wrong_turn(gamed, 256) == (
+    assert failure_findings(gamed, 256) == (
         "entropy 0.10 to 0.10, divergence 0.30 to 0.30, length 140 to 200 of 256 tokens, 50% cut off,"
         " in form 100% to 100%, groups kept 50% to 50%; paid accuracy 66% to 90%, strict 50% to 50%"
         " (40 points apart)")

@@ -17,7 +17,7 @@ from typing import Optional
 from finer1_lib.commands.doctor.rows import NotYet, Row, fail, passed, refused, shortly, warn
 from finer1_lib.commands.doctor.subject import DATA, WORLD, Subject
 from finer1_lib.core.errors import UserError
-from finer1_lib.evaluation.entries import FIXED, Contender
+from finer1_lib.evaluation.entries import FIXED, Entry
 
 STAGE, PROBING = "04_evaluation", "05_probing"
 
@@ -46,7 +46,7 @@ def systems(subject: Subject) -> list[Row]:
     return rows or [passed(f"{len(found)} rows from elsewhere, each with what it needs", STAGE)]
 
 
-def _doubts(one: Contender, base: str) -> list[tuple[str, str]]:
+def _doubts(one: Entry, base: str) -> list[tuple[str, str]]:
     """(what may be wrong with a row, how to fix it)."""
     from finer1_lib.core.checkpoint_names import is_folder, split_revision
     from finer1_lib.evaluation.entries import weights_at

@@ -114,7 +114,7 @@ def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, 
 
 def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
     """The paper's orderings as 04 judged them: of the paper's numbers only the direction is here."""
-    from finer1_lib.paper.orderings import COLUMNS, tell
+    from finer1_lib.paper.orderings import COLUMNS, findings
 
     found = read_table(run_dir / "04_evaluation" / "orderings.csv", COLUMNS)
     if not found:
@@ -125,7 +125,7 @@ def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, An
     rows = [[row["claim"], row["figure"], row["categories"], row["holds"], points(row), row["remark"] or ""]
             for row in found]  # fmt: skip
     frame = pd.DataFrame(found).assign(remark=[row["remark"] or "" for row in found])
-    return {"titles": titles, "rows": rows, "told": tell(frame, labels)}
+    return {"titles": titles, "rows": rows, "told": findings(frame, labels)}
 
 
 def probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
 
     Cards come escaped from `traces.sheet`.
     """
-    from finer1_lib.traces.sheet import card, choose_examples, legend, picture_bytes
+    from finer1_lib.traces.sheet import card, choose_examples, legend, image_bytes
 
     records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")
                if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]  # whoever writes notebooks of their own may keep other records
@@ -367,7 +367,7 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
     missing, pairs = set(), {}
     for example in examples:
         try:
-            picture = picture_bytes(root, example["image_id"])
+            picture = image_bytes(root, example["image_id"])
         except UserError:
             picture = None
             missing.add(example["image_id"])

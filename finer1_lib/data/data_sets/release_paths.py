@@ -40,7 +40,7 @@ def word_of(path: str) -> str:
     return words[0]
 
 
-def find_pictures(
+def find_images(
     word: str, table: "pandas.DataFrame", split: str
 ) -> Callable[[str], Optional[Picture]]:
     """A function from the release's path to the row of that picture, or to None.
@@ -73,7 +73,7 @@ def release_path(word: str, image_id: str) -> str:
     return f"{FOLDERS[word]}/{inner}{file.stem}.jpg"
 
 
-def picture_name(item: Mapping) -> str:
+def image_name(item: Mapping) -> str:
     """What the chance of an item goes by: for an official picture its data set and file, the same in every
     layout; else its `item_id`. Training and test pictures of cars share their names, so those have a folder.
     """

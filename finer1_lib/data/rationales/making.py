@@ -25,7 +25,7 @@ from finer1_lib.data.rationales.teachers import Description, Rationale, Row, Tea
 Progress = Optional[Callable[[int, int], None]]
 
 
-def ask_all(
+def query_all(
     teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path, descriptions_per_focus: int = 1,
     progress: Progress = None,
 ) -> dict[str, dict]:
@@ -82,7 +82,7 @@ def choose_concepts(
     """Score and choose every image's concepts against the other images of its super-category.
 
     Args:
-        asked: from `ask_all`.
+        asked: from `query_all`.
 
     Returns:
         image_id -> [{"concept", "score", "kept"}], best first.
@@ -123,7 +123,7 @@ def make_rationales(
             raise UserError(f"{path}: {image_id} was made on other {other}; delete the file and run again")
     places = label_places(rows, seed)
     for number, part in _parts(rows, teacher.batch_size, done):
-        records = ask_until_good(teacher, part, kept, seed=seed, attempts=attempts, names=names,
+        records = query_until_good(teacher, part, kept, seed=seed, attempts=attempts, names=names,
                                  filters=filters, max_words=max_words, places=places)  # fmt: skip
         _append(path, records, done)
         if progress:
@@ -131,7 +131,7 @@ def make_rationales(
     return [done[row["image_id"]] for row in rows]
 
 
-def ask_until_good(
+def query_until_good(
     teacher: Teacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seed: int, attempts: int,
     names: Mapping[str, Sequence[str]], filters: Collection[str] = REASONS, max_words: int = 0,
     places: Optional[Mapping[str, int]] = None,

@@ -5,7 +5,7 @@ filters an image's texts are a prefix of those asked for with all of them, and e
 (`texts`): it is enough to go through them once more. Other concepts are another question, and must be asked.
 
 Sixty images say little of a mistake made in one text of fifty. A teacher that costs nothing, the guide's, is
-therefore asked again under other seeds (`ask_again`); and it says which mistakes it planted, so that a filter
+therefore asked again under other seeds (`query_again`); and it says which mistakes it planted, so that a filter
 is not judged by itself.
 
 Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
@@ -27,7 +27,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
 from finer1_lib.data.rationales.filters import flaws, reasons_of
-from finer1_lib.data.rationales.making import ask_until_good, attempt_seed, kept_concepts, own_and_foreign
+from finer1_lib.data.rationales.making import query_until_good, attempt_seed, kept_concepts, own_and_foreign
 from finer1_lib.data.rationales.parsing import (
     CANDIDATE_MARKER,
     MAX_CANDIDATES,
@@ -243,7 +243,7 @@ class Confessing(Teacher, Protocol):
         """The flaws, names of `REASONS`, of the rationale that these arguments give."""
 
 
-def ask_again(
+def query_again(
     teacher: Confessing, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seeds: Sequence[int],
     attempts: int, names: Mapping[str, Sequence[str]],
 ) -> list[dict]:
@@ -264,7 +264,7 @@ def ask_again(
         raise UserError("quality_draws is 0: the table of what each step prevents needs at least one draw")
     records = []
     for seed in seeds:
-        made = ask_until_good(teacher, rows, concepts, seed=seed, attempts=attempts, names=names)
+        made = query_until_good(teacher, rows, concepts, seed=seed, attempts=attempts, names=names)
         for row, record in zip(rows, made):
             tries = range(len(record["texts"]))
             planted = [teacher.planted(row, record["concepts"], attempt_seed(seed, row, k)) for k in tries]
@@ -280,8 +280,8 @@ def compare_concepts(
     """How many rationales misread an attribute with the chosen concepts, with none, and with all named.
 
     Args:
-        teacher, seeds, attempts, names: as for `ask_again`.
-        asked: from `rationales.ask_all`: all that the teacher named, in its own order.
+        teacher, seeds, attempts, names: as for `query_again`.
+        asked: from `rationales.query_all`: all that the teacher named, in its own order.
         chosen: from `rationales.choose_concepts`.
 
     Returns:
@@ -294,7 +294,7 @@ def compare_concepts(
     }
     report = []
     for which, concepts in given.items():
-        records = ask_again(teacher, rows, concepts, seeds=seeds, attempts=attempts, names=names)
+        records = query_again(teacher, rows, concepts, seeds=seeds, attempts=attempts, names=names)
         report.append({"concepts": which, **misread_share(records, guide)})
     return report
 
@@ -303,7 +303,7 @@ def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]])
     """What would have been kept with one filter off, and with all of them off.
 
     Args:
-        records: made with every filter on. Where they hold what was planted (`ask_again`), a kept text is
+        records: made with every filter on. Where they hold what was planted (`query_again`), a kept text is
             judged by that; else by the filters themselves, which call what they do not see no flaw.
         names: super_category -> its sub-categories.
 
@@ -336,7 +336,7 @@ def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[st
     """Each filter against what was planted, over every text asked for.
 
     Args:
-        records: from `ask_again`.
+        records: from `query_again`.
 
     Returns:
         A row {reason, texts, planted, found, false_alarms} each: texts with the flaw, those of them in which

@@ -20,9 +20,9 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import (
     LEVEL,
     Estimate,
-    clusters_to_tell,
+    clusters_needed,
     holm,
-    items_to_tell,
+    items_needed,
     mcnemar_p,
     paired_difference,
 )
@@ -123,7 +123,7 @@ def compare(
     where = (setting, metric, categories)
     cells = _cells(scores, scorer, [(setting, metric)])
     values, clusters, groups = _paired(cells, first, second, *where)
-    needed = clusters_to_tell(*values, list(zip(groups, clusters)))
+    needed = clusters_needed(*values, list(zip(groups, clusters)))
     return paired_difference(*values, clusters, groups, seed=seed), needed
 
 
@@ -160,7 +160,7 @@ def compare_all(
         and beside them: p_holm and reading_holm, corrected for all tests of this table (small p-values are
         drawn more finely before); p_mcnemar, the exact test over items, which ignores that those of a
         sub-category stand or fall together (None for a similarity); needed_items and design_effect of
-        `items_to_tell`.
+        `items_needed`.
 
     Raises:
         ValueError: two models did not answer the same items.
@@ -180,13 +180,13 @@ def compare_all(
                 values, clusters, groups = _paired(cells, first, second, *where.values())
                 named = list(zip(groups, clusters))
                 e = paired_difference(*values, clusters, groups, seed=seed)
-                items, effect = items_to_tell(*values, named)
+                items, effect = items_needed(*values, named)
                 estimates.append(e)
                 sharp.append(paired_difference(*values, clusters, groups, seed=seed, flips=FLIPS).p
                              if e.p <= NEAR_FLOOR else e.p)  # fmt: skip
                 rows.append({
                     "first": first, "second": second, **where, "difference": e.value, "low": e.low,
-                    "high": e.high, "p": e.p, "n": e.n, "needed": clusters_to_tell(*values, named),
+                    "high": e.high, "p": e.p, "n": e.n, "needed": clusters_needed(*values, named),
                     "reading": reading(e), "p_mcnemar": mcnemar_p(*values), "needed_items": items,
                     "design_effect": effect,
                 })  # fmt: skip
@@ -218,7 +218,7 @@ def order_effects(scores, *, scorer: str, seed: int):
     return table.drop(columns=["first", "second"]).assign(model=models, option_order=orders)
 
 
-def tell(comparisons, first: str, second: str, *, setting: str, metric: str, categories: str) -> str:
+def findings(comparisons, first: str, second: str, *, setting: str, metric: str, categories: str) -> str:
     """One row of `compare_all` in words: "+12.5 points [3.0, 22.0], p = 0.012: higher"."""
     import pandas as pd
 

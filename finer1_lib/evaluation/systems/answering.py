@@ -1,6 +1,6 @@
 """What answers a batch of questions: a model on this machine, one behind an address, an encoder.
 
-    answerer = open_answerer(contender, base, image_root, adapter=..., batch_size=64, ...)
+    answerer = open_answerer(entry, base, image_root, adapter=..., batch_size=64, ...)
     answerer.answer(requests, max_new_tokens=256, seed=0)  ->  [Generation("<think>...", 63, False), ...]
 
 `evaluation.collect_records` asks for nothing else, so that every row of a table comes out of one loop.
@@ -11,7 +11,7 @@ Source: our choice.
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Protocol, Sequence
 
-from finer1_lib.evaluation.entries import Contender, weights_at
+from finer1_lib.evaluation.entries import Entry, weights_at
 from finer1_lib.evaluation.records import WINDOW_PIXELS
 from finer1_lib.evaluation.systems.strategies import STRATEGIES, messages_for
 from finer1_lib.models.generation import Generation
@@ -21,7 +21,7 @@ SLACK = 2  # a processor rounds sizes; a store a little too small for its window
 
 
 class Answerer(Protocol):
-    """Answers the requests of one contender."""
+    """Answers the requests of one entry."""
 
     def answer(
         self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
@@ -128,15 +128,15 @@ class EndpointAnswerer:
 
 
 def open_answerer(
-    contender: Contender, base: str, image_root: "str | Path", *, adapter: "str | Path | None" = None,
+    entry: Entry, base: str, image_root: "str | Path", *, adapter: "str | Path | None" = None,
     temperature: float = 1.0, batch_size: int = 16, backend: str = "transformers", load_in_4bit: bool = False,
     min_pixels: int = 0, max_pixels: int = 0, labels: Mapping[str, Sequence[str]] = {},
     answers: "str | Path" = "endpoint_answers.jsonl",
 ) -> Answerer:
-    """What answers for a contender, its weights loaded.
+    """What answers for an entry, its weights loaded.
 
     Args:
-        contender: one row.
+        entry: one row.
         base: the run's base, for rows without a checkpoint of their own.
         image_root: folder that image ids are relative to.
         adapter: folder of the trained weights, if the row has any.
@@ -152,17 +152,17 @@ def open_answerer(
     """
     from finer1_lib.models import any_model, loading as models
 
-    several = contender.strategy != "zero_shot" and STRATEGIES[contender.strategy].samples
+    several = entry.strategy != "zero_shot" and STRATEGIES[entry.strategy].samples
     heat = temperature if several else 0.0
-    kind = contender.system.kind if contender.system is not None else "chat"
+    kind = entry.system.kind if entry.system is not None else "chat"
     if kind == "encoder":
         from finer1_lib.evaluation.systems.encoders import open_encoder
 
-        return open_encoder(contender.system, image_root, labels, batch_size=batch_size)
+        return open_encoder(entry.system, image_root, labels, batch_size=batch_size)
     if kind == "endpoint":
-        return EndpointAnswerer(contender.system, image_root, Path(answers), heat)
-    checkpoint, adapter = weights_at(contender, base, adapter)
-    if contender.checkpoint and adapter is None and not any_model.is_qwen(checkpoint):
+        return EndpointAnswerer(entry.system, image_root, Path(answers), heat)
+    checkpoint, adapter = weights_at(entry, base, adapter)
+    if entry.checkpoint and adapter is None and not any_model.is_qwen(checkpoint):
         loaded = any_model.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels)
     else:
         loaded = models.load(checkpoint, adapter, backend=backend, load_in_4bit=load_in_4bit,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import user_message
-from finer1_lib.data.data_sets.release_paths import picture_name
+from finer1_lib.data.data_sets.release_paths import image_name
 
 if TYPE_CHECKING:
     import pandas
@@ -68,7 +68,7 @@ def draw_examples(item: Mapping, shots: Shots, count: int, seed: int) -> list[li
         raise UserError(f"examples is {count}: {item['super_category']!r} has shots of {len(names)} "
                         f"sub-categories beside the options of {item['sub_category']!r}; give a number from 1 "
                         "to that")
-    draw = random.Random(f"{seed}/examples/{picture_name(item)}")
+    draw = random.Random(f"{seed}/examples/{image_name(item)}")
     return [[draw.choice(here[name]), name] for name in draw.sample(names, count)]
 
 
@@ -99,6 +99,6 @@ def draw_seed(seed: int, batch: Sequence[Mapping]) -> int:
     """The seed of one batch's sampling: by the run's seed and by whom it asks about what."""
     from finer1_lib.core.hashing import digest
 
-    asked = [[request.get("model"), request.get("setting"), picture_name(request), request.get("sample")]
+    asked = [[request.get("model"), request.get("setting"), image_name(request), request.get("sample")]
              for request in batch]
     return int(digest([seed, asked])[:12], 16)

@@ -32,7 +32,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, parse_json
 from finer1_lib.core.network import client_options, settings_named
 from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.release_paths import find_pictures
+from finer1_lib.data.data_sets.release_paths import find_images
 
 if TYPE_CHECKING:
     import pandas
@@ -179,7 +179,7 @@ def release_items(
     """
     items, missing = [], []
     for word, part in files.rows.groupby("data_set", sort=False):
-        found = find_pictures(word, table, "test")
+        found = find_images(word, table, "test")
         if not any(found(path) for path in part["image_path"]):
             raise UserError(f"{word}: none of the {len(part)} pictures that the release asks about is here by its "
                             "file name; a copy that lost the names cannot be asked about: take the archive")

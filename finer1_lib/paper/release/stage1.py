@@ -18,7 +18,7 @@ from finer1_lib.core.completions import is_target, one_answer
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_json, parse_json, read_text
 from finer1_lib.core.images import split_crop
-from finer1_lib.data.data_sets.release_paths import find_pictures, word_of
+from finer1_lib.data.data_sets.release_paths import find_images, word_of
 from finer1_lib.data.rationales.parsing import parse
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def rationale_records(
         path, text = item["images"][0], item["messages"][-1]["content"]
         word, answer = word_of(path), one_answer(text)[0]
         if table is not None and word not in found:
-            found[word] = find_pictures(word, table, "train")
+            found[word] = find_images(word, table, "train")
         picture = found[word](path) if table is not None else {"image_id": path, "sub_category": answer}
         if picture is None:
             missing.append(path)
