@@ -162,7 +162,7 @@ def test_a_run_is_measured_and_told(run, tmp_path, monkeypatch):
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert found["overall"]["larger"] == pytest.approx(
         (one["release"]["total"] + near["release"]) / (one["kit"]["total"] + near["kit"]))
-    assert "12 questions about 6 pictures" in result.output and "release's way" in result.output
+    assert "12 questions about 6 images" in result.output and "release's way" in result.output
 
 
 def test_tables_by_hand():

@@ -100,6 +100,9 @@ MISTAKES = [
     (("student-copy", "taken", "--to", "copies"), "taken is not a notebook"),
     (("student-copy", "--to", "copies"), "has no cell tagged `solution`"),
     (("student-copy", CHECKED, "--to", "taken"), "nothing can be read or written there as it is (taken)"),
+    (("benchmark", "toy", "--repeats", "0"), "run it from a checkout of the kit"),
+    (("benchmark-triplets",), "run it from a checkout of the kit"),
+    (("benchmark-evaluation", "--help"), "run it from a checkout of the kit"),
     (("compare",), "Missing argument"),
     (("compare", "nowhere"), "has not finished 04_evaluation"),
     (("compare", "../up"), "run name '../up'"),
@@ -166,9 +169,26 @@ def test_without_a_kit_it_says_so(command, monkeypatch, tmp_path):
 
 
 def test_a_closed_stdout_stops_nothing(kit):
-    code = "import sys; sys.stdout = None; sys.argv[1:] = ['list']; from finer1_lib.cli import main; main()"
+    code = "import sys; sys.stdout = None; sys.argv[1:] = ['list']; from finer1_lib.commands.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=fixture_kit.environment(kit), capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_help_starts_without_heavy_libraries():
+    code = ("import sys\nsys.argv = ['finer1', '--help']\nfrom finer1_lib.commands.cli import app\n"
+            "app(standalone_mode=False)\nheavy = {'torch', 'pandas', 'numpy', 'transformers', 'pydantic'}\n"
+            "sys.exit(' '.join(heavy & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "benchmark-triplets" in done.stdout
+
+
+def test_the_benchmarks_show_the_scripts_own_options(command, monkeypatch):
+    monkeypatch.setenv("FINER1_KIT", str(fixture_kit.CHECKOUT))
+    for name, option in (("", "--backend"), ("-triplets", "--embeddings"), ("-evaluation", "--larger-tokens")):
+        code, out, error = command(f"benchmark{name}", "--help")
+        assert (code, error) == (0, "") and option in out and f"finer1 benchmark{name}" in out
+    code, _, error = command("benchmark", "no-such-run", "--repeats", "2")
+    assert code == 2 and one_line(error) and "has not finished 03_tapo" in error
 
 
 def test_help_and_list(command):
