@@ -1,20 +1,10 @@
-"""The run's report: one HTML page that needs nothing but itself, in the order in which a reader asks.
+"""The run's report: one HTML page without external files, in the order in which a reader asks.
 
 What this run is, the main table, which differences hold, traces, probes, training, data, world, then
-parameters, times and all rows. Only finished stages that belong together are shown, the others are named.
-Everything that a run can contain (names, parameters, labels, completions) is escaped, figures are embedded,
-and the page forbids itself every script and every address (Content-Security-Policy).
-
-Source: our choice (DESIGN 6, "nbconvert + Jinja2 (report)"; here Jinja2 alone).
-
-The report's tables: titles and rows of text, from the files that finished stages left.
-
-    differences(run_dir, labels) -> {"titles": ["first minus second", ...], "rows": [["CoT SFT minus base",
-                                     "+12.5 [+3.0, +22.0] ▲", ...]], "told": "12 of 24 are told from zero."}
-
-A stage whose folder lacks a file gives None, and the report leaves that table out.
-
-Source: our choice; which differences count as real, `scoring.reading`.
+parameters, times and all rows. Only finished stages that belong together are shown, the others are listed; a
+table whose file is missing is left out. Everything that a run can contain (names, parameters, labels,
+completions) is escaped, figures are embedded, and the page forbids itself every script and every address
+(Content-Security-Policy). That is why it is Jinja2 and not nbconvert, whose template loads scripts.
 """
 
 import csv
@@ -36,8 +26,8 @@ from finer1_lib.training.methods import label_of
 SIGNS = {"higher": " ▲", "lower": " ▼"}
 PROBES = {
     "h1_probe_accuracy": "H1: sub-category read from image states",
-    "h2_genus_gap": "H2: nearness within a genus",
-    "h3_auc": "H3: does the name fit the picture (AUC)",
+    "h2_genus_gap": "H2: similarity within a genus",
+    "h3_auc": "H3: does the name fit the image (AUC)",
     "attribute_image_accuracy": "attributes, image tokens",
     "attribute_prompt_accuracy": "attributes, last prompt token",
     "name_prompt_accuracy": "sub-category, last prompt token",
@@ -48,8 +38,7 @@ _PROBE_TITLES = ["probe", "model", "seen", "unseen", "all", "n"]
 def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any]]]:
     """The rows of a CSV file, numbers as numbers and empty cells as None; None where there is no file.
 
-    Raises:
-        UserError: the file lacks a column, or is no text.
+    Raises: UserError: the file lacks a column, or is not text.
     """
     if not path.is_file():
         return None
@@ -58,8 +47,7 @@ def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is damaged: delete its folder and run again") from error
     if rows and (missing := set(needed) - set(rows[0])):
-        told = f"{path} has no column {', '.join(sorted(missing))}"
-        raise UserError(f"{told}: delete its folder and run again")
+        raise UserError(f"{path} has no column {', '.join(sorted(missing))}: delete its folder and run again")
     return [{key: _value(text) for key, text in row.items() if key is not None} for row in rows]
 
 
@@ -72,7 +60,7 @@ def _value(text: Optional[str]) -> Any:
 
 
 def points(row: Mapping[str, Any], scale: float = 100, form: str = "+.1f") -> str:
-    """A difference with its interval and, where it is told from zero, its sign: "+12.5 [+3.0, +22.0] ▲"."""
+    """A difference with its interval and, where it differs from zero, its sign: "+12.5 [+3.0, +22.0] ▲"."""
     if row["difference"] is None:
         return "-"
     text = f"{scale * row['difference']:{form}}"
@@ -102,18 +90,18 @@ def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, 
                for setting, metric, words in MAIN_SETTINGS for kind in CATEGORIES}  # fmt: skip
     pairs = list(dict.fromkeys((row["first"], row["second"]) for row in found))
     shown = [[cells.get((*pair, *column)) for column in columns.values()] for pair in pairs]
-    asked = [row for line in shown for row in line if row]
-    clear = sum(row["reading"] in SIGNS for row in asked)
+    tested = [row for line in shown for row in line if row]
+    clear = sum(row["reading"] in SIGNS for row in tested)
     return {
         "titles": ["first minus second", *columns],
         "rows": [[" minus ".join(label_of(model, labels) for model in pair),
                   *(points(row) if row else "-" for row in line)] for pair, line in zip(pairs, shown)],
-        "told": f"{clear} of {len(asked)} are told from zero; asked so often, a few would be by luck.",
+        "summary": f"{clear} of {len(tested)} differ from zero; among so many tests, a few would by chance.",
     }  # fmt: skip
 
 
 def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
-    """The paper's orderings as 04 judged them: of the paper's numbers only the direction is here."""
+    """The paper's orderings as 04 judged them: of the paper's numbers only the direction is shown."""
     from finer1_lib.paper.orderings import COLUMNS, findings
 
     found = read_table(run_dir / "04_evaluation" / "orderings.csv", COLUMNS)
@@ -125,7 +113,7 @@ def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, An
     rows = [[row["claim"], row["figure"], row["categories"], row["holds"], points(row), row["remark"] or ""]
             for row in found]  # fmt: skip
     frame = pd.DataFrame(found).assign(remark=[row["remark"] or "" for row in found])
-    return {"titles": titles, "rows": rows, "told": findings(frame, labels)}
+    return {"titles": titles, "rows": rows, "summary": findings(frame, labels)}
 
 
 def probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -> dict[str, Any]:
@@ -171,14 +159,14 @@ def _number(row: Optional[Mapping]) -> str:
 
 
 def paper(run_dir: Path) -> dict[str, Any]:
-    """The averages beside the paper's numbers, or the line that says why they do not stand there."""
+    """The averages beside the paper's numbers, or the reason why they are not shown."""
     from finer1_lib.paper.comparison import NotComparable, comparison_table, lines_of, notes
 
     try:
         found = comparison_table(run_dir)
-    except NotComparable as refused:
-        said = str(refused)
-        return {"refused": f"{said[:1].upper()}{said[1:]}."}
+    except NotComparable as error:
+        reason = str(error)
+        return {"refused": f"{reason[:1].upper()}{reason[1:]}."}
     titles, rows = lines_of(found)
     return {"refused": "", "titles": titles, "rows": rows, "notes": notes(found)}
 
@@ -207,7 +195,7 @@ def versions(record: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 
 EXAMPLES = 8  # traces, two a pair
-_TOLD = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
+_RECORDED = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
 _ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
 _FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
           ("traces", "Reasoning traces"), ("probing", "Probing"))  # fmt: skip
@@ -217,25 +205,19 @@ _LAST = (("parameters", "Parameters"), ("cost", "Times, memory and versions"))
 
 
 def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write report.html from summary.json's rows and the records of the finished stages.
+    """Write report.html from the rows of summary.json and the records of the finished stages.
 
-    Args:
-        run_dir: folder of the run.
-        rows: of summary.json.
-
-    Raises:
-        UserError: a file of a finished stage is damaged or not what the stage recorded.
+    Raises: UserError: a file of a finished stage is damaged or not what the stage recorded.
     """
     import jinja2
 
     run_dir = Path(run_dir)
-    records = {stage: read_record(run_dir / stage, *_TOLD) for stage in STAGES if is_current(run_dir, stage)}
+    records = {stage: read_record(run_dir / stage, *_RECORDED) for stage in STAGES if is_current(run_dir, stage)}
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     text = environment.from_string(template).render(_content(run_dir, records, rows))
-    # a lone surrogate, which JSON can hold, is no text that a file can
+    # JSON can hold a lone surrogate, a text file cannot
     atomic_write_text(run_dir / "report.html", text.encode("utf-8", "replace").decode("utf-8"))
     return run_dir / "report.html"
 
@@ -246,7 +228,7 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
 
     labels = labels_in(run_dir)
     evaluated = "04_evaluation" in records
-    pictures = figures_of(run_dir, records)
+    figures = figures_of(run_dir, records)
     main = [(f"Right answers (%), {scorer} scorer", *main_table(rows, scorer, labels))
             for scorer in ("strict", "official")]  # fmt: skip
     faults = [half(fault_table(rows, setting, labels), setting, kind)
@@ -262,17 +244,17 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
         "traces": _traces(run_dir, labels) if evaluated else None,
         "probing": probed,
     }
-    told = {
+    filled = {
         "results": main or faults,
         "differences": any(content[key] for key in ("differences", "orderings", "paper")),
         "traces": content["traces"],
         "probing": any(probed.get(key) for key in ("rows", "more", "judged")),
     }
-    shown = {key: bool(told.get(key) or pictures[key]) for key in pictures}
+    shown = {key: bool(filled.get(key) or figures[key]) for key in figures}
     contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
-    asked = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
+    measured = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
     counts = {row["categories"]: row["n"] for row in rows
-              if row["dataset"] == "average" and (row["setting"], row["metric"]) in asked}  # fmt: skip
+              if row["dataset"] == "average" and (row["setting"], row["metric"]) in measured}  # fmt: skip
     return {
         **content,
         "run": run_dir.name,
@@ -282,7 +264,7 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
         "absent": [stage for stage in STAGES if stage not in records],
         "contents": [entry for entry in contents if shown.get(entry[0], True)],
         "shown": shown,
-        "pictures": pictures,
+        "images": figures,
         "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
         "later": [entry for entry in _LATER if shown[entry[0]]],
         "parameters": [(stage, parameters(record)) for stage, record in records.items()],
@@ -295,14 +277,14 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
 
 
 def _guide(run_dir: Path) -> Mapping[str, Any]:
-    """The field guide of the run's data; {} where they have none or are not here."""
+    """The field guide of the run's data; {} where there is none."""
     if not is_current(run_dir, "01_data") or not read_json(run_dir / "01_data" / "data.json").get("guide"):
         return {}
     return read_json(run_dir / "01_data" / "guide.json")
 
 
 def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, str]) -> list[tuple[str, Any]]:
-    """Names and values for the page's top; what no finished stage tells is left out."""
+    """Names and values for the top of the page, as far as the finished stages have them."""
     if not records:
         return [("stages finished", "none")]
     numbers = {stage: read_json(run_dir / stage / "metrics.json") for stage in records}
@@ -315,10 +297,9 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     facts = [("run", run_dir.name), ("seed", ", ".join(seeds))]
     if "01_data" in records:
         drawn = not records["01_data"]["parameters"].get("image_root")
-        world = "drawn by notebook 00" if drawn else "the user's own pictures"
-        told = "with a field guide, so that what a trace claims can be judged"
-        told = told if _guide(run_dir) else "without a field guide"
-        facts.append(("world", f"{world}, {told}"))
+        world = "drawn by notebook 00" if drawn else "the user's own images"
+        guided = "with a field guide, so that the claims of a trace can be checked"
+        facts.append(("world", f"{world}, {guided if _guide(run_dir) else 'without a field guide'}"))
     if kinds:
         facts.append(("super-categories", ", ".join(map(str, kinds))))
     if {"seen", "unseen"} <= set(data):
@@ -330,34 +311,29 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     answers = read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from")
     taken |= {"the answers of 04_evaluation": answers} if answers else {}
     if taken:
-        told, origins = ", ".join(taken), ", ".join(dict.fromkeys(taken.values()))
-        facts.append(("not of this machine", f"{told}: taken over from {origins}"))
+        origins = ", ".join(dict.fromkeys(taken.values()))
+        facts.append(("not of this machine", f"{', '.join(taken)}: imported from {origins}"))
     facts.append(("time and memory", f"{minutes:.0f} min, at most {memory:.1f} GB, {last['device']}"))
     return [*facts, ("finished", last["written"]), ("commit", last.get("git_commit") or "no checkout")]
 
 
 def _reading(run_dir: Path, paper: Any) -> list[str]:
-    """Two sentences: what can be read off this run, and what cannot."""
-    can = ("What can be read here: which of this run's models answers better on the same pictures, where the"
-           " interval of the difference says so")  # fmt: skip
-    judged = "; and, against the field guide, at which step a wrong answer leaves the truth"
-    can += f"{judged if _guide(run_dir) else ''}."
-    cannot = ("What cannot: what another training seed would give, for every model was trained once"
-              " (the command finer1 seeds pools several runs)")  # fmt: skip
+    """Two sentences: what this run shows, and what it cannot show."""
+    guided = "; and, by the field guide, the first wrong step of a trace" if _guide(run_dir) else ""
     beside = "" if paper and not paper["refused"] else (
-        ", and nothing about the heights of the paper's numbers, which belong to other models and pictures")
-    return [can, f"{cannot}{beside}."]
+        ", nor anything about the height of the paper's numbers, which belong to other models and images")
+    return ["What this run shows: which of its models answers better on the same images, where the interval of the"
+            f" difference says so{guided}.",
+            "What it cannot show: what another training seed would give, for every model was trained once"
+            f" (the command finer1 seeds pools several runs){beside}."]
 
 
 def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
-    """Pairs of traces as HTML, before and after first; None where the run has no records.
-
-    Cards come escaped from `traces.sheet`.
-    """
+    """Pairs of traces as HTML (escaped by `traces.sheet`), before and after first; None without records."""
     from finer1_lib.traces.sheet import card, choose_examples, image_bytes, legend
 
-    records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")
-               if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]  # whoever writes notebooks of their own may keep other records
+    records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")  # or a user's own lines
+               if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]
     if not records:
         return None
     guide = _guide(run_dir)
@@ -367,22 +343,21 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
     missing, pairs = set(), {}
     for example in examples:
         try:
-            picture = image_bytes(root, example["image_id"])
+            image = image_bytes(root, example["image_id"])
         except UserError:
-            picture = None
+            image = None
             missing.add(example["image_id"])
-        pairs.setdefault(example["pair"], []).append((example["role"], card(example, picture)))
+        pairs.setdefault(example["pair"], []).append((example["role"], card(example, image)))
     if not examples:
         return {"legend": "", "note": "No two open-world traces of this run make a pair.", "groups": []}
-    told = (f"{len(examples)} open-world traces, chosen in turn from every kind: shares must be read from the"
-            " figures.")  # fmt: skip
+    note = f"{len(examples)} open-world traces, chosen in turn from every kind: read shares from the figures."
     if is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file():
-        told += " More of them, with filters: 05_probing/traces.html."
+        note += " More of them, with filters: 05_probing/traces.html."
     if missing:
-        told += f" {len(missing)} of the pictures are not where this run found them, so they are not shown."
+        note += f" {len(missing)} of the images are no longer where this run found them, so they are not shown."
     groups: dict[str, list[str]] = {}
     for cards in pairs.values():
         before = cards[0][0] == "before"
-        heading = "The same picture before and after training" if before else "Wrong and right, side by side"
+        heading = "The same image before and after training" if before else "Wrong and right, side by side"
         groups.setdefault(heading, []).append("".join(text for _, text in cards))
-    return {"legend": legend(guide), "note": told, "groups": list(groups.items())}
+    return {"legend": legend(guide), "note": note, "groups": list(groups.items())}
