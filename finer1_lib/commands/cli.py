@@ -17,7 +17,7 @@ from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, sho
 from finer1_lib.core.errors import UserError
 
 if TYPE_CHECKING:
-    from finer1_lib.commands.doctor.examination import Finding
+    from finer1_lib.commands.findings import Finding
 
 app = new_app(
     help="Fine-R1, step by step: run the notebooks of the kit as one chain.",
@@ -155,9 +155,10 @@ def doctor(
 
     Example: finer1 doctor single_gpu_24gb --set 01_data.data_root=~/data --quick
     """
-    from finer1_lib.commands.doctor.examination import examine
+    from finer1_lib.commands.doctor import CHECKS
     from finer1_lib.commands.doctor.machine import memory_lines
     from finer1_lib.commands.doctor.subject import Subject
+    from finer1_lib.commands.findings import examine
     from finer1_lib.core.files import check_targets
     from finer1_lib.runs.presets import find_kit, make_plan
 
@@ -169,7 +170,7 @@ def doctor(
             print(f"{what}: {done}/{total}", flush=True)
 
     subject = Subject(plan, quick=quick, gpu_bytes=gpu_gib and gpu_gib * 2**30, progress=progress)
-    findings = examine(subject)
+    findings = examine(subject, CHECKS)
     _show(f"doctor: {preset}, run {plan.run_dir.name}", findings)
     print(*memory_lines(subject), sep="\n")
     _conclude("doctor", {"preset": preset, "run": plan.run_dir.name, "quick": quick}, findings, json_file)
@@ -205,7 +206,7 @@ def _show(title: str, findings: "Sequence[Finding]") -> None:
 
 def _conclude(command: str, about: dict[str, Any], findings: "Sequence[Finding]", json_file: Optional[str]) -> None:
     """Count, write the JSON file, and end in an error if something fails."""
-    from finer1_lib.commands.doctor.examination import as_json, counts
+    from finer1_lib.commands.findings import as_json, counts
     from finer1_lib.core.files import atomic_write_json
 
     print(", ".join(f"{number} {level}" for level, number in counts(findings).items()))

@@ -6,124 +6,99 @@
     fp16 scaler           its scale does not collapse (float16 only: a T4)
     log-probabilities     the kit's own against the model's logits
     Unsloth's             the kit's own against Unsloth's
-    gradients             finite, and the same with and without checkpointing
+    gradients             finite, and equal with and without checkpointing
     memory of a step      of both trainings, against the plan
-    vLLM                  if asked for: whether it wants the torch that is installed
+    vLLM                  if requested: whether it needs the installed torch
 
-Every check is a function from a `Bench` to rows, as the doctor's; one that breaks stops no other.
-
-Source: trainer.md 6 (the checklist for the first hour on a GPU).
-
-What `gpu_check` tries things on: a preset's model with its settings, and batches as large as they get.
-
-    bench = Bench(plan, device="cuda", folder=Path("/tmp/x"))
-    bench.loaded                       # the preset's checkpoint ready for training, loaded when asked for
-    bench.largest("03_tapo")           # one micro-batch of stage 2 with the largest pictures and completions
-
-Source: our choice.
+Every check is a function from a `Bench`, a preset's model with its settings and batches as large as they get, to
+rows, as the doctor's; one that breaks stops no other.
 """
 
 import math
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
-from finer1_lib.commands.doctor.rows import NotYet, Row, fail, passed, warn
+from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, passed, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.models.out_of_memory import mended
-from finer1_lib.models.trainable import Trainable, make_trainable
+from finer1_lib.models.trainable import make_trainable
 from finer1_lib.runs.presets import Plan
-
-if TYPE_CHECKING:
-    from finer1_lib.commands.doctor.examination import Finding
 
 WORLD, SFT, TAPO = "00_miniature_world", "02_cot_sft", "03_tapo"
 SIDE = 28  # pixels of an image token
+HALF, SINGLE = 0.05, 1e-3  # bounds of the mean difference of log-probabilities, and the relative one of norms
+UNDER, OVER = 0.6, 1.15  # measured bytes, relative to the planned ones
+TOKENS = 64  # of a completion, where only agreement counts
 ANSWER = "<think> red crown, black back </think><answer> Dunen Wren </answer>"
 
 
 class Update(NamedTuple):
-    """One micro-batch.
-
-    Attributes:
-        backward: runs forward and backward.
-        completion: tokens of its completions.
-    """
+    """One micro-batch: `backward` runs forward and backward over completions of so many tokens."""
 
     backward: Callable[[], Any]
     completion: int
 
 
 class Bench:
-    """A preset on a device.
+    """A preset on a device ("cuda", or another for tests), with a scratch folder for images and small trainings.
 
-    Attributes:
-        plan: the preset's values.
-        device: "cuda", or another for tests.
-        folder: scratch for pictures and small trainings.
-        vllm: whether vLLM is to be looked at.
+        bench = Bench(plan, device="cuda", folder=Path("/tmp/x"))
+        bench.loaded                       # the preset's checkpoint ready for training, loaded on first use
+        bench.largest("03_tapo")           # one micro-batch of stage 2 with the largest images and completions
     """
 
     def __init__(self, plan: Plan, device: str, folder: Path, vllm: bool = False) -> None:
         self.plan, self.device, self.folder, self.vllm = plan, device, Path(folder), vllm
 
     def get(self, stage: str, name: str, default: Any) -> Any:
-        """A stage's value."""
+        """A stage's value; the default where its notebook has no such parameter."""
         return self.plan.parameters[stage].get(name, default)
 
     @property
     def checkpoint(self) -> str:
         """The preset's base."""
-        from finer1_lib.miniature.base import WEIGHTS
-
         return str(self.get(WORLD, "base_checkpoint", "") or WEIGHTS)
 
     def load(self, checkpoint: str) -> Any:
         """A checkpoint as stage 02 trains it."""
         from finer1_lib.models import loading as models
+        from finer1_lib.training.memory import work_of
 
-        full = self.get(SFT, "finetuning", "lora") == "full"
+        trainable = work_of(SFT, self.plan.parameters[SFT]).trainable
         loaded = models.load(
             checkpoint, backend=self.get(SFT, "backend", "transformers"), device=self.device,
-            load_in_4bit=self.get(SFT, "load_in_4bit", False), full_finetuning=full,
+            load_in_4bit=self.get(SFT, "load_in_4bit", False), full_finetuning=trainable.full,
             gradient_checkpointing=self.get(SFT, "gradient_checkpointing", False))
-        part = Trainable(
-            "full" if full else "lora", self.get(SFT, "lora_rank", 8), self.get(SFT, "lora_alpha", 16),
-            self.get(SFT, "train_vision_tower", False), self.get(SFT, "train_projector", False))
-        return make_trainable(loaded, part)
+        return make_trainable(loaded, trainable)
 
     @cached_property
     def loaded(self) -> Any:
-        """The preset's model; held from its first use on."""
+        """The preset's model, loaded on first use."""
         return self.load(self.checkpoint)
 
-    def picture(self, stage: str, seed: int = 0) -> Any:
-        """A picture of noise, square, as large as a stage lets through (of the world's photographs)."""
+    def prompt(self, stage: str, seed: int = 0) -> Any:
+        """The question that asks for reasoning about a square image of noise, as large as the stage allows, encoded."""
         from PIL import Image
 
-        from finer1_lib.models.encoding import pixels_of, set_pixels
+        from finer1_lib.core.prompts import PROMPTS, question_for, user_message
+        from finer1_lib.models.encoding import Encoder, pixels_of, set_pixels
         from finer1_lib.training.memory import LARGEST_PICTURE
 
         set_pixels(self.loaded.processor, self.get(stage, "min_pixels", 0), self.get(stage, "max_pixels", 0))
         most = min(pixels_of(self.loaded.processor)["max_pixels"], LARGEST_PICTURE)
         side = max(1, math.isqrt(most) // SIDE) * SIDE
-        return Image.effect_noise((side, side), 40 + seed).convert("RGB")
-
-    def prompt(self, stage: str, seed: int = 0) -> Any:
-        """That picture with the question that asks for reasoning, encoded."""
-        from finer1_lib.core.prompts import PROMPTS, question_for, user_message
-        from finer1_lib.models.encoding import Encoder
-
+        image = Image.effect_noise((side, side), 40 + seed).convert("RGB")
         text = PROMPTS["cot_open"].text(question=question_for("bird"))
-        return Encoder(self.loaded.processor)(user_message(text, self.picture(stage, seed)))
+        return Encoder(self.loaded.processor)(user_message(text, image))
 
     def completions(self, rows: int, tokens: int) -> tuple:
-        """(ids, mask), (rows, tokens) each: one letter again and again.
+        """(ids, mask), (rows, tokens) each, of one repeated letter.
 
-        The last of several rows is a token shorter, as real ones are unequal: rows without padding need no
-        mask, and attention without one takes less memory.
+        The last of several rows is a token shorter: rows without padding need no mask, and attention without one
+        takes less memory than real, unequal rows.
         """
         import torch
 
@@ -141,7 +116,7 @@ class Bench:
         return torch.autocast(self.loaded.device.partition(":")[0], dtype=self.loaded.dtype, enabled=half)
 
     def scored(self, prompts: list, ids: Any, mask: Any) -> Any:
-        """`policy.score_completions` under `autocast`."""
+        """`score_completions` under `autocast`."""
         from finer1_lib.models.log_probabilities import score_completions
 
         pad = self.loaded.processor.tokenizer.pad_token_id
@@ -171,18 +146,17 @@ class Bench:
             group = self.get(stage, "n_anchor", 5) + self.get(stage, "n_positive", 5)
             ids, mask = self.completions(rows, self.get(stage, "max_new_tokens", 256))
             together = math.gcd(group, rows)  # rows of one group, as `sharing.bundle` keeps them
-            pictures = [self.prompt(stage, seed) for seed in range(2 * rows // together)]
-            own, other = ([p for p in half for _ in range(together)]
-                          for half in (pictures[::2], pictures[1::2]))
+            prompts = [self.prompt(stage, seed) for seed in range(2 * rows // together)]
+            own, other = ([p for p in half for _ in range(together)] for half in (prompts[::2], prompts[1::2]))
 
         def backward() -> None:
-            parts = [self.scored(prompts, ids, mask) for prompts in (own, other) if prompts]
+            parts = [self.scored(rows, ids, mask) for rows in (own, other) if rows]
             sum(part.logp.sum() + part.entropy.sum() for part in parts).backward()
 
         return Update(backward, ids.shape[1])
 
     def peak(self, work: Callable[[], Any]) -> int:
-        """Bytes of the GPU that were in use at most while `work` ran."""
+        """The peak of allocated bytes on the GPU while `work` runs."""
         import torch
 
         torch.cuda.empty_cache()
@@ -203,7 +177,7 @@ def answer(loaded: Any) -> tuple:
 
 
 def examples(folder: Path) -> tuple[list, list]:
-    """Six pictures of noise as examples of SFT and as triplets of TAPO."""
+    """Six images of noise as examples of SFT and as triplets of TAPO."""
     from PIL import Image
 
     from finer1_lib.core.images import ImageFile
@@ -218,28 +192,12 @@ def examples(folder: Path) -> tuple[list, list]:
         TripletRow(files[k], files[k - 1], files[k - 2], prompt, "Dunen Wren") for k in range(6)]
 
 
-HALF, SINGLE = 0.05, 1e-3  # mean difference of log-probabilities, relative one of gradient norms
-UNDER, OVER = 0.6, 1.15  # measured bytes, of the planned ones
-TOKENS = 64  # of a completion, where only agreement counts
+def run(plan: Plan, *, device: str = "cuda", vllm: bool = False) -> list[Finding]:
+    """Check a preset on a GPU (another device for tests), and an installed vLLM too if requested.
 
-
-def run(plan: "Plan", *, device: str = "cuda", vllm: bool = False) -> "list[Finding]":
-    """Check a preset on a GPU.
-
-    Args:
-        plan: of `presets.make_plan`.
-        device: another one for tests.
-        vllm: look at vLLM too.
-
-    Returns:
-        Rows of pass, warn, fail and skip (`doctor.examination.Finding`).
-
-    Raises:
-        UserError: no GPU.
+    Raises: UserError: no GPU.
     """
     import torch
-
-    from finer1_lib.commands.doctor.examination import examine
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("gpu-check: there is no CUDA GPU here; run it on the machine that will train")
@@ -248,7 +206,7 @@ def run(plan: "Plan", *, device: str = "cuda", vllm: bool = False) -> "list[Find
 
 
 def small_run(bench: Bench) -> list[Row]:
-    """Both trainings for a few steps on the kit's miniature, by the very calls of notebooks 02 and 03."""
+    """Both trainings for a few steps on the kit's miniature, by the calls of notebooks 02 and 03."""
     from finer1_lib.training.sft import SftConfig, train_sft
     from finer1_lib.training.tapo import train_tapo
     from finer1_lib.training.tapo_config import make_config
@@ -293,7 +251,7 @@ def scaler(bench: Bench) -> list[Row]:
 
 
 def scale_row(scale: float, norms: list[float]) -> Row:
-    """What the scale at the end, and the gradient norms on the way, say."""
+    """Whether the final scale and the gradient norms show a collapse."""
     finite = sum(abs(norm) < float("inf") for norm in norms)
     told = f"scale {scale:g} at the end, {finite} of {len(norms)} gradient norms finite"
     if scale >= 1 and 2 * finite > len(norms):
@@ -321,7 +279,7 @@ def log_probabilities(bench: Bench) -> list[Row]:
 
 
 def unsloths(bench: Bench) -> list[Row]:
-    """The same against the method that Unsloth's own GRPO takes its log-probabilities from."""
+    """The same against the method of Unsloth's own GRPO."""
     import torch
 
     from finer1_lib.models.encoding import vision_inputs
@@ -349,10 +307,10 @@ def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
 
     apart = (ours.float() - theirs.float()).abs()
     bound = SINGLE if loaded.dtype == torch.float32 else HALF
-    told = f"{apart.mean():.2g} nats apart in the mean, {apart.max():.2g} at most, {apart.numel()} tokens"
+    told = f"they differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, {apart.numel()} tokens"
     if apart.mean() <= bound:  # false for nan
         return passed(f"{whose}: {told}")
-    return fail(f"{whose}: {told}; at most {bound:g} in the mean is rounding", loaded.checkpoint,
+    return fail(f"{whose}: {told}; at most {bound:g} on average is rounding", loaded.checkpoint,
                 "backend transformers, or the versions of constraints.txt")
 
 
@@ -378,7 +336,7 @@ def gradients(bench: Bench) -> list[Row]:
 
 
 def memory(bench: Bench, stage: str) -> list[Row]:
-    """Bytes of one micro-batch, as large as it can get, beside the plan's."""
+    """Bytes of one micro-batch, as large as it can get, compared with the plan."""
     from finer1_lib.training.memory import GiB, plan
 
     update, loaded = bench.largest(stage), bench.loaded
@@ -391,19 +349,19 @@ def memory(bench: Bench, stage: str) -> list[Row]:
                 trained=bench.plan.parameters[SFT])
     if rows is None:
         return [warn(f"{measured / GiB:.2f} GiB measured", stage, "the plan does not know this checkpoint")]
-    planned = sum(row.bytes for row in rows  # what this one step has no use for is not there
+    planned = sum(row.bytes for row in rows  # without what this single step does not allocate
                   if row.moment in ("held", "update") and row.part not in ("optimizer", "pictures' features"))
     told = f"{measured / GiB:.2f} GiB measured, {planned / GiB:.2f} planned, without the optimizer's moments"
     if measured <= OVER * planned:
         return [passed(told, stage) if measured >= UNDER * planned else warn(
             told, stage, "the plan is too careful here: a larger micro-batch may fit")]
-    return [warn(told, stage, "the plan is too low here: leave that much more room, or one rung smaller")]
+    return [warn(told, stage, "the plan is too low here: leave that much more room, or take the next fallback")]
 
 
 def vllm(bench: Bench) -> list[Row]:
-    """Whether an installed vLLM wants the torch that is installed."""
+    """Whether an installed vLLM needs the installed torch."""
     if not bench.vllm:
-        raise NotYet("not asked for: the kit samples with transformers or Unsloth; an endpoint may be vLLM's")
+        raise NotYet("not requested: the kit samples with transformers or Unsloth; an endpoint may be vLLM's")
     import importlib.metadata
 
     from packaging.requirements import Requirement
@@ -411,16 +369,15 @@ def vllm(bench: Bench) -> list[Row]:
     try:
         version, needs = importlib.metadata.version("vllm"), importlib.metadata.requires("vllm") or []
     except importlib.metadata.PackageNotFoundError:
-        return [fail("vLLM is not installed", "vllm", "install one that wants this torch, or do without")]
+        return [fail("vLLM is not installed", "vllm", "install one that needs this torch, or do without")]
     torch = importlib.metadata.version("torch")
     wanted = [one for one in map(Requirement, needs) if one.name == "torch"]
     if all(one.specifier.contains(torch.partition("+")[0], prereleases=True) for one in wanted):
         return [passed(f"vLLM {version} takes torch {torch}", "vllm")]
-    told = f"vLLM {version} wants {wanted[0]}, torch is {torch}"
-    return [fail(told, "vllm", "give vLLM an environment of its own")]
+    return [fail(f"vLLM {version} needs {wanted[0]}, torch is {torch}", "vllm", "install vLLM in a separate environment")]
 
 
-CHECKS: dict[str, Callable[[Bench], list[Row]]] = {
+CHECKS: dict[str, Check] = {
     "a small run": small_run, "fp16 scaler": scaler, "log-probabilities": log_probabilities,
     "Unsloth's": unsloths, "gradients": gradients, "memory of SFT": lambda bench: memory(bench, SFT),
     "memory of TAPO": lambda bench: memory(bench, TAPO), "vLLM": vllm,

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from finer1_lib.commands import gpu_check
-from finer1_lib.commands.doctor.examination import examine
-from finer1_lib.commands.doctor.rows import NotYet
+from finer1_lib.commands.findings import NotYet, examine
 from finer1_lib.commands.gpu_check import SFT, TAPO, Bench
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.log_probabilities import Scored
@@ -155,7 +154,7 @@ def test_steps_that_are_not_finite_or_do_nothing_are_seen(tmp_path):
 
 @pytest.mark.parametrize("needs, level", [("torch==2.0.0", "fail"), ("torch>=2", "pass")])
 def test_vllm_is_looked_at_only_if_asked(bench, monkeypatch, needs, level):
-    with pytest.raises(NotYet, match="not asked"):
+    with pytest.raises(NotYet, match="not requested"):
         gpu_check.vllm(bench)
     bench.vllm = True
     real = importlib.metadata.version
