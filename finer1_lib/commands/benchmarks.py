@@ -1,4 +1,4 @@
-"""`finer1 benchmark`, `benchmark-triplets`, `benchmark-evaluation`: scripts of the checkout, not of the library.
+"""`finer1 benchmark`, `benchmark-triplets`, `benchmark-evaluation`: scripts of the checkout.
 
 Their options and their help are those of the scripts in tests/benchmarks.
 """
@@ -11,9 +11,9 @@ import typer
 from finer1_lib.core.errors import UserError
 
 HELP = {
-    "benchmark": "Time a step of TAPO against one of DAPO with as many rollouts, and what shared prompts save.",
+    "benchmark": "Time a step of TAPO against one of DAPO with equal rollouts, and what shared prompts save.",
     "benchmark-triplets": "Time the mining of negatives by prototypes against all pairs of images.",
-    "benchmark-evaluation": "Time an evaluation against the release's method: same model, items, prompts, threads.",
+    "benchmark-evaluation": "Time an evaluation against the release's: same model, items, prompts, threads.",
 }
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -28,7 +28,7 @@ def run_script(context: typer.Context) -> None:
     name, tests = context.info_name, find_kit() / "tests"
     script = name.replace("-", "_")
     if not (tests / "benchmarks" / f"{script}.py").is_file():
-        raise UserError(f"{name}: there is no {tests / 'benchmarks' / script}.py: run it from a checkout of the kit")
+        raise UserError(f"{name}: no {tests / 'benchmarks' / script}.py: run it from a checkout of the kit")
     sys.path.insert(0, str(tests))
     try:
         module = importlib.import_module(f"benchmarks.{script}")

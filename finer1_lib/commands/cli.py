@@ -37,12 +37,12 @@ PresetRoot = Annotated[
 Settings = Annotated[
     Optional[list[str]],
     typer.Option("--set", metavar="STAGE.KEY=VALUE",
-                 help="One parameter of one notebook; may be repeated. Lists as \\[a, b]. A relative folder or"
-                 " file counts from the current folder."),
+                 help="One parameter of one notebook; may be repeated. Lists as \\[a, b]. A relative folder"
+                 " or file counts from the current folder."),
 ]  # fmt: skip
 Seed = Annotated[Optional[int], typer.Option(help="Seed of every notebook.", show_default="the preset's")]
 
-# Running a preset ---------------------------------------------------------------------------------------------
+# Running a preset ---------------------------------------------------------------------------------
 
 _RUN_HELP = "\n\n".join((
     "Run the notebooks of a preset, one after the other, and end in a table and a report.",
@@ -135,7 +135,7 @@ def list_all(
         console.print(table)
 
 
-# Preflight checks ---------------------------------------------------------------------------------------------
+# Preflight checks ---------------------------------------------------------------------------------
 
 
 @app.command()
@@ -204,7 +204,9 @@ def _show(title: str, findings: "Sequence[Finding]") -> None:
                [[one.check, one.level, f"{one.what}\n{one.where}".strip(), one.mend] for one in findings])
 
 
-def _conclude(command: str, about: dict[str, Any], findings: "Sequence[Finding]", json_file: Optional[str]) -> None:
+def _conclude(
+    command: str, about: dict[str, Any], findings: "Sequence[Finding]", json_file: Optional[str]
+) -> None:
     """Count, write the JSON file, and end in an error if something fails."""
     from finer1_lib.commands.findings import as_json, counts
     from finer1_lib.core.files import atomic_write_json
@@ -216,7 +218,7 @@ def _conclude(command: str, about: dict[str, Any], findings: "Sequence[Finding]"
         raise UserError(f"{command}: {', '.join(failed)}: fix the failed checks and rerun")
 
 
-# Reading finished runs ----------------------------------------------------------------------------------------
+# Reading finished runs ----------------------------------------------------------------------------
 
 
 @app.command()
@@ -275,7 +277,7 @@ def compare(
         print(f"{target} cannot be written: name a file with --to")
 
 
-# Exporting, and the paper's and the release's side ------------------------------------------------------------
+# Exporting, and the paper's and the release's side ------------------------------------------------
 
 _TRAINED = Annotated[str, typer.Argument(help="A run that finished 01_data.")]
 
@@ -299,7 +301,8 @@ def export_stage1(
 
 @app.command("export-stage2")
 def export_stage2(
-    run_name: _TRAINED, target: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
+    run_name: _TRAINED,
+    target: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
     output_root: OutputRoot = None,
     resize: Annotated[
         bool, typer.Option("--resize", help="Stretch positive and negative to the anchor's size.")
@@ -402,7 +405,7 @@ def traps(
         atomic_write_json(Path(json_file), rows)
 
 
-# Teaching -----------------------------------------------------------------------------------------------------
+# Teaching -----------------------------------------------------------------------------------------
 
 
 @app.command()

@@ -1,10 +1,10 @@
-"""What a preflight check returns: rows of pass, warn, fail or skip, each with what was found, where, and its fix.
+"""What a preflight check returns: rows of pass, warn, fail or skip, with what was found, where, and the fix.
 
     >>> warn("3 of 100 images are shrunk", "04_evaluation.max_pixels", "raise it").level
     'warn'
 
-A check is one function from a subject (the doctor's `Subject`, gpu_check's `Bench`) to rows. `examine` runs them
-all; one that breaks is a row too and stops no other.
+A check is one function from a subject (the doctor's `Subject`, gpu_check's `Bench`) to rows. `examine` runs
+them all; one that breaks is a row too and stops no other.
 """
 
 from collections import Counter
@@ -89,7 +89,8 @@ def _run(check: Check, subject: Any) -> list[Row]:
     except UserError as error:
         return [refused(error, "")]
     except OSError as error:  # a disk, a share or another user's file: not a fault of the kit
-        return [fail(error.strerror or str(error), str(error.filename or ""), "make it readable, or take it out")]
+        where = str(error.filename or "")
+        return [fail(error.strerror or str(error), where, "make it readable, or take it out")]
     except Exception as error:  # whatever it is, the other checks still run
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return [fail(f"this check broke: {text}", "", "a fault of the kit: please report it with this line")]

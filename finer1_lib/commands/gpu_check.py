@@ -10,7 +10,7 @@
     memory of a step      of both trainings, against the plan
     vLLM                  if requested: whether it needs the installed torch
 
-Every check is a function from a `Bench`, a preset's model with its settings and batches as large as they get, to
+Every check is a function from a `Bench` (a preset's model, its settings, batches as large as they get) to
 rows, as the doctor's; one that breaks stops no other.
 """
 
@@ -43,11 +43,11 @@ class Update(NamedTuple):
 
 
 class Bench:
-    """A preset on a device ("cuda", or another for tests), with a scratch folder for images and small trainings.
+    """A preset on a device ("cuda", or another for tests), with a scratch folder for small trainings.
 
         bench = Bench(plan, device="cuda", folder=Path("/tmp/x"))
         bench.loaded                       # the preset's checkpoint ready for training, loaded on first use
-        bench.largest("03_tapo")           # one micro-batch of stage 2 with the largest images and completions
+        bench.largest("03_tapo")           # one micro-batch with the largest images and completions
     """
 
     def __init__(self, plan: Plan, device: str, folder: Path, vllm: bool = False) -> None:
@@ -80,7 +80,7 @@ class Bench:
         return self.load(self.checkpoint)
 
     def prompt(self, stage: str, seed: int = 0) -> Any:
-        """The question that asks for reasoning about a square image of noise, as large as the stage allows, encoded."""
+        """The reasoning prompt with a square image of noise, as large as the stage allows, encoded."""
         from PIL import Image
 
         from finer1_lib.core.prompts import PROMPTS, question_for, user_message
@@ -97,8 +97,8 @@ class Bench:
     def completions(self, rows: int, tokens: int) -> tuple:
         """(ids, mask), (rows, tokens) each, of one repeated letter.
 
-        The last of several rows is a token shorter: rows without padding need no mask, and attention without one
-        takes less memory than real, unequal rows.
+        The last of several rows is a token shorter: rows without padding need no mask, and attention without
+        one takes less memory than real, unequal rows.
         """
         import torch
 
@@ -147,7 +147,8 @@ class Bench:
             ids, mask = self.completions(rows, self.get(stage, "max_new_tokens", 256))
             together = math.gcd(group, rows)  # rows of one group, as `sharing.bundle` keeps them
             prompts = [self.prompt(stage, seed) for seed in range(2 * rows // together)]
-            own, other = ([p for p in half for _ in range(together)] for half in (prompts[::2], prompts[1::2]))
+            own, other = ([p for p in half for _ in range(together)]
+                          for half in (prompts[::2], prompts[1::2]))
 
         def backward() -> None:
             parts = [self.scored(rows, ids, mask) for rows in (own, other) if rows]
@@ -307,7 +308,7 @@ def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
 
     apart = (ours.float() - theirs.float()).abs()
     bound = SINGLE if loaded.dtype == torch.float32 else HALF
-    told = f"they differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, {apart.numel()} tokens"
+    told = f"differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, {apart.numel()} tokens"
     if apart.mean() <= bound:  # false for nan
         return passed(f"{whose}: {told}")
     return fail(f"{whose}: {told}; at most {bound:g} on average is rounding", loaded.checkpoint,
@@ -355,7 +356,7 @@ def memory(bench: Bench, stage: str) -> list[Row]:
     if measured <= OVER * planned:
         return [passed(told, stage) if measured >= UNDER * planned else warn(
             told, stage, "the plan is too careful here: a larger micro-batch may fit")]
-    return [warn(told, stage, "the plan is too low here: leave that much more room, or take the next fallback")]
+    return [warn(told, stage, "the plan is too low here: leave more room, or take the next fallback")]
 
 
 def vllm(bench: Bench) -> list[Row]:
@@ -374,7 +375,8 @@ def vllm(bench: Bench) -> list[Row]:
     wanted = [one for one in map(Requirement, needs) if one.name == "torch"]
     if all(one.specifier.contains(torch.partition("+")[0], prereleases=True) for one in wanted):
         return [passed(f"vLLM {version} takes torch {torch}", "vllm")]
-    return [fail(f"vLLM {version} needs {wanted[0]}, torch is {torch}", "vllm", "install vLLM in a separate environment")]
+    return [fail(f"vLLM {version} needs {wanted[0]}, torch is {torch}", "vllm",
+                 "install vLLM in a separate environment")]
 
 
 CHECKS: dict[str, Check] = {

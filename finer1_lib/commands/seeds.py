@@ -5,8 +5,8 @@
 For every model in every setting of the main table: the mean over seeds of what each run scored (`strict`,
 unweighted over super-categories), the seeds' own values, and an interval. Then the paired differences of
 `entries.pairs_of`, and which of the paper's orderings hold. Records suffice: no model is loaded but the text
-encoder where text_similarity is siglip. The seed is that of all notebooks of a run: images, shots, rationales,
-training and the sample of test images change with it.
+encoder where text_similarity is siglip. The seed is that of all notebooks of a run: images, shots,
+rationales, training and the sample of test images change with it.
 
 One run's interval says nothing of training again. Several runs allow 2,000 resamples of
 
@@ -14,17 +14,18 @@ One run's interval says nothing of training again. Several runs allow 2,000 resa
     sub-categories   as many as there are in each super-category, with replacement, the SAME ones for every
                      seed drawn (a sub-category is as hard in one run as in the other)
 
-Images are not resampled: they come with their sub-category. Draws of so few vary too little: the deviation of
-R seeds is stretched by sqrt(R / (R - 1)), that of sub-categories to Student's t. Seeds alone would not do: three
-have two degrees of freedom and share their sub-categories. Over 400 simulated experiments with three seeds and 40
-sub-categories, for seeds that differ not at all, a little and much, 95 % intervals contained the truth in
+Images are not resampled: they come with their sub-category. Draws of so few vary too little: the deviation
+of R seeds is stretched by sqrt(R / (R - 1)), that of sub-categories to Student's t. Seeds alone would not do:
+three have two degrees of freedom and share their sub-categories. Over 400 simulated experiments with three
+seeds and 40 sub-categories, for seeds that differ not at all, a little and much, 95 % intervals contained the
+truth in
 
     both resampled (here) 99, 99, 96 %   sub-categories alone 93, 87, 73 %   seeds alone 88, 92, 93 %
 
 No library has this interval: scipy.stats.bootstrap resamples rows, not the two sides of a crossed table.
 
-Source: Owen 2007, "The pigeonhole bootstrap" (doi 10.1214/07-AOAS122): rows and columns of a crossed table resampled
-independently.
+Source: Owen 2007, "The pigeonhole bootstrap" (doi 10.1214/07-AOAS122): rows and columns of a crossed table
+resampled independently.
 """
 
 from dataclasses import replace
@@ -61,14 +62,14 @@ class Run(NamedTuple):
     commit: Optional[str]
 
 
-# Reading runs -------------------------------------------------------------------------------------------------
+# Reading runs -------------------------------------------------------------------------------------
 
 
 def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[Run]:
     """Read finished runs and refuse those that may not be pooled.
 
-    Raises: UserError: fewer than two runs, one that has not finished 04, parameters that differ in more than the
-    seed, equal seeds, other sub-categories or other models.
+    Raises: UserError: fewer than two runs, one that has not finished 04, parameters that differ in more than
+    the seed, equal seeds, other sub-categories or other models.
     """
     if len(names) < 2:
         raise UserError("seeds pools several runs: name at least two, as in `finer1 seeds miniature seed1`")
@@ -83,8 +84,8 @@ def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[R
     seeds = [_seed(folder) for folder in folders]
     for place, seed in enumerate(seeds):
         if seed in seeds[:place]:
-            raise UserError(f"runs {names[seeds.index(seed)]} and {names[place]} have the same seed {seed}: one run"
-                            " listed twice")
+            first = names[seeds.index(seed)]
+            raise UserError(f"runs {first} and {names[place]} have the same seed {seed}: one run twice")
     runs = [_read(folder, seed) for folder, seed in zip(folders, seeds)]
     for run in runs[1:]:
         for what, columns in (("sub-categories", ["super_category", "sub_category", "categories"]),
@@ -98,8 +99,8 @@ def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[R
 def _settings(folder: Path) -> dict[str, Any]:
     """{"03_tapo.steps": 32, ...} of the stages up to 04, without seeds and names.
 
-    Nor the settings of 03's failure modes (shown there and used by no later stage) and 04's further orders of the
-    options (only the shuffled one is pooled).
+    Nor the settings of 03's failure modes (shown there and used by no later stage) and 04's further orders of
+    the options (only the shuffled one is pooled).
     """
     if not is_current(folder, STAGE, outputs=False):  # each file read is compared with its hash
         raise UserError(f"run {folder.name!r} has not finished {STAGE}: run it to the end first")
@@ -129,7 +130,7 @@ def _read(folder: Path, seed: int) -> Run:
     return Run(folder.name, seed, entries_in(folder), main_reading(scores), stage.get("git_commit"))
 
 
-# Pooling ------------------------------------------------------------------------------------------------------
+# Pooling ------------------------------------------------------------------------------------------
 
 
 def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
@@ -160,8 +161,8 @@ def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
             differences += [_difference(runs, first, second, seed, **where)
                             for first, second in pairs_of(runs[0].entries) if {first, second} <= here]
     claimed = claims(models)
-    compared = [_difference(runs, row["first"], row["second"], seed,
-                            **{key: row[key] for key in ("setting", "metric", "categories")}) for row in claimed]
+    compared = [_difference(runs, row["first"], row["second"], seed, setting=row["setting"],
+                            metric=row["metric"], categories=row["categories"]) for row in claimed]
     return {"runs": [{"run": run.name, "seed": run.seed, "git_commit": run.commit} for run in runs],
             "rows": rows, "differences": differences,
             "orderings": judge(claimed, [{**row, "difference": row.pop("value")} for row in compared])}
@@ -176,7 +177,7 @@ def _cell(run: Run, model: str, **where: str) -> Any:
 
 
 def _difference(runs: Sequence[Run], first: str, second: str, seed: int, **where: str) -> dict[str, Any]:
-    """The first model minus the second on the same items, over all seeds, with interval, p and its reading."""
+    """The first model minus the second on the same items, over all seeds, with interval, p and reading."""
     from finer1_lib.evaluation.scores.scoring import reading
 
     minus = []
@@ -195,7 +196,8 @@ def _pooled(cells: Sequence[Any], seed: int, lowest: float = 0.0) -> tuple[Estim
     estimate = crossed_mean(*columns, seed=seed, lowest=lowest)
     if lowest < 0:
         flat, inside, around = ([value for cell in column for value in cell] for column in columns)
-        estimate = replace(estimate, p=paired_difference(flat, [0.0] * len(flat), inside, around, seed=seed).p)
+        flips = paired_difference(flat, [0.0] * len(flat), inside, around, seed=seed)
+        estimate = replace(estimate, p=flips.p)
     own = [float(cell.groupby("super_category")["value"].mean().mean()) for cell in cells]
     return estimate, {**estimate.as_row(), "clusters": estimate.clusters, "per_seed": own}
 
@@ -213,8 +215,8 @@ def crossed_mean(
         lowest: least possible value: 0 for scores, -1 for differences.
 
     Returns:
-        The estimate; `n` counts all scores, `clusters` the sub-categories. There is no interval where a group has a
-        single sub-category or there is a single seed; where all scores are equal it is the exact one of
+        The estimate; `n` counts all scores, `clusters` the sub-categories. There is no interval where a group
+        has a single sub-category or there is a single seed; where all scores are equal it is the exact one of
         `statistics`.
     """
     import numpy as np
@@ -253,11 +255,11 @@ def crossed_mean(
     return Estimate(low=float(min(low, value)), high=float(max(high, value)), **known)
 
 
-# Tables and figure --------------------------------------------------------------------------------------------
+# Tables and figure --------------------------------------------------------------------------------
 
 
 def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """The printed tables of `pool`, in percent: {title: (column titles, lines)}; none of the paper's values."""
+    """The printed tables of `pool`, in percent: {title: (column titles, lines)}; no values of the paper."""
     from finer1_lib.evaluation.summary import percent
 
     seeds = ", ".join(str(run["seed"]) for run in pooled["runs"])

@@ -1,4 +1,4 @@
-"""What the console programs share: exit codes and one-line errors, tables, and the option for the runs' folder.
+"""What the console programs share: exit codes and one-line errors, tables, the option for the runs' folder.
 
 `finer1` and the scripts in tests/benchmarks all end by `run_app(app)`.
 """
@@ -31,7 +31,8 @@ Json = Annotated[Optional[str], typer.Option("--json", help="Also write all numb
 
 def new_app(**options: Any) -> typer.Typer:
     """A Typer app whose errors `run_app` prints."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", **options)
+    return typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", **options)
 
 
 def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
@@ -80,8 +81,8 @@ def run_app(app: typer.Typer) -> NoReturn:
             raise
         code = _complain(str(error), 1)
     if code in (130, 143):
-        # A kernel that dies while it is waited for leaves an asyncio task, whose traceback Python would print at
-        # exit: the one line below is all there is to report.
+        # A kernel that dies while it is waited for leaves an asyncio task, whose traceback Python would print
+        # at exit: the one line below is all there is to report.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         _complain("interrupted: the same command continues from here", code)
     sys.exit(code or 0)

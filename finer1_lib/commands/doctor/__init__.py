@@ -1,4 +1,4 @@
-"""Preflight checks for a preset: `finer1 doctor PRESET` looks at data, texts and machine before hours are spent.
+"""Preflight checks for a preset: `finer1 doctor PRESET` examines data, texts and machine before it runs.
 
     finer1 doctor single_gpu_24gb --set 01_data.data_root=~/data --quick
     examine(Subject(plan), CHECKS)[0].what

@@ -31,7 +31,7 @@ def named_paths(subject: Subject) -> dict[str, list[str]]:
 def named_files(subject: Subject) -> list[Row]:
     """Files and folders named by values of the preset exist."""
     named = named_paths(subject)
-    if set(subject.values["data_sets"]) <= set(copies_named(subject.values["hub_copies"])):  # then 01 fills it
+    if set(subject.values["data_sets"]) <= set(copies_named(subject.values["hub_copies"])):  # 01 fills it
         named = {path: names for path, names in named.items() if names != [f"{DATA}.data_root"]}
     absent = [path for path in named if not os.path.exists(os.path.expanduser(path))]
     rows = [fail(f"{path} does not exist", ", ".join(named[path]), "correct the path, or leave it empty")

@@ -1,4 +1,4 @@
-"""Checks of the machine and of what is loaded from elsewhere: checkpoints, memory, disk, versions, the teacher's key.
+"""Checks of the machine and of what is loaded: checkpoints, memory, disk, versions, the teacher's key.
 
 Memory and disk are estimates, from `finer1_lib.training.memory` and the shapes of the checkpoints.
 """
@@ -27,7 +27,7 @@ TEACHER = {  # a large teacher reads and writes as a model that is evaluated doe
     "max_pixels": "max_pixels", "min_pixels": "min_pixels",
 }  # fmt: skip
 
-# What is loaded ----------------------------------------------------------------------------------------------
+# What is loaded -----------------------------------------------------------------------------------
 
 
 def systems(subject: Subject) -> list[Row]:
@@ -37,7 +37,8 @@ def systems(subject: Subject) -> list[Row]:
     from finer1_lib.evaluation.systems.registry import find_systems
 
     named = find_systems(subject.get(EVALUATION, "systems", []), subject.get(EVALUATION, "systems_from", ""))
-    more = dict.fromkeys([*subject.get(EVALUATION, "more_models", []), *subject.get(PROBING, "more_models", [])])
+    more = dict.fromkeys(
+        one for stage in (EVALUATION, PROBING) for one in subject.get(stage, "more_models", []))
     found = with_systems(with_more(FIXED, list(more)), named)[len(FIXED) :]
     if not found:
         raise NotYet("no other models are evaluated beside the run's own")
@@ -75,7 +76,7 @@ def _doubts(one: Entry, base: str) -> list[tuple[str, str]]:
 
 
 def base(subject: Subject) -> list[Row]:
-    """The base model's files are complete, or can be downloaded; so are those of other checkpoints in folders."""
+    """The base model's files are complete or can be downloaded; those of other folders are complete."""
     from finer1_lib.core.checkpoint_names import is_folder
     from finer1_lib.models.checkpoint_files import check_checkpoint
 
@@ -94,8 +95,8 @@ def base(subject: Subject) -> list[Row]:
         return rows or [passed("the base is a folder with everything that is needed", checkpoint)]
     if cached_file(checkpoint, "config.json"):
         return [*rows, passed(f"{checkpoint} is in the Hub's cache", where)]
-    return [*rows, warn(f"{checkpoint} will be downloaded", where,
-                        "download it beforehand where the machine has no network; pin it as owner/name@revision")]
+    fix = "download it beforehand where the machine has no network; pin it as owner/name@revision"
+    return [*rows, warn(f"{checkpoint} will be downloaded", where, fix)]
 
 
 def cached_file(checkpoint: str, name: str) -> Optional[Path]:
@@ -135,7 +136,7 @@ def key(subject: Subject) -> list[Row]:
     return rows or [passed(f"{endpoint.model} at {endpoint.address}, {how}")]
 
 
-# What is installed -------------------------------------------------------------------------------------------
+# What is installed --------------------------------------------------------------------------------
 
 
 def versions(subject: Subject) -> list[Row]:
@@ -164,8 +165,9 @@ def versions(subject: Subject) -> list[Row]:
     other = [f"{name} {seen[name]} (tested: {tested[name]})" for name in sorted(seen)
              if name in tested and seen[name] not in (None, tested[name])]
     if other:
+        fix = "install with -c constraints.txt, or report them with the numbers"
         rows.append(warn(f"{len(other)} packages differ from those that the kit was tested with",
-                         shortly(other, most=6), "install with -c constraints.txt, or report them with the numbers"))
+                         shortly(other, most=6), fix))
     return rows or [passed(f"{len(seen)} packages, all as tested", "constraints.txt" if tested else "")]
 
 
@@ -173,8 +175,8 @@ def _gpu_packages(subject: Subject) -> set[str]:
     """Packages of the extra that the preset's values need."""
     if any(subject.get(stage, "backend") == "unsloth" for stage in STAGES):
         return {"unsloth", "unsloth_zoo", "bitsandbytes"}
-    four_bit = subject.get(DATA, "teacher_4bit") or any(subject.get(stage, "load_in_4bit") for stage in STAGES)
-    return {"bitsandbytes"} if four_bit else set()
+    four_bit = [subject.get(DATA, "teacher_4bit"), *(subject.get(stage, "load_in_4bit") for stage in STAGES)]
+    return {"bitsandbytes"} if any(four_bit) else set()
 
 
 def _version(package: str) -> Optional[str]:
@@ -184,7 +186,7 @@ def _version(package: str) -> Optional[str]:
         return None
 
 
-# Room --------------------------------------------------------------------------------------------------------
+# Room ---------------------------------------------------------------------------------------------
 
 
 def disk(subject: Subject) -> list[Row]:
@@ -205,7 +207,7 @@ def disk(subject: Subject) -> list[Row]:
             needs[_existing(Path(HF_HUB_CACHE))] += 2 * known.parameters
     trainable = work_of("02_cot_sft", subject.plan.parameters["02_cot_sft"]).trainable
     trained = shape.trained(trainable)
-    each = 2 * shape.parameters if trainable.full else 4 * trained  # a whole checkpoint in 16 bits, or an adapter
+    each = 2 * shape.parameters if trainable.full else 4 * trained  # all weights in 16 bits, or an adapter
     lists = [("02_cot_sft", "settings_compared"), ("03_tapo", "methods"), ("03_tapo", "wrong_turns")]
     models = 2 + sum(len(subject.get(stage, name, [])) for stage, name in lists)
     state = 12 * trained  # of a checkpoint: weights and two moments in float32
@@ -215,9 +217,11 @@ def disk(subject: Subject) -> list[Row]:
         free = shutil.disk_usage(folder).free
         what = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed"
         if not os.access(folder, os.W_OK):
-            rows.append(fail("no permission to write", str(folder), "ask its owner, or name another --output-root"))
+            fix = "ask its owner, or name another --output-root"
+            rows.append(fail("no permission to write", str(folder), fix))
         elif free < need + RESERVE:
-            rows.append(fail(what, str(folder), "make room, or name another --output-root (HF_HOME for downloads)"))
+            fix = "make room, or name another --output-root (HF_HOME for downloads)"
+            rows.append(fail(what, str(folder), fix))
         else:
             rows.append(passed(what, str(folder)))
     return rows
@@ -284,7 +288,7 @@ def _room(subject: Subject, stage: str) -> tuple[Optional[float], str]:
 
 
 def memory_lines(subject: Subject) -> list[str]:
-    """The plans of the two stages that train, part by part; [] where `memory` has reported why there is none."""
+    """The plans of the two stages that train, part by part; [] where `memory` reports why there is none."""
     from finer1_lib.training.memory import lines
 
     values = subject.plan.parameters

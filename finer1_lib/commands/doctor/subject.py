@@ -3,10 +3,11 @@
     subject = Subject(make_plan(find_kit(), "miniature"))
     subject.table            the images with split and shots, as stage 01 will make them or has made them
 
-Where 01 has finished with these very values, its files are read; else the table is made from the sources by the
-readers of stage 01 (`data_sets.collect`, `data.folder`), and what only 01 can make (a teacher's rationales,
-triplets) is `NotYet`. A mistake in one data set is a row and hides nothing of the others; an image that cannot be
-read is noted and left out. Nothing is downloaded but the release's lists, where the preset names their address.
+Where 01 has finished with these very values, its files are read; else the table is made from the sources by
+the readers of stage 01 (`data_sets.collect`, `data.folder`), and what only 01 can make (a teacher's
+rationales, triplets) is `NotYet`. A mistake in one data set is a row and hides nothing of the others; an
+image that cannot be read is noted and left out. Nothing is downloaded but the release's lists, where the preset
+names their address.
 """
 
 import os
@@ -105,7 +106,7 @@ class Subject:
 
     @cached_property
     def folders(self) -> dict[str, str]:
-        """Folders of checkpoints beside the base that the stages would load: {path: the parameter that names it}."""
+        """Folders of other checkpoints that the stages would load: {path: the parameter that names it}."""
         from finer1_lib.core.checkpoint_names import read_entry, split_adapter
         from finer1_lib.evaluation.systems.registry import find_systems
 
@@ -129,7 +130,9 @@ class Subject:
     def examine(self, folder: str) -> None:
         """Refuse a checkpoint that a stage would refuse, without loading it: files, headers, chat template.
 
-        Its numbers are checked too, one weight at a time, unless `quick`. Raises: UserError: what is wrong with it.
+        Its numbers are checked too, one weight at a time, unless `quick`.
+
+        Raises: UserError: what is wrong with it.
         """
         from transformers import GenerationConfig
 
@@ -235,7 +238,7 @@ class Subject:
 
     @cached_property
     def release(self) -> Any:
-        """The release's lists of the data sets that exist (`release.questions`); None if none are named, or 01 read them."""
+        """The release's lists of the data sets that exist; None if none are named, or 01 has read them."""
         named = self._named("release") if self.words and not self.made else ""
         if not named:
             return None
@@ -276,7 +279,7 @@ class Subject:
         return pandas.read_parquet(self.made / "triplets.parquet") if self.made else None
 
 
-# Listing the sources ---------------------------------------------------------------------------------------------
+# Listing the sources ------------------------------------------------------------------------------
 
 
 def words_there(values: Values, root: Path) -> list[str]:

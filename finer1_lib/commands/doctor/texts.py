@@ -1,6 +1,6 @@
 """Checks of names, questions and rationales: what is trained on, what is queried, how long it is.
 
-In all of the release's items the truth is the first option (release eval/data/*.jsonl), so its place is checked.
+In all items of the release the truth is the first option (release eval/data/*.jsonl): its place is checked.
 """
 
 import math
@@ -126,7 +126,7 @@ def _candidates(subject: Subject) -> list[Row]:
 
 
 def prompt_hashes(subject: Subject) -> list[Row]:
-    """The run's records were made with the prompts that a run would use now; prompts that are not the kit's."""
+    """The records were made with the prompts that a run would use now; prompts that are not the kit's."""
     from finer1_lib.core.files import read_jsonl
     from finer1_lib.core.prompts import PROMPTS
     from finer1_lib.evaluation.worded_prompts import EVALUATION_FILE, read_prompts
@@ -156,7 +156,8 @@ def prompt_hashes(subject: Subject) -> list[Row]:
                 f"prompts in the kit's own words: {shortly(sorted(other))}", f"{EVALUATION}.prompts_from",
                 "name the checkout there to use the release's prompts"))
     used = [f"{name} {one.hash}" for name, one in known.items() if name.endswith(("_open", "_closed"))]
-    return rows or [passed(f"no records yet; prompts: {', '.join(used)}", source or "finer1_lib.core.prompts")]
+    where = source or "finer1_lib.core.prompts"
+    return rows or [passed(f"no records yet; prompts: {', '.join(used)}", where)]
 
 
 def completion_caps(subject: Subject) -> list[Row]:

@@ -1,8 +1,8 @@
 """The report's figures: the section of each, its caption (figures.yaml), and how it is packed into the page.
 
-A figure is whatever PNG a finished stage left in its figures/; one without a caption gets its name and is shown
-with the others of its stage. Packed means: a palette of 256 colours where that cannot be seen (lines and text,
-about a third of the size), WebP where it could (photographs). The files on the disk stay as they are.
+A figure is whatever PNG a finished stage left in its figures/; one without a caption gets its name and is
+shown with the others of its stage. Packed means: a palette of 256 colours where that cannot be seen (lines
+and text, about a third of the size), WebP where it could (photographs). The files on the disk stay as they are.
 """
 
 import base64
@@ -25,7 +25,7 @@ _VISIBLE = 0.5  # mean change of a colour value (of 255) beyond which a palette 
 
 @functools.cache
 def captions() -> dict[str, tuple[str, str]]:
-    """{figure: (title, which is its alternative text too; what to see in it)} of figures.yaml, in its order."""
+    """{figure: (title, also its alternative text; what to see in it)} of figures.yaml, in its order."""
     import yaml
 
     text = Path(__file__).with_name("figures.yaml").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def figures_of(run_dir: Path, stages: Iterable[str]) -> dict[str, list[dict[str,
                 {"name": f"{stage}/{file.stem}", "title": title, "see": see, **pack(file),
                  "csv": csv if (run_dir / csv).is_file() else ""})  # fmt: skip
     for figures in found.values():
-        figures.sort(key=lambda figure: (order.get(figure["name"].partition("/")[2], len(order)), figure["name"]))
+        figures.sort(key=lambda one: (order.get(one["name"].partition("/")[2], len(order)), one["name"]))
     return found
 
 

@@ -212,7 +212,8 @@ def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     import jinja2
 
     run_dir = Path(run_dir)
-    records = {stage: read_record(run_dir / stage, *_RECORDED) for stage in STAGES if is_current(run_dir, stage)}
+    records = {stage: read_record(run_dir / stage, *_RECORDED)
+               for stage in STAGES if is_current(run_dir, stage)}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
@@ -322,8 +323,8 @@ def _reading(run_dir: Path, paper: Any) -> list[str]:
     guided = "; and, by the field guide, the first wrong step of a trace" if _guide(run_dir) else ""
     beside = "" if paper and not paper["refused"] else (
         ", nor anything about the height of the paper's numbers, which belong to other models and images")
-    return ["What this run shows: which of its models answers better on the same images, where the interval of the"
-            f" difference says so{guided}.",
+    return ["What this run shows: which of its models answers better on the same images, where the interval"
+            f" of the difference says so{guided}.",
             "What it cannot show: what another training seed would give, for every model was trained once"
             f" (the command finer1 seeds pools several runs){beside}."]
 
@@ -332,7 +333,8 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
     """Pairs of traces as HTML (escaped by `traces.sheet`), before and after first; None without records."""
     from finer1_lib.traces.sheet import card, choose_examples, image_bytes, legend
 
-    records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")  # or a user's own lines
+    lines = read_jsonl(run_dir / "04_evaluation" / "records.jsonl")  # a user's notebook may write others
+    records = [record for record in lines
                if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]
     if not records:
         return None
@@ -354,7 +356,7 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
     if is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file():
         note += " More of them, with filters: 05_probing/traces.html."
     if missing:
-        note += f" {len(missing)} of the images are no longer where this run found them, so they are not shown."
+        note += f" {len(missing)} of the images are no longer where this run found them: they are not shown."
     groups: dict[str, list[str]] = {}
     for cards in pairs.values():
         before = cards[0][0] == "before"
