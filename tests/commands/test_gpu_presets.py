@@ -178,5 +178,19 @@ def test_the_table(plans):
     assert [line.split("|")[1].strip() for line in lines if "(tight)" in line] == ["`paper_3b`"]
 
 
-def test_the_readme_s_table_is_computed():
-    assert "\n".join(table(ROOT)) in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_params_is_computed():
+    assert "\n".join(table(ROOT)) in (ROOT / "params" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_has_the_same_numbers():
+    """README.md shows some presets in fewer columns: peak GB and hours of 02 / 03 / 04."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([\w ,]+) \| ([^|]+) \| ([^|]+) \|$", text, flags=re.M)
+    computed = {tuple(line.strip("| ").split(" | ")[:2]): line.strip("| ").split(" | ")[2:] for line in table(ROOT)}
+    seen = 0
+    for presets, gpu, memory, hours in rows:
+        if (presets.split(", ")[0], gpu) in computed:
+            for preset, gb, spent in zip(presets.split(", "), memory.split(", "), hours.split(", "), strict=True):
+                assert [*gb.split(" / "), *spent.split(" / ")] == computed[preset, gpu], preset
+                seen += 1
+    assert seen >= 4
