@@ -9,6 +9,7 @@ import sys
 import typer
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.runs.presets import find_kit
 
 HELP = {
     "benchmark": "Time a step of TAPO against one of DAPO with equal rollouts, and what shared prompts save.",
@@ -23,8 +24,6 @@ def run_script(context: typer.Context) -> None:
 
     Raises: UserError: the kit is not a checkout.
     """
-    from finer1_lib.runs.presets import find_kit
-
     name, tests = context.info_name, find_kit() / "tests"
     script = name.replace("-", "_")
     if not (tests / "benchmarks" / f"{script}.py").is_file():

@@ -1,23 +1,24 @@
 """The console command `finer1`: every command reads its options, calls the library and prints.
 
 Exit codes: 0 done; 2 a mistake of the user's (one line on stderr); 1 a fault of the kit; 130 after Ctrl-C.
-Own modules are imported inside the commands, so that `finer1 --help` starts without torch or pandas.
+What a single command needs is imported inside it, so that `finer1 --help` starts without torch or pandas.
 """
 
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, Sequence
+from typing import Annotated, Any, Optional, Sequence
 
 import typer
 
 from finer1_lib.commands.benchmarks import add_benchmarks
+from finer1_lib.commands.findings import Finding, as_json, counts, examine
 from finer1_lib.commands.rescore import rescore
 from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table
 from finer1_lib.core.errors import UserError
-
-if TYPE_CHECKING:
-    from finer1_lib.commands.findings import Finding
+from finer1_lib.core.files import atomic_write_json, atomic_write_text, check_targets, read_json, read_jsonl
+from finer1_lib.runs.chain import NEEDS, find_run
+from finer1_lib.runs.presets import find_kit, list_presets, make_plan, read_parameters
 
 app = new_app(
     help="Fine-R1, step by step: run the notebooks of the kit as one chain.",
@@ -79,7 +80,6 @@ def run(
                      " the kit made; without it such a stage is computed again."),
     ] = False,
 ) -> None:
-    from finer1_lib.runs.presets import find_kit, make_plan
     from finer1_lib.runs.runner import chosen_stages, clock, run_chain
 
     began = time.monotonic()
@@ -98,7 +98,6 @@ def run(
 
 def _print_table(run_dir: Path) -> None:
     """The main table on the terminal."""
-    from finer1_lib.core.files import read_json
     from finer1_lib.evaluation.items import coverage_of
     from finer1_lib.evaluation.summary import labels_in, main_table
 
@@ -116,9 +115,6 @@ def list_all(
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-
-    from finer1_lib.runs.chain import NEEDS
-    from finer1_lib.runs.presets import find_kit, list_presets, make_plan, read_parameters
 
     console, kit = Console(), find_kit()
     if preset is None:
@@ -158,9 +154,6 @@ def doctor(
     from finer1_lib.commands.doctor import CHECKS
     from finer1_lib.commands.doctor.machine import memory_lines
     from finer1_lib.commands.doctor.subject import Subject
-    from finer1_lib.commands.findings import examine
-    from finer1_lib.core.files import check_targets
-    from finer1_lib.runs.presets import find_kit, make_plan
 
     check_targets(json_file)
     plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings or [])
@@ -171,9 +164,8 @@ def doctor(
 
     subject = Subject(plan, quick=quick, gpu_bytes=gpu_gib and gpu_gib * 2**30, progress=progress)
     findings = examine(subject, CHECKS)
-    _show(f"doctor: {preset}, run {plan.run_dir.name}", findings)
-    print(*memory_lines(subject), sep="\n")
-    _conclude("doctor", {"preset": preset, "run": plan.run_dir.name, "quick": quick}, findings, json_file)
+    about = {"preset": preset, "run": plan.run_dir.name, "quick": quick}
+    _report("doctor", about, findings, json_file, memory_lines(subject))
 
 
 @app.command("gpu-check")
@@ -190,27 +182,20 @@ def gpu_check(
     Example: finer1 gpu-check single_gpu_24gb
     """
     from finer1_lib.commands.gpu_check import run
-    from finer1_lib.core.files import check_targets
-    from finer1_lib.runs.presets import find_kit, make_plan
 
     check_targets(json_file)
     findings = run(make_plan(find_kit(), preset, run_name, output_root, seed, settings or []), vllm=vllm)
-    _show(f"gpu-check: {preset}", findings)
-    _conclude("gpu-check", {"preset": preset}, findings, json_file)
+    _report("gpu-check", {"preset": preset}, findings, json_file)
 
 
-def _show(title: str, findings: "Sequence[Finding]") -> None:
-    show_table(title, ["check", "", "what, and where", "how to fix it"],
-               [[one.check, one.level, f"{one.what}\n{one.where}".strip(), one.mend] for one in findings])
-
-
-def _conclude(
-    command: str, about: dict[str, Any], findings: "Sequence[Finding]", json_file: Optional[str]
+def _report(
+    command: str, about: dict[str, Any], findings: Sequence[Finding], json_file: Optional[str],
+    more: Sequence[str] = (),
 ) -> None:
-    """Count, write the JSON file, and end in an error if something fails."""
-    from finer1_lib.commands.findings import as_json, counts
-    from finer1_lib.core.files import atomic_write_json
-
+    """Print and write the findings, and end in an error if something fails."""
+    show_table(f"{command}: {about['preset']}", ["check", "", "what, and where", "how to fix it"],
+               [[one.check, one.level, f"{one.what}\n{one.where}".strip(), one.mend] for one in findings])
+    print(*more, sep="\n", end="\n" if more else "")
     print(", ".join(f"{number} {level}" for level, number in counts(findings).items()))
     if json_file is not None:
         atomic_write_json(Path(json_file), {**about, **as_json(findings)})
@@ -233,9 +218,7 @@ def seeds(
     Example: finer1 seeds miniature seed1 seed2 --figure seeds.png
     """
     from finer1_lib.commands.seeds import draw, pool, read_runs, tables
-    from finer1_lib.core.files import atomic_write_json, check_targets
     from finer1_lib.evaluation.items import coverage_of
-    from finer1_lib.runs.chain import find_run
 
     check_targets(json_file, figure)
     pooled = pool(read_runs(runs, output_root))
@@ -261,9 +244,7 @@ def compare(
     output_root: OutputRoot = None,
 ) -> None:
     """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
-    from finer1_lib.core.files import atomic_write_text, check_targets
     from finer1_lib.paper.comparison import compare_lines, comparison_table, to_csv
-    from finer1_lib.runs.chain import find_run
 
     run = find_run(output_root, run_name)
     check_targets(to)
@@ -291,7 +272,6 @@ def export_stage1(
 
     Example: finer1 export-stage1 miniature stage1.json
     """
-    from finer1_lib.core.files import check_targets, read_jsonl
     from finer1_lib.paper.release.stage1 import write_stage1
 
     check_targets(target)
@@ -314,7 +294,6 @@ def export_stage2(
     """
     import pandas
 
-    from finer1_lib.core.files import read_json
     from finer1_lib.paper.release.stage2 import write_stage2
 
     folder = _data(run_name, output_root)
@@ -325,8 +304,6 @@ def export_stage2(
 
 def _data(run_name: str, output_root: Optional[str]) -> Path:
     """The folder of a run's 01_data; an error if it is not finished."""
-    from finer1_lib.runs.chain import find_run
-
     folder = find_run(output_root, run_name) / "01_data"
     if not (folder / "stage.json").is_file():
         raise UserError(f"{folder}: 01_data is not finished; run it first: finer1 run ... --to 01_data")
@@ -345,7 +322,6 @@ def export_lmms(
     Example: finer1 export-lmms paper_3b cot_sft_tapo tapo-checkpoint
     """
     from finer1_lib.commands.export import JUDGE, TASKS, WITHOUT_TASK, export_checkpoint, lmms_command
-    from finer1_lib.runs.chain import find_run
 
     run_dir = find_run(output_root, run_name)
     folder = export_checkpoint(run_dir, model, target)
@@ -395,7 +371,6 @@ def traps(
 
     Example: finer1 traps FineR1_ICLR2026 bird pet --json traps.json
     """
-    from finer1_lib.core.files import atomic_write_json, check_targets
     from finer1_lib.paper.release.traps import count_traps, table
 
     check_targets(json_file)
@@ -420,7 +395,6 @@ def lesson(
     Runs 00 and 01 of the preset miniature (under a minute), takes adapters and answers from
     outputs/reference, and prints what to open.
     """
-    from finer1_lib.runs.presets import find_kit, make_plan
     from finer1_lib.runs.runner import clock
     from finer1_lib.teaching.lesson import PRESET, make_lesson
 
@@ -454,7 +428,6 @@ def student_copy(
 
     Example: finer1 student-copy 03_tapo 04_evaluation --to handout
     """
-    from finer1_lib.runs.presets import find_kit
     from finer1_lib.teaching.student_copy import find_notebooks, write_copies
 
     found = find_notebooks(find_kit(), notebooks or [])

@@ -123,6 +123,19 @@ class Bench:
         with self.autocast():
             return score_completions(self.loaded.model, prompts, ids, mask, pad_token_id=pad)
 
+    def answered(self) -> tuple:
+        """A prompt and `ANSWER`: (prompt, ids and mask of the answer, a forward's inputs for both)."""
+        import torch
+
+        from finer1_lib.models.encoding import Encoder, vision_inputs
+
+        loaded, prompt = self.loaded, self.prompt(SFT)
+        ids = torch.tensor([Encoder(loaded.processor).completion(ANSWER)], device=loaded.device)
+        both = torch.cat([torch.tensor([prompt.ids], device=ids.device), ids], 1)
+        vision = vision_inputs([prompt], both, loaded.model.config.image_token_id)
+        return prompt, ids, torch.ones_like(ids), {
+            "input_ids": both, "attention_mask": torch.ones_like(both), **vision}
+
     def training(self, checkpointing: bool) -> None:
         """Switch the model to training, with gradient checkpointing (Unsloth's own, if it is its) or not."""
         model = self.loaded.model
@@ -165,16 +178,6 @@ class Bench:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
-
-
-def answer(loaded: Any) -> tuple:
-    """(ids, mask), (1, tokens) each, of `ANSWER` with its end."""
-    import torch
-
-    from finer1_lib.models.encoding import Encoder
-
-    ids = torch.tensor([Encoder(loaded.processor).completion(ANSWER)], device=loaded.device)
-    return ids, torch.ones_like(ids)
 
 
 def examples(folder: Path) -> tuple[list, list]:
@@ -228,11 +231,11 @@ def _steps(log: Path, what: str, where: str) -> Row:
     import pandas as pd
 
     rows = pd.read_csv(log)[["loss", "grad_norm"]]
-    told = f"{what}: {len(rows)} steps, loss {rows['loss'].iloc[-1]:.3g}, gradient norm " + ", ".join(
+    text = f"{what}: {len(rows)} steps, loss {rows['loss'].iloc[-1]:.3g}, gradient norm " + ", ".join(
         f"{norm:.3g}" for norm in rows["grad_norm"])
     if rows.abs().lt(float("inf")).all(axis=None) and rows["grad_norm"].gt(0).all():  # false for nan
-        return passed(told, where)
-    return fail(told, where, "set backend to transformers, or install the versions of constraints.txt")
+        return passed(text, where)
+    return fail(text, where, "set backend to transformers, or install the versions of constraints.txt")
 
 
 def scaler(bench: Bench) -> list[Row]:
@@ -254,53 +257,44 @@ def scaler(bench: Bench) -> list[Row]:
 def scale_row(scale: float, norms: list[float]) -> Row:
     """Whether the final scale and the gradient norms show a collapse."""
     finite = sum(abs(norm) < float("inf") for norm in norms)
-    told = f"scale {scale:g} at the end, {finite} of {len(norms)} gradient norms finite"
+    text = f"scale {scale:g} at the end, {finite} of {len(norms)} gradient norms finite"
     if scale >= 1 and 2 * finite > len(norms):
-        return passed(told, "float16")
-    return fail(told, "float16", "use a GPU with bfloat16, or backend transformers with load_in_4bit true")
+        return passed(text, "float16")
+    return fail(text, "float16", "use a GPU with bfloat16, or backend transformers with load_in_4bit true")
 
 
 def log_probabilities(bench: Bench) -> list[Row]:
     """The same completion scored by the kit (hidden states, head in chunks) and by the model's own logits."""
     import torch
 
-    from finer1_lib.models.encoding import vision_inputs
-
-    loaded, prompt = bench.loaded, bench.prompt(SFT)
-    loaded.model.eval()
-    ids, mask = answer(loaded)
-    whole = torch.cat([torch.tensor([prompt.ids], device=ids.device), ids], 1)
+    prompt, ids, mask, given = bench.answered()
+    bench.loaded.model.eval()
     with torch.no_grad(), bench.autocast():
         ours = bench.scored([prompt], ids, mask).logp
-        logits = loaded.model(
-            input_ids=whole, attention_mask=torch.ones_like(whole),
-            **vision_inputs([prompt], whole, loaded.model.config.image_token_id)).logits
+        logits = bench.loaded.model(**given).logits
         logs = torch.log_softmax(logits[:, len(prompt.ids) - 1 : -1].float(), -1)
-    return [_agree(ours, logs.gather(-1, ids[..., None])[..., 0], loaded, "the model's own logits")]
+    return [_agree(ours, logs.gather(-1, ids[..., None])[..., 0], bench.loaded, "the model's own logits")]
 
 
 def unsloths(bench: Bench) -> list[Row]:
     """The same against the method of Unsloth's own GRPO."""
     import torch
 
-    from finer1_lib.models.encoding import vision_inputs
     from finer1_lib.training.tapo import build_trainer
     from finer1_lib.training.tapo_config import make_config
 
     if bench.get(SFT, "backend", "transformers") != "unsloth":
         raise NotYet("the preset's backend is transformers")
-    loaded, prompt = bench.loaded, bench.prompt(SFT)
+    prompt, ids, mask, given = bench.answered()
     config = make_config("kit", n_anchor=1, n_positive=1, prompts_per_step=1, steps=2, micro_batch_size=2)
-    trainer = build_trainer(loaded, examples(bench.folder)[1], config, bench.folder / "unsloths")
-    ids, mask = answer(loaded)
-    whole = torch.cat([torch.tensor([prompt.ids], device=ids.device), ids], 1)
+    trainer = build_trainer(bench.loaded, examples(bench.folder)[1], config, bench.folder / "unsloths")
+    both, attended = given.pop("input_ids"), given.pop("attention_mask")
     theirs = trainer._get_per_token_logps_and_entropies(
-        trainer.model, whole, torch.ones_like(whole), ids.shape[1], num_images=[1],
-        **vision_inputs([prompt], whole, loaded.model.config.image_token_id))[0]
-    loaded.model.eval()
+        trainer.model, both, attended, ids.shape[1], num_images=[1], **given)[0]
+    bench.loaded.model.eval()
     with torch.no_grad():
         ours = bench.scored([prompt], ids, mask).logp
-    return [_agree(ours, theirs, loaded, "Unsloth's log-probabilities")]
+    return [_agree(ours, theirs, bench.loaded, "Unsloth's log-probabilities")]
 
 
 def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
@@ -308,10 +302,10 @@ def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
 
     apart = (ours.float() - theirs.float()).abs()
     bound = SINGLE if loaded.dtype == torch.float32 else HALF
-    told = f"differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, {apart.numel()} tokens"
+    text = f"differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, {apart.numel()} tokens"
     if apart.mean() <= bound:  # false for nan
-        return passed(f"{whose}: {told}")
-    return fail(f"{whose}: {told}; at most {bound:g} on average is rounding", loaded.checkpoint,
+        return passed(f"{whose}: {text}")
+    return fail(f"{whose}: {text}; at most {bound:g} on average is rounding", loaded.checkpoint,
                 "backend transformers, or the versions of constraints.txt")
 
 
@@ -329,11 +323,11 @@ def gradients(bench: Bench) -> list[Row]:
                    if p.grad is not None]
         norms[on] = float(sum(squares, torch.zeros(()))) ** 0.5
     bench.loaded.model.zero_grad()
-    told = f"norm {norms[True]:.4g} with checkpointing, {norms[False]:.4g} without"
+    text = f"norm {norms[True]:.4g} with checkpointing, {norms[False]:.4g} without"
     bound = SINGLE if bench.loaded.dtype == torch.float32 else HALF
     if 0 < norms[True] < float("inf") and abs(norms[True] - norms[False]) <= bound * norms[False]:
-        return [passed(told)]
-    return [fail(told, bench.checkpoint, "set gradient_checkpointing to false, or backend to transformers")]
+        return [passed(text)]
+    return [fail(text, bench.checkpoint, "set gradient_checkpointing to false, or backend to transformers")]
 
 
 def memory(bench: Bench, stage: str) -> list[Row]:
@@ -352,11 +346,11 @@ def memory(bench: Bench, stage: str) -> list[Row]:
         return [warn(f"{measured / GiB:.2f} GiB measured", stage, "the plan does not know this checkpoint")]
     planned = sum(row.bytes for row in rows  # without what this single step does not allocate
                   if row.moment in ("held", "update") and row.part not in ("optimizer", "pictures' features"))
-    told = f"{measured / GiB:.2f} GiB measured, {planned / GiB:.2f} planned, without the optimizer's moments"
+    text = f"{measured / GiB:.2f} GiB measured, {planned / GiB:.2f} planned, without the optimizer's moments"
     if measured <= OVER * planned:
-        return [passed(told, stage) if measured >= UNDER * planned else warn(
-            told, stage, "the plan is too careful here: a larger micro-batch may fit")]
-    return [warn(told, stage, "the plan is too low here: leave more room, or take the next fallback")]
+        return [passed(text, stage) if measured >= UNDER * planned else warn(
+            text, stage, "the plan is too careful here: a larger micro-batch may fit")]
+    return [warn(text, stage, "the plan is too low here: leave more room, or take the next fallback")]
 
 
 def vllm(bench: Bench) -> list[Row]:

@@ -200,10 +200,10 @@ def _budget(subject: Subject, least: int, most: int, stages: list[str]) -> Row:
     size = subject.table["width"].astype("int64") * subject.table["height"]
     large, small = int((size > most).sum()), int((size < least).sum())
     tokens = int(size.clip(least, most).quantile(0.95) / PER_TOKEN)
-    told = f"95 of 100 images take up to {max(tokens, 1)} image tokens"
+    text = f"95 of 100 images take up to {max(tokens, 1)} image tokens"
     if not large and not small:
-        return passed(f"all {len(size)} images keep their size; {told}", where)
+        return passed(f"all {len(size)} images keep their size; {text}", where)
     parts = [f"{large} are shrunk (the largest has {int(size.max())})"] if large else []
     parts += [f"{small} are enlarged (the smallest has {int(size.min())})"] if small else []
-    return warn(f"of {len(size)} images {' and '.join(parts)}; {told}", where,
+    return warn(f"of {len(size)} images {' and '.join(parts)}; {text}", where,
                 "wider limits keep the details and cost memory; else report it with the numbers")

@@ -100,13 +100,13 @@ def _options(subject: Subject) -> list[Row]:
         counts = Counter(shown_options(one, order, subject.get(EVALUATION, "seed")).index(one["sub_category"])
                          for one in items)
         shares = [counts[place] / len(items) for place in range(4)]
-        told = f"{order}: the truth is first to fourth in " + ", ".join(f"{one:.0%}" for one in shares)
+        text = f"{order}: the truth is first to fourth in " + ", ".join(f"{one:.0%}" for one in shares)
         if order == "release":  # `check_orders` requires the shuffled order beside it
-            rows.append(passed(f"{told}: there \"always the first\" scores {shares[0]:.0%}", where))
+            rows.append(passed(f"{text}: there \"always the first\" scores {shares[0]:.0%}", where))
         elif chisquare([counts[place] for place in range(4)]).pvalue < CHANCE:
-            rows.append(fail(told, where, "not by chance so uneven: take another seed of 04_evaluation"))
+            rows.append(fail(text, where, "not by chance so uneven: take another seed of 04_evaluation"))
         else:
-            rows.append(passed(f"{told} of {len(items)} questions", where))
+            rows.append(passed(f"{text} of {len(items)} questions", where))
     return rows
 
 
@@ -119,10 +119,10 @@ def _candidates(subject: Subject) -> list[Row]:
         return [warn("no rationale has its label among its candidates", "rationales",
                      "read some of them: they may be in another format")]
     first = Counter(found)[0] / len(found)
-    told = f"the label leads the candidates in {first:.0%} of {len(found)} rationales"
+    text = f"the label leads the candidates in {first:.0%} of {len(found)} rationales"
     if first > BIASED:
-        return [warn(told, "rationales", "a model learns the place: shuffle the candidates, or report it")]
-    return [passed(told, "rationales")]
+        return [warn(text, "rationales", "a model learns the place: shuffle the candidates, or report it")]
+    return [passed(text, "rationales")]
 
 
 def prompt_hashes(subject: Subject) -> list[Row]:
@@ -140,12 +140,12 @@ def prompt_hashes(subject: Subject) -> list[Row]:
     odd = [pair for pair in held if pair[0] not in known or known[pair[0]].hash != pair[1]]
     where = f"{EVALUATION}/records.jsonl"
     if odd:
-        count, told = sum(held[pair] for pair in odd), shortly(sorted(" ".join(pair) for pair in odd))
-        rows.append(fail(f"{count} of {len(records)} records were made with other prompts: {told}", where,
+        count, text = sum(held[pair] for pair in odd), shortly(sorted(" ".join(pair) for pair in odd))
+        rows.append(fail(f"{count} of {len(records)} records were made with other prompts: {text}", where,
                          f"run {EVALUATION} again, or name the earlier prompts in prompts_from"))
     elif records:
-        told = f"{len(records)} records carry the hashes of {len(held)} prompts as they are now"
-        rows.append(passed(told, where))
+        text = f"{len(records)} records carry the hashes of {len(held)} prompts as they are now"
+        rows.append(passed(text, where))
     checkout = Path(os.path.expanduser(subject.values.get("release") or ""))
     if not source and (checkout / EVALUATION_FILE).is_file() and subject.values["release"]:
         other = [f"{name} {known[name].hash} (the release's {prompt.hash})"
@@ -180,10 +180,10 @@ def completion_caps(subject: Subject) -> list[Row]:
     rows = []
     for stage, verdict in CAPS.items():
         cap = subject.get(stage, "max_new_tokens")
-        told = f"{cap} new tokens; 95 of 100 rationales have up to {needed}, the longest {longest} ({how})"
+        text = f"{cap} new tokens; 95 of 100 rationales have up to {needed}, the longest {longest} ({how})"
         where = f"{stage}.max_new_tokens"
-        rows.append(passed(told, where) if cap >= needed else verdict(
-            f"{told}: what the model has learnt to write is cut off before its answer", where,
+        rows.append(passed(text, where) if cap >= needed else verdict(
+            f"{text}: what the model has learnt to write is cut off before its answer", where,
             f"set it to {longest} or more, or have the teacher write shorter rationales"))
     return rows
 
