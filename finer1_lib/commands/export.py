@@ -5,8 +5,8 @@
 The kit does not score MME, MMBench or SEED-Bench itself: lmms-eval is the common tool, and a second scorer
 would only add a second number. A run's training is merged into its base and written as one safetensors
 checkpoint with its processor; lmms-eval, vLLM and transformers read the same folder. ImageWikiQA, the fourth
-column of the table, has no task in lmms-eval. Which split of MMBench and which part of MME the paper reports it
-does not say.
+column of the table, has no task in lmms-eval. Which split of MMBench and which part of MME the paper reports
+is not stated.
 
 Source: Fine-R1 (arXiv 2602.07605), Table 8; lmms-eval's model qwen2_5_vl and its tasks.
 """

@@ -32,7 +32,96 @@ PROBES = {
     "attribute_prompt_accuracy": "attributes, last prompt token",
     "name_prompt_accuracy": "sub-category, last prompt token",
 }
-_PROBE_TITLES = ["probe", "model", "seen", "unseen", "all", "n"]
+EXAMPLES = 8  # traces, two a pair
+_RECORDED = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
+_ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
+_FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
+          ("traces", "Reasoning traces"), ("probing", "Probing"))
+_LATER = (("training", "Training by reinforcement (03)"), ("stage1", "Stage 1 and forgetting (02)"),
+          ("data", "Data (01)"), ("world", "World (00)"))
+_LAST = (("parameters", "Parameters"), ("cost", "Times, memory and versions"))
+
+
+def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write report.html from the rows of summary.json and the records of the finished stages.
+
+    Raises: UserError: a file of a finished stage is damaged or not what the stage recorded.
+    """
+    import jinja2
+
+    run_dir = Path(run_dir)
+    records = {stage: read_record(run_dir / stage, *_RECORDED)
+               for stage in STAGES if is_current(run_dir, stage)}
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
+    text = environment.from_string(template).render(_content(run_dir, records, rows))
+    # JSON can hold a lone surrogate, a text file cannot
+    atomic_write_text(run_dir / "report.html", text.encode("utf-8", "replace").decode("utf-8"))
+    return run_dir / "report.html"
+
+
+def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mapping]) -> dict[str, Any]:
+    """All that the template shows."""
+    from finer1_lib.traces.sheet import STYLE
+
+    labels = labels_in(run_dir)
+    evaluated, last = "04_evaluation" in records, list(records.values())[-1] if records else {}
+    figures = figures_of(run_dir, records)
+    main = [(f"Right answers (%), {scorer} scorer", *main_table(rows, scorer, labels))
+            for scorer in ("strict", "official")]
+    faults = [half(fault_table(rows, setting, labels), setting, kind)
+              for setting in ("closed_world", "open_world") for kind in CATEGORIES]
+    main, faults = ([table for table in tables if table[2]] for tables in (main, faults))
+    probed = probing(run_dir, rows, labels) if "05_probing" in records else {}
+    content = {
+        "main": main,
+        "faults": faults,
+        "differences": differences(run_dir, labels) if evaluated else None,
+        "orderings": orderings(run_dir, labels) if evaluated else None,
+        "paper": paper(run_dir) if evaluated else None,
+        "traces": _traces(run_dir, labels) if evaluated else None,
+        "probing": probed,
+    }
+    filled = {
+        "results": main or faults,
+        "differences": any(content[key] for key in ("differences", "orderings", "paper")),
+        "traces": content["traces"],
+        "probing": any(probed.get(key) for key in ("rows", "more", "judged")),
+    }
+    shown = {key: bool(filled.get(key) or figures[key]) for key in figures}
+    contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
+    measured = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
+    counts = {row["categories"]: row["n"] for row in rows
+              if row["dataset"] == "average" and (row["setting"], row["metric"]) in measured}
+    return {
+        **content,
+        "run": run_dir.name,
+        "partial": coverage_of(run_dir),
+        "facts": _facts(run_dir, records, labels),
+        "reading": _reading(run_dir, content["paper"]),
+        "absent": [stage for stage in STAGES if stage not in records],
+        "contents": [entry for entry in contents if shown.get(entry[0], True)],
+        "shown": shown,
+        "images": figures,
+        "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
+        "later": [entry for entry in _LATER if shown[entry[0]]],
+        "parameters": [(stage, [[name, _text(value)] for name, value in record["parameters"].items()])
+                       for stage, record in records.items()],
+        "costs": [[stage, f"{record['seconds'] / 60:.1f}", record["opened"],
+                   ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items()),
+                   record["device"], record["written"]] for stage, record in records.items()],
+        "versions": [*last["versions"].items(), ("git commit", last.get("git_commit") or "no checkout")]
+                    if last else [],
+        "keys": KEYS,
+        "rows": [["" if row[key] is None else round(row[key], 4) if isinstance(row[key], float) else row[key]
+                  for key in KEYS] for row in rows],
+        "trace_style": STYLE,
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any]]]:
@@ -82,12 +171,12 @@ def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, 
     """Each pair of models of 04's comparisons.csv by the columns of the main table."""
     keys = ("first", "second", "setting", "metric", "categories")
     found = read_table(run_dir / "04_evaluation" / "comparisons.csv",
-                       (*keys, "difference", "low", "high", "reading"))  # fmt: skip
+                       (*keys, "difference", "low", "high", "reading"))
     if not found:
         return None
     cells = {tuple(row[key] for key in keys): row for row in found}
     columns = {f"{words}, {kind}": (setting, metric, kind)
-               for setting, metric, words in MAIN_SETTINGS for kind in CATEGORIES}  # fmt: skip
+               for setting, metric, words in MAIN_SETTINGS for kind in CATEGORIES}
     pairs = list(dict.fromkeys((row["first"], row["second"]) for row in found))
     shown = [[cells.get((*pair, *column)) for column in columns.values()] for pair in pairs]
     tested = [row for line in shown for row in line if row]
@@ -97,7 +186,7 @@ def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, 
         "rows": [[" minus ".join(label_of(model, labels) for model in pair),
                   *(points(row) if row else "-" for row in line)] for pair, line in zip(pairs, shown)],
         "summary": f"{clear} of {len(tested)} differ from zero; among so many tests, a few would by chance.",
-    }  # fmt: skip
+    }
 
 
 def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
@@ -111,7 +200,7 @@ def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, An
 
     titles = ["claim of the paper", "its figure", "categories", "here", "here, points", "remark"]
     rows = [[row["claim"], row["figure"], row["categories"], row["holds"], points(row), row["remark"] or ""]
-            for row in found]  # fmt: skip
+            for row in found]
     frame = pd.DataFrame(found).assign(remark=[row["remark"] or "" for row in found])
     return {"titles": titles, "rows": rows, "summary": findings(frame, labels)}
 
@@ -127,15 +216,15 @@ def probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -
               *(_number(found.get(kind)) for kind in (*CATEGORIES, "all")),
               max(row["n"] for row in found.values())]
         for key, found in cells.items()
-    }  # fmt: skip
+    }
     found = read_table(run_dir / "05_probing" / "comparisons.csv",
                        ("metric", "variant", "model", "reference", "difference", "low", "high", "reading"))
     judged = [[_probe(row["metric"], row["variant"]), label_of(row["model"], labels),
                label_of(row["reference"], labels), points(row, 1, "+.3f"),
                "-" if row.get("margin") is None else f"{row['margin']:.3g}", row["reading"]]
-              for row in found or []]  # fmt: skip
+              for row in found or []]
     return {
-        "titles": _PROBE_TITLES,
+        "titles": ["probe", "model", "seen", "unseen", "all", "n"],
         "rows": [line for key, line in lines.items() if key[0] in PROBES and key[1] is None],
         "more": [line for key, line in lines.items() if key[0] not in PROBES or key[1] is not None],
         "judged_titles": ["probe", "model", "reference", "difference", "margin", "reading"],
@@ -169,112 +258,6 @@ def paper(run_dir: Path) -> dict[str, Any]:
         return {"refused": f"{reason[:1].upper()}{reason[1:]}."}
     titles, rows = lines_of(found)
     return {"refused": "", "titles": titles, "rows": rows, "notes": notes(found)}
-
-
-def short(value: Any) -> Any:
-    """A cell of summary.json: nothing for None, four decimals of a float."""
-    return "" if value is None else round(value, 4) if isinstance(value, float) else value
-
-
-def parameters(record: Mapping[str, Any]) -> list[list[str]]:
-    """Names and values of a stage's parameters, as text."""
-    return [[name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
-            for name, value in record["parameters"].items()]  # fmt: skip
-
-
-def cost(stage: str, record: Mapping[str, Any]) -> list[Any]:
-    """What a stage took, as the cells of one line."""
-    memory = ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items())
-    minutes = f"{record['seconds'] / 60:.1f}"
-    return [stage, minutes, record["opened"], memory, record["device"], record["written"]]
-
-
-def versions(record: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-    """Packages and commit behind a stage."""
-    return [*record.get("versions", {}).items(), ("git commit", record.get("git_commit") or "no checkout")]
-
-
-EXAMPLES = 8  # traces, two a pair
-_RECORDED = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
-_ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
-_FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
-          ("traces", "Reasoning traces"), ("probing", "Probing"))  # fmt: skip
-_LATER = (("training", "Training by reinforcement (03)"), ("stage1", "Stage 1 and forgetting (02)"),
-          ("data", "Data (01)"), ("world", "World (00)"))  # fmt: skip
-_LAST = (("parameters", "Parameters"), ("cost", "Times, memory and versions"))
-
-
-def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write report.html from the rows of summary.json and the records of the finished stages.
-
-    Raises: UserError: a file of a finished stage is damaged or not what the stage recorded.
-    """
-    import jinja2
-
-    run_dir = Path(run_dir)
-    records = {stage: read_record(run_dir / stage, *_RECORDED)
-               for stage in STAGES if is_current(run_dir, stage)}
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
-    text = environment.from_string(template).render(_content(run_dir, records, rows))
-    # JSON can hold a lone surrogate, a text file cannot
-    atomic_write_text(run_dir / "report.html", text.encode("utf-8", "replace").decode("utf-8"))
-    return run_dir / "report.html"
-
-
-def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mapping]) -> dict[str, Any]:
-    """All that the template shows."""
-    from finer1_lib.traces.sheet import STYLE
-
-    labels = labels_in(run_dir)
-    evaluated = "04_evaluation" in records
-    figures = figures_of(run_dir, records)
-    main = [(f"Right answers (%), {scorer} scorer", *main_table(rows, scorer, labels))
-            for scorer in ("strict", "official")]  # fmt: skip
-    faults = [half(fault_table(rows, setting, labels), setting, kind)
-              for setting in ("closed_world", "open_world") for kind in CATEGORIES]  # fmt: skip
-    main, faults = ([table for table in tables if table[2]] for tables in (main, faults))
-    probed = probing(run_dir, rows, labels) if "05_probing" in records else {}
-    content = {
-        "main": main,
-        "faults": faults,
-        "differences": differences(run_dir, labels) if evaluated else None,
-        "orderings": orderings(run_dir, labels) if evaluated else None,
-        "paper": paper(run_dir) if evaluated else None,
-        "traces": _traces(run_dir, labels) if evaluated else None,
-        "probing": probed,
-    }
-    filled = {
-        "results": main or faults,
-        "differences": any(content[key] for key in ("differences", "orderings", "paper")),
-        "traces": content["traces"],
-        "probing": any(probed.get(key) for key in ("rows", "more", "judged")),
-    }
-    shown = {key: bool(filled.get(key) or figures[key]) for key in figures}
-    contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
-    measured = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
-    counts = {row["categories"]: row["n"] for row in rows
-              if row["dataset"] == "average" and (row["setting"], row["metric"]) in measured}  # fmt: skip
-    return {
-        **content,
-        "run": run_dir.name,
-        "partial": coverage_of(run_dir),
-        "facts": _facts(run_dir, records, labels),
-        "reading": _reading(run_dir, content["paper"]),
-        "absent": [stage for stage in STAGES if stage not in records],
-        "contents": [entry for entry in contents if shown.get(entry[0], True)],
-        "shown": shown,
-        "images": figures,
-        "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
-        "later": [entry for entry in _LATER if shown[entry[0]]],
-        "parameters": [(stage, parameters(record)) for stage, record in records.items()],
-        "costs": [cost(stage, record) for stage, record in records.items()],
-        "versions": versions(list(records.values())[-1]) if records else [],
-        "keys": KEYS,
-        "rows": [[short(row[key]) for key in KEYS] for row in rows],
-        "trace_style": STYLE,
-    }
 
 
 def _guide(run_dir: Path) -> Mapping[str, Any]:
@@ -341,7 +324,7 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
     guide = _guide(run_dir)
     root = run_dir / read_json(run_dir / "01_data" / "data.json").get("image_root", "")
     examples = choose_examples(records, guide=guide, labels=labels, number=EXAMPLES,
-                               seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])  # fmt: skip
+                               seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])
     missing, pairs = set(), {}
     for example in examples:
         try:
