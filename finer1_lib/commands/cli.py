@@ -193,7 +193,8 @@ def _report(
     more: Sequence[str] = (),
 ) -> None:
     """Print and write the findings, and end in an error if something fails."""
-    show_table(f"{command}: {about['preset']}", ["check", "", "what, and where", "how to fix it"],
+    title = f"{command}: {about['preset']}" + (f", run {about['run']}" if "run" in about else "")
+    show_table(title, ["check", "", "what, and where", "how to fix it"],
                [[one.check, one.level, f"{one.what}\n{one.where}".strip(), one.mend] for one in findings])
     print(*more, sep="\n", end="\n" if more else "")
     print(", ".join(f"{number} {level}" for level, number in counts(findings).items()))

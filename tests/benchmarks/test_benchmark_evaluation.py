@@ -73,7 +73,7 @@ def test_both_ways_answer_alike_and_their_parts_add_up(run, asked):
     assert found["processor_ratio"] == spent["release"] / spent["kit"] and min(spent.values()) > 0
 
 
-def test_the_release_prepares_each_picture_for_each_question_two_at_a_time(run, asked, monkeypatch):
+def test_the_release_prepares_each_image_for_each_question_two_at_a_time(run, asked, monkeypatch):
     loaded = models.load(run / "base")
     seen, passes, prepared = [], [], []
     loaded.model.model.visual.register_forward_pre_hook(lambda module, args: seen.append(1))
@@ -101,7 +101,7 @@ def test_the_watch_leaves_no_hook_behind_and_tells_prompts_from_tokens(run, aske
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-def test_other_answers_are_told(run, asked, monkeypatch):
+def test_other_answers_are_reported(run, asked, monkeypatch):
     answers = benchmark_answers.release_answers
     monkeypatch.setattr(benchmark_answers, "release_answers",
                         lambda *args, **options: ["another", *answers(*args, **options)[1:]])  # fmt: skip
@@ -143,7 +143,7 @@ def test_the_larger_model_is_ten_times_the_shipped_one(tmp_path):
     assert 30e6 < count < 40e6
 
 
-def test_a_run_is_measured_and_told(run, tmp_path, monkeypatch):
+def test_a_run_is_measured_and_reported(run, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_evaluation, "larger_checkpoint", lambda base, folder, seed: (
         tiny_checkpoint.build(folder, seed=1, hidden=64)))  # fmt: skip
     monkeypatch.setattr(benchmark_similarity, "BASE_SIZE", TOWER)
@@ -186,6 +186,6 @@ def test_tables_by_hand():
     ({"sizes": []}, "sizes are some of"),
     ({"run_name": "none"}, "not finished 02_cot_sft"),
 ])  # fmt: skip
-def test_mistakes_are_told(run, options, words):
+def test_mistakes_are_reported(run, options, words):
     with pytest.raises(UserError, match=words):
         measure_run(**{"run_name": run.name, "output_root": str(run.parent), "items": 2, **options})

@@ -180,7 +180,7 @@ def test_all_doubles_are_listed_and_the_other_checks_go_on(world, tmp_path):
     assert "47 images opened whole" in said(findings, "whole images", "pass")
 
 
-def test_mistakes_of_several_kinds_are_all_told_and_none_is_the_kits(world, tmp_path):
+def test_mistakes_of_several_kinds_are_all_reported_and_none_is_the_kits(world, tmp_path):
     findings = own_folder(world, tmp_path, broken_and_misnamed)
     told = said(findings, "data", "fail")
     assert "Gale, Wren" in told and "reads as the same name" in told
@@ -200,13 +200,13 @@ def test_the_question_is_shown_as_it_will_be_put(world, tmp_path):
     assert "of 'bird': What species is this bird?" in said(made, "data", "pass")
 
 
-def test_pictures_that_are_left_out_are_counted(world, tmp_path):
+def test_images_that_are_left_out_are_counted(world, tmp_path):
     findings = own_folder(world, tmp_path, lambda photos: [
         (photos / f"bird/Fen_Wren/{shot}.HEIC").write_bytes(b"x") for shot in range(4)])
     assert "not read: 4 .heic" in said(findings, "data", "warn")
 
 
-def test_a_table_of_genera_is_held_against_the_names(world, tmp_path):
+def test_a_table_of_genera_is_compared_with_the_names(world, tmp_path):
     table = tmp_path / "genera.csv"
     table.write_bytes("sub_category,genus\nB\xfclb\xfcl,x\n".encode("latin-1"))
     assert "no UTF-8" in said(own_folder(world, tmp_path, taxonomy_file=str(table)), "data", "fail")
@@ -293,7 +293,7 @@ def test_a_planted_fault_is_caught_by_its_check_alone(tmp_path, name):
     assert all(one.mend for one in caught)
 
 
-def test_pictures_of_other_sizes_in_training_than_in_evaluation_are_told_of(world):
+def test_images_of_other_sizes_in_training_than_in_evaluation_are_reported(world):
     tested = ("04_evaluation", "05_probing")
     for stages, differ in ((tested, True), (("02_cot_sft", "03_tapo", *tested), False)):
         settings = [f"{stage}.{name}" for stage in stages for name in ("min_pixels=784", "max_pixels=3136")]
@@ -301,7 +301,7 @@ def test_pictures_of_other_sizes_in_training_than_in_evaluation_are_told_of(worl
         assert any("of different sizes" in one.what for one in found) is differ
 
 
-def test_records_asked_in_other_words_are_named(world, tmp_path):
+def test_records_made_with_other_prompts_are_named(world, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(world.plan().run_dir, run)
     file = run / "04_evaluation/records.jsonl"
@@ -320,7 +320,7 @@ def test_a_users_prompts_take_part_in_the_hashes(world, tmp_path):
     assert [one.level for one in examine(Subject(plan), {"prompts": CHECKS["prompts"]})] == ["fail"]
 
 
-def test_a_checkout_with_other_prompts_is_told_of(world, tmp_path):
+def test_a_checkout_with_other_prompts_is_reported(world, tmp_path):
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval/evaluation.py").write_text('A = "{Question} {Options} Say."\nB = "{Question} Say."\n')
     found = only(Subject(world.plan(release=str(tmp_path))), "prompts")
@@ -330,7 +330,7 @@ def test_a_checkout_with_other_prompts_is_told_of(world, tmp_path):
     assert [one.level for one in only(Subject(plan), "prompts")] == ["pass"]
 
 
-def test_the_cap_is_held_against_the_95th_percentile(world, monkeypatch):
+def test_the_cap_is_compared_with_the_95th_percentile(world, monkeypatch):
     """Twenty rationales of 1 to 20 words, each with the token that ends it: 95 of 100 have up to 19 + 1."""
     monkeypatch.setattr(texts, "cached_file", lambda checkpoint, name: None)
     monkeypatch.setattr("finer1_lib.training.memory.TOKENS_PER_WORD", 1)
@@ -345,7 +345,7 @@ def test_the_cap_is_held_against_the_95th_percentile(world, monkeypatch):
     assert levels_at(20) == ["pass"] * 3 and levels_at(19) == ["warn", "fail", "pass"]
 
 
-def test_before_a_teacher_is_asked_its_word_limit_stands_for_the_rationales(world, tmp_path):
+def test_before_a_teacher_is_queried_its_word_limit_is_for_the_rationales(world, tmp_path):
     plan = dataclasses.replace(world.plan("03_tapo.max_new_tokens=200", teacher_words=180), run_dir=tmp_path)
     found = only(Subject(plan), "completion cap")
     assert [one.level for one in found] == ["warn", "fail", "pass"] and "252" in found[1].what  # 180 x 1.4
@@ -379,7 +379,7 @@ def test_a_folder_that_may_not_be_written_fails(world, monkeypatch):
     assert [(one.level, one.what) for one in found] == [("fail", "no permission to write")]
 
 
-def test_memory_is_held_against_the_plan_and_a_missing_gpu_is_told(world, monkeypatch):
+def test_memory_is_compared_with_the_plan_and_a_missing_gpu_is_reported(world, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     small = only(Subject(world.plan(), gpu_bytes=2**20), "memory")
     assert {one.level for one in small} == {"fail"} and "the GPU has 0.0" in small[0].what
@@ -467,7 +467,7 @@ def test_other_counts_fail_unless_allowed(world, trees, monkeypatch):
     assert "not the official ones" in said(findings, "data", "warn") and "fail" not in levels(findings)
 
 
-def test_every_broken_picture_is_counted_headers_included(world, trees):
+def test_every_broken_image_is_counted_headers_included(world, trees):
     birds = sorted((trees / "CUB_200_2011/images").rglob("*.jpg"))
     birds[3].write_bytes(b"")
     birds[9].write_bytes(birds[9].read_bytes()[:400])
@@ -477,7 +477,7 @@ def test_every_broken_picture_is_counted_headers_included(world, trees):
     assert told.what.startswith("2 images cannot be read") and birds[3].name in told.where
 
 
-def test_one_picture_in_two_data_sets_is_named(world, trees):
+def test_one_image_in_two_data_sets_is_named(world, trees):
     birds, pets = (sorted((trees / folder).rglob("*.jpg")) for folder in ("CUB_200_2011", "oxford-iiit-pet"))
     shutil.copy(birds[0], pets[0])  # both for training
     findings = examined(world, trees)
@@ -614,7 +614,7 @@ def test_the_command_ends_with_2_only_where_something_fails(world, tmp_path, mon
 # ---------------------------------------------------------------- systems
 
 
-def test_systems_that_cannot_be_asked_or_may_not_be_the_papers(tmp_path, monkeypatch):
+def test_systems_that_cannot_be_queried_or_may_not_be_the_papers(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
     from finer1_lib.commands.doctor.machine import systems

@@ -52,7 +52,7 @@ def test_what_peft_targets_and_what_stays_frozen(name, vision):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_full_training_frees_what_was_asked_for(name):
+def test_full_training_trains_the_requested_parts(name):
     shape = shape_of(name)
     rest = shape.counts["vision"] + shape.counts["projector"]
     assert shape.trained(Trainable("full")) == shape.parameters - rest

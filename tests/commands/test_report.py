@@ -312,7 +312,7 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path):
     assert "traces" in write_report(run, ROWS).read_text()
 
 
-def test_without_records_guide_pictures_or_tables(tmp_path):
+def test_without_records_guide_images_or_tables(tmp_path):
     run = a_run(tmp_path / "a" / "run", guide={})
     page = page_of(run)
     assert "without a field guide" in page.shown and "guide: red" not in page.shown
@@ -330,7 +330,7 @@ def test_without_records_guide_pictures_or_tables(tmp_path):
     assert "traces" in [attributes["id"] for attributes in page.all("section")] and page.problems == []
 
 
-def test_what_was_taken_over_is_told_and_its_cost_is_not_this_machine_s(tmp_path):
+def test_what_was_taken_over_is_reported_and_its_cost_is_not_this_machine_s(tmp_path):
     run = a_run(tmp_path / "run")
     assert "not of this machine" not in page_of(run).shown and "9 min" in page_of(run).shown
     file = run / "03_tapo" / "stage.json"
@@ -356,7 +356,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("name", "content", "told"), DAMAGES, ids=[" ".join(case[::2]) for case in DAMAGES])
-def test_damage_is_told_in_one_line_and_the_old_page_stays(tmp_path, name, content, told):
+def test_damage_is_reported_in_one_line_and_the_old_page_stays(tmp_path, name, content, told):
     run = a_run(tmp_path / "run")
     (run / "report.html").write_text("old")
     (run / name).write_bytes(content)
