@@ -113,7 +113,7 @@ def test_every_value_of_the_paper_names_its_source(name):
                 assert re.search(r"# .*(paper|release|our choice)", rest), f"{file.name}: {line}"
 
 
-PAPER = {  # METHOD 2 and 3
+PAPER = {  # Fine-R1 (arXiv 2602.07605), Section 5.1; where it is silent the release, as the files' comments say
     "02_cot_sft": dict(finetuning="full", full_learning_rate=5e-6, cot_epochs=10, weight_decay=0.1,
                        warmup_steps=6, batch_size=64, train_vision_tower=False, train_projector=False),
     "03_tapo": dict(n_anchor=5, n_positive=5, gamma=0.01, eta1=0.03, eta2=0.03, learning_rate=1e-6,
