@@ -166,7 +166,7 @@ def test_without_a_kit_it_says_so(command, monkeypatch, tmp_path):
 
 
 def test_a_closed_stdout_stops_nothing(kit):
-    code = "import sys; sys.stdout = None; sys.argv[1:] = ['list']; from finer1_lib.cli import main; main()"
+    code = "import sys; sys.stdout = None; sys.argv[1:] = ['list']; from finer1_lib.commands.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=fixture_kit.environment(kit), capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -383,7 +383,7 @@ def test_a_users_mistake_in_a_notebook(kit):
     words = ("run", "toy", "--run-name", "user", *SHORT)
     code, out, error = fixture_kit.finer1(kit, *words, "--set", "01_data.fault=user")
     assert code == 2 and one_line(error)
-    assert error == "finer1: 01_data: the picture wren.png is truncated: save it again\n"
+    assert error == "finer1: 01_data: the image wren.png is truncated: save it again\n"
     assert "02_cot_sft" not in out
     code, out, error = fixture_kit.finer1(kit, *words)  # mended: goes on, and the failed copy is gone
     assert (code, error) == (0, "") and "00_miniature_world finished earlier" in out

@@ -14,9 +14,9 @@ from finer1_lib.commands.doctor.rows import NotYet, Row, fail, passed, refused, 
 from finer1_lib.commands.doctor.subject import DATA, Subject
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.data_sets.catalogue import copies_named
+from finer1_lib.runs.parameters import path_kind
 
 SAMPLE = 300  # pictures that --quick opens
-NAMED = ("_file", "_root", "release", "_from")  # endings of parameters that name a path
 PER_TOKEN = 28 * 28  # pixels of an image token
 TRAINED, TESTED = ("02_cot_sft", "03_tapo"), ("04_evaluation", "05_probing")
 
@@ -77,7 +77,7 @@ def named_files(subject: Subject) -> list[Row]:
         for name, value in values.items():
             if name == "data_root" and filled:
                 continue
-            if name.endswith(NAMED) and name != "output_root" and value and "://" not in value:
+            if path_kind(name) == "path" and name != "output_root" and value and "://" not in value:
                 named[value].append(f"{stage}.{name}")
     absent = [path for path in named if not os.path.exists(os.path.expanduser(path))]
     rows = [fail(f"{path} is not there", ", ".join(named[path]), "correct the path, or leave it empty")
