@@ -80,6 +80,7 @@ def run(
                      " the kit made; without it such a stage is computed again."),
     ] = False,
 ) -> None:
+    from finer1_lib.commands.finish import finish_run
     from finer1_lib.runs.runner import chosen_stages, clock, run_chain
 
     began = time.monotonic()
@@ -90,7 +91,7 @@ def run(
     settings = settings or []
     stages = chosen_stages(first, last, settings)
     plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings)
-    report = run_chain(plan, stages, say, keep_finished)
+    report = run_chain(plan, stages, say, keep_finished, finish_run)
     if report is not None:
         _print_table(plan.run_dir)
         say(f"report: {report}")

@@ -1,12 +1,10 @@
-"""How an address is reached: by which proxy and which certificates, as the shell's variables say.
+"""How an address is reached: proxy and certificates as the shell's variables say.
 
     client_options("http://localhost:8000/v1")  ->  {"trust_env": False, "proxy": None, "verify": True}
 
-An address on this machine is never asked for through a proxy. A setting that cannot work is one line with
-the variable's name; a proxy's address is not in it, which may hold a password.
-
-Source: our choice; the variables are those of curl (http_proxy, https_proxy, all_proxy, no_proxy) and of
-OpenSSL.
+The variables are those of curl (http_proxy, https_proxy, all_proxy, no_proxy) and of OpenSSL. An address on this
+machine never goes through a proxy. An invalid setting is one line with the variable's name; a proxy's address,
+which may hold a password, is not in it.
 """
 
 import importlib.util
@@ -49,11 +47,7 @@ def proxy_of(address: str) -> tuple[Optional[str], str]:
 
 
 def client_options(address: str) -> dict[str, Any]:
-    """Arguments of an httpx client for one address.
-
-    Raises:
-        UserError: a proxy or certificates that cannot be used, by the variable's name.
-    """
+    """Arguments of an httpx client for one address; UserError for an unusable proxy or certificate setting."""
     import httpx
 
     proxy, name = proxy_of(address)
@@ -65,12 +59,12 @@ def client_options(address: str) -> dict[str, Any]:
         if found and not (found.url.host and 0 < (found.url.port or 1) < 2**16):
             raise ValueError(proxy)
     except (httpx.InvalidURL, ValueError):
-        raise UserError(f"{name} names no proxy: give http://host:port, or unset it") from None
+        raise UserError(f"{name} is not a proxy: give http://host:port, or unset it") from None
     return {"trust_env": False, "proxy": found, "verify": _certificates(address)}
 
 
 def _certificates(address: str) -> "ssl.SSLContext | bool":
-    """What the server's certificate is held against; True for the usual authorities."""
+    """What the server's certificate is checked against; True for the usual authorities."""
     if not address.startswith("https:"):
         return True
     for name, kind, there in (
@@ -90,7 +84,7 @@ def _certificates(address: str) -> "ssl.SSLContext | bool":
 
 
 def settings_named(address: str) -> str:
-    """Which of the shell's settings may be why an address was not reached, to end a message with; "" for none."""
+    """The end of a message: which of the shell's settings may be why an address was not reached; "" for none."""
     try:
         client_options(address)
     except UserError as error:

@@ -23,15 +23,6 @@ NEEDS = {
     "04_evaluation": ("00_miniature_world", "01_data", "02_cot_sft", "03_tapo"),
     "05_probing": ("00_miniature_world", "01_data", "02_cot_sft", "03_tapo", "04_evaluation"),
 }
-OUTSIDE = (
-    "_root",
-    "_file",
-    "_model",
-    "checkpoint",
-    "encoder",
-    "release",
-    "_from",
-)  # endings of parameters that may name the user's own files
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\Z")
 _LONGEST = 100  # characters of a run's name: names of files are made of it
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)", re.IGNORECASE)  # on Windows, with any ending

@@ -48,6 +48,20 @@ _RULES = (  # (in words, test, the parameters of any notebook that it is for); e
 _BOUNDS = {name: (words, test) for words, test, names in _RULES for name in names.split()}
 _BELOW = ": write a plain value there, and put what is computed or run into a cell below the parameters cell"
 
+_PATHS = {  # endings of parameters' names
+    **dict.fromkeys(("_root", "_file", "release", "_from"), "path"),
+    **dict.fromkeys(("_model", "checkpoint", "encoder"), "checkpoint"),
+    "more_models": "entries",
+}  # fmt: skip
+
+
+def path_kind(name: str) -> str:
+    """What a parameter points to, by its name: "" for nothing outside the run.
+
+    "path" is a file or folder of the user's, "checkpoint" a folder or a Hub id, "entries" a list of LABEL=CHECKPOINT.
+    """
+    return next((kind for ending, kind in _PATHS.items() if name.endswith(ending)), "")
+
 
 @dataclass(frozen=True)
 class Parameter:

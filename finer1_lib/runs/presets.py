@@ -17,7 +17,7 @@ from typing import Any, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_yaml
-from finer1_lib.runs.chain import OUTSIDE, STAGES, find_run, kit_folder
+from finer1_lib.runs.chain import STAGES, find_run, kit_folder
 from finer1_lib.runs.parameters import (
     Parameter,
     check_parameters,
@@ -25,6 +25,7 @@ from finer1_lib.runs.parameters import (
     from_text,
     nearest,
     parse_parameters,
+    path_kind,
 )
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
@@ -232,8 +233,8 @@ def _read_settings(
             )
         value = from_text(text, cells[stage].get(name), f"--set {left}")
         typed[stage] |= check_parameters({name: value}, cells[stage], f"--set {stage}")
-        mine = name.endswith(("_root", "_file", "release", "_from")) and value and "://" not in value
-        if mine and not os.path.exists(where := os.path.abspath(os.path.expanduser(value))):
+        named = path_kind(name) == "path" and value and "://" not in value
+        if named and not os.path.exists(where := os.path.abspath(os.path.expanduser(value))):
             raise UserError(f"--set {setting}: {where} does not exist")
     return typed
 
@@ -244,13 +245,13 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
     A relative one counts from the current folder, else from the kit; what exists in neither place (a hub id,
     say) is left as it is, but for a folder that is still to be filled.
     """
-    if isinstance(value, list) and name == "more_models":  # "label=checkpoint" or "label=answer:checkpoint"
+    if isinstance(value, list) and path_kind(name) == "entries":  # "label=checkpoint" or "label=answer:checkpoint"
         from finer1_lib.core.checkpoint_names import read_entry
 
         wheres = [read_entry(str(entry))[2] for entry in value]
         return [str(entry).removesuffix(where) + _absolute_weights(where, kit)
                 for entry, where in zip(value, wheres)]
-    if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
+    if name == "output_root" or not path_kind(name) or not isinstance(value, str) or not value:
         return value
     for folder in (Path.cwd(), kit):
         path = folder / os.path.expanduser(value)

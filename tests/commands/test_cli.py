@@ -132,9 +132,9 @@ PRESET_MISTAKES = [
     ("03_tapo.yaml", "- a", "must hold lines `key: value`"),
     ("03_tapo.yaml", "a: [", "is not YAML"),
     ("03_tapo.yaml", "steps: 1\nrate: 2.0\nsteps: 2", "has the key 'steps' twice (line 3): remove one"),
-    ("03_tapo.yaml", "names: " + 20_000 * "[", "is nested too deep to be read"),
-    ("03_tapo.yaml", "names: " + 20_000 * "{a: ", "is nested too deep to be read"),
-    ("03_tapo.yaml", b"steps: 2\nimage_root: bild\xe4er", "is not UTF-8 (line 2): save it with the encoding UTF-8"),
+    ("03_tapo.yaml", "names: " + 20_000 * "[", "is nested too deeply to be read"),
+    ("03_tapo.yaml", "names: " + 20_000 * "{a: ", "is nested too deeply to be read"),
+    ("03_tapo.yaml", b"steps: 2\nimage_root: bild\xe4er", "line 2 is not UTF-8: save it as UTF-8"),
     ("03_tapo.yaml", "rate: 2024-13-45", "is not YAML"),
     ("03_tapo.yaml", "seed: 1\nsteps: 010", "010 (line 2) is another number in YAML, of base 8 or 60"),
     ("03_tapo.yaml", "steps: 1:30", "1:30 (line 1) is another number in YAML, of base 8 or 60"),
@@ -377,7 +377,7 @@ def test_a_users_mistake_in_a_notebook(kit):
     words = ("run", "toy", "--run-name", "user", *SHORT)
     code, out, error = fixture_kit.finer1(kit, *words, "--set", "01_data.fault=user")
     assert code == 2 and one_line(error)
-    assert error == "finer1: 01_data: the picture wren.png is truncated: save it again\n"
+    assert error == "finer1: 01_data: the image wren.png is truncated: save it again\n"
     assert "02_cot_sft" not in out
     code, out, error = fixture_kit.finer1(kit, *words)  # mended: goes on, and the failed copy is gone
     assert (code, error) == (0, "") and "00_miniature_world finished earlier" in out

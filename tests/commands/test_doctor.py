@@ -209,7 +209,7 @@ def test_images_that_are_left_out_are_counted(world, tmp_path):
 def test_a_table_of_genera_is_compared_with_the_names(world, tmp_path):
     table = tmp_path / "genera.csv"
     table.write_bytes("sub_category,genus\nB\xfclb\xfcl,x\n".encode("latin-1"))
-    assert "no UTF-8" in said(own_folder(world, tmp_path, taxonomy_file=str(table)), "data", "fail")
+    assert "not UTF-8" in said(own_folder(world, tmp_path, taxonomy_file=str(table)), "data", "fail")
     table.write_text("sub_category,genus\n" + "".join(f"{name},Wren\n" for name in NAMES))
     found = own_folder(world, tmp_path / "b", taxonomy_file=str(table))
     assert "a genus is given to 5 of 5 names" in said(found, "data", "pass")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import finer1_lib
+from finer1_lib.commands.finish import finish_run
 from finer1_lib.core import files, hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
@@ -85,7 +86,7 @@ def played(kit, monkeypatch):
         plan = presets.make_plan(kit, "toy", settings=settings)
         computed.clear()
         said = []
-        runner.run_chain(plan, runner.chosen_stages(first, last), said.append, keep)
+        runner.run_chain(plan, runner.chosen_stages(first, last), said.append, keep, finish_run)
         return said, sorted({*computed})
 
     plan = None

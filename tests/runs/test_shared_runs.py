@@ -17,6 +17,7 @@ import fixture_kit
 import pytest
 
 from finer1_lib.commands import cli
+from finer1_lib.commands.finish import finish_run
 from finer1_lib.core import files
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
@@ -123,7 +124,7 @@ def toy(tmp_path_factory):
     """A toy kit with a finished run: (kit, its plan)."""
     kit = fixture_kit.build(tmp_path_factory.mktemp("kit"))
     plan = presets.make_plan(kit, "toy")
-    assert run_chain(plan, chain.STAGES, lambda line: None)
+    assert run_chain(plan, chain.STAGES, lambda line: None, finish=finish_run)
     return kit, plan
 
 
@@ -135,7 +136,7 @@ def test_a_finished_run_of_somebody_else_is_read_without_a_write_or_a_lock(toy, 
     said = []
     try:
         with another_user(plan.run_dir):
-            report = run_chain(plan, chain.STAGES, said.append)
+            report = run_chain(plan, chain.STAGES, said.append, finish=finish_run)
             assert Stage.open(FIRST, {"run_name": "toy", "output_root": str(plan.run_dir.parent),
                                       **{key: value for key, value in plan.parameters[FIRST].items()
                                          if key not in ("notebook", "run_name", "output_root")}}).finished

@@ -11,6 +11,7 @@ from finer1_lib.commands.doctor.subject import DATA, Subject
 from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, shortly, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.data_sets.catalogue import copies_named
+from finer1_lib.runs.parameters import path_kind
 
 SAMPLE = 300  # images that --quick opens
 PER_TOKEN = 28 * 28  # pixels of an image token
@@ -22,8 +23,7 @@ def named_paths(subject: Subject) -> dict[str, list[str]]:
     named: dict[str, list[str]] = defaultdict(list)
     for stage, values in subject.plan.parameters.items():
         for name, value in values.items():
-            is_path = name.endswith(("_file", "_root", "release", "_from")) and name != "output_root"
-            if is_path and value and "://" not in value:
+            if path_kind(name) == "path" and name != "output_root" and value and "://" not in value:
                 named[value].append(f"{stage}.{name}")
     return named
 
