@@ -53,14 +53,14 @@ class Bench:
     def __init__(self, plan: Plan, device: str, folder: Path, vllm: bool = False) -> None:
         self.plan, self.device, self.folder, self.vllm = plan, device, Path(folder), vllm
 
-    def get(self, stage: str, name: str, default: Any) -> Any:
-        """A stage's value; the default where its notebook has no such parameter."""
-        return self.plan.parameters[stage].get(name, default)
+    def get(self, stage: str, name: str) -> Any:
+        """A stage's value."""
+        return self.plan.parameters[stage][name]
 
     @property
     def checkpoint(self) -> str:
         """The preset's base."""
-        return str(self.get(WORLD, "base_checkpoint", "") or WEIGHTS)
+        return str(self.get(WORLD, "base_checkpoint") or WEIGHTS)
 
     def load(self, checkpoint: str) -> Any:
         """A checkpoint as stage 02 trains it."""
@@ -69,9 +69,9 @@ class Bench:
 
         trainable = work_of(SFT, self.plan.parameters[SFT]).trainable
         loaded = models.load(
-            checkpoint, backend=self.get(SFT, "backend", "transformers"), device=self.device,
-            load_in_4bit=self.get(SFT, "load_in_4bit", False), full_finetuning=trainable.full,
-            gradient_checkpointing=self.get(SFT, "gradient_checkpointing", False))
+            checkpoint, backend=self.get(SFT, "backend"), device=self.device,
+            load_in_4bit=self.get(SFT, "load_in_4bit"), full_finetuning=trainable.full,
+            gradient_checkpointing=self.get(SFT, "gradient_checkpointing"))
         return make_trainable(loaded, trainable)
 
     @cached_property
@@ -87,7 +87,7 @@ class Bench:
         from finer1_lib.models.encoding import Encoder, pixels_of, set_pixels
         from finer1_lib.training.memory import LARGEST_PICTURE
 
-        set_pixels(self.loaded.processor, self.get(stage, "min_pixels", 0), self.get(stage, "max_pixels", 0))
+        set_pixels(self.loaded.processor, self.get(stage, "min_pixels"), self.get(stage, "max_pixels"))
         most = min(pixels_of(self.loaded.processor)["max_pixels"], LARGEST_PICTURE)
         side = max(1, math.isqrt(most) // SIDE) * SIDE
         image = Image.effect_noise((side, side), 40 + seed).convert("RGB")
@@ -151,13 +151,13 @@ class Bench:
         """The largest micro-batch of a stage: all its rows with full completions, as the plan counts them."""
         from finer1_lib.training.memory import RATIONALE_TOKENS
 
-        rows = self.get(stage, "micro_batch_size", 8)
+        rows = self.get(stage, "micro_batch_size")
         if stage == SFT:
             ids, mask = self.completions(rows, RATIONALE_TOKENS)
             own, other = [self.prompt(stage, seed) for seed in range(rows)], []
         else:
-            group = self.get(stage, "n_anchor", 5) + self.get(stage, "n_positive", 5)
-            ids, mask = self.completions(rows, self.get(stage, "max_new_tokens", 256))
+            group = self.get(stage, "n_anchor") + self.get(stage, "n_positive")
+            ids, mask = self.completions(rows, self.get(stage, "max_new_tokens"))
             together = math.gcd(group, rows)  # rows of one group, as `sharing.bundle` keeps them
             prompts = [self.prompt(stage, seed) for seed in range(2 * rows // together)]
             own, other = ([p for p in half for _ in range(together)]
@@ -216,7 +216,7 @@ def small_run(bench: Bench) -> list[Row]:
     from finer1_lib.training.tapo_config import make_config
 
     loaded, (given, triplets) = bench.load(str(WEIGHTS)), examples(bench.folder)
-    where = f"{bench.get(SFT, 'backend', 'transformers')}, {str(loaded.dtype).removeprefix('torch.')}"
+    where = f"{bench.get(SFT, 'backend')}, {str(loaded.dtype).removeprefix('torch.')}"
     config = SftConfig(epochs=2, batch_size=4, micro_batch_size=2, warmup_steps=1)
     loaded = train_sft(loaded, given, config, bench.folder / "sft")
     config = make_config(
@@ -283,7 +283,7 @@ def unsloths(bench: Bench) -> list[Row]:
     from finer1_lib.training.tapo import build_trainer
     from finer1_lib.training.tapo_config import make_config
 
-    if bench.get(SFT, "backend", "transformers") != "unsloth":
+    if bench.get(SFT, "backend") != "unsloth":
         raise NotYet("the preset's backend is transformers")
     prompt, ids, mask, given = bench.answered()
     config = make_config("kit", n_anchor=1, n_positive=1, prompts_per_step=1, steps=2, micro_batch_size=2)
@@ -337,7 +337,7 @@ def memory(bench: Bench, stage: str) -> list[Row]:
     update, loaded = bench.largest(stage), bench.loaded
     bench.training(loaded.gradient_checkpointing or loaded.backend == "unsloth")
     with mended(f"a micro-batch of {stage}", loaded, training=True,
-                micro_batch_size=bench.get(stage, "micro_batch_size", 8)):
+                micro_batch_size=bench.get(stage, "micro_batch_size")):
         measured = bench.peak(update.backward)
     loaded.model.zero_grad()
     rows = plan(stage, bench.plan.parameters[stage], bench.checkpoint, completion=update.completion,

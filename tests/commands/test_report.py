@@ -13,9 +13,8 @@ import pytest
 from fixture_kit import CHECKOUT
 from PIL import Image, ImageChops, ImageStat
 
-from finer1_lib.commands.report import figures as report_figures, page as report_tables
-from finer1_lib.commands.report.figures import pack
-from finer1_lib.commands.report.page import write_report
+from finer1_lib.commands.report import page as report_page
+from finer1_lib.commands.report.page import pack, write_report
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.hashing import recorded_hashes
 from finer1_lib.data.rationales.filters import write_rationale
@@ -229,7 +228,7 @@ def test_every_figure_of_the_notebooks_has_a_caption():
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "stage.figure":
                     named |= {node.args[1].value} if isinstance(node.args[1], ast.Constant) else set()
     assert {"main_table", "montage", "reward"} <= named
-    assert named - set(report_figures.captions()) == set()
+    assert named - set(report_page.captions()) == set()
 
 
 def test_what_the_paper_comparison_says(tmp_path, monkeypatch):
@@ -260,8 +259,8 @@ def test_hostile_text_stays_text(tmp_path, monkeypatch):
                 records=[record("cot_sft", "Blue Wren", HOSTILE + "said", super_category=HOSTILE + "kind"),
                          record("cot_sft_tapo", "Red Wren", super_category=HOSTILE + "kind")])
     (run / "05_probing" / "figures" / f"{name}.png").write_bytes(png())
-    monkeypatch.setitem(report_figures.captions(), "own_01_data", (HOSTILE, HOSTILE + "see"))
-    monkeypatch.setattr(report_tables, "points", lambda *_: HOSTILE + "cell")
+    monkeypatch.setitem(report_page.captions(), "own_01_data", (HOSTILE, HOSTILE + "see"))
+    monkeypatch.setattr(report_page, "points", lambda *_: HOSTILE + "cell")
     page = page_of(run, [*ROWS, row(model="cot_sft_tapo", dataset="bird" + HOSTILE, variant=HOSTILE)])
     assert not page.all("script") and "<script" not in page.text and page.problems == []
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
@@ -438,8 +437,8 @@ def test_transparency_becomes_paper(tmp_path):
 
 def test_tables_are_read_with_numbers_and_gaps(tmp_path):
     (tmp_path / "a.csv").write_text('name,value\n"a, ""b""",0.5\n,nan\nc,\n')
-    assert report_tables.read_table(tmp_path / "a.csv", ("name",)) == [
+    assert report_page.read_table(tmp_path / "a.csv", ("name",)) == [
         {"name": 'a, "b"', "value": 0.5}, {"name": None, "value": None}, {"name": "c", "value": None}]
-    assert report_tables.read_table(tmp_path / "absent.csv", ("name",)) is None
-    assert report_tables.points({**COMPARISON, "low": None, "reading": "lower"}) == "+12.5 ▼"
-    assert report_tables.points({**COMPARISON, "difference": None}) == "-"
+    assert report_page.read_table(tmp_path / "absent.csv", ("name",)) is None
+    assert report_page.points({**COMPARISON, "low": None, "reading": "lower"}) == "+12.5 ▼"
+    assert report_page.points({**COMPARISON, "difference": None}) == "-"
