@@ -29,10 +29,7 @@ def run_script(context: typer.Context) -> None:
     if not (tests / "benchmarks" / f"{script}.py").is_file():
         raise UserError(f"{name}: no {tests / 'benchmarks' / script}.py: run it from a checkout of the kit")
     sys.path.insert(0, str(tests))
-    try:
-        module = importlib.import_module(f"benchmarks.{script}")
-    finally:
-        sys.path.remove(str(tests))
+    module = importlib.import_module(f"benchmarks.{script}")
     if code := module.app(context.args, prog_name=f"finer1 {name}", standalone_mode=False):
         raise typer.Exit(code)
 

@@ -40,14 +40,9 @@ def measure_run(
 ) -> dict[str, Any]:
     """`measure` on a finished run's triplets, settings of 03 and CoT SFT model.
 
-    Args:
-        run_name, output_root: as for `finer1 run`.
-        checkpoint, adapter: in place of the run's own; another checkpoint starts from a fresh adapter where
-            no `adapter` is given.
-        backend, repeats, say: as for `models.load` and `measure`.
+    Another `checkpoint` than the run's starts from a fresh adapter where no `adapter` is given.
 
-    Raises:
-        UserError: 03 is not finished there.
+    Raises: UserError: 03 is not finished there.
     """
     import pandas
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Mapping, Optional, Sequence
 
 import typer
 from benchmarks.benchmark_answers import PARTS, Say, measure_answers
+from benchmarks.benchmark_similarity import BASE_SIZE, measure_similarity, random_tower
 
 from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table
 from finer1_lib.core.errors import UserError
@@ -36,27 +37,20 @@ def measure_run(
     larger_tokens: int = 125, batch_size: int = 64, sizes: Sequence[str] = SIZES, similarity: bool = True,
     tower: Optional[Mapping[str, int]] = None, seed: int = 0, say: Optional[Say] = None,
 ) -> dict[str, Any]:
-    """Both ways on a run's items, with its CoT SFT and with a larger model of random weights.
+    """Both methods on a run's items, with its CoT SFT and with a larger model of random weights.
 
     Args:
-        run_name, output_root: as for `finer1 run`; 02 must be finished.
         items: how many, in equal shares of data sets, seen and unseen.
-        max_new_tokens: of the shipped size, which ends its answers itself.
-        larger_tokens: of the larger one, which does not; 125 are what the shipped one needs on average.
-        batch_size: of the kit's way.
-        sizes: some of `SIZES`.
-        similarity: also measure it, on the open-world answers of the first size.
-        tower: size of the random text tower; SigLIP base's by default.
+        larger_tokens: of the larger size, which does not end its answers; 125 is the shipped one's average.
+        similarity: also measure it, on the open-world answers of the first size, with a random text tower.
         seed: of the items, the options' order and the random weights.
-        say: called with one line per part.
 
     Returns:
         Ready for JSON: `machine`, `items`, `answers` (size -> of `measure_answers`), `scoring` (seconds of
         both scorers on the first size's records, without the similarity), `similarity` (of
         `measure_similarity`), `overall` (size -> ratio of answering and similarity together).
 
-    Raises:
-        UserError: no such run, an unknown size, too few items.
+    Raises: UserError: no run that has finished 02, an unknown size, too few items.
     """
     from functools import partial
 
@@ -91,8 +85,6 @@ def measure_run(
             records, result["answers"][size] = records or own, one
         result["scoring"] = _scoring(records)
         if similarity:
-            from benchmarks.benchmark_similarity import BASE_SIZE, measure_similarity, random_tower
-
             tokenizer = models.load_processor(base).tokenizer
             found = random_tower(Path(folder) / "tower", tokenizer, tower or BASE_SIZE, seed)
             near = result["similarity"] = measure_similarity(found, _triples(records), say)

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 import tiny_checkpoint
 import torch
-import typer
-from benchmarks import benchmark_answers, benchmark_evaluation, benchmark_similarity
+from benchmarks import benchmark_answers, benchmark_evaluation
 from benchmarks.benchmark_answers import Clock, measure_answers, release_answers, watched
 from benchmarks.benchmark_evaluation import measure_run, tables
 from benchmarks.benchmark_similarity import in_batches, measure_similarity, one_by_one, random_tower
 from typer.testing import CliRunner
 
 from finer1_lib import models
+from finer1_lib.commands.cli import app
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.entries import all_entries
 from finer1_lib.evaluation.requests import all_requests
@@ -146,11 +146,9 @@ def test_the_larger_model_is_ten_times_the_shipped_one(tmp_path):
 def test_a_run_is_measured_and_reported(run, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_evaluation, "larger_checkpoint", lambda base, folder, seed: (
         tiny_checkpoint.build(folder, seed=1, hidden=64)))  # fmt: skip
-    monkeypatch.setattr(benchmark_similarity, "BASE_SIZE", TOWER)
+    monkeypatch.setattr(benchmark_evaluation, "BASE_SIZE", TOWER)
     target = tmp_path / "found.json"
-    app = typer.Typer()
-    app.command()(benchmark_evaluation.benchmark_evaluation)
-    words = [run.name, "--output-root", run.parent, "--items", 6, "--sizes", "larger", "--larger-tokens", 3]
+    words = ["benchmark-evaluation", run.name, "--output-root", run.parent, "--items", 6, "--sizes", "larger", "--larger-tokens", 3]
     monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(app, [*map(str, words), "--json", str(target)])
     assert result.exit_code == 0, result.output
