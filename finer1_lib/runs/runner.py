@@ -1,8 +1,8 @@
 """The chain as one command: which stages are due, each run by papermill with its lines shown as they come.
 
-The kernel is the interpreter that runs this code, whatever `python` on PATH or a user's kernel specs name. Its
-current folder is the run's, so that files a library drops there land nowhere else. When this process ends, by
-Ctrl-C or by kill -9, the kernel ends too (ipykernel watches its parent).
+The kernel is the interpreter that runs this code, whatever `python` on PATH or a user's kernel specs name.
+Its current folder is the run's, so that files a library drops there land nowhere else. When this process
+ends, by Ctrl-C or by kill -9, the kernel ends too (ipykernel watches its parent).
 """
 
 import logging
@@ -258,7 +258,8 @@ def _kernel_environment(settings: str) -> dict[str, str]:
 
 
 def _kernel_manager(environment: dict[str, str], stderr: Any) -> type:
-    """jupyter_client's manager, bound to this interpreter, an environment and a log: papermill passes none."""
+    """jupyter_client's manager, bound to this interpreter, an environment and a log: papermill passes none.
+    """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 

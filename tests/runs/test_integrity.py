@@ -339,7 +339,7 @@ def test_only_recorded_files_are_read(tmp_path):
     (stage.dir / "deep" / "planted.py").write_text("x")
     (stage.dir / "more.csv").write_text("x")
     for path in ("deep", "deep/planted.py", "more.csv"):
-        with pytest.raises(UserError, match="is no file that 00_miniature_world recorded"):
+        with pytest.raises(UserError, match="is not a file that 00_miniature_world recorded"):
             second.input(f"{FIRST}/{path}")
     assert second.input(f"{FIRST}/table.csv").is_file()
 
@@ -442,9 +442,9 @@ def test_by_hand_what_other_code_made_is_kept_told_and_not_called_one_s_own(kit,
 @pytest.mark.parametrize(("cells", "told"), [
     (["%%time\n" + CELL], "begins with a %%magic.*into a cell below"),
     (["get_ipython().run_cell_magic('time', '', " + repr(CELL + "\n") + ")"], "begins with a %%magic"),
-    ([CELL + '\nroot = os.environ["X"]'], r"line 7 \(root = os.environ\[\"X\"\]\) is no plain value: write"),
+    ([CELL + '\nroot = os.environ["X"]'], r"line 7 \(root = os.environ\[\"X\"\]\) is not a plain value: write"),
     ([CELL + "\nprint(1)"], r"line 7 \(print\(1\)\) is not `name = value`: .*into a cell below"),
-    *[([f"{CELL}\nroot = {odd}"], "is no plain value: write") for odd in ("1j", "b'x'", "...", "{1, 2}", "[b'x']")],
+    *[([f"{CELL}\nroot = {odd}"], "is not a plain value: write") for odd in ("1j", "b'x'", "...", "{1, 2}", "[b'x']")],
     ([CELL + "\na, b = 1, 2"], "does not assign one name: write a line for each"),
 ])
 def test_what_no_parameters_cell_can_hold_says_where_to_put_it(tmp_path, cells, told):
