@@ -1,4 +1,4 @@
-"""What every other room stands on: it imports nothing of the kit, and no torch.
+"""The base of every other room: it imports nothing of the kit, and no torch.
 
 Reading order: `completions` (the format of an answer), `prompts`, `statistics` (intervals by sub-category),
 `images`, `files` and `hashing` (whole files and their hashes), `escaping` (tables and texts for people),

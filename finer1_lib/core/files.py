@@ -76,7 +76,7 @@ def system_line(error: str, folder: Path) -> Optional[str]:
         return (f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
                 " another --run-name or --output-root")
     if _ODD.search(error):
-        return (f"{error}: nothing can be read or written there as it is ({folder}): look what lies there, remove or"
+        return (f"{error}: nothing can be read or written there as it is ({folder}): see what is there, remove or"
                 " repair it, or choose another --run-name or --output-root")
     return None
 
@@ -220,7 +220,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         return kind()
     if not path.is_file():
         what = "a folder" if path.is_dir() else "something else"  # a pipe would be waited for
-        raise UserError(f"{path} must be a file, and {what} lies there: remove it")
+        raise UserError(f"{path} must be a file, and there is {what}: remove it")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

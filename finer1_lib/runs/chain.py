@@ -1,4 +1,4 @@
-"""The chain of stages: their names, what each reads, and where a run lies on the disk.
+"""The chain of stages: their names, what each reads, and where a run is on the disk.
 
 One number and one name everywhere: notebook `03_tapo`, preset file `03_tapo.yaml`, output folder `03_tapo/`.
 """
@@ -91,8 +91,8 @@ def check_kinds(folder: Path, files: Iterable[str], folders: Iterable[str]) -> N
     """Refuse (UserError) a folder in a file's place below `folder`, and a file in a folder's place."""
     for path in (folder, *(folder / name for name in folders)):
         if _is_other(path, "is_dir"):
-            raise UserError(f"{path} must be a folder, and a file lies there: remove it")
+            raise UserError(f"{path} must be a folder, and there is a file: remove it")
     for path in (folder / name for name in files):
         if _is_other(path, "is_file"):
             what = "a folder" if path.is_dir() else "something else"
-            raise UserError(f"{path} must be a file, and {what} lies there: remove it")
+            raise UserError(f"{path} must be a file, and there is {what}: remove it")

@@ -119,7 +119,7 @@ def other_inputs(before: Mapping[str, Any], parameters: Mapping[str, Any], needs
     old = before.get("parameters") or {}
     changes = [f"{name} was {short(old, name)} and is {short(parameters, name)}"
                for name in {**parameters, **old} if name not in _PLACE and old.get(name) != parameters.get(name)]
-    changes += [f"{need} was made anew" for need in needs if before.get("needs", needs).get(need) != needs[need]]
+    changes += [f"{need} was made again" for need in needs if before.get("needs", needs).get(need) != needs[need]]
     return "; ".join(changes[:4]) or "a file or folder that its parameters name has changed"
 
 

@@ -108,14 +108,14 @@ class Stage:
         return stage
 
     def _prepare(self, again: bool) -> None:
-        """Keep, or move aside and begin anew, what lies in the stage's folder."""
+        """Keep the contents of the stage's folder, or move them aside and restart."""
         started = read_start(self.dir)
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
             before = {**started, **files.read_json(self.dir / "stage.json")}
-            unknown = "what lay there was no stage's"
+            unknown = "it was not a stage's folder"
             why = other_inputs(before, self.parameters, self.needs) if before else unknown
             set_aside(self.dir)
-            self.note = f"begun anew: {why}; the earlier folder is {self.name}.previous"
+            self.note = f"restarted: {why}; the earlier folder is {self.name}.previous"
             started = {}
         self.dir.mkdir(exist_ok=True)
         files.sweep(self.dir)
@@ -125,7 +125,7 @@ class Stage:
             made = read_record(self.dir) if self.finished else started
             if other := other_code(made.get("made_by", {}), self.name):
                 self.made_by = made.get("made_by", {})
-                self.note = f"{other}: what lies there is kept; to compute it anew delete {self._shown()}"
+                self.note = f"{other}: what is there is kept; to recompute it delete {self._shown()}"
         if self.finished:
             if os.access(self.dir, os.W_OK):  # another user's finished run may be read
                 self._note_start(reopened=True)
@@ -191,7 +191,7 @@ class Stage:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{target.parent} must be a folder, and a file lies there: remove it") from None
+            raise UserError(f"{target.parent} must be a folder, and there is a file: remove it") from None
         if target.is_symlink() and not target.exists():
             raise UserError(f"{target} is a link that leads nowhere: remove it")
         return target

@@ -389,7 +389,7 @@ def test_a_users_mistake_in_a_notebook(kit):
     assert (code, error) == (0, "") and "00_miniature_world finished earlier" in out
     assert not (kit / "outputs" / "user" / "01_data.failed.ipynb").exists()
     assert (
-        not (kit / "outputs" / "user" / "report.html").exists() and "stopped after 01_data, as asked" in out
+        not (kit / "outputs" / "user" / "report.html").exists() and "stopped after 01_data (--to)" in out
     )
 
 

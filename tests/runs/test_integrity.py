@@ -133,7 +133,7 @@ def test_a_notebook_whose_code_changed_runs_anew_or_is_kept(kit, played, change)
     assert any(f"{FIRST} finished earlier" in line and "kept, though the code of its" in line for line in said)
     said, computed = played()
     assert computed == [FIRST]  # its outputs are the same, so what reads them is not due
-    line = next(line for line in said if "anew" in line)
+    line = next(line for line in said if "again: " in line)
     assert CHANGED in line and "--keep-finished" in line and "\n" not in line
     assert (played.dir / f"{FIRST}.previous" / "stage.json").read_bytes() == before
     assert played()[1] == []
@@ -189,7 +189,7 @@ def test_a_stage_begun_by_other_code_is_set_aside_or_gone_on_with(kit, played, m
     edit_notebook(kit, FIRST, lambda cells: cells.pop(3))
     said, _ = played(last=FIRST, keep=keep)
     previous = played.dir / f"{FIRST}.previous" / "records.jsonl"
-    assert previous.exists() != keep and any(f"anew: {CHANGED}" in line for line in said) != keep
+    assert previous.exists() != keep and any(f"again: {CHANGED}" in line for line in said) != keep
     # what other code began is never called this code's
     made_by = signatures.read_record(played.dir / FIRST)["made_by"]
     assert signatures.other_code(made_by, FIRST) == (CHANGED if keep else "")
@@ -423,7 +423,7 @@ def test_the_set_up_cell_again_begins_with_the_new_value(tmp_path, capsys):
     namespace["rate"] = 1
     second = open_stage(namespace)
     assert second.parameters["rate"] == 1.0 and second.signature != first.signature
-    assert "begun anew: rate was 0.5 and is 1.0; the earlier folder is" in capsys.readouterr().out
+    assert "restarted: rate was 0.5 and is 1.0; the earlier folder is" in capsys.readouterr().out
     second.finish({})
     with pytest.raises(UserError, match="removed or replaced while the stage was open"):
         first.finish({})
@@ -434,7 +434,7 @@ def test_by_hand_what_other_code_made_is_kept_told_and_not_called_one_s_own(kit,
     made = signatures.read_record(stage.dir)["made_by"]
     edit_notebook(kit, FIRST, lambda cells: cells.pop(3))
     again = open_stage(play(CELL.format(root=tmp_path).replace("\nrate = 0.5\nnames = [\"a\"]", "")))
-    assert again.finished and "what lies there is kept; to compute it anew delete" in capsys.readouterr().out
+    assert again.finished and "what is there is kept; to recompute it delete" in capsys.readouterr().out
     again.finish({})
     assert signatures.read_record(stage.dir)["made_by"] == made != signatures.made_by(FIRST)
 
@@ -484,14 +484,14 @@ def test_a_run_removed_under_way_is_one_line(kit, played, monkeypatch):
                                   "summary.json", "report.html", f"{SECOND}.ipynb", f".{FIRST}.lock", ".run.lock"])
 def test_a_folder_in_a_file_s_place_is_one_line(played, name):
     (played.dir / name).mkdir(parents=True)
-    with pytest.raises(UserError, match="a folder lies there: remove it"):
+    with pytest.raises(UserError, match="there is a folder: remove it"):
         played()
 
 
 @pytest.mark.parametrize("name", [FIRST, SECOND, f"{FIRST}/figures", f"{FIRST}/checkpoints"])
 def test_a_file_in_a_folder_s_place_is_one_line(played, name):
     files.atomic_write_text(played.dir / name, "")
-    with pytest.raises(UserError, match="must be a folder, and a file lies there: remove it"):
+    with pytest.raises(UserError, match="must be a folder, and there is a file: remove it"):
         played()
 
 
@@ -501,7 +501,7 @@ def test_a_link_that_leads_nowhere_is_one_line(played, name, target):
     link = played.dir / name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(link if target == "itself" else played.dir.parent / "no" / "where")
-    with pytest.raises(UserError, match="lies there: remove it|leads nowhere: remove it|Too many levels"):
+    with pytest.raises(UserError, match="there is .*: remove it|leads nowhere: remove it|Too many levels"):
         played()
 
 
@@ -510,7 +510,7 @@ def test_a_pipe_in_a_record_s_place_is_not_waited_for(tmp_path):
     stage = finished(tmp_path)
     (stage.dir / "stage.json").unlink()
     os.mkfifo(stage.dir / "stage.json")
-    with pytest.raises(UserError, match="stage.json must be a file, and something else lies there"):
+    with pytest.raises(UserError, match="stage.json must be a file, and there is something else"):
         signatures.read_record(stage.dir)
 
 
@@ -533,7 +533,7 @@ def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path, monkeypatch):
 def test_a_file_where_an_output_s_folder_must_be_is_one_line(tmp_path):
     stage = stage_of(tmp_path)
     stage.path("deep").write_text("")
-    with pytest.raises(UserError, match="deep must be a folder, and a file lies there"):
+    with pytest.raises(UserError, match="deep must be a folder, and there is a file"):
         stage.path("deep/er.csv")
 
 

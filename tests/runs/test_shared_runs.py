@@ -194,7 +194,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (OSError(errno.ESTALE, "Stale file handle", "/r/x"), "remove or repair it"),
         (OSError(errno.EFBIG, os.strerror(errno.EFBIG), "/r/x"), "nothing can be read or written there as it is"),
         (OSError(errno.EBUSY, os.strerror(errno.EBUSY), "/r/x"), "nothing can be read or written there as it is"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", "/r/x"), "look what lies there"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/r/x"), "see what is there"),
     ],
 )
 def test_the_line_says_what_to_do_and_what_is_kept(tmp_path, error, words):
