@@ -1,13 +1,13 @@
-"""The format of a completion and the comparison of names: the one reading shared by rewards, scorers and
-traces.
+"""The format of a completion and the comparison of names, shared by rewards, scorers and traces.
 
     <think>THINKING</think> <answer>NAME</answer>
     THINKING</think> <answer>NAME</answer>          the chat template opened the thinking
     <answer>NAME</answer>
 
-Source: Fine-R1 (arXiv 2602.07605), Section 3.1 (thinking, then the answer in tags). The paper and the release
-accept the label anywhere in a response; `strict` asks for one well-formed answer that is the label and
-nothing else.
+`strict` asks for one well-formed answer that is the label and nothing else. Fine-R1 (arXiv 2602.07605)
+accepts the label anywhere in the response, its release anywhere in the answer.
+
+Source: release TAPO/examples/reward_function/cls_thinking.py:18-34 (format and accuracy rewards).
 """
 
 import re
@@ -136,7 +136,7 @@ def one_answer(completion: str) -> tuple[Optional[str], str]:
 
 def strict(completion: str, label: str) -> float:
     """1.0 for exactly one well-formed answer that is the label (`says`), else 0.0."""
-    answer, _ = one_answer(completion)
+    answer, _ = one_answer(completion)  # cls_thinking.py:25 takes the first pair of tags
     return float(answer is not None and says(answer, label))
 
 

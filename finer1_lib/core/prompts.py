@@ -2,7 +2,7 @@
 
 Evaluation, CoT SFT and TAPO share them: a model trained under one wording and tested under another measures
 the wording (the release uses three). The wordings are the kit's own; the four parts of the thinking are those
-of Fine-R1 (arXiv 2602.07605), Section 3.1.
+of Fine-R1's stage 1 (arXiv 2602.07605).
 
 Example:
     >>> PROMPTS["answer_open"].text(question="What species is this bird?")
@@ -25,7 +25,7 @@ def user_message(text: str, image: Any = None) -> list[dict]:
     return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
 
 
-FOUR_PARTS = ("analysis", "options", "comparison", "prediction")
+FOUR_PARTS = ("analysis", "options", "comparison", "prediction")  # of a rationale, stage 1
 
 
 @dataclass(frozen=True)

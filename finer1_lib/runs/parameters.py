@@ -7,7 +7,7 @@ it skips what is not a plain assignment, which must be refused here because a re
 and importing it takes three seconds in every notebook.
 
 Example:
-    >>> defaults = parse_parameters('seed = 0  # random seed\nrate = 5.0e-6  # learning rate')
+    >>> defaults = parse_parameters('seed = 0  # random seed\\nrate = 5.0e-6  # learning rate')
     >>> check_parameters({"rate": 1}, defaults, "params/mine/03_tapo.yaml")
     {'rate': 1.0}
 """
