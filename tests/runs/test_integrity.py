@@ -9,6 +9,7 @@ from pathlib import Path
 import fixture_kit
 import pytest
 from hypothesis import given, settings, strategies as st
+from stage_cases import opened, play
 
 import finer1_lib
 from finer1_lib.commands.finish import finish_run
@@ -16,20 +17,13 @@ from finer1_lib.core import files, hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
 from finer1_lib.evaluation import summary
-from finer1_lib.runs import fingerprints as signatures, presets, runner, stage as stages
+from finer1_lib.runs import fingerprints as signatures, presets, runner
 from finer1_lib.runs.chain import NEEDS, STAGES, find_run
 from finer1_lib.runs.notebook import open_stage
 from finer1_lib.runs.stage import Stage
 
 FIRST, SECOND = STAGES[:2]
 CHANGED = "the code of its notebook has changed since"
-
-
-@pytest.fixture(autouse=True)
-def no_lock_outlives_a_test():
-    yield
-    while stages._locks:
-        files.unlock(stages._locks.popitem()[1])
 
 
 @settings(deadline=None, max_examples=30)
@@ -262,12 +256,8 @@ def test_a_look_that_was_noted_for_another_hash_or_is_damaged_is_not_believed(tm
     assert hashing.changed_outputs(tmp_path, outputs) == []
 
 
-def stage_of(root, **values):
-    return Stage.open(FIRST, {"run_name": "r", "output_root": str(root), "seed": 0, **values})
-
-
 def finished(root, **values):
-    stage = stage_of(root, **values)
+    stage = opened(root, **values)
     files.atomic_write_text(stage.path("table.csv"), "x")
     files.atomic_write_text(stage.path("deep/er.csv"), "x")
     stage.finish({})
@@ -296,7 +286,7 @@ def test_a_record_that_shows_nothing_is_refused_in_one_line(tmp_path, change, to
     record = json.loads(file.read_text())
     change(record)
     file.write_text(json.dumps(record))
-    for act in (lambda: stage_of(tmp_path), lambda: signatures.is_current(stage.run_dir, FIRST),
+    for act in (lambda: opened(tmp_path), lambda: signatures.is_current(stage.run_dir, FIRST),
                 lambda: signatures.earlier_digests(stage.run_dir, SECOND)):
         with pytest.raises(UserError, match=f"stage.json {told}.*move .*{FIRST} away and run notebook {FIRST}"):
             act()
@@ -304,10 +294,10 @@ def test_a_record_that_shows_nothing_is_refused_in_one_line(tmp_path, change, to
 
 @pytest.mark.parametrize("change", [{"opened": "x"}, {"made_by": [1]}, {"parameters": 1}, {"signature": None}])
 def test_a_damaged_start_is_one_line(tmp_path, change):
-    stage = stage_of(tmp_path)
+    stage = opened(tmp_path)
     files.atomic_write_json(stage.dir / "started.json", {**signatures.read_start(stage.dir), **change})
     with pytest.raises(UserError, match=f"started.json holds no {next(iter(change))} that could be"):
-        stage_of(tmp_path)
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "nothing"])
@@ -315,7 +305,7 @@ def test_a_record_that_is_no_record_is_one_line(tmp_path, text):
     stage = finished(tmp_path)
     (stage.dir / "stage.json").write_text(text)
     with pytest.raises(UserError, match="stage.json"):
-        stage_of(tmp_path)
+        opened(tmp_path)
 
 
 def test_a_record_without_an_earlier_stage_s_digest_is_refused(tmp_path):
@@ -346,18 +336,18 @@ def test_only_recorded_files_are_read(tmp_path):
 
 def test_a_finished_stage_opened_again_and_stopped_half_way_goes_on(tmp_path):
     stage = finished(tmp_path)
-    again = stage_of(tmp_path)
+    again = opened(tmp_path)
     assert again.finished
     files.atomic_write_text(again.path("table.csv"), "half")  # killed here
-    third = stage_of(tmp_path)
+    third = opened(tmp_path)
     assert not third.finished and (third.dir / "table.csv").read_text() == "half"
     files.atomic_write_text(third.path("table.csv"), "another")
     third.finish({})
-    assert stage_of(tmp_path).finished
+    assert opened(tmp_path).finished
     third.finish({})
     (stage.dir / "table.csv").write_text("by hand")
     with pytest.raises(UserError, match="is not what"):
-        stage_of(tmp_path)
+        opened(tmp_path)
 
 
 # --- parameters that change below the set-up cell ---
@@ -369,14 +359,6 @@ output_root = "{root}"
 seed = 0
 rate = 0.5
 names = ["a"]"""
-
-
-def play(*cells):
-    namespace = {"In": [""]}
-    for cell in cells:
-        namespace["In"].append(cell)
-        exec(cell, namespace)
-    return namespace
 
 
 @pytest.mark.parametrize(("change", "told"), [
@@ -461,7 +443,7 @@ def test_a_cell_of_one_s_own_about_parameters_is_not_papermill_s(tmp_path):
 
 
 def test_a_folder_removed_under_way_is_not_finished(tmp_path):
-    stage = stage_of(tmp_path)
+    stage = opened(tmp_path)
     files.atomic_write_text(stage.path("table.csv"), "x")
     shutil.rmtree(stage.run_dir)
     for write in (lambda: stage.path("more.csv"), lambda: stage.finish({})):
@@ -515,7 +497,7 @@ def test_a_pipe_in_a_record_s_place_is_not_waited_for(tmp_path):
 
 
 def test_an_output_that_is_a_link_to_nowhere_is_one_line(tmp_path):
-    stage = stage_of(tmp_path)
+    stage = opened(tmp_path)
     (stage.dir / "records.jsonl").symlink_to(tmp_path / "nowhere" / "x")
     with pytest.raises(UserError, match="records.jsonl is a link that leads nowhere: remove it"):
         stage.path("records.jsonl")
@@ -531,7 +513,7 @@ def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_file_where_an_output_s_folder_must_be_is_one_line(tmp_path):
-    stage = stage_of(tmp_path)
+    stage = opened(tmp_path)
     stage.path("deep").write_text("")
     with pytest.raises(UserError, match="deep must be a folder, and there is a file"):
         stage.path("deep/er.csv")
