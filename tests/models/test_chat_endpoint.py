@@ -24,20 +24,16 @@ from finer1_lib.data.rationales.making import make_rationales
 from finer1_lib.data.rationales.teachers import Description, EndpointTeacher, PromptedTeacher, Rationale
 from finer1_lib.models import endpoint as chat_endpoint
 from finer1_lib.models.endpoint import (
-    FILTERED,
     Answer,
     ChatEndpoint,
-    Later,
     Pace,
     Question,
     Stopped,
-    Unwanted,
     backoff,
-    read_reply,
-    retry_after,
     spent,
-    told,
+    spent_line,
 )
+from finer1_lib.models.endpoint_replies import FILTERED, Later, Unwanted, read_reply, retry_after
 
 KEY = "sk-this-is-the-key-0123456789"
 
@@ -372,7 +368,7 @@ def test_a_torn_line_is_asked_again_and_no_other(standin, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from finer1_lib.chat_endpoint import ChatEndpoint, Question
+from finer1_lib.models.endpoint import ChatEndpoint, Question
 ChatEndpoint(sys.argv[1], "giant", Path(sys.argv[2]), concurrency=3).ask([Question(f"q{n}") for n in range(30)])
 """
 
@@ -484,7 +480,7 @@ def test_whoever_waits_is_woken_when_all_stop():
 
     thread = threading.Thread(target=wait)
     thread.start()
-    pace.stop()
+    pace.stopped.set()
     thread.join(5)
     assert errors == ["stopped"]
 
@@ -519,7 +515,7 @@ def test_tokens_and_cost_by_hand(standin, tmp_path):
     assert spent(teacher.answers, [2.5, 10.0]) == {
         "answers": 4, "prompt_tokens": 4000, "completion_tokens": 200, "uncounted": 2,
         "cost": pytest.approx(0.012)}  # fmt: skip
-    assert told(teacher.answers, [2.5, 10.0]) == (
+    assert spent_line(teacher.answers, [2.5, 10.0]) == (
         "4 answers: 4,000 tokens read, 200 written, 0.01 at the prices given; 2 answers without a count")
     assert spent(teacher.answers)["cost"] is None and spent(tmp_path / "none.jsonl", [1, 1])["cost"] == 0
     for prices in ([1.0], [1.0, -1.0], [1.0, 2.0, 3.0], [1.0, float("nan")]):
@@ -626,5 +622,5 @@ def test_a_crowded_server_is_left_alone_by_everybody(standin, tmp_path):
 
 
 def test_an_address_that_is_none_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="url .*is no address"):
+    with pytest.raises(UserError, match="url .*is not an address"):
         ChatEndpoint("http://[::1/v1", "giant", tmp_path / "answers.jsonl")

@@ -18,17 +18,16 @@ from finer1_lib.core.files import read_jsonl
 from finer1_lib.evaluation.records import collect_records, without_text as rows_without_text
 from finer1_lib.models import endpoint as chat_endpoint
 from finer1_lib.models.endpoint import (
-    NO_TEXT,
     Answer,
     ChatEndpoint,
     Question,
     advice,
     read_answers,
-    read_reply,
     spent,
-    told,
+    spent_line,
     without_text,
 )
+from finer1_lib.models.endpoint_replies import NO_TEXT, read_reply
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J\x08\x00 \u202eright"
 
@@ -106,7 +105,7 @@ def test_what_cannot_change_is_asked_once_and_said_once(standin, tmp_path, capsy
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and NO_TEXT[why] in out and "giant answered without text" in out
     assert {line["no_text"] for line in read_jsonl(teacher.answers)} == {why}
-    assert without_text(teacher.answers) == {why: 2} and f"2 without text: {NO_TEXT[why]}" in told(teacher.answers)
+    assert without_text(teacher.answers) == {why: 2} and f"2 without text: {NO_TEXT[why]}" in spent_line(teacher.answers)
     assert endpoint(standin, tmp_path).ask([Question("What?")])[0].no_text == why and len(standin.requests) == 2
 
 
