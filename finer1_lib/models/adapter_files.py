@@ -21,8 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from finer1_lib.core.checkpoint_names import CONFIG, HUB_ID, is_folder, split_revision
 from finer1_lib.core.errors import CONTROL, UserError
-from finer1_lib.models.checkpoint_files import check_checkpoint, read_object, weight_files
-from finer1_lib.models.checkpoint_weights import open_weights, refuse_bad_weights
+from finer1_lib.models.checkpoint_files import (
+    check_checkpoint,
+    open_weights,
+    read_object,
+    refuse_bad_weights,
+    weight_files,
+)
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before every name in a file of PEFT's

@@ -43,13 +43,16 @@ from finer1_lib.core.hashing import digest, listing_digest
 from finer1_lib.core.images import load_image
 from finer1_lib.models.checkpoint_files import (
     OPEN_CLIP_FILES,
+    load_model,
     loading,
     local_copy,
     need,
+    open_weights,
     read_config,
     read_object,
+    refuse_bad_weights,
+    refuse_larger,
 )
-from finer1_lib.models.checkpoint_weights import load_model, open_weights, refuse_bad_weights, refuse_larger
 
 if TYPE_CHECKING:
     import numpy

@@ -26,8 +26,7 @@ from finer1_lib.core.prompts import user_message
 from finer1_lib.models.encoding import Encoder, pad, vision_inputs
 from finer1_lib.models.log_probabilities import score_tokens
 from finer1_lib.models.out_of_memory import mended
-from finer1_lib.models.trainable import LoadedModel, has_trainable
-from finer1_lib.models.trained_weights import load_trained
+from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
 from finer1_lib.training import checkpoints
 
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")

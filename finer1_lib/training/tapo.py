@@ -42,8 +42,7 @@ from finer1_lib.models.generation import mix
 from finer1_lib.models.log_probabilities import Scored, full_divergence, logit_rows, score_completions
 from finer1_lib.models.out_of_memory import mended
 from finer1_lib.models.sharing import bundle, unbundle, unwrap_base
-from finer1_lib.models.trainable import LoadedModel, has_trainable
-from finer1_lib.models.trained_weights import load_trained
+from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
 from finer1_lib.training import checkpoints
 from finer1_lib.training.objective import divergence, sampled_entropy, tapo_loss
 from finer1_lib.training.rollouts import Batch, Sampler

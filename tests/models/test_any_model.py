@@ -20,7 +20,7 @@ FAMILIES = ("llava", "idefics3", "qwen2_vl")
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request, tmp_path_factory):
-    from finer1_lib.models.any_model import load
+    from finer1_lib.models.loading import load_any as load
 
     return load(str(family_checkpoints.build(request.param, tmp_path_factory.mktemp(request.param))))
 
@@ -34,7 +34,7 @@ def asked():
 
 def test_a_batch_answers_what_each_prompt_would_alone(loaded):
     """Left padding, pictures of two shapes, and text alone beside them: greedy answers do not change."""
-    from finer1_lib.models.any_model import AnyModel, generate
+    from finer1_lib.models.generation import AnyModel, generate
 
     assert isinstance(loaded, AnyModel) and not loaded.model.training
     together = generate(loaded, asked(), max_new_tokens=8)
@@ -44,7 +44,7 @@ def test_a_batch_answers_what_each_prompt_would_alone(loaded):
 
 
 def test_the_picture_is_seen(loaded):
-    from finer1_lib.models.any_model import generate
+    from finer1_lib.models.generation import generate
 
     def says(image):
         return generate(loaded, [user_message("a b c", image)], max_new_tokens=8)[0].text
@@ -53,7 +53,7 @@ def test_the_picture_is_seen(loaded):
 
 
 def test_a_seed_decides_and_nothing_else_is_touched(loaded):
-    from finer1_lib.models.any_model import generate
+    from finer1_lib.models.generation import generate
 
     prompt, state, config = asked()[0], torch.get_rng_state(), loaded.model.generation_config.to_dict()
     hot = [generate(loaded, [prompt] * 2, max_new_tokens=6, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
@@ -63,15 +63,15 @@ def test_a_seed_decides_and_nothing_else_is_touched(loaded):
 
 def test_an_ending_token_ends(loaded, monkeypatch):
     """The token written last is declared the end: where it stands first, the answer is whole."""
-    from finer1_lib.models import any_model
+    from finer1_lib.models import generation
 
-    rows, until = [], any_model._until
-    monkeypatch.setattr(any_model, "_until", lambda row, ends: rows.append(row) or until(row, ends))
+    rows, until = [], generation._until_end
+    monkeypatch.setattr(generation, "_until_end", lambda found, ends: rows.extend(found.tolist()) or until(found, ends))
     batch = asked()[::2]
-    any_model.generate(loaded, batch, max_new_tokens=6)
+    generation.generate(loaded, batch, max_new_tokens=6)
     end = rows[0][-1]
     monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", end)
-    ended, other = any_model.generate(loaded, batch, max_new_tokens=6)
+    ended, other = generation.generate(loaded, batch, max_new_tokens=6)
     assert not ended.truncated and ended.tokens == rows[0].index(end) + 1
     assert other.truncated == (end not in rows[1]) and (not other.truncated or other.tokens == 6)
 
@@ -93,7 +93,7 @@ def test_it_teaches(loaded, tmp_path):
 
 
 def test_large_pictures_are_made_smaller_first(tmp_path):
-    from finer1_lib.models.any_model import _opened
+    from finer1_lib.models.generation import _opened
 
     Image.new("RGB", (200, 100)).save(tmp_path / "a.png")
     message = user_message("a", ImageFile(str(tmp_path), "a.png"))
@@ -103,7 +103,7 @@ def test_large_pictures_are_made_smaller_first(tmp_path):
 
 
 def test_a_qwen2_5_vl_takes_the_kits_own_road(tmp_path):
-    from finer1_lib.models.any_model import load
+    from finer1_lib.models.loading import load_any as load
 
     loaded = load(str(build(tmp_path / "tiny")), max_pixels=56 * 56)
     assert isinstance(loaded, LoadedModel)
@@ -131,7 +131,7 @@ def rewrite(**values):
 
 BROKEN = {
     "has no chat template": break_template,
-    "which takes no pictures": lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'),
+    "which takes no images": lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'),
     "code or files of its own": rewrite(model_type="strange", auto_map={"AutoConfig": "theirs.StrangeConfig"}),
     "cannot read the configuration .*strange": rewrite(model_type="strange"),
     "weights file is damaged": lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" + bytes(30)),
@@ -141,7 +141,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("says", BROKEN)
 def test_a_checkpoint_that_cannot_teach_is_told_in_one_line(tmp_path, says):
-    from finer1_lib.models.any_model import load
+    from finer1_lib.models.loading import load_any as load
 
     BROKEN[says](family_checkpoints.build("llava", tmp_path / "tiny"))
     with pytest.raises(UserError, match=says):
@@ -150,7 +150,7 @@ def test_a_checkpoint_that_cannot_teach_is_told_in_one_line(tmp_path, says):
 
 def test_pickled_weights_are_never_read(tmp_path):
     """Only safetensors: a folder with pytorch_model.bin alone is refused, and nothing in it is run."""
-    from finer1_lib.models.any_model import load
+    from finer1_lib.models.loading import load_any as load
 
     folder, marker = family_checkpoints.build("llava", tmp_path / "tiny"), tmp_path / "ran"
     (folder / "model.safetensors").unlink()
@@ -166,7 +166,7 @@ def test_pickled_weights_are_never_read(tmp_path):
 
 
 def test_four_bits_need_a_gpu_and_a_folder_must_be_there(loaded, tmp_path):
-    from finer1_lib.models.any_model import load
+    from finer1_lib.models.loading import load_any as load
 
     with pytest.raises(UserError, match="need a CUDA GPU.*teacher_4bit"):
         load(loaded.checkpoint, load_in_4bit=True, device="cpu")

@@ -10,7 +10,7 @@ from tiny_checkpoint import picture
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import user_message
-from finer1_lib.models import any_model, generation
+from finer1_lib.models import generation, loading as models
 
 torch = pytest.importorskip("torch")
 
@@ -21,7 +21,7 @@ OF_THE_PAPER = {"qwen2_5_vl", "qwen2_vl", "idefics2", "idefics3", "llava_next", 
 @pytest.fixture(scope="module", params=family_checkpoints.FAMILIES)
 def loaded(request, tmp_path_factory):
     folder = family_checkpoints.build(request.param, tmp_path_factory.mktemp(request.param))
-    return any_model.load(str(folder))
+    return models.load_any(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,7 @@ def pictures():
 
 
 def answer(loaded, prompts, **options):
-    ask = any_model.generate if isinstance(loaded, any_model.AnyModel) else generation.generate
-    return ask(loaded, prompts, **{"max_new_tokens": 8, **options})
+    return generation.generate(loaded, prompts, **{"max_new_tokens": 8, **options})
 
 
 def scores(loaded, prompts):
@@ -72,7 +71,7 @@ def test_it_is_the_architecture_itself(loaded, request):
     family = request.node.callspec.params["loaded"]
     assert loaded.model.config.model_type == family and not loaded.model.training
     assert type(loaded.processor).__name__.lower().replace("_", "") == family.replace("_", "") + "processor"
-    assert isinstance(loaded, any_model.AnyModel) == (family != "qwen2_5_vl")
+    assert isinstance(loaded, generation.AnyModel) == (family != "qwen2_5_vl")
 
 
 def test_another_picture_changes_the_output(loaded, pictures):
@@ -123,7 +122,7 @@ def test_several_pictures_in_one_turn(loaded, pictures):
 
 def test_a_turn_of_bare_text_is_not_lost(loaded, pictures):
     """Most of these templates go through a turn's parts and would leave out a text that is no list."""
-    if not isinstance(loaded, any_model.AnyModel):
+    if not isinstance(loaded, generation.AnyModel):
         pytest.skip("the kit's own road knows bare text from the template itself")
     listed = shown(("Which?", pictures[0], "<answer>Rock Wren</answer>"), ("And?", pictures[1], ""))
     bare = [{**turn, "content": turn["content"][0]["text"]} if turn["role"] == "assistant" else turn
@@ -145,7 +144,7 @@ def test_padding_is_on_the_left_whatever_the_checkpoint_says(family, tmp_path, p
     folder = family_checkpoints.build(family, tmp_path)
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "right", "pad_token": None}))
-    loaded = any_model.load(str(folder))
+    loaded = models.load_any(str(folder))
     prompts = [user_message(text, pictures[0]) for text in ("a", "Describe this bird with every mark")]
     assert answer(loaded, prompts) == [answer(loaded, [prompt])[0] for prompt in prompts]
 
@@ -165,7 +164,7 @@ def test_a_family_of_foreign_code_would_not_run(kind, tmp_path):
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass {config.split('.')[1]}: pass\n"
     (tmp_path / (config.split(".")[0] + ".py")).write_text(code)
     with pytest.raises(UserError, match="sets auto_map: it needs code or files of its own") as caught:
-        any_model.load(str(tmp_path))
+        models.load_any(str(tmp_path))
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
 
 
@@ -198,5 +197,5 @@ def test_a_checkpoint_with_holes_is_refused(tmp_path, harm, said):
     folder = family_checkpoints.build("llava_next", tmp_path)
     harm(folder)
     with pytest.raises(UserError, match=said) as caught:
-        any_model.load(str(folder))
+        models.load_any(str(folder))
     assert re.fullmatch(r"[^\n]+", str(caught.value))

@@ -18,8 +18,16 @@ from finer1_lib.models.encoding import Encoder, pad, pixels_of, vision_inputs
 from finer1_lib.models.generation import PLACEHOLDERS, cut_batches, generate, mix, sample_ids
 from finer1_lib.models.hidden_states import pooled_states
 from finer1_lib.models.log_probabilities import score_completions
-from finer1_lib.models.trainable import Trainable, add_lora, has_trainable, make_trainable
-from finer1_lib.models.trained_weights import attach_adapter, load_trained, save_adapter, save_trained
+from finer1_lib.models.trainable import (
+    Trainable,
+    add_lora,
+    attach_adapter,
+    has_trainable,
+    load_trained,
+    make_trainable,
+    save_adapter,
+    save_trained,
+)
 
 QUESTION = "What species is this bird?"
 
@@ -293,7 +301,7 @@ def test_each_picture_is_processed_once_and_the_cache_has_a_bound(loaded, pictur
     small = Encoder(loaded.processor, cache_bytes=1)
     assert torch.equal(small.picture(pictures[0])[0], Encoder(loaded.processor).picture(pictures[0])[0])
     small.picture(pictures[1])
-    assert len(small._pictures) == 1
+    assert len(small._images) == 1
 
 
 def test_placeholders_in_the_text_are_refused(loaded):
@@ -465,7 +473,7 @@ def test_other_pictures_than_in_training_are_one_line(folder, tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out
     models.load(folder, out)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("warning: cot_sft was trained on pictures of another size")
+    assert len(lines) == 1 and lines[0].startswith("warning: cot_sft was trained on images of another size")
     assert "max_pixels 6272 then, 12544 now" in lines[0] and "min_pixels 784" not in lines[0]
 
 
