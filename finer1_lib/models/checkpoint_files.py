@@ -107,6 +107,13 @@ def _why(checkpoint: Any, doing: str, error: BaseException, fix: str) -> str:
     return f"cannot {doing} {str(checkpoint)!r}: {kind}{line}; its files do not fit together; {fix}"
 
 
+def pick_device(name: str = "auto") -> str:
+    """The device itself, or for "auto" the GPU where there is one, else the CPU."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
 # What lies in the folder -------------------------------------
 
 

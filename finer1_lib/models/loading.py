@@ -39,6 +39,7 @@ from finer1_lib.models.checkpoint_files import (
     load_model,
     loading,
     local_copy,
+    pick_device,
     read_config,
     refuse_bad_weights,
     refuse_larger,
@@ -107,13 +108,6 @@ for messages in given["conversations"]:
     except Exception:
         pass  # another conversation may be refused or may fail by itself
 """ % (MEMORY, MEMORY)
-
-
-def pick_device(name: str = "auto") -> str:
-    """The device itself, or for "auto" the GPU where there is one, else the CPU."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def pick_dtype(name: str, device: str) -> Any:

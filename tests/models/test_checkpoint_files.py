@@ -169,7 +169,7 @@ HOSTILE = {
                                    "make an image of NaN or infinite"),
     "images that fill the memory": (setting("processor_config.json", "image_processor", "size", "shortest_edge",
                                             value=10**14), "sets shortest_edge to 1e"),
-    "a pipe": (pipe("tokenizer_config.json"), "tokenizer_config.json is no file"),
+    "a pipe": (pipe("tokenizer_config.json"), "tokenizer_config.json is not a file"),
     "another model inside": (setting("processor_config.json", "audio_tokenizer", "audio_tokenizer_class",
                                      value="AutoModel"), "sets audio_tokenizer"),
     "another model beside": (setting("audio_tokenizer_config.json", "audio_tokenizer_class", value="AutoModel"),
