@@ -15,7 +15,7 @@ model; of a CLIP-like checkpoint the pooled vector. How a text is read:
 CLIP, SigLIP and SigLIP 2 are read by transformers, EVA-CLIP (of which it has no class) by open_clip, the extra
 "clip". Everything is float32, from safetensors alone.
 
-Source: the release's SigLIPTextSimilarity in eval/evaluation.py, which embeds one text at a time, remembers
+Source: release eval/evaluation.py:36 (SigLIPTextSimilarity), which embeds one text at a time, remembers
 none, and ignores weights of other sizes (refused here). SigLIP (arXiv 2303.15343) lower-cases its texts.
 """
 
@@ -388,7 +388,7 @@ class EncoderSimilarity:
 class SiglipSimilarity(EncoderSimilarity):
     """`EncoderSimilarity` by the paper's text tower, which was trained on lower-cased text.
 
-    The release does not lower-case (eval/evaluation.py), so neither does the default.
+    The release does not lower-case (eval/evaluation.py:36), so neither does the default.
     """
 
     def __init__(self, checkpoint: str = SIGLIP, *, lower_case: bool = False, **options: Any) -> None:

@@ -16,8 +16,9 @@ another family (`AnyModel`) answers through its own processor and chat template;
 architecture. Placeholder ids are never sampled: one image token inside a completion makes every later forward
 fail, because no image belongs to it.
 
-Source: sampling with temperature 1 and top-p 1 as in the release's rollouts; the other families are those of
-Fine-R1 (arXiv 2602.07605), Tables 1, 2 and 7.
+Source: the release's rollouts sample with temperature 1.0 and top-p 0.99
+(TAPO/examples/configs/config_tapo.yaml:85); the other families are those of Fine-R1 (arXiv 2602.07605), Tables
+1, 2 and 7.
 """
 
 import copy

@@ -13,7 +13,8 @@ The language model is always trained. `loading.load(checkpoint, folder)` reads e
 needs to know which of them it was.
 
 Source: full fine-tuning: Fine-R1 (arXiv 2602.07605), Section 5.1. The release freezes vision tower and projector
-in stage 1 (LLaMA-Factory's defaults) and trains them in stage 2. LoRA: arXiv 2106.09685.
+in stage 1 (LLaMA-Factory/examples/train_full/qwen2_5vl_full_sft.yaml:11) and trains them in stage 2
+(TAPO/examples/configs/config_tapo.yaml:68). LoRA: arXiv 2106.09685.
 """
 
 import dataclasses
