@@ -101,7 +101,7 @@ def test_sft_tells_the_next_micro_batch(folder, tmp_path, monkeypatch):
 def test_tapo_tells_rollouts_from_updates(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(rewards, "accuracy_reward", cases.sometimes_right)
     with monkeypatch.context() as patched:
-        patched.setattr("finer1_lib.training.objective.tapo_loss", full)
+        patched.setattr("finer1_lib.training.tapo.tapo_loss", full)
         with pytest.raises(UserError) as caught:
             cases.train("tapo", folder, tmp_path / "a")
         one_line(caught, "training: set micro_batch_size to 2 (now 4)")
@@ -109,7 +109,7 @@ def test_tapo_tells_rollouts_from_updates(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         cases.train("tapo", folder, tmp_path / "b")
     one_line(caught, "sampling rollouts", "generation_batch_size", "to 8 (now 16)")
-    with pytest.raises(UserError) as caught:  # nothing smaller than one rollout: the training's own rung
+    with pytest.raises(UserError) as caught:  # nothing smaller than one rollout: the training's own fallback
         cases.train("tapo", folder, tmp_path / "c", generation_batch_size=1, micro_batch_size=1)
     one_line(caught, "set gradient_checkpointing to true")
 
