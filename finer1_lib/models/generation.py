@@ -29,7 +29,7 @@ from typing import Any, Iterator, NamedTuple, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile, fitted
 from finer1_lib.models.encoding import Encoded, Encoder, bounded, pad, vision_inputs
-from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import (
     forget_positions,
     preallocated_cache,
@@ -95,7 +95,7 @@ def generate(
     encoded = [rows[id(messages)] for messages in prompts]
     completions: list[Any] = [None] * len(encoded)
     for number, batch in enumerate(cut_batches([len(row.ids) for row in encoded], batch_size or 32)):
-        with mended("answering", loaded, prompts=len(batch), max_new_tokens=max_new_tokens), in_half(loaded):
+        with memory_advice("answering", loaded, prompts=len(batch), max_new_tokens=max_new_tokens), in_half(loaded):
             ids = sample_ids(
                 loaded.model, loaded.processor.tokenizer, [encoded[i] for i in batch], seed=(seed, number),
                 max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
@@ -273,7 +273,7 @@ def _generate_any(
     batches = [group[k : k + batch_size] for group in groups for k in range(0, len(group), batch_size)]
     answers: dict[int, Generation] = {}
     for number, batch in enumerate(batches):
-        with mended("answering", prompts=len(batch), max_pixels=loaded.max_pixels,
+        with memory_advice("answering", prompts=len(batch), max_pixels=loaded.max_pixels,
                     max_new_tokens=max_new_tokens):
             made = _answer(loaded, [prompts[i] for i in batch], max_new_tokens, temperature, top_p,
                            mix(seed, number))

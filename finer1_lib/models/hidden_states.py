@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence, Union
 
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import evaluating, in_half
-from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import forget_positions, unwrap_base
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def pooled_states(
             ids, mask = pad([rows[i].ids for i in batch], loaded.processor.tokenizer.pad_token_id, "right")
             ids, mask = ids.to(device), mask.to(device)
             forget_positions(loaded.model)
-            with mended("reading states", loaded, prompts=len(batch)), in_half(loaded):
+            with memory_advice("reading states", loaded, prompts=len(batch)), in_half(loaded):
                 states = backbone(
                     input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True,
                     **vision_inputs([rows[i] for i in batch], ids, image_id)).hidden_states

@@ -47,7 +47,7 @@ from finer1_lib.models.checkpoint_files import (
 )
 from finer1_lib.models.encoding import OWN, bounded, set_pixels, take_pixels, trained_with_other_pixels
 from finer1_lib.models.generation import AnyModel, own_settings
-from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.trainable import (
     LoadedModel,
     attach_adapter,
@@ -174,7 +174,7 @@ def load(
     read = adapter if whole else checkpoint
     where = dict(device=device, dtype=pick_dtype(dtype, device), load_in_4bit=load_in_4bit)
     can = device.startswith("cuda") and not full_finetuning
-    with loading(read), mended(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
+    with loading(read), memory_advice(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
         if backend == "unsloth":
             model, processor = _load_unsloth(
                 read, max_seq_length=max_seq_length, full_finetuning=full_finetuning, **where)
@@ -271,7 +271,7 @@ def load_any(
     processor = load_processor(checkpoint)
     check_processor(processor, config, checkpoint)
     free_memory()
-    with loading(checkpoint), mended(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
+    with loading(checkpoint), memory_advice(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
         folder = local_copy(checkpoint)
         examine(Path(folder), checkpoint, numbers=False)
         model = load_model(transformers.AutoModelForImageTextToText, folder, checkpoint,

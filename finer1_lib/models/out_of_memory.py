@@ -1,6 +1,6 @@
 """Out of memory: one line that names the next fallback, in place of a traceback.
 
-    with mended("training", loaded, micro_batch_size=16, divides=64, max_new_tokens=384):
+    with memory_advice("training", loaded, micro_batch_size=16, divides=64, max_new_tokens=384):
         trainer.train()
 
     the GPU's memory (14.6 GiB) ran out in training: set micro_batch_size to 8 (now 16)
@@ -42,7 +42,7 @@ class Fallback(NamedTuple):
 
 
 @contextmanager
-def mended(
+def memory_advice(
     doing: str, loaded: "Optional[LoadedModel]" = None, *, final: bool = True, **now: Any
 ) -> Iterator[None]:
     """Turn running out of memory inside the block into one line (UserError).

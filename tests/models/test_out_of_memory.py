@@ -12,7 +12,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
 from finer1_lib.models import generation, loading as models, out_of_memory
 from finer1_lib.models.generation import generate
-from finer1_lib.models.out_of_memory import Fallback, mended, next_fallback
+from finer1_lib.models.out_of_memory import Fallback, memory_advice, next_fallback
 from finer1_lib.training import rewards, rollouts
 
 
@@ -74,15 +74,15 @@ def one_line(caught, *said):
 
 def test_a_real_allocation_that_fails_is_told():
     """No stand-in: four exabytes are refused by every machine."""
-    with pytest.raises(UserError) as caught, mended("training", training=True, micro_batch_size=6):
+    with pytest.raises(UserError) as caught, memory_advice("training", training=True, micro_batch_size=6):
         torch.empty(2**60)
     one_line(caught, "the computer's memory ran out in training: set micro_batch_size to 3 (now 6)")
 
 
 def test_other_errors_pass_untouched():
-    with pytest.raises(RuntimeError, match="shapes"), mended("training", training=True):
+    with pytest.raises(RuntimeError, match="shapes"), memory_advice("training", training=True):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    with pytest.raises(UserError, match="as it was"), mended("training"):
+    with pytest.raises(UserError, match="as it was"), memory_advice("training"):
         raise UserError("as it was")
 
 
@@ -137,7 +137,7 @@ def test_what_took_the_room_is_let_go():
         full()
 
     try:
-        with mended("training", training=True):
+        with memory_advice("training", training=True):
             work()
     except UserError as kept:  # as a notebook keeps the last error
         gc.collect()
