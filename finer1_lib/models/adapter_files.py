@@ -2,8 +2,8 @@
 
     adapter = read_adapter("mine")                        its configuration and weights, checked
 
-Of adapter_config.json only the fields of `Config` reach PEFT: others can import a module, prompt on the terminal
-whether to run code, or load another model.
+Of adapter_config.json only the fields of `Config` reach PEFT: others can import a module, prompt on the
+terminal whether to run code, or load another model.
 
 Source: PEFT's LoraConfig; LoRA: arXiv 2106.09685.
 """
@@ -89,8 +89,8 @@ class Adapter(NamedTuple):
 def read_adapter(folder: "str | Path") -> Adapter:
     """An adapter's configuration and weights.
 
-    Raises: UserError: no such folder, not a LoRA adapter, a damaged file, a value of a wrong type, a pattern that
-    takes too long, or weights that are not finite.
+    Raises: UserError: no such folder, not a LoRA adapter, a damaged file, a value of a wrong type, a pattern
+    that takes too long, or weights that are not finite.
     """
     folder = Path(folder).expanduser()
     raw = _raw_config(folder)
@@ -170,7 +170,8 @@ def module_of(name: str) -> str:
 
 
 def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
-    """Refuse (UserError) invalid patterns, and those that take longer than `PATTERN_SECONDS` on these modules.
+    """Refuse (UserError) invalid patterns, and those that take longer than `PATTERN_SECONDS` on these
+    modules.
 
     They are tried in a separate process, which can be killed; PEFT then matches the very same.
     """
@@ -204,7 +205,8 @@ def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
 
 
 def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
-    """The adapter with the names of the bare model's modules, where an older transformers named them otherwise.
+    """The adapter with the names of the bare model's modules, where an older transformers named them
+    otherwise.
 
     Raises: Misfit: modules that the model does not have. UserError: patterns that are wrong or take too long.
     """
@@ -239,7 +241,8 @@ def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
 
 
 def check_base(adapter: Adapter, folder: "str | Path", checkpoint: str) -> None:
-    """Refuse (UserError) an adapter for another model by the headers of its base's files, before either is loaded.
+    """Refuse (UserError) an adapter for another model by the headers of its base's files, before either is
+    loaded.
 
     That is: weights for modules that the base does not have, or of another width.
     """

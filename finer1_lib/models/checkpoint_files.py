@@ -141,7 +141,8 @@ def check_files(folder: Path, *, weights: bool = True) -> None:
 
 
 def read_object(path: Path) -> dict:
-    """A JSON file that holds an object. Raises: UserError: unreadable, not JSON (or too deep), not an object."""
+    """A JSON file that holds an object. Raises: UserError: unreadable, not JSON (or too deep), not an
+    object."""
     try:
         found = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
@@ -224,7 +225,8 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def check_any(folder: Path) -> None:
-    """Refuse (UserError) a folder without a checkpoint of any family; a Qwen2.5-VL is checked more closely."""
+    """Refuse (UserError) a folder without a checkpoint of any family; a Qwen2.5-VL is checked more
+    closely."""
     check_files(folder)
     need(folder, "config.json", "no checkpoint")
     if read_object(folder / "config.json").get("model_type") == MODEL_TYPE:

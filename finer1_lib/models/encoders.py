@@ -12,8 +12,8 @@ model; of a CLIP-like checkpoint the pooled vector. How a text is read:
     CLIP              the projected text embedding
     any other         the mean of the last layer's states over the tokens (Sentence-BERT, arXiv 1908.10084)
 
-CLIP, SigLIP and SigLIP 2 are read by transformers, EVA-CLIP (of which it has no class) by open_clip, the extra
-"clip". Everything is float32, from safetensors alone.
+CLIP, SigLIP and SigLIP 2 are read by transformers, EVA-CLIP (of which it has no class) by open_clip, the
+extra "clip". Everything is float32, from safetensors alone.
 
 Source: release eval/evaluation.py:36 (SigLIPTextSimilarity), which embeds one text at a time, remembers
 none, and ignores weights of other sizes (refused here). SigLIP (arXiv 2303.15343) lower-cases its texts.
@@ -58,10 +58,11 @@ AHEAD = 16  # batches embedded at a time
 
 
 def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) -> SimpleNamespace:
-    """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder; `texts`: with its text tower too.
+    """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder; `texts`: with its text tower
+    too.
 
-    Returns what `image_features` needs of a `LoadedModel` (model, processor, device, checkpoint, adapter), and
-    the tokenizer, None unless `texts`.
+    Returns what `image_features` needs of a `LoadedModel` (model, processor, device, checkpoint, adapter),
+    and the tokenizer, None unless `texts`.
 
     Raises: UserError: nothing there, not an image encoder, or weights that the checkpoint does not have.
     """
@@ -92,7 +93,8 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
 def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "numpy.ndarray":
     """(images, width) float32, not normalised, by `load_encoder` or a `LoadedModel`.
 
-    Time is linear in the images, memory bounded by one batch: an iterator of RGB images is read batch by batch.
+    Time is linear in the images, memory bounded by one batch: an iterator of RGB images is read batch by
+    batch.
 
     Raises: UserError: the features are not finite (a broken checkpoint), or not one per image.
     """
@@ -134,9 +136,9 @@ def cached_features(
 ) -> "numpy.ndarray":
     """`image_features` of files, bit for bit, stored in chunks: after a kill at most one is encoded again.
 
-    Everything that determines the numbers is the store's key (`feature_key`); a store of other images, another
-    encoder or another pixel budget is deleted, so nothing else may lie in its folder. `progress(done, total)` is
-    called after each image.
+    Everything that determines the numbers is the store's key (`feature_key`); a store of other images,
+    another encoder or another pixel budget is deleted, so nothing else may lie in its folder. `progress(done,
+    total)` is called after each image.
     """
     image_ids = list(image_ids)
 
@@ -166,7 +168,8 @@ def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
 def stored_rows(
     folder, key: str, count: int, compute: Callable[[int, int], "numpy.ndarray"]
 ) -> "numpy.ndarray":
-    """(count, width) rows from `compute(start, stop)`, chunk by chunk, each written to `folder` as it is computed.
+    """(count, width) rows from `compute(start, stop)`, chunk by chunk, each written to `folder` as it is
+    computed.
 
     Chunks already there under the same key are read, not computed; a store under another key is deleted.
     """
@@ -188,7 +191,8 @@ def stored_rows(
 
 
 class TransformersTowers:
-    """Both towers of a CLIP- or SigLIP-like checkpoint that transformers has a class for, by `load_encoder`."""
+    """Both towers of a CLIP- or SigLIP-like checkpoint that transformers has a class for, by
+    `load_encoder`."""
 
     def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
         self._loaded = load_encoder(checkpoint, device=device, texts=True)
@@ -332,8 +336,9 @@ TOWERS = {"transformers": TransformersTowers, "open_clip": OpenClipTowers}
 class EncoderSimilarity:
     """Cosine of two texts' embeddings by a checkpoint that transformers has a class for.
 
-    What `prepare` receives waits, and is embedded in long batches, in its order, when the first of it is needed:
-    a file of any length needs the memory of `kept` embeddings, the least recently used of which go first.
+    What `prepare` receives waits, and is embedded in long batches, in its order, when the first of it is
+    needed: a file of any length needs the memory of `kept` embeddings, the least recently used of which go
+    first.
 
     Raises: UserError: the checkpoint cannot be loaded, leaves weights newly initialised, has no tokenizer, is
     not a text encoder, or is a SigLIP that reads fewer than 64 tokens.

@@ -1,4 +1,5 @@
-"""Chat messages into model inputs, each distinct image and text processed once; and how large an image may be.
+"""Chat messages into model inputs, each distinct image and text processed once; and how large an image may
+be.
 
 A training step scores one question under 8 rollouts and two images; calling the processor for each would cost
 more than the model's own forward on a CPU. The encoder renders the chat template, expands each image
@@ -35,8 +36,8 @@ TRAINING, KEY = "training.json", "pixels"  # the bounds of a training, beside it
 
 
 class Encoded(NamedTuple):
-    """One prompt: ids with image placeholders expanded, pixels (patches, features) of all its images one after
-    another, and grid (images, 3) of their time, height and width in patches; None without images."""
+    """One prompt: ids with image placeholders expanded, pixels (patches, features) of all its images one
+    after another, and grid (images, 3) of their time, height and width in patches; None without images."""
 
     ids: list[int]
     pixels: "Optional[torch.Tensor]"
@@ -83,7 +84,8 @@ class Encoder:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
     def picture(self, image: Any) -> tuple:
-        """(pixels (patches, features), grid (1, 3)) of an image: a PIL image, or an `ImageFile` to be opened."""
+        """(pixels (patches, features), grid (1, 3)) of an image: a PIL image, or an `ImageFile` to be
+        opened."""
         file = isinstance(image, tuple)  # an ImageFile, or another name that `open`s an image
         key = image if file else id(image)
         if key in self._images:
@@ -165,7 +167,8 @@ def vision_inputs(rows: Sequence, ids: "torch.Tensor", image_token_id: int) -> d
 
 
 def pixels_named(folder: Path) -> dict[str, int]:
-    """Bounds that a checkpoint's folder names; 0 where it names none. Raises: UserError: not a whole number."""
+    """Bounds that a checkpoint's folder names; 0 where it names none. Raises: UserError: not a whole
+    number."""
     own: Any = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():

@@ -4,19 +4,20 @@
     endpoint.ask([Question("What is seen?", ImageFile(root, "bird/a.jpg"), seed=3)])
         -> [Answer(text="A red crown.", truncated=False)]
 
-Each answer is appended to the file as soon as it arrives, under a hash of all that determines it: after a kill,
-or with other parameters, only what is new is requested. Transient failures (no connection, a time-out, 429,
-5xx, a torn or malformed body, an empty answer) are retried with growing waits, Retry-After first; permanent
-ones (a wrong key or name, no credit) are one line at once. A reply whose text went elsewhere (reasoning, a
-tool, a refusal, the token limit) is final: it is kept without text, with the reason.
+Each answer is appended to the file as soon as it arrives, under a hash of all that determines it: after a
+kill, or with other parameters, only what is new is requested. Transient failures (no connection, a time-out,
+429, 5xx, a torn or malformed body, an empty answer) are retried with growing waits, Retry-After first;
+permanent ones (a wrong key or name, no credit) are one line at once. A reply whose text went elsewhere
+(reasoning, a tool, a refusal, the token limit) is final: it is kept without text, with the reason.
 
 The key is read from an environment variable when it is needed; no file, record or message holds it. Serve a
 checkpoint by vLLM with `--generation-config vllm`: otherwise its own sampling settings (a top_k of 1 in some)
 give every attempt the same text.
 
-Why not the `openai` client: its time-out is one of each read, so a server that sends a byte a second is waited
-for without end; a compressed body is unpacked without bound (830 MB in a trial); a 200 that holds an error is
-an answer of None; and threads are not held back together. Version 3 also brings a second HTTP library.
+Why not the `openai` client: its time-out is one of each read, so a server that sends a byte a second is
+waited for without end; a compressed body is unpacked without bound (830 MB in a trial); a 200 that holds an
+error is an answer of None; and threads are not held back together. Version 3 also brings a second HTTP
+library.
 
 Source: the form of OpenAI's chat completions.
 """

@@ -3,7 +3,8 @@
     generate(loaded, [user_message("Describe the bird.", ImageFile(root, "bird/a.jpg"))], max_new_tokens=256)
         -> [Generation(text="A small bird with ...", tokens=61, truncated=False)]
 
-What keeps Qwen2.5-VL quick on two CPU cores (measured on one: 3.7 M parameters, 63 tokens of prompt, 110 new):
+What keeps Qwen2.5-VL quick on two CPU cores (measured on one: 3.7 M parameters, 63 tokens of prompt, 110
+new):
 * large batches: 16 rows cost 1.3 s, 64 rows 2.6 s;
 * rows of equal prompt length together: a batch without padding has no attention mask, and that spares
   transformers a copy of every key and value for each query head (2.6 s against 3.9 s);
@@ -11,14 +12,14 @@ What keeps Qwen2.5-VL quick on two CPU cores (measured on one: 3.7 M parameters,
   through the model (`sharing.read_prompts`): of 64 rollouts of 16 prompts, a tenth of the time;
 * a cache with room to grow (`sharing.preallocated_cache`): another tenth.
 
-transformers' own `generate` does the rest: what remains in its profile is arithmetic, not its loop. A model of
-another family (`AnyModel`) answers through its own processor and chat template; nothing here knows its
+transformers' own `generate` does the rest: what remains in its profile is arithmetic, not its loop. A model
+of another family (`AnyModel`) answers through its own processor and chat template; nothing here knows its
 architecture. Placeholder ids are never sampled: one image token inside a completion makes every later forward
 fail, because no image belongs to it.
 
 Source: the release's rollouts sample with temperature 1.0 and top-p 0.99
-(TAPO/examples/configs/config_tapo.yaml:85); the other families are those of Fine-R1 (arXiv 2602.07605), Tables
-1, 2 and 7.
+(TAPO/examples/configs/config_tapo.yaml:85); the other families are those of Fine-R1 (arXiv 2602.07605),
+Tables 1, 2 and 7.
 """
 
 import copy
@@ -46,8 +47,9 @@ PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image
 
 
 class Generation(NamedTuple):
-    """One completion: text without special tokens, its number of tokens with the ending one, whether the limit
-    was reached before an ending token, and for an endpoint's empty answer a key of `endpoint_replies.NO_TEXT`."""
+    """One completion: text without special tokens, its number of tokens with the ending one, whether the
+    limit was reached before an ending token, and for an endpoint's empty answer a key of
+    `endpoint_replies.NO_TEXT`."""
 
     text: str
     tokens: int
@@ -308,8 +310,8 @@ def _answer(
 def _opened(prompt: Sequence[dict], max_pixels: int) -> list[dict]:
     """The conversation with its images read; a copy, for a processor may write into it.
 
-    A turn that is a bare text becomes a list of one part: most families' templates iterate over the parts of a
-    turn and would silently leave such a text out.
+    A turn that is a bare text becomes a list of one part: most families' templates iterate over the parts of
+    a turn and would silently leave such a text out.
     """
     def read(part: dict) -> dict:
         if part["type"] != "image":

@@ -7,14 +7,14 @@
     save_merged(loaded, folder)                              # base and adapter as one checkpoint
     load_any("llava-hf/llava-onevision-qwen2-7b-ov-hf")      # any family, for generation only
 
-`backend="unsloth"` gives the same object from Unsloth's FastVisionModel. It is never a silent default: two runs
-that look alike must come from one loader.
+`backend="unsloth"` gives the same object from Unsloth's FastVisionModel. It is never a silent default: two
+runs that look alike must come from one loader.
 
 A checkpoint's chat template is a program of its own: it is first rendered in a separate process, which is
 killed when it takes too long or too much memory; later `encoding.bounded` limits it.
 
-Source: the model is that of Fine-R1 (arXiv 2602.07605), Section 5.1; the other families are those of its Tables
-1, 2 and 7; four bits as in QLoRA (arXiv 2305.14314): NF4, its scales quantised once more.
+Source: the model is that of Fine-R1 (arXiv 2602.07605), Section 5.1; the other families are those of its
+Tables 1, 2 and 7; four bits as in QLoRA (arXiv 2305.14314): NF4, its scales quantised once more.
 """
 
 import dataclasses
@@ -157,8 +157,8 @@ def load(
             trained with others, a line reports it.
         gradient_checkpointing: save memory in training by a second forward pass. Unsloth always does.
 
-    Raises: UserError: a missing or incomplete folder, an adapter of another model, an unknown backend, no GPU for
-    4 bits, 4 bits for full fine-tuning, impossible bounds.
+    Raises: UserError: a missing or incomplete folder, an adapter of another model, an unknown backend, no GPU
+    for 4 bits, 4 bits for full fine-tuning, impossible bounds.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend!r}: one of {', '.join(BACKENDS)}")
@@ -243,7 +243,8 @@ def _load_unsloth(
 
 
 def is_qwen(checkpoint: str) -> bool:
-    """Whether it is a Qwen2.5-VL, which `load` takes. Raises: UserError: no checkpoint that transformers knows."""
+    """Whether it is a Qwen2.5-VL, which `load` takes. Raises: UserError: no checkpoint that transformers
+    knows."""
     return read_config(checkpoint).model_type == MODEL_TYPE
 
 
@@ -252,8 +253,8 @@ def load_any(
 ) -> "LoadedModel | AnyModel":
     """Load a vision-language model of any family that transformers has a class for; a Qwen2.5-VL by `load`.
 
-    Raises: UserError: no such checkpoint, none that transformers knows without foreign code, none that sees and
-    chats, no safetensors, weights that lack a part of the model, no GPU for 4 bits, too little memory.
+    Raises: UserError: no such checkpoint, none that transformers knows without foreign code, none that sees
+    and chats, no safetensors, weights that lack a part of the model, no GPU for 4 bits, too little memory.
     """
     import transformers
 
@@ -288,8 +289,8 @@ def save_merged(loaded: LoadedModel, folder: "str | Path") -> None:
 
     `transformers`: the base is read once more, in float32 and on the CPU, merged, and rounded once to the
     dtype in use; so a 4-bit model is merged into the weights it was quantised from. `unsloth`: by Unsloth's
-    own `save_pretrained_merged`, which always rounds to 16 bits. Without an adapter the weights are written as
-    they are.
+    own `save_pretrained_merged`, which always rounds to 16 bits. Without an adapter the weights are written
+    as they are.
 
     Raises: UserError: a 4-bit model without an adapter: its rounded weights are not a checkpoint.
     """
@@ -327,8 +328,8 @@ def load_processor(checkpoint: "str | Path") -> Any:
 def check_processor(processor: Any, config: Any, where: Any) -> None:
     """Refuse (UserError) a processor with which a model would not see, stop, or answer anything.
 
-    That is: no chat template; one that does not end, fails, or drops image or text; a tokenizer that is larger
-    than the embedding; one that cannot process a small image. `config` is the model's.
+    That is: no chat template; one that does not end, fails, or drops image or text; a tokenizer that is
+    larger than the embedding; one that cannot process a small image. `config` is the model's.
     """
     from PIL import Image
 

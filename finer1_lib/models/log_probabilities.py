@@ -11,10 +11,10 @@ The derivatives are worked out here and tested by finite differences. `torch.uti
 gives equal values in 12 lines, but needs 31 % more peak memory (1,787 MB against 1,362 MB at N = 4,096 tokens
 and V = 16,000 words): that is why this is written by hand.
 
-One path for SFT and TAPO: neither `model(...).logits` nor TRL's or Unsloth's own log-prob methods are used. TRL
-1.15's losses are Triton kernels (no CPU), Unsloth's method returns no gradient, and what `.logits` holds depends
-on environment variables there. The backbone's last hidden states and the head's weight are the same tensors on
-every path.
+One path for SFT and TAPO: neither `model(...).logits` nor TRL's or Unsloth's own log-prob methods are used.
+TRL 1.15's losses are Triton kernels (no CPU), Unsloth's method returns no gradient, and what `.logits` holds
+depends on environment variables there. The backbone's last hidden states and the head's weight are the same
+tensors on every path.
 
 Source: these are the quantities of Fine-R1 (arXiv 2602.07605), Section 4.2: pi_theta(o_t | ...) and the KL
 divergence between the two images' distributions.
@@ -176,8 +176,8 @@ def full_divergence(
 ) -> "torch.Tensor":
     """KL(p || q) of each pair of next-token distributions over the whole vocabulary (nats), (N,).
 
-    `hidden` (N, D) gives p, under the anchor image, `hidden_negative` q, under the negative image. Gradients flow
-    to both and to `weight`; the rest is as for `logp_and_entropy`.
+    `hidden` (N, D) gives p, under the anchor image, `hidden_negative` q, under the negative image. Gradients
+    flow to both and to `weight`; the rest is as for `logp_and_entropy`.
     """
     return _functions()[1].apply(hidden, hidden_negative, weight, temperature, chunk)
 

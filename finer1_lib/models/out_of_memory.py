@@ -5,8 +5,9 @@
 
     the GPU's memory (14.6 GiB) ran out in training: set micro_batch_size to 8 (now 16)
 
-The fallbacks, from what costs nothing but time to what changes the experiment: smaller (micro-)batches, gradient
-checkpointing, smaller images, shorter completions, 4 bits (LoRA in place of all weights), a smaller model.
+The fallbacks, from what costs nothing but time to what changes the experiment: smaller (micro-)batches,
+gradient checkpointing, smaller images, shorter completions, 4 bits (LoRA in place of all weights), a smaller
+model.
 """
 
 import traceback
@@ -51,9 +52,9 @@ def memory_advice(
     kernel restarts: in Jupyter restart it before a smaller try (`finer1 run` starts one each time).
 
     Args:
-        doing: e.g. "training".
-        loaded: the model; its own settings are added to `now`, the current values of `next_fallback`.
-        final: whether to advise even if nothing is left but a smaller model; else the error is raised again, for
+        doing: e.g. "training". loaded: the model; its own settings are added to `now`, the current values of
+        `next_fallback`. final: whether to advise even if nothing is left but a smaller model; else the error
+        is raised again, for
             a block around this one that knows more.
     """
     try:
@@ -97,8 +98,8 @@ def next_fallback(
 ) -> Optional[Fallback]:
     """The first fallback that is left; None where only a smaller model or a larger GPU is.
 
-    `micro_batch_size` are the rows of a forward with gradient, which must divide `divides`; `prompts` the rows
-    that are generated together; `max_new_tokens` is 0 where it is not a parameter.
+    `micro_batch_size` are the rows of a forward with gradient, which must divide `divides`; `prompts` the
+    rows that are generated together; `max_new_tokens` is 0 where it is not a parameter.
     """
     if prompts > 1:
         return Fallback("prompts", prompts // 2)

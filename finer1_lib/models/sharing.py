@@ -7,9 +7,9 @@ Rows have a prompt in common where they share one `Encoded` OBJECT; equal conten
 prompts. The results are those of the plain path to float rounding, gradients included: it is the same sum in
 another order (a test compares).
 
-The features of a frozen vision tower are also cached, as long as the pixels they came from live: scoring after
-sampling, and the second update of a rollout batch, find them there. Each image is then encoded in its own batch,
-so its features are bit-identical after a resume.
+The features of a frozen vision tower are also cached, as long as the pixels they came from live: scoring
+after sampling, and the second update of a rollout batch, find them there. Each image is then encoded in its
+own batch, so its features are bit-identical after a resume.
 
 Source: the model is called as in transformers' Qwen2_5_VLModel.forward.
 """
@@ -51,8 +51,8 @@ def shares_prompts(base: Any) -> bool:
     """Whether this model can continue from a prompt that was computed before.
 
     Two cannot. While training with gradient checkpointing, a block of transformers runs without a cache.
-    Unsloth's model (the one with `for_inference`) makes a fixed-size cache of its own in `generate`, and trains
-    with its own checkpointing.
+    Unsloth's model (the one with `for_inference`) makes a fixed-size cache of its own in `generate`, and
+    trains with its own checkpointing.
     """
     checkpointing = base.training and base.is_gradient_checkpointing
     return not checkpointing and not hasattr(base, "for_inference")

@@ -9,11 +9,11 @@
     folder/config.json, model.safetensors, trainable.json    full: a checkpoint, and what of it was trained
     folder/processor_config.json, tokenizer.json, ...        either: the processor
 
-The language model is always trained. `loading.load(checkpoint, folder)` reads either folder, so no later stage
-needs to know which of them it was.
+The language model is always trained. `loading.load(checkpoint, folder)` reads either folder, so no later
+stage needs to know which of them it was.
 
-Source: full fine-tuning: Fine-R1 (arXiv 2602.07605), Section 5.1. The release freezes vision tower and projector
-in stage 1 (LLaMA-Factory/examples/train_full/qwen2_5vl_full_sft.yaml:11) and trains them in stage 2
+Source: full fine-tuning: Fine-R1 (arXiv 2602.07605), Section 5.1. The release freezes vision tower and
+projector in stage 1 (LLaMA-Factory/examples/train_full/qwen2_5vl_full_sft.yaml:11) and trains them in stage 2
 (TAPO/examples/configs/config_tapo.yaml:68). LoRA: arXiv 2106.09685.
 """
 
@@ -101,7 +101,8 @@ class LoadedModel:
 
 
 def make_trainable(loaded: LoadedModel, trainable: Trainable, seed: int = 0) -> LoadedModel:
-    """A bare model with a fresh LoRA adapter (zero at first: the outputs do not change), or its weights freed.
+    """A bare model with a fresh LoRA adapter (zero at first: the outputs do not change), or its weights
+    freed.
 
     Full fine-tuning wants `load(..., full_finetuning=True)` and holds the weights in float32: a step of the
     paper's 5e-6 is lost in bfloat16's rounding. `seed` is that of the adapter's random half.
