@@ -212,8 +212,9 @@ class TransformersTowers:
         if self._siglip:
             texts = [text.lower() for text in texts]
         inputs = self._loaded.tokenizer(
-            list(texts), padding="max_length" if self._siglip else True, padding_side="right", truncation=True,
-            max_length=self._loaded.model.config.text_config.max_position_embeddings, return_tensors="pt")
+            list(texts), padding="max_length" if self._siglip else True, padding_side="right",
+            max_length=self._loaded.model.config.text_config.max_position_embeddings, truncation=True,
+            return_tensors="pt")  # fmt: skip
         inputs = inputs.to(self._loaded.device)
         mask = {} if self._siglip else {"attention_mask": inputs["attention_mask"]}
         with torch.inference_mode():
@@ -323,8 +324,8 @@ _VISION = _BLOCK + (
     "no_ln_pre pos_embed_type timm_model_name timm_model_pretrained timm_pool timm_proj timm_proj_bias "
     "timm_drop timm_drop_path")
 _TEXT = _BLOCK + (
-    "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id eos_id "
-    "no_causal_mask proj_bias proj_type")
+    "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id "
+    "eos_id no_causal_mask proj_bias proj_type")
 _TOKENIZER = "clean strip_sep_token language lower reduction_mask"
 _LAYER = "eps elementwise_affine bias approximate"
 TOWERS = {"transformers": TransformersTowers, "open_clip": OpenClipTowers}

@@ -65,7 +65,8 @@ class Encoder:
             text = self.processor.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
         contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
-        images = [self.picture(part["image"]) for parts in contents for part in parts if part["type"] == "image"]
+        images = [self.picture(part["image"]) for parts in contents for part in parts
+                  if part["type"] == "image"]  # fmt: skip
         mark = self.processor.image_token
         pieces = text.split(mark)
         if len(pieces) != len(images) + 1:

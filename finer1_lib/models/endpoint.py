@@ -409,7 +409,7 @@ class ChatEndpoint:
 
 
 async def _exchange(client: "httpx.AsyncClient", address: str, content: bytes) -> Reply:
-    """Send a body and read the reply, up to `MOST_BYTES`; httpx unpacks it where a server packed it unasked."""
+    """Send a body and read the reply, up to `MOST_BYTES`; httpx unpacks what was packed unasked."""
     async with client.stream("POST", address, content=content) as response:
         body = bytearray()
         async for chunk in response.aiter_bytes():

@@ -31,7 +31,8 @@ _THOUGHTS = ("reasoning", "thinking", "thought")  # prefixes of the message fiel
 _FINISHES = {  # other names of a finish
     "function_call": "tool_calls", "tool_use": "tool_calls",
     **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length"), "length"),
-    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety"), FILTERED),
+    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety"),
+                    FILTERED),
 }  # fmt: skip
 _TRANSIENT = (408, 409, 425, 429)  # and everything from 500
 _GAVE_UP = ("error", "abort")  # finishes of an answer that a server did not finish
@@ -87,7 +88,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, secret: 
         reply = None
     if 200 <= status < 300:
         inner = reply.get("error") if isinstance(reply, dict) and not reply.get("choices") else None
-        code = inner.get("code") if isinstance(inner, dict) else None  # an error that says 200, as routers send it
+        code = inner.get("code") if isinstance(inner, dict) else None  # an error under status 200: routers'
         if type(code) is not int or not 400 <= code < 600:
             return _answer(reply, body, secret)
         status = code
@@ -113,11 +114,12 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, secret: 
 def _answer(reply: Any, body: bytes, secret: str) -> dict[str, Any]:
     """The answer in the body of a success."""
     if body.lstrip()[:6].startswith((b"data:", b"event:")):
-        raise UserError("the endpoint sends its answer in pieces (a stream), which was not requested: turn streaming"
-                        " off at the server or the gateway before it")
+        raise UserError("the endpoint sends its answer in pieces (a stream), which was not requested: turn"
+                        " streaming off at the server or the gateway before it")
     if isinstance(reply, dict) and reply and not {"choices", "error"} & set(reply):
         raise UserError("the endpoint answers in another form than OpenAI's chat completions"
-                        f" ({_message(reply, body, secret)}): give the address of such a server, up to and with /v1")
+                        f" ({_message(reply, body, secret)}): give the address of such a server, up to and"
+                        " with /v1")
     try:
         choice, usage = reply["choices"][0], reply.get("usage")
         message, usage = choice["message"], usage if isinstance(usage, dict) else {}
@@ -125,7 +127,8 @@ def _answer(reply: Any, body: bytes, secret: str) -> dict[str, Any]:
         parts = content if isinstance(content, list) else []  # as some servers send it
         if parts:
             parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
-            content = "".join(part.get("text") or "" for part in parts if part.get("type") in ("text", "output_text"))
+            content = "".join(part.get("text") or "" for part in parts
+                              if part.get("type") in ("text", "output_text"))  # fmt: skip
         text = _clean(content or "", secret).strip()
         kinds = {str(part.get("type")) for part in parts}
     except (TypeError, KeyError, IndexError, AttributeError):
@@ -160,9 +163,9 @@ def _count(value: Any) -> Optional[int]:
     return value if type(value) is int and 0 <= value < 2**53 else None
 
 
-def _line(text: str, truncated: bool, finish: str, model: Optional[str], usage: Mapping, no_text: str) -> dict:
+def _line(text: str, truncated: bool, finish: str, model: Optional[str], usage: Mapping, why: str) -> dict:
     return {"text": text, "truncated": truncated, "finish": finish, "answered_by": model,
-            **{name: _count(usage.get(name)) for name in TOKENS}, **({"no_text": no_text} if no_text else {})}
+            **{name: _count(usage.get(name)) for name in TOKENS}, **({"no_text": why} if why else {})}
 
 
 def _message(error: Any, body: bytes, secret: str) -> str:

@@ -89,28 +89,31 @@ def generate(
     Raises: UserError: memory ran out, a limit below 1, an unreadable image.
     """
     check_length(max_new_tokens)
+    tokenizer, now = loaded.processor.tokenizer, {"max_new_tokens": max_new_tokens}
+    sampling = {**now, "temperature": temperature, "top_p": top_p}
     if isinstance(loaded, AnyModel):
-        return _generate_any(loaded, prompts, max_new_tokens, temperature, top_p, seed, batch_size or 8)
-    encode = encoder or Encoder(loaded.processor)
-    each = {id(messages): messages for messages in prompts}  # several samples of one prompt are one prompt
-    rows = {key: encode(messages) for key, messages in each.items()}
-    encoded = [rows[id(messages)] for messages in prompts]
-    completions: list[Any] = [None] * len(encoded)
-    for number, batch in enumerate(cut_batches([len(row.ids) for row in encoded], batch_size or 32)):
-        with memory_advice("answering", loaded, prompts=len(batch), max_new_tokens=max_new_tokens), in_half(loaded):
-            ids = sample_ids(
-                loaded.model, loaded.processor.tokenizer, [encoded[i] for i in batch], seed=(seed, number),
-                max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+        batches, now["max_pixels"] = _by_sight(prompts, batch_size or 8), loaded.max_pixels
+    else:
+        encode = encoder or Encoder(loaded.processor)
+        each = {id(messages): messages for messages in prompts}  # samples of one prompt share its encoding
+        rows = {key: encode(messages) for key, messages in each.items()}
+        encoded = [rows[id(messages)] for messages in prompts]
+        batches, now["loaded"] = cut_batches([len(row.ids) for row in encoded], batch_size or 32), loaded
+    completions: list[list[int]] = [[]] * len(prompts)
+    for number, batch in enumerate(batches):
+        with memory_advice("answering", prompts=len(batch), **now):
+            if isinstance(loaded, AnyModel):
+                ids = _sample_any(loaded, [prompts[i] for i in batch], seed=(seed, number), **sampling)
+            else:
+                with in_half(loaded):
+                    ids = sample_ids(loaded.model, tokenizer, [encoded[i] for i in batch],
+                                     seed=(seed, number), **sampling)  # fmt: skip
         for i, row in zip(batch, ids):
             completions[i] = row
-    return _generations(loaded, completions)
-
-
-def _generations(loaded: "LoadedModel | AnyModel", rows: Sequence[Sequence[int]]) -> list[Generation]:
-    """Decoded rows of `_until_end`."""
-    tokenizer = loaded.processor.tokenizer
-    ends, texts = set(ending_ids(loaded.model, tokenizer)), tokenizer.batch_decode(rows, skip_special_tokens=True)
-    return [Generation(text, len(row), not row or row[-1] not in ends) for text, row in zip(texts, rows)]
+    ends, texts = set(ending_ids(loaded.model, tokenizer)), tokenizer.batch_decode(
+        completions, skip_special_tokens=True)
+    return [Generation(text, len(row), not row or row[-1] not in ends)
+            for text, row in zip(texts, completions)]  # fmt: skip
 
 
 def cut_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -264,30 +267,19 @@ def _generation_config(model: Any, tokenizer: Any, ends: list[int], max_new_toke
 # Other families ----------------------------------------------
 
 
-def _generate_any(
-    loaded: AnyModel, prompts: Sequence[Sequence[dict]], max_new_tokens: int, temperature: float, top_p: float,
-    seed: int, batch_size: int,
-) -> list[Generation]:
-    """Prompts with and without images in batches of their own."""
+def _by_sight(prompts: Sequence[Sequence[dict]], batch_size: int) -> list[list[int]]:
+    """Indices in batches, prompts with and without images in batches of their own."""
     seeing = [any(part["type"] == "image" for turn in prompt if not isinstance(turn["content"], str)
                   for part in turn["content"]) for prompt in prompts]
     groups = [[i for i, sees in enumerate(seeing) if sees is kind] for kind in (True, False)]
-    batches = [group[k : k + batch_size] for group in groups for k in range(0, len(group), batch_size)]
-    answers: dict[int, Generation] = {}
-    for number, batch in enumerate(batches):
-        with memory_advice("answering", prompts=len(batch), max_pixels=loaded.max_pixels,
-                    max_new_tokens=max_new_tokens):
-            made = _answer(loaded, [prompts[i] for i in batch], max_new_tokens, temperature, top_p,
-                           mix(seed, number))
-        answers.update(zip(batch, made))
-    return [answers[i] for i in range(len(prompts))]
+    return [group[k : k + batch_size] for group in groups for k in range(0, len(group), batch_size)]
 
 
-def _answer(
-    loaded: AnyModel, prompts: Sequence[Sequence[dict]], max_new_tokens: int, temperature: float, top_p: float,
-    seed: int,
-) -> list[Generation]:
-    """One batch."""
+def _sample_any(
+    loaded: AnyModel, prompts: Sequence[Sequence[dict]], *, max_new_tokens: int, temperature: float,
+    top_p: float, seed: tuple[int, ...],
+) -> list[list[int]]:
+    """As `sample_ids`, of conversations."""
     model, tokenizer = loaded.model, loaded.processor.tokenizer
     with bounded(loaded.checkpoint):
         inputs = loaded.processor.apply_chat_template(
@@ -295,16 +287,15 @@ def _answer(
             tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True})
     inputs = {name: value.to(model.device, model.dtype if value.is_floating_point() else None)
               for name, value in inputs.items() if hasattr(value, "to")}
-    ends = ending_ids(model, tokenizer)
-    config = copy.deepcopy(model.generation_config)  # the family's own token ids; the sampling is ours
-    sampling = dict(temperature=temperature, top_p=top_p, top_k=0) if temperature > 0 else (
-        dict(temperature=None, top_p=None, top_k=None))
+    ends, hot = ending_ids(model, tokenizer), temperature > 0
+    config = copy.deepcopy(model.generation_config)  # the family's own token ids; how it samples is set here
     config.update(
-        do_sample=temperature > 0, num_beams=1, repetition_penalty=1.0, max_length=None,
-        max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, **sampling)
-    with _seeded(model.device, seed):
+        do_sample=hot, num_beams=1, repetition_penalty=1.0, max_length=None, max_new_tokens=max_new_tokens,
+        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, temperature=temperature if hot else None,
+        top_p=top_p if hot else None, top_k=0 if hot else None)
+    with _seeded(model.device, mix(*seed)):
         out = model.generate(**inputs, generation_config=config)
-    return _generations(loaded, _until_end(out[:, inputs["input_ids"].shape[1] :], ends))
+    return _until_end(out[:, inputs["input_ids"].shape[1] :], ends)
 
 
 def _opened(prompt: Sequence[dict], max_pixels: int) -> list[dict]:

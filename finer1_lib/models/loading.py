@@ -207,16 +207,21 @@ def free_memory() -> None:
 
 
 def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool) -> tuple:
-    import transformers
-
     options: dict[str, Any] = {}
     if load_in_4bit:  # the head and the vision tower keep 16 bits, as in Unsloth's 4-bit checkpoints
         options["device_map"] = {"": device}
         options["quantization_config"] = four_bits(device, dtype, unquantized=["lm_head", "visual"])
-    folder = local_copy(checkpoint)
-    examine(Path(folder), checkpoint, numbers=False)  # in a second, before large tensors are made
-    model = load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, dtype=dtype, **options)
+    model = _complete(checkpoint, dtype=dtype, **options)
     return model if load_in_4bit else model.to(device), load_processor(checkpoint)
+
+
+def _complete(checkpoint: str, **options: Any) -> Any:
+    """A vision-language model whose checkpoint is complete; seen in a second, before large tensors are made."""
+    import transformers
+
+    folder = local_copy(checkpoint)
+    examine(Path(folder), checkpoint, numbers=False)
+    return load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, **options)
 
 
 def _load_unsloth(
@@ -243,8 +248,7 @@ def _load_unsloth(
 
 
 def is_qwen(checkpoint: str) -> bool:
-    """Whether it is a Qwen2.5-VL, which `load` takes. Raises: UserError: no checkpoint that transformers
-    knows."""
+    """Whether a checkpoint is a Qwen2.5-VL, which `load` takes."""
     return read_config(checkpoint).model_type == MODEL_TYPE
 
 
@@ -273,10 +277,7 @@ def load_any(
     check_processor(processor, config, checkpoint)
     free_memory()
     with loading(checkpoint), memory_advice(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
-        folder = local_copy(checkpoint)
-        examine(Path(folder), checkpoint, numbers=False)
-        model = load_model(transformers.AutoModelForImageTextToText, folder, checkpoint,
-                           dtype=dtype, device_map={"": device} if gpu else None, **options)  # fmt: skip
+        model = _complete(checkpoint, dtype=dtype, device_map={"": device} if gpu else None, **options)
     model.generation_config = own_settings(model.generation_config, checkpoint, vocabulary_of(config))
     processor.tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins
     if processor.tokenizer.pad_token is None:

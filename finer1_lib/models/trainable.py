@@ -236,19 +236,20 @@ def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
         wanted = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
         weights = adapter.weights
         if lacking := sorted(set(wanted) - set(weights)):
-            raise UserError(f"{folder} lacks {len(lacking)} of its {len(wanted)} weights (first: {lacking[0]})"
-                            ": its file is cut short; copy or download it again")  # fmt: skip
+            raise UserError(f"{folder} lacks {len(lacking)} of its {len(wanted)} weights (first: "
+                            f"{lacking[0]}): its file is cut short; copy or download it again")  # fmt: skip
         sizes = [(name, *(" x ".join(map(str, one[name].shape)) for one in (weights, wanted)))
                  for name in sorted(wanted) if weights[name].shape != wanted[name].shape]
         if sizes:
             name, there, here = sizes[0]
-            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: {name}, {there} "
-                                           f"where {here} is needed)")  # fmt: skip
+            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: {name}, "
+                         f"{there} where {here} is needed)")  # fmt: skip
         with torch.no_grad():
             result = set_peft_model_state_dict(loaded.model, weights)
     if result.unexpected_keys:
         left = result.unexpected_keys
-        raise misfit(adapter, loaded.checkpoint, f"it has {len(left)} weights that nothing takes (first: {left[0]})")
+        raise misfit(adapter, loaded.checkpoint, f"it has {len(left)} weights that nothing takes (first: "
+                     f"{left[0]})")  # fmt: skip
     return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
 
 

@@ -96,7 +96,7 @@ FINAL = {
 
 
 @pytest.mark.parametrize("kind", FINAL)
-def test_what_cannot_change_is_asked_once_and_said_once(standin, tmp_path, capsys, kind):
+def test_what_cannot_change_is_requested_once_and_reported_once(standin, tmp_path, capsys, kind):
     reply, why = FINAL[kind]
     standin.script = lambda number, request: reply
     teacher = endpoint(standin, tmp_path, tries=8)
@@ -109,7 +109,7 @@ def test_what_cannot_change_is_asked_once_and_said_once(standin, tmp_path, capsy
     assert endpoint(standin, tmp_path).ask([Question("What?")])[0].no_text == why and len(standin.requests) == 2
 
 
-def test_an_answer_with_text_is_one_whatever_stands_beside_it(standin, tmp_path, capsys):
+def test_an_answer_with_text_is_one_whatever_else_the_reply_holds(standin, tmp_path, capsys):
     replies = [message(content="A wren.", reasoning_content="Hm."), message("length", content="A wr"),
                message(content="No.", refusal="No."), message("content_filter", content="A w")]
     standin.script = lambda number, request: replies[number - 1]
@@ -393,7 +393,7 @@ def clean(monkeypatch):
     {"no_proxy": "[::1],localhost"}, {"no_proxy": "[::1", "http_proxy": "http://127.0.0.1:9"},
     {"SSL_CERT_FILE": "/nowhere/ca.pem"}, {"SSL_CERT_DIR": "/nowhere"}, {"http_proxy": "http://[::1"},
 ])  # fmt: skip
-def test_a_server_on_this_machine_is_asked_whatever_the_shell_says(standin, tmp_path, clean, values):
+def test_a_server_on_this_machine_is_used_whatever_the_shell_says(standin, tmp_path, clean, values):
     for name, value in values.items():
         clean.setenv(name, value)
     for host in ("127.0.0.1", "localhost"):
@@ -444,7 +444,7 @@ def test_certificates_that_are_none_are_one_line_with_their_variable(tmp_path, c
         teacher.ask([Question("What?")])
 
 
-def test_a_certificate_that_nobody_vouches_for_ends_at_once(standin, tmp_path, monkeypatch):
+def test_a_certificate_that_no_authority_signed_ends_at_once(standin, tmp_path, monkeypatch):
     async def send(*_):
         raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed")
 

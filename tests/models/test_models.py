@@ -101,7 +101,7 @@ def test_other_mistakes_are_one_clear_line(folder, tmp_path):
         (lambda: models.load(folder, dtype="int8"), "dtype"),
         (lambda: models.load(folder, device="cpu", load_in_4bit=True), "need a CUDA GPU.*load_in_4bit"),
         (lambda: models.load(folder, adapter=tmp_path / "none"), "adapter folder"),
-        (lambda: models.load(folder, adapter=tmp_path), "no adapter: adapter_config.json"),
+        (lambda: models.load(folder, adapter=tmp_path), "not an adapter: adapter_config.json"),
         (lambda: add_lora(models.load(folder), 0, 16), "positive"),
     ]:
         with pytest.raises(UserError, match=said):
@@ -288,7 +288,7 @@ def test_encoding_equals_the_processors_own(loaded, prompts):
         assert torch.equal(types.long(), expected["mm_token_type_ids"].long())
 
 
-def test_each_picture_is_processed_once_and_the_cache_has_a_bound(loaded, pictures, tmp_path, monkeypatch):
+def test_each_image_is_processed_once_and_the_cache_has_a_bound(loaded, images, tmp_path, monkeypatch):
     encode, calls = Encoder(loaded.processor), []
     process = loaded.processor.image_processor
     encode.processor = type("Counting", (), {
@@ -463,7 +463,7 @@ def test_bounds_that_make_no_sense_are_refused(folder, bounds, said):
     assert said in str(caught.value)
 
 
-def test_other_pictures_than_in_training_are_one_line(folder, tmp_path, capsys):
+def test_other_images_than_in_training_are_one_line(folder, tmp_path, capsys):
     out = tmp_path / "cot_sft"
     save_adapter(add_lora(models.load(folder, max_pixels=6272), 4, 8), out)
     models.load(folder, out)
@@ -546,7 +546,7 @@ def test_a_new_model_finds_the_old_one_gone(folder):
     assert old() is None
 
 
-def test_a_model_trained_in_full_sees_the_base_s_pictures_in_half_precision(folder, tmp_path, prompts):
+def test_a_model_trained_in_full_sees_the_base_s_images_in_half_precision(folder, tmp_path, prompts):
     """Its own processor carries the training's bounds, and its weights are float32: neither must set it apart."""
     import dataclasses
 

@@ -60,7 +60,7 @@ def test_every_rung_is_smaller_fits_and_ends(divides, data, pixels, tokens, prom
     assert rung is None and now["micro_batch_size"] == now["prompts"] == 1
 
 
-def test_pictures_above_the_releases_bound_are_brought_to_it_first():
+def test_images_above_the_releases_bound_are_brought_to_it_first():
     assert next_fallback(max_pixels=12845056) == Fallback("max_pixels", 1280 * 28 * 28)
 
 
@@ -72,7 +72,7 @@ def one_line(caught, *said):
     assert "\n" not in text and all(part in text for part in ("ran out", *said)), text
 
 
-def test_a_real_allocation_that_fails_is_told():
+def test_a_real_allocation_that_fails_is_reported():
     """No stand-in: four exabytes are refused by every machine."""
     with pytest.raises(UserError) as caught, memory_advice("training", training=True, micro_batch_size=6):
         torch.empty(2**60)
@@ -86,7 +86,7 @@ def test_other_errors_pass_untouched():
         raise UserError("as it was")
 
 
-def test_sft_tells_the_next_micro_batch(folder, tmp_path, monkeypatch):
+def test_sft_reports_the_next_micro_batch(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("finer1_lib.training.sft.completion_loss", full)
     with pytest.raises(UserError) as caught:
         cases.train("sft", folder, tmp_path / "a")
@@ -98,7 +98,7 @@ def test_sft_tells_the_next_micro_batch(folder, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("?/adapter*")), "nothing half-written looks finished"
 
 
-def test_tapo_tells_rollouts_from_updates(folder, tmp_path, monkeypatch):
+def test_tapo_distinguishes_rollouts_from_updates(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(rewards, "accuracy_reward", cases.sometimes_right)
     with monkeypatch.context() as patched:
         patched.setattr("finer1_lib.training.tapo.tapo_loss", full)
@@ -114,7 +114,7 @@ def test_tapo_tells_rollouts_from_updates(folder, tmp_path, monkeypatch):
     one_line(caught, "set gradient_checkpointing to true")
 
 
-def test_answering_and_loading_tell(folder, monkeypatch):
+def test_answering_and_loading_report(folder, monkeypatch):
     loaded = cases.start(folder)
     monkeypatch.setattr(generation, "sample_ids", full)
     for size, said in ((2, "to 1 (now 2)"), (1, "set max_new_tokens to 128 (now 200)")):
