@@ -85,8 +85,8 @@ def run(backend: str, folder: Path, base: str) -> dict:
     """SFT with an adapter, SFT of the weights themselves and TAPO, all on one base."""
     import training_cases as cases
 
+    from finer1_lib import models
     from finer1_lib.core.prompts import user_message
-    from finer1_lib.models import loading as models
     from finer1_lib.training import sft, tapo
 
     # Below 512 tokens Unsloth checkpoints activations in the ordinary way; above, it moves them to pinned
@@ -117,9 +117,9 @@ def run(backend: str, folder: Path, base: str) -> dict:
 
 def checked(folder: Path) -> dict[str, str]:
     """The checks of `finer1 gpu-check` that ask Unsloth, on the miniature: check -> level and finding."""
+    from finer1_lib import models
     from finer1_lib.commands import gpu_check
     from finer1_lib.commands.gpu_check import Bench
-    from finer1_lib.models import loading as models
     from finer1_lib.runs.presets import find_kit, make_plan
 
     plan = make_plan(find_kit(), "miniature", settings=["02_cot_sft.backend=unsloth"])

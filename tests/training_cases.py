@@ -31,7 +31,7 @@ def prepare_adapter(base: Path, out: Path) -> None:
     """An adapter of a checkpoint, both halves random."""
     import torch
 
-    from finer1_lib.models import loading as models
+    from finer1_lib import models
 
     loaded = add_lora(models.load(base), 4, 8, seed=3)
     with torch.random.fork_rng():
@@ -44,7 +44,7 @@ def prepare_adapter(base: Path, out: Path) -> None:
 
 def start(folder: Path, base: "Path | None" = None, adapter: str = "start", **options):
     """The base with that adapter."""
-    from finer1_lib.models import loading as models
+    from finer1_lib import models
 
     return models.load(base or folder / "base", adapter=folder / adapter, **options)
 
@@ -52,7 +52,7 @@ def start(folder: Path, base: "Path | None" = None, adapter: str = "start", **op
 def start_full(folder: Path, base: "Path | None" = None, vision_tower: bool = False, projector: bool = False,
                **options):
     """The base with its own weights freed; by default all but vision tower and projector (the release)."""
-    from finer1_lib.models import loading as models
+    from finer1_lib import models
 
     loaded = models.load(base or folder / "base", full_finetuning=True, **options)
     part = Trainable("full", vision_tower=vision_tower, projector=projector)

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.out_of_memory import mended
-from finer1_lib.models.sharing import forget_positions, read_prompts, preallocated_cache, shares_prompts, unwrap_base
+from finer1_lib.models.sharing import (
+    forget_positions,
+    preallocated_cache,
+    read_prompts,
+    shares_prompts,
+    unwrap_base,
+)
 
 if TYPE_CHECKING:
     from finer1_lib.models.trainable import LoadedModel

@@ -36,6 +36,7 @@ from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, question_for, user_message
 from finer1_lib.core.statistics import clustered_mean, paired_difference
 from finer1_lib.data.answers import answer_of
+from finer1_lib.models.generation import generate
 from finer1_lib.data.rationales.parsing import check_claims, parse
 from finer1_lib.models.trainable import KINDS, Trainable
 
@@ -229,8 +230,6 @@ def measure(
     Returns:
         One record a question: the question's columns, setting, completion, value (score in [0, 1]), readable.
     """
-    from finer1_lib.models.generation import generate
-
     chats = [user_message(row["text"], row["image_id"] and ImageFile(row["image_root"], row["image_id"]))
              for row in asked]
     answers = generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size)

@@ -53,8 +53,8 @@ def measure_run(
     """
     import pandas
 
+    from finer1_lib import models
     from finer1_lib.core.files import read_json
-    from finer1_lib.models import loading as models
     from finer1_lib.runs.chain import find_run
     from finer1_lib.training.tapo import triplet_rows
     from finer1_lib.training.tapo_config import make_config

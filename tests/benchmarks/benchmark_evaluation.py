@@ -62,9 +62,9 @@ def measure_run(
 
     import torch
 
+    from finer1_lib import models
     from finer1_lib.evaluation.entries import all_entries
     from finer1_lib.evaluation.requests import all_requests
-    from finer1_lib.models import loading as models
 
     if not sizes or set(sizes) - set(SIZES):
         raise UserError(f"benchmark-evaluation: sizes are some of {', '.join(SIZES)}, not {', '.join(sizes)}")

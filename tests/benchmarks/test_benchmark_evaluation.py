@@ -13,10 +13,10 @@ from benchmarks.benchmark_evaluation import measure_run, tables
 from benchmarks.benchmark_similarity import in_batches, measure_similarity, one_by_one, random_tower
 from typer.testing import CliRunner
 
+from finer1_lib import models
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.entries import all_entries
 from finer1_lib.evaluation.requests import all_requests
-from finer1_lib.models import loading as models
 
 NAMES = ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sabel Finch"]
 TOWER = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,

@@ -166,7 +166,7 @@ def test_without_a_kit_it_says_so(command, monkeypatch, tmp_path):
 
 
 def test_a_closed_stdout_stops_nothing(kit):
-    code = "import sys; sys.stdout = None; sys.argv[1:] = ['list']; from finer1_lib.cli import main; main()"
+    code = "import sys; sys.stdout = None; sys.argv[1:] = ['list']; from finer1_lib.commands.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=fixture_kit.environment(kit), capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -75,7 +75,7 @@ def test_no_output_of_a_notebook_goes_round_the_escapes():
             found = re.findall(r"\.style\b|\bMarkdown\(|\.to_html\(|\.to_csv\(|\bHTML\(.*", source)
             assert all(one.startswith("HTML(f'<style>{STYLE}") for one in found), (path.name, found)
     for path in sorted((ROOT / "finer1_lib").rglob("*.py")):
-        if path.name != "shown.py":
+        if path.name != "escaping.py":
             assert not re.search(r"\.to_csv\(|\.style\.(?:format|set|hide)|csv\.writer|DictWriter", path.read_text(encoding="utf-8")), path
 
 

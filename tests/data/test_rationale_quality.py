@@ -6,9 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from finer1_lib.data.rationales.filters import REASONS, write_rationale
-from finer1_lib.data.rationales.making import query_until_good, kept_concepts
+from finer1_lib.data.rationales.making import kept_concepts, query_until_good
 from finer1_lib.data.rationales.quality import (
-    query_again,
     compare_concepts,
     concept_report,
     found_and_missed,
@@ -18,6 +17,7 @@ from finer1_lib.data.rationales.quality import (
     misread,
     misread_share,
     quality_report,
+    query_again,
     share,
     steps,
     switched_off,

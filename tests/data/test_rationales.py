@@ -24,11 +24,11 @@ from finer1_lib.data.rationales.filters import (
     write_rationale,
 )
 from finer1_lib.data.rationales.making import (
-    query_all,
-    query_until_good,
     choose_concepts,
     label_places,
     make_rationales,
+    query_all,
+    query_until_good,
 )
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import Teacher, draw_seed

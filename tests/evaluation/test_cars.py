@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from finer1_lib.data.data_sets.names import official_names
-from finer1_lib.data.names import car_scores, cars_in, indistinguishable, official_needle, parts_of, short_names
+from finer1_lib.data.names import (
+    car_scores,
+    cars_in,
+    indistinguishable,
+    official_needle,
+    parts_of,
+    short_names,
+)
 from finer1_lib.data.taxonomy import genera
 
 CARS = sorted(official_names("car"))

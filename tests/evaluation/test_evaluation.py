@@ -28,12 +28,12 @@ from finer1_lib.evaluation.scores.scorers import make_scorer
 from finer1_lib.evaluation.scores.scoring import (  # fmt: skip
     compare,
     compare_all,
+    findings,
     order_effects,
     pick,
     reading,
     score_records,
     summary_rows,
-    findings,
 )
 from finer1_lib.evaluation.scores.similarity import TrigramSimilarity
 from finer1_lib.evaluation.summary import KEYS

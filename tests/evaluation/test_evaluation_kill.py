@@ -109,7 +109,7 @@ def ask(folder, load=lambda: None, generate=fake_generate, progress=None):
 
 def child(folder, when, nth):
     """One process, which kills itself when it comes to its nth own batch (or as it loads)."""
-    code = CHILD.format(tests=str(Path(__file__).parents[1]))
+    code = CHILD.format(tests=str(Path(__file__).parent))
     paths = os.pathsep.join([str(Path(finer1_lib.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.run([sys.executable, "-c", code, str(folder), when, str(nth)], capture_output=True,
                           text=True, timeout=120, env={**os.environ, "PYTHONPATH": paths})

@@ -16,7 +16,7 @@ GUIDE = make_guide()
 
 @pytest.fixture(scope="module")
 def base():
-    from finer1_lib.models import loading as models
+    from finer1_lib import models
 
     return models.load(str(WEIGHTS))
 

@@ -10,11 +10,12 @@ import tiny_checkpoint
 import torch
 from safetensors.torch import load_file, save_file
 
+from finer1_lib import models
 from finer1_lib.core.checkpoint_names import split_adapter
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.entries import FIXED, check_rows, weights_at, with_more, with_systems
 from finer1_lib.evaluation.systems.registry import System
-from finer1_lib.models import adapter_files, loading as models
+from finer1_lib.models import adapter_files
 from finer1_lib.models.adapter_files import other_base
 from finer1_lib.models.generation import generate
 

@@ -372,7 +372,7 @@ def test_a_torn_line_is_asked_again_and_no_other(standin, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from finer1_lib.chat_endpoint import ChatEndpoint, Question
+from finer1_lib.models.endpoint import ChatEndpoint, Question
 ChatEndpoint(sys.argv[1], "giant", Path(sys.argv[2]), concurrency=3).ask([Question(f"q{n}") for n in range(30)])
 """
 

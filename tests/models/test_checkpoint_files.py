@@ -12,10 +12,11 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from finer1_lib import models
 from finer1_lib.commands.doctor.subject import Subject
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
-from finer1_lib.models import any_model, chat_templates, loading as models
+from finer1_lib.models import any_model, chat_templates
 from finer1_lib.models.checkpoint_files import INDEX, check_files, weight_files
 from finer1_lib.models.checkpoint_weights import refuse_bad_weights
 from finer1_lib.models.encoding import Encoder

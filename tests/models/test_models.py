@@ -9,11 +9,11 @@ import pytest
 import tiny_checkpoint
 import torch
 
+from finer1_lib import models
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import user_message
-from finer1_lib.models import loading as models
 from finer1_lib.models.encoding import Encoder, pad, pixels_of, vision_inputs
 from finer1_lib.models.generation import PLACEHOLDERS, cut_batches, generate, mix, sample_ids
 from finer1_lib.models.hidden_states import pooled_states

@@ -8,9 +8,10 @@ import torch
 import training_cases as cases
 from hypothesis import given, settings, strategies as st
 
+from finer1_lib import models
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
-from finer1_lib.models import generation, loading as models, out_of_memory
+from finer1_lib.models import generation, loading, out_of_memory
 from finer1_lib.models.generation import generate
 from finer1_lib.models.out_of_memory import Fallback, mended, next_fallback
 from finer1_lib.training import rewards, rollouts
@@ -101,7 +102,7 @@ def test_sft_tells_the_next_micro_batch(folder, tmp_path, monkeypatch):
 def test_tapo_tells_rollouts_from_updates(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(rewards, "accuracy_reward", cases.sometimes_right)
     with monkeypatch.context() as patched:
-        patched.setattr("finer1_lib.training.objective.tapo_loss", full)
+        patched.setattr("finer1_lib.training.tapo.tapo_loss", full)
         with pytest.raises(UserError) as caught:
             cases.train("tapo", folder, tmp_path / "a")
         one_line(caught, "training: set micro_batch_size to 2 (now 4)")
@@ -121,7 +122,7 @@ def test_answering_and_loading_tell(folder, monkeypatch):
         with pytest.raises(UserError) as caught:
             generate(loaded, [user_message("a")] * size, max_new_tokens=200, batch_size=8)
         one_line(caught, "in answering", said)
-    monkeypatch.setattr(models, "_load_transformers", full)
+    monkeypatch.setattr(loading, "_load_transformers", full)
     with pytest.raises(UserError) as caught:
         models.load(folder / "base", device="cpu")
     one_line(caught, "loading", "a smaller checkpoint")

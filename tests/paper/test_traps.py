@@ -233,7 +233,7 @@ def test_A9_one_pixel_budget_in_training_and_in_evaluation(tmp_path):
     """The release reads one photograph in two sizes; the kit's weights carry one processor with them."""
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-    from finer1_lib.models import loading as models
+    from finer1_lib import models
     from finer1_lib.models.encoding import Encoder
 
     wide = dict(factor=28, min_pixels=3_136, max_pixels=12_845_056)

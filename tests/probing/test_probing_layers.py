@@ -343,8 +343,9 @@ def test_all_layers_and_places_come_from_one_forward(tmp_path, monkeypatch):
     """One forward or several, small batches or large: the same states; an image cannot know its question."""
     import tiny_checkpoint
 
+    from finer1_lib import models
     from finer1_lib.core.prompts import user_message
-    from finer1_lib.models import hidden_states, loading as models
+    from finer1_lib.models import hidden_states
 
     loaded = models.load(tiny_checkpoint.build(tmp_path / "base"))
     sizes = [(112, 112), (84, 140), (56, 56)]

@@ -249,7 +249,7 @@ def test_chosen_layers_of_a_real_checkpoint_are_those_of_all(tmp_path):
     """Kept layers alone, in 16 bits, against all of them in 32; a span is the name before its last word."""
     import tiny_checkpoint
 
-    from finer1_lib.models import loading as models
+    from finer1_lib import models
 
     loaded = models.load(tiny_checkpoint.build(tmp_path / "base", layers=3))
     rows = []
@@ -290,8 +290,8 @@ def test_memory_that_runs_out_while_states_are_read_is_one_line(tmp_path, monkey
     import tiny_checkpoint
     import torch
 
+    from finer1_lib import models
     from finer1_lib.core.prompts import user_message
-    from finer1_lib.models import loading as models
 
     loaded = models.load(tiny_checkpoint.build(tmp_path / "base"))
 

@@ -343,7 +343,7 @@ def test_progress_line(tmp_path, capsys):
 
 def test_a_stage_in_use_elsewhere_is_refused_and_free_after_a_kill(tmp_path):
     code = (
-        "import sys, time\nfrom finer1_lib.runs import Stage\n"
+        "import sys, time\nfrom finer1_lib.runs.stage import Stage\n"
         f"Stage.open({FIRST!r}, dict(run_name='r', output_root={str(tmp_path)!r}, seed=0))\n"
         "print('open', flush=True)\ntime.sleep(60)"
     )

@@ -89,7 +89,7 @@ def test_a_notebook_run_by_hand_draws_too(hostile):
     """In a process of its own, as a kernel is: what the set-up cell does, then the first figure."""
     code = (
         "import os, sys; sys.modules['ipykernel'] = sys\n"
-        "from finer1_lib.surroundings import clean_this_process; clean_this_process()\n"
+        "from finer1_lib.runs.provenance import clean_this_process; clean_this_process()\n"
         "import io, matplotlib, matplotlib.pyplot as plt\n"
         "figure, axes = plt.subplots(); axes.set_title('a_b'); figure.savefig(io.BytesIO())\n"
         "print(matplotlib.get_backend(), os.environ.get('RANK'), plt.rcParams['font.family'])\n"
@@ -111,8 +111,8 @@ def test_a_launcher_s_second_process_runs_nothing(tmp_path, monkeypatch):
 
 def test_a_command_s_figure_has_matplotlib_s_own_style(tmp_path, hostile):
     code = (
-        "import os; from pathlib import Path; from finer1_lib.seed_tables import draw\n"
-        "from finer1_lib.surroundings import clean_this_process; clean_this_process(figures=False)\n"
+        "import os; from pathlib import Path; from finer1_lib.commands.seeds import draw\n"
+        "from finer1_lib.runs.provenance import clean_this_process; clean_this_process(figures=False)\n"
         "assert 'RANK' not in os.environ and 'MPLBACKEND' not in os.environ\n"
         "row = dict(model='base', label='a_b', setting='open_world', categories='seen', value=0.5, low=0.4,\n"
         "           high=0.6, per_seed=[0.5])\n"

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from finer1_lib import models
 from finer1_lib.core.errors import UserError
-from finer1_lib.models import loading as models
 from finer1_lib.models.generation import Generation
 from finer1_lib.models.trainable import Trainable
 from finer1_lib.training import forgetting, forgetting as forgetting_summary
@@ -109,7 +109,7 @@ def test_settings_have_names_labels_and_parts():
 
 def records(setting, rows, said, monkeypatch):
     """What a model would leave that answers by `said(row)`."""
-    monkeypatch.setattr(models, "generate", lambda loaded, chats, **how: [
+    monkeypatch.setattr(forgetting, "generate", lambda loaded, chats, **how: [
         Generation(said(row), 3, False) for row in rows])
     return forgetting.measure(None, setting, rows, GUIDE, max_new_tokens=9)
 

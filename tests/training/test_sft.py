@@ -11,8 +11,8 @@ import pytest
 import torch
 import training_cases as cases
 
+from finer1_lib import models
 from finer1_lib.core.errors import UserError
-from finer1_lib.models import loading as models
 from finer1_lib.models.generation import generate
 from finer1_lib.models.trainable import LoadedModel, Trainable
 from finer1_lib.training import checkpoints, sft

@@ -465,7 +465,7 @@ def test_distorted_pictures_are_as_strong_as_they_say_and_the_same_every_time(fo
 
 
 def test_tapo_trains_all_weights_as_well_and_what_it_writes_is_what_it_trained(folder, tmp_path):
-    from finer1_lib.models import loading as models
+    from finer1_lib import models
 
     started = cases.start_full(folder)
     before = {name: p.detach().clone() for name, p in started.model.named_parameters()}

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from finer1_lib.training.methods import colour_of
-from finer1_lib.training.plots import curves, seconds_of_a_step, failure_findings, wrong_turns
+from finer1_lib.training.plots import curves, failure_findings, seconds_of_a_step, wrong_turns
 
 
 def log(steps=6, **columns):

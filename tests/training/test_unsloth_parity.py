@@ -105,8 +105,8 @@ def test_what_unsloth_trained_loads_plainly_and_merges_alike(told, folder, base)
     """Adapters, whole and merged checkpoints of both (Unsloth's merged one is rounded to 16 bits)."""
     import torch
 
+    from finer1_lib import models
     from finer1_lib.core.prompts import user_message
-    from finer1_lib.models import loading as models
     from finer1_lib.models.encoding import Encoder, pad
 
     weights = WEIGHTS if base == "miniature" else folder / "base"

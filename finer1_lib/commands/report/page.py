@@ -354,7 +354,7 @@ def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
 
     Cards come escaped from `traces.sheet`.
     """
-    from finer1_lib.traces.sheet import card, choose_examples, legend, image_bytes
+    from finer1_lib.traces.sheet import card, choose_examples, image_bytes, legend
 
     records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")
                if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]  # whoever writes notebooks of their own may keep other records

@@ -27,7 +27,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
 from finer1_lib.data.rationales.filters import flaws, reasons_of
-from finer1_lib.data.rationales.making import query_until_good, attempt_seed, kept_concepts, own_and_foreign
+from finer1_lib.data.rationales.making import attempt_seed, kept_concepts, own_and_foreign, query_until_good
 from finer1_lib.data.rationales.parsing import (
     CANDIDATE_MARKER,
     MAX_CANDIDATES,
