@@ -11,7 +11,7 @@ Source: METHOD 2.1-2.3 (none of the paper's code for it was released: audit.md C
 
 import random
 from pathlib import Path
-from typing import Callable, Collection, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Collection, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, read_jsonl
@@ -74,6 +74,16 @@ def query_all(
         if progress:
             progress(number, len(rows))
     return {row["image_id"]: done[row["image_id"]] for row in rows}
+
+
+def describe_and_choose(
+    teacher: Optional[Teacher], rows: Sequence[Row], encoder: Encoder, **how: Any
+) -> tuple[dict[str, dict], dict[str, list[dict]]]:
+    """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a teacher."""
+    if teacher is None:
+        return {}, {}
+    asked = query_all(teacher, rows, **how)
+    return asked, choose_concepts(rows, asked, encoder)
 
 
 def choose_concepts(
