@@ -20,6 +20,7 @@ def _world():
 
 
 def _data():
+    from finer1_lib import data
     from finer1_lib.data.rationales.filters import write_rationale
     from finer1_lib.data.rationales.quality import misread
     from finer1_lib.miniature.world import make_guide
@@ -32,7 +33,7 @@ def _data():
     comparison = f"{name}: {truth} {first} (differs); Marlo Wren: {wrong} {first}"
     text = write_rationale(f"{wrong} {first}", [name, "Marlo Wren"], comparison, name)
     return {
-        "guide": guide, "misread": misread, "attempts": 3,
+        "guide": guide, "data": data, "misread": misread, "attempts": 3,
         "kept": [{"text": text, "sub_category": name}],
         "example": {"image_id": "a.png", "sub_category": name},
         "chosen": {"a.png": [{"concept": c, "score": -1.0, "kept": kept} for c, kept in concepts]},
