@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from finer1_lib.commands.doctor.rows import NotYet, Row, fail, passed, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.miniature.base import WEIGHTS
-from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.trainable import Trainable, make_trainable
 from finer1_lib.runs.presets import Plan
 
@@ -364,7 +364,7 @@ def gradients(bench: Bench) -> list[Row]:
     for on in (True, False):
         bench.training(on)
         bench.loaded.model.zero_grad()
-        with mended("a step of one row"):
+        with memory_advice("a step of one row"):
             bench.scored([prompt], ids, mask).logp.mean().backward()
         squares = [p.grad.float().square().sum() for p in bench.loaded.model.parameters()
                    if p.grad is not None]
@@ -383,7 +383,7 @@ def memory(bench: Bench, stage: str) -> list[Row]:
 
     update, loaded = bench.largest(stage), bench.loaded
     bench.training(loaded.gradient_checkpointing or loaded.backend == "unsloth")
-    with mended(f"a micro-batch of {stage}", loaded, training=True,
+    with memory_advice(f"a micro-batch of {stage}", loaded, training=True,
                 micro_batch_size=bench.get(stage, "micro_batch_size", 8)):
         measured = bench.peak(update.backward)
     loaded.model.zero_grad()
