@@ -10,7 +10,7 @@ __getattr__, __all__ = face(__name__, {
     "world": "make_guide",
     "drawing": "draw_specimen write_world",
     "base": "WEIGHTS",
-    "pretraining": "pretrain",
-    "model_card": "make_model_card model_card_path summarise write_model_card",
+    "pretraining": "pretrained_base",
+    "model_card": "make_model_card stored_card summarise",
     "plots": "attribute_reading genus_sheet",
 })  # fmt: skip

@@ -11,6 +11,7 @@ from finer1_lib.core.faces import face
 __getattr__, __all__ = face(__name__, {
     "sft": "SftCollator SftConfig SftExample completion_loss train_sft",
     "objective": "clipped_surrogate divergence group_advantages",
-    "methods": "budget_table method_config tapo_config_from",
+    "tapo_config": "preset_table tapo_config_from",
     "tapo": "train_tapo triplet_rows",
+    "methods": "failure_plans matched_configs",
 })  # fmt: skip
