@@ -9,8 +9,7 @@ from finer1_lib.evaluation.summary import SOURCES, join_summary
 
 
 def finish_run(run_dir: Path, stages: Sequence[str], say: Callable[[str], None]) -> Optional[Path]:
-    """Write summary.json and report.html once stages with rows were run; the report's path, None without
-    rows."""
+    """Write summary.json and report.html if a stage with rows was run; returns the report's path or None."""
     if not set(stages) & set(SOURCES):
         say(f"stopped after {stages[-1]} (--to)")
         return None
