@@ -9,8 +9,7 @@ import pytest
 
 from finer1_lib.commands.seeds import main_lines
 from finer1_lib.evaluation.entries import all_entries, labels_of
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import pick, score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import make_scorer, pick, score_records, summary_rows
 from finer1_lib.evaluation.summary import KEYS, check_rows, main_table
 from finer1_lib.paper.orderings import left_out
 from finer1_lib.runs.chain import STAGES

@@ -15,8 +15,7 @@ from finer1_lib.evaluation.records import RecordFile, fault_of, names_in, set_as
 from finer1_lib.evaluation.scores import rescore as module
 from finer1_lib.evaluation.scores.averages import cluster_sums
 from finer1_lib.evaluation.scores.rescore import Sums, paths_of, rescore
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import make_scorer, score_records, summary_rows
 from finer1_lib.evaluation.summary import KEYS
 
 NAMES = {"bird": ["Rock Wren", "House Wren", "Elf Owl", "Barn Owl"],

@@ -27,8 +27,11 @@ from finer1_lib.core.statistics import (
     paired_difference,
 )
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, rows_of_sums
+from finer1_lib.evaluation.scores.official import OfficialScorer
 from finer1_lib.evaluation.scores.samples import sample_scores, settle
 from finer1_lib.evaluation.scores.scorers import Scorer
+from finer1_lib.evaluation.scores.similarity import Similarity, TrigramSimilarity
+from finer1_lib.evaluation.scores.strict import StrictScorer
 from finer1_lib.evaluation.summary import KEYS
 
 # 2,000 flips find no p below 1/2001, which a hundred tests correct to 0.05: small ones are asked for again
@@ -40,6 +43,31 @@ _COMPARED = (
     "first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n", "needed",
     "reading", "p_holm", "reading_holm", "p_mcnemar", "needed_items", "design_effect",
 )  # fmt: skip
+
+
+# To add a scorer: a class like these two (see `scorers.Scorer`), and a line here. Old records are scored again
+# without a model.
+SCORERS: dict[str, Any] = {"official": OfficialScorer, "strict": StrictScorer}
+
+
+def make_scorer(
+    name: str, *, similarity: Optional[Similarity] = None, guide: Optional[Mapping[str, Any]] = None, **more: Any
+) -> Scorer:
+    """A scorer of `SCORERS`; raises UserError for an unknown name.
+
+    Args:
+        similarity: Sim of the open world; the trigram one when None.
+        guide: the field guide, for metrics that need genera.
+        more: the kit's two take `names` and `more` (further similarities).
+
+    Example:
+        >>> record = {"completion": "<answer>House Wren, Rock Wren</answer>", "sub_category": "Rock Wren"}
+        >>> make_scorer("official").closed(record), make_scorer("strict").closed(record)["accuracy"]
+        ({'accuracy': 1.0}, 0.0)
+    """
+    if name not in SCORERS:
+        raise UserError(f"unknown scorer {name!r}: one of {', '.join(sorted(SCORERS))}")
+    return SCORERS[name](similarity=similarity or TrigramSimilarity(), guide=guide, **more)
 
 
 def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
