@@ -36,7 +36,7 @@ from finer1_lib.evaluation.summary import KEYS
 
 # 2,000 flips find no p below 1/2001, which a hundred tests correct to 0.05: small ones are asked for again
 NEAR_FLOOR, FLIPS = 0.005, 50_000
-_SCORE_COLUMNS = (
+SCORE_COLUMNS = (
     "model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order",
 )  # fmt: skip
 _COMPARED = (
@@ -89,8 +89,8 @@ def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
     import pandas as pd
 
     records = settle(records)
-    told = pd.DataFrame([[record[key] for key in _SCORE_COLUMNS] for record in records],
-                        columns=list(_SCORE_COLUMNS), dtype=object)  # fmt: skip
+    told = pd.DataFrame([[record[key] for key in SCORE_COLUMNS] for record in records],
+                        columns=list(SCORE_COLUMNS), dtype=object)  # fmt: skip
     parts = []
     for scorer in scorers:
         prepare(scorer, records)
@@ -103,7 +103,7 @@ def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
         parts.append(part.assign(scorer=scorer.name, metric=pd.Series(rows[1], dtype=object),
                                  value=pd.Series(rows[2], dtype=float)))  # fmt: skip
     if not parts:
-        return pd.DataFrame(columns=[*_SCORE_COLUMNS, "scorer", "metric", "value"])
+        return pd.DataFrame(columns=[*SCORE_COLUMNS, "scorer", "metric", "value"])
     return pd.concat(parts, ignore_index=True)
 
 
