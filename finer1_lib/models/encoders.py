@@ -180,8 +180,7 @@ def stored_rows(
 
 
 class TransformersTowers:
-    """Both towers of a CLIP- or SigLIP-like checkpoint that transformers has a class for, by
-    `load_encoder`."""
+    """Both towers of a CLIP- or SigLIP-like checkpoint of transformers, by `load_encoder`."""
 
     def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
         self._loaded = load_encoder(checkpoint, device=device, texts=True)
