@@ -241,8 +241,8 @@ def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
                  for name in sorted(wanted) if weights[name].shape != wanted[name].shape]
         if sizes:
             name, there, here = sizes[0]
-            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: {name}, "
-                         f"{there} where {here} is needed)")  # fmt: skip
+            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: "
+                         f"{name}, {there} where {here} is needed)")  # fmt: skip
         with torch.no_grad():
             result = set_peft_model_state_dict(loaded.model, weights)
     if result.unexpected_keys:
