@@ -9,9 +9,10 @@ from finer1_lib.evaluation.summary import SOURCES, join_summary
 
 
 def finish_run(run_dir: Path, stages: Sequence[str], say: Callable[[str], None]) -> Optional[Path]:
-    """Write summary.json and report.html once stages with rows were run; the report's path, None without rows."""
+    """Write summary.json and report.html once stages with rows were run; the report's path, None without
+    rows."""
     if not set(stages) & set(SOURCES):
-        say(f"stopped after {stages[-1]}, as asked")
+        say(f"stopped after {stages[-1]} (--to)")
         return None
     report = run_dir / "report.html"
     if report.is_file() and not os.access(run_dir, os.W_OK):

@@ -23,7 +23,7 @@ from typing import Any, Callable, NamedTuple
 from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, passed, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.miniature.base import WEIGHTS
-from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.trainable import make_trainable
 from finer1_lib.runs.presets import Plan
 
@@ -317,7 +317,7 @@ def gradients(bench: Bench) -> list[Row]:
     for on in (True, False):
         bench.training(on)
         bench.loaded.model.zero_grad()
-        with mended("a step of one row"):
+        with memory_advice("a step of one row"):
             bench.scored([prompt], ids, mask).logp.mean().backward()
         squares = [p.grad.float().square().sum() for p in bench.loaded.model.parameters()
                    if p.grad is not None]
@@ -336,7 +336,7 @@ def memory(bench: Bench, stage: str) -> list[Row]:
 
     update, loaded = bench.largest(stage), bench.loaded
     bench.training(loaded.gradient_checkpointing or loaded.backend == "unsloth")
-    with mended(f"a micro-batch of {stage}", loaded, training=True,
+    with memory_advice(f"a micro-batch of {stage}", loaded, training=True,
                 micro_batch_size=bench.get(stage, "micro_batch_size")):
         measured = bench.peak(update.backward)
     loaded.model.zero_grad()

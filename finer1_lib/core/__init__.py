@@ -1,8 +1,9 @@
-"""What every other room stands on: it imports nothing of the kit, and no torch.
+"""The base of every other room: it imports nothing of the kit, and no torch.
 
 Reading order: `completions` (the format of an answer), `prompts`, `statistics` (intervals by sub-category),
-`images`, `files` and `hashing` (whole files and their hashes), `escaping` (tables and texts for people), `plots`,
-`checkpoint_names`, `network`, `errors` (the one exception), `faces` (how a package offers its names).
+`images`, `files` and `hashing` (whole files and their hashes), `escaping` (tables and texts for people),
+`plots`, `checkpoint_names`, `network`, `errors` (the one exception), `faces` (how a package offers its
+names).
 """
 
 from finer1_lib.core.faces import face

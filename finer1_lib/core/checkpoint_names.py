@@ -16,7 +16,8 @@ def is_folder(checkpoint: str) -> bool:
 
 
 def split_revision(checkpoint: str) -> "tuple[str, str | None]":
-    """(owner/name, revision) of "owner/name@revision": a branch, a tag or (it never moves) a commit; else None."""
+    """(owner/name, revision) of "owner/name@revision": a branch, a tag or (it never moves) a commit; else
+    None."""
     found = None if is_folder(checkpoint) else re.fullmatch(HUB_ID, checkpoint)
     return (checkpoint, None) if found is None else (found[1], found[2])
 
@@ -24,8 +25,8 @@ def split_revision(checkpoint: str) -> "tuple[str, str | None]":
 def split_adapter(text: str, root: "str | Path" = "") -> tuple[Optional[str], Optional[str]]:
     """(checkpoint, adapter) of CHECKPOINT, ADAPTER or BASE+ADAPTER; None for what is missing.
 
-    A folder's name may contain a plus sign: existing folders decide where the text is split. Relative ones count
-    from `root`.
+    A folder's name may contain a plus sign: existing folders decide where the text is split. Relative ones
+    count from `root`.
     """
     def there(part: str) -> bool:
         return bool(part) and (Path(root) / Path(part).expanduser()).is_dir()
@@ -42,7 +43,8 @@ def split_adapter(text: str, root: "str | Path" = "") -> tuple[Optional[str], Op
 
 
 def read_entry(entry: str) -> tuple[str, str, str]:
-    """(label, prompt kind, checkpoint) of an entry of more_models, LABEL=[KIND:]CHECKPOINT; "" for what is missing."""
+    """(label, prompt kind, checkpoint) of an entry of more_models, LABEL=[KIND:]CHECKPOINT; "" for what is
+    missing."""
     label, _, checkpoint = (part.strip() for part in entry.partition("="))
     kind, colon, rest = checkpoint.partition(":")
     return (label, kind, rest.strip()) if colon and kind in PROMPT_KINDS else (label, "cot", checkpoint)

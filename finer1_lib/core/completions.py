@@ -1,11 +1,13 @@
-"""The format of a completion and the comparison of names: the one reading shared by rewards, scorers and traces.
+"""The format of a completion and the comparison of names, shared by rewards, scorers and traces.
 
     <think>THINKING</think> <answer>NAME</answer>
     THINKING</think> <answer>NAME</answer>          the chat template opened the thinking
     <answer>NAME</answer>
 
-Source: Fine-R1 (arXiv 2602.07605), Section 3.1 (thinking, then the answer in tags). The paper and the release accept
-the label anywhere in a response; `strict` asks for one well-formed answer that is the label and nothing else.
+`strict` asks for one well-formed answer that is the label and nothing else. Fine-R1 (arXiv 2602.07605)
+accepts the label anywhere in the response, its release anywhere in the answer.
+
+Source: release TAPO/examples/reward_function/cls_thinking.py:18-34 (format and accuracy rewards).
 """
 
 import re
@@ -25,7 +27,8 @@ _LEADING_ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
 
 @lru_cache(maxsize=4096)  # names come again record after record; prose passes through
 def normalise(text: str) -> str:
-    """Fold the spellings of one name: case, white space, hyphens and underscores (spaces), apostrophes (removed)."""
+    """Fold the spellings of one name: case, white space, hyphens and underscores (spaces), apostrophes
+    (removed)."""
     text = _APOSTROPHES.sub("", _composed(text).casefold())
     # composed once more: a removed apostrophe may leave a letter beside its accent
     return " ".join(_JOINERS.sub(" ", _composed(text)).split())
@@ -42,8 +45,8 @@ def _composed(text: str) -> str:
 
 
 def forms(answer: str) -> tuple[str, ...]:
-    """An answer unchanged, without its wrapping (quotes, stars, backticks, `\\boxed{}`), without one final stop,
-    and without an article; nothing inside it is changed."""
+    """An answer unchanged, without its wrapping (quotes, stars, backticks, `\\boxed{}`), without one final
+    stop, and without an article; nothing inside it is changed."""
     text = _opened(answer).rstrip(_CLOSING)
     whole = text[:-1].rstrip(_CLOSING) if text.endswith((".", "。")) else text
     article = _LEADING_ARTICLE.match(whole)
@@ -100,8 +103,8 @@ class Reading(NamedTuple):
 def read_completion(completion: str) -> Reading:
     """Split a completion into thinking and answer.
 
-    The thinking may hold anything, also tags of answers and pairs of its own; only what is outside counts as the
-    answer. After thinking that the chat template opened, the model may add a pair of its own.
+    The thinking may hold anything, also tags of answers and pairs of its own; only what is outside counts as
+    the answer. After thinking that the chat template opened, the model may add a pair of its own.
     """
     tags = list(re.finditer("</?think>", completion))
     steps = [1 if tag.group() == "<think>" else -1 for tag in tags]
@@ -133,7 +136,7 @@ def one_answer(completion: str) -> tuple[Optional[str], str]:
 
 def strict(completion: str, label: str) -> float:
     """1.0 for exactly one well-formed answer that is the label (`says`), else 0.0."""
-    answer, _ = one_answer(completion)
+    answer, _ = one_answer(completion)  # cls_thinking.py:25 takes the first pair of tags
     return float(answer is not None and says(answer, label))
 
 
@@ -145,7 +148,8 @@ def _alone(text: str) -> bool:
 def well_formatted(completion: str) -> float:
     """1.0 for thinking and then one answer, neither empty, nothing around them but white space.
 
-    The release's pattern (TAPO/examples/reward_function/cls_thinking.py:19) also accepts empty and repeated tags.
+    The release's pattern (TAPO/examples/reward_function/cls_thinking.py:19) also accepts empty and repeated
+    tags.
     """
     reading = read_completion(completion)
     whole = reading.answer is not None and (reading.thinking or "").strip() and not reading.before.strip()

@@ -1,11 +1,13 @@
-"""Files that are whole or absent: atomic writes, JSON lines that survive a kill, a lock, and checked YAML and JSON.
+"""Files that are whole or absent: atomic writes, JSON lines that survive a kill, a lock, and checked YAML and
+JSON.
 
-A stage may be killed at any moment. Whatever has its final name is therefore complete: text, JSON and folders are
-written under a hidden temporary name beside the target and renamed into place. The exception is a `.jsonl` file,
-which grows line by line; a kill can tear its last line, which reading and appending drop.
+A stage may be killed at any moment. Whatever has its final name is therefore complete: text, JSON and folders
+are written under a hidden temporary name beside the target and renamed into place. The exception is a
+`.jsonl` file, which grows line by line; a kill can tear its last line, which reading and appending drop.
 
-New files and folders get the rights that the umask and the folder give: nothing here calls chmod, which a mount or
-another owner's folder may refuse. Text, JSON and YAML that a user wrote fail with one line that says where.
+New files and folders get the rights that the umask and the folder give: nothing here calls chmod, which a
+mount or another owner's folder may refuse. Text, JSON and YAML that a user wrote fail with one line that says
+where.
 """
 
 import errno
@@ -26,7 +28,8 @@ TEMPORARY = ".tmp-"  # prefix of unfinished files and folders; never hashed, swe
 
 
 def plain(value: Any) -> Any:
-    """Turn numpy scalars, paths, tuples and sets into JSON's types (else TypeError); NaN and infinities become None."""
+    """Turn numpy scalars, paths, tuples and sets into JSON's types (else TypeError); NaN and infinities
+    become None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -53,7 +56,8 @@ _REFUSED = re.compile("Permission denied|Operation not permitted|Access is denie
 
 
 def system_line(error: str, folder: Path) -> Optional[str]:
-    """What to do about an error that only the machine's owner can fix (a full disk, missing rights), else None.
+    """What to do about an error that only the machine's owner can fix (a full disk, missing rights), else
+    None.
 
     Args:
         error: the error's text; libraries wrap the system's words in exceptions of their own.
@@ -72,7 +76,7 @@ def system_line(error: str, folder: Path) -> Optional[str]:
         return (f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
                 " another --run-name or --output-root")
     if _ODD.search(error):
-        return (f"{error}: nothing can be read or written there as it is ({folder}): look what lies there, remove or"
+        return (f"{error}: nothing can be read or written there as it is ({folder}): see what is there, remove or"
                 " repair it, or choose another --run-name or --output-root")
     return None
 
@@ -216,7 +220,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         return kind()
     if not path.is_file():
         what = "a folder" if path.is_dir() else "something else"  # a pipe would be waited for
-        raise UserError(f"{path} must be a file, and {what} lies there: remove it")
+        raise UserError(f"{path} must be a file, and there is {what}: remove it")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -256,7 +260,8 @@ def _cut_torn_line(file: Any) -> None:
 
 
 def read_jsonl(path: Path, truncate: bool = False, fix: str = "delete the file and run again") -> list[Any]:
-    """Read JSON lines, none without a file; a last line without its newline was torn by a kill and is dropped.
+    """Read JSON lines, none without a file; a last line without its newline was torn by a kill and is
+    dropped.
 
     Args:
         truncate: also cut the torn line from the file.
@@ -292,14 +297,15 @@ def sweep(folder: Path) -> None:
 def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
     """Take a lock that this process holds until `unlock` or its death, however it dies.
 
-    Own code, not filelock: the file keeps the holder's process id for the message, a user who may only read the lock
-    file of a shared folder can still lock it, and a file system without locks is no error.
+    Own code, not filelock: the file keeps the holder's process id for the message, a user who may only read
+    the lock file of a shared folder can still lock it, and a file system without locks is no error.
 
     Args:
         what: what the message says is in use.
         patience: seconds to wait; a kernel whose runner was killed lives on for about a second.
 
-    Returns: A handle for `unlock`; None where there are no locks (Windows, some mounts) or nothing may be written.
+    Returns: A handle for `unlock`; None where there are no locks (Windows, some mounts) or nothing may be
+        written.
 
     Raises: UserError: another process holds it for longer than `patience`.
     """
@@ -385,7 +391,8 @@ def parse_json(text: str) -> Any:
 
 
 def read_yaml(path: Path, where: str) -> Any:
-    """The value of a YAML file, `where` in messages; UserError if it cannot be read or `parse_yaml` refuses it."""
+    """The value of a YAML file, `where` in messages; UserError if it cannot be read or `parse_yaml` refuses
+    it."""
     try:
         text = read_text(path)
     except OSError as error:
@@ -398,8 +405,8 @@ def read_yaml(path: Path, where: str) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text.
 
-    Raises: UserError: not YAML, nested too deeply, a key listed twice (PyYAML silently takes the last), or a number
-        that YAML reads in base 8 or 60.
+    Raises: UserError: not YAML, nested too deeply, a key listed twice (PyYAML silently takes the last), or a
+        number that YAML reads in base 8 or 60.
     """
     import yaml
 

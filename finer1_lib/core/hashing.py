@@ -22,7 +22,8 @@ def sha256_file(path: Path) -> str:
 
 
 def walk(folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, os.DirEntry]]:
-    """Every file under a folder by its relative posix path, unordered, without hidden ones and top names in `skip`."""
+    """Every file under a folder by its relative posix path, unordered, without hidden ones and top names in
+    `skip`."""
     waiting = [(Path(folder), "")]
     while waiting:
         here, prefix = waiting.pop()
@@ -73,8 +74,8 @@ def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) 
 def changed_outputs(folder: Path, outputs: Mapping[str, str]) -> list[str]:
     """Those of a record's `outputs` ({path: sha256}) that are missing or no longer have the recorded content.
 
-    Only a file whose size or times differ from when it was last hashed is hashed again (no user can set the time of
-    change), so gigabytes that were not touched cost no more than a look.
+    Only a file whose size or times differ from when it was last hashed is hashed again (no user can set the
+    time of change), so gigabytes that were not touched cost no more than a look.
     """
     try:
         seen = files.read_json(folder / _SEEN)

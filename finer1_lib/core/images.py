@@ -38,7 +38,8 @@ def load_image(image_root: "str | Path", image_id: str) -> "Image":
     Args:
         image_id: posix path relative to the root; "#bottom=20" at its end leaves out the last 20 pixel rows.
 
-    Raises: UserError: the path leaves the root (also through a symbolic link), is missing, or is not a whole image.
+    Raises: UserError: the path leaves the root (also through a symbolic link), is missing, or is not a whole
+        image.
     """
     from PIL import Image, ImageOps
 
@@ -62,7 +63,8 @@ def load_image(image_root: "str | Path", image_id: str) -> "Image":
 
 
 def image_size(image_root: "str | Path", image_id: str) -> tuple[int, int]:
-    """(width, height) in pixels of what `load_image` would return, and its errors, from the file's header alone."""
+    """(width, height) in pixels of what `load_image` would return, and its errors, from the file's header
+    alone."""
     file, rows = split_crop(image_id)
     path = _below(Path(image_root), file)
     with _opened(path) as opened:
@@ -107,7 +109,8 @@ def _kept(path: Path, height: int, rows: int) -> int:
 
 
 def _below(root: Path, file: str) -> Path:
-    """The path of a file below the root. Only a link directly in the root may lead elsewhere, to a data set."""
+    """The path of a file below the root. Only a link directly in the root may lead elsewhere, to a data set.
+    """
     first, _, _ = file.partition("/")
     if not file or file.startswith("/") or first in ("", ".", ".."):
         raise UserError(f"{root / file}: leads out of {root}; give a path below it")

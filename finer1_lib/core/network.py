@@ -2,9 +2,9 @@
 
     client_options("http://localhost:8000/v1")  ->  {"trust_env": False, "proxy": None, "verify": True}
 
-The variables are those of curl (http_proxy, https_proxy, all_proxy, no_proxy) and of OpenSSL. An address on this
-machine never goes through a proxy. An invalid setting is one line with the variable's name; a proxy's address,
-which may hold a password, is not in it.
+The variables are those of curl (http_proxy, https_proxy, all_proxy, no_proxy) and of OpenSSL. An address on
+this machine never goes through a proxy. An invalid setting is one line with the variable's name; a proxy's
+address, which may hold a password, is not in it.
 """
 
 import importlib.util
@@ -47,7 +47,8 @@ def proxy_of(address: str) -> tuple[Optional[str], str]:
 
 
 def client_options(address: str) -> dict[str, Any]:
-    """Arguments of an httpx client for one address; UserError for an unusable proxy or certificate setting."""
+    """Arguments of an httpx client for one address; UserError for an unusable proxy or certificate setting.
+    """
     import httpx
 
     proxy, name = proxy_of(address)
@@ -59,7 +60,7 @@ def client_options(address: str) -> dict[str, Any]:
         if found and not (found.url.host and 0 < (found.url.port or 1) < 2**16):
             raise ValueError(proxy)
     except (httpx.InvalidURL, ValueError):
-        raise UserError(f"{name} is not a proxy: give http://host:port, or unset it") from None
+        raise UserError(f"{name} names no proxy: give http://host:port, or unset it") from None
     return {"trust_env": False, "proxy": found, "verify": _certificates(address)}
 
 
@@ -84,7 +85,8 @@ def _certificates(address: str) -> "ssl.SSLContext | bool":
 
 
 def settings_named(address: str) -> str:
-    """The end of a message: which of the shell's settings may be why an address was not reached; "" for none."""
+    """The end of a message: which of the shell's settings may be why an address was not reached; "" for none.
+    """
     try:
         client_options(address)
     except UserError as error:

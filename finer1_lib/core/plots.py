@@ -1,12 +1,12 @@
 """House style of the figures, and a figure as a file with fonts for names in any script.
 
-Every model has one fixed colour in all notebooks, chosen to differ for the colour-blind; bars also carry their
-model's name and value, so that a grey print reads the same. What is not a model is drawn in ink or in one of two
-purples that no model has.
+Every model has one fixed colour in all notebooks, chosen to differ for the colour-blind; bars also carry
+their model's name and value, so that a grey print reads the same. What is not a model is drawn in ink or in
+one of two purples that no model has.
 
 matplotlib's own font has Latin, Greek, Cyrillic, Arabic and Hebrew letters. For other scripts (Chinese, Thai,
-emoji) an installed font that has the glyphs is added behind it; where none has, one line names a package. A name
-between dollar signs is drawn as text, never as a formula.
+emoji) an installed font that has the glyphs is added behind it; where none has, one line names a package. A
+name between dollar signs is drawn as text, never as a formula.
 """
 
 import io

@@ -1,8 +1,8 @@
 """Every prompt of the kit, in one registry, each with a hash that is written into every record.
 
-Evaluation, CoT SFT and TAPO share them: a model trained under one wording and tested under another measures the
-wording (the release uses three). The wordings are the kit's own; the four parts of the thinking are those of
-Fine-R1 (arXiv 2602.07605), Section 3.1.
+Evaluation, CoT SFT and TAPO share them: a model trained under one wording and tested under another measures
+the wording (the release uses three). The wordings are the kit's own; the four parts of the thinking are those
+of Fine-R1's stage 1 (arXiv 2602.07605).
 
 Example:
     >>> PROMPTS["answer_open"].text(question="What species is this bird?")
@@ -25,7 +25,7 @@ def user_message(text: str, image: Any = None) -> list[dict]:
     return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
 
 
-FOUR_PARTS = ("analysis", "options", "comparison", "prediction")
+FOUR_PARTS = ("analysis", "options", "comparison", "prediction")  # of a rationale, stage 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Prompt:
     def text(self, question: str = "", options: Optional[Sequence[str]] = None) -> str:
         """Fill the template; `options` are the names offered in the closed world, in the order shown.
 
-        Raises: ValueError: options without a field for them or the other way round, or more options than letters.
+        Raises: ValueError: options without a field for them or the other way round, or more options than
+            letters.
         """
         if self.takes_options != (options is not None):
             raise ValueError(f"prompt {self.name!r} {'needs' if options is None else 'takes no'} options")

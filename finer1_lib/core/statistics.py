@@ -3,8 +3,8 @@
 Ten images of one bird are not ten independent tries: a model that does not know the name misses all of them.
 So whole sub-categories are resampled, inside their super-category: codes [0, 0, 1, 1] are two groups of two
 clusters, and one draw may weigh them [2, 0, 1, 1]. The same seed draws the same clusters everywhere. With few
-clusters a percentile interval is too narrow; it is widened as in Hesterberg's expanded percentile interval. No
-library has this stratified cluster bootstrap; Holm, McNemar and the sample size are statsmodels'.
+clusters a percentile interval is too narrow; it is widened as in Hesterberg's expanded percentile interval.
+No library has this stratified cluster bootstrap; Holm, McNemar and the sample size are statsmodels'.
 
 Example:
     >>> clustered_mean([1, 1, 0, 0], ["a", "a", "b", "b"]).value
@@ -111,8 +111,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def mcnemar_p(first: Sequence[float], second: Sequence[float]) -> Optional[float]:
     """Exact two-sided McNemar p of two models' right (1) or wrong (0) answers to the same items.
 
-    It ignores clusters, so it finds differences that the clustered test does not: read it beside that one, never
-    alone. None where a value is neither 0 nor 1 (a similarity).
+    It ignores clusters, so it finds differences that the clustered test does not: read it beside that one,
+    never alone. None where a value is neither 0 nor 1 (a similarity).
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -129,8 +129,9 @@ def clusters_needed(
 ) -> Optional[int]:
     """Required number of sub-categories for a paired comparison to detect the observed difference.
 
-    Scores of two models on the same items, shape (n,). With differences of six sub-categories 1, 0, 1, 0, 1, 0 (mean
-    0.5, standard deviation 0.55): ((1.96 + 0.84) * 0.55 / 0.5) ** 2 = 9.4, so 10. None for a difference of 0.
+    Scores of two models on the same items, shape (n,). With differences of six sub-categories 1, 0, 1, 0, 1,
+    0 (mean 0.5, standard deviation 0.55): ((1.96 + 0.84) * 0.55 / 0.5) ** 2 = 9.4, so 10. None for a
+    difference of 0.
     """
     import numpy as np
 
@@ -145,10 +146,11 @@ def items_needed(
     first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], *,
     power: float = POWER, level: float = LEVEL,
 ) -> tuple[Optional[int], Optional[float]]:
-    """(required number of items with as many in each sub-category as now, design effect); None for no difference.
+    """(required number of items with as many in each sub-category as now, design effect); None for no
+    difference.
 
-    The design effect is 1 + (m - 1) * ICC for m items a sub-category: how many more items are needed than if they
-    were independent. The intraclass correlation is that of a one-way analysis of variance, at least 0.
+    The design effect is 1 + (m - 1) * ICC for m items a sub-category: how many more items are needed than if
+    they were independent. The intraclass correlation is that of a one-way analysis of variance, at least 0.
     """
     import numpy as np
 
@@ -209,9 +211,9 @@ def clustered_mean(
     """Mean of scores in [0, 1], shape (n,), with a bootstrap interval over whole clusters.
 
     Args:
-        groups: the super-category of each score, shape (n,). When given, the value is the unweighted mean over
-            groups of the groups' means, as in Fine-R1 (arXiv 2602.07605), Section 4, and clusters are resampled
-            inside their group.
+        groups: the super-category of each score, shape (n,). When given, the value is the unweighted mean
+            over groups of the groups' means, as in Fine-R1 (arXiv 2602.07605), Section 4, and clusters are
+            resampled inside their group.
 
     Raises: ValueError: no scores, lengths that differ, or a score that is not finite.
     """
@@ -295,7 +297,8 @@ def resampled(
 
 
 def _summed(values, clusters, groups) -> tuple[Any, Any, Any]:
-    """Sum and number of each cluster's scores (K,), and its group's code (K,); a name in two groups is two clusters."""
+    """Sum and number of each cluster's scores (K,), and its group's code (K,); a name in two groups is two
+    clusters."""
     import numpy as np
 
     values = np.asarray(values, dtype=float)

@@ -1,4 +1,5 @@
-"""Fingerprints of 01_data's parameters whose folders hold more than the stage reads (see runs.fingerprints)."""
+"""Fingerprints of 01_data's parameters whose folders hold more than the stage reads (see runs.fingerprints).
+"""
 
 from pathlib import Path
 from typing import Any, Mapping

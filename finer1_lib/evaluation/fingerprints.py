@@ -1,4 +1,5 @@
-"""Fingerprint of 04_evaluation's `systems` (see runs.fingerprints): entries may change under the same names."""
+"""Fingerprint of 04_evaluation's `systems` (see runs.fingerprints): entries may change under the same names.
+"""
 
 from pathlib import Path
 from typing import Any, Mapping, Sequence

@@ -3,11 +3,12 @@
 Two things are recorded. The *signature* identifies what was computed: parameters, earlier stages, the user's
 files. A stage with another signature is never resumed. `made_by` identifies the code: the notebook's code
 cells and the kit's version. `finer1 run` recomputes what other code made, unless --keep-finished is given; a
-notebook opened by hand resumes and prints a note, because whoever edits a cell wants to keep the training above.
+notebook opened by hand resumes and prints a note, because whoever edits a cell wants to keep the training
+above.
 
 A parameter that names a path (`parameters.path_kind`) is fingerprinted by the names, sizes and times of its
-files. Where a stage reads less than that, or more than a path, a room declares its own fingerprint in its module
-`fingerprints` as {parameter: function(value, parameters) -> entries}; these modules are found by name.
+files. Where a stage reads less than that, or more than a path, a room declares its own fingerprint in its
+module `fingerprints` as {parameter: function(value, parameters) -> entries}; these modules are found by name.
 """
 
 import ast
@@ -70,7 +71,8 @@ def signature_of(parameters: Mapping[str, Any], needs: Mapping[str, str]) -> str
 
 
 def made_by(stage: str) -> dict[str, Any]:
-    """The code that computes a stage now: the kit's `version`, and `code`, a digest of the notebook's code cells.
+    """The code that computes a stage now: the kit's `version`, and `code`, a digest of the notebook's code
+    cells.
 
     Parameters, exercises, blanks and comments do not count; `code` is None without a notebook, as on Colab.
     """
@@ -102,7 +104,8 @@ def _tree(node: Any) -> Any:
 
 
 def other_code(then: Mapping[str, Any], stage: str) -> str:
-    """How the code that made a stage (`then`, its record's `made_by`) differs from the present one; "" if not."""
+    """How the code that made a stage (`then`, its record's `made_by`) differs from the present one; "" if
+    not."""
     now = made_by(stage)
     if not then:
         return "its record does not say which code made it"
@@ -116,7 +119,7 @@ def other_inputs(before: Mapping[str, Any], parameters: Mapping[str, Any], needs
     old = before.get("parameters") or {}
     changes = [f"{name} was {short(old, name)} and is {short(parameters, name)}"
                for name in {**parameters, **old} if name not in _PLACE and old.get(name) != parameters.get(name)]
-    changes += [f"{need} was made anew" for need in needs if before.get("needs", needs).get(need) != needs[need]]
+    changes += [f"{need} was made again" for need in needs if before.get("needs", needs).get(need) != needs[need]]
     return "; ".join(changes[:4]) or "a file or folder that its parameters name has changed"
 
 
@@ -210,8 +213,8 @@ def recorded_file(run_dir: Path, path: str) -> Path:
 def is_finished(folder: Path, signature: str) -> bool:
     """Whether stage.json has this signature and everything it lists is as it was recorded.
 
-    False too where the notebook can make the rest again: missing outputs, figures, and what a reopened notebook
-    had begun to write when it was stopped.
+    False too where the notebook can make the rest again: missing outputs, figures, and what a reopened
+    notebook had begun to write when it was stopped.
 
     Raises: UserError: any other output was changed; going on from it would pass it off as computed.
     """

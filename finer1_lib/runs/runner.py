@@ -1,8 +1,8 @@
 """The chain as one command: which stages are due, each run by papermill with its lines shown as they come.
 
-The kernel is the interpreter that runs this code, whatever `python` on PATH or a user's kernel specs name. Its
-current folder is the run's, so that files a library drops there land nowhere else. When this process ends, by
-Ctrl-C or by kill -9, the kernel ends too (ipykernel watches its parent).
+The kernel is the interpreter that runs this code, whatever `python` on PATH or a user's kernel specs name.
+Its current folder is the run's, so that files a library drops there land nowhere else. When this process
+ends, by Ctrl-C or by kill -9, the kernel ends too (ipykernel watches its parent).
 """
 
 import logging
@@ -141,12 +141,12 @@ def _run_stage(plan: Plan, stage: str, say: Say, keep_finished: bool) -> None:
     why = found.why and f": {found.why}"
     if found.other_code and not keep_finished:
         set_aside(run_dir / stage)
-        why = (f" anew: {found.other_code}; the earlier folder is {stage}.previous (--keep-finished keeps what"
+        why = (f" again: {found.other_code}; the earlier folder is {stage}.previous (--keep-finished keeps what"
                " other code made)")  # fmt: skip
     for old in ("summary.json", "report.html"):
         (run_dir / old).unlink(missing_ok=True)  # they describe another state of the run
     if shutil.disk_usage(run_dir).free < 200e6:
-        raise UserError(f"less than 200 MB are free where {run_dir} lies: make room, then run the same command again")
+        raise UserError(f"less than 200 MB are free on the disk of {run_dir}: make room, then run the same command again")
     say(f"{number} {stage} begins{why}")
     began = time.monotonic()
     run_notebook(stage, plan.notebooks[stage], plan.given[stage], run_dir, say)
@@ -258,7 +258,8 @@ def _kernel_environment(settings: str) -> dict[str, str]:
 
 
 def _kernel_manager(environment: dict[str, str], stderr: Any) -> type:
-    """jupyter_client's manager, bound to this interpreter, an environment and a log: papermill passes none."""
+    """jupyter_client's manager, bound to this interpreter, an environment and a log: papermill passes none.
+    """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 

@@ -90,7 +90,7 @@ MISTAKES = [
     (("run", "toy", "--output-root", "bild\udce4er"), "output root: "),
     (("run", "toy", "--run-name", "bild\udce4er"), "run name 'bild\\udce4er'"),
     (("run", "toy", "--run-name", "x" * 256), "has 256 characters: use at most 100"),
-    (("run", "toy", "--run-name", "NUL.txt"), "can be no folder on Windows"),
+    (("run", "toy", "--run-name", "NUL.txt"), "cannot be a folder on Windows"),
     (("run", "toy", "--sed", "1"), "No such option: --sed"),
     (("run",), "Missing argument"),
     (("rum",), "No such command"),

@@ -136,12 +136,17 @@ class Subject:
         """
         from transformers import GenerationConfig
 
-        from finer1_lib.models.chat_templates import check_processor
-        from finer1_lib.models.checkpoint_files import check_any, check_files, loading, read_config
-        from finer1_lib.models.checkpoint_weights import examine, vocabulary_of
+        from finer1_lib.models.checkpoint_files import (
+            check_any,
+            check_files,
+            examine,
+            loading,
+            read_config,
+            vocabulary_of,
+        )
         from finer1_lib.models.encoders import check_open_clip
         from finer1_lib.models.generation import own_settings
-        from finer1_lib.models.loading import load_processor
+        from finer1_lib.models.loading import check_processor, load_processor
 
         path = Path(folder)
         if (path / "open_clip_config.json").exists():

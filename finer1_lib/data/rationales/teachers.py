@@ -13,7 +13,7 @@ Source: METHOD 2.1 and 2.2 (descriptions, a list of concepts, the structured pro
 
 Prompts into texts: a model on this machine, or one behind an address, asked the same way.
 
-    ask = LocalAsker(lambda: any_model.load("folder"), image_root, max_new_tokens=256)
+    ask = LocalAsker(lambda: models.load_any("folder"), image_root, max_new_tokens=256)
     ask([("Describe the bird.", row, 3)])  # (prompt, row of images.parquet or None, seed) -> ["A red crown."]
 
 A picture is handed over as a file's name: it is opened when it is needed. An answer that reached the limit of
@@ -276,7 +276,7 @@ class PromptedTeacher(_LargeTeacher):
     """A larger model on this machine, of any family.
 
     Args: as for `SelfTeacher`, and
-        load: gives the model (`any_model.load`) when first asked.
+        load: gives the model (`models.load_any`) when first asked.
         foci: what the descriptions stress in turn, e.g. ["shape", "colours", "markings"].
         words: longest rationale that is asked for, 0 for no limit; the filter `too_long` holds it to that.
     """
@@ -334,7 +334,7 @@ class LocalAsker:
     """Asks in batches a model that is loaded when first needed.
 
     Args:
-        load: gives the model (`models.LoadedModel` or `any_model.AnyModel`).
+        load: gives the model (`models.LoadedModel` or `generation.AnyModel`).
         image_root: where the images lie.
         generate: what answers; the model's own by default.
     """
@@ -359,13 +359,13 @@ class LocalAsker:
         return [answer.text + CUT_OFF * answer.truncated for answer in answers]
 
     def _start(self) -> None:
-        from finer1_lib.models import any_model, generation
+        from finer1_lib.models import generation
 
         self._loaded = self._load()
-        if self._generate is None and isinstance(self._loaded, any_model.AnyModel):
-            self._generate = any_model.generate
-        elif self._generate is None:  # the pixels of a picture serve every prompt about it
-            self._generate, self._options["encoder"] = generation.generate, Encoder(self._loaded.processor)
+        if self._generate is None:
+            self._generate = generation.generate
+            if not isinstance(self._loaded, generation.AnyModel):  # an image's pixels serve every prompt about it
+                self._options["encoder"] = Encoder(self._loaded.processor)
 
 
 class EndpointAsker:
