@@ -2,8 +2,7 @@
 
     cli         every command, thin: options, a call of the library, printing
     terminal    exit codes and one-line errors, tables
-    finish      the end of a run: summary.json and the report
-    report      a run as one HTML page
+    report      the end of a run: summary.json, and the run as one HTML page
     seeds       several runs pooled
     rescore     every score again from the records
     findings    what a preflight check returns

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import stat
 import sys
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import pytest
 from stage_cases import opened, release_locks
 
 from finer1_lib.commands import cli
-from finer1_lib.commands.finish import finish_run
+from finer1_lib.commands.report.page import finish_run
 from finer1_lib.core import files
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
@@ -282,7 +283,7 @@ def test_a_full_disk_ends_a_run_in_one_line_from_kernel_runner_and_command(toy, 
 
 
 def signal_free(monkeypatch):
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     return sys
 
 
