@@ -1,6 +1,7 @@
 """The notebooks as files: anatomy, parameters, the common set-up cell, hygiene. Seconds, no kernel."""
 
 import ast
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from finer1_lib.runs.chain import STAGES
 from finer1_lib.runs.notebook import SET_UP_CELL
 from finer1_lib.runs.parameters import parse_parameters
 from finer1_lib.runs.presets import list_presets, make_plan
+from finer1_lib.training.tapo_config import TapoConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = {"attempt", "solution", "check"}
@@ -112,6 +114,10 @@ def test_every_parameter_is_used(file):
                      if not EXERCISES & set(cell.metadata.get("tags", [])))  # these may read one; the notebook must
     used = {part.id for part in ast.walk(python(rest)) if isinstance(part, ast.Name)}
     used |= set(re.findall(r"parameters\[[\"'](\w+)[\"']\]", rest))
+    if "tapo_config_from(stage.parameters" in rest:
+        used |= {field.name for field in dataclasses.fields(TapoConfig)}
+    if "failure_plans(stage.parameters" in rest:
+        used |= {name for name in parse_parameters(parameters_cell(file)) if name.startswith("wrong_turn")}
     if "stage.seed" in rest:
         used.add("seed")
     unused = set(parse_parameters(parameters_cell(file))) - used - {"notebook", "run_name", "output_root"}

@@ -16,8 +16,7 @@ def is_folder(checkpoint: str) -> bool:
 
 
 def split_revision(checkpoint: str) -> "tuple[str, str | None]":
-    """(owner/name, revision) of "owner/name@revision": a branch, a tag or (it never moves) a commit; else
-    None."""
+    """(owner/name, revision) of "owner/name@revision"; without a revision (CHECKPOINT, None)."""
     found = None if is_folder(checkpoint) else re.fullmatch(HUB_ID, checkpoint)
     return (checkpoint, None) if found is None else (found[1], found[2])
 
@@ -43,8 +42,7 @@ def split_adapter(text: str, root: "str | Path" = "") -> tuple[Optional[str], Op
 
 
 def read_entry(entry: str) -> tuple[str, str, str]:
-    """(label, prompt kind, checkpoint) of an entry of more_models, LABEL=[KIND:]CHECKPOINT; "" for what is
-    missing."""
+    """(label, prompt kind, checkpoint) of an entry LABEL=[KIND:]CHECKPOINT; "" for what is missing."""
     label, _, checkpoint = (part.strip() for part in entry.partition("="))
     kind, colon, rest = checkpoint.partition(":")
     return (label, kind, rest.strip()) if colon and kind in PROMPT_KINDS else (label, "cot", checkpoint)

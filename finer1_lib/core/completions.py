@@ -27,8 +27,7 @@ _LEADING_ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
 
 @lru_cache(maxsize=4096)  # names come again record after record; prose passes through
 def normalise(text: str) -> str:
-    """Fold the spellings of one name: case, white space, hyphens and underscores (spaces), apostrophes
-    (removed)."""
+    """Fold the spellings of a name: case and space; hyphens and underscores to spaces; no apostrophes."""
     text = _APOSTROPHES.sub("", _composed(text).casefold())
     # composed once more: a removed apostrophe may leave a letter beside its accent
     return " ".join(_JOINERS.sub(" ", _composed(text)).split())

@@ -4,8 +4,7 @@ import re
 
 
 class UserError(Exception):
-    """A user's mistake, in one line: what is wrong, where, and how to fix it; the command exits with code 2.
-    """
+    """A user's mistake in one line: what is wrong, where, how to fix it. The command exits with code 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(" ".join(str(message).split())))
@@ -16,8 +15,7 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """A text for a terminal or a file: control and direction characters, and bytes that are not UTF-8, as
-    escapes."""
+    """A text with escapes for control and direction characters and for bytes that are not UTF-8."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from finer1_lib.core.files import atomic_write_text
 
-# The start of a cell that a spreadsheet computes: some skip blanks and invisible marks, and read wide signs as plain.
+# The start of a cell that a spreadsheet computes; some skip blanks and invisible marks, and know wide signs.
 FORMULA = re.compile("[\\s\ufeff\u200b-\u200f\u2060-\u2064]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r\\n]")
 _NO_MATH = "tex2jax_ignore mathjax_ignore"  # a name between dollar signs is not a formula
 

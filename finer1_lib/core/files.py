@@ -1,5 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSON lines that survive a kill, a lock, and checked YAML and
-JSON.
+"""Whole files or none: atomic writes, JSON lines that survive a kill, a lock, checked YAML and JSON.
 
 A stage may be killed at any moment. Whatever has its final name is therefore complete: text, JSON and folders
 are written under a hidden temporary name beside the target and renamed into place. The exception is a
@@ -28,8 +27,7 @@ TEMPORARY = ".tmp-"  # prefix of unfinished files and folders; never hashed, swe
 
 
 def plain(value: Any) -> Any:
-    """Turn numpy scalars, paths, tuples and sets into JSON's types (else TypeError); NaN and infinities
-    become None."""
+    """Numpy scalars, paths, tuples and sets as JSON's types, else TypeError; NaN and infinities as None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -56,8 +54,7 @@ _REFUSED = re.compile("Permission denied|Operation not permitted|Access is denie
 
 
 def system_line(error: str, folder: Path) -> Optional[str]:
-    """What to do about an error that only the machine's owner can fix (a full disk, missing rights), else
-    None.
+    """What to do about a full disk, missing rights and the like; None for any other error.
 
     Args:
         error: the error's text; libraries wrap the system's words in exceptions of their own.
@@ -70,14 +67,15 @@ def system_line(error: str, folder: Path) -> Optional[str]:
         if hasattr(os, "statvfs") and (counts := os.statvfs(folder)).f_files:
             why += f" and {counts.f_favail} inodes, one for each file,"  # small files use these up first
         why = "your quota is used up" if "quota" in error.lower() else f"{why} are free"
-        return (f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their *.previous"
-                " folders) or choose another --output-root; what is finished is kept, and the same command goes on")
+        return (f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their"
+                " *.previous folders) or choose another --output-root; what is finished is kept, and the same"
+                " command goes on")
     if _REFUSED.search(error):
         return (f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
                 " another --run-name or --output-root")
     if _ODD.search(error):
-        return (f"{error}: nothing can be read or written there as it is ({folder}): see what is there, remove or"
-                " repair it, or choose another --run-name or --output-root")
+        return (f"{error}: nothing can be read or written there as it is ({folder}): see what is there, remove"
+                " or repair it, or choose another --run-name or --output-root")
     return None
 
 
@@ -121,7 +119,8 @@ def make_folder(folder: Path) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        line = f"the folder {folder} cannot be made ({error.strerror}): choose another place (--output-root, for a run)"
+        line = (f"the folder {folder} cannot be made ({error.strerror}): choose another place"
+                " (--output-root, for a run)")
         raise UserError(system_line(str(error), folder) or line) from error
 
 
@@ -176,7 +175,7 @@ def check_targets(*names: Optional[str]) -> None:
         try:
             if "\0" in name:
                 raise ValueError("a zero byte in it")
-            folder = next(parent for parent in Path(name).absolute().parents if parent.exists())  # others are made
+            folder = next(parent for parent in Path(name).absolute().parents if parent.exists())
             other = Path(name).exists() and not Path(name).is_file()
         except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
             why = getattr(error, "strerror", None) or error
@@ -260,8 +259,7 @@ def _cut_torn_line(file: Any) -> None:
 
 
 def read_jsonl(path: Path, truncate: bool = False, fix: str = "delete the file and run again") -> list[Any]:
-    """Read JSON lines, none without a file; a last line without its newline was torn by a kill and is
-    dropped.
+    """Read JSON lines, none without a file; a last line without a newline (torn by a kill) is dropped.
 
     Args:
         truncate: also cut the torn line from the file.
@@ -391,8 +389,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_yaml(path: Path, where: str) -> Any:
-    """The value of a YAML file, `where` in messages; UserError if it cannot be read or `parse_yaml` refuses
-    it."""
+    """`parse_yaml` of a file; UserError, which names it `where`, also if it cannot be read."""
     try:
         text = read_text(path)
     except OSError as error:

@@ -22,8 +22,7 @@ def sha256_file(path: Path) -> str:
 
 
 def walk(folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, os.DirEntry]]:
-    """Every file under a folder by its relative posix path, unordered, without hidden ones and top names in
-    `skip`."""
+    """Every file under a folder by its relative posix path, without hidden ones and top names in `skip`."""
     waiting = [(Path(folder), "")]
     while waiting:
         here, prefix = waiting.pop()

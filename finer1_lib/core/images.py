@@ -63,8 +63,7 @@ def load_image(image_root: "str | Path", image_id: str) -> "Image":
 
 
 def image_size(image_root: "str | Path", image_id: str) -> tuple[int, int]:
-    """(width, height) in pixels of what `load_image` would return, and its errors, from the file's header
-    alone."""
+    """(width, height) in pixels of what `load_image` would return, from the file's header alone."""
     file, rows = split_crop(image_id)
     path = _below(Path(image_root), file)
     with _opened(path) as opened:
@@ -88,11 +87,13 @@ def _opened(path: Path) -> Iterator[Any]:
         raise _unreadable(error, path) from None
     except Exception as error:  # damaged files make its decoders raise nearly anything
         what = first_line(error).replace(f" {str(path)!r}", "")
-        raise UserError(f"{path}: not a whole image ({what}); replace the file or take it out of the folder") from None
+        fix = "replace the file or take it out of the folder"
+        raise UserError(f"{path}: not a whole image ({what}); {fix}") from None
 
 
 def _unreadable(error: OSError, path: Path) -> UserError:
-    return UserError(f"{error.filename or path}: cannot be read ({error.strerror}); make it readable, or take it out")
+    fix = "make it readable, or take it out"
+    return UserError(f"{error.filename or path}: cannot be read ({error.strerror}); {fix}")
 
 
 def split_crop(image_id: str) -> tuple[str, int]:
@@ -109,8 +110,7 @@ def _kept(path: Path, height: int, rows: int) -> int:
 
 
 def _below(root: Path, file: str) -> Path:
-    """The path of a file below the root. Only a link directly in the root may lead elsewhere, to a data set.
-    """
+    """The path of a file below the root; only a link directly in the root may lead elsewhere."""
     first, _, _ = file.partition("/")
     if not file or file.startswith("/") or first in ("", ".", ".."):
         raise UserError(f"{root / file}: leads out of {root}; give a path below it")

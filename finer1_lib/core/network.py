@@ -47,8 +47,7 @@ def proxy_of(address: str) -> tuple[Optional[str], str]:
 
 
 def client_options(address: str) -> dict[str, Any]:
-    """Arguments of an httpx client for one address; UserError for an unusable proxy or certificate setting.
-    """
+    """Arguments of an httpx client for an address; UserError for an unusable proxy or certificate."""
     import httpx
 
     proxy, name = proxy_of(address)
@@ -85,8 +84,7 @@ def _certificates(address: str) -> "ssl.SSLContext | bool":
 
 
 def settings_named(address: str) -> str:
-    """The end of a message: which of the shell's settings may be why an address was not reached; "" for none.
-    """
+    """For the end of a message: which setting may be why an address was not reached; "" for none."""
     try:
         client_options(address)
     except UserError as error:

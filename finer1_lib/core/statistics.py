@@ -146,8 +146,7 @@ def items_needed(
     first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], *,
     power: float = POWER, level: float = LEVEL,
 ) -> tuple[Optional[int], Optional[float]]:
-    """(required number of items with as many in each sub-category as now, design effect); None for no
-    difference.
+    """(required number of items at the present cluster sizes, design effect); (None, None) for no difference.
 
     The design effect is 1 + (m - 1) * ICC for m items a sub-category: how many more items are needed than if
     they were independent. The intraclass correlation is that of a one-way analysis of variance, at least 0.
@@ -297,8 +296,7 @@ def resampled(
 
 
 def _summed(values, clusters, groups) -> tuple[Any, Any, Any]:
-    """Sum and number of each cluster's scores (K,), and its group's code (K,); a name in two groups is two
-    clusters."""
+    """Each cluster's sum, number and group code, (K,) each; a name in two groups is two clusters."""
     import numpy as np
 
     values = np.asarray(values, dtype=float)

@@ -1,5 +1,4 @@
-"""Fingerprints of 01_data's parameters whose folders hold more than the stage reads (see runs.fingerprints).
-"""
+"""Fingerprints of parameters whose folders hold more than a stage reads (see runs.fingerprints)."""
 
 from pathlib import Path
 from typing import Any, Mapping

@@ -1,5 +1,4 @@
-"""Fingerprint of 04_evaluation's `systems` (see runs.fingerprints): entries may change under the same names.
-"""
+"""Fingerprint of `systems`, whose entries may change under the same names (see runs.fingerprints)."""
 
 from pathlib import Path
 from typing import Any, Mapping, Sequence

@@ -23,7 +23,8 @@ def find_checkout(start: Path) -> Optional[Path]:
     """The nearest folder from `start` upwards with pyproject.toml, notebooks/ and params/, or None."""
     start = Path(start).resolve()
     for folder in (start, *start.parents):
-        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+        folders = (folder / "notebooks", folder / "params")
+        if (folder / "pyproject.toml").is_file() and all(one.is_dir() for one in folders):
             return folder
     return None
 
@@ -70,8 +71,7 @@ def find_run(output_root: Optional[str], run_name: str) -> Path:
 
 
 def check_run_name(run_name: str) -> None:
-    """Refuse (UserError) a run name that cannot be a folder directly inside the output root on some system.
-    """
+    """Refuse (UserError) a run name that cannot be a folder inside the output root on every system."""
     if not isinstance(run_name, str) or not _RUN_NAME.match(run_name) or ".." in run_name:
         raise UserError(f"run name {run_name!r} cannot be a folder inside the output root:"
                         " use letters, digits, '_', '-', '+' and '.', without '..' and without separators")

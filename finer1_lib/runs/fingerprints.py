@@ -71,8 +71,7 @@ def signature_of(parameters: Mapping[str, Any], needs: Mapping[str, str]) -> str
 
 
 def made_by(stage: str) -> dict[str, Any]:
-    """The code that computes a stage now: the kit's `version`, and `code`, a digest of the notebook's code
-    cells.
+    """The code that computes a stage now: the kit's `version` and a digest of the notebook's `code`.
 
     Parameters, exercises, blanks and comments do not count; `code` is None without a notebook, as on Colab.
     """
@@ -104,8 +103,7 @@ def _tree(node: Any) -> Any:
 
 
 def other_code(then: Mapping[str, Any], stage: str) -> str:
-    """How the code that made a stage (`then`, its record's `made_by`) differs from the present one; "" if
-    not."""
+    """How the code that made a stage (its record's `made_by`) differs from the present one; "" if not."""
     now = made_by(stage)
     if not then:
         return "its record does not say which code made it"

@@ -76,8 +76,7 @@ class Parameter:
 
 
 def parse_parameters(source: str) -> dict[str, Parameter]:
-    """Read lines `name = literal  # help` and `name: Optional[int] = None  # help`; UserError for anything
-    else."""
+    """Read lines `name = literal  # help`, annotated or not; UserError for anything else."""
     try:
         statements = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -173,7 +172,8 @@ def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], wh
     """
     for name in given:
         if name not in parameters:
-            raise UserError(f"{where}: the notebook has no parameter {name!r}{nearest(name, parameters, 'it has')}")
+            hint = nearest(name, parameters, "it has")
+            raise UserError(f"{where}: the notebook has no parameter {name!r}{hint}")
         if name.endswith("_variable") and not re.fullmatch(r"[A-Z][A-Z0-9_]*|", str(given[name])):
             # a key that was pasted by mistake must not reach a record or a message
             raise UserError(f"{where}: {name} takes the NAME of an environment variable (capitals, digits, "
@@ -198,8 +198,7 @@ def _check_value(value: Any, name: str, where: str) -> None:
 
 
 def check_utf8(text: str, where: str) -> None:
-    """Refuse (UserError) text that no UTF-8 file can hold, e.g. a folder's name made under another encoding.
-    """
+    """Refuse (UserError) text that is not UTF-8, e.g. a folder's name made under another encoding."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -48,8 +48,7 @@ class Plan:
 
 
 def find_kit() -> Path:
-    """The folder with notebooks/ and params/ (`chain.kit_folder`); UserError if a wheel was installed without
-    them."""
+    """The folder with notebooks/ and params/ (`chain.kit_folder`); UserError if there is none."""
     named, found = os.environ.get("FINER1_KIT"), kit_folder()
     if found is None or not (found / "notebooks").is_dir() or not (found / "params").is_dir():
         raise UserError(f"no notebooks/ and params/ {'in FINER1_KIT=' + named if named else 'here'}:"
@@ -64,8 +63,7 @@ def list_presets(kit: Path) -> list[str]:
 
 
 def read_cells(notebook: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook file (UserError if it is not one), each with "source" as one text and a set of
-    "tags"."""
+    """The cells of a notebook file, each with "source" as one text and a set of "tags"; else UserError."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         return [{**cell, "source": "".join(cell["source"]), "tags": set(cell.get("metadata", {}).get("tags", ()))}
@@ -88,8 +86,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def read_preset(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
-    """The files of a preset, {"common" or stage: values}, with those of the preset that it extends below
-    them.
+    """The files of a preset, {"common" or stage: values}, merged with those that it extends.
 
     Raises: UserError: unknown preset, a file that belongs to no notebook, YAML that is not a mapping, or a
         wrong `extends`.
@@ -187,7 +184,9 @@ def make_plan(
     return Plan(notebooks, given, merged, run_dir)
 
 
-def _read_settings(settings: Sequence[str], cells: dict[str, dict[str, Parameter]]) -> dict[str, dict[str, Any]]:
+def _read_settings(
+    settings: Sequence[str], cells: dict[str, dict[str, Parameter]]
+) -> dict[str, dict[str, Any]]:
     """Parse `--set STAGE.KEY=VALUE` by the types of the parameters cells."""
     typed: dict[str, dict[str, Any]] = {stage: {} for stage in cells}
     for setting in settings:
@@ -196,9 +195,11 @@ def _read_settings(settings: Sequence[str], cells: dict[str, dict[str, Parameter
         if not (equals and dot and stage and name):
             raise UserError(f"--set {setting}: write STAGE.KEY=VALUE, for example --set 03_tapo.seed=1")
         if stage not in cells:
-            raise UserError(f"--set {setting}: unknown stage {stage!r}{nearest(stage, cells, 'the stages are')}")
+            hint = nearest(stage, cells, "the stages are")
+            raise UserError(f"--set {setting}: unknown stage {stage!r}{hint}")
         if name in _RUN_WIDE:
-            raise UserError(f"--set {setting}: {name} is the same for all notebooks: use --{name.replace('_', '-')}")
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"--set {setting}: {name} is the same for all notebooks: use {option}")
         value = from_text(text, cells[stage].get(name), f"--set {left}")
         typed[stage] |= check_parameters({name: value}, cells[stage], f"--set {stage}")
         named = path_kind(name) == "path" and value and "://" not in value

@@ -137,8 +137,9 @@ def check_one_process() -> None:
     for name in _SIZES:
         size = os.environ.get(name, "")
         if size.isdecimal() and int(size) > 1:
-            raise UserError(f"{name}={size} in the environment: a launcher (torchrun, accelerate launch, mpirun) started"
-                            f" {size} processes, and the kit runs in one; start it without the launcher, or unset {name}")
+            raise UserError(f"{name}={size} in the environment: a launcher (torchrun, accelerate launch, mpirun)"
+                            f" started {size} processes, and the kit runs in one; start it without the launcher,"
+                            f" or unset {name}")
 
 
 def cleaned(environment: Mapping[str, str]) -> dict[str, str]:

@@ -146,7 +146,8 @@ def _run_stage(plan: Plan, stage: str, say: Say, keep_finished: bool) -> None:
     for old in ("summary.json", "report.html"):
         (run_dir / old).unlink(missing_ok=True)  # they describe another state of the run
     if shutil.disk_usage(run_dir).free < 200e6:
-        raise UserError(f"less than 200 MB are free on the disk of {run_dir}: make room, then run the same command again")
+        raise UserError(f"less than 200 MB are free on the disk of {run_dir}: make room, then run the same"
+                        " command again")
     say(f"{number} {stage} begins{why}")
     began = time.monotonic()
     run_notebook(stage, plan.notebooks[stage], plan.given[stage], run_dir, say)
@@ -258,8 +259,7 @@ def _kernel_environment(settings: str) -> dict[str, str]:
 
 
 def _kernel_manager(environment: dict[str, str], stderr: Any) -> type:
-    """jupyter_client's manager, bound to this interpreter, an environment and a log: papermill passes none.
-    """
+    """jupyter_client's manager with this interpreter, an environment and a log: papermill passes none."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 

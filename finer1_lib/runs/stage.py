@@ -197,8 +197,7 @@ class Stage:
         return target
 
     def figure(self, figure: Any, name: str, data: Any) -> Path:
-        """Write a matplotlib figure to figures/NAME.png and the DataFrame that was drawn to figures/NAME.csv.
-        """
+        """Write figures/NAME.png, and the DataFrame that was drawn to figures/NAME.csv."""
         image = file_of(figure, say=lambda line: print(f"[{self.name}] {line}", flush=True))
         write_csv(self.path(f"figures/{name}.csv"), data)
         files.atomic_write_bytes(self.path(f"figures/{name}.png"), image)
@@ -206,7 +205,8 @@ class Stage:
 
     def progress(self, step: int, total: int, /, label: str = "", **values: Any) -> None:
         """Print one line, "[02_cot_sft] cot_sft 10/60 loss 0.123"; `finer1 run` shows it live."""
-        shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()]
+        shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                 for key, value in values.items()]  # fmt: skip
         print(" ".join(filter(None, [f"[{self.name}]", label, f"{step}/{total}", *shown])), flush=True)
 
     def finish(self, metrics: dict[str, Any]) -> None:

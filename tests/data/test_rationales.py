@@ -17,8 +17,8 @@ from finer1_lib.data.rationales.filters import (
     CUT_OFF,
     REASONS,
     check_filters,
+    fix_punctuation,
     flaws,
-    mend,
     reject_reason,
     settle,
     write_rationale,
@@ -219,7 +219,7 @@ def test_filters_are_checked_and_ordered():
 def test_any_text_is_judged_and_what_passes_is_settled(noise, place):
     """Whatever a teacher writes, nothing is raised; what all filters let through parses after settling."""
     for text in (noise, GOOD[:30] + noise + GOOD[30:], GOOD + noise, noise + GOOD):
-        text = mend(text)
+        text = fix_punctuation(text)
         found = flaws(text, "Dunen Wren", NAMES)
         assert reject_reason(text, "Dunen Wren", NAMES) == (found[0] if found else None)
         settled = settle(text, "Dunen Wren", random.Random(0), place)
@@ -236,16 +236,16 @@ def test_other_scripts_are_welcome_in_names_only():
 
 
 def test_mending_fixes_typography_only():
-    assert mend(" “a’s” – b… ") == "\"a's\" - b..."
-    assert mend("红") == "红"
+    assert fix_punctuation(" “a’s” – b… ") == "\"a's\" - b..."
+    assert fix_punctuation("红") == "红"
 
 
 def test_full_width_punctuation_is_mended_into_what_it_stands_for():
     wide = GOOD.replace(", ", "，").replace("; ", "；").replace(": ", "：").replace("(differs)", "（differs）")
-    assert wide != GOOD and mend(wide) == GOOD
-    assert mend("a， b。c") == "a, b. c" and mend("ＡＢ！") == "AB!"
+    assert wide != GOOD and fix_punctuation(wide) == GOOD
+    assert fix_punctuation("a， b。c") == "a, b. c" and fix_punctuation("ＡＢ！") == "AB!"
     assert flaws(wide, "Dunen Wren", NAMES)[0] == "not_well_formed"  # so left, no candidate can be read
-    assert reject_reason(mend(wide), "Dunen Wren", NAMES) is None
+    assert reject_reason(fix_punctuation(wide), "Dunen Wren", NAMES) is None
 
 
 # --- the final form

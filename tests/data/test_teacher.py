@@ -13,7 +13,7 @@ from PIL import Image
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.data.guide import analysis_text, distance, four_parts, nearest
-from finer1_lib.data.rationales.filters import CUT_OFF, REASONS, flaws, mend, reject_reason
+from finer1_lib.data.rationales.filters import CUT_OFF, REASONS, fix_punctuation, flaws, reject_reason
 from finer1_lib.data.rationales.making import query_until_good
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import (
@@ -132,7 +132,7 @@ def test_each_mistake_is_made_at_its_rate_and_caught_by_its_filter(rate, reason)
 def test_what_is_planted_is_there(seed):
     """At high rates of everything, each planted flaw is seen by its filter, if it can read the text."""
     teacher = GuideTeacher(GUIDE, Rates(*[0.5] * len(fields(Rates))))
-    found = flaws(mend(teacher.rationale(ROW, [], "?", seed)), "Dunen Wren", list(KINDS), ["Falk 2"])
+    found = flaws(fix_punctuation(teacher.rationale(ROW, [], "?", seed)), "Dunen Wren", list(KINDS), ["Falk 2"])
     planted = teacher.planted(ROW, [], seed)
     assert planted <= set(found) <= set(REASONS) or "not_well_formed" in found
     assert bool(planted) == bool(found)
@@ -142,7 +142,7 @@ def test_wide_punctuation_is_mended_and_no_flaw():
     teacher, plain = erring(wide_punctuation=1.0), erring()
     text = teacher.rationale(ROW, [], "?", 0)
     assert "needle bill\uff0cforked tail" in text and teacher.planted(ROW, [], 0) == frozenset()
-    assert parse(mend(text)).analysis == parse(plain.rationale(ROW, [], "?", 0)).analysis
+    assert parse(fix_punctuation(text)).analysis == parse(plain.rationale(ROW, [], "?", 0)).analysis
     assert record_of(teacher, ROW, 1)["kept"]
 
 

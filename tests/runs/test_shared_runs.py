@@ -275,7 +275,7 @@ def test_a_full_disk_ends_a_run_in_one_line_from_kernel_runner_and_command(toy, 
     assert code == 0 and f"{FIRST} finished earlier" in out  # room was made: the same command goes on
     # any other command
     monkeypatch.setattr(signal_free(monkeypatch), "argv", ["finer1", "list"])
-    monkeypatch.setattr(presets, "list_presets", lambda kit: (_ for _ in ()).throw(FULL))
+    monkeypatch.setattr(cli, "list_presets", lambda kit: (_ for _ in ()).throw(FULL))
     with pytest.raises(SystemExit) as stop:
         cli.main()
     err = capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rationales: concepts, teachers, parsing, filters, making, quality (in reading order)."""

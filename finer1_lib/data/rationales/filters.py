@@ -143,7 +143,7 @@ def reasons_of(records: Iterable[Mapping]) -> tuple[str, ...]:
     return (*REASONS, TOO_LONG) if any(record.get("max_words") for record in records) else REASONS
 
 
-def mend(text: str) -> str:
+def fix_punctuation(text: str) -> str:
     """Typographic and full-width signs as plain ones: the only mixed language that is safe to fix.
 
     Words of another script are not translated; `flaws` finds them and the text is asked for again.

@@ -11,14 +11,14 @@ Source: METHOD 2.1-2.3 (none of the paper's code for it was released: audit.md C
 
 import random
 from pathlib import Path
-from typing import Callable, Collection, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Collection, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, read_jsonl
 from finer1_lib.core.prompts import question_for
 from finer1_lib.data.names import table_for
 from finer1_lib.data.rationales.concepts import Encoder, select_concepts
-from finer1_lib.data.rationales.filters import REASONS, check_filters, mend, reject_reason, settle
+from finer1_lib.data.rationales.filters import REASONS, check_filters, fix_punctuation, reject_reason, settle
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import Description, Rationale, Row, Teacher, draw_seed
 
@@ -74,6 +74,16 @@ def query_all(
         if progress:
             progress(number, len(rows))
     return {row["image_id"]: done[row["image_id"]] for row in rows}
+
+
+def describe_and_choose(
+    teacher: Optional[Teacher], rows: Sequence[Row], encoder: Encoder, **how: Any
+) -> tuple[dict[str, dict], dict[str, list[dict]]]:
+    """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a teacher."""
+    if teacher is None:
+        return {}, {}
+    asked = query_all(teacher, rows, **how)
+    return asked, choose_concepts(rows, asked, encoder)
 
 
 def choose_concepts(
@@ -168,7 +178,7 @@ def query_until_good(
             label = one.row["sub_category"]
             texts[one.row["image_id"]].append(text)
             reasons[one.row["image_id"]].append(
-                reject_reason(mend(text), label, own, foreign, filters, max_words,
+                reject_reason(fix_punctuation(text), label, own, foreign, filters, max_words,
                               table_for(one.row["super_category"], label))
             )
         waiting = [row for row in waiting if reasons[row["image_id"]][-1]]
@@ -216,7 +226,7 @@ def _record(
     row: Row, concepts: Mapping, texts: Sequence[str], reasons: Sequence, seed: int, place: int
 ) -> dict:
     """One line of `rationales.jsonl`; the last text stands in its final form if it passed."""
-    label, kept, text = row["sub_category"], reasons[-1] is None, mend(texts[-1])
+    label, kept, text = row["sub_category"], reasons[-1] is None, fix_punctuation(texts[-1])
     if kept:
         text = settle(text, label, random.Random(draw_seed(seed, row["image_id"], "order")), place,
                       table_for(row["super_category"], label))
@@ -225,8 +235,8 @@ def _record(
         "question": question_for(row["super_category"]), "text": text,
         "concepts": list(concepts[row["image_id"]]), "candidates": list(parse(text).candidates),
         "attempts": len(texts), "kept": kept, "dropped_because": reasons[-1],
-        "rejections": [reason for reason in reasons if reason], "texts": [mend(text) for text in texts],
-        "mended": sum(mend(text) != text.strip() for text in texts),
+        "rejections": [reason for reason in reasons if reason], "texts": [fix_punctuation(text) for text in texts],
+        "mended": sum(fix_punctuation(text) != text.strip() for text in texts),
     }  # fmt: skip
 
 

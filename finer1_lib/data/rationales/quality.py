@@ -1,26 +1,30 @@
-"""What each step of making rationales prevents, measured by switching it off.
+"""How good the rationales are, and what each step of making them prevents.
 
-A filter is switched off without asking the teacher again. The seeds of the attempts are fixed, so with fewer
-filters an image's texts are a prefix of those asked for with all of them, and every one is in its record
-(`texts`): it is enough to go through them once more. Other concepts are another question, and must be asked.
+`quality_report`, `concept_report`, `misread` and `text_report` count: what the filters did, how many concepts are
+true, what is misread, how the texts are built. Precision and recall need a truth, the guide's attributes; without
+a guide only the filters' work can be counted.
 
-Sixty images say little of a mistake made in one text of fifty. A teacher that costs nothing, the guide's, is
-therefore asked again under other seeds (`query_again`); and it says which mistakes it planted, so that a filter
-is not judged by itself.
-
-Source: METHOD 2.1-2.3 (the steps); measuring them is our choice.
-
-How good the rationales are: what the filters did, how true the concepts are, what is misread.
-
-Precision and recall need a truth: the guide's attributes. Without one, only the filters' work can be counted.
-What each step prevents is measured in `rationale_ablation`.
-
-Source: our choice.
+`measure_steps` switches each step off. The seeds of the attempts are fixed, so with fewer filters the texts of an
+image are a prefix of those requested with all filters, and every one is in its record (`texts`): no new query is
+needed. Other concepts need new queries. Sixty images say little about a mistake made in one text of fifty, so a
+free teacher, the guide's, is queried again under other seeds; it also reports which flaws it planted, so that a
+filter is not judged by itself.
 """
 
 import re
 from collections import Counter
-from typing import Any, Hashable, Iterable, Mapping, Optional, Protocol, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Hashable,
+    Iterable,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+)
 
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
@@ -39,6 +43,9 @@ from finer1_lib.data.rationales.parsing import (
     thinking,
 )
 from finer1_lib.data.rationales.teachers import Row, Teacher
+
+if TYPE_CHECKING:
+    import pandas
 
 PLACES = ("first", "second", "third", "fourth")
 TEXT_COUNTS = (
@@ -236,15 +243,15 @@ _WORDS = {
 }  # fmt: skip
 
 
-class Confessing(Teacher, Protocol):
-    """A teacher that says which flaws it planted (`miniature.teacher.GuideTeacher`)."""
+class PlantingTeacher(Teacher, Protocol):
+    """A teacher that reports which flaws it planted (`miniature.teacher.GuideTeacher`)."""
 
     def planted(self, row: Row, concepts: Sequence[str], seed: int) -> frozenset[str]:
         """The flaws, names of `REASONS`, of the rationale that these arguments give."""
 
 
 def query_again(
-    teacher: Confessing, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seeds: Sequence[int],
+    teacher: PlantingTeacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seeds: Sequence[int],
     attempts: int, names: Mapping[str, Sequence[str]],
 ) -> list[dict]:
     """Records of several draws of one teacher, all filters on; nothing is written.
@@ -273,7 +280,7 @@ def query_again(
 
 
 def compare_concepts(
-    teacher: Confessing, rows: Sequence[Row], asked: Mapping[str, Mapping],
+    teacher: PlantingTeacher, rows: Sequence[Row], asked: Mapping[str, Mapping],
     chosen: Mapping[str, Sequence[Mapping]], guide: Mapping, *, seeds: Sequence[int], attempts: int,
     names: Mapping[str, Sequence[str]],
 ) -> list[dict]:
@@ -395,3 +402,95 @@ def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[s
     label, limit = record["sub_category"], record.get("max_words", 0)
     data_set = table_for(record["super_category"], label)
     return [set(flaws(text, label, own, foreign, limit, data_set)) for text in record["texts"]]
+
+
+class Prevention(NamedTuple):
+    """Section 7 of notebook 01: the records it rests on, a note, four tables and the rows of `compare_concepts`."""
+
+    records: Sequence[Mapping]
+    note: str
+    planted: "pandas.DataFrame"  # found_and_missed
+    without: "pandas.DataFrame"  # switched_off
+    effects: "pandas.DataFrame"  # steps
+    given: list[dict]  # compare_concepts
+
+    def summary(self) -> str:
+        """The strongest step, the filters without effect, and the share of flawed texts without any filter."""
+        if not self.records:
+            return "no rationale was filtered here"
+        effect = self.effects.assign(less=self.effects["off"] - self.effects["on"])
+        effect = effect.set_index(["flaw", "step"])["less"]
+        idle = [row.flaw for row in self.effects[self.effects["step"] == "its filter"].itertuples()
+                if row.off == row.on]
+        off = self.all_off
+        return (f"without any filter {off.flawed} of {off.kept} kept rationales would be flawed, with all of them "
+                f"{off.on_value:.0%}. Most is prevented by: {effect.idxmax()[1]} ({effect.idxmax()[0]}). Filters "
+                f"whose absence changed nothing: {', '.join(idle) or 'none'} (other filters stop the same texts, "
+                "or there were none).")
+
+    @property
+    def all_off(self) -> "pandas.Series":
+        """The row of `without` in which every filter is off."""
+        return self.without[self.without["off"] == "all"].iloc[0]
+
+
+def measure_steps(
+    teacher: Optional[Teacher], kind: str, records: Sequence[Mapping], rows: Sequence[Row],
+    asked: Mapping[str, Mapping], chosen: Mapping[str, Sequence[Mapping]], guide: Optional[Mapping], **how: Any,
+) -> Prevention:
+    """Every step switched off. Only a guide's teacher (`kind` "guide") is queried again and judged by what it planted.
+
+    Args:
+        how: `seeds`, `attempts` and `names`, as for `query_again`.
+    """
+    import pandas as pd
+
+    again, planted, given = list(records), pd.DataFrame(), []
+    if kind == "guide":
+        again = query_again(teacher, rows, {key: kept_concepts(value) for key, value in chosen.items()}, **how)
+        planted = pd.DataFrame(found_and_missed(again, how["names"]))
+        given = compare_concepts(teacher, rows, asked, chosen, guide, **how)
+        note = (f"of {planted['planted'].sum()} planted flaws the filters found {planted['found'].sum()}, with "
+                f"{planted['false_alarms'].sum()} false alarms in {planted['texts'].max()} texts")
+    elif teacher is None:
+        again = []  # a file shows what some filters let through, not what they stopped
+        note = "the rationales come from a file: nothing was filtered here, and this section has nothing to show"
+    else:
+        note = "only the guide's teacher reports what it planted: below, the filters are judged by themselves"
+    without = switched_off(again, how["names"]) if again else []
+    effects = steps(without, label_order(again), given) if again else []
+    return Prevention(again, note, planted, pd.DataFrame(without), pd.DataFrame(effects), given)
+
+
+def kept_or_error(records: Sequence[Mapping], advice: Callable[[], str] = str) -> list[Mapping]:
+    """The kept records. Raises: UserError: none passed the filters, with `advice()` on what to change."""
+    kept = [record for record in records if record["kept"]]
+    if not kept:
+        counts = Counter(reason for record in records for reason in record["rejections"])
+        reason = max(reasons_of(records), key=counts.__getitem__)
+        raise UserError(f"none of {len(records)} rationales passed the filters (most often: {reason}); "
+                        + (advice() or "raise attempts or take another teacher"))
+    return kept
+
+
+def concept_lines(concepts: Sequence[Mapping]) -> list[str]:
+    """Precision and recall before and after the selection, a sentence each; from `concept_report`."""
+    if not concepts:
+        return ["no guide, or no concepts: no one can say which are true"]
+    value = {(row["concepts"], row["metric"]): "{value:.0%} ({low:.0%} to {high:.0%}, n {n})".format(**row)
+             if row["n"] else "not measurable" for row in concepts}  # fmt: skip
+    return [f"{metric}: {value['all named', metric]} of all named, {value['kept', metric]} of those kept"
+            for metric in ("precision", "recall")]  # fmt: skip
+
+
+def misread_lines(
+    records: Sequence[Mapping], guide: Optional[Mapping], given: Sequence[Mapping] = ()
+) -> tuple[Optional[int], list[str]]:
+    """(kept rationales that misread an attribute, or None without a guide; sentences on them and on `given`)."""
+    kept = [record for record in records if record["kept"]]
+    wrong = sum(misread(record, guide) for record in kept) if guide else None
+    lines = ["no guide: the analyses cannot be checked"] if wrong is None else [
+        f"{wrong} of {len(kept)} kept rationales misread at least one attribute (95 % interval "
+        "{low:.0%} to {high:.0%})".format(**misread_share(records, guide))]  # fmt: skip
+    return wrong, lines + ["concepts given: {concepts:>9}: {value:.0%} misread one ({low:.0%} to {high:.0%}, n {n})"
+                           .format(**row) for row in given]  # fmt: skip

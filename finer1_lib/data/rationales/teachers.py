@@ -1,25 +1,15 @@
-"""Teachers that need no attribute table: the model itself, and a larger model under structured prompts, on
-this machine or behind an address.
+"""Teachers write rationales: the base model itself, or a larger model under structured prompts.
 
-Source: METHOD 2.1 and 2.2 (the paper's teacher is Qwen2.5-VL-32B; its Table 5 asks for four tagged parts).
-The prompts are worded here; the self-teacher is our choice for pictures nobody has described.
+    teacher = PromptedTeacher(load, image_root, ["shape", "colours", "markings"])
+    teacher.describe_all([Description(row, "shape", 3)])  # -> ["A round body with a short red tail."]
 
-What a teacher is asked, one image at a time or in batches.
+A new teacher is a subclass of `Teacher`: what descriptions stress in turn (`foci`), a description, a list of
+concepts and a rationale. Seeds come from `draw_seed`, so a repeated query gets the same text. The models behind
+the teachers are `LocalModel` (on this machine) and `EndpointModel` (behind an address): both turn queries
+(prompt, row or None, seed) into texts. An answer that reached the token limit ends in `CUT_OFF`.
 
-A teacher is written by subclassing `Teacher`: what to stress in turn (`foci`), a description, a list of
-concepts and a rationale. Seeds are drawn by `draw_seed`, so that whoever asks again gets the same text.
-
-Source: METHOD 2.1 and 2.2 (descriptions, a list of concepts, the structured prompt); the interface is ours.
-
-Prompts into texts: a model on this machine, or one behind an address, asked the same way.
-
-    ask = LocalAsker(lambda: models.load_any("folder"), image_root, max_new_tokens=256)
-    ask([("Describe the bird.", row, 3)])  # (prompt, row of images.parquet or None, seed) -> ["A red crown."]
-
-A picture is handed over as a file's name: it is opened when it is needed. An answer that reached the limit of
-tokens ends in `CUT_OFF`.
-
-Source: our choice.
+Source: Fine-R1 (arXiv 2602.07605), the construction of its CoT data and Table 5: the teacher is Qwen2.5-VL-32B
+and writes four tagged parts. The prompts' wording is this kit's, because the paper's is not released.
 """
 
 import hashlib
@@ -28,6 +18,7 @@ from abc import abstractmethod
 from collections import Counter
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Protocol, Sequence
 
+from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, Prompt, user_message
 from finer1_lib.data.guide import Similarity
@@ -37,12 +28,12 @@ from finer1_lib.models.encoding import Encoder
 from finer1_lib.models.endpoint import ChatEndpoint, Question
 
 Row = Mapping[str, Any]
-Asked = Sequence[tuple[str, Optional[Row], int]]
+Queries = Sequence[tuple[str, Optional[Row], int]]
 Generate = Callable[..., list]  # as `generation.generate`
 
 
 class Description(NamedTuple):
-    """A description asked for: which image, what it is to stress, and the seed of its chance."""
+    """A query for a description: the image, what to stress, and the random seed."""
 
     row: Row
     focus: str
@@ -50,7 +41,7 @@ class Description(NamedTuple):
 
 
 class Rationale(NamedTuple):
-    """A rationale asked for: which image, on which concepts, for which question, and its seed."""
+    """A query for a rationale: the image, the concepts, the question and the random seed."""
 
     row: Row
     concepts: Sequence[str]
@@ -59,21 +50,17 @@ class Rationale(NamedTuple):
 
 
 class Teacher(Protocol):
-    """Whoever writes rationales. A `row` is one row of `01_data/images.parquet` as a dictionary.
+    """A writer of rationales. A `row` is one row of `01_data/images.parquet` as a dictionary.
 
-    `describe`, `concepts` and `rationale` give one answer each; the same arguments give the same answer: all
-    chance comes from `seed`. A teacher that is quicker in batches raises `batch_size` and overrides the three
-    `.._all`, where the same list gives the same answers.
-
-    Attributes:
-        batch_size: images asked for together.
+    The same arguments give the same answer: all randomness comes from `seed`. A teacher that is faster in batches
+    sets `batch_size` (images per query) and overrides the three `.._all`.
     """
 
     batch_size: int = 1
 
     @abstractmethod
     def foci(self, row: Row) -> Sequence[str]:
-        """What the descriptions of an image are to stress in turn."""
+        """What the descriptions of an image stress in turn."""
 
     @abstractmethod
     def describe(self, row: Row, focus: str, seed: int) -> str:
@@ -85,19 +72,19 @@ class Teacher(Protocol):
 
     @abstractmethod
     def rationale(self, row: Row, concepts: Sequence[str], question: str, seed: int) -> str:
-        """The whole assistant text for the row's label on these concepts; `CUT_OFF` at its end if it was."""
+        """The whole assistant text for the row's label on these concepts; ends in `CUT_OFF` if truncated."""
 
-    def describe_all(self, asked: Sequence[Description]) -> list[str]:
+    def describe_all(self, queries: Sequence[Description]) -> list[str]:
         """One description each."""
-        return [self.describe(*one) for one in asked]
+        return [self.describe(*query) for query in queries]
 
-    def concepts_all(self, asked: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
+    def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
         """One list of concepts for each (row, descriptions)."""
-        return [list(self.concepts(*one)) for one in asked]
+        return [list(self.concepts(*one)) for one in queries]
 
-    def rationale_all(self, asked: Sequence[Rationale]) -> list[str]:
+    def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
         """One text each."""
-        return [self.rationale(*one) for one in asked]
+        return [self.rationale(*one) for one in queries]
 
 
 def draw_seed(*parts: Any) -> int:
@@ -139,16 +126,60 @@ SELF_CONCEPTS = 12  # phrases taken over from a self-teacher's descriptions
 
 
 def fill(name: str, **values: str) -> str:
-    """A teacher prompt's text, every field replaced.
-
-    Raises:
-        ValueError: a field without a value.
-    """
+    """A teacher prompt's text with every field replaced. Raises: ValueError: a field without a value."""
     text = TEACHER_PROMPTS[name].template
     missing = set(re.findall(r"{(\w+)}", text)) - set(values)
     if missing:
         raise ValueError(f"prompt {name} lacks {sorted(missing)}")
     return re.sub(r"{(\w+)}", lambda match: values[match.group(1)], text)
+
+
+class LocalModel:
+    """A model on this machine, loaded by `load` at the first query; `generate` answers, the model's own by default."""
+
+    def __init__(
+        self, load: Callable, image_root: Any, *, max_new_tokens: int, temperature: float = 0.7,
+        batch_size: int = 8, generate: Optional[Generate] = None,
+    ) -> None:
+        self._load, self._root, self._generate = load, str(image_root), generate
+        self._loaded: Any = None
+        self._options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size,
+        }  # fmt: skip
+
+    def __call__(self, queries: Queries) -> list[str]:
+        """One text for each query; a batch is sampled with one seed, drawn from all of its seeds."""
+        if self._loaded is None:
+            self._start()
+        prompts = [user_message(prompt, _image(self._root, row)) for prompt, row, _ in queries]
+        seed = queries[0][2] if len(queries) == 1 else draw_seed(*(one[2] for one in queries))
+        answers = self._generate(self._loaded, prompts, seed=seed, **self._options)
+        return [answer.text + CUT_OFF * answer.truncated for answer in answers]
+
+    def _start(self) -> None:
+        from finer1_lib.models import generation
+
+        self._loaded = self._load()
+        if self._generate is None:
+            self._generate = generation.generate
+            if not isinstance(self._loaded, generation.AnyModel):  # an image's pixels serve every prompt about it
+                self._options["encoder"] = Encoder(self._loaded.processor)
+
+
+class EndpointModel:
+    """A model behind an address; every query keeps its own seed."""
+
+    def __init__(self, endpoint: ChatEndpoint, image_root: Any) -> None:
+        self._endpoint, self._root = endpoint, str(image_root)
+
+    def __call__(self, queries: Queries) -> list[str]:
+        """One text for each query."""
+        questions = [Question(prompt, _image(self._root, row), seed) for prompt, row, seed in queries]
+        return [answer.text + CUT_OFF * answer.truncated for answer in self._endpoint.ask(questions)]
+
+
+def _image(root: str, row: Optional[Row]) -> Optional[ImageFile]:
+    return None if row is None else ImageFile(root, row["image_id"])
 
 
 class _BatchTeacher(Teacher):
@@ -168,24 +199,13 @@ class _BatchTeacher(Teacher):
 
 
 class SelfTeacher(_BatchTeacher):
-    """The base model describes the picture; the names come from the folder. Nothing else is claimed.
+    """The base model describes the image; the names come from the folder. For images without a guide.
 
-    The analysis is the model's own description; the candidates are the label and the sub-categories whose
-    pictures lie nearest for the model's vision tower; the comparison says only what follows from the label
-    and from that order. It teaches the format and the names, and no feature that tells them apart: a
-    student's numbers are to be read with that in mind.
-
-    Args:
-        load: gives the base model (`models.LoadedModel`) when first asked; a finished stage never asks.
-        image_root: where the images lie.
-        table: `images.parquet`, for the names of each super-category.
-        similarity: of two sub-categories' pictures (`triplets.prototype_similarity`).
-        samples: foci, that is how many samples make up set D (times the descriptions per focus): the base's
-            prompt has no place for a focus.
-        temperature: of the descriptions.
-        max_new_tokens: of one description.
-        batch_size: images asked together.
-        generate: `models.generate` or, in a test, something that answers like it.
+    The analysis is the model's own description; the candidates are the label and the sub-categories whose images
+    are nearest for the model's vision tower (`similarity`, from `triplets.prototype_similarity`); the comparison
+    states only what follows from the label and that order. It teaches the format and the names, and no feature
+    that distinguishes them. Descriptions are drawn `samples` times in place of foci, because the base's prompt
+    has no field for a focus.
     """
 
     def __init__(
@@ -193,8 +213,8 @@ class SelfTeacher(_BatchTeacher):
         temperature: float = 0.7, max_new_tokens: int = 256, batch_size: int = 8,
         generate: Optional[Generate] = None,
     ) -> None:
-        self._ask = LocalAsker(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
-                               batch_size=batch_size, generate=generate)
+        self._model = LocalModel(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
+                                 batch_size=batch_size, generate=generate)
         self._samples, self._similarity, self.batch_size = samples, similarity, batch_size
         groups = table.groupby("super_category")["sub_category"]
         self._names = {super_category: sorted(set(names)) for super_category, names in groups}
@@ -203,19 +223,19 @@ class SelfTeacher(_BatchTeacher):
         """Sample numbers in the place of foci."""
         return [f"sample {number}" for number in range(1, self._samples + 1)]
 
-    def describe_all(self, asked: Sequence[Description]) -> list[str]:
-        """What the model says of each picture, its analysis tags taken off; of one cut off, whole phrases."""
-        return [_whole(text, r"[,.;\n]") for text in self._analyses([(one.row, one.seed) for one in asked])]
+    def describe_all(self, queries: Sequence[Description]) -> list[str]:
+        """The model's text on each image, without analysis tags; of a truncated one, whole phrases."""
+        return [_whole(text, r"[,.;\n]") for text in self._analyses([(one.row, one.seed) for one in queries])]
 
-    def concepts_all(self, asked: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
+    def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
         """The phrases of its own descriptions, the most frequent first."""
-        return [_phrases(descriptions) for _, descriptions in asked]
+        return [_phrases(descriptions) for _, descriptions in queries]
 
-    def rationale_all(self, asked: Sequence[Rationale]) -> list[str]:
+    def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
         """A fresh description, the nearest names, and a comparison that says what is known of each."""
         texts = []
-        analyses = self._analyses([(one.row, one.seed) for one in asked])
-        for (row, _, _, seed), analysis in zip(asked, analyses):
+        analyses = self._analyses([(one.row, one.seed) for one in queries])
+        for (row, _, _, seed), analysis in zip(queries, analyses):
             label, names = row["sub_category"], self._names[row["super_category"]]
             others = nearest_names(row["super_category"], label, names, self._similarity, 3, seed)
             pieces = [f"{label}: fits this picture"]
@@ -224,83 +244,74 @@ class SelfTeacher(_BatchTeacher):
             texts.append(write_rationale(seen, [label, *others], "; ".join(pieces), label) + cut)
         return texts
 
-    def _analyses(self, asked: Sequence[tuple[Row, int]]) -> list[str]:
-        """The model's descriptions without their tags; one that was cut off still ends in `CUT_OFF`."""
-        texts = self._ask([(PROMPTS["describe"].text(), row, seed) for row, seed in asked])
+    def _analyses(self, queries: Sequence[tuple[Row, int]]) -> list[str]:
+        """The model's descriptions without their tags; a truncated one still ends in `CUT_OFF`."""
+        texts = self._model([(PROMPTS["describe"].text(), row, seed) for row, seed in queries])
         found = [re.search(r"<analysis>(.*?)(?:</analysis>|$)", text, re.DOTALL) for text in texts]
         return [_joined(match.group(1) if match else text) for match, text in zip(found, texts)]
 
 
 class _LargeTeacher(_BatchTeacher):
-    """A larger instruction-tuned model asked by the structured prompts above (the paper's way)."""
+    """A larger instruction-tuned model under the structured prompts above, as in the paper."""
 
     def __init__(
-        self, ask: Callable[[Asked], list[str]], foci: Sequence[str], batch_size: int, words: int
+        self, model: Callable[[Queries], list[str]], foci: Sequence[str], batch_size: int, words: int
     ) -> None:
-        self._ask, self._foci, self.batch_size, self._words = ask, list(foci), batch_size, words
+        self._model, self._foci, self.batch_size, self._words = model, list(foci), batch_size, words
 
     def foci(self, row: Row) -> list[str]:
-        """The same for every picture."""
+        """The same for every image."""
         return self._foci
 
-    def describe_all(self, asked: Sequence[Description]) -> list[str]:
-        """A description each, stressing its focus; of one that was cut off, the whole sentences."""
+    def describe_all(self, queries: Sequence[Description]) -> list[str]:
+        """A description each, stressing its focus; of a truncated one, the whole sentences."""
         prompts = [
             (fill("teacher_describe", super_category=row["super_category"], focus=focus), row, seed)
-            for row, focus, seed in asked
+            for row, focus, seed in queries
         ]
-        return [_whole(text, r"[.!?\n]") for text in self._ask(prompts)]
+        return [_whole(text, r"[.!?\n]") for text in self._model(prompts)]
 
-    def concepts_all(self, asked: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
-        """The teacher's list for each sub-category, asked without a picture; bullets, numbers taken off."""
+    def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
+        """The teacher's list for each sub-category, prompted without an image; bullets and numbers removed."""
         prompts = [
             (fill("teacher_concepts", super_category=row["super_category"], sub_category=row["sub_category"]),
              None, 0)
-            for row, _ in asked
+            for row, _ in queries
         ]  # fmt: skip
-        lists = [_whole(text, r"\n").splitlines() for text in self._ask(prompts)]
+        lists = [_whole(text, r"\n").splitlines() for text in self._model(prompts)]
         return [[line for line in map(_bare, lines) if line] for lines in lists]
 
-    def rationale_all(self, asked: Sequence[Rationale]) -> list[str]:
+    def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
         """The answers to the structured prompt, as they come; the filters judge them."""
         prompts = []
-        for row, concepts, question, seed in asked:
+        for row, concepts, question, seed in queries:
             names = {"super_category": row["super_category"], "sub_category": row["sub_category"]}
             filled = fill("teacher_rationale", question=question, concepts="; ".join(concepts), **names)
             limit = fill("teacher_words", words=str(self._words)) if self._words else ""
             prompts.append((filled + limit, row, seed))
-        return self._ask(prompts)
+        return self._model(prompts)
 
 
 class PromptedTeacher(_LargeTeacher):
     """A larger model on this machine, of any family.
 
-    Args: as for `SelfTeacher`, and
-        load: gives the model (`models.load_any`) when first asked.
-        foci: what the descriptions stress in turn, e.g. ["shape", "colours", "markings"].
-        words: longest rationale that is asked for, 0 for no limit; the filter `too_long` holds it to that.
+    `words` is the longest rationale that the prompt allows (0 for no limit); the filter `too_long` checks it.
     """
 
     def __init__(
         self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
         max_new_tokens: int = 1536, batch_size: int = 8, words: int = 0, generate: Optional[Generate] = None,
     ) -> None:
-        ask = LocalAsker(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
-                         batch_size=batch_size, generate=generate)
-        super().__init__(ask, foci, batch_size, words)
+        model = LocalModel(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
+                           batch_size=batch_size, generate=generate)
+        super().__init__(model, foci, batch_size, words)
 
 
 class EndpointTeacher(_LargeTeacher):
-    """A larger model behind an address (`chat_endpoint`); as many images together as requests.
-
-    Args:
-        endpoint: which model, and how it is asked.
-        image_root: where the images lie.
-        foci, words: as for `PromptedTeacher`.
-    """
+    """A larger model behind an address (`models.endpoint`); as many images per batch as parallel requests."""
 
     def __init__(self, endpoint: ChatEndpoint, image_root, foci: Sequence[str], *, words: int = 0) -> None:
-        super().__init__(EndpointAsker(endpoint, image_root), foci, endpoint.concurrency, words)
+        super().__init__(EndpointModel(endpoint, image_root), foci, endpoint.concurrency, words)
 
 
 def _phrases(descriptions: Sequence[str]) -> list[str]:
@@ -328,57 +339,30 @@ def _whole(text: str, end: str) -> str:
     return text[: found[-1].end()].strip() if found else ""
 
 
+def make_teacher(
+    teacher: str, *, guide: Optional[Mapping], guide_teacher: Callable[[], Teacher], load_base: Callable,
+    load_large: Optional[Callable], endpoint: Callable[[], ChatEndpoint], image_root, table,
+    similarity: Similarity, foci: Sequence[str], max_new_tokens: int, batch_size: int, words: int,
+    rationales_file: str = "",
+) -> tuple[str, Optional[Teacher]]:
+    """(kind, teacher) for the parameter `teacher`; ("release", None) where a file holds the rationales.
 
-
-class LocalAsker:
-    """Asks in batches a model that is loaded when first needed.
-
-    Args:
-        load: gives the model (`models.LoadedModel` or `generation.AnyModel`).
-        image_root: where the images lie.
-        generate: what answers; the model's own by default.
+    "auto" is "guide" where there is a guide, else "self". `guide_teacher` and `endpoint` are called only where
+    they are used; `load_large` is None without a checkpoint.
+    Raises: UserError: an unknown kind, or one that lacks its guide or checkpoint.
     """
-
-    def __init__(
-        self, load: Callable, image_root: Any, *, max_new_tokens: int, temperature: float = 0.7,
-        batch_size: int = 8, generate: Optional[Generate] = None,
-    ) -> None:
-        self._load, self._root, self._generate = load, str(image_root), generate
-        self._loaded: Any = None
-        self._options: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size,
-        }  # fmt: skip
-
-    def __call__(self, asked: Asked) -> list[str]:
-        """Answer (prompt, row or None, seed) each; the batch's chance comes from all its seeds."""
-        if self._loaded is None:
-            self._start()
-        prompts = [user_message(prompt, _picture(self._root, row)) for prompt, row, _ in asked]
-        seed = asked[0][2] if len(asked) == 1 else draw_seed(*(one[2] for one in asked))
-        answers = self._generate(self._loaded, prompts, seed=seed, **self._options)
-        return [answer.text + CUT_OFF * answer.truncated for answer in answers]
-
-    def _start(self) -> None:
-        from finer1_lib.models import generation
-
-        self._loaded = self._load()
-        if self._generate is None:
-            self._generate = generation.generate
-            if not isinstance(self._loaded, generation.AnyModel):  # an image's pixels serve every prompt about it
-                self._options["encoder"] = Encoder(self._loaded.processor)
-
-
-class EndpointAsker:
-    """Asks a model behind an address, every prompt with a seed of its own."""
-
-    def __init__(self, endpoint: ChatEndpoint, image_root: Any) -> None:
-        self._endpoint, self._root = endpoint, str(image_root)
-
-    def __call__(self, asked: Asked) -> list[str]:
-        """Answer (prompt, row or None, seed) each."""
-        questions = [Question(prompt, _picture(self._root, row), seed) for prompt, row, seed in asked]
-        return [answer.text + CUT_OFF * answer.truncated for answer in self._endpoint.ask(questions)]
-
-
-def _picture(root: str, row: Optional[Row]) -> Optional[ImageFile]:
-    return None if row is None else ImageFile(root, row["image_id"])
+    if rationales_file:
+        return "release", None
+    kind = teacher if teacher != "auto" else "guide" if guide else "self"
+    if kind == "guide" and guide:
+        return kind, guide_teacher()
+    if kind == "self":
+        return kind, SelfTeacher(load_base, image_root, table, similarity, max_new_tokens=max_new_tokens,
+                                 batch_size=batch_size)
+    if kind == "model" and load_large:
+        return kind, PromptedTeacher(load_large, image_root, foci, max_new_tokens=max_new_tokens,
+                                     batch_size=batch_size, words=words)
+    if kind == "endpoint":
+        return kind, EndpointTeacher(endpoint(), image_root, foci, words=words)
+    raise UserError(f"teacher {teacher!r}: use auto, self, guide (needs guide_file or the drawn world), "
+                    "model (needs teacher_checkpoint) or endpoint")

@@ -1,0 +1,167 @@
+"""Where a run's images come from: the drawn world of notebook 00, a user's folder, or the paper's data sets.
+
+    source = find_source(stage, image_root, data_root, data_sets, guide_file)
+    table, info = source.table(seed=0, ...)  # one row per image; what later stages must know of the source
+
+The release's lists and rationales are read by the caller and passed in (`released`, `first_images`): the
+readers of the release import this package.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
+
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
+from finer1_lib.data.data_sets.collect import assign_shots, read_data_sets
+from finer1_lib.data.folder import read_table
+from finer1_lib.data.guide import read_guide
+from finer1_lib.data.split import split_table
+from finer1_lib.runs.stage import Stage
+
+if TYPE_CHECKING:
+    import pandas
+
+WORLD = "00_miniature_world"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The folder that holds the images, and what is known of them.
+
+    Attributes:
+        stage: the running stage; its progress is reported and its files are written.
+        root: image paths are relative to it.
+        guide_path: the attribute table, or None.
+        data_sets: those of the paper that are used; empty for a folder or the drawn world.
+        drawn: whether the images are those of notebook 00.
+    """
+
+    stage: Stage
+    root: Path
+    guide_path: Optional[Path]
+    data_sets: Sequence[str]
+    drawn: bool
+
+    def __str__(self) -> str:
+        name = "the drawn world" if self.drawn else ", ".join(self.data_sets) or self.root.name
+        return f"images: {name} | guide: {self.guide_path.name if self.guide_path else 'none'}"
+
+    def guide(self, table: "pandas.DataFrame") -> Optional[dict]:
+        """The attribute table, checked against the images; None without one."""
+        return read_guide(self.guide_path, table) if self.guide_path else None
+
+    def table(self, *, folder: Mapping[str, Any], copies: Mapping[str, Any], allow_incomplete: bool,
+              released: Optional[Callable], first_images: Callable, **split: Any) -> tuple:  # fmt: skip
+        """(`images.parquet`, `sets.json`) as a table and a dictionary; read from the files where they exist.
+
+        Args:
+            folder: `super_category` and `strip_names`, as for `read_table`.
+            copies: `hub_copies` and `crop_banner`, as for `read_data_sets`.
+            released: words -> the release's lists (`lists`, `complete`); None for a seeded split.
+            first_images: table -> records of the images that become shot 0.
+            split: `seed`, `num_shots`, `seen_share` and `train_share`.
+        """
+        import pandas as pd
+
+        path, info_path = self.stage.path("images.parquet"), self.stage.path("sets.json")
+        if not path.exists():
+            if self.data_sets:
+                table, info = self._data_sets(copies, allow_incomplete, released, first_images, split)
+            else:
+                table, info = self._folder(folder, split)
+            atomic_write_json(info_path, info)
+            save_table(table, path)
+        return pd.read_parquet(path), read_json(info_path)
+
+    def _folder(self, options: Mapping, split: Mapping) -> tuple:
+        files = read_table(self.root, options["super_category"], progress_every(self.stage, "images read"),
+                           strip_names=options["strip_names"])
+        for duplicate in files.attrs["duplicates"]:
+            print("left out, an identical file is beside it:", duplicate)
+        notes = {"notes": files.attrs["notes"]} if files.attrs["notes"] else {}
+        return split_table(files, guide=self.guide(files), **split), notes
+
+    def _data_sets(
+        self, copies: Mapping, allow_incomplete: bool, released: Optional[Callable], first_images: Callable,
+        split: Mapping,
+    ) -> tuple:
+        files, sets, missing = read_data_sets(self.data_sets, self.root, allow_incomplete=allow_incomplete,
+                                              progress=progress_every(self.stage, "images listed"), **copies)
+        release = released(list(sets)) if released else None
+        first = {(row["super_category"], row["sub_category"]): row["image_id"] for row in first_images(files)}
+        sets = {word: {**one, "split": "release" if release else "seeded",
+                       "complete": one["complete"] and (not release or release.complete[word])}
+                for word, one in sets.items()}  # fmt: skip
+        options = {key: split[key] for key in ("seed", "num_shots", "seen_share")}
+        table = assign_shots(files, release.lists if release else {}, first=first, **options)
+        return table, {"data_sets": sets, "missing": missing}
+
+    def describe(self, guide: Optional[dict], names: Mapping, taxonomy: Mapping, info: Mapping) -> None:
+        """Write taxonomy.json, guide.json (where there is one) and data.json for the later stages."""
+        atomic_write_json(self.stage.path("taxonomy.json"), taxonomy)
+        if guide:
+            atomic_write_json(self.stage.path("guide.json"), guide)
+        # the drawn world's folder is relative to the run, so that a run can be moved
+        root = os.path.relpath(self.root, self.stage.run_dir) if self.drawn else str(self.root)
+        atomic_write_json(self.stage.path("data.json"), {
+            "image_root": root, "guide": "guide.json" if guide else None, "super_categories": list(names), **info,
+        })  # fmt: skip
+
+
+def find_source(
+    stage: Stage, image_root: str, data_root: str, data_sets: Sequence[str], guide_file: str,
+    from_release: Sequence[str] = (),
+) -> Source:
+    """The source that a run's parameters name; the drawn world where they name none.
+
+    Args:
+        from_release: the parameters that take something from the release.
+
+    Raises:
+        UserError: two sources are named, or the release without a data set.
+    """
+    if data_sets and image_root:
+        raise UserError("data_sets and image_root are both given: name the paper's data sets, or a folder of "
+                        "your own")
+    if any(from_release) and not data_sets:
+        raise UserError("release, rationales_file and triplets_file speak of the paper's data sets: "
+                        "name some in data_sets")
+    drawn = not (image_root or data_sets)
+    root = stage.input(f"{WORLD}/images") if drawn else Path(image_root or data_root).expanduser().resolve()
+    guide_path = Path(guide_file).expanduser() if guide_file else None
+    if drawn and not guide_file:
+        guide_path = stage.input(f"{WORLD}/guide.json")
+    return Source(stage, root, guide_path, data_sets, drawn)
+
+
+def progress_every(stage: Stage, label: str, step: int = 200) -> Callable[[int, int], Any]:
+    """Reports (done, total) to the stage at every `step` images and at the end."""
+    return lambda done, total: (done % step == 0 or done == total) and stage.progress(done, total, label)
+
+
+def save_table(table: "pandas.DataFrame", path: Path) -> None:
+    """Write a table as parquet, all of it or nothing."""
+    atomic_write_bytes(path, table.to_parquet(None, index=False))
+
+
+def prototype_features(
+    path: Path, encoder: Callable, root: Path, image_ids: Sequence[str], scratch: Path,
+    progress: Optional[Callable] = None,
+) -> Any:
+    """One vector for each image, from the file if it exists; `encoder` loads the model only if not."""
+    from safetensors.numpy import load_file, save
+
+    from finer1_lib.models.encoders import cached_features
+
+    if not path.exists():
+        vectors = cached_features(encoder(), root, image_ids, scratch, progress=progress)
+        atomic_write_bytes(path, save({"features": vectors}))
+    return load_file(path)["features"]
+
+
+def save_lines(rows: Sequence[Mapping], path: Path) -> None:
+    """Write one JSON object a line, all of it or nothing."""
+    atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
