@@ -67,7 +67,7 @@ _VISIBLE = 0.5  # mean change of a colour value (of 255) beyond which a palette 
 
 
 def finish_run(run_dir: Path, stages: Sequence[str], say: Callable[[str], None]) -> Optional[Path]:
-    """Write summary.json and report.html once stages with rows were run; the report's path, or None."""
+    """Write summary.json and report.html if a stage with rows was run; returns the report's path or None."""
     if not set(stages) & set(SOURCES):
         say(f"stopped after {stages[-1]} (--to)")
         return None
