@@ -10,8 +10,6 @@ denials, likenesses, guesses and questions state nothing.
 
 Also which of the known names a longer text mentions, the longest first: "Border Collie" mentions no "Collie".
 
-Source: our choice; FOCI shows its options under letters.
-
 Does one answer name one thing or several? A list is no answer, and containment pays for it.
 
 Real names hold commas, slashes and "and", so known names are read first, the longest first, and only what is
@@ -20,8 +18,6 @@ left is cut at separators:
     "House Wren, Rock Wren"     two names        "Border Collie" is not a "Collie" beside something else
     "Rock Wren or some finch"   two names        "Black-and-white Warbler", "F/A-18": one name each
     "C-47 (Skytrain)"           one thing under two names
-
-Source: our choice.
 """
 
 import re

@@ -3,8 +3,7 @@
 Both are named, not stored: a distorted picture is the file, the kind, its strength and a seed, and is drawn
 when it is opened. The same name gives the same picture on every machine.
 
-Source: METHOD 3 (baselines NoisyRollout and PAPO). The kinds are theirs, simplified: NoisyRollout
-(arXiv 2504.13055) takes the forward process of a diffusion and lets its strength fall during training, here
+Source: the kinds are those of two papers, simplified: NoisyRollout (arXiv 2504.13055) takes the forward process of a diffusion and lets its strength fall during training, here
 it stays; PAPO (arXiv 2507.06448) blackens random patches, 14 pixels wide, 60 % of them.
 """
 

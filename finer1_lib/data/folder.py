@@ -5,11 +5,7 @@ level less (`image_root/sub_category/*.jpg`, all of one super-category). Names a
 underscores shown as spaces. Hidden entries and a system's own folders are skipped, files that are no pictures
 ignored; pictures of other kinds, or not directly in a sub-category's folder, are counted and reported.
 
-Source: our choice.
-
-Names of folders as labels: which can be none, and which look like a data set's own folders or numbers.
-
-Source: our choice.
+Names of folders become labels; some cannot be one, and some look like a data set's own folders or numbers.
 """
 
 import os

@@ -7,7 +7,7 @@ The guide is the dictionary of `guide.json`:
 `{"super_categories": {name: {"attributes": {attr: [values]}, "genus_attributes": [attr]}}, "sub_categories":
 {name: {"super_category", "genus", "attributes": {attr: value}}}, "seen": [names], "unseen": [names]}`.
 
-Source: METHOD 2 (target format of the kit, four parts); the wording is our choice.
+Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts).
 """
 
 import random
@@ -141,7 +141,7 @@ def claim(attribute: str, value: str) -> str:
 def distance(guide: Mapping, first: str, second: str) -> int:
     """In how many attributes two sub-categories of one super-category differ.
 
-    Source: our choice (every attribute counts alike; a genus shares some, so its members come out nearest).
+    Every attribute counts the same; a genus shares some, so its members are nearest.
     """
     one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
     return sum(one[attribute] != two.get(attribute) for attribute in one)
@@ -158,7 +158,7 @@ def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[st
         k: how many at most (fewer where the super-category has fewer).
         rng: breaks ties; consumed once per call.
 
-    Source: METHOD 2 (candidates of the same super-category); ties by seeded shuffle are our choice.
+    Source: Fine-R1 (arXiv 2602.07605), Table 5 (candidates of the same super-category).
     """
     own = guide["sub_categories"][sub_category]
     super_category, genus = own["super_category"], own["genus"]
@@ -207,7 +207,7 @@ def four_parts(
         `<think>\\n<analysis>..</analysis>\\n<options>..</options>\\n<comparison>..</comparison>\\n`
         `<prediction>..</prediction>\\n</think>\\n<answer>..</answer>`.
 
-    Source: METHOD 2, target format of the kit.
+    Source: Fine-R1 (arXiv 2602.07605), Table 5.
     """
     entry = guide["sub_categories"][label]
     order = guide["super_categories"][entry["super_category"]]["attributes"]

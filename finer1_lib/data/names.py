@@ -11,8 +11,8 @@ Parts are found by their letters and digits alone, so "F150", "F-150" and "F 150
 too ("Chevy", "Vette": `car_names.csv`). What several cars have is read by what stands before it: GT is Ford's
 model, but a Continental's trim.
 
-Source: release eval/evaluation.py; the parts are those of `data_sets/cars_taxonomy.csv`; everyday names are
-collected by hand, which of them is our choice.
+Source: release eval/evaluation.py:245-246; the parts are those of `data_sets/cars_taxonomy.csv`; everyday names
+are collected by hand.
 
 Other names of the paper's 755 sub-categories: what else a right answer may be called.
 
@@ -36,7 +36,7 @@ right by another name that is missing here, so a score with aliases is neither
 a lower nor an upper bound where a row takes a genus for its one species.
 
 Source: collected by hand from what is in general use (checklists of birds, breed registers and WordNet's
-synonyms for the dogs, makers' names), no list copied. Which names are near enough is our choice.
+synonyms for the dogs, makers' names), no list copied.
 """
 
 import csv
@@ -232,7 +232,7 @@ def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
 def cut_labels(label: str) -> list[str]:
     """A label of the 196 without body and year, by each name of its make ("Chevy Corvette ZR1").
 
-    Source: the cut: release, eval/evaluation.py (open world).
+    Source: release eval/evaluation.py:245-246 (the cut).
     """
     make, cut = genera("car")[label]["genus"], " ".join(label.split()[:-2])
     return [cut.replace(make, said, 1) for said in _makes()[make]]

@@ -1,8 +1,6 @@
 """Figures of notebook 01: what the folder holds, what the filters did and prevent, a rationale, triplets.
 
 Data in, a matplotlib figure out; nothing is shown or saved here.
-
-Source: our choice.
 """
 
 import textwrap

@@ -7,8 +7,8 @@ Example:
     table = split_table(read_table("photos"), seed=0)
     items = evaluation_items(table, similarity, seed=0)
 
-Source: METHOD 1 (seen and unseen sub-categories, 4 images per seen one); the release's evaluation files
-(order of the options); the seeded split is our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (seen and unseen sub-categories, 4 images per seen one); release eval/data/
+(order of the options). The seeded split serves folders of which the paper says nothing.
 """
 
 import random
@@ -43,8 +43,8 @@ def split_table(
         UserError: super-categories with fewer than four sub-categories, sub-categories with too few images:
             all of them are named.
 
-    Source: METHOD 1; the floor reproduces the paper's counts (117 of 196 cars are seen); train_share is our
-    choice. Data sets with a split of their own go through `data_sets.collect.assign_shots`.
+    Source: Fine-R1 (arXiv 2602.07605), Section 5.1; rounding down gives its counts (117 of 196 cars are seen).
+    Data sets with a split of their own go through `data_sets.collect.assign_shots`.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
@@ -139,7 +139,7 @@ def evaluation_items(
         Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options and, of
         official pictures, release_path.
 
-    Source: the release's evaluation files (truth first, then the three nearest of ALL classes in ascending
+    Source: release eval/data/*.jsonl (truth first, then the three nearest of ALL classes in ascending
     similarity).
     """
     items = []

@@ -12,7 +12,7 @@ CUB's 200 birds, from a table that the kit brings.
 "Genus" is whatever lies between the super-category and the sub-category: of cars it may be the maker. An
 empty cell says that nobody knows; the name then takes no part in the comparison.
 
-Source: METHOD 5 (H2 compares names within and across genera); the files are our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.4 (H2 compares names within and across genera).
 """
 
 import csv

@@ -10,8 +10,8 @@ linear in the images, and only the sub-categories are compared with one another:
 The release calls anchor, positive and negative `images`, `image_noisy` and `image_aug`, and blackens patches
 of the anchor where a negative is missing; here that is an error.
 
-Source: METHOD 3 (positive, negative: image of the most visually similar OTHER sub-category); audit.md C4, C5
-(the release ships neither the mining nor its encoder: the encoder and the prototypes are our choice).
+Source: Fine-R1 (arXiv 2602.07605), Stage 2 (TAPO): the positive is another image of the sub-category, the negative an image of
+the visually most similar other one. The release ships neither the mining nor its encoder, so both are chosen here.
 """
 
 import random
@@ -53,7 +53,7 @@ def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy
     Returns:
         (super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
 
-    Source: METHOD 3 asks for visual similarity; centring and cosine are our choice.
+    The paper asks for visual similarity without a formula; this is the cosine of centred prototypes.
     """
 
     if len(features) != len(table):
@@ -120,7 +120,7 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
         table: from `fgvr_data.split_table`.
         similarity: `prototype_similarity` of the images.
         seed: of the round and of the draw.
-        all_shots: also use shot 0, the rationale's image (METHOD 1: "a switch gives TAPO all 4").
+        all_shots: also use shot 0, the rationale's image (the paper gives TAPO "a separate subset").
 
     Returns:
         DataFrame: image_id, positive_id, negative_id, super_category, sub_category, negative_sub_category.

@@ -13,7 +13,7 @@ sub-category is called, whether it is for training or testing. Pictures are not 
 torchvision reads four of them, from folders of its own naming and through private attributes; the tests hold
 these readers against it.
 
-Source: the data sets' own read-me files; the release's eval/data/*.jsonl (which pictures are for testing).
+Source: the data sets' own read-me files; release eval/data/*.jsonl (which pictures are for testing).
 """
 
 from pathlib import Path

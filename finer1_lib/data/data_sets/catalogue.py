@@ -5,7 +5,7 @@
 
 The word is the super-category of all its sub-categories: what tables group by and what a question names.
 
-Source: paper section 5.1; the data sets' own pages and read-me files; the release's evaluation files (the
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' own pages and read-me files; the release's evaluation files (the
 numbers of seen and unseen sub-categories). The Hub ids are copies by others: not opened live when this was
 written, so a copy is held against these counts and against the name rules before anything of it is used.
 """
@@ -89,7 +89,7 @@ DATA_SETS = {
             "car", "Stanford Cars", 196, 117, 79, 8144, 8041, ("stanford_cars", "stanford-cars"),
             ("devkit/cars_meta.mat", "car_devkit/devkit/cars_meta.mat"),
             "the owners' page is gone: take the pictures from Kaggle's jessicali9530/stanford-cars-dataset, "
-            "car_devkit.tgz and cars_test_annos_withlabels.mat from pytorch/vision's issue 7545, "
+            "car_devkit.tgz and cars_test_annos_withlabels.mat from pytorch/vision#7545, "
             "side by side in stanford_cars/",
             {"car_devkit.tgz": ("https://github.com/pytorch/vision/files/11644847/car_devkit.tgz", "")},
             "research use",

@@ -8,7 +8,7 @@ A data set that is not there never stops the others; one whose counts or names a
 refused, because numbers of another set of pictures must not go by its name. Only sizes are read here, from
 the files' headers (`finer1 doctor` opens every picture whole).
 
-Source: METHOD 1 (4 images per seen sub-category, official splits); data sets' own lists.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category, official splits); the data sets' own lists.
 """
 
 import os
@@ -118,7 +118,7 @@ def assign_shots(
         UserError: names that the lists or the table lack, too few training pictures, or a first picture that
             is no training picture of its sub-category.
 
-    Source: METHOD 1; paper section 5.1 (60 % seen).
+    Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (60 % seen).
     """
     if num_shots < 3:
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")

@@ -7,7 +7,7 @@ Cars and flowers keep their own spelling; CUB's own misspellings ("Artic Tern") 
 release's evaluation has them. All 755 names are known here, so that a copy with other names, or with the
 names of another data set, is told apart from the official one.
 
-Source: the release's eval/data/*.jsonl, whose ground truths these rules give from file and class names;
+Source: release eval/data/*.jsonl, whose ground truths these rules give from file and class names;
 flower names: the list of OpenAI's CLIP (the data set ships none), indexed by imagelabels.mat; the other
 names (sub_categories.csv, cub_taxonomy.csv): the data sets' own class lists, read by these rules.
 """

@@ -5,7 +5,8 @@ picture is known by its data set, its split and its file's name without the endi
 once in a split (Cars numbers its training and its test pictures alike, both from 00001). A name proves
 nothing: whoever asks compares the label. Pictures of copies that have lost their names are never found.
 
-Source: the release's paths (data.md 2.1, 3.1) and the archives' file names (data.md 1.3, 2.2).
+Source: the paths in release eval/data/*.jsonl and LLaMA-Factory/data/Fine-R1-Stage1-data.json, and the archives'
+file names.
 """
 
 import re

@@ -10,7 +10,8 @@ Example:
     >>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
     array([-0.3133, -1.3133])
 
-Source: METHOD 2.1 (after arXiv 2502.14044, whose code has these values: tau 0.1, mean + 0.4 std, at least 3).
+Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values tau 0.1,
+mean + 0.4 std, at least 3.
 """
 
 from typing import TYPE_CHECKING, Mapping, Protocol, Sequence
@@ -42,7 +43,7 @@ class Encoder(Protocol):
 class TfidfEncoder:
     """TF-IDF over words and pairs of neighbouring words, so that "red crown" is more than "red" and "crown".
 
-    Source: METHOD 2.1 leaves the encoder open; scikit-learn's TF-IDF with our own stop words is our choice.
+    The paper names no encoder; scikit-learn's TF-IDF needs no download and no GPU.
     """
 
     def __init__(self) -> None:
@@ -88,7 +89,9 @@ def concept_scores(
     Raises:
         ValueError: D or N is empty (without N every score is 0 and nothing can be told apart).
 
-    Source: METHOD 2.1, the formula as it stands.
+    score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau)))
+
+    Source: Fine-R1 (arXiv 2602.07605), concept selection.
     """
     import numpy
 
@@ -104,7 +107,7 @@ def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int =
 
     Where fewer pass, the best `at_least` are kept (all, if there are no more).
 
-    Source: METHOD 2.1; which standard deviation is meant is not said, the population's is our choice.
+    Source: the code of arXiv 2502.14044; it does not say which standard deviation, this is the population's.
     """
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     passed = sum(scores > scores.mean() + width * scores.std()) if len(scores) else 0
@@ -123,8 +126,6 @@ def select_concepts(
 
     Returns:
         image_id -> [{"concept", "score", "kept"}], best first.
-
-    Source: METHOD 2.1.
     """
     import numpy
 

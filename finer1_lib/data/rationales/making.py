@@ -6,7 +6,7 @@ text that fails is asked for again with another seed, up to a cap; at the cap th
 
 Who teaches is open (`teachers`); what came of it is measured in `rationale_quality`.
 
-Source: METHOD 2.1-2.3 (none of the paper's code for it was released: audit.md C4).
+Source: Fine-R1 (arXiv 2602.07605), Stage 1 (CoT SFT). None of the paper's code for it was released.
 """
 
 import random
@@ -43,7 +43,7 @@ def query_all(
     Raises:
         UserError: no description asked for, or the file's lines were made with other foci or numbers.
 
-    Source: METHOD 2.1 ("describes the image several times, each time stressing other attributes").
+    Source: Fine-R1 (arXiv 2602.07605), concept selection: several descriptions, each stressing other attributes.
     """
     if descriptions_per_focus < 1:
         raise UserError(f"descriptions_per_focus is {descriptions_per_focus}: set D needs at least 1")
@@ -97,7 +97,7 @@ def choose_concepts(
     Returns:
         image_id -> [{"concept", "score", "kept"}], best first.
 
-    Source: METHOD 2.1; N within the super-category is our choice (an aircraft never speaks against a bird).
+    N stays within the super-category, because descriptions of aircraft do not discriminate birds.
     """
     chosen: dict[str, list[dict]] = {}
     for super_category in dict.fromkeys(row["super_category"] for row in rows):
@@ -159,7 +159,7 @@ def query_until_good(
         attempt), texts (every attempt as the teacher wrote it, mended), mended (how many of them needed it)
         and, where there is one, max_words. A dropped image keeps its last text; nobody trains on it.
 
-    Source: METHOD 2.3 ("resample until the prediction equals the label"); the cap is our choice.
+    Source: Fine-R1 (arXiv 2602.07605), Stage 1: resample until the prediction equals the label (here with a cap).
     """
     if attempts < 1:
         raise UserError(f"attempts is {attempts}: at least 1 is needed")
@@ -196,8 +196,6 @@ def label_places(rows: Sequence[Row], seed: int) -> dict[str, int]:
     A free draw for each image leaves the places uneven by chance (7 of 60 labels in front in one run), and
     sixty rationales are few enough for a student to learn that. Places count to 12, a multiple of 2, 3 and 4
     candidates.
-
-    Source: our choice.
     """
     order = sorted(row["image_id"] for row in rows)
     random.Random(draw_seed(seed, "places")).shuffle(order)

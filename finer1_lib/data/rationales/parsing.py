@@ -12,7 +12,8 @@ Example:
     >>> parse("<answer>Dunen Wren</answer><answer>Marlo Wren</answer>").problems[:1]
     ('repeated_answer',)
 
-Source: paper Table 5 (the four parts), the layouts of the release's Fine-R1-Stage1-data.json; tags: our choice.
+Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts); release LLaMA-Factory/data/Fine-R1-Stage1-data.json
+(the other layouts).
 """
 
 import re
@@ -27,7 +28,7 @@ from finer1_lib.data.names import meanings, same_name, without_gloss
 
 CANDIDATE_MARKER = "The analysis of candidate subcategories:"
 PREDICTION_MARKER = "The prediction is:"
-MAX_CANDIDATES = 4  # METHOD 2: "at most four"
+MAX_CANDIDATES = 4  # Fine-R1 (arXiv 2602.07605), Table 5: at most four
 _LIST_ITEM = re.compile(r"^\s?(?:#{1,6}\s)?([-*•]|\d{1,2}[.)]|[A-F][.)])\s+(\S.*)$")
 _COMPARING = re.compile(r"\bcompar", re.IGNORECASE)
 _CONCLUDING = re.compile(r"\bfinal (?:prediction|answer)|^(?:prediction|conclusion)", re.IGNORECASE)
@@ -102,7 +103,7 @@ def parse(completion: str, known: Iterable[str] = ()) -> Trace:
         known: names and their other spellings (`scores.aliases.meanings`) that a prediction in a sentence is
             looked through for first.
 
-    Source: the second layout: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release; else our choice.
+    Source: release LLaMA-Factory/data/Fine-R1-Stage1-data.json (the second layout).
     """
     *_, answer, answer_problem = read_completion(completion)
     problems = [] if answer_problem == WELL_FORMED else [f"{answer_problem}_answer"]
@@ -134,7 +135,7 @@ def release_layout(completion: str) -> str:
         "single": the markers, no heading for the comparison; "headings": one as well; "double": a whole chain
         up to its final prediction, then a short repeat with the markers; "none": no candidates' marker.
 
-    Source: data.md 3.1 (three layouts of the 404); telling them by their headings is our choice.
+    Source: release LLaMA-Factory/data/Fine-R1-Stage1-data.json (three layouts in 404 texts).
     """
     thought = thinking(completion)
     before, marker, _ = thought.rpartition(CANDIDATE_MARKER)
@@ -188,7 +189,7 @@ def predicts(trace: Trace, name: str, data_set: str = "") -> bool:
 def count_problems(traces: Iterable[Trace]) -> dict[str, int]:
     """How often each problem occurs, with "complete" and "total": the counts that a report shows.
 
-    Source: style.md 5.20 ("unparsable traces are counted and shown, never dropped"); our choice.
+    Unparsable traces are counted and shown, never dropped.
     """
     counts = {"total": 0, "complete": 0}
     for trace in traces:

@@ -146,7 +146,7 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
         (named before the candidates); leaks (the hidden prompt shows); answered (the prediction names the label, by whatever
         name). Brackets and punctuation are folded.
 
-    Source: our choice; cars are cut as the release's open-world score does, eval/evaluation.py.
+    Source: release eval/evaluation.py:245 (how a car's label is cut).
     """
     rows: dict[str, Counter] = {}
     lengths: dict[str, list[int]] = {}
