@@ -106,7 +106,7 @@ _WORDS = re.compile(r"\w+")
 def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
     """What a record answers, its letter read as the option it stood for; None without a well-formed answer.
 
-    What stands around it and an article are taken off (`rewards.forms`), but where they are the label's or an
+    What stands around it and an article are taken off (`completions.forms`), but where they are the label's or an
     option's own.
 
     Args:

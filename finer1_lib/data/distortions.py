@@ -1,7 +1,7 @@
-"""Distorted pictures of two baselines: noise in the place of the positive, blackened patches in the negative's.
+"""Distorted images of two baselines: noise in the place of the positive, blackened patches in the negative's.
 
-Both are named, not stored: a distorted picture is the file, the kind, its strength and a seed, and is drawn
-when it is opened. The same name gives the same picture on every machine.
+Both are named, not stored: a distorted image is the file, the kind, its strength and a seed, and is drawn
+when it is opened. The same name gives the same image on every machine.
 
 Source: the kinds are those of two papers, simplified: NoisyRollout (arXiv 2504.13055) takes the forward process of a diffusion and lets its strength fall during training, here
 it stays; PAPO (arXiv 2507.06448) blackens random patches, 14 pixels wide, 60 % of them.
@@ -20,7 +20,7 @@ PATCH = 14  # pixels, the width of a patch of the vision tower
 
 
 class DistortedImage(NamedTuple):
-    """A picture on the disk that is changed when it is opened.
+    """An image on the disk that is changed when it is opened.
 
     Attributes:
         image_root, image_id: as for `ImageFile`.
@@ -36,7 +36,7 @@ class DistortedImage(NamedTuple):
     seed: int
 
     def open(self) -> "Image":
-        """The distorted RGB picture."""
+        """The distorted RGB image."""
         picture = ImageFile(self.image_root, self.image_id).open()
         seed = f"{self.seed}/{self.kind}/{self.image_id}"
         return (_add_noise if self.kind == "noised" else _blacken)(picture, self.amount, seed)
@@ -47,18 +47,14 @@ Picture = Union[ImageFile, DistortedImage]
 
 def noised(image: ImageFile, amount: float, seed: int) -> DistortedImage:
     """sqrt(1 - amount) x + sqrt(amount) Gaussian noise, with x in [-1, 1]: one step of a forward diffusion.
-
-    Raises:
-        UserError: an amount outside 0 to 1.
+    Raises: UserError: an amount outside 0 to 1.
     """
     return DistortedImage(*image, "noised", _share("noise", amount), seed)
 
 
 def masked(image: ImageFile, amount: float, seed: int) -> DistortedImage:
     """A share of the patches blackened, drawn at random.
-
-    Raises:
-        UserError: an amount outside 0 to 1.
+    Raises: UserError: an amount outside 0 to 1.
     """
     return DistortedImage(*image, "masked", _share("mask_share", amount), seed)
 

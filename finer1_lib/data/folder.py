@@ -1,9 +1,9 @@
-"""Reading a folder of folders of images: every picture opened whole, every mistake named.
+"""Reading a folder of folders of images: every image opened whole, every mistake named.
 
 The folder is `image_root/super_category/sub_category/*.png|jpg|webp` (JPEG under any of its endings), or one
 level less (`image_root/sub_category/*.jpg`, all of one super-category). Names are folder names with
-underscores shown as spaces. Hidden entries and a system's own folders are skipped, files that are no pictures
-ignored; pictures of other kinds, or not directly in a sub-category's folder, are counted and reported.
+underscores shown as spaces. Hidden entries and a system's own folders are skipped, files that are no images
+ignored; images of other kinds, or not directly in a sub-category's folder, are counted and reported.
 
 Names of folders become labels; some cannot be one, and some look like a data set's own folders or numbers.
 """
@@ -23,11 +23,11 @@ from finer1_lib.core.prompts import question_for
 from finer1_lib.data.rationales.parsing import split_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".webp")
-_OTHER = frozenset(  # endings of pictures that are not read
+_OTHER = frozenset(  # endings of images that are not read
     ".heic .heif .hif .avif .jxl .jp2 .j2k .jpf .jpx .tif .tiff .gif .apng .bmp .dib .ico .tga .ppm "
     ".pgm .pbm .pnm .psd .svg .exr .hdr .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef "
     ".mpo .pcx .xcf".split())
-# how pictures begin, under whatever ending; HEIF and its relatives name a brand after "ftyp"
+# how images begin, under whatever ending; HEIF and its relatives name a brand after "ftyp"
 _SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 _LEFTOVER = re.compile(  # folders of file servers, drives and notebooks
@@ -111,8 +111,8 @@ class _Tree:
 
     Attributes:
         images: folder -> the images in it that can be read, sorted.
-        unread: pictures of other kinds, hidden ones, links that lead nowhere.
-        first: folder -> the first picture in it or below it, of either sort.
+        unread: images of other kinds, hidden ones, links that lead nowhere.
+        first: folder -> the first image in it or below it, of either sort.
         folders: depth below the root -> folders there, sorted.
         skipped: folders of which nothing was looked at.
         unfit: images whose names cannot be written down.
@@ -134,7 +134,7 @@ class _Tree:
         return len(path.parts) - len(self.root.parts)
 
     def _read(self, folder: Path) -> list[Path]:
-        """Note a folder's pictures; its folders are returned."""
+        """Note a folder's images; its folders are returned."""
         images, inner = self.images.setdefault(folder, []), []
         try:
             with os.scandir(folder) as entries:
@@ -194,20 +194,20 @@ class _Tree:
 
 
 def _place(depth: int) -> str:
-    """Where a picture lies: so many folders below the folder of a sub-category, or above it."""
+    """Where an image lies: so many folders below the folder of a sub-category, or above it."""
     if depth <= 0:
         return " above the sub-categories" if depth else ""
     return f" {depth} folder{'s' * (depth > 1)} below a sub-category's"
 
 
 def _kind(path: Path) -> str:
-    """How a picture that is not read is counted."""
+    """How an image that is not read is counted."""
     kind = "hidden " * path.name.startswith(".") + (path.suffix.lower() or "without an ending")
     return kind if path.is_file() else f"{kind} (a link to nowhere, or no file)"
 
 
 def _looks_like_a_picture(path: Path) -> bool:
-    """Whether a file under another ending begins as pictures do; one that may not be read counts as one."""
+    """Whether a file under another ending begins as images do; one that may not be read counts as one."""
     try:
         with path.open("rb") as file:
             start = file.read(12)
@@ -294,7 +294,7 @@ NUMBER = re.compile(  # "001.", "n02085620-", "12_" before a name, "-n02085620" 
 
 
 def unfit(text: str) -> bool:
-    """Whether a name holds bytes that are no UTF-8, control signs, or signs that turn the direction."""
+    """Whether a name holds bytes that are not UTF-8, control signs, or signs that turn the direction."""
     return any(unicodedata.category(sign) in ("Cc", "Cs") or sign in _DIRECTIONS for sign in text)
 
 
@@ -360,7 +360,7 @@ def no_labels(names: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def label_of(text: str, where) -> str:
-    """A folder name as shown; it must survive a list of candidates (`traces.split_names`)."""
+    """A folder name as shown; it must survive a list of candidates (`parsing.split_names`)."""
     name = " ".join(text.replace("_", " ").split())
     whole = split_names(f"{name}, {name}") == (name, name)
     shown = re.sub("(?<=\\S)[\u200c\u200d](?=\\S)", "", name)  # joiners, of Persian, Malayalam and emoji

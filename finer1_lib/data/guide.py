@@ -1,6 +1,6 @@
 """The miniature's one rationale writer: four tagged parts over the guide's attributes.
 
-The teacher (images) and the pretraining diet (text only) import this same writer, so that a rationale differs
+The teacher (images) and the pretraining data (text only) import this same writer, so that a rationale differs
 from what the base has read in its evidence, not in its wording.
 
 The guide is the dictionary of `guide.json`:
@@ -128,7 +128,7 @@ def describe(super_category: str, attributes: dict[str, str], rng: random.Random
 
 
 class Shuffler(Protocol):
-    """What we ask of a random source: `random.Random` and `numpy.random.Generator` both have it."""
+    """What is needed of a random source: `random.Random` and `numpy.random.Generator` both have it."""
 
     def shuffle(self, x: list) -> None: ...
 

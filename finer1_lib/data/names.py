@@ -3,7 +3,7 @@
     Chevrolet Corvette ZR1 2012     official: "chevrolet corvette" (its last two words are dropped)
                                     make_model: Chevrolet, Corvette     make_model_trim: ZR1 as well
 
-The official labels are make, model, often a trim, mostly a body, and a year, which nobody says of a picture. The
+The official labels are make, model, often a trim, mostly a body, and a year, which no one says of an image. The
 release drops two words from every label; so trims vanish (ZR1), and where the body has two words a fragment
 of it stays ("Extended"). By the table only the named parts count, wherever they stand in the answer.
 
@@ -26,7 +26,7 @@ Other names of the paper's 755 sub-categories: what else a right answer may be c
     synonym            another common name: Sheltie, Sand Martin
     renamed            what a species was called before or is called now: Florida Scrub-Jay
     botanical          a plant's scientific name, the genus where the set has one of it: Gazania rigens
-    taken as           what the pictures of a vaguely named sub-category show: Greater Roadrunner
+    taken as           what the images of a vaguely named sub-category show: Greater Roadrunner
     year first         2012 Audi TTS Coupe
 
 Hyphens, case, apostrophes and brackets are folded before names are compared, and spaces where a name has a
@@ -299,7 +299,7 @@ def cars_in(text: str) -> Cars:
 
 
 def indistinguishable(labels: Iterable[str], reading: str) -> Sequence[tuple[str, ...]]:
-    """Groups of labels that a reading ("official", or one of `READINGS`) cannot tell apart."""
+    """Groups of labels that a reading ("official", or one of `READINGS`) cannot distinguish."""
     groups: dict[object, list[str]] = {}
     for label in labels:
         key = official_needle(label) if reading == "official" else parts_of(label, reading)
@@ -327,7 +327,7 @@ def adds_nothing(said: str, label: str) -> bool:
 
 
 def _hidden(text: str) -> bool:
-    """Whether signs stand in a text that nobody sees or that belong to no letter: joiners, strokes."""
+    """Whether signs stand in a text that no one sees or that belong to no letter: joiners, strokes."""
     return any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))
 
 

@@ -1,7 +1,7 @@
 """From a folder of folders of images to a table, a split, a few-shot sample and evaluation items.
 
 The drawn world is one such folder, a user's own photographs are another, and nothing here knows which it is
-reading (`image_folder` does the reading; its functions are offered here as well).
+reading (`folder` does the reading; its functions are offered here as well).
 
 Example:
     table = split_table(read_table("photos"), seed=0)
@@ -88,9 +88,7 @@ def seen_names(
     super_category: str, names: list[str], seed: int, seen_share: float, guide: Optional[Mapping]
 ) -> set[str]:
     """The seen sub-categories of one super-category: the guide's, or the first of a seeded shuffle.
-
-    Raises:
-        UserError: too few sub-categories for a question, or for one seen pair and one unseen.
+    Raises: UserError: too few sub-categories for a question, or for one seen pair and one unseen.
     """
     if len(names) < OPTIONS:
         raise UserError(
@@ -133,11 +131,11 @@ def evaluation_items(
         similarity: what "near" means.
         seed: of the sample and the ties.
         images_per_class: at most so many test images per sub-category; 0 for all.
-        official: super-categories whose pictures are those of the paper's data set of that name.
+        official: super-categories whose images are those of the paper's data set of that name.
 
     Returns:
         Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options and, of
-        official pictures, release_path.
+        official images, release_path.
 
     Source: release eval/data/*.jsonl (truth first, then the three nearest of ALL classes in ascending
     similarity).

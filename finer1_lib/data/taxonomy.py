@@ -10,7 +10,7 @@ CUB's 200 birds, from a table that the kit brings.
     {"Rock Wren": {"genus": "Salpinctes"}}                              the same as JSON
 
 "Genus" is whatever lies between the super-category and the sub-category: of cars it may be the maker. An
-empty cell says that nobody knows; the name then takes no part in the comparison.
+empty cell says that no one knows; the name then takes no part in the comparison.
 
 Source: Fine-R1 (arXiv 2602.07605), Section 5.4 (H2 compares names within and across genera).
 """
@@ -46,9 +46,7 @@ def find_taxonomy(
 
     Returns:
         Of the table's names those that anything is known of, sorted; empty where there is no taxonomy.
-
-    Raises:
-        UserError: of `read_taxonomy`.
+    Raises: UserError: of `read_taxonomy`.
     """
     found: Taxonomy = {}
     for word in data_sets:

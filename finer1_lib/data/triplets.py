@@ -1,6 +1,6 @@
 """Triplets: an anchor, a positive of the same sub-category, a negative of the nearest other one.
 
-"Nearest" is visual: an image encoder (`image_encoders`: the model's own vision tower, SigLIP, ...) turns
+"Nearest" is visual: an image encoder (`models.encoders`: the model's own vision tower, SigLIP, ...) turns
 every image into a vector, and a sub-category is the mean of its images, its prototype. Prototypes cost time
 linear in the images, and only the sub-categories are compared with one another:
 
@@ -29,9 +29,7 @@ _ROWS = 1024  # rows or sub-categories taken at a time
 
 def prototype_rows(table, count: int):
     """The training images behind the prototypes: of each sub-category its shots first, `count` at most.
-
-    Raises:
-        UserError: a count below one.
+    Raises: UserError: a count below one.
     """
     if count < 1:
         raise UserError(f"prototype_images is {count}; a prototype needs at least 1 image")
@@ -69,7 +67,7 @@ def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy
 
 
 class PrototypeSimilarity:
-    """Cosine of two prototypes, as `fgvr_data` asks for it, and the nearest of many at once."""
+    """Cosine of two prototypes, as `data.split` asks for it, and the nearest of many at once."""
 
     def __init__(self, found: Mapping[tuple[str, str], "numpy.ndarray"]) -> None:
         self._found = found
@@ -97,7 +95,7 @@ class PrototypeSimilarity:
         for start in range(0, len(names), _ROWS):
             rows = range(start, min(start + _ROWS, len(names)))
             cosines = vectors[rows.start : rows.stop] @ vectors.T
-            cosines[numpy.arange(len(rows)), rows] = -numpy.inf  # nobody is its own negative
+            cosines[numpy.arange(len(rows)), rows] = -numpy.inf  # no one is its own negative
             in_question = cosines >= cosines.max(1, keepdims=True) - slack
             for row, several, best in zip(rows, in_question.sum(1) > 1, cosines.argmax(1)):
                 nearest[names[row]] = names[best] if not several else nearest_names(
@@ -117,16 +115,14 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
     negative is a drawn TAPO shot of the most similar other SEEN sub-category of the same super-category.
 
     Args:
-        table: from `fgvr_data.split_table`.
+        table: from `split.split_table`.
         similarity: `prototype_similarity` of the images.
         seed: of the round and of the draw.
         all_shots: also use shot 0, the rationale's image (the paper gives TAPO "a separate subset").
 
     Returns:
         DataFrame: image_id, positive_id, negative_id, super_category, sub_category, negative_sub_category.
-
-    Raises:
-        UserError: a sub-category with one shot only, or without another seen one beside it.
+    Raises: UserError: a sub-category with one shot only, or without another seen one beside it.
     """
     import pandas
 

@@ -21,7 +21,7 @@ class HubCopy(NamedTuple):
         revision: commit that others have pinned; None where none is known: then the newest, which is noted.
         label: column of the sub-category, a ClassLabel or text.
         splits: this kit's split -> the copy's splits that make it up.
-        file: column with the picture's file name or stem; "" for the name inside the image column, if any.
+        file: column with the image's file name or stem; "" for the name inside the image column, if any.
     """
 
     name: str
@@ -37,7 +37,7 @@ class DataSet(NamedTuple):
     Attributes:
         word: super-category; title: its name in tables.
         classes, seen, unseen: sub-categories, and the release's share of them.
-        train, test: pictures of the official splits (train: all that are not for testing).
+        train, test: images of the official splits (train: all that are not for testing).
         folders: names that the unpacked archive goes by, below data_root.
         marker: a file that only this archive has, relative to such a folder.
         how: how to come by it, for messages.

@@ -5,8 +5,8 @@
     told["bird"]   -> {"source": "archive", "complete": True, "classes": 200, "train": 5994, "test": 5794}
 
 A data set that is not there never stops the others; one whose counts or names are not the official ones is
-refused, because numbers of another set of pictures must not go by its name. Only sizes are read here, from
-the files' headers (`finer1 doctor` opens every picture whole).
+refused, because numbers of another set of images must not go by its name. Only sizes are read here, from
+the files' headers (`finer1 doctor` opens every image whole).
 
 Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category, official splits); the data sets' own lists.
 """
@@ -31,16 +31,16 @@ def read_data_sets(
     crop_banner: bool = True, allow_incomplete: bool = False,
     progress: Optional[Callable[[int, int], None]] = None, broken: Optional[dict[str, str]] = None,
 ) -> "tuple[Any, dict[str, dict], dict[str, str]]":
-    """All pictures of some data sets.
+    """All images of some data sets.
 
     Args:
         words: of `catalogue.DATA_SETS`.
         data_root: folder below which everything lies.
         hub_copies: those of `words` to take from the Hub, "pet" or "pet@REVISION".
         crop_banner: leave out the copyright notice below every aircraft (20 pixel rows).
-        allow_incomplete: take a data set that lacks pictures, and tell so.
-        progress: called as `progress(done, total)` after each picture that was downloaded or looked at.
-        broken: where given, pictures that cannot be read are noted in it (image_id -> why) and left out.
+        allow_incomplete: take a data set that lacks images, and tell so.
+        progress: called as `progress(done, total)` after each image that was downloaded or looked at.
+        broken: where given, images that cannot be read are noted in it (image_id -> why) and left out.
 
     Returns:
         DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows),
@@ -49,7 +49,7 @@ def read_data_sets(
 
     Raises:
         UserError: an unknown word, no data set at all, other counts or names than the official ones, or a
-            picture whose header cannot be read.
+            image whose header cannot be read.
     """
     import pandas
 
@@ -98,7 +98,7 @@ def assign_shots(
 ):
     """Add categories (seen/unseen) and shot to the official split.
 
-    Shots are drawn from the official training pictures of seen sub-categories: 0 for the rationale, 1.. for
+    Shots are drawn from the official training images of seen sub-categories: 0 for the rationale, 1.. for
     TAPO. Each sub-category has a generator of its own, so that one more data set leaves the others' draws
     alone.
 
@@ -107,16 +107,16 @@ def assign_shots(
         lists: {word: {"seen": names, "unseen": names}}, the release's; a word that is not in it is parted by
             a seeded shuffle, the first floor(seen_share n) being seen.
         seed: of the draws.
-        num_shots: training pictures per seen sub-category.
+        num_shots: training images per seen sub-category.
         seen_share: see `lists`.
-        first: {(super_category, sub_category): image_id} of rationales that exist: that picture is shot 0.
+        first: {(super_category, sub_category): image_id} of rationales that exist: that image is shot 0.
 
     Returns:
         DataFrame in the form of images.parquet.
 
     Raises:
-        UserError: names that the lists or the table lack, too few training pictures, or a first picture that
-            is no training picture of its sub-category.
+        UserError: names that the lists or the table lack, too few training images, or a first image that
+            is no training image of its sub-category.
 
     Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (60 % seen).
     """

@@ -1,12 +1,12 @@
-"""A data set from its copy on the Hugging Face Hub: parquet at a pinned commit, written out as picture files.
+"""A data set from its copy on the Hugging Face Hub: parquet at a pinned commit, written out as image files.
 
     data_root/hub/pet/train/Abyssinian_201.jpg, ...       the copy's own bytes, not encoded anew
-    data_root/hub/pet/index.json                          repository, commit, and a row a picture
+    data_root/hub/pet/index.json                          repository, commit, and a row an image
 
 A copy without a commit in the catalogue is taken at its newest one, which is written down and held from then
-on. The released evaluation items know pictures by their file names, which most copies have lost: a picture
+on. The released evaluation items know images by their file names, which most copies have lost: an image
 without one is named by its row ("row-train-00017.jpg"), and no item is ever matched to it by position.
-Rows are streamed: some copies hold further splits, distorted pictures for instance, that nobody asked for.
+Rows are streamed: some copies hold further splits, distorted images for instance, that no one asked for.
 
 Source: `catalogue.DATA_SETS` (which copies); every label goes through the rules of `names`.
 """
@@ -36,23 +36,23 @@ def read_hub_copy(
     load: Optional[Callable[..., Any]] = None, newest: Optional[Callable[[str], str]] = None,
     progress: Optional[Callable[[int, int], None]] = None,
 ) -> tuple[list[Picture], str]:
-    """All pictures of a copy; downloaded and written out the first time, read from there afterwards.
+    """All images of a copy; downloaded and written out the first time, read from there afterwards.
 
     Args:
         data_set: of the catalogue.
-        data_root: pictures go to data_root/hub/WORD, whole or not at all.
+        data_root: images go to data_root/hub/WORD, whole or not at all.
         revision: a commit (40 hexadecimal digits), in place of the catalogue's.
         load: `datasets.load_dataset` unless given.
         newest: a repository's newest commit; asked of the Hub unless given.
-        progress: called as `progress(done, total)` after each picture that was downloaded.
+        progress: called as `progress(done, total)` after each image that was downloaded.
 
     Returns:
-        The pictures, and the commit they are of.
+        The images, and the commit they are of.
 
     Raises:
         NotToBeHad: the Hub does not give it.
         UserError: `revision` is no commit, another one lies there already, or the copy is not what it was: a
-            column is missing, a label is no name of the data set, a row holds no picture.
+            column is missing, a label is no name of the data set, a row holds no image.
     """
     copy = data_set.hub
     word, folder = data_set.word, Path(data_root) / "hub" / data_set.word
@@ -100,7 +100,7 @@ def _changed(data_set: DataSet, what: str) -> UserError:
 
 
 def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -> Iterator[dict]:
-    """The rows of one split, pictures as the bytes they are stored in, labels as names."""
+    """The rows of one split, images as the bytes they are stored in, labels as names."""
     from datasets import Image
 
     if load is None:
@@ -133,7 +133,7 @@ def _name(data_set: DataSet, label: str) -> str:
 
 
 def _written(data_set: DataSet, rows: Iterator[dict], split: str, part: str, target: Path) -> Iterator[dict]:
-    """Write a split's pictures; a row of the index for each."""
+    """Write a split's images; a row of the index for each."""
     (target / split).mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(rows):
         data = (row["image"] or {}).get("bytes")
@@ -148,7 +148,7 @@ def _written(data_set: DataSet, rows: Iterator[dict], split: str, part: str, tar
 
 
 def _own_name(row: Mapping[str, Any], column: str) -> str:
-    """The picture's own file name without its ending, made of plain signs; "" if the copy has lost it."""
+    """The image's own file name without its ending, made of plain signs; "" if the copy has lost it."""
     name = row[column] if column else row["image"].get("path") or ""
     stem = PurePosixPath(str(name).replace("\\", "/")).name
     stem = re.sub(r"\.(jpe?g|png|gif|webp)$", "", stem, flags=re.IGNORECASE)

@@ -63,9 +63,7 @@ class TfidfEncoder:
 
     def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
         """(texts, vocabulary) unit rows.
-
-        Raises:
-            RuntimeError: before `fit`.
+        Raises: RuntimeError: before `fit`.
         """
         if self._vectorizer is None:
             raise RuntimeError("fit the encoder before encoding")
@@ -85,9 +83,7 @@ def concept_scores(
 
     Returns:
         (c,) scores, never above 0; the larger, the better the concept tells this image from the others.
-
-    Raises:
-        ValueError: D or N is empty (without N every score is 0 and nothing can be told apart).
+    Raises: ValueError: D or N is empty (without N every score is 0 and nothing can be distinguished).
 
     score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau)))
 

@@ -1,7 +1,7 @@
 """The filters of Stage 1's rationales, and the final form of those that pass.
 
 Every filter judges on its own (`flaws`), so that one can be switched off and its work be measured
-(`rationale_quality`).
+(`rationales.quality`).
 
 Example:
     >>> reject_reason("A Dunen Wren.", "Dunen Wren")
@@ -63,9 +63,7 @@ def write_rationale(analysis: str, candidates: Sequence[str], comparison: str, p
 
 def check_filters(filters: Iterable[str]) -> tuple[str, ...]:
     """The filters in the order of `REASONS`.
-
-    Raises:
-        UserError: a name that no filter has.
+    Raises: UserError: a name that no filter has.
     """
     filters = [filters] if isinstance(filters, str) else list(filters)
     if unknown := sorted(set(filters) - set(REASONS)):
@@ -82,9 +80,7 @@ def reject_reason(
     Args:
         text, label, names, foreign, max_words, data_set: as for `flaws`.
         filters: those that are on; `TOO_LONG` is, where there is a limit.
-
-    Raises:
-        UserError: a name that no filter has.
+    Raises: UserError: a name that no filter has.
 
     Source: Fine-R1 (arXiv 2602.07605), Stage 1: rationales are resampled until the prediction equals the label.
     """
@@ -105,7 +101,7 @@ def flaws(
         names: the super-category's sub-categories; letters of any script are welcome if a name has them.
         foreign: sub-categories of other super-categories; none may be a candidate.
         max_words: most words of a text (`words`), 0 for no limit.
-        data_set: whose other names of the label are the label (`aliases.table_for`).
+        data_set: whose other names of the label are the label (`names.table_for`).
 
     Returns:
         Names of `REASONS`, at last `TOO_LONG`. A part that cannot be read holds neither the label nor a
@@ -144,7 +140,7 @@ def reasons_of(records: Iterable[Mapping]) -> tuple[str, ...]:
 def fix_punctuation(text: str) -> str:
     """Typographic and full-width signs as plain ones: the only mixed language that is safe to fix.
 
-    Words of another script are not translated; `flaws` finds them and the text is asked for again.
+    Words of another script are not translated; `flaws` finds them and the text is requested again.
 
     Source: Fine-R1 (arXiv 2602.07605), Stage 1 (texts of mixed language are fixed or dropped).
     """

@@ -1,10 +1,10 @@
-"""Rationales for Stage 1: ask a teacher, filter, resample, and keep what was asked, kept and dropped.
+"""Rationales for Stage 1: query a teacher, filter, resample, and keep what was asked, kept and dropped.
 
 The path of one image: several descriptions, each stressing something else -> concepts that the image bears
-out (`concepts`) -> the structured prompt -> a text in four tagged parts -> filters (`rationale_filters`); a
-text that fails is asked for again with another seed, up to a cap; at the cap the image is dropped.
+out (`concepts`) -> the structured prompt -> a text in four tagged parts -> filters (`rationales.filters`); a
+text that fails is requested again with another seed, up to a cap; at the cap the image is dropped.
 
-Who teaches is open (`teachers`); what came of it is measured in `rationale_quality`.
+Who teaches is open (`teachers`); what came of it is measured in `rationales.quality`.
 
 Source: Fine-R1 (arXiv 2602.07605), Stage 1 (CoT SFT). None of the paper's code for it was released.
 """
@@ -29,7 +29,7 @@ def query_all(
     teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path, descriptions_per_focus: int = 1,
     progress: Progress = None,
 ) -> dict[str, dict]:
-    """Set D and the concept texts of every image, a JSON line each; a killed run goes on where it stopped.
+    """Set D and the concept texts of every image, a JSON line each; an interrupted run resumes.
 
     Args:
         rows: the rationale images (shot 0).
@@ -39,9 +39,7 @@ def query_all(
 
     Returns:
         image_id -> its line, in the order of `rows`; set D is all of an image's descriptions.
-
-    Raises:
-        UserError: no description asked for, or the file's lines were made with other foci or numbers.
+    Raises: UserError: no description asked for, or the file's lines were made with other foci or numbers.
 
     Source: Fine-R1 (arXiv 2602.07605), concept selection: several descriptions, each stressing other attributes.
     """
@@ -113,7 +111,7 @@ def make_rationales(
     attempts: int, names: Mapping[str, Sequence[str]], path: Path, filters: Collection[str] = REASONS,
     max_words: int = 0, progress: Progress = None,
 ) -> list[dict]:
-    """A record per image, kept or dropped, one JSON line each; a killed run goes on where it stopped.
+    """A record per image, kept or dropped, one JSON line each; an interrupted run resumes.
 
     Args:
         chosen: from `choose_concepts`; the kept ones are used.
@@ -121,9 +119,7 @@ def make_rationales(
         path: `rationales.jsonl`.
         filters: those of `REASONS` that are on.
         max_words: longest text that is kept, 0 for no limit.
-
-    Raises:
-        UserError: an unknown filter, no attempt, or lines of the file made on other concepts or limits.
+    Raises: UserError: an unknown filter, no attempt, or lines of the file made on other concepts or limits.
     """
     kept = {row["image_id"]: kept_concepts(chosen[row["image_id"]]) for row in rows}
     done = {record["image_id"]: record for record in read_jsonl(path, truncate=True)}
@@ -157,7 +153,7 @@ def query_until_good(
         A line of `rationales.jsonl` per row: image_id, super_category, sub_category, question, text,
         concepts, candidates, attempts, kept, dropped_because, rejections (the reason of every failed
         attempt), texts (every attempt as the teacher wrote it, mended), mended (how many of them needed it)
-        and, where there is one, max_words. A dropped image keeps its last text; nobody trains on it.
+        and, where there is one, max_words. A dropped image keeps its last text; no one trains on it.
 
     Source: Fine-R1 (arXiv 2602.07605), Stage 1: resample until the prediction equals the label (here with a cap).
     """
@@ -208,7 +204,7 @@ def kept_concepts(entries: Sequence[Mapping]) -> list[str]:
 
 
 def attempt_seed(seed: int, row: Row, attempt: int) -> int:
-    """The seed of a row's text in one attempt (counted from 0): whoever asks again gets the same text."""
+    """The seed of a row's text in one attempt (counted from 0): a repeated query gets the same text."""
     return draw_seed(seed, row["image_id"], attempt)
 
 
@@ -250,7 +246,7 @@ def _parts(rows: Sequence[Row], size: int, done: Mapping) -> Iterator[tuple[int,
 
 
 def _append(path: Path, lines: Sequence[dict], done: dict[str, dict]) -> None:
-    """Write those lines of a batch that a killed run had not written yet."""
+    """Write those lines of a batch that an interrupted run had not written yet."""
     new = [line for line in lines if line["image_id"] not in done]
     append_jsonl(path, *new)
     done |= {line["image_id"]: line for line in new}

@@ -100,7 +100,7 @@ def parse(completion: str, known: Iterable[str] = ()) -> Trace:
     """Take one completion apart; any string is accepted and nothing is raised.
 
     Args:
-        known: names and their other spellings (`scores.aliases.meanings`) that a prediction in a sentence is
+        known: names and their other spellings (`names.meanings`) that a prediction in a sentence is
             looked through for first.
 
     Source: release LLaMA-Factory/data/Fine-R1-Stage1-data.json (the second layout).
@@ -231,9 +231,7 @@ def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> 
 
     Returns:
         attribute -> "right", "wrong" or "missing"; two different values for one attribute are "wrong".
-
-    Raises:
-        KeyError: the guide does not know the sub-category.
+    Raises: KeyError: the guide does not know the sub-category.
     """
     truth = guide["sub_categories"][sub_category]["attributes"]
     claims = attribute_claims(analysis, truth)

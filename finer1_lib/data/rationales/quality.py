@@ -58,7 +58,7 @@ def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
     """What the filters did.
 
     Args:
-        records: from `rationales.make_rationales`.
+        records: from `make_rationales`.
 
     Returns:
         Counts (images, kept, kept_at_once, resampled, dropped, texts, mended, label_first: how many kept ones
@@ -92,7 +92,7 @@ def concept_report(
     """Precision and recall of the concepts against the guide: all that the teacher named, and those kept.
 
     Args:
-        chosen: from `rationales.choose_concepts`.
+        chosen: from `choose_concepts`.
 
     Returns:
         For "all named" and "kept" a row of each metric: concepts, metric, value, low, high, n, unjudged.
@@ -180,9 +180,7 @@ def label_order(records: Sequence[Mapping]) -> list[dict]:
 
 def longest(records: Sequence[Mapping], tokenizer: Any) -> tuple[int, str]:
     """(tokens, image_id) of the longest kept rationale; the token that ends it counts, as for every limit.
-
-    Raises:
-        ValueError: none was kept.
+    Raises: ValueError: none was kept.
     """
     sizes = [
         (len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) + 1, record["image_id"])
@@ -259,13 +257,11 @@ def query_again(
     Args:
         concepts: image_id -> the concepts given to it.
         seeds: one draw each.
-        attempts, names: as for `rationales.make_rationales`.
+        attempts, names: as for `make_rationales`.
 
     Returns:
         Records as in `rationales.jsonl`, and in each the key planted: the flaws of each of its texts.
-
-    Raises:
-        UserError: no draw is asked for.
+    Raises: UserError: no draw is asked for.
     """
     if not seeds:
         raise UserError("quality_draws is 0: the table of what each step prevents needs at least one draw")
@@ -288,8 +284,8 @@ def compare_concepts(
 
     Args:
         teacher, seeds, attempts, names: as for `query_again`.
-        asked: from `rationales.query_all`: all that the teacher named, in its own order.
-        chosen: from `rationales.choose_concepts`.
+        asked: from `query_all`: all that the teacher named, in its own order.
+        chosen: from `choose_concepts`.
 
     Returns:
         A row {concepts, value, low, high, n} each: the share of the n kept ones.
@@ -367,12 +363,12 @@ def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[st
 def steps(
     filters: Sequence[Mapping], orders: Sequence[Mapping], concepts: Sequence[Mapping] = ()
 ) -> list[dict]:
-    """Every step of the making beside itself switched off, as `data_plots.prevented` draws it.
+    """Every step of the making beside itself switched off, as `plots.prevented` draws it.
 
     Args:
         filters: from `switched_off`.
-        orders: from `rationale_quality.label_order`.
-        concepts: from `compare_concepts`, where the teacher could be asked again.
+        orders: from `rationales.quality.label_order`.
+        concepts: from `compare_concepts`, where the teacher could be queried again.
 
     Returns:
         A row {step, flaw, on, on_low, on_high, n_on, off, off_low, off_high, n_off} each.
