@@ -1,9 +1,10 @@
 """Images, name rules, rationales and triplets: what the models are trained and tested on.
 
-Reading order: folder (an image folder as a table), split (seen and unseen, training and test images), data_sets/
-(the paper's six data sets), sources (which of these a run uses), guide (a table of attributes), names and answers
-(when do two texts name the same thing?), taxonomy (genus of a name), rationales/ (concepts, teachers, parsing,
-filters, making, quality), triplets (positives and hard negatives), distortions (noised and masked images), plots.
+Reading order: folder (an image folder as a table), split (seen and unseen, training and test images),
+data_sets/ (the paper's six data sets), sources (which of these a run uses), guide (a table of attributes),
+names and answers (when do two texts name the same thing?), taxonomy (genus of a name), rationales/ (concepts,
+teachers, parsing, filters, making, quality), triplets (positives and hard negatives), distortions (noised and
+masked images), plots.
 """
 
 from finer1_lib.core.faces import face

@@ -37,7 +37,8 @@ def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool
 
     1. An answer that equals a known name (after normalisation) names one thing, whatever signs are in it; so
        does a name with one of its own in brackets, or after "also known as".
-    2. Known names are found as whole words, from the left, the longest at each place; two of them are several,
+    2. Known names are found as whole words, from the left, the longest at each place; two of them are
+    several,
        unless the data set has both for one thing.
     3. The rest is cut at commas, semicolons, line ends, "or", and slashes with white space beside them; two
        pieces are several. It is cut at "and" (or "&") too, unless one word stands before it and more than
@@ -106,8 +107,8 @@ _WORDS = re.compile(r"\w+")
 def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
     """What a record answers, its letter read as the option it stood for; None without a well-formed answer.
 
-    What stands around it and an article are taken off (`completions.forms`), but where they are the label's or an
-    option's own.
+    What stands around it and an article are taken off (`completions.forms`), but where they are the label's
+    or an option's own.
 
     Args:
         record: with completion; `lettered` and options where its prompt showed letters.

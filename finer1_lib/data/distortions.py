@@ -3,8 +3,9 @@
 Both are named, not stored: a distorted image is the file, the kind, its strength and a seed, and is drawn
 when it is opened. The same name gives the same image on every machine.
 
-Source: the kinds are those of two papers, simplified: NoisyRollout (arXiv 2504.13055) takes the forward process of a diffusion and lets its strength fall during training, here
-it stays; PAPO (arXiv 2507.06448) blackens random patches, 14 pixels wide, 60 % of them.
+Source: the kinds are those of two papers, simplified: NoisyRollout (arXiv 2504.13055) takes the forward
+process of a diffusion and lets its strength fall during training, here it stays; PAPO (arXiv 2507.06448)
+blackens random patches, 14 pixels wide, 60 % of them.
 """
 
 import random

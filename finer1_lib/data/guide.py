@@ -113,7 +113,8 @@ def _article(word: str) -> str:
 
 
 def describe(super_category: str, attributes: dict[str, str], rng: random.Random) -> str:
-    """A description in one of several wordings, attributes in any order, e.g. "A bird: crown red, bill needle." """
+    """A description in one of several wordings, attributes in any order, e.g. "A bird: crown red, bill
+    needle." """
     items = list(attributes.items())
     if rng.random() < 0.5:
         rng.shuffle(items)

@@ -3,16 +3,16 @@
     Chevrolet Corvette ZR1 2012     official: "chevrolet corvette" (its last two words are dropped)
                                     make_model: Chevrolet, Corvette     make_model_trim: ZR1 as well
 
-The official labels are make, model, often a trim, mostly a body, and a year, which no one says of an image. The
-release drops two words from every label; so trims vanish (ZR1), and where the body has two words a fragment
-of it stays ("Extended"). By the table only the named parts count, wherever they stand in the answer.
+The official labels are make, model, often a trim, mostly a body, and a year, which no one says of an image.
+The release drops two words from every label; so trims vanish (ZR1), and where the body has two words a
+fragment of it stays ("Extended"). By the table only the named parts count, wherever they stand in the answer.
 
-Parts are found by their letters and digits alone, so "F150", "F-150" and "F 150" are one, and by everyday names
-too ("Chevy", "Vette": `car_names.csv`). What several cars have is read by what stands before it: GT is Ford's
-model, but a Continental's trim.
+Parts are found by their letters and digits alone, so "F150", "F-150" and "F 150" are one, and by everyday
+names too ("Chevy", "Vette": `car_names.csv`). What several cars have is read by what stands before it: GT is
+Ford's model, but a Continental's trim.
 
-Source: release eval/evaluation.py:245-246; the parts are those of `data_sets/cars_taxonomy.csv`; everyday names
-are collected by hand.
+Source: release eval/evaluation.py:245-246; the parts are those of `data_sets/cars_taxonomy.csv`; everyday
+names are collected by hand.
 
 Other names of the paper's 755 sub-categories: what else a right answer may be called.
 
@@ -30,10 +30,10 @@ Other names of the paper's 755 sub-categories: what else a right answer may be c
     year first         2012 Audi TTS Coupe
 
 Hyphens, case, apostrophes and brackets are folded before names are compared, and spaces where a name has a
-number, so "Red-winged Blackbird" and "A 320" need no row, and a name beside one of its own is one thing: "C-47 (Skytrain)", "Basset, also known as Basset Hound". An
-alias that is another sub-category of its data set, or an alias of two, is not in the table; a model can be
-right by another name that is missing here, so a score with aliases is neither
-a lower nor an upper bound where a row takes a genus for its one species.
+number, so "Red-winged Blackbird" and "A 320" need no row, and a name beside one of its own is one thing:
+"C-47 (Skytrain)", "Basset, also known as Basset Hound". An alias that is another sub-category of its data
+set, or an alias of two, is not in the table; a model can be right by another name that is missing here, so a
+score with aliases is neither a lower nor an upper bound where a row takes a genus for its one species.
 
 Source: collected by hand from what is in general use (checklists of birds, breed registers and WordNet's
 synonyms for the dogs, makers' names), no list copied.
@@ -70,7 +70,8 @@ def alias_rows() -> tuple[dict[str, str], ...]:
 
 @cache
 def _joined(data_set: str) -> Mapping[str, str]:
-    """Names with a number, without their spaces -> the official name: "A 320", "Ford F150 Regular Cab 2012"."""
+    """Names with a number, without their spaces -> the official name: "A 320", "Ford F150 Regular Cab
+    2012"."""
     known = names_by_spelling(data_set).items()
     return {said.replace(" ", ""): name for said, name in known if any(map(str.isdigit, said))}
 
@@ -124,13 +125,15 @@ def without_gloss(text: str) -> str:
 
 @cache
 def meanings(data_set: str) -> Mapping[str, frozenset[str]]:
-    """Every normalised spelling -> the official names it may stand for; a car's make and model stand for several."""
+    """Every normalised spelling -> the official names it may stand for; a car's make and model stand for
+    several."""
     return {**(short_names() if data_set == "car" else {}),
             **{said: frozenset({name}) for said, name in names_by_spelling(data_set).items()}}  # fmt: skip
 
 
 def _is_too(data_set: str, name: str, said: str) -> bool:
-    """Whether what stands beside a name is the same thing: a name of it, or in the form of a species' name."""
+    """Whether what stands beside a name is the same thing: a name of it, or in the form of a species'
+    name."""
     other = name_of(data_set, said)
     if other is None and data_set == "car":
         return _one_car(said, name) and adds_nothing(said, name)
@@ -178,7 +181,8 @@ _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 
 
 class Part(NamedTuple):
-    """What a spelling may say: a make, a model of it, or a trim of that; `whole` says make and model in one."""
+    """What a spelling may say: a make, a model of it, or a trim of that; `whole` says make and model in
+    one."""
 
     make: str
     model: str = ""
@@ -214,8 +218,9 @@ def parts_of(label: str, reading: str) -> Optional[tuple[str, ...]]:
 def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
     """Each reading of one answer, 1 where it says every part; {} for another label.
 
-    Another make or model of the table beside the right one, or (for the trim) another trim of that model, makes
-    it several answers or another car: 0. So does a denial ("isn't a ...") or a likeness ("similar to a ...").
+    Another make or model of the table beside the right one, or (for the trim) another trim of that model,
+    makes it several answers or another car: 0. So does a denial ("isn't a ...") or a likeness ("similar to a
+    ...").
 
     Args:
         answer: the one answer, None for none.
@@ -239,7 +244,8 @@ def cut_labels(label: str) -> list[str]:
 
 
 def labels_of(text: str) -> frozenset[str]:
-    """The labels of the one make and model that a text names; none for several, a denial, a likeness, a question.
+    """The labels of the one make and model that a text names; none for several, a denial, a likeness, a
+    question.
 
     A hybrid is another car than one whose label does not say so.
     """
@@ -341,7 +347,8 @@ def _labels() -> Mapping[tuple[str, str], frozenset[str]]:
 
 
 def _found(text: str) -> Iterator[tuple[str, Optional[tuple[Part, ...]]]]:
-    """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or article."""
+    """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or
+    article."""
     words = re.findall(r"[^\W_]+", normalise(text).replace("&", " and "))
     known, longest, bodies = *_spellings(), _bodies()
     at = 0

@@ -7,8 +7,8 @@ Example:
     table = split_table(read_table("photos"), seed=0)
     items = evaluation_items(table, similarity, seed=0)
 
-Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (seen and unseen sub-categories, 4 images per seen one); release eval/data/
-(order of the options). The seeded split serves folders of which the paper says nothing.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (seen and unseen sub-categories, 4 images per seen one);
+release eval/data/ (order of the options). The seeded split serves folders of which the paper says nothing.
 """
 
 import random
@@ -43,8 +43,8 @@ def split_table(
         UserError: super-categories with fewer than four sub-categories, sub-categories with too few images:
             all of them are named.
 
-    Source: Fine-R1 (arXiv 2602.07605), Section 5.1; rounding down gives its counts (117 of 196 cars are seen).
-    Data sets with a split of their own go through `data_sets.collect.assign_shots`.
+    Source: Fine-R1 (arXiv 2602.07605), Section 5.1; rounding down gives its counts (117 of 196 cars are
+    seen). Data sets with a split of their own go through `data_sets.collect.assign_shots`.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")

@@ -10,8 +10,9 @@ linear in the images, and only the sub-categories are compared with one another:
 The release calls anchor, positive and negative `images`, `image_noisy` and `image_aug`, and blackens patches
 of the anchor where a negative is missing; here that is an error.
 
-Source: Fine-R1 (arXiv 2602.07605), Stage 2 (TAPO): the positive is another image of the sub-category, the negative an image of
-the visually most similar other one. The release ships neither the mining nor its encoder, so both are chosen here.
+Source: Fine-R1 (arXiv 2602.07605), Stage 2 (TAPO): the positive is another image of the sub-category, the
+negative an image of the visually most similar other one. The release ships neither the mining nor its
+encoder, so both are chosen here.
 """
 
 import random

@@ -5,9 +5,10 @@
 
 The word is the super-category of all its sub-categories: what tables group by and what a question names.
 
-Source: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' own pages and read-me files; the release's evaluation files (the
-numbers of seen and unseen sub-categories). The Hub ids are copies by others: not opened live when this was
-written, so a copy is held against these counts and against the name rules before anything of it is used.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' own pages and read-me files; the release's
+evaluation files (the numbers of seen and unseen sub-categories). The Hub ids are copies by others: not opened
+live when this was written, so a copy is held against these counts and against the name rules before anything
+of it is used.
 """
 
 from typing import Iterable, NamedTuple, Optional

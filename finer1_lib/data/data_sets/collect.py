@@ -8,7 +8,8 @@ A data set that is not there never stops the others; one whose counts or names a
 refused, because numbers of another set of images must not go by its name. Only sizes are read here, from
 the files' headers (`finer1 doctor` opens every image whole).
 
-Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category, official splits); the data sets' own lists.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category, official splits); the data
+sets' own lists.
 """
 
 import os

@@ -5,8 +5,8 @@ image is known by its data set, its split and its file's name without the ending
 once in a split (Cars numbers its training and its test images alike, both from 00001). A name proves
 nothing: whoever asks compares the label. Images of copies that have lost their names are never found.
 
-Source: the paths in release eval/data/*.jsonl and LLaMA-Factory/data/Fine-R1-Stage1-data.json, and the archives'
-file names.
+Source: the paths in release eval/data/*.jsonl and LLaMA-Factory/data/Fine-R1-Stage1-data.json, and the
+archives' file names.
 """
 
 import re

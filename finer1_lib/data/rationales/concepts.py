@@ -10,8 +10,8 @@ Example:
     >>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
     array([-0.3133, -1.3133])
 
-Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values tau 0.1,
-mean + 0.4 std, at least 3.
+Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values tau
+0.1, mean + 0.4 std, at least 3.
 """
 
 from typing import TYPE_CHECKING, Mapping, Protocol, Sequence

@@ -9,7 +9,8 @@ Example:
     >>> flaws("A Dunen Wren.", "Dunen Wren")
     ['not_well_formed', 'label_not_a_candidate', 'wrong_prediction']
 
-The filters follow the faults found in the release's 404 rationales (LLaMA-Factory/data/Fine-R1-Stage1-data.json).
+The filters follow the faults found in the release's 404 rationales
+(LLaMA-Factory/data/Fine-R1-Stage1-data.json).
 """
 
 import random
@@ -82,7 +83,8 @@ def reject_reason(
         filters: those that are on; `TOO_LONG` is, where there is a limit.
     Raises: UserError: a name that no filter has.
 
-    Source: Fine-R1 (arXiv 2602.07605), Stage 1: rationales are resampled until the prediction equals the label.
+    Source: Fine-R1 (arXiv 2602.07605), Stage 1: rationales are resampled until the prediction equals the
+    label.
     """
     on = {*check_filters(filters), TOO_LONG}
     found = flaws(text, label, names, foreign, max_words, data_set)
@@ -164,7 +166,8 @@ def settle(
     stands between the tags is dropped. A text that is not well-formed, lacks the label or predicts another
     name (each passes only where its filter is off) stays as it is.
 
-    In the release the label is first in 349 of 373 lists (release LLaMA-Factory/data/Fine-R1-Stage1-data.json).
+    In the release the label is first in 349 of 373 lists (release
+    LLaMA-Factory/data/Fine-R1-Stage1-data.json).
     """
     trace = parse(text)
     found = set(flaws(text, label, data_set=data_set))

@@ -41,7 +41,8 @@ def query_all(
         image_id -> its line, in the order of `rows`; set D is all of an image's descriptions.
     Raises: UserError: no description asked for, or the file's lines were made with other foci or numbers.
 
-    Source: Fine-R1 (arXiv 2602.07605), concept selection: several descriptions, each stressing other attributes.
+    Source: Fine-R1 (arXiv 2602.07605), concept selection: several descriptions, each stressing other
+    attributes.
     """
     if descriptions_per_focus < 1:
         raise UserError(f"descriptions_per_focus is {descriptions_per_focus}: set D needs at least 1")
@@ -77,7 +78,8 @@ def query_all(
 def describe_and_choose(
     teacher: Optional[Teacher], rows: Sequence[Row], encoder: Encoder, **how: Any
 ) -> tuple[dict[str, dict], dict[str, list[dict]]]:
-    """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a teacher."""
+    """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a
+    teacher."""
     if teacher is None:
         return {}, {}
     asked = query_all(teacher, rows, **how)
@@ -155,7 +157,8 @@ def query_until_good(
         attempt), texts (every attempt as the teacher wrote it, mended), mended (how many of them needed it)
         and, where there is one, max_words. A dropped image keeps its last text; no one trains on it.
 
-    Source: Fine-R1 (arXiv 2602.07605), Stage 1: resample until the prediction equals the label (here with a cap).
+    Source: Fine-R1 (arXiv 2602.07605), Stage 1: resample until the prediction equals the label (here with a
+    cap).
     """
     if attempts < 1:
         raise UserError(f"attempts is {attempts}: at least 1 is needed")

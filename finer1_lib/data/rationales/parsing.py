@@ -12,8 +12,8 @@ Example:
     >>> parse("<answer>Dunen Wren</answer><answer>Marlo Wren</answer>").problems[:1]
     ('repeated_answer',)
 
-Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts); release LLaMA-Factory/data/Fine-R1-Stage1-data.json
-(the other layouts).
+Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts); release
+LLaMA-Factory/data/Fine-R1-Stage1-data.json (the other layouts).
 """
 
 import re
@@ -156,7 +156,8 @@ def candidate_lines(trace: Trace) -> tuple[str, ...]:
 def split_names(text: str, known: Container[str] = ()) -> tuple[str, ...]:
     """Names of a candidate list: one per bulleted or numbered line, or separated by commas or semicolons.
 
-    Sentences and pieces of them are no names; what leads in the first one is left out ("These are Rock Wren, ..").
+    Sentences and pieces of them are no names; what leads in the first one is left out ("These are Rock Wren,
+    ..").
 
     Args:
         known: normalised names; the last two of a line may be joined by "and" if they are.
@@ -301,8 +302,8 @@ def _by_markers(
 def named_in(text: str, known: Iterable[str] = ()) -> str:
     """The name that a conclusion states: alone, or in a sentence ("It is most likely a Boeing 737-400.").
 
-    Known names are looked for first; without any, the name is what follows "is a", "as the" and the like to the
-    end of its clause. Headings, brackets, quotes and emphasis are left out.
+    Known names are looked for first; without any, the name is what follows "is a", "as the" and the like to
+    the end of its clause. Headings, brackets, quotes and emphasis are left out.
 
     Args:
         text: of any length; it takes time linear in it.

@@ -1,14 +1,14 @@
 """How good the rationales are, and what each step of making them prevents.
 
-`quality_report`, `concept_report`, `misread` and `text_report` count: what the filters did, how many concepts are
-true, what is misread, how the texts are built. Precision and recall need a truth, the guide's attributes; without
-a guide only the filters' work can be counted.
+`quality_report`, `concept_report`, `misread` and `text_report` count: what the filters did, how many concepts
+are true, what is misread, how the texts are built. Precision and recall need a truth, the guide's attributes;
+without a guide only the filters' work can be counted.
 
-`measure_steps` switches each step off. The seeds of the attempts are fixed, so with fewer filters the texts of an
-image are a prefix of those requested with all filters, and every one is in its record (`texts`): no new query is
-needed. Other concepts need new queries. Sixty images say little about a mistake made in one text of fifty, so a
-free teacher, the guide's, is queried again under other seeds; it also reports which flaws it planted, so that a
-filter is not judged by itself.
+`measure_steps` switches each step off. The seeds of the attempts are fixed, so with fewer filters the texts
+of an image are a prefix of those requested with all filters, and every one is in its record (`texts`): no new
+query is needed. Other concepts need new queries. Sixty images say little about a mistake made in one text of
+fifty, so a free teacher, the guide's, is queried again under other seeds; it also reports which flaws it
+planted, so that a filter is not judged by itself.
 """
 
 import re
@@ -141,10 +141,10 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
     Returns:
         A row for each super_category and one for "all": n; words (mean), shortest and longest of the
         thinking; tags, single, headings, double, none (the layout); listed (texts with candidates that can
-        be read, in one list) and of these four (with all four), label_listed (the label stands in one of them; of
-        a car without body and year), label_exact (as its whole name), first to fourth (its place); label_before
-        (named before the candidates); leaks (the hidden prompt shows); answered (the prediction names the label, by whatever
-        name). Brackets and punctuation are folded.
+        be read, in one list) and of these four (with all four), label_listed (the label stands in one of
+        them; of a car without body and year), label_exact (as its whole name), first to fourth (its place);
+        label_before (named before the candidates); leaks (the hidden prompt shows); answered (the prediction
+        names the label, by whatever name). Brackets and punctuation are folded.
 
     Source: release eval/evaluation.py:245 (how a car's label is cut).
     """
@@ -401,7 +401,8 @@ def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[s
 
 
 class Prevention(NamedTuple):
-    """Section 7 of notebook 01: the records it rests on, a note, four tables and the rows of `compare_concepts`."""
+    """Section 7 of notebook 01: the records it rests on, a note, four tables and the rows of
+    `compare_concepts`."""
 
     records: Sequence[Mapping]
     note: str
@@ -411,7 +412,8 @@ class Prevention(NamedTuple):
     given: list[dict]  # compare_concepts
 
     def summary(self) -> str:
-        """The strongest step, the filters without effect, and the share of flawed texts without any filter."""
+        """The strongest step, the filters without effect, and the share of flawed texts without any
+        filter."""
         if not self.records:
             return "no rationale was filtered here"
         effect = self.effects.assign(less=self.effects["off"] - self.effects["on"])
@@ -434,7 +436,8 @@ def measure_steps(
     teacher: Optional[Teacher], kind: str, records: Sequence[Mapping], rows: Sequence[Row],
     asked: Mapping[str, Mapping], chosen: Mapping[str, Sequence[Mapping]], guide: Optional[Mapping], **how: Any,
 ) -> Prevention:
-    """Every step switched off. Only a guide's teacher (`kind` "guide") is queried again and judged by what it planted.
+    """Every step switched off. Only a guide's teacher (`kind` "guide") is queried again and judged by what it
+    planted.
 
     Args:
         how: `seeds`, `attempts` and `names`, as for `query_again`.
@@ -482,7 +485,8 @@ def concept_lines(concepts: Sequence[Mapping]) -> list[str]:
 def misread_lines(
     records: Sequence[Mapping], guide: Optional[Mapping], given: Sequence[Mapping] = ()
 ) -> tuple[Optional[int], list[str]]:
-    """(kept rationales that misread an attribute, or None without a guide; sentences on them and on `given`)."""
+    """(kept rationales that misread an attribute, or None without a guide; sentences on them and on
+    `given`)."""
     kept = [record for record in records if record["kept"]]
     wrong = sum(misread(record, guide) for record in kept) if guide else None
     lines = ["no guide: the analyses cannot be checked"] if wrong is None else [
