@@ -149,15 +149,10 @@ def distance(guide: Mapping, first: str, second: str) -> int:
 
 
 def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[str]:
-    """The k other sub-categories of the same super-category that share most attributes, nearest first.
+    """The k (or fewer) other sub-categories of the super-category that share most attributes, nearest first.
 
-    At equal distance the own genus comes first, as in a field guide; what is still equal is shuffled.
-
-    Args:
-        guide: the field guide.
-        sub_category: whose neighbours; never among the result.
-        k: how many at most (fewer where the super-category has fewer).
-        rng: breaks ties; consumed once per call.
+    At equal distance the own genus comes first, as in a field guide; remaining ties are shuffled by `rng`,
+    which is consumed once per call.
 
     Source: Fine-R1 (arXiv 2602.07605), Table 5 (candidates of the same super-category).
     """
@@ -193,20 +188,11 @@ def comparison_text(analysis: Mapping[str, str], candidates: Sequence[str], guid
 def four_parts(
     analysis: Mapping[str, str], label: str, candidates: Sequence[str], guide: Mapping, rng: Shuffler
 ) -> str:
-    """Write a rationale: analysis, options (shuffled), comparison, prediction, and the answer.
+    """A rationale (`write_rationale`) over the guide: analysis, options, comparison, prediction and answer.
 
-    Args:
-        analysis: observed attributes, any order; written in the guide's attribute order. A hidden attribute
-            is left out by not being here.
-        label: the name predicted and answered.
-        candidates: ALL names for the options, the label included (leave it out to write the mistake of a
-            missing candidate); the caller's order does not matter.
-        guide: the field guide.
-        rng: shuffles the options (one `shuffle` call).
-
-    Returns:
-        `<think>\\n<analysis>..</analysis>\\n<options>..</options>\\n<comparison>..</comparison>\\n`
-        `<prediction>..</prediction>\\n</think>\\n<answer>..</answer>`.
+    `analysis` maps observed attributes to values and is written in the guide's order; a hidden attribute is
+    absent. `candidates` are ALL names for the options, the label included (leave it out to write the mistake
+    of a missing candidate); one `rng.shuffle` call orders them.
 
     Source: Fine-R1 (arXiv 2602.07605), Table 5.
     """

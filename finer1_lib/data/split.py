@@ -124,18 +124,9 @@ def evaluation_items(
     """One item per test image, seen and unseen, with four options in the RELEASE's order.
 
     That order is a trap: the truth comes first and the nearest of the other three last, so "always the first"
-    scores 100 %. Whoever shows the options shuffles them (notebook 04).
-
-    Args:
-        table: from `split_table`.
-        similarity: what "near" means.
-        seed: of the sample and the ties.
-        images_per_class: at most so many test images per sub-category; 0 for all.
-        official: super-categories whose images are those of the paper's data set of that name.
-
-    Returns:
-        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options and, of
-        official images, release_path.
+    scores 100 %; notebook 04 shuffles the options. An item has item_id, image_id, super_category,
+    sub_category, categories, question, options and, for super-categories in `official` (those of the paper's
+    data sets), release_path. At most `images_per_class` test images per sub-category, 0 for all.
 
     Source: release eval/data/*.jsonl (truth first, then the three nearest of ALL classes in ascending
     similarity).

@@ -40,19 +40,11 @@ def prototype_rows(table, count: int):
 
 
 def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy.ndarray"]:
-    """One unit vector per sub-category.
+    """(super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
 
-    Features are centred on their super-category's mean first: what all birds share says nothing about which
-    two are alike, and it would push every cosine towards 1.
-
-    Args:
-        features: (rows of table, hidden).
-        table: DataFrame with super_category and sub_category, row i for features[i].
-
-    Returns:
-        (super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
-
-    The paper asks for visual similarity without a formula; this is the cosine of centred prototypes.
+    Row i of `table` belongs to `features[i]` (rows, hidden). Features are centred on their super-category's
+    mean: what all birds share does not say which two are alike, and pushes every cosine towards 1. The paper
+    asks for visual similarity without a formula; this is the cosine of centred prototypes.
     """
 
     if len(features) != len(table):
@@ -110,20 +102,13 @@ def prototype_similarity(found: Mapping[tuple[str, str], "numpy.ndarray"]) -> Pr
 
 
 def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool = False):
-    """One triplet per TAPO shot of every seen sub-category.
+    """One triplet per TAPO shot of every seen sub-category of a `split_table`.
 
-    The positive is the next shot in a seeded round, so every image is a positive once and none its own. The
-    negative is a drawn TAPO shot of the most similar other SEEN sub-category of the same super-category.
-
-    Args:
-        table: from `split.split_table`.
-        similarity: `prototype_similarity` of the images.
-        seed: of the round and of the draw.
-        all_shots: also use shot 0, the rationale's image (the paper gives TAPO "a separate subset").
-
-    Returns:
-        DataFrame: image_id, positive_id, negative_id, super_category, sub_category, negative_sub_category.
-    Raises: UserError: a sub-category with one shot only, or without another seen one beside it.
+    The positive is the next shot in a seeded cycle, so every image is a positive once and never its own. The
+    negative is a drawn TAPO shot of the most similar other SEEN sub-category of the same super-category, a
+    hard negative. `all_shots` also uses shot 0, the rationale's image (the paper gives TAPO "a separate
+    subset"). Columns: image_id, positive_id, negative_id, super_category, sub_category,
+    negative_sub_category. Raises: UserError: a sub-category with one shot only, or without another seen one.
     """
     import pandas
 

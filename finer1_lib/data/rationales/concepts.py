@@ -99,9 +99,8 @@ def concept_scores(
 
 
 def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int = AT_LEAST) -> list[int]:
-    """Indices of the concepts scoring above mean + width * std (population), best first, at least so many.
-
-    Where fewer pass, the best `at_least` are kept (all, if there are no more).
+    """Indices of the concepts scoring above mean + width * std (population), best first, at least `at_least`
+    (all, if there are no more).
 
     Source: the code of arXiv 2502.14044; it does not say which standard deviation, this is the population's.
     """
@@ -113,15 +112,11 @@ def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int =
 def select_concepts(
     descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]], encoder: Encoder
 ) -> dict[str, list[dict]]:
-    """Score and choose the concepts of every image of one super-category.
+    """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}], best
+    first.
 
-    Args:
-        descriptions: image_id -> texts describing that image; N of an image is everyone else's.
-        concepts: image_id -> concept texts.
-        encoder: fitted here on all of these texts.
-
-    Returns:
-        image_id -> [{"concept", "score", "kept"}], best first.
+    `descriptions` maps image_id to the texts on that image (N of an image is all others'), `concepts` to its
+    concept texts; the encoder is fitted here on all of them.
     """
     import numpy
 

@@ -76,12 +76,9 @@ def reject_reason(
     text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (),
     filters: Collection[str] = REASONS, max_words: int = 0, data_set: str = "",
 ) -> Optional[str]:
-    """The first of `flaws` whose filter is on, or None.
+    """The first of `flaws` whose filter is on (`TOO_LONG` is on where there is a limit), or None.
 
-    Args:
-        text, label, names, foreign, max_words, data_set: as for `flaws`.
-        filters: those that are on; `TOO_LONG` is, where there is a limit.
-    Raises: UserError: a name that no filter has.
+    Raises: UserError: an unknown filter.
 
     Source: Fine-R1 (arXiv 2602.07605), Stage 1: rationales are resampled until the prediction equals the
     label.
@@ -95,19 +92,16 @@ def flaws(
     text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (), max_words: int = 0,
     data_set: str = "",
 ) -> list[str]:
-    """Everything that is wrong with a rationale, each judged on its own, in the order of `REASONS`.
+    """Everything that is wrong with a rationale, each judged on its own: names of `REASONS`, then `TOO_LONG`.
+
+    A part that cannot be read holds neither the label nor a right prediction. Words of another language in
+    Latin letters pass: only the script is checked.
 
     Args:
-        text: the teacher's text.
-        label: the true sub-category.
-        names: the super-category's sub-categories; letters of any script are welcome if a name has them.
+        names: the super-category's sub-categories; letters of any script are allowed if a name has them.
         foreign: sub-categories of other super-categories; none may be a candidate.
         max_words: most words of a text (`words`), 0 for no limit.
-        data_set: whose other names of the label are the label (`names.table_for`).
-
-    Returns:
-        Names of `REASONS`, at last `TOO_LONG`. A part that cannot be read holds neither the label nor a
-        right prediction. Words of another language in Latin letters pass: script is all that is looked at.
+        data_set: whose other names of the label count as the label (`names.table_for`).
     """
     trace, names = parse(text), list(names)
     candidates = {normalise(name) for name in trace.candidates}
@@ -153,21 +147,13 @@ def fix_punctuation(text: str) -> str:
 def settle(
     text: str, label: str, rng: random.Random, place: Optional[int] = None, data_set: str = ""
 ) -> str:
-    """Put an accepted rationale into its final form: the label's own spelling, candidates in a drawn order.
+    """The final form of an accepted rationale: the label's own spelling, candidates in a drawn order.
 
-    Args:
-        text: a text that passed.
-        rng: of the order.
-        place: the label's place, counted round the list; None draws it as well.
-        data_set: as for `flaws`.
-
-    A teacher likes to list the label first (349 of 373 in the release); left so, the student would learn the
-    place. A comparison of the form "A: ..; B: .." follows the new order, any other is left as it is. What
-    stands between the tags is dropped. A text that is not well-formed, lacks the label or predicts another
-    name (each passes only where its filter is off) stays as it is.
-
-    In the release the label is first in 349 of 373 lists (release
-    LLaMA-Factory/data/Fine-R1-Stage1-data.json).
+    `place` is the label's place, counted modulo the list; None draws it. Teachers tend to list the label
+    first (349 of 373 lists in release LLaMA-Factory/data/Fine-R1-Stage1-data.json), and a student would learn
+    the place. A comparison of the form "A: ..; B: .." follows the new order, any other is unchanged. Text
+    between the tags is dropped. A text that is not well-formed, lacks the label or predicts another name
+    (each passes only where its filter is off) is returned unchanged.
     """
     trace = parse(text)
     found = set(flaws(text, label, data_set=data_set))

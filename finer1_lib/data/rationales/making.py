@@ -29,17 +29,11 @@ def query_all(
     teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path, descriptions_per_focus: int = 1,
     progress: Progress = None,
 ) -> dict[str, dict]:
-    """Set D and the concept texts of every image, a JSON line each; an interrupted run resumes.
+    """Set D and the concept texts of every image (image_id -> line, in the order of `rows`).
 
-    Args:
-        rows: the rationale images (shot 0).
-        path: lines {"image_id", "foci", "descriptions", "concepts"}, a focus for each description.
-        descriptions_per_focus: how often each focus is described, each time with another seed.
-        progress: called as `progress(done, total)` after new images.
-
-    Returns:
-        image_id -> its line, in the order of `rows`; set D is all of an image's descriptions.
-    Raises: UserError: no description asked for, or the file's lines were made with other foci or numbers.
+    One JSON line per image goes to `path`: image_id, foci, descriptions, concepts. Each focus is described
+    `descriptions_per_focus` times, each time with another seed. An interrupted run resumes.
+    Raises: UserError: no description, or the file's lines were made with other foci or numbers.
 
     Source: Fine-R1 (arXiv 2602.07605), concept selection: several descriptions, each stressing other
     attributes.
@@ -89,13 +83,7 @@ def describe_and_choose(
 def choose_concepts(
     rows: Sequence[Row], asked: Mapping[str, Mapping], encoder: Encoder
 ) -> dict[str, list[dict]]:
-    """Score and choose every image's concepts against the other images of its super-category.
-
-    Args:
-        asked: from `query_all`.
-
-    Returns:
-        image_id -> [{"concept", "score", "kept"}], best first.
+    """image_id -> [{"concept", "score", "kept"}], best first, from the lines of `query_all`.
 
     N stays within the super-category, because descriptions of aircraft do not discriminate birds.
     """
@@ -113,15 +101,11 @@ def make_rationales(
     attempts: int, names: Mapping[str, Sequence[str]], path: Path, filters: Collection[str] = REASONS,
     max_words: int = 0, progress: Progress = None,
 ) -> list[dict]:
-    """A record per image, kept or dropped, one JSON line each; an interrupted run resumes.
+    """A record per image, kept or dropped, as a JSON line in `path`; an interrupted run resumes.
 
-    Args:
-        chosen: from `choose_concepts`; the kept ones are used.
-        names: super_category -> its sub-categories.
-        path: `rationales.jsonl`.
-        filters: those of `REASONS` that are on.
-        max_words: longest text that is kept, 0 for no limit.
-    Raises: UserError: an unknown filter, no attempt, or lines of the file made on other concepts or limits.
+    The kept concepts of `chosen` are used; `names` maps a super-category to its sub-categories; `max_words`
+    limits a text, 0 for no limit. Raises: UserError: an unknown filter, no attempt, or lines of the file made
+    on other concepts or limits.
     """
     kept = {row["image_id"]: kept_concepts(chosen[row["image_id"]]) for row in rows}
     done = {record["image_id"]: record for record in read_jsonl(path, truncate=True)}
@@ -144,18 +128,13 @@ def query_until_good(
     names: Mapping[str, Sequence[str]], filters: Collection[str] = REASONS, max_words: int = 0,
     places: Optional[Mapping[str, int]] = None,
 ) -> list[dict]:
-    """Ask for every row's text until one passes, at most `attempts` times; nothing is written.
+    """Query a text for every row until one passes, at most `attempts` times; nothing is written.
 
-    Args:
-        concepts: image_id -> the concepts given to the teacher.
-        seed, attempts, names, filters, max_words: as for `make_rationales`.
-        places: image_id -> the label's place among the candidates; those of `label_places` by default.
-
-    Returns:
-        A line of `rationales.jsonl` per row: image_id, super_category, sub_category, question, text,
-        concepts, candidates, attempts, kept, dropped_because, rejections (the reason of every failed
-        attempt), texts (every attempt as the teacher wrote it, mended), mended (how many of them needed it)
-        and, where there is one, max_words. A dropped image keeps its last text; no one trains on it.
+    `concepts` maps image_id to the concepts given; `places` image_id to the label's place among the
+    candidates (`label_places` by default). A record has image_id, super_category, sub_category, question,
+    text, concepts, candidates, attempts, kept, dropped_because, rejections (the reason of every failed
+    attempt), texts (every attempt, punctuation fixed), mended (how many needed that) and, with a limit,
+    max_words. A dropped image keeps its last text, which is never trained on.
 
     Source: Fine-R1 (arXiv 2602.07605), Stage 1: resample until the prediction equals the label (here with a
     cap).
