@@ -57,13 +57,13 @@ def _cot_sft():
 def _tapo():
     import torch
 
-    from finer1_lib.training.methods import method_config
+    from finer1_lib.training import methods
     from finer1_lib.training.objective import divergence, group_advantages
     from finer1_lib.training.tapo_config import make_config
 
     return {
         "n_anchor": 4, "n_positive": 4, "kit": make_config("kit", n_anchor=4, n_positive=4),
-        "method_config": method_config, "torch": torch, "math": math, "divergence_of": divergence,
+        "baselines": methods, "torch": torch, "math": math, "divergence_of": divergence,
         "group_advantages": group_advantages,
     }  # fmt: skip
 
@@ -168,8 +168,8 @@ PLANTED = [  # notebook, exercise, the mistake, what the check says of it; the u
     ("03", 1, "answer_1 = n_anchor", "half as many tries"),
     ("03", 2, "answer_2 = 1.2 - math.log(1.2) - 1", "whole rollout, not of one token"),
     ("03", 2, "answer_2 = 50 * (1.2 - math.log(1.2) - 1)", "multiply into one g"),
-    ("03", 3, "three_pictures = one_by_one", "group of its own"),
-    ("03", 3, "three_pictures = by_population", "unbiased"),
+    ("03", 3, "three_images = one_by_one", "group of its own"),
+    ("03", 3, "three_images = by_population", "unbiased"),
     ("04", 1, "answer_1 = records[1]", "both scorers refuse"),
     ("04", 1, "answer_1 = records[0]", "both scorers accept"),
     ("04", 2, "answer_2 = 0.25", "ALL four"),

@@ -31,10 +31,9 @@ fault = ""  # user, ours, kernel, full, rights or unfinished"""
 
 WORK = """\
 import os, time
-from finer1_lib.core.errors import UserError
-from finer1_lib.core.files import append_jsonl, read_jsonl
+from finer1_lib.core import UserError, append_jsonl, read_jsonl
 if fault == "user":
-    raise UserError("the picture wren.png is truncated:\\nsave it again")
+    raise UserError("the image wren.png is truncated:\\nsave it again")
 if fault == "ours":
     raise ValueError("a fault of the kit")
 if fault == "kernel":
@@ -52,7 +51,7 @@ for step in range(len(read_jsonl(records)), steps):
     stage.progress(step + 1, steps, "counting", rate=rate)"""
 
 ROWS = """\
-from finer1_lib.core.files import atomic_write_json
+from finer1_lib.core import atomic_write_json
 rows = [
     dict(model=model, dataset="average", setting="closed_world", scorer="strict", metric="accuracy",
          categories=categories, option_order="shuffled", variant=None, value=0.5, low=0.25, high=0.75,

@@ -1,6 +1,7 @@
 """The notebooks as files: anatomy, parameters, the common set-up cell, hygiene. Seconds, no kernel."""
 
 import ast
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,8 +13,10 @@ from finer1_lib.runs.chain import STAGES
 from finer1_lib.runs.notebook import SET_UP_CELL
 from finer1_lib.runs.parameters import parse_parameters
 from finer1_lib.runs.presets import list_presets, make_plan
+from finer1_lib.training.tapo_config import TapoConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+EXERCISES = {"attempt", "solution", "check"}
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 pytestmark = pytest.mark.skipif(not FILES, reason="no notebooks yet")
@@ -34,19 +37,15 @@ def parameters_cell(file: Path) -> str:
 
 def python(source: str) -> ast.Module:
     """A cell's syntax tree; lines for the shell or with IPython magic are left out."""
-    return ast.parse(
-        "\n".join("pass" if re.match(r"\s*[%!]", line) else line for line in source.splitlines())
-    )
+    return ast.parse("\n".join("pass" if re.match(r"\s*[%!]", line) else line for line in source.splitlines()))
 
 
 @each
 def test_name_format_and_kernel(file):
     notebook = read(file)
     nbformat.validate(notebook)
-    assert file.stem in STAGES
-    assert (
-        notebook.metadata.kernelspec.name == "python3" and notebook.metadata.kernelspec.language == "python"
-    )
+    kernel = notebook.metadata.kernelspec
+    assert file.stem in STAGES and (kernel.name, kernel.language) == ("python3", "python")
 
 
 @each
@@ -61,9 +60,7 @@ def test_first_code_cell_is_the_one_parameters_cell(file):
     for name, parameter in found.items():
         assert name == "notebook" or parameter.help, f"{name} has no help comment"
         values = parameter.default if isinstance(parameter.default, list) else [parameter.default]
-        assert all(value is None or isinstance(value, (bool, int, float, str)) for value in values), (
-            f"{name} is not flat"
-        )
+        assert all(value is None or isinstance(value, (bool, int, float, str)) for value in values), f"{name}: not flat"
     for line in tagged[0].source.splitlines():
         assert line.count("=") <= 1 and "|" not in line, f"papermill would not list: {line}"
 
@@ -88,37 +85,39 @@ def test_code_cells_are_short_and_parse(file):
 
 
 @each
+def test_notebooks_are_no_programs(file):
+    """At most eight lines of imports and five `if`, the set-up cell and exercises not counted."""
+    trees = [python(cell.source) for cell in code_cells(file)[2:]
+             if not EXERCISES & set(cell.metadata.get("tags", []))]  # fmt: skip
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    assert sum(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes) <= 8
+    assert sum(isinstance(node, ast.If) for node in nodes) <= 5
+
+
+@each
 def test_no_later_cell_sets_a_parameter(file):
     names = set(parse_parameters(parameters_cell(file)))
+    scopes = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+    def stored(node: ast.AST) -> set[str]:
+        return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+
     for cell in code_cells(file)[1:]:
         for node in python(cell.source).body:
-            targets = [
-                part
-                for part in ast.walk(node)
-                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
-            ]
-            inner = {
-                name.id
-                for part in ast.walk(node)
-                if isinstance(
-                    part,
-                    (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
-                )
-                for name in ast.walk(part)
-                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
-            }
-            clash = {target.id for target in targets} - inner & names
-            assert not clash & names, f"{clash & names} is set again in: {cell.source[:80]}"
+            inner = {name for part in ast.walk(node) if isinstance(part, scopes) for name in stored(part)}
+            assert not (stored(node) - inner) & names, cell.source[:80]
 
 
 @each
 def test_every_parameter_is_used(file):
-    exercises = {"attempt", "solution", "check"}  # these may read a parameter; the notebook must
-    rest = "\n".join(
-        cell.source for cell in code_cells(file)[2:] if not exercises & set(cell.metadata.get("tags", []))
-    )
+    rest = "\n".join(cell.source for cell in code_cells(file)[2:]
+                     if not EXERCISES & set(cell.metadata.get("tags", [])))  # these may read one; the notebook must
     used = {part.id for part in ast.walk(python(rest)) if isinstance(part, ast.Name)}
     used |= set(re.findall(r"parameters\[[\"'](\w+)[\"']\]", rest))
+    if "tapo_config_from(stage.parameters" in rest:
+        used |= {field.name for field in dataclasses.fields(TapoConfig)}
+    if "failure_plans(stage.parameters" in rest:
+        used |= {name for name in parse_parameters(parameters_cell(file)) if name.startswith("wrong_turn")}
     if "stage.seed" in rest:
         used.add("seed")
     unused = set(parse_parameters(parameters_cell(file))) - used - {"notebook", "run_name", "output_root"}
@@ -134,7 +133,7 @@ def test_last_code_cell_finishes_the_stage(file):
 def test_tags_are_those_that_tools_look_for(file):
     """papermill's, and the exercises' (see test_teaching)."""
     tags = [tag for cell in read(file).cells for tag in cell.metadata.get("tags", [])]
-    assert set(tags) == {"parameters", "attempt", "solution", "check"}
+    assert set(tags) == {"parameters", *EXERCISES}
 
 
 @each

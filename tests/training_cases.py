@@ -6,8 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from finer1_lib.models.trainable import Trainable, add_lora, make_trainable
-from finer1_lib.models.trained_weights import save_adapter
+from finer1_lib.models.trainable import Trainable, add_lora, make_trainable, save_adapter
 
 QUESTION = "What species is this bird?"
 SIZES = ((84, 140), (112, 112))  # 15 and 16 image tokens: pictures of real data differ too

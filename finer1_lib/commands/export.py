@@ -1,15 +1,14 @@
-"""General abilities (paper Table 8): left to lmms-eval, which gets a plain checkpoint and an exact command.
+"""General abilities (Table 8) by lmms-eval: a merged checkpoint, and the command that measures it.
 
     finer1 export-lmms paper_3b cot_sft_tapo tapo-checkpoint
 
-The kit does not score MME, MMBench or SEED-Bench by itself: lmms-eval is what others measure them with, and a
-second scorer of ours would only add a second number. What a run trained is merged into its base and written
-as one safetensors checkpoint with its processor; lmms-eval, vLLM and transformers read the same folder.
+The kit does not score MME, MMBench or SEED-Bench itself: lmms-eval is the common tool, and a second scorer
+would only add a second number. A run's training is merged into its base and written as one safetensors
+checkpoint with its processor; lmms-eval, vLLM and transformers read the same folder. ImageWikiQA, the fourth
+column of the table, has no task in lmms-eval. Which split of MMBench and which part of MME the paper reports
+is not stated.
 
-ImageWikiQA, the fourth column of the table, has no task in lmms-eval: that one stays open.
-
-Source: paper Table 8; task names and arguments: lmms-eval's model qwen2_5_vl and its tasks mme,
-mmbench_en_dev, seedbench. Which split of MMBench and which part of MME the paper reports it does not say.
+Source: Fine-R1 (arXiv 2602.07605), Table 8; lmms-eval's model qwen2_5_vl and its tasks.
 """
 
 import shlex
@@ -23,25 +22,17 @@ from finer1_lib.runs.fingerprints import parameters_of
 TASKS = {"MME": "mme", "MMBench": "mmbench_en_dev", "SEED-Bench": "seedbench"}
 WITHOUT_TASK = ("ImageWikiQA",)
 JUDGE = ("MMBench: answers that name no option go to a judge (OPENAI_API_KEY); without its key lmms-eval "
-         "draws a letter by chance, so count them in its samples")  # fmt: skip
+         "draws a random letter, so count them in its samples")  # fmt: skip
 
 
 def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -> Path:
-    """Write a model of a run as one checkpoint of its own, in bfloat16, with its processor.
+    """Write a model of a run (a name of `entries_in`) as one checkpoint in bfloat16, with its processor.
 
-    Merged on the CPU in float32 and rounded once; of a 7B model that takes about 50 GB of memory.
+    Merged on the CPU in float32 and rounded once; a 7B model takes about 50 GB of memory. Returns the target,
+    which must not exist before.
 
-    Args:
-        run_dir: folder of a run that has trained it.
-        model: a name of `entries_in`; a row that only asks differently (base_cot_prompt) is its weights.
-        target: the folder to write; it must not exist.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: no such model, a target that exists, a model whose weights are not of this run, or weights
-            that cannot be loaded.
+    Raises: UserError: no such model, a target that exists, a model whose weights are not of this run, or
+    weights that cannot be loaded.
     """
     from finer1_lib.evaluation.entries import weights_at
     from finer1_lib.evaluation.summary import entries_in
@@ -50,8 +41,7 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
     run_dir, target = Path(run_dir), Path(target)
     if target.exists():
         raise UserError(f"{target} exists: name a folder that does not, or move it away")
-    if "," in str(target):
-        raise UserError(f"{target}: lmms-eval splits its arguments at commas; choose a folder without one")
+    _check_commas(target)
     known = {entry.model: entry for entry in entries_in(run_dir)}
     if model not in known:
         raise UserError(f"run {run_dir.name!r} has no model {model!r}: there are {', '.join(known)}")
@@ -59,7 +49,7 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
     base = read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
     base, adapter = weights_at(entry, base, entry.adapter and run_dir / entry.adapter)
     if entry.checkpoint and adapter is None:
-        raise UserError(f"{model} is {entry.checkpoint}, no training of this run: lmms-eval takes a chat"
+        raise UserError(f"{model} is {entry.checkpoint}, not trained by this run: lmms-eval takes a chat"
                         " checkpoint as it is")
     if not base:
         raise UserError(f"run {run_dir.name!r} has no base model yet: run 00_miniature_world first")
@@ -69,21 +59,20 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
     return target
 
 
+def _check_commas(folder: Path) -> None:
+    if "," in str(folder):
+        raise UserError(f"{folder}: lmms-eval splits its arguments at commas; choose a folder without one")
+
+
 def lmms_command(run_dir: "str | Path", checkpoint: "str | Path") -> str:
-    """The command that measures a checkpoint on MME, MMBench and SEED-Bench.
+    """The command that measures a checkpoint of `export_checkpoint` on MME, MMBench and SEED-Bench.
 
-    The pixel bounds are those that 04 of the run asked with, where it set any: measured under others, a model
-    is another model. Else lmms-eval's own bounds count.
-
-    Args:
-        run_dir: folder of the run.
-        checkpoint: folder of `export_checkpoint`.
+    The pixel bounds are those of the run's 04, where it set any: a model is not the same model under others.
     """
     parameters = parameters_of(Path(run_dir) / "04_evaluation")
     bounds = [f"{name}={parameters[name]}" for name in ("min_pixels", "max_pixels") if parameters.get(name)]
     folder = Path(checkpoint)
-    if "," in str(folder):
-        raise UserError(f"{folder}: lmms-eval splits its arguments at commas; choose a folder without one")
+    _check_commas(folder)
     arguments = ",".join([f"pretrained={folder}", *bounds, "attn_implementation=sdpa"])
     words = ["python", "-m", "lmms_eval", "--model", "qwen2_5_vl", "--model_args", arguments, "--tasks",
              ",".join(TASKS.values()), "--batch_size", "1", "--log_samples", "--output_path",

@@ -6,124 +6,99 @@
     fp16 scaler           its scale does not collapse (float16 only: a T4)
     log-probabilities     the kit's own against the model's logits
     Unsloth's             the kit's own against Unsloth's
-    gradients             finite, and the same with and without checkpointing
+    gradients             finite, and equal with and without checkpointing
     memory of a step      of both trainings, against the plan
-    vLLM                  if asked for: whether it wants the torch that is installed
+    vLLM                  if requested: whether it needs the installed torch
 
-Every check is a function from a `Bench` to rows, as the doctor's; one that breaks stops no other.
-
-Source: trainer.md 6 (the checklist for the first hour on a GPU).
-
-What `gpu_check` tries things on: a preset's model with its settings, and batches as large as they get.
-
-    bench = Bench(plan, device="cuda", folder=Path("/tmp/x"))
-    bench.loaded                       # the preset's checkpoint ready for training, loaded when asked for
-    bench.largest("03_tapo")           # one micro-batch of stage 2 with the largest pictures and completions
-
-Source: our choice.
+Every check is a function from a `Bench` (a preset's model, its settings, batches as large as they get) to
+rows, as the doctor's; one that breaks stops no other.
 """
 
 import math
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
-from finer1_lib.commands.doctor.rows import NotYet, Row, fail, passed, warn
+from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, passed, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.miniature.base import WEIGHTS
-from finer1_lib.models.out_of_memory import mended
-from finer1_lib.models.trainable import Trainable, make_trainable
+from finer1_lib.models.out_of_memory import memory_advice
+from finer1_lib.models.trainable import make_trainable
 from finer1_lib.runs.presets import Plan
-
-if TYPE_CHECKING:
-    from finer1_lib.commands.doctor.examination import Finding
 
 WORLD, SFT, TAPO = "00_miniature_world", "02_cot_sft", "03_tapo"
 SIDE = 28  # pixels of an image token
+HALF, SINGLE = 0.05, 1e-3  # bounds of the mean difference of log-probabilities, and the relative one of norms
+UNDER, OVER = 0.6, 1.15  # measured bytes, relative to the planned ones
+TOKENS = 64  # of a completion, where only agreement counts
 ANSWER = "<think> red crown, black back </think><answer> Dunen Wren </answer>"
 
 
 class Update(NamedTuple):
-    """One micro-batch.
-
-    Attributes:
-        backward: runs forward and backward.
-        completion: tokens of its completions.
-    """
+    """One micro-batch: `backward` runs forward and backward over completions of so many tokens."""
 
     backward: Callable[[], Any]
     completion: int
 
 
 class Bench:
-    """A preset on a device.
+    """A preset on a device ("cuda", or another for tests), with a scratch folder for small trainings.
 
-    Attributes:
-        plan: the preset's values.
-        device: "cuda", or another for tests.
-        folder: scratch for pictures and small trainings.
-        vllm: whether vLLM is to be looked at.
+        bench = Bench(plan, device="cuda", folder=Path("/tmp/x"))
+        bench.loaded                       # the preset's checkpoint ready for training, loaded on first use
+        bench.largest("03_tapo")           # one micro-batch with the largest images and completions
     """
 
     def __init__(self, plan: Plan, device: str, folder: Path, vllm: bool = False) -> None:
         self.plan, self.device, self.folder, self.vllm = plan, device, Path(folder), vllm
 
-    def get(self, stage: str, name: str, default: Any) -> Any:
+    def get(self, stage: str, name: str) -> Any:
         """A stage's value."""
-        return self.plan.parameters[stage].get(name, default)
+        return self.plan.parameters[stage][name]
 
     @property
     def checkpoint(self) -> str:
         """The preset's base."""
-        from finer1_lib.miniature.base import WEIGHTS
-
-        return str(self.get(WORLD, "base_checkpoint", "") or WEIGHTS)
+        return str(self.get(WORLD, "base_checkpoint") or WEIGHTS)
 
     def load(self, checkpoint: str) -> Any:
         """A checkpoint as stage 02 trains it."""
         from finer1_lib.models import loading as models
+        from finer1_lib.training.memory import work_of
 
-        full = self.get(SFT, "finetuning", "lora") == "full"
+        trainable = work_of(SFT, self.plan.parameters[SFT]).trainable
         loaded = models.load(
-            checkpoint, backend=self.get(SFT, "backend", "transformers"), device=self.device,
-            load_in_4bit=self.get(SFT, "load_in_4bit", False), full_finetuning=full,
-            gradient_checkpointing=self.get(SFT, "gradient_checkpointing", False))
-        part = Trainable(
-            "full" if full else "lora", self.get(SFT, "lora_rank", 8), self.get(SFT, "lora_alpha", 16),
-            self.get(SFT, "train_vision_tower", False), self.get(SFT, "train_projector", False))
-        return make_trainable(loaded, part)
+            checkpoint, backend=self.get(SFT, "backend"), device=self.device,
+            load_in_4bit=self.get(SFT, "load_in_4bit"), full_finetuning=trainable.full,
+            gradient_checkpointing=self.get(SFT, "gradient_checkpointing"))
+        return make_trainable(loaded, trainable)
 
     @cached_property
     def loaded(self) -> Any:
-        """The preset's model; held from its first use on."""
+        """The preset's model, loaded on first use."""
         return self.load(self.checkpoint)
 
-    def picture(self, stage: str, seed: int = 0) -> Any:
-        """A picture of noise, square, as large as a stage lets through (of the world's photographs)."""
+    def prompt(self, stage: str, seed: int = 0) -> Any:
+        """The reasoning prompt with a square image of noise, as large as the stage allows, encoded."""
         from PIL import Image
 
-        from finer1_lib.models.encoding import pixels_of, set_pixels
+        from finer1_lib.core.prompts import PROMPTS, question_for, user_message
+        from finer1_lib.models.encoding import Encoder, pixels_of, set_pixels
         from finer1_lib.training.memory import LARGEST_PICTURE
 
-        set_pixels(self.loaded.processor, self.get(stage, "min_pixels", 0), self.get(stage, "max_pixels", 0))
+        set_pixels(self.loaded.processor, self.get(stage, "min_pixels"), self.get(stage, "max_pixels"))
         most = min(pixels_of(self.loaded.processor)["max_pixels"], LARGEST_PICTURE)
         side = max(1, math.isqrt(most) // SIDE) * SIDE
-        return Image.effect_noise((side, side), 40 + seed).convert("RGB")
-
-    def prompt(self, stage: str, seed: int = 0) -> Any:
-        """That picture with the question that asks for reasoning, encoded."""
-        from finer1_lib.core.prompts import PROMPTS, question_for, user_message
-        from finer1_lib.models.encoding import Encoder
-
+        image = Image.effect_noise((side, side), 40 + seed).convert("RGB")
         text = PROMPTS["cot_open"].text(question=question_for("bird"))
-        return Encoder(self.loaded.processor)(user_message(text, self.picture(stage, seed)))
+        return Encoder(self.loaded.processor)(user_message(text, image))
 
     def completions(self, rows: int, tokens: int) -> tuple:
-        """(ids, mask), (rows, tokens) each: one letter again and again.
+        """(ids, mask), (rows, tokens) each, of one repeated letter.
 
-        The last of several rows is a token shorter, as real ones are unequal: rows without padding need no
-        mask, and attention without one takes less memory.
+        The last of several rows is a token shorter: rows without padding need no mask, and attention without
+        one takes less memory than real, unequal rows.
         """
         import torch
 
@@ -141,12 +116,25 @@ class Bench:
         return torch.autocast(self.loaded.device.partition(":")[0], dtype=self.loaded.dtype, enabled=half)
 
     def scored(self, prompts: list, ids: Any, mask: Any) -> Any:
-        """`policy.score_completions` under `autocast`."""
+        """`score_completions` under `autocast`."""
         from finer1_lib.models.log_probabilities import score_completions
 
         pad = self.loaded.processor.tokenizer.pad_token_id
         with self.autocast():
             return score_completions(self.loaded.model, prompts, ids, mask, pad_token_id=pad)
+
+    def answered(self) -> tuple:
+        """A prompt and `ANSWER`: (prompt, ids and mask of the answer, a forward's inputs for both)."""
+        import torch
+
+        from finer1_lib.models.encoding import Encoder, vision_inputs
+
+        loaded, prompt = self.loaded, self.prompt(SFT)
+        ids = torch.tensor([Encoder(loaded.processor).completion(ANSWER)], device=loaded.device)
+        both = torch.cat([torch.tensor([prompt.ids], device=ids.device), ids], 1)
+        vision = vision_inputs([prompt], both, loaded.model.config.image_token_id)
+        return prompt, ids, torch.ones_like(ids), {
+            "input_ids": both, "attention_mask": torch.ones_like(both), **vision}
 
     def training(self, checkpointing: bool) -> None:
         """Switch the model to training, with gradient checkpointing (Unsloth's own, if it is its) or not."""
@@ -163,26 +151,26 @@ class Bench:
         """The largest micro-batch of a stage: all its rows with full completions, as the plan counts them."""
         from finer1_lib.training.memory import RATIONALE_TOKENS
 
-        rows = self.get(stage, "micro_batch_size", 8)
+        rows = self.get(stage, "micro_batch_size")
         if stage == SFT:
             ids, mask = self.completions(rows, RATIONALE_TOKENS)
             own, other = [self.prompt(stage, seed) for seed in range(rows)], []
         else:
-            group = self.get(stage, "n_anchor", 5) + self.get(stage, "n_positive", 5)
-            ids, mask = self.completions(rows, self.get(stage, "max_new_tokens", 256))
+            group = self.get(stage, "n_anchor") + self.get(stage, "n_positive")
+            ids, mask = self.completions(rows, self.get(stage, "max_new_tokens"))
             together = math.gcd(group, rows)  # rows of one group, as `sharing.bundle` keeps them
-            pictures = [self.prompt(stage, seed) for seed in range(2 * rows // together)]
+            prompts = [self.prompt(stage, seed) for seed in range(2 * rows // together)]
             own, other = ([p for p in half for _ in range(together)]
-                          for half in (pictures[::2], pictures[1::2]))
+                          for half in (prompts[::2], prompts[1::2]))
 
         def backward() -> None:
-            parts = [self.scored(prompts, ids, mask) for prompts in (own, other) if prompts]
+            parts = [self.scored(rows, ids, mask) for rows in (own, other) if rows]
             sum(part.logp.sum() + part.entropy.sum() for part in parts).backward()
 
         return Update(backward, ids.shape[1])
 
     def peak(self, work: Callable[[], Any]) -> int:
-        """Bytes of the GPU that were in use at most while `work` ran."""
+        """The peak of allocated bytes on the GPU while `work` runs."""
         import torch
 
         torch.cuda.empty_cache()
@@ -192,18 +180,8 @@ class Bench:
         return torch.cuda.max_memory_allocated()
 
 
-def answer(loaded: Any) -> tuple:
-    """(ids, mask), (1, tokens) each, of `ANSWER` with its end."""
-    import torch
-
-    from finer1_lib.models.encoding import Encoder
-
-    ids = torch.tensor([Encoder(loaded.processor).completion(ANSWER)], device=loaded.device)
-    return ids, torch.ones_like(ids)
-
-
 def examples(folder: Path) -> tuple[list, list]:
-    """Six pictures of noise as examples of SFT and as triplets of TAPO."""
+    """Six images of noise as examples of SFT and as triplets of TAPO."""
     from PIL import Image
 
     from finer1_lib.core.images import ImageFile
@@ -218,28 +196,12 @@ def examples(folder: Path) -> tuple[list, list]:
         TripletRow(files[k], files[k - 1], files[k - 2], prompt, "Dunen Wren") for k in range(6)]
 
 
-HALF, SINGLE = 0.05, 1e-3  # mean difference of log-probabilities, relative one of gradient norms
-UNDER, OVER = 0.6, 1.15  # measured bytes, of the planned ones
-TOKENS = 64  # of a completion, where only agreement counts
+def run(plan: Plan, *, device: str = "cuda", vllm: bool = False) -> list[Finding]:
+    """Check a preset on a GPU (another device for tests), and an installed vLLM too if requested.
 
-
-def run(plan: "Plan", *, device: str = "cuda", vllm: bool = False) -> "list[Finding]":
-    """Check a preset on a GPU.
-
-    Args:
-        plan: of `presets.make_plan`.
-        device: another one for tests.
-        vllm: look at vLLM too.
-
-    Returns:
-        Rows of pass, warn, fail and skip (`doctor.examination.Finding`).
-
-    Raises:
-        UserError: no GPU.
+    Raises: UserError: no GPU.
     """
     import torch
-
-    from finer1_lib.commands.doctor.examination import examine
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("gpu-check: there is no CUDA GPU here; run it on the machine that will train")
@@ -248,13 +210,13 @@ def run(plan: "Plan", *, device: str = "cuda", vllm: bool = False) -> "list[Find
 
 
 def small_run(bench: Bench) -> list[Row]:
-    """Both trainings for a few steps on the kit's miniature, by the very calls of notebooks 02 and 03."""
+    """Both trainings for a few steps on the kit's miniature, by the calls of notebooks 02 and 03."""
     from finer1_lib.training.sft import SftConfig, train_sft
     from finer1_lib.training.tapo import train_tapo
     from finer1_lib.training.tapo_config import make_config
 
     loaded, (given, triplets) = bench.load(str(WEIGHTS)), examples(bench.folder)
-    where = f"{bench.get(SFT, 'backend', 'transformers')}, {str(loaded.dtype).removeprefix('torch.')}"
+    where = f"{bench.get(SFT, 'backend')}, {str(loaded.dtype).removeprefix('torch.')}"
     config = SftConfig(epochs=2, batch_size=4, micro_batch_size=2, warmup_steps=1)
     loaded = train_sft(loaded, given, config, bench.folder / "sft")
     config = make_config(
@@ -269,11 +231,11 @@ def _steps(log: Path, what: str, where: str) -> Row:
     import pandas as pd
 
     rows = pd.read_csv(log)[["loss", "grad_norm"]]
-    told = f"{what}: {len(rows)} steps, loss {rows['loss'].iloc[-1]:.3g}, gradient norm " + ", ".join(
+    text = f"{what}: {len(rows)} steps, loss {rows['loss'].iloc[-1]:.3g}, gradient norm " + ", ".join(
         f"{norm:.3g}" for norm in rows["grad_norm"])
     if rows.abs().lt(float("inf")).all(axis=None) and rows["grad_norm"].gt(0).all():  # false for nan
-        return passed(told, where)
-    return fail(told, where, "set backend to transformers, or install the versions of constraints.txt")
+        return passed(text, where)
+    return fail(text, where, "set backend to transformers, or install the versions of constraints.txt")
 
 
 def scaler(bench: Bench) -> list[Row]:
@@ -293,55 +255,46 @@ def scaler(bench: Bench) -> list[Row]:
 
 
 def scale_row(scale: float, norms: list[float]) -> Row:
-    """What the scale at the end, and the gradient norms on the way, say."""
+    """Whether the final scale and the gradient norms show a collapse."""
     finite = sum(abs(norm) < float("inf") for norm in norms)
-    told = f"scale {scale:g} at the end, {finite} of {len(norms)} gradient norms finite"
+    text = f"scale {scale:g} at the end, {finite} of {len(norms)} gradient norms finite"
     if scale >= 1 and 2 * finite > len(norms):
-        return passed(told, "float16")
-    return fail(told, "float16", "use a GPU with bfloat16, or backend transformers with load_in_4bit true")
+        return passed(text, "float16")
+    return fail(text, "float16", "use a GPU with bfloat16, or backend transformers with load_in_4bit true")
 
 
 def log_probabilities(bench: Bench) -> list[Row]:
     """The same completion scored by the kit (hidden states, head in chunks) and by the model's own logits."""
     import torch
 
-    from finer1_lib.models.encoding import vision_inputs
-
-    loaded, prompt = bench.loaded, bench.prompt(SFT)
-    loaded.model.eval()
-    ids, mask = answer(loaded)
-    whole = torch.cat([torch.tensor([prompt.ids], device=ids.device), ids], 1)
+    prompt, ids, mask, given = bench.answered()
+    bench.loaded.model.eval()
     with torch.no_grad(), bench.autocast():
         ours = bench.scored([prompt], ids, mask).logp
-        logits = loaded.model(
-            input_ids=whole, attention_mask=torch.ones_like(whole),
-            **vision_inputs([prompt], whole, loaded.model.config.image_token_id)).logits
+        logits = bench.loaded.model(**given).logits
         logs = torch.log_softmax(logits[:, len(prompt.ids) - 1 : -1].float(), -1)
-    return [_agree(ours, logs.gather(-1, ids[..., None])[..., 0], loaded, "the model's own logits")]
+    return [_agree(ours, logs.gather(-1, ids[..., None])[..., 0], bench.loaded, "the model's own logits")]
 
 
 def unsloths(bench: Bench) -> list[Row]:
-    """The same against the method that Unsloth's own GRPO takes its log-probabilities from."""
+    """The same against the method of Unsloth's own GRPO."""
     import torch
 
-    from finer1_lib.models.encoding import vision_inputs
     from finer1_lib.training.tapo import build_trainer
     from finer1_lib.training.tapo_config import make_config
 
-    if bench.get(SFT, "backend", "transformers") != "unsloth":
+    if bench.get(SFT, "backend") != "unsloth":
         raise NotYet("the preset's backend is transformers")
-    loaded, prompt = bench.loaded, bench.prompt(SFT)
+    prompt, ids, mask, given = bench.answered()
     config = make_config("kit", n_anchor=1, n_positive=1, prompts_per_step=1, steps=2, micro_batch_size=2)
-    trainer = build_trainer(loaded, examples(bench.folder)[1], config, bench.folder / "unsloths")
-    ids, mask = answer(loaded)
-    whole = torch.cat([torch.tensor([prompt.ids], device=ids.device), ids], 1)
+    trainer = build_trainer(bench.loaded, examples(bench.folder)[1], config, bench.folder / "unsloths")
+    both, attended = given.pop("input_ids"), given.pop("attention_mask")
     theirs = trainer._get_per_token_logps_and_entropies(
-        trainer.model, whole, torch.ones_like(whole), ids.shape[1], num_images=[1],
-        **vision_inputs([prompt], whole, loaded.model.config.image_token_id))[0]
-    loaded.model.eval()
+        trainer.model, both, attended, ids.shape[1], num_images=[1], **given)[0]
+    bench.loaded.model.eval()
     with torch.no_grad():
         ours = bench.scored([prompt], ids, mask).logp
-    return [_agree(ours, theirs, loaded, "Unsloth's log-probabilities")]
+    return [_agree(ours, theirs, bench.loaded, "Unsloth's log-probabilities")]
 
 
 def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
@@ -349,10 +302,10 @@ def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
 
     apart = (ours.float() - theirs.float()).abs()
     bound = SINGLE if loaded.dtype == torch.float32 else HALF
-    told = f"{apart.mean():.2g} nats apart in the mean, {apart.max():.2g} at most, {apart.numel()} tokens"
+    text = f"differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, {apart.numel()} tokens"
     if apart.mean() <= bound:  # false for nan
-        return passed(f"{whose}: {told}")
-    return fail(f"{whose}: {told}; at most {bound:g} in the mean is rounding", loaded.checkpoint,
+        return passed(f"{whose}: {text}")
+    return fail(f"{whose}: {text}; at most {bound:g} on average is rounding", loaded.checkpoint,
                 "backend transformers, or the versions of constraints.txt")
 
 
@@ -364,46 +317,46 @@ def gradients(bench: Bench) -> list[Row]:
     for on in (True, False):
         bench.training(on)
         bench.loaded.model.zero_grad()
-        with mended("a step of one row"):
+        with memory_advice("a step of one row"):
             bench.scored([prompt], ids, mask).logp.mean().backward()
         squares = [p.grad.float().square().sum() for p in bench.loaded.model.parameters()
                    if p.grad is not None]
         norms[on] = float(sum(squares, torch.zeros(()))) ** 0.5
     bench.loaded.model.zero_grad()
-    told = f"norm {norms[True]:.4g} with checkpointing, {norms[False]:.4g} without"
+    text = f"norm {norms[True]:.4g} with checkpointing, {norms[False]:.4g} without"
     bound = SINGLE if bench.loaded.dtype == torch.float32 else HALF
     if 0 < norms[True] < float("inf") and abs(norms[True] - norms[False]) <= bound * norms[False]:
-        return [passed(told)]
-    return [fail(told, bench.checkpoint, "set gradient_checkpointing to false, or backend to transformers")]
+        return [passed(text)]
+    return [fail(text, bench.checkpoint, "set gradient_checkpointing to false, or backend to transformers")]
 
 
 def memory(bench: Bench, stage: str) -> list[Row]:
-    """Bytes of one micro-batch, as large as it can get, beside the plan's."""
+    """Bytes of one micro-batch, as large as it can get, compared with the plan."""
     from finer1_lib.training.memory import GiB, plan
 
     update, loaded = bench.largest(stage), bench.loaded
     bench.training(loaded.gradient_checkpointing or loaded.backend == "unsloth")
-    with mended(f"a micro-batch of {stage}", loaded, training=True,
-                micro_batch_size=bench.get(stage, "micro_batch_size", 8)):
+    with memory_advice(f"a micro-batch of {stage}", loaded, training=True,
+                micro_batch_size=bench.get(stage, "micro_batch_size")):
         measured = bench.peak(update.backward)
     loaded.model.zero_grad()
     rows = plan(stage, bench.plan.parameters[stage], bench.checkpoint, completion=update.completion,
                 trained=bench.plan.parameters[SFT])
     if rows is None:
         return [warn(f"{measured / GiB:.2f} GiB measured", stage, "the plan does not know this checkpoint")]
-    planned = sum(row.bytes for row in rows  # what this one step has no use for is not there
+    planned = sum(row.bytes for row in rows  # without what this single step does not allocate
                   if row.moment in ("held", "update") and row.part not in ("optimizer", "pictures' features"))
-    told = f"{measured / GiB:.2f} GiB measured, {planned / GiB:.2f} planned, without the optimizer's moments"
+    text = f"{measured / GiB:.2f} GiB measured, {planned / GiB:.2f} planned, without the optimizer's moments"
     if measured <= OVER * planned:
-        return [passed(told, stage) if measured >= UNDER * planned else warn(
-            told, stage, "the plan is too careful here: a larger micro-batch may fit")]
-    return [warn(told, stage, "the plan is too low here: leave that much more room, or one rung smaller")]
+        return [passed(text, stage) if measured >= UNDER * planned else warn(
+            text, stage, "the plan is too careful here: a larger micro-batch may fit")]
+    return [warn(text, stage, "the plan is too low here: leave more room, or take the next fallback")]
 
 
 def vllm(bench: Bench) -> list[Row]:
-    """Whether an installed vLLM wants the torch that is installed."""
+    """Whether an installed vLLM needs the installed torch."""
     if not bench.vllm:
-        raise NotYet("not asked for: the kit samples with transformers or Unsloth; an endpoint may be vLLM's")
+        raise NotYet("not requested: the kit samples with transformers or Unsloth; an endpoint may be vLLM's")
     import importlib.metadata
 
     from packaging.requirements import Requirement
@@ -411,16 +364,16 @@ def vllm(bench: Bench) -> list[Row]:
     try:
         version, needs = importlib.metadata.version("vllm"), importlib.metadata.requires("vllm") or []
     except importlib.metadata.PackageNotFoundError:
-        return [fail("vLLM is not installed", "vllm", "install one that wants this torch, or do without")]
+        return [fail("vLLM is not installed", "vllm", "install one that needs this torch, or do without")]
     torch = importlib.metadata.version("torch")
     wanted = [one for one in map(Requirement, needs) if one.name == "torch"]
     if all(one.specifier.contains(torch.partition("+")[0], prereleases=True) for one in wanted):
         return [passed(f"vLLM {version} takes torch {torch}", "vllm")]
-    told = f"vLLM {version} wants {wanted[0]}, torch is {torch}"
-    return [fail(told, "vllm", "give vLLM an environment of its own")]
+    return [fail(f"vLLM {version} needs {wanted[0]}, torch is {torch}", "vllm",
+                 "install vLLM in a separate environment")]
 
 
-CHECKS: dict[str, Callable[[Bench], list[Row]]] = {
+CHECKS: dict[str, Check] = {
     "a small run": small_run, "fp16 scaler": scaler, "log-probabilities": log_probabilities,
     "Unsloth's": unsloths, "gradients": gradients, "memory of SFT": lambda bench: memory(bench, SFT),
     "memory of TAPO": lambda bench: memory(bench, TAPO), "vLLM": vllm,

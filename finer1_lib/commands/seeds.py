@@ -1,41 +1,31 @@
-"""Several runs that differ in their seed alone, pooled: means over seeds with an interval that knows of both.
+"""Pool runs that differ only in seed; intervals account for variance across seeds and across sub-categories.
 
     finer1 seeds miniature seed1 seed2
 
-Every model of the runs, in every setting of the main table: the mean over seeds of what each run scored
-(`strict`, unweighted over super-categories), the seeds' own values, and an interval over seeds and
-sub-categories (`seed_statistics` says what is resampled, and why three seeds alone cannot carry one). Then
-the paired differences of `entries.pairs_of`, and which of the paper's orderings hold (`orderings`).
-Records suffice; no model is loaded but the text tower, where text_similarity is siglip. A seed is that of all
-notebooks of its run: pictures, shots, rationales, training and the sample of test pictures change with it.
+For every model in every setting of the main table: the mean over seeds of what each run scored (`strict`,
+unweighted over super-categories), the seeds' own values, and an interval. Then the paired differences of
+`entries.pairs_of`, and which of the paper's orderings hold. Records suffice: no model is loaded but the text
+encoder where text_similarity is siglip. The seed is that of all notebooks of a run: images, shots,
+rationales, training and the sample of test images change with it.
 
-Source: METHOD 4 (averages); DESIGN 7 (every number has n, seeds and an interval).
-
-The mean over several seeds, with an interval that knows of seeds and of sub-categories.
-
-One run's interval speaks of other sub-categories, never of training anew. Several runs can speak of both.
-The interval comes from 2,000 resamples of
+One run's interval says nothing of training again. Several runs allow 2,000 resamples of
 
     seeds            as many as there are, with replacement; a run comes with everything it answered
     sub-categories   as many as there are in each super-category, with replacement, the SAME ones for every
                      seed drawn (a sub-category is as hard in one run as in the other)
 
-Pictures within a sub-category are not resampled: they come with it. Draws of so few vary too little: the
-deviation of R seeds is stretched by sqrt(R / (R - 1)), that of sub-categories to Student's t.
-
-Three seeds alone cannot carry an interval. Their spread has two degrees of freedom (Student's t then reaches
-over 4.3 standard errors; a bootstrap of three has ten different samples), and all of them were asked about
-the same sub-categories, so it says nothing of others. Measured over 400 experiments with three seeds and 40
-sub-categories, for seeds that differ not at all, a little and much, 95 % intervals held the truth in
+Images are not resampled: they come with their sub-category. Draws of so few vary too little: the deviation
+of R seeds is stretched by sqrt(R / (R - 1)), that of sub-categories to Student's t. Seeds alone would not do:
+three have two degrees of freedom and share their sub-categories. Over 400 simulated experiments with three
+seeds and 40 sub-categories, for seeds that differ not at all, a little and much, 95 % intervals contained the
+truth in
 
     both resampled (here) 99, 99, 96 %   sub-categories alone 93, 87, 73 %   seeds alone 88, 92, 93 %
 
-Source: Owen 2007, "The pigeonhole bootstrap" (rows and columns of a crossed table resampled apart); the
-stretch is our choice.
+No library has this interval: scipy.stats.bootstrap resamples rows, not the two sides of a crossed table.
 
-What `finer1 seeds` prints and draws, made from the numbers of `seeds.pool`.
-
-Source: our choice.
+Source: Owen 2007, "The pigeonhole bootstrap" (doi 10.1214/07-AOAS122): rows and columns of a crossed table
+resampled independently.
 """
 
 from dataclasses import replace
@@ -57,22 +47,177 @@ from finer1_lib.runs.chain import NEEDS, find_run
 from finer1_lib.runs.fingerprints import is_current, read_record, recorded_file
 from finer1_lib.training.methods import label_of
 
+STAGE = "04_evaluation"
+RECORDS, GUIDE = f"{STAGE}/records.jsonl", "01_data/guide.json"
+COLUMNS = ("value", "sub_category", "super_category")
+
+
+class Run(NamedTuple):
+    """One finished run; `scores` are the `strict` ones of `score_records` in the main reading."""
+
+    name: str
+    seed: int
+    entries: Sequence[Entry]
+    scores: Any
+    commit: Optional[str]
+
+
+# Reading runs -------------------------------------------------------------------------------------
+
+
+def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[Run]:
+    """Read finished runs and refuse those that may not be pooled.
+
+    Raises: UserError: fewer than two runs, one that has not finished 04, parameters that differ in more than
+    the seed, equal seeds, other sub-categories or other models.
+    """
+    if len(names) < 2:
+        raise UserError("seeds pools several runs: name at least two, as in `finer1 seeds miniature seed1`")
+    folders = [find_run(output_root, name) for name in names]
+    settings = [_settings(folder) for folder in folders]
+    for name, other in zip(names[1:], settings[1:]):
+        for key in settings[0].keys() | other.keys():
+            one, two = (found.get(key, "(not set)") for found in (settings[0], other))
+            if one != two:
+                raise UserError(
+                    f"runs {names[0]} and {name} differ in {key} ({one} and {two}): only seeds may differ")
+    seeds = [_seed(folder) for folder in folders]
+    for place, seed in enumerate(seeds):
+        if seed in seeds[:place]:
+            first = names[seeds.index(seed)]
+            raise UserError(f"runs {first} and {names[place]} have the same seed {seed}: one run twice")
+    runs = [_read(folder, seed) for folder, seed in zip(folders, seeds)]
+    for run in runs[1:]:
+        for what, columns in (("sub-categories", ["super_category", "sub_category", "categories"]),
+                              ("models", ["model"])):
+            members = [set(one.scores[columns].itertuples(index=False, name=None)) for one in (runs[0], run)]
+            if members[0] != members[1]:
+                raise UserError(f"runs {runs[0].name} and {run.name} were not evaluated on the same {what}")
+    return runs
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """{"03_tapo.steps": 32, ...} of the stages up to 04, without seeds and names.
+
+    Nor the settings of 03's failure modes (shown there and used by no later stage) and 04's further orders of
+    the options (only the shuffled one is pooled).
+    """
+    if not is_current(folder, STAGE, outputs=False):  # each file read is compared with its hash
+        raise UserError(f"run {folder.name!r} has not finished {STAGE}: run it to the end first")
+    return {f"{stage}.{key}": value for stage in (*NEEDS[STAGE], STAGE)
+            for key, value in read_record(folder / stage, "parameters")["parameters"].items()
+            if key not in ("seed", "run_name") and not key.startswith(("wrong_turn", "option_order"))}
+
+
+def _seed(folder: Path) -> int:
+    seeds = {read_record(folder / stage, "seed")["seed"] for stage in (*NEEDS[STAGE], STAGE)}
+    if len(seeds) > 1:
+        listed = ", ".join(map(str, sorted(seeds)))
+        raise UserError(f"the stages of run {folder.name!r} have several seeds ({listed}): give it one")
+    return seeds.pop()
+
+
+def _read(folder: Path, seed: int) -> Run:
+    from finer1_lib.evaluation.scores.scorers import make_scorer
+    from finer1_lib.evaluation.scores.scoring import main_reading, score_records
+    from finer1_lib.evaluation.scores.similarity import make_similarity
+    from finer1_lib.evaluation.summary import entries_in
+
+    stage, records = read_record(folder / STAGE), read_jsonl(recorded_file(folder, RECORDS))
+    guide = read_json(recorded_file(folder, GUIDE)) if (folder / GUIDE).exists() else None
+    similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide or None)
+    scores = score_records(records, [make_scorer("strict", similarity=similar)])
+    return Run(folder.name, seed, entries_in(folder), main_reading(scores), stage.get("git_commit"))
+
+
+# Pooling ------------------------------------------------------------------------------------------
+
+
+def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
+    """All that is reported of several runs, ready for JSON; `seed` is of the resampling.
+
+    Returns:
+        runs: name, seed and commit of each.
+        rows: model, label, setting, metric, categories, value, low, high, n (images of all seeds together),
+            clusters (sub-categories), per_seed (in the order of the runs).
+        differences: first, second and the same keys without label; p (signs of whole sub-categories
+            flipped, all seeds together) and `reading`.
+        orderings: of `orderings.judge` over such differences.
+    """
+    from finer1_lib.evaluation.summary import CATEGORIES, MAIN_SETTINGS
+    from finer1_lib.paper.orderings import claims, judge
+
+    labels = labels_of(runs[0].entries)
+    scored = runs[0].scores.groupby("setting")["model"].agg(set)  # an encoder has no open world
+    models = [model for model in labels if model in set().union(*scored)]
+    rows, differences = [], []
+    for setting, metric, _ in MAIN_SETTINGS:
+        here = scored.get(setting, set())
+        for categories in CATEGORIES:
+            where = {"setting": setting, "metric": metric, "categories": categories}
+            for model in (name for name in models if name in here):
+                known = {"model": model, "label": label_of(model, labels), **where}
+                rows.append({**known, **_pooled([_cell(run, model, **where) for run in runs], seed)[1]})
+            differences += [_difference(runs, first, second, seed, **where)
+                            for first, second in pairs_of(runs[0].entries) if {first, second} <= here]
+    claimed = claims(models)
+    compared = [_difference(runs, row["first"], row["second"], seed, setting=row["setting"],
+                            metric=row["metric"], categories=row["categories"]) for row in claimed]
+    return {"runs": [{"run": run.name, "seed": run.seed, "git_commit": run.commit} for run in runs],
+            "rows": rows, "differences": differences,
+            "orderings": judge(claimed, [{**row, "difference": row.pop("value")} for row in compared])}
+
+
+def _cell(run: Run, model: str, **where: str) -> Any:
+    """One run's scores of one model in one setting, metric and kind of categories, by item."""
+    scores = run.scores
+    for column, wanted in {"model": model, **where}.items():
+        scores = scores[scores[column] == wanted]
+    return scores.sort_values("item_id", ignore_index=True)
+
+
+def _difference(runs: Sequence[Run], first: str, second: str, seed: int, **where: str) -> dict[str, Any]:
+    """The first model minus the second on the same items, over all seeds, with interval, p and reading."""
+    from finer1_lib.evaluation.scores.scoring import reading
+
+    minus = []
+    for run in runs:
+        one, two = _cell(run, first, **where), _cell(run, second, **where)
+        if one["item_id"].tolist() != two["item_id"].tolist():
+            raise UserError(f"run {run.name!r}: {first} and {second} were not evaluated on the same items")
+        minus.append(one.assign(value=one["value"] - two["value"]))
+    estimate, found = _pooled(minus, seed, -1.0)
+    return {"first": first, "second": second, **where, **found, "p": estimate.p, "reading": reading(estimate)}
+
+
+def _pooled(cells: Sequence[Any], seed: int, lowest: float = 0.0) -> tuple[Estimate, dict[str, Any]]:
+    """The estimate over all seeds, with a p-value if it is of a difference, and its part of a row."""
+    columns = [[list(cell[name]) for cell in cells] for name in COLUMNS]
+    estimate = crossed_mean(*columns, seed=seed, lowest=lowest)
+    if lowest < 0:
+        flat, inside, around = ([value for cell in column for value in cell] for column in columns)
+        flips = paired_difference(flat, [0.0] * len(flat), inside, around, seed=seed)
+        estimate = replace(estimate, p=flips.p)
+    own = [float(cell.groupby("super_category")["value"].mean().mean()) for cell in cells]
+    return estimate, {**estimate.as_row(), "clusters": estimate.clusters, "per_seed": own}
+
 
 def crossed_mean(
     values: Sequence[Sequence[float]], clusters: Sequence[Sequence], groups: Sequence[Sequence], *,
     seed: int = 0, lowest: float = 0.0,
 ) -> Estimate:
-    """Mean over seeds of the unweighted mean over groups, with an interval that knows of both.
+    """Mean over seeds of the unweighted mean over groups, with the interval described above.
 
     Args:
         values: for each seed its scores, at most 1; seeds may differ in how many.
         clusters, groups: sub-category and super-category of each score. Every seed has the same ones.
         seed: of the resampling.
-        lowest: least value there can be: 0 for scores, -1 for differences.
+        lowest: least possible value: 0 for scores, -1 for differences.
 
     Returns:
-        The estimate; `n` counts all scores, `clusters` the sub-categories; no interval where a group has a
-        single sub-category or a single seed. Where all scores are equal, the exact one of `statistics`.
+        The estimate; `n` counts all scores, `clusters` the sub-categories. There is no interval where a group
+        has a single sub-category or there is a single seed; where all scores are equal it is the exact one of
+        `statistics`.
     """
     import numpy as np
     from scipy.stats import norm
@@ -110,18 +255,16 @@ def crossed_mean(
     return Estimate(low=float(min(low, value)), high=float(max(high, value)), **known)
 
 
-def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """The tables that are printed, in percent: {title: (column titles, lines)}; none of the paper's values.
+# Tables and figure --------------------------------------------------------------------------------
 
-    Args:
-        pooled: of `pool`.
-    """
+
+def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """The printed tables of `pool`, in percent: {title: (column titles, lines)}; no values of the paper."""
     from finer1_lib.evaluation.summary import percent
 
     seeds = ", ".join(str(run["seed"]) for run in pooled["runs"])
-    means, labels = [], {row["model"]: row["label"] for row in pooled["rows"]}
-    for row in pooled["rows"]:
-        means.append([row["label"], *_where(row), percent(row), _each(row), str(row["n"])])
+    labels = {row["model"]: row["label"] for row in pooled["rows"]}
+    means = [[row["label"], *_where(row), percent(row), _each(row), str(row["n"])] for row in pooled["rows"]]
     minus = [[f"{labels[row['first']]} minus {labels[row['second']]}", *_where(row), percent(row), _each(row),
               f"{row['p']:.2g}", row["reading"]] for row in pooled["differences"]]
     orders = [[row["figure"], row["claim"], row["categories"], percent({**row, "value": row["difference"]}),
@@ -133,16 +276,6 @@ def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
                 ["figure", "the paper has", *titles[1:], "p", "here"], orders)}
 
 
-def main_lines(pooled: Mapping[str, Any]) -> list[list[str]]:
-    """The lines of the main table (`summary.main_table`) with means over seeds in its cells."""
-    from finer1_lib.evaluation.summary import CATEGORIES, MAIN_SETTINGS, percent
-
-    cells = {(row["label"], row["setting"], row["categories"]): percent(row) for row in pooled["rows"]}
-    labels = dict.fromkeys(row["label"] for row in pooled["rows"])
-    columns = [(setting, kind) for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
-    return [[label, *(cells.get((label, *column), "-") for column in columns)] for label in labels]
-
-
 def _where(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["setting"].replace("_", " "), row["categories"]
 
@@ -151,11 +284,20 @@ def _each(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{100 * value:.1f}" for value in row["per_seed"])
 
 
+def main_lines(pooled: Mapping[str, Any]) -> list[list[str]]:
+    """The lines of the main table (`summary.main_table`) with means over seeds in its cells."""
+    from finer1_lib.evaluation.summary import CATEGORIES, MAIN_SETTINGS, percent
+
+    cells = {(row["label"], row["setting"], row["categories"]): percent(row) for row in pooled["rows"]}
+    columns = [(setting, kind) for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
+    return [[label, *(cells.get((label, *column), "-") for column in columns)]
+            for label in dict.fromkeys(row["label"] for row in pooled["rows"])]
+
+
 def draw(pooled: Mapping[str, Any], path: Path) -> None:
     """Write the figure of `plots.seed_dots`.
 
-    Raises:
-        UserError: a file type that matplotlib does not write.
+    Raises: UserError: a file type that matplotlib does not write.
     """
     import pandas as pd
 
@@ -166,184 +308,6 @@ def draw(pooled: Mapping[str, Any], path: Path) -> None:
 
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--figure {path}: the name must end in .png, .pdf or .svg")
-    labels = {row["model"]: row["label"] for row in pooled["rows"]}
     clean_this_process()
-    figure = seed_dots(pd.DataFrame(pooled["rows"]), labels)
+    figure = seed_dots(pd.DataFrame(pooled["rows"]), {row["model"]: row["label"] for row in pooled["rows"]})
     atomic_write_bytes(path, file_of(figure, path.suffix[1:]))
-
-
-STAGE = "04_evaluation"
-RECORDS, GUIDE = f"{STAGE}/records.jsonl", "01_data/guide.json"
-
-
-class Run(NamedTuple):
-    """One finished run.
-
-    Attributes:
-        name: of its folder.
-        seed: of all its notebooks.
-        entries: the rows of its tables.
-        scores: `strict` scores, of `score_records`, in the main reading.
-        commit: what the kit's code was when 04 ran, or None.
-    """
-
-    name: str
-    seed: int
-    entries: Sequence[Entry]
-    scores: Any
-    commit: Optional[str]
-
-
-def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[Run]:
-    """Read finished runs and refuse those that may not be pooled.
-
-    Args:
-        names: run names.
-        output_root: folder of all runs, as for `finer1 run`.
-
-    Raises:
-        UserError: fewer than two runs, one that has not finished 04, parameters that differ in more than the
-            seed, equal seeds, other sub-categories or other models.
-    """
-    if len(names) < 2:
-        raise UserError("seeds pools several runs: name at least two, as in `finer1 seeds miniature seed1`")
-    folders = [find_run(output_root, name) for name in names]
-    settings = [_settings(folder) for folder in folders]
-    seeds = [_seed(folder) for folder in folders]
-    for name, other, seed in zip(names[1:], settings[1:], seeds[1:]):
-        for key in settings[0].keys() | other.keys():
-            one, two = (found.get(key, "(not set)") for found in (settings[0], other))
-            if one != two:
-                raise UserError(
-                    f"runs {names[0]} and {name} differ in {key} ({one} and {two}): only seeds may differ")
-    for place, seed in enumerate(seeds):
-        if seed in seeds[:place]:
-            twin = names[seeds.index(seed)]
-            raise UserError(f"runs {twin} and {names[place]} have the same seed {seed}: one run twice")
-    runs = [_read(folder, seed) for folder, seed in zip(folders, seeds)]
-    for run in runs[1:]:
-        for what, columns in (("sub-categories", ["super_category", "sub_category", "categories"]),
-                              ("models", ["model"])):
-            if _members(runs[0], columns) != _members(run, columns):
-                raise UserError(f"runs {runs[0].name} and {run.name} were not asked about the same {what}")
-    return runs
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """{"03_tapo.steps": 32, ...} of the stages up to 04, without seeds and names.
-
-    Nor the settings of 03's wrong turns (shown there and handed on to nobody) and 04's further orders of the
-    options (only the shuffled one is pooled).
-    """
-    if not is_current(folder, STAGE, outputs=False):  # each file read is held against its hash
-        raise UserError(f"run {folder.name!r} has not finished {STAGE}: run it to the end first")
-    return {f"{stage}.{key}": value for stage in (*NEEDS[STAGE], STAGE)
-            for key, value in read_record(folder / stage, "parameters")["parameters"].items()
-            if key not in ("seed", "run_name") and not key.startswith(("wrong_turn", "option_order"))}
-
-
-def _seed(folder: Path) -> int:
-    seeds = {read_record(folder / stage, "seed")["seed"] for stage in (*NEEDS[STAGE], STAGE)}
-    if len(seeds) > 1:
-        listed = ", ".join(map(str, sorted(seeds)))
-        raise UserError(f"the stages of run {folder.name!r} have several seeds ({listed}): give it one")
-    return seeds.pop()
-
-
-def _read(folder: Path, seed: int) -> Run:
-    from finer1_lib.evaluation.scores.scorers import make_scorer
-    from finer1_lib.evaluation.scores.scoring import main_reading, score_records
-    from finer1_lib.evaluation.scores.similarity import make_similarity
-    from finer1_lib.evaluation.summary import entries_in
-
-    stage, records = read_record(folder / STAGE), read_jsonl(recorded_file(folder, RECORDS))
-    guide = read_json(recorded_file(folder, GUIDE)) if (folder / GUIDE).exists() else None
-    similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide or None)
-    scores = score_records(records, [make_scorer("strict", similarity=similar)])
-    return Run(folder.name, seed, entries_in(folder), main_reading(scores), stage.get("git_commit"))
-
-
-def _members(run: Run, columns: list[str]) -> set:
-    return set(run.scores[columns].itertuples(index=False, name=None))
-
-
-def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
-    """All that is reported of several runs, ready for JSON.
-
-    Args:
-        runs: of `read_runs`.
-        seed: of the resampling.
-
-    Returns:
-        runs: name, seed and commit of each.
-        rows: model, label, setting, metric, categories, value, low, high, n (pictures of all seeds together),
-            clusters (sub-categories), per_seed (in the order of the runs).
-        differences: first, second and the same keys without label; p (signs of whole sub-categories
-            flipped, all seeds together) and `reading`.
-        orderings: of `orderings.judge` over such differences.
-    """
-    from finer1_lib.evaluation.summary import CATEGORIES, MAIN_SETTINGS
-    from finer1_lib.paper.orderings import claims, judge
-
-    labels = labels_of(runs[0].entries)
-    models = [model for model in labels if model in set(runs[0].scores["model"])]
-    rows, differences = [], []
-    for setting, metric, _ in MAIN_SETTINGS:
-        for categories in CATEGORIES:
-            where = {"setting": setting, "metric": metric, "categories": categories}
-            for model in (name for name in models if _asked(runs[0], name, setting)):
-                known = {"model": model, "label": label_of(model, labels), **where}
-                rows.append({**known, **_pooled([_cell(run, model, **where) for run in runs], seed)[1]})
-            for first, second in pairs_of(runs[0].entries):
-                if {first, second} <= {*models} and all(_asked(runs[0], n, setting) for n in (first, second)):
-                    differences.append(_difference(runs, first, second, seed, **where))
-    claimed = claims(models)
-    compared = [_difference(runs, row["first"], row["second"], seed, **_named(row)) for row in claimed]
-    told = [{"run": run.name, "seed": run.seed, "git_commit": run.commit} for run in runs]
-    orderings = judge(claimed, [{**row, "difference": row.pop("value")} for row in compared])
-    return {"runs": told, "rows": rows, "differences": differences, "orderings": orderings}
-
-
-def _asked(run: Run, model: str, setting: str) -> bool:
-    """Whether a model was asked in a setting at all: an encoder has no open world."""
-    return bool(((run.scores["model"] == model) & (run.scores["setting"] == setting)).any())
-
-
-def _named(row: Mapping[str, Any]) -> dict[str, str]:
-    return {key: row[key] for key in ("setting", "metric", "categories")}
-
-
-def _cell(run: Run, model: str, **where: str) -> Any:
-    """One run's scores of one model in one setting, metric and kind of categories, by item."""
-    scores = run.scores
-    for column, wanted in {"model": model, **where}.items():
-        scores = scores[scores[column] == wanted]
-    return scores.sort_values("item_id", ignore_index=True)
-
-
-def _difference(runs: Sequence[Run], first: str, second: str, seed: int, **where: str) -> dict[str, Any]:
-    """The first model minus the second over all seeds, with interval, p and what it allows one to say."""
-    from finer1_lib.evaluation.scores.scoring import reading
-
-    minus = [_minus(_cell(run, first, **where), _cell(run, second, **where), run.name) for run in runs]
-    estimate, found = _pooled(minus, seed, -1.0)
-    return {"first": first, "second": second, **where, **found, "p": estimate.p, "reading": reading(estimate)}
-
-
-def _minus(first: Any, second: Any, run: str) -> Any:
-    """Scores of the first model minus those of the second on the same items."""
-    if first["item_id"].tolist() != second["item_id"].tolist():
-        raise UserError(f"run {run!r}: {first['model'][0]} and {second['model'][0]} answered other items")
-    return first.assign(value=first["value"] - second["value"])
-
-
-def _pooled(cells: Sequence[Any], seed: int, lowest: float = 0.0) -> tuple[Estimate, dict[str, Any]]:
-    """The estimate over all seeds, with a p-value if it is of a difference, and its part of a row."""
-    columns = [[list(cell[name]) for cell in cells] for name in ("value", "sub_category", "super_category")]
-    estimate = crossed_mean(*columns, seed=seed, lowest=lowest)
-    if lowest < 0:
-        flat, inside, around = ([value for cell in column for value in cell] for column in columns)
-        flips = paired_difference(flat, [0.0] * len(flat), inside, around, seed=seed)
-        estimate = replace(estimate, p=flips.p)
-    own = [float(cell.groupby("super_category")["value"].mean().mean()) for cell in cells]
-    return estimate, {**estimate.as_row(), "clusters": estimate.clusters, "per_seed": own}

@@ -1,4 +1,4 @@
-"""TODO."""
+"""How a checkpoint is named: a folder, a Hub id with a revision, an adapter on a base, a labelled entry."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Optional
 
 from finer1_lib.core.prompts import PROMPT_KINDS
 
+CONFIG = "adapter_config.json"
 HUB_ID = r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?"  # owner/name or owner/name@revision
 
 
@@ -15,25 +16,17 @@ def is_folder(checkpoint: str) -> bool:
 
 
 def split_revision(checkpoint: str) -> "tuple[str, str | None]":
-    """ "owner/name@revision" as (owner/name, revision); no revision for a folder or where none is named.
-
-    A revision is a branch, a tag or (best: it never moves) a commit.
-    """
+    """(owner/name, revision) of "owner/name@revision": a branch, a tag or (it never moves) a commit; else
+    None."""
     found = None if is_folder(checkpoint) else re.fullmatch(HUB_ID, checkpoint)
     return (checkpoint, None) if found is None else (found[1], found[2])
 
 
-CONFIG = "adapter_config.json"
-
-
 def split_adapter(text: str, root: "str | Path" = "") -> tuple[Optional[str], Optional[str]]:
-    """(checkpoint, adapter) that a row names as CHECKPOINT, ADAPTER or BASE+ADAPTER; None for what it lacks.
+    """(checkpoint, adapter) of CHECKPOINT, ADAPTER or BASE+ADAPTER; None for what is missing.
 
-    A plus sign may stand in a folder's name: what exists decides where the text is cut.
-
-    Args:
-        text: as given.
-        root: what a relative folder counts from.
+    A folder's name may contain a plus sign: existing folders decide where the text is split. Relative ones
+    count from `root`.
     """
     def there(part: str) -> bool:
         return bool(part) and (Path(root) / Path(part).expanduser()).is_dir()
@@ -50,7 +43,8 @@ def split_adapter(text: str, root: "str | Path" = "") -> tuple[Optional[str], Op
 
 
 def read_entry(entry: str) -> tuple[str, str, str]:
-    """(label, prompts, checkpoint) of an entry of more_models; what is missing is ""."""
+    """(label, prompt kind, checkpoint) of an entry of more_models, LABEL=[KIND:]CHECKPOINT; "" for what is
+    missing."""
     label, _, checkpoint = (part.strip() for part in entry.partition("="))
     kind, colon, rest = checkpoint.partition(":")
     return (label, kind, rest.strip()) if colon and kind in PROMPT_KINDS else (label, "cot", checkpoint)

@@ -1,4 +1,14 @@
-"""TODO."""
+"""The format of a completion and the comparison of names, shared by rewards, scorers and traces.
+
+    <think>THINKING</think> <answer>NAME</answer>
+    THINKING</think> <answer>NAME</answer>          the chat template opened the thinking
+    <answer>NAME</answer>
+
+`strict` asks for one well-formed answer that is the label and nothing else. Fine-R1 (arXiv 2602.07605)
+accepts the label anywhere in the response, its release anywhere in the answer.
+
+Source: release TAPO/examples/reward_function/cls_thinking.py:18-34 (format and accuracy rewards).
+"""
 
 import re
 import unicodedata
@@ -17,19 +27,15 @@ _LEADING_ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
 
 @lru_cache(maxsize=4096)  # names come again record after record; prose passes through
 def normalise(text: str) -> str:
-    """Fold what spellings of one name differ in: case, hyphens, underscores, apostrophes, white space.
-
-    Hyphens and underscores become spaces, apostrophes vanish; every other sign stays.
-
-    Source: METHOD 2 ("normalise hyphens, case and underscores before matching"); apostrophes: our choice.
-    """
+    """Fold the spellings of one name: case, white space, hyphens and underscores (spaces), apostrophes
+    (removed)."""
     text = _APOSTROPHES.sub("", _composed(text).casefold())
-    # composed once more: a vanished apostrophe may leave a letter beside its accent
+    # composed once more: a removed apostrophe may leave a letter beside its accent
     return " ".join(_JOINERS.sub(" ", _composed(text)).split())
 
 
 def _composed(text: str) -> str:
-    """NFKC. Python orders a run of marks by insertion, quadratic in its length; here they come in order."""
+    """NFKC with sorted marks: Python sorts a run of marks by insertion, quadratic in its length."""
     if not text.isascii():
         signs = (part for sign in text for part in unicodedata.normalize("NFKD", sign))
         runs = (sorted(run, key=unicodedata.combining)
@@ -39,11 +45,8 @@ def _composed(text: str) -> str:
 
 
 def forms(answer: str) -> tuple[str, ...]:
-    """An answer as it stands, then ever barer: what is taken off gives nothing away.
-
-    First what stands around it (quotes, stars, underscores, backticks, `\\boxed{}`), then one final stop,
-    then an article. Nothing inside it is touched.
-    """
+    """An answer unchanged, without its wrapping (quotes, stars, backticks, `\\boxed{}`), without one final
+    stop, and without an article; nothing inside it is changed."""
     text = _opened(answer).rstrip(_CLOSING)
     whole = text[:-1].rstrip(_CLOSING) if text.endswith((".", "。")) else text
     article = _LEADING_ARTICLE.match(whole)
@@ -57,39 +60,33 @@ def _opened(text: str) -> str:
 
 
 def says(answer: str, label: str) -> bool:
-    """Whether an answer is the label after normalisation, in one of its `forms`."""
+    """Whether one of an answer's `forms` is the label after normalisation."""
     known = normalise(label)
     return any(normalise(form) == known for form in dict.fromkeys(forms(answer)))
 
 
 def read_tag(text: str, tag: str) -> tuple[Optional[str], str]:
-    """The content of the one `<tag>..</tag>` of a text, or why there is none.
-
-    Returns:
-        (content stripped, "well_formed"), else (None, reason): "missing", "empty", "unclosed", "repeated" or
-        "nested".
-    """
+    """(stripped content, "well_formed") of the one `<tag>..</tag>` of a text, else (None, reason): "missing",
+    "empty", "unclosed", "repeated" or "nested"."""
     marks = [match.group() for match in re.finditer(f"</?{re.escape(tag)}>", text)]
     opening, closing = f"<{tag}>", f"</{tag}>"
     if not marks:
         return None, "missing"
     if marks != [opening, closing]:
-        pairs = marks == [opening, closing] * (len(marks) // 2)
-        if pairs:
+        if marks == [opening, closing] * (len(marks) // 2):
             return None, "repeated"
-        return None, "nested" if marks.count(opening) == marks.count(closing) and marks[
-            0
-        ] == opening else "unclosed"
+        balanced = marks.count(opening) == marks.count(closing) and marks[0] == opening
+        return None, "nested" if balanced else "unclosed"
     content = text.split(opening, 1)[1].split(closing, 1)[0].strip()
     return (content, WELL_FORMED) if content else (None, "empty")
 
 
 class Reading(NamedTuple):
-    """A completion taken apart.
+    """The parts of a completion.
 
     Attributes:
-        thinking: what stands in the thinking; None where there is none or its tags are broken.
-        before, after: what stands outside it; without thinking all is after.
+        thinking: None without thinking, or where its tags are broken.
+        before, after: the text around it; without thinking all is after.
         answer: the one well-formed answer, else None.
         problem: "well_formed", or why there is no answer: the reasons of `read_tag`, "misplaced" for an
             answer inside or before the thinking, "unclosed" where the thinking's own tags are broken.
@@ -102,23 +99,16 @@ class Reading(NamedTuple):
     problem: str
 
 
-@lru_cache(maxsize=16)  # every metric of a record reads it anew
+@lru_cache(maxsize=16)  # every metric of a record reads it again
 def read_completion(completion: str) -> Reading:
-    """The one reading of a completion that the rewards, the scorers and the traces share.
+    """Split a completion into thinking and answer.
 
-        <think>THINKING</think> <answer>NAME</answer>
-        THINKING</think> <answer>NAME</answer>          the chat template opened the thinking
-        <answer>NAME</answer>
-
-    Thinking may hold anything, tags of answers and pairs of its own too: what it says is no answer, and only
-    what stands outside is looked at. After a thinking that the template opened, the model may have one of its
-    own.
-
-    Source: our choice.
+    The thinking may hold anything, also tags of answers and pairs of its own; only what is outside counts as
+    the answer. After thinking that the chat template opened, the model may add a pair of its own.
     """
     tags = list(re.finditer("</?think>", completion))
     steps = [1 if tag.group() == "<think>" else -1 for tag in tags]
-    begun = -sum(steps)  # 1 where the template opened
+    begun = -sum(steps)  # 1 where the chat template opened the thinking
     depths = list(accumulate(steps, initial=begun))
     broken = begun not in (0, 1) or min(depths) < 0 or depths[1:].count(0) > 1 + begun
     if broken or (begun and completion.lstrip().startswith("<think>")):
@@ -145,25 +135,21 @@ def one_answer(completion: str) -> tuple[Optional[str], str]:
 
 
 def strict(completion: str, label: str) -> float:
-    """1.0 for exactly one well-formed answer that is the label (`says`), else 0.0.
-
-    Source: our choice; the paper asks for the label anywhere in the response (`contains_response`).
-    """
-    answer, _ = one_answer(completion)
+    """1.0 for exactly one well-formed answer that is the label (`says`), else 0.0."""
+    answer, _ = one_answer(completion)  # cls_thinking.py:25 takes the first pair of tags
     return float(answer is not None and says(answer, label))
 
 
 def _alone(text: str) -> bool:
-    """Nothing stands around the answer."""
+    """Nothing but the answer's tags and what is between them."""
     return text.strip().startswith("<answer>") and text.strip().endswith("</answer>")
 
 
 def well_formatted(completion: str) -> float:
     """1.0 for thinking and then one answer, neither empty, nothing around them but white space.
 
-    The thinking's `<think>` may be the chat template's (`read_completion`).
-
-    Source: release, the format reward's pattern; once each and not empty: our choice.
+    The release's pattern (TAPO/examples/reward_function/cls_thinking.py:19) also accepts empty and repeated
+    tags.
     """
     reading = read_completion(completion)
     whole = reading.answer is not None and (reading.thinking or "").strip() and not reading.before.strip()
@@ -171,6 +157,6 @@ def well_formatted(completion: str) -> float:
 
 
 def is_target(text: str) -> bool:
-    """Whether a text can be trained on: `well_formatted`, and each of the four tags stands in it once."""
+    """Whether a text can be trained on: `well_formatted`, with each of the four tags once."""
     once = all(text.count(mark) == 1 for mark in ("<think>", "</think>", "<answer>", "</answer>"))
     return once and bool(well_formatted(text))

@@ -1,10 +1,8 @@
-"""What a run shows to people: names, labels and model text are text, never markup or a formula.
+"""Tables and texts that a run shows to people: names, labels and model text are never markup or a formula.
 
     styled(table, "Percent right")        a pandas Styler; pandas itself escapes neither labels nor a caption
     markdown(f"- {label}: 71.2 %")        for a cell's output; bold and lists work, HTML and links do not
     write_csv(path, frame)                a text that a spreadsheet would compute gets a quote before it
-
-Source: our choice.
 """
 
 import csv
@@ -15,10 +13,9 @@ from typing import Any
 
 from finer1_lib.core.files import atomic_write_text
 
-# How a cell begins that a spreadsheet computes: some look past spaces and marks that nobody sees, and take a
-# sign of East Asian width for the plain one.
+# The start of a cell that a spreadsheet computes: some skip blanks and invisible marks, and read wide signs as plain.
 FORMULA = re.compile("[\\s\ufeff\u200b-\u200f\u2060-\u2064]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r\\n]")
-_NO_MATH = "tex2jax_ignore mathjax_ignore"  # a name between dollar signs is no formula either
+_NO_MATH = "tex2jax_ignore mathjax_ignore"  # a name between dollar signs is not a formula
 
 
 def escape(text: Any) -> str:
@@ -27,12 +24,10 @@ def escape(text: Any) -> str:
 
 
 def styled(frame: Any, caption: str = "", **form: Any) -> Any:
-    """A table with a caption, for a notebook's output.
+    """A DataFrame whose cells and labels may hold any text, with a plain caption, for a notebook's output.
 
     Args:
-        frame: pandas DataFrame; its cells, labels and their names may hold any text.
-        caption: above it; plain text.
-        form: of `Styler.format`: formatter, precision.
+        form: arguments of `Styler.format`: formatter, precision.
     """
     def safe(value: Any) -> Any:
         return escape(value) if isinstance(value, str) else value
@@ -53,7 +48,7 @@ def markdown(text: str) -> Any:
 
 
 def csv_text(frame: Any) -> str:
-    """A pandas DataFrame as CSV, without its index; numbers stay numbers, in a column of texts too."""
+    """A DataFrame as CSV, without its index; numbers stay numbers, in a column of texts too."""
     import pandas as pd
 
     frame, torn = frame.copy(deep=False), False
@@ -70,7 +65,7 @@ def csv_text(frame: Any) -> str:
 
 
 def write_csv(path: "str | Path", frame: Any) -> None:
-    """Write `csv_text` as a whole file or not at all."""
+    """Write `csv_text` atomically."""
     atomic_write_text(Path(path), csv_text(frame))
 
 

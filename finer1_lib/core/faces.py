@@ -2,7 +2,8 @@
 
     __getattr__, __all__ = face(__name__, {"split": "split_table seen_names", "triplets": "build_triplets"})
 
-Importing a room therefore costs nothing: torch, trl and transformers come with the first name that needs them.
+Importing a room therefore costs nothing: torch, trl and transformers come with the first name that needs
+them.
 """
 
 import importlib

@@ -1,21 +1,13 @@
-"""Files that are whole or absent: atomic writes, JSON lines that survive a kill, and a lock.
+"""Files that are whole or absent: atomic writes, JSON lines that survive a kill, a lock, and checked YAML and
+JSON.
 
-A stage may be killed at any moment. Whatever lies under its final name is therefore complete: text, JSON and
-folders are written under a hidden temporary name beside the target and renamed into place. The exception is
-a `.jsonl` file, which grows line by line; a kill can tear its last line, which reading and appending drop.
+A stage may be killed at any moment. Whatever has its final name is therefore complete: text, JSON and folders
+are written under a hidden temporary name beside the target and renamed into place. The exception is a
+`.jsonl` file, which grows line by line; a kill can tear its last line, which reading and appending drop.
 
-New files and folders get the rights that the umask and the folder give, as any program's do: nothing here
-calls chmod, which a mount or another owner's folder may refuse.
-
-Source: our choice.
-
-Text and JSON that a user wrote: whatever keeps it from being read is a ValueError of one line.
-
-Source: our choice.
-
-YAML as people save it: whatever is wrong with a file is one line that names it and says where.
-
-Source: our choice, on PyYAML's SafeLoader.
+New files and folders get the rights that the umask and the folder give: nothing here calls chmod, which a
+mount or another owner's folder may refuse. Text, JSON and YAML that a user wrote fail with one line that says
+where.
 """
 
 import errno
@@ -36,11 +28,8 @@ TEMPORARY = ".tmp-"  # prefix of unfinished files and folders; never hashed, swe
 
 
 def plain(value: Any) -> Any:
-    """Turn numpy scalars, paths, tuples and sets into what JSON has; NaN and infinities become None.
-
-    Raises:
-        TypeError: for an object with no JSON counterpart.
-    """
+    """Turn numpy scalars, paths, tuples and sets into JSON's types (else TypeError); NaN and infinities
+    become None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -67,14 +56,12 @@ _REFUSED = re.compile("Permission denied|Operation not permitted|Access is denie
 
 
 def system_line(error: str, folder: Path) -> Optional[str]:
-    """One line for an error that only the machine's owner can fix: a full disk, a quota, missing rights.
+    """What to do about an error that only the machine's owner can fix (a full disk, missing rights), else
+    None.
 
     Args:
         error: the error's text; libraries wrap the system's words in exceptions of their own.
         folder: what was written to, where the error names no file.
-
-    Returns:
-        What to do, and what is kept; None for any other error.
     """
     if _FULL.search(error):
         while not folder.exists():
@@ -83,31 +70,20 @@ def system_line(error: str, folder: Path) -> Optional[str]:
         if hasattr(os, "statvfs") and (counts := os.statvfs(folder)).f_files:
             why += f" and {counts.f_favail} inodes, one for each file,"  # small files use these up first
         why = "your quota is used up" if "quota" in error.lower() else f"{why} are free"
-        return (
-            f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their"
-            " *.previous folders) or choose another --output-root; what is finished is kept, and the same"
-            " command goes on"
-        )
+        return (f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their *.previous"
+                " folders) or choose another --output-root; what is finished is kept, and the same command goes on")
     if _REFUSED.search(error):
-        return (
-            f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
-            " another --run-name or --output-root"
-        )
+        return (f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
+                " another --run-name or --output-root")
     if _ODD.search(error):
-        return (
-            f"{error}: nothing can be read or written there as it is ({folder}): look what lies there, remove or"
-            " repair it, or choose another --run-name or --output-root"
-        )
+        return (f"{error}: nothing can be read or written there as it is ({folder}): see what is there, remove or"
+                " repair it, or choose another --run-name or --output-root")
     return None
 
 
 @contextmanager
 def one_line_for_the_system(folder: Path) -> Iterator[None]:
-    """Raise a UserError with `system_line` in place of a full disk's or missing rights' own error.
-
-    Args:
-        folder: what is written to, where the error names no file.
-    """
+    """Raise a UserError with `system_line` in place of a full disk's or missing rights' own error."""
     try:
         yield
     except OSError as error:
@@ -118,13 +94,10 @@ def one_line_for_the_system(folder: Path) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file's or folder's data to the disk, so that a rename never precedes its content.
-
-    Windows flushes through a handle that may write and has none of a folder; some mounts flush no folder.
-    """
+    """Flush a file or folder to the disk, so that a rename never precedes its content."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    except PermissionError:  # a folder on Windows, or a file that its writer made read-only
+    except PermissionError:  # a folder on Windows, or a read-only file
         return
     try:
         os.fsync(descriptor)
@@ -136,7 +109,7 @@ def _sync(path: Path) -> None:
 
 
 def is_file(path: "str | Path") -> bool:
-    """`Path.is_file`; a text that can be no path (too long, a zero byte) is no file either."""
+    """`Path.is_file`; False for a text that cannot be a path (too long, a zero byte)."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -144,18 +117,12 @@ def is_file(path: "str | Path") -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        UserError: the system does not allow it, whatever its reason.
-    """
+    """Make a folder and those above it; UserError if the system does not allow it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            system_line(str(error), folder)
-            or f"the folder {folder} cannot be made ({error.strerror}): choose another place (--output-root, for a run)"
-        ) from error
+        line = f"the folder {folder} cannot be made ({error.strerror}): choose another place (--output-root, for a run)"
+        raise UserError(system_line(str(error), folder) or line) from error
 
 
 def _beside(path: Path) -> Path:
@@ -180,7 +147,7 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in an error that a write through a handle raises, which says nothing of it."""
+    """Name the file in an error that a write through a handle raises."""
     try:
         yield
     except OSError as error:
@@ -199,9 +166,9 @@ def atomic_write_json(path: Path, value: Any) -> None:
 
 
 def check_targets(*names: Optional[str]) -> None:
-    """Refuse (UserError), before any work, a target that can be no file, or that lies where nobody may write.
+    """Refuse (UserError), before any work, a target that cannot be written as a file; None is skipped.
 
-    A device (/dev/stdout, /dev/null) is none: a file that is written whole would take its place.
+    A device (/dev/stdout, /dev/null) is refused: an atomic write would replace it by a file.
     """
     for name in names:
         if name is None:
@@ -209,23 +176,21 @@ def check_targets(*names: Optional[str]) -> None:
         try:
             if "\0" in name:
                 raise ValueError("a zero byte in it")
-            # of folders that are missing the nearest that is there: they will be made
-            folder = next(parent for parent in Path(name).absolute().parents if parent.exists())
+            folder = next(parent for parent in Path(name).absolute().parents if parent.exists())  # others are made
             other = Path(name).exists() and not Path(name).is_file()
         except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
             why = getattr(error, "strerror", None) or error
             raise UserError(f"cannot write to {name[:80]!r} ({why}): give the path of a file") from None
         if other or not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise UserError(f"cannot write to {name or '.'}: it is a folder or a device, or {folder} is no folder that"
-                            " can be written: give the path of a file")
+            raise UserError(f"cannot write to {name or '.'}: it is a folder or a device, or {folder} is not a"
+                            " writable folder: give the path of a file")
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` on success and vanishes on failure.
 
-    An older `path` is replaced, and put back if that fails. Between two renames nothing lies there, never half
-    a folder.
+    An older `path` is replaced, and restored if that fails.
     """
     path = Path(path)
     temporary, older = _beside(path), _beside(path)
@@ -250,16 +215,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Read a JSON object or, with `kind=list`, a list; an empty one where there is no file.
-
-    Raises:
-        UserError: if the file is damaged, which an atomic write never leaves.
-    """
+    """Read a JSON object or, with `kind=list`, a list; empty without a file, UserError for a damaged one."""
     if not (path := Path(path)).exists():
         return kind()
     if not path.is_file():
         what = "a folder" if path.is_dir() else "something else"  # a pipe would be waited for
-        raise UserError(f"{path} must be a file, and {what} lies there: remove it")
+        raise UserError(f"{path} must be a file, and there is {what}: remove it")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -299,15 +260,12 @@ def _cut_torn_line(file: Any) -> None:
 
 
 def read_jsonl(path: Path, truncate: bool = False, fix: str = "delete the file and run again") -> list[Any]:
-    """Read JSON lines; a last line without its newline was torn by a kill and is dropped.
+    """Read JSON lines, none without a file; a last line without its newline was torn by a kill and is
+    dropped.
 
     Args:
-        path: the file; a missing file reads as no lines.
         truncate: also cut the torn line from the file.
-        fix: the end of the message about a line that is not JSON.
-
-    Raises:
-        UserError: if a whole line is not JSON, which no kill can cause.
+        fix: the end of the message about a whole line that is not JSON (UserError), which no kill can cause.
     """
     path = Path(path)
     if not path.exists():
@@ -339,18 +297,17 @@ def sweep(folder: Path) -> None:
 def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
     """Take a lock that this process holds until `unlock` or its death, however it dies.
 
-    A kernel whose runner was killed lives on for about a second; `patience` (seconds) covers that.
+    Own code, not filelock: the file keeps the holder's process id for the message, a user who may only read
+    the lock file of a shared folder can still lock it, and a file system without locks is no error.
 
     Args:
-        path: the lock file; it stays and holds the holder's process id.
         what: what the message says is in use.
+        patience: seconds to wait; a kernel whose runner was killed lives on for about a second.
 
-    Returns:
-        A handle for `unlock`; None where the system or the file system knows no locks (Windows, some mounts),
-        and where this user may not write, so that there is nothing to lock.
+    Returns: A handle for `unlock`; None where there are no locks (Windows, some mounts) or nothing may be
+        written.
 
-    Raises:
-        UserError: if another process holds it for longer than `patience`.
+    Raises: UserError: another process holds it for longer than `patience`.
     """
     try:
         import fcntl
@@ -364,7 +321,7 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
             raise
         if not os.access(Path(path).parent, os.W_OK):
             return None
-        mine = False  # a shared folder, and a lock file that another user made for himself to write
+        mine = False  # a lock file of another user's in a shared folder
         handle = os.open(path, os.O_RDONLY)
     deadline = time.monotonic() + patience
     while True:
@@ -401,29 +358,26 @@ def unlock(handle: Optional[int]) -> None:
 def read_text(path: "str | Path") -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
-    Raises:
-        ValueError: a line that is no UTF-8, by its number.
-        OSError: missing, a folder, not readable.
+    Raises: ValueError: a line that is not UTF-8, by its number. OSError: missing, a folder, not readable.
     """
     content = Path(path).read_bytes()
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line} is no UTF-8: save it as UTF-8, in Excel as CSV UTF-8") from None
+        raise ValueError(f"line {line} is not UTF-8: save it as UTF-8, in Excel as CSV UTF-8") from None
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; nothing of it is lost, and all of it can be written again.
+    """The value of a JSON text, all of which can be written again.
 
-    Raises:
-        ValueError: no JSON, a key twice in one object, nested too deeply, or half a sign (a lone surrogate).
+    Raises: ValueError: not JSON, a key twice in one object, nested too deeply, or a lone surrogate.
     """
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
-            raise ValueError(f"{max(keys, key=keys.count)!r} stands there twice")
+            raise ValueError(f"{max(keys, key=keys.count)!r} is listed twice")
         return found
 
     try:
@@ -437,33 +391,22 @@ def parse_json(text: str) -> Any:
 
 
 def read_yaml(path: Path, where: str) -> Any:
-    """The value of a YAML file.
-
-    Args:
-        path: the file.
-        where: what the message names.
-
-    Raises:
-        UserError: it cannot be read, is no UTF-8, or is what `parse_yaml` refuses.
-    """
+    """The value of a YAML file, `where` in messages; UserError if it cannot be read or `parse_yaml` refuses
+    it."""
     try:
-        content = Path(path).read_bytes()
+        text = read_text(path)
     except OSError as error:
         raise UserError(f"{where} cannot be read: {error.strerror}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{where} is not UTF-8 (line {line}): save it with the encoding UTF-8") from error
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
     return parse_yaml(text, where)
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text.
 
-    Raises:
-        UserError: no YAML, a key that stands twice (PyYAML takes the last without a word), or values nested
-            too deep to be read.
+    Raises: UserError: not YAML, nested too deeply, a key listed twice (PyYAML silently takes the last), or a
+        number that YAML reads in base 8 or 60.
     """
     import yaml
 
@@ -488,7 +431,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=Loader)
     except RecursionError:
-        raise UserError(f"{where} is nested too deep to be read") from None
+        raise UserError(f"{where} is nested too deeply to be read") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, say
         mark = getattr(error, "problem_mark", None)
         why = getattr(error, "problem", None) or str(error)

@@ -1,7 +1,4 @@
-"""Content hashes: what a stage wrote and what the next one read.
-
-Source: our choice.
-"""
+"""Content hashes: what a stage wrote and what the next one read."""
 
 import hashlib
 import json
@@ -15,7 +12,7 @@ from finer1_lib.core.errors import UserError
 
 _FOLD = 200  # a top folder with more files is recorded as one hash
 _SEEN = ".seen.json"  # in a stage's folder, hidden: {output: [its sha256, size and times when it was hashed]}
-_SETTLED = 100_000_000  # ns; whatever was touched so shortly before may change again under the same time
+_SETTLED = 100_000_000  # ns; a file touched so shortly before may change again under the same time
 
 
 def sha256_file(path: Path) -> str:
@@ -25,12 +22,8 @@ def sha256_file(path: Path) -> str:
 
 
 def walk(folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, os.DirEntry]]:
-    """Every file under a folder by its relative posix path, in no order; hidden ones are left out.
-
-    Args:
-        folder: where to begin.
-        skip: names directly under it that are left out too.
-    """
+    """Every file under a folder by its relative posix path, unordered, without hidden ones and top names in
+    `skip`."""
     waiting = [(Path(folder), "")]
     while waiting:
         here, prefix = waiting.pop()
@@ -50,23 +43,21 @@ def sha256_tree(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def digest(value: Any) -> str:
-    """sha256 of a value's canonical JSON: the same for equal values, whatever the order of the keys."""
+    """sha256 of a value's canonical JSON: equal for equal values, whatever the order of the keys."""
     text = json.dumps(
         files.plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )  # a file name that is no UTF-8 holds lone surrogates
+    )  # a file name that is not UTF-8 holds lone surrogates
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, str]:
-    """sha256 by path relative to the stage's folder, as stage.json lists it.
+    """{path relative to the stage's folder: sha256} of a file or folder of a stage, as stage.json lists it.
+
+    A top folder of more than 200 files is one entry whose name ends in "/".
 
     Args:
-        target: a file or folder of a stage.
-        prefix: its path relative to the stage's folder; "" for the whole folder.
-        skip: names directly under the target that are no outputs.
-
-    Returns:
-        One entry per file; a top folder of more than 200 files is one entry whose name ends in "/".
+        prefix: the target's path relative to the stage's folder; "" for the whole folder.
+        skip: names directly under the target that are not outputs.
     """
     if target.is_file():
         return {prefix: sha256_file(target)}
@@ -81,51 +72,47 @@ def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) 
 
 
 def changed_outputs(folder: Path, outputs: Mapping[str, str]) -> list[str]:
-    """Recorded outputs that are missing or no longer have the recorded content.
+    """Those of a record's `outputs` ({path: sha256}) that are missing or no longer have the recorded content.
 
-    Only what looks otherwise than when it was last hashed (size and times, and nobody can set the time of
-    change) is hashed again, so that gigabytes which nobody touched cost no more than a look.
-
-    Args:
-        folder: the stage's folder.
-        outputs: {path: sha256} of its record or a part of that, as `recorded_hashes` makes it.
+    Only a file whose size or times differ from when it was last hashed is hashed again (no user can set the
+    time of change), so gigabytes that were not touched cost no more than a look.
     """
     try:
         seen = files.read_json(folder / _SEEN)
     except UserError:
-        seen = {}  # damaged: everything is hashed again
+        seen = {}  # damaged: hash everything again
     began, changed, same = time.time_ns(), [], {}
     for name, sha256 in outputs.items():
-        looks = _looks(folder, name)
-        if looks is None or seen.get(name) != [sha256, *looks] and _hash_of(folder, name) != sha256:
+        state = _state(folder, name)
+        if state is None or seen.get(name) != [sha256, *state] and _hash_of(folder, name) != sha256:
             changed.append(name)
         else:
-            same[name] = [sha256, *looks]
+            same[name] = [sha256, *state]
     _note(folder, same, began, seen)
     return changed
 
 
 def remember(folder: Path, outputs: Mapping[str, str], began: int) -> None:
-    """Note for `changed_outputs` how outputs look that were hashed from `began` (time_ns) on."""
-    found = {name: _looks(folder, name) for name in outputs}
-    _note(folder, {name: [outputs[name], *looks] for name, looks in found.items() if looks}, began, {})
+    """Keep size and times of outputs that were hashed from `began` (time_ns) on, for `changed_outputs`."""
+    found = {name: _state(folder, name) for name in outputs}
+    _note(folder, {name: [outputs[name], *state] for name, state in found.items() if state}, began, {})
 
 
 def _note(folder: Path, found: Mapping[str, list], began: int, seen: Mapping[str, Any]) -> None:
-    known = {**seen, **{name: looks for name, looks in found.items() if looks[1] < began - _SETTLED}}
+    known = {**seen, **{name: state for name, state in found.items() if state[1] < began - _SETTLED}}
     if known != seen:
         try:
             files.atomic_write_json(folder / _SEEN, known)
         except (OSError, UserError):
-            return  # somebody else's run or a full disk: the next look hashes again
+            return  # another user's run or a full disk: the next call hashes again
 
 
 def _hash_of(folder: Path, name: str) -> Optional[str]:
     return recorded_hashes(folder / name, name.rstrip("/")).get(name)
 
 
-def _looks(folder: Path, name: str) -> Optional[list]:
-    """[newest time, digest of names, sizes and times] of a file or a top folder; None where there is none."""
+def _state(folder: Path, name: str) -> Optional[list]:
+    """[newest time, digest of names, sizes and times] of a file or a top folder; None if missing."""
     path = folder / name
     if name.endswith("/") and path.is_dir():
         found = [(file, entry.stat()) for file, entry in walk(path)]
@@ -138,14 +125,9 @@ def _looks(folder: Path, name: str) -> Optional[list]:
 
 
 def listing_digest(path: Path, deep: bool = True) -> str:
-    """sha256 of what a file or folder looks like from outside: names, sizes and times of change, hidden ones
-    left out.
+    """Fingerprint of a file or folder: sha256 of names, sizes and times of change, without hidden files.
 
-    Quick enough for a data set or a checkpoint of gigabytes, and enough to see that one was changed.
-
-    Args:
-        path: file or folder.
-        deep: also what lies in folders below; False for a checkpoint, whose files lie side by side.
+    Quick enough for a data set or a checkpoint of gigabytes. With `deep` False folders below are not entered.
     """
     path = Path(path)
     found = [path] if path.is_file() else sorted(

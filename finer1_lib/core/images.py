@@ -1,8 +1,7 @@
-"""A picture as a large teacher gets it: no more pixels than it needs, and, for an endpoint, as a data: URL.
+"""Images: opened safely by their id below a root, and sent to an endpoint as a data: URL.
 
+    load_image(root, "bird/a.jpg#bottom=20")           # RGB, without the last 20 pixel rows
     data_url(ImageFile(root, "bird/a.jpg"), 1003520)   # "data:image/jpeg;base64,..."
-
-Source: our choice; the bound is the release's for training (data.md 3.2): 1,280 image tokens of Qwen2.5-VL.
 """
 
 import base64
@@ -20,14 +19,12 @@ if TYPE_CHECKING:
 
 
 class ImageFile(NamedTuple):
-    """A picture on the disk, by the folder of folders and its id (posix path) below it."""
+    """An image file: a root folder and the image's id (posix path) below it."""
 
     image_root: str
     image_id: str
 
     def open(self) -> "Image":
-        """The RGB picture."""
-
         return load_image(*self)
 
 
@@ -35,18 +32,14 @@ _ORIENTATION = 0x0112  # EXIF
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no reader that starts another program
 
 
-def load_image(image_root, image_id: str):
-    """Open one image fully: first frame, EXIF orientation applied, RGB (transparency laid on white).
+def load_image(image_root: "str | Path", image_id: str) -> "Image":
+    """Open one image fully: first frame, EXIF orientation applied, RGB (transparency on white).
 
     Args:
-        image_root: the folder of folders.
-        image_id: posix path relative to it; "#bottom=20" at its end leaves out the last 20 pixel rows.
+        image_id: posix path relative to the root; "#bottom=20" at its end leaves out the last 20 pixel rows.
 
-    Returns:
-        A loaded `PIL.Image` in mode RGB.
-
-    Raises:
-        UserError: the path leaves the root (also through a symbolic link), is missing, or is no whole image.
+    Raises: UserError: the path leaves the root (also through a symbolic link), is missing, or is not a whole
+        image.
     """
     from PIL import Image, ImageOps
 
@@ -69,12 +62,9 @@ def load_image(image_root, image_id: str):
     return image
 
 
-def image_size(image_root, image_id: str) -> tuple[int, int]:
-    """(width, height) in pixels of what `load_image` would give, from the file's header alone.
-
-    Raises:
-        UserError: as `load_image`, as far as a header tells.
-    """
+def image_size(image_root: "str | Path", image_id: str) -> tuple[int, int]:
+    """(width, height) in pixels of what `load_image` would return, and its errors, from the file's header
+    alone."""
     file, rows = split_crop(image_id)
     path = _below(Path(image_root), file)
     with _opened(path) as opened:
@@ -86,7 +76,7 @@ def image_size(image_root, image_id: str) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A picture opened by Pillow; whatever it raises on a damaged file is a UserError."""
+    """An image opened by Pillow, whose errors on a damaged file become UserErrors."""
     from PIL import Image
 
     try:
@@ -98,14 +88,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise _unreadable(error, path) from None
     except Exception as error:  # damaged files make its decoders raise nearly anything
         what = first_line(error).replace(f" {str(path)!r}", "")
-        raise UserError(
-            f"{path}: not a whole image ({what}); replace the file or take it out of the folder"
-        ) from None
+        raise UserError(f"{path}: not a whole image ({what}); replace the file or take it out of the folder") from None
 
 
 def _unreadable(error: OSError, path: Path) -> UserError:
-    what = f"cannot be read ({error.strerror}); make it readable, or take it out"
-    return UserError(f"{error.filename or path}: {what}")
+    return UserError(f"{error.filename or path}: cannot be read ({error.strerror}); make it readable, or take it out")
 
 
 def split_crop(image_id: str) -> tuple[str, int]:
@@ -115,15 +102,15 @@ def split_crop(image_id: str) -> tuple[str, int]:
 
 
 def _kept(path: Path, height: int, rows: int) -> int:
-    """The rows that are left of a picture."""
+    """The rows that remain."""
     if rows >= height:
         raise UserError(f"{path}: {height} pixel rows, of which {rows} should be left out; replace the file")
     return height - rows
 
 
 def _below(root: Path, file: str) -> Path:
-    """The path of a file below the root. What lies directly in the root may be a link of the user's to a
-    data set kept elsewhere; nothing further down may leave that."""
+    """The path of a file below the root. Only a link directly in the root may lead elsewhere, to a data set.
+    """
     first, _, _ = file.partition("/")
     if not file or file.startswith("/") or first in ("", ".", ".."):
         raise UserError(f"{root / file}: leads out of {root}; give a path below it")
@@ -141,12 +128,12 @@ def _inside(root: Path, path: Path) -> Path:
     return path
 
 
-MAX_PIXELS = 1280 * 28 * 28
-QUALITY = 95  # of the JPEG; colours are kept at full resolution, for a small crown may be the mark
+MAX_PIXELS = 1280 * 28 * 28  # 1,280 image tokens of Qwen2.5-VL; release TAPO/examples/config.yaml:19
+QUALITY = 95  # of the JPEG; colours keep full resolution, because a small crown may decide
 
 
 def fitted(image: "Image", max_pixels: int) -> "Image":
-    """The picture itself or, above `max_pixels`, made smaller in its proportions; 0 for no bound."""
+    """The image, scaled down in its proportions above `max_pixels`; 0 for no bound."""
     pixels = image.width * image.height
     if not max_pixels or pixels <= max_pixels:
         return image
@@ -155,18 +142,14 @@ def fitted(image: "Image", max_pixels: int) -> "Image":
 
 
 def data_url(file: ImageFile, max_pixels: int = MAX_PIXELS) -> str:
-    """The RGB picture as JPEG in a data: URL.
-
-    Raises:
-        UserError: no such picture, or a broken one.
-    """
+    """The image as JPEG in a data: URL; UserError for a missing or broken one."""
     buffer = io.BytesIO()
     fitted(file.open(), max_pixels).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def image_key(file: ImageFile, max_pixels: int = MAX_PIXELS) -> str:
-    """What decides the picture that is sent: the file's bytes, the rows left out, and the settings above."""
+    """sha256 of what decides the image that is sent: the file's bytes, the crop, and the settings above."""
     name, rows = split_crop(file.image_id)
     path = Path(file.image_root) / name
     try:

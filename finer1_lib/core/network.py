@@ -1,12 +1,10 @@
-"""How an address is reached: by which proxy and which certificates, as the shell's variables say.
+"""How an address is reached: proxy and certificates as the shell's variables say.
 
     client_options("http://localhost:8000/v1")  ->  {"trust_env": False, "proxy": None, "verify": True}
 
-An address on this machine is never asked for through a proxy. A setting that cannot work is one line with
-the variable's name; a proxy's address is not in it, which may hold a password.
-
-Source: our choice; the variables are those of curl (http_proxy, https_proxy, all_proxy, no_proxy) and of
-OpenSSL.
+The variables are those of curl (http_proxy, https_proxy, all_proxy, no_proxy) and of OpenSSL. An address on
+this machine never goes through a proxy. An invalid setting is one line with the variable's name; a proxy's
+address, which may hold a password, is not in it.
 """
 
 import importlib.util
@@ -49,10 +47,7 @@ def proxy_of(address: str) -> tuple[Optional[str], str]:
 
 
 def client_options(address: str) -> dict[str, Any]:
-    """Arguments of an httpx client for one address.
-
-    Raises:
-        UserError: a proxy or certificates that cannot be used, by the variable's name.
+    """Arguments of an httpx client for one address; UserError for an unusable proxy or certificate setting.
     """
     import httpx
 
@@ -70,7 +65,7 @@ def client_options(address: str) -> dict[str, Any]:
 
 
 def _certificates(address: str) -> "ssl.SSLContext | bool":
-    """What the server's certificate is held against; True for the usual authorities."""
+    """What the server's certificate is checked against; True for the usual authorities."""
     if not address.startswith("https:"):
         return True
     for name, kind, there in (
@@ -90,7 +85,8 @@ def _certificates(address: str) -> "ssl.SSLContext | bool":
 
 
 def settings_named(address: str) -> str:
-    """Which of the shell's settings may be why an address was not reached, to end a message with; "" for none."""
+    """The end of a message: which of the shell's settings may be why an address was not reached; "" for none.
+    """
     try:
         client_options(address)
     except UserError as error:

@@ -1,19 +1,12 @@
-"""Figures: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
+"""House style of the figures, and a figure as a file with fonts for names in any script.
 
-Every model has one fixed colour in all notebooks (`entries.ROWS`), which the colour-blind can tell apart;
-bars also carry their model's name and their value, so that a grey print reads the same. What is no model is
-drawn in ink or in one of two purples, which no model has.
+Every model has one fixed colour in all notebooks, chosen to differ for the colour-blind; bars also carry
+their model's name and value, so that a grey print reads the same. What is not a model is drawn in ink or in
+one of two purples that no model has.
 
-Source: our choice.
-
-A matplotlib figure as a file, with fonts for the names of any script.
-
-matplotlib's own font has Latin, Greek, Cyrillic, Arabic and Hebrew letters. Names in other scripts (Chinese,
-Thai, emoji) would be empty boxes: an installed font that has their signs is added behind its own, for this
-and every later figure; where none has, one line names a package. A name between dollar signs
-is no formula: one that is none would end the figure, another would be drawn as other signs.
-
-Source: our choice.
+matplotlib's own font has Latin, Greek, Cyrillic, Arabic and Hebrew letters. For other scripts (Chinese, Thai,
+emoji) an installed font that has the glyphs is added behind it; where none has, one line names a package. A
+name between dollar signs is drawn as text, never as a formula.
 """
 
 import io
@@ -30,13 +23,7 @@ CATEGORY_LABELS = {"seen": "seen sub-categories", "unseen": "unseen sub-categori
 
 
 def percent_axis(axis, low: float, high: float, labelsize: int = 12) -> None:
-    """Make the horizontal axis one of percent: quarters with a pale line each, no frame above and right.
-
-    Args:
-        axis: matplotlib axes.
-        low, high: its limits; room beyond 0 and 100 is for markers and labels.
-        labelsize: of the ticks, in points.
-    """
+    """Make the horizontal axis one of percent: a pale line at each quarter, no frame above and right."""
     axis.set_xlim(low, high)
     axis.set_xticks([0, 25, 50, 75, 100])
     axis.tick_params(axis="x", labelsize=labelsize)
@@ -46,24 +33,22 @@ def percent_axis(axis, low: float, high: float, labelsize: int = 12) -> None:
 
 
 def plain_axis(axis, size: int = 11) -> None:
-    """No frame above and right, ticks that can be read from the back row."""
+    """No frame above and right, larger ticks."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
     axis.tick_params(labelsize=size)
 
 
 _MISSING = re.compile(r"Glyph (\d+) .*missing from")
-_NO_FONT = "Last Resort"  # matplotlib's font of boxes: it has every sign and shows none
-_named: set[str] = set()  # packages that a line of this process named already
+_NO_FONT = "Last Resort"  # matplotlib's font of boxes: it claims every glyph
+_named: set[str] = set()  # packages already reported in this process
 
 
 def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) -> bytes:
-    """The figure as it lies in a file.
+    """The bytes of a matplotlib figure as png, pdf or svg; its texts get the fonts that they lacked.
 
     Args:
-        figure: a matplotlib figure; its texts get the fonts that they lacked.
-        kind: png, pdf or svg.
-        say: called with the line about signs that no installed font has, once for each package.
+        say: called with the line about glyphs that no installed font has, once for each package.
     """
     from matplotlib import rcParams
     from matplotlib.text import Text
@@ -87,17 +72,17 @@ def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) 
 
 
 def _draw(figure: Any, kind: str) -> tuple[bytes, set[str]]:
-    """The file, and the signs that no font of the figure's has; other warnings are passed on."""
+    """The file, and the signs without a glyph; other warnings are passed on."""
     from matplotlib import rc_context
 
     buffer, missing = io.BytesIO(), set()
     # what differs from run to run or from version to version stays out of the file
     dated = {"svg": "Date", "pdf": "CreationDate"}.get(kind, "Software")
     # some texts are made while drawing
-    with warnings.catch_warnings(record=True) as said, rc_context({"text.parse_math": False}):
+    with warnings.catch_warnings(record=True) as caught, rc_context({"text.parse_math": False}):
         warnings.simplefilter("always")
         figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata={dated: None})
-    for one in said:
+    for one in caught:
         if found := _MISSING.search(str(one.message)):
             missing.add(chr(int(found[1])))
         else:
@@ -106,12 +91,12 @@ def _draw(figure: Any, kind: str) -> tuple[bytes, set[str]]:
 
 
 def _fonts_with(missing: set[str]) -> list[str]:
-    """Names of installed fonts that have as many of the signs as can be had, the fewest fonts first."""
+    """Names of the fewest installed fonts that together cover the most signs."""
     from matplotlib import font_manager
 
     manager = font_manager.fontManager
     known = {Path(entry.fname) for entry in manager.ttflist}
-    for file in font_manager.findSystemFonts():  # one that was installed since matplotlib looked
+    for file in font_manager.findSystemFonts():  # installed since matplotlib made its list
         if Path(file) not in known:
             _read(manager.addfont, file)
     has: dict[str, set[int]] = {}
@@ -131,7 +116,7 @@ def _fonts_with(missing: set[str]) -> list[str]:
 
 
 def _read(reader: Callable[[str], Any], file: str) -> Any:
-    """What matplotlib makes of a font file; None for one that it cannot read (some hold bitmaps alone)."""
+    """A font file as matplotlib reads it; None for one that it cannot (some hold bitmaps alone)."""
     try:
         return reader(file)
     except (RuntimeError, OSError):

@@ -1,13 +1,12 @@
 """Every prompt of the kit, in one registry, each with a hash that is written into every record.
 
-The wordings are the kit's own. Evaluation, CoT SFT and TAPO share them, because a model trained under one
-wording and tested under another measures the wording (the release uses three).
+Evaluation, CoT SFT and TAPO share them: a model trained under one wording and tested under another measures
+the wording (the release uses three). The wordings are the kit's own; the four parts of the thinking are those
+of Fine-R1's stage 1 (arXiv 2602.07605).
 
 Example:
     >>> PROMPTS["answer_open"].text(question="What species is this bird?")
     'What species is this bird? Give only the name in <answer></answer>.'
-
-Source: METHOD 4 (prompt sets `closed`, `open`, `answer_only`); our wording.
 """
 
 import hashlib
@@ -16,17 +15,17 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, Optional, Sequence
 
-PROMPT_KINDS = ("cot", "answer", "letter", "step")  # how one is asked; 02 and 03 train for the first two
+PROMPT_KINDS = ("cot", "answer", "letter", "step")  # 02 and 03 train for the first two
 TRAINED_KINDS = PROMPT_KINDS[:2]
 
 
 def user_message(text: str, image: Any = None) -> list[dict]:
-    """One user turn: the picture, then the text."""
-    picture = [] if image is None else [{"type": "image", "image": image}]
-    return [{"role": "user", "content": [*picture, {"type": "text", "text": text}]}]
+    """One user turn: the image, then the text."""
+    content = [] if image is None else [{"type": "image", "image": image}]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
 
 
-FOUR_PARTS = ("analysis", "options", "comparison", "prediction")
+FOUR_PARTS = ("analysis", "options", "comparison", "prediction")  # of a rationale, stage 1
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,10 @@ class Prompt:
     template: str
 
     def text(self, question: str = "", options: Optional[Sequence[str]] = None) -> str:
-        """Fill the template.
+        """Fill the template; `options` are the names offered in the closed world, in the order shown.
 
-        Args:
-            question: the item's question, e.g. "What species is this bird?".
-            options: names offered in the closed world, in the order shown; None in the open world.
-
-        Raises:
-            ValueError: if the template needs options and none are given, or the other way round; more options
-                than letters.
+        Raises: ValueError: options without a field for them or the other way round, or more options than
+            letters.
         """
         if self.takes_options != (options is not None):
             raise ValueError(f"prompt {self.name!r} {'needs' if options is None else 'takes no'} options")
@@ -65,17 +59,17 @@ class Prompt:
 
     @property
     def takes_options(self) -> bool:
-        """Whether it is a prompt of the closed world."""
+        """Whether this is a closed-world prompt."""
         return any(f"{{options{kind}}}" in self.template for kind in ("", "_list", "_lettered"))
 
     @property
     def lettered(self) -> bool:
-        """Whether the options stand under letters, so that a letter is an answer."""
+        """Whether the options have letters, so that a letter is an answer."""
         return "{options_lettered}" in self.template
 
     @property
     def hash(self) -> str:
-        """First 12 hexadecimal digits of the template's sha256: the record's proof of what was asked."""
+        """First 12 hexadecimal digits of the template's sha256, written into every record."""
         return hashlib.sha256(self.template.encode("utf-8")).hexdigest()[:12]
 
 
@@ -110,6 +104,6 @@ def prompt_hash(name: str) -> str:
 def question_for(super_category: str) -> str:
     """The species question about one super-category word ("bird", "aircraft").
 
-    Source: our wording of the release's question templates (eval/data/*.jsonl).
+    Source: release eval/data/*.jsonl, whose questions it words in one way.
     """
     return f"What species is this {super_category}?"

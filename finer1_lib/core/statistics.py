@@ -1,38 +1,18 @@
-"""Intervals and paired tests for scores that come in clusters (the images of one sub-category).
+"""Intervals, paired tests and sample sizes for scores that come in clusters (the images of one sub-category).
 
 Ten images of one bird are not ten independent tries: a model that does not know the name misses all of them.
-So whole sub-categories are resampled. With few of them a percentile interval is too narrow; it is widened as
-in Hesterberg's expanded percentile interval, and where every score is the same (0 of 20 right) it falls back
-on the exact binomial interval over clusters, since a bootstrap of equal values would claim certainty.
+So whole sub-categories are resampled, inside their super-category: codes [0, 0, 1, 1] are two groups of two
+clusters, and one draw may weigh them [2, 0, 1, 1]. The same seed draws the same clusters everywhere. With few
+clusters a percentile interval is too narrow; it is widened as in Hesterberg's expanded percentile interval.
+No library has this stratified cluster bootstrap; Holm, McNemar and the sample size are statsmodels'.
 
 Example:
     >>> clustered_mean([1, 1, 0, 0], ["a", "a", "b", "b"]).value
     0.5
 
-The draws are those of `finer1_lib.core.statistics`; `resampled` takes any statistic of them. Corrections for many
-tests, a test that ignores clusters, and sample sizes: `finer1_lib.core.statistics`.
-
-Source: METHOD 4 and DESIGN 7 (every number has n, seeds and a 95 % interval); Hesterberg 2015 (expanded
-percentile); Field and Welsh 2007 (cluster bootstrap). The paper reports no intervals.
-
-Whole clusters drawn again: the one bootstrap of the kit, and what its draws say of a value.
-
-    two groups of two clusters, codes [0, 0, 1, 1]; one draw has the weights [2, 0, 1, 1]
-
-Every mean, difference, AUC or share with an interval resamples sub-categories (or swaps of them) by these
-weights, so the same seed draws the same clusters everywhere.
-
-Source: Field and Welsh 2007 (cluster bootstrap); Hesterberg 2015 (expanded percentile interval).
-
-How many tests were made, what a test says that ignores clusters, and how much more must be asked.
-
-    differences of six sub-categories 1, 0, 1, 0, 1, 0: mean 0.5, standard deviation 0.55
-    to tell it in 80 of 100 experiments: ((1.96 + 0.84) * 0.55 / 0.5) ** 2 = 9.4, so 10 sub-categories
-
-Ten pictures of one bird weigh less than ten birds: by the design effect 1 + (m - 1) * ICC for m pictures a
-sub-category, where the intraclass correlation ICC is the share of the spread between sub-categories.
-
-Source: Holm 1979; McNemar 1947; Kish 1965 (design effect); METHOD 3 ("the n needed to tell").
+Source: Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x (cluster bootstrap); Hesterberg 2015,
+doi 10.1080/00031305.2015.1089789 (expanded percentile interval); Kish 1965, Survey Sampling (design effect).
+Fine-R1 (arXiv 2602.07605) reports no intervals.
 """
 
 from dataclasses import dataclass, replace
@@ -41,6 +21,8 @@ from typing import Any, Callable, Hashable, Optional, Sequence
 
 RESAMPLES = 2000
 LEVEL = 0.95
+POWER = 0.8
+EXACT_CLUSTERS = 14  # sign flips are enumerated up to here (16,384), sampled above
 
 
 def codes_of(keys: Sequence[Hashable]) -> Any:
@@ -68,13 +50,29 @@ def cluster_weights(groups: Any, seed: Any, resamples: int = RESAMPLES) -> Any:
     return weights
 
 
+@lru_cache(maxsize=32)  # most tables need the same draws: some 50 MB on the paper's six data sets
+def drawn_by_seed(counts: tuple[int, ...], seed: int, resamples: int) -> tuple:
+    """The weights of each group, (resamples, clusters of the group), cached."""
+    import numpy as np
+
+    drawn = _drawn(counts, np.random.default_rng(seed), resamples)
+    for own in drawn:
+        own.setflags(write=False)  # the next caller gets the same arrays
+    return drawn
+
+
+def _drawn(counts: Sequence[int], rng: Any, resamples: int) -> tuple:
+    import numpy as np
+
+    drawn = [rng.multinomial(count, np.full(count, 1 / count), size=resamples) for count in counts]
+    return tuple(own.astype(float) for own in drawn)
+
+
 def reach_of(clusters: int, groups: int, tail: float) -> float:
-    """How many of the bootstrap's standard errors an interval must reach: few clusters vary too little.
+    """How many bootstrap standard errors an interval must reach: Student's t, times sqrt(n / (n - groups)).
 
     Args:
         tail: the share left out on one side, or all but that.
-
-    Source: Hesterberg 2015: Student's t, and sqrt(n / (n - 1)) for the bootstrap's own narrowness.
     """
     import numpy as np
     from scipy.stats import t
@@ -84,14 +82,13 @@ def reach_of(clusters: int, groups: int, tail: float) -> float:
 
 
 def expanded_interval(value, draws, clusters, groups, level, bounds) -> tuple[float, float]:
-    """The percentile interval of the draws, widened for few clusters; it always holds the value.
+    """The percentile interval of the draws (resamples,), widened for few clusters; it always holds the value.
 
     Where the draws never vary (every cluster alike) a bootstrap would claim certainty: the interval is then
     the exact binomial one for 0 of so many clusters.
 
     Args:
-        draws: (resamples,).
-        bounds: the least and the greatest value there can be.
+        bounds: the least and the greatest value possible.
     """
     import numpy as np
     from scipy.stats import norm
@@ -104,46 +101,18 @@ def expanded_interval(value, draws, clusters, groups, level, bounds) -> tuple[fl
     return float(min(low, value)), float(max(high, value))
 
 
-@lru_cache(maxsize=32)  # the seen and the unseen of six data sets and of all; some 50 MB on the paper's
-def drawn_by_seed(counts: tuple[int, ...], seed: int, resamples: int) -> tuple:
-    """The weights of each group, (resamples, clusters of the group); kept, most tables want the same."""
-    import numpy as np
-
-    drawn = _drawn(counts, np.random.default_rng(seed), resamples)
-    for own in drawn:
-        own.setflags(write=False)  # whoever asks next gets the very same arrays
-    return drawn
-
-
-def _drawn(counts: Sequence[int], rng: Any, resamples: int) -> tuple:
-    """The weights of each group, (resamples, clusters of the group)."""
-    import numpy as np
-
-    drawn = [rng.multinomial(count, np.full(count, 1 / count), size=resamples) for count in counts]
-    return tuple(own.astype(float) for own in drawn)
-
-
-POWER = 0.8
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, in the order given: the chance of one false find stays at 5 %."""
+    """P-values corrected for their number (Holm 1979), in the order given."""
     from statsmodels.stats.multitest import multipletests
 
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
 def mcnemar_p(first: Sequence[float], second: Sequence[float]) -> Optional[float]:
-    """Exact two-sided p of two models' right answers to the same items, each item an independent try.
+    """Exact two-sided McNemar p of two models' right (1) or wrong (0) answers to the same items.
 
-    It ignores that the pictures of a sub-category stand or fall together, so it finds differences that the
-    clustered test does not: to be read beside it, never alone.
-
-    Args:
-        first, second: 1 for right and 0 for wrong, shape (n,).
-
-    Returns:
-        None where a value is neither (a similarity).
+    It ignores clusters, so it finds differences that the clustered test does not: read it beside that one,
+    never alone. None where a value is neither 0 nor 1 (a similarity).
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -155,23 +124,14 @@ def mcnemar_p(first: Sequence[float], second: Sequence[float]) -> Optional[float
 
 
 def clusters_needed(
-    first: Sequence[float],
-    second: Sequence[float],
-    clusters: Sequence[Hashable],
-    *,
-    power: float = POWER,
-    level: float = LEVEL,
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], *,
+    power: float = POWER, level: float = LEVEL,
 ) -> Optional[int]:
-    """How many sub-categories a paired comparison needs to tell the difference seen here, or None if it is 0.
+    """Required number of sub-categories for a paired comparison to detect the observed difference.
 
-    Normal approximation: ((z_level + z_power) * sd of the cluster means / difference)^2, clusters of equal
-    size.
-
-    Args:
-        first, second: scores of two models on the same items in the same order, shape (n,).
-        clusters: the cluster of each item, shape (n,).
-
-    Source: METHOD 3 ("intervals, and the n needed to tell"); textbook sample size of a paired comparison.
+    Scores of two models on the same items, shape (n,). With differences of six sub-categories 1, 0, 1, 0, 1,
+    0 (mean 0.5, standard deviation 0.55): ((1.96 + 0.84) * 0.55 / 0.5) ** 2 = 9.4, so 10. None for a
+    difference of 0.
     """
     import numpy as np
 
@@ -179,28 +139,18 @@ def clusters_needed(
     means = np.bincount(codes, values) / np.bincount(codes)
     if len(means) < 2 or means.mean() == 0:
         return None
-    return max(2, int(np.ceil((_reach(power, level) * means.std(ddof=1) / means.mean()) ** 2)))
+    return _sample_size(means.mean(), means.std(ddof=1), power, level)
 
 
 def items_needed(
-    first: Sequence[float],
-    second: Sequence[float],
-    clusters: Sequence[Hashable],
-    *,
-    power: float = POWER,
-    level: float = LEVEL,
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], *,
+    power: float = POWER, level: float = LEVEL,
 ) -> tuple[Optional[int], Optional[float]]:
-    """How many items that needs, with as many in each sub-category as now, and the design effect.
+    """(required number of items with as many in each sub-category as now, design effect); None for no
+    difference.
 
-    Args:
-        first, second, clusters, power, level: as in `clusters_needed`.
-
-    Returns:
-        (items, design effect): the items are those that independent ones would take times the design effect
-        (1 where every item has a sub-category of its own). None and None for a difference of 0 or a single
-        sub-category.
-
-    Source: Kish 1965; the intraclass correlation is the one of a one-way analysis of variance, at least 0.
+    The design effect is 1 + (m - 1) * ICC for m items a sub-category: how many more items are needed than if
+    they were independent. The intraclass correlation is that of a one-way analysis of variance, at least 0.
     """
     import numpy as np
 
@@ -212,19 +162,19 @@ def items_needed(
     means = np.bincount(codes, values) / sizes
     between = float(sizes @ (means - mean) ** 2) / (count - 1)
     within = float(((values - means[codes]) ** 2).sum()) / (n - count) if n > count else 0.0
-    alike = max(0.0, (between - within) / ((n - sizes @ sizes / n) / (count - 1)))
-    spread = alike + within  # variance of one item's difference
-    effect = 1 + (sizes @ sizes / n - 1) * alike / spread if spread else 1.0
-    return max(2, int(np.ceil(_reach(power, level) ** 2 * spread * effect / mean**2))), float(effect)
+    shared = max(0.0, (between - within) / ((n - sizes @ sizes / n) / (count - 1)))
+    variance = shared + within  # of one item's difference
+    effect = 1 + (sizes @ sizes / n - 1) * shared / variance if variance else 1.0
+    return _sample_size(mean, (variance * effect) ** 0.5, power, level), float(effect)
 
 
-def _reach(power: float, level: float) -> float:
-    from scipy.stats import norm
+def _sample_size(difference: float, deviation: float, power: float, level: float) -> int:
+    """Sample size of a two-sided paired comparison in the normal approximation, at least 2."""
+    import numpy as np
+    from statsmodels.stats.power import normal_sample_size_one_tail
 
-    return float(norm.ppf(0.5 + level / 2) + norm.ppf(power))
-
-
-EXACT_CLUSTERS = 14  # sign flips are enumerated up to here (16,384), sampled above
+    n = normal_sample_size_one_tail(difference, power, (1 - level) / 2, deviation)
+    return max(2, int(np.ceil(n)))
 
 
 @dataclass(frozen=True)
@@ -255,52 +205,30 @@ def has_interval(low: Optional[float]) -> bool:
 
 
 def clustered_mean(
-    values: Sequence[float],
-    clusters: Sequence[Hashable],
-    groups: Optional[Sequence[Hashable]] = None,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    values: Sequence[float], clusters: Sequence[Hashable], groups: Optional[Sequence[Hashable]] = None, *,
+    seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL,
 ) -> Estimate:
-    """Mean of scores in [0, 1] with a bootstrap interval over whole clusters.
+    """Mean of scores in [0, 1], shape (n,), with a bootstrap interval over whole clusters.
 
     Args:
-        values: scores, shape (n,).
-        clusters: the cluster of each score, shape (n,).
         groups: the super-category of each score, shape (n,). When given, the value is the unweighted mean
-            over groups of the groups' means, and clusters are resampled inside their group.
-        seed: of the resampling.
-        resamples: number of bootstrap samples.
-        level: coverage asked for.
+            over groups of the groups' means, as in Fine-R1 (arXiv 2602.07605), Section 4, and clusters are
+            resampled inside their group.
 
-    Raises:
-        ValueError: no scores, lengths that differ, or a score that is not finite.
-
-    Source: paper Section 4 (averages are unweighted over data sets); the interval is our choice.
+    Raises: ValueError: no scores, lengths that differ, or a score that is not finite.
     """
     return _estimate(*_summed(values, clusters, groups), seed, resamples, level, lowest=0.0)
 
 
 def clustered_mean_of(
-    sums: Sequence[float],
-    sizes: Sequence[float],
-    groups: Optional[Sequence[Hashable]] = None,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    sums: Sequence[float], sizes: Sequence[float], groups: Optional[Sequence[Hashable]] = None, *,
+    seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL,
 ) -> Estimate:
-    """`clustered_mean` from what each cluster adds up to, for scores that were never held all at once.
+    """`clustered_mean` from each cluster's sum and number of scores, and its group, shape (K,).
 
-    Args:
-        sums, sizes: sum and number of the scores of each cluster, shape (K,), in the order in which
-            `clustered_mean` would meet the clusters: the resamples depend on it.
-        groups: the super-category of each cluster, shape (K,).
-        seed, resamples, level: as in `clustered_mean`.
+    The order of the clusters must be the one in which `clustered_mean` meets them: the draws depend on it.
 
-    Raises:
-        ValueError: no clusters, lengths that differ, an empty cluster, or a sum that is not finite.
+    Raises: ValueError: no clusters, lengths that differ, an empty cluster, or a sum that is not finite.
     """
     import numpy as np
 
@@ -314,31 +242,18 @@ def clustered_mean_of(
 
 
 def paired_difference(
-    first: Sequence[float],
-    second: Sequence[float],
-    clusters: Sequence[Hashable],
-    groups: Optional[Sequence[Hashable]] = None,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    flips: Optional[int] = None,
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable],
+    groups: Optional[Sequence[Hashable]] = None, *,
+    seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL, flips: Optional[int] = None,
 ) -> Estimate:
     """Mean of `first - second` over the same items, with a clustered interval and a sign-flip p-value.
 
     The test flips the sign of whole clusters: under the null either model could have been the first one. All
     flips are enumerated for at most 14 clusters, else `flips` of them are drawn; p is then at least
-    1 / (flips + 1).
+    1 / (flips + 1). Other arguments and errors as in `clustered_mean`.
 
     Args:
-        first, second: scores of two models on the same items in the same order, shape (n,).
-        clusters, groups, seed, resamples, level: as in `clustered_mean`.
-        flips: as many as `resamples` unless given; many tests at once need more.
-
-    Raises:
-        ValueError: as `clustered_mean`, or different numbers of scores.
-
-    Source: METHOD 3 ("no win of TAPO over DAPO is presumed"); the test is our choice.
+        flips: by default as many as `resamples`; many tests at once need more.
     """
     if len(first) != len(second):
         raise ValueError(f"paired scores differ in number: {len(first)} and {len(second)}")
@@ -349,15 +264,9 @@ def paired_difference(
 
 
 def resampled(
-    statistic: Callable[[Any], Any],
-    groups: Sequence[int],
-    *,
-    n: int,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    stretched: bool = False,
+    statistic: Callable[[Any], Any], groups: Sequence[int], *,
+    n: int, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL,
+    bounds: tuple[float, float] = (0.0, 1.0), stretched: bool = False,
 ) -> Estimate:
     """Any statistic of clusters with a bootstrap interval; none where a group has a single cluster.
 
@@ -365,8 +274,8 @@ def resampled(
         statistic: takes weights (draws, K), how often each cluster was drawn, and returns (draws,) values.
         groups: (K,) codes 0, 1, ... of `codes_of`; clusters are resampled inside their group.
         n: number of scores behind the clusters, for the estimate.
-        bounds: the least and the greatest value there can be.
-        stretched: stretch the percentile interval about the value in place of taking further percentiles,
+        bounds: the least and the greatest value possible.
+        stretched: stretch the percentile interval about the value instead of taking further percentiles,
             which cannot reach beyond the resamples (of four clusters there are few).
     """
     import numpy as np
@@ -388,10 +297,8 @@ def resampled(
 
 
 def _summed(values, clusters, groups) -> tuple[Any, Any, Any]:
-    """Sum and number of the scores of each cluster (K,), and its group's code (K,).
-
-    A sub-category name that stands in two groups counts as two clusters.
-    """
+    """Sum and number of each cluster's scores (K,), and its group's code (K,); a name in two groups is two
+    clusters."""
     import numpy as np
 
     values = np.asarray(values, dtype=float)
@@ -416,7 +323,7 @@ def _estimate(sums, sizes, group_of, seed, resamples, level, lowest) -> Estimate
     inside = [group_of == group for group in range(len(kinds))]
     value = float(np.mean([sums[own].sum() / sizes[own].sum() for own in inside]))
     known = Estimate(value, None, None, int(sizes.sum()), count)
-    # a group of one cluster never varies under resampling: no honest interval can be had from it
+    # a group of one cluster never varies under resampling, so it allows no interval
     if kinds.min() < 2:
         return known
     weights = drawn_by_seed(tuple(kinds.tolist()), seed, resamples)

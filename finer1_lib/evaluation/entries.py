@@ -253,10 +253,9 @@ def problem_of(entry: Entry, base: str, reach: bool = True) -> str:
 def _look(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool) -> None:
     """Refuse (UserError) files that are not there or not whole, and a Hub id that cannot be reached."""
     from finer1_lib.core.checkpoint_names import is_folder
-    from finer1_lib.models import any_model
+    from finer1_lib.models import loading as models
     from finer1_lib.models.adapter_files import check_base, read_adapter
-    from finer1_lib.models.checkpoint_files import check_any, local_copy, need
-    from finer1_lib.models.checkpoint_weights import examine
+    from finer1_lib.models.checkpoint_files import check_any, examine, local_copy, need
     from finer1_lib.models.encoders import check_open_clip
 
     found = None if adapter is None else read_adapter(adapter)
@@ -271,7 +270,7 @@ def _look(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool) ->
     if folder:
         check_any(Path(checkpoint))
         examine(Path(checkpoint), checkpoint, numbers=False)
-    qwen = any_model.is_qwen(checkpoint)
+    qwen = models.is_qwen(checkpoint)
     if found is not None and not qwen:
         raise UserError(f"{checkpoint} is no Qwen2.5-VL: of other models no adapter is read; merge it into its "
                         "base, and name the merged checkpoint")  # fmt: skip

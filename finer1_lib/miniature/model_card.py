@@ -8,11 +8,14 @@ Source: our choice; it establishes the situation of the paper's Section 1 with n
 import random
 import re
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
+from finer1_lib.core.files import atomic_write_json, read_json
+from finer1_lib.core.hashing import sha256_file
 from finer1_lib.core.prompts import PROMPTS, question_for
 from finer1_lib.data.guide import describe
-from finer1_lib.miniature import pretraining_data as diet
+from finer1_lib.miniature import pretraining_data
+from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.miniature.drawing import draw_specimen
 
 # What the shipped base must reach; `holds` says whether it did.
@@ -157,12 +160,36 @@ def _knowledge(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
 def _reasoning(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
     rng, categories = random.Random(f"card-reasoning-{seed}"), _categories(guide)
     asked = [(name, e) for name, e in guide["sub_categories"].items() for _ in range(count)]
-    samples = [diet.reasoning_sample(guide, name, rng) for name, _ in asked]
+    samples = [pretraining_data.reasoning_sample(guide, name, rng) for name, _ in asked]
     answers = _ask(loaded, [sample["user"] for sample in samples], max_new_tokens=200)
     outcomes = [(e["super_category"], "", categories[name],
                  answer.rstrip().endswith(f"<prediction>{name}</prediction>\n</think>\n<answer>{name}</answer>"))
                 for (name, e), answer in zip(asked, answers)]
     return _count("four-part reasoning in text", outcomes, seed)
+
+
+def stored_card(path: Path, loaded: Any, guide: dict, *, seed: int, pictures: int, wordings: int,
+                progress: Callable[[int, int, str], None], checkpoint: Optional[Path] = None) -> list[dict[str, Any]]:
+    """The rows in the file `path`, measured first if it is missing (with 0 pictures the shipped base's rows are taken).
+
+    Args:
+        checkpoint: a new base's folder, whose model card is then written beside its weights.
+    """
+    if not path.exists():
+        if pictures:
+            done: list[str] = []
+
+            def report(ability: str) -> None:
+                done.append(ability)
+                progress(len(done), 4, ability)
+
+            rows = make_model_card(loaded, guide, seed, pictures, wordings, report)
+        else:
+            rows = read_json(model_card_path(WEIGHTS))["rows"]
+        atomic_write_json(path, rows)
+        if pictures and checkpoint:
+            write_model_card(rows, checkpoint)
+    return read_json(path, list)
 
 
 def model_card_path(checkpoint: Path) -> Path:
@@ -172,9 +199,6 @@ def model_card_path(checkpoint: Path) -> Path:
 
 def write_model_card(rows: list[dict[str, Any]], checkpoint: Path) -> Path:
     """Write the card beside a local checkpoint's weights, with their sha256, whole or not at all."""
-    from finer1_lib.core.files import atomic_write_json
-    from finer1_lib.core.hashing import sha256_file
-
     content = {"weights_sha256": sha256_file(Path(checkpoint) / "model.safetensors"),
                "summary": summarise(rows), "rows": rows}
     atomic_write_json(model_card_path(checkpoint), content)

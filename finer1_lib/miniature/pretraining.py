@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from finer1_lib.core.files import atomic_directory, atomic_write_json
-from finer1_lib.miniature import pretraining_data as diet
+from finer1_lib.miniature import pretraining_data
 from finer1_lib.miniature.base import make_model, make_processor, make_tokenizer
 from finer1_lib.miniature.drawing import SIZE, draw_specimen
 
@@ -37,7 +37,7 @@ def draw_pool(guide: dict, count: int, seed: int) -> tuple[Any, list]:
     import torch
 
     rng = random.Random(f"pool-{seed}")
-    specimens = [diet.draw_specimen_values(guide, rng) for _ in range(count)]
+    specimens = [pretraining_data.draw_specimen_values(guide, rng) for _ in range(count)]
     pixels = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
     for index, (super_category, attributes) in enumerate(specimens):
         picture = np.array(draw_specimen(super_category, attributes, rng))
@@ -66,8 +66,8 @@ def patches(pixels: Any, processor: Any) -> tuple[Any, Any]:
 def build_tokenizer(guide: dict, seed: int) -> Any:
     """The tokenizer, trained on a draw of the diet's texts; every name and every value occurs in it."""
     rng = random.Random(f"tokenizer-{seed}")
-    samples = [diet.text_sample(guide, rng) for _ in range(8000)]
-    samples += [diet.image_sample(guide, diet.draw_specimen_values(guide, rng), rng) for _ in range(2000)]
+    samples = [pretraining_data.text_sample(guide, rng) for _ in range(8000)]
+    samples += [pretraining_data.image_sample(guide, pretraining_data.draw_specimen_values(guide, rng), rng) for _ in range(2000)]
     return make_tokenizer([text for sample in samples for text in (sample["user"], sample["assistant"])])
 
 
@@ -95,7 +95,7 @@ def encode(samples: list[dict], processor: Any, image_tokens: int = 0) -> dict[s
 def text_batches(guide: dict, processor: Any, seed: int, chunk: int) -> Iterator[list[dict]]:
     """Batches of similar length out of one chunk of 160 text samples, in random order."""
     rng = random.Random(f"text-{seed}-{chunk}")
-    samples = [diet.text_sample(guide, rng) for _ in range(160)]
+    samples = [pretraining_data.text_sample(guide, rng) for _ in range(160)]
     length = {id(s): len(processor.tokenizer(s["user"] + s["assistant"]).input_ids) + 12 for s in samples}
     samples.sort(key=lambda s: length[id(s)])
     batches, batch = [], []
@@ -198,7 +198,7 @@ def pretrain(guide: dict, scratch: Path, checkpoint: Path, *, look_steps: int = 
             tokens = torch.cat(model.model.get_image_features(values, grid).pooler_output)
             losses = {"attributes": heads.loss(tokens.view(len(chosen), -1, tokens.shape[-1]), shown)}
         else:
-            told = [diet.image_sample(guide, specimen, rng) for specimen in shown]
+            told = [pretraining_data.image_sample(guide, specimen, rng) for specimen in shown]
             count = int(grid[0].prod()) // 4
             losses = {"image": token_loss(model, encode(told, processor, count), pixel_values=values, image_grid_thw=grid)}
             chunk, at = divmod(step - look_steps, 9)
@@ -222,6 +222,14 @@ def pretrain(guide: dict, scratch: Path, checkpoint: Path, *, look_steps: int = 
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == total:
             _save_state(state_file, model, heads, optimizer, step + 1)
     return save_checkpoint(model, processor, guide, checkpoint)
+
+
+def pretrained_base(guide: dict, scratch: Path, checkpoint: Path, *, progress: Callable[..., None], **settings: Any) -> str:
+    """The folder of a base, pretrained unless it is there; `progress` and `settings` as of a stage and `pretrain`."""
+    if not checkpoint.exists():
+        pretrain(guide, scratch, checkpoint, **settings, report=lambda step, total, phase, values:
+                 progress(step, total, phase, **values))
+    return str(checkpoint)
 
 
 def _save_state(path: Path, model: Any, heads: _Heads, optimizer: Any, step: int) -> None:

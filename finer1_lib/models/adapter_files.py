@@ -1,13 +1,11 @@
 """An adapter's folder, read before a model is touched: LoRA alone, safetensors alone, no pattern that hangs.
 
-    split_adapter("Qwen/Qwen2.5-VL-3B-Instruct+mine")     ("Qwen/Qwen2.5-VL-3B-Instruct", "mine")
-    split_adapter("mine")                                 (None, "mine"): on the base of whoever reads it
     adapter = read_adapter("mine")                        its configuration and weights, checked
 
-Of adapter_config.json only the fields of `Config` reach PEFT: others can import a module, ask on the terminal
-whether to run code, or load another model.
+Of adapter_config.json only the fields of `Config` reach PEFT: others can import a module, prompt on the
+terminal whether to run code, or load another model.
 
-Source: our choice.
+Source: PEFT's LoraConfig; LoRA: arXiv 2106.09685.
 """
 
 import json
@@ -21,8 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from finer1_lib.core.checkpoint_names import CONFIG, HUB_ID, is_folder, split_revision
 from finer1_lib.core.errors import CONTROL, UserError
-from finer1_lib.models.checkpoint_files import check_checkpoint, read_object, weight_files
-from finer1_lib.models.checkpoint_weights import open_weights, refuse_bad_weights
+from finer1_lib.models.checkpoint_files import (
+    check_checkpoint,
+    open_weights,
+    read_object,
+    refuse_bad_weights,
+    weight_files,
+)
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before every name in a file of PEFT's
@@ -74,14 +77,8 @@ class Config(BaseModel):
 
 
 class Adapter(NamedTuple):
-    """An adapter as its files have it.
-
-    Attributes:
-        folder: where it lies.
-        config: the fields of `Config` that its file sets.
-        base: folder name or "owner/name[@revision]" that it was trained on; "" where it does not say.
-        weights: {name as PEFT writes it: torch tensor}.
-    """
+    """An adapter as its files have it: the fields of `Config` that are set, the folder name or
+    "owner/name[@revision]" of its base ("" if not recorded), and {name as PEFT writes it: torch tensor}."""
 
     folder: Path
     config: dict[str, Any]
@@ -92,9 +89,8 @@ class Adapter(NamedTuple):
 def read_adapter(folder: "str | Path") -> Adapter:
     """An adapter's configuration and weights.
 
-    Raises:
-        UserError: no such folder, no LoRA adapter, a damaged or cut file, a value of a wrong type, a pattern
-        that takes too long, or weights that are not finite.
+    Raises: UserError: no such folder, not a LoRA adapter, a damaged file, a value of a wrong type, a pattern
+    that takes too long, or weights that are not finite.
     """
     folder = Path(folder).expanduser()
     raw = _raw_config(folder)
@@ -114,7 +110,7 @@ def _raw_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
         give = f"; give {folder / below[-1]}" if below else ""
-        raise UserError(f"{folder} is no adapter: {CONFIG} is missing{give}")
+        raise UserError(f"{folder} is not an adapter: {CONFIG} is missing{give}")
     return read_object(folder / CONFIG)
 
 
@@ -153,7 +149,7 @@ def _read_weights(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         pickled = " (adapter_model.bin is a pickle, which could run code and is never read: save it again as"
         pickled = f"{pickled} safetensors)" if (folder / "adapter_model.bin").exists() else ""
-        raise UserError(f"{folder} is no adapter: {WEIGHTS} is missing{pickled}")
+        raise UserError(f"{folder} is not an adapter: {WEIGHTS} is missing{pickled}")
     with open_weights(path) as file:
         held = {name: file.get_tensor(name) for name in file.keys()}
     weights = {PREFIX + name.removeprefix(PREFIX).replace(".default.", "."): tensor
@@ -174,12 +170,10 @@ def module_of(name: str) -> str:
 
 
 def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
-    """Refuse patterns that are none, or that take longer than `PATTERN_SECONDS` on these modules.
+    """Refuse (UserError) invalid patterns, and those that take longer than `PATTERN_SECONDS` on these
+    modules.
 
-    Tried out in a process of its own, which can be ended; PEFT then matches the very same.
-
-    Raises:
-        UserError: naming the file.
+    They are tried in a separate process, which can be killed; PEFT then matches the very same.
     """
     config = adapter.config
 
@@ -206,19 +200,15 @@ def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
         raise UserError(f"{path}: its patterns of modules' names take longer than {PATTERN_SECONDS:g} s to "
                         "match: write the names as a list") from None  # fmt: skip
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no match"])[-1]
-        raise UserError(f"{path}: a pattern of modules' names is wrong ({said}): write the names as a list")
+        why = (done.stderr.strip().splitlines() or ["no match"])[-1]
+        raise UserError(f"{path}: a pattern of modules' names is wrong ({why}): write the names as a list")
 
 
 def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
-    """The adapter with the names of a model's modules, where an older transformers wrote them otherwise.
+    """The adapter with the names of the bare model's modules, where an older transformers named them
+    otherwise.
 
-    Args:
-        modules: names of the bare model's.
-
-    Raises:
-        Misfit: modules that the model does not have.
-        UserError: patterns that are wrong or take too long.
+    Raises: Misfit: modules that the model does not have. UserError: patterns that are wrong or take too long.
     """
     known = set(modules)
     named = {module_of(name) for name in adapter.weights if ".lora_" in name}
@@ -251,14 +241,10 @@ def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
 
 
 def check_base(adapter: Adapter, folder: "str | Path", checkpoint: str) -> None:
-    """Refuse an adapter for another model by the headers of a base's files, before either is loaded.
+    """Refuse (UserError) an adapter for another model by the headers of its base's files, before either is
+    loaded.
 
-    Args:
-        folder: of the base.
-        checkpoint: the base as given, for the message.
-
-    Raises:
-        UserError: weights for modules that the base does not have, or of another width.
+    That is: weights for modules that the base does not have, or of another width.
     """
     shapes: dict[str, Any] = {"lm_head": None}  # often tied to the embeddings and left out
     for file in weight_files(Path(folder)):
@@ -300,9 +286,9 @@ def _old_name(name: str, older: bool) -> str:
 
 
 def other_base(recorded: str, checkpoint: str) -> str:
-    """What to say where an adapter was trained on another base than it is put on; "" where it agrees.
+    """A warning where an adapter was trained on another base than it is put on; "" where it agrees.
 
-    Owners, places and 4-bit copies are left aside: a copy of a checkpoint is the same checkpoint.
+    Owners, places and 4-bit copies are ignored: a copy of a checkpoint is the same checkpoint.
     """
     mine, given = _plain_base(recorded), _plain_base(checkpoint)
     if not recorded or (mine[0] == given[0] and (None in (mine[1], given[1]) or mine[1] == given[1])):
@@ -312,7 +298,7 @@ def other_base(recorded: str, checkpoint: str) -> str:
 
 
 def _plain_base(text: str) -> tuple[str, Optional[str]]:
-    """(name in small letters, revision) of a Hub id, a folder, or a folder in the Hub's cache."""
+    """(lower-case name, revision) of a Hub id, a folder, or a folder in the Hub's cache."""
     name, revision = split_revision(text) if re.fullmatch(HUB_ID, text) else (text, None)
     parts = [part for part in re.split(r"[/\\]", name) if part]
     cached = [part.split("--")[-1] for part in parts if part.startswith("models--")]
@@ -321,15 +307,7 @@ def _plain_base(text: str) -> tuple[str, Optional[str]]:
 
 
 def check_trained(folder: Path) -> str:
-    """What a training's folder holds; refuse one that is neither a PEFT adapter nor a whole checkpoint.
-
-    Returns:
-        "lora" for an adapter, "full" for a whole checkpoint.
-
-    Raises:
-        UserError: naming what is missing.
-    """
-
+    """"lora" for a folder with an adapter, "full" for a whole checkpoint; refuse (UserError) any other."""
     if (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists():
         check_checkpoint(folder)
         return "full"

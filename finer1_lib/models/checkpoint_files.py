@@ -1,20 +1,19 @@
-"""A checkpoint's files: fetched, and looked at before a loader sees them (`checkpoint_weights`).
+"""A checkpoint's files: fetched, and checked before a loader sees them; and its weights: complete, finite.
 
-    folder = local_copy("owner/name@revision")       # a folder stays as it is; nothing else is downloaded
-    with loading("owner/name"):                      # what a loader raises becomes one line
-        ...
+    folder = local_copy("owner/name@revision")           # a folder stays as it is; nothing else is downloaded
+    with loading("owner/name"):                          # what a loader raises becomes one line
+        model = load_model(AutoModel, folder, "owner/name")    # no weight random, none unused, none NaN
+    examine(folder, "owner/name")                        # the same from the headers, without loading
 
-A config may name code, another repository or a pickle: such a file is refused here, once, so no loader has to
-be trusted with it. What goes wrong in a loader nevertheless is reported in one line by `loading`.
-
-Source: our choice; safetensors only, never pickled weights, never code of a checkpoint's own.
+A config may name code, another repository or a pickle: such a file is refused here, once, so that no loader
+has to be trusted with it. Only safetensors are read.
 """
 
 import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator, Optional, Sequence
 
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError, first_line
@@ -40,17 +39,17 @@ _MOST = {"layers": 1000, "depth": 1000, "num_labels": 10**5, "experts": 10**4, "
          "context_length": 10**6, "vocab_size": 10**7}  # fmt: skip
 _CODE = ("auto_map", "trust_remote_code", "custom_generate", "custom_pipelines", "use_kernels",
          "kernel_config", "transformers_weights", "audio_tokenizer", "audio_tokenizer_class")  # fmt: skip
+# saved by older versions of transformers and computed since, or whole numbers beside the weights
+_BUFFERS = (".inv_freq", ".position_ids", ".token_type_ids", ".num_batches_tracked",
+            ".relative_position_index")  # fmt: skip
 
 
 def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
     """The folder of a checkpoint whose files a loader may read; a Hub id is downloaded, or cached already.
 
-    Args:
-        checkpoint: a folder, or a Hub id "owner/name" or "owner/name@revision".
-        weights: whether its weights are needed too.
+    Named by a folder, "owner/name" or "owner/name@revision"; `weights`: whether they are needed too.
 
-    Raises:
-        UserError: nothing there, or what `check_files` refuses.
+    Raises: UserError: nothing there, or what `check_files` refuses.
     """
     name, revision = split_revision(str(checkpoint))
     folder = Path(name)
@@ -67,16 +66,9 @@ def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
 
 @contextmanager
 def loading(checkpoint: Any, doing: str = "load", fix: str = AGAIN) -> Iterator[None]:
-    """Report in one line why a checkpoint cannot be loaded by the block; the loader's own reports are silent.
+    """Report in one line (UserError) why the block cannot load a checkpoint; the loader's reports are silent.
 
-    Args:
-        checkpoint: folder or Hub id, as given.
-        doing: what cannot be done, "load" or the like.
-        fix: what to do where the files do not fit together.
-
-    Raises:
-        UserError: there is none, its files are no checkpoint, its weights are damaged, or it would run only
-            with code of its own.
+    `doing` is what cannot be done, `fix` what to do where the files do not fit together.
     """
     from transformers.utils import logging
 
@@ -115,19 +107,18 @@ def _why(checkpoint: Any, doing: str, error: BaseException, fix: str) -> str:
     return f"cannot {doing} {str(checkpoint)!r}: {kind}{line}; its files do not fit together; {fix}"
 
 
+def pick_device(name: str = "auto") -> str:
+    """The device itself, or for "auto" the GPU where there is one, else the CPU."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
 # What lies in the folder -------------------------------------
 
 
 def check_files(folder: Path, *, weights: bool = True) -> None:
-    """Refuse a folder with files that no loader may see: not JSON objects, or that name code or other places.
-
-    Args:
-        folder: of a checkpoint.
-        weights: whether its weights will be loaded too.
-
-    Raises:
-        UserError: naming the file and what in it.
-    """
+    """Refuse (UserError) a folder with files that are not JSON objects, or that name code or other places."""
     try:
         str(folder).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -150,11 +141,8 @@ def check_files(folder: Path, *, weights: bool = True) -> None:
 
 
 def read_object(path: Path) -> dict:
-    """A JSON file that holds an object.
-
-    Raises:
-        UserError: it cannot be read, is not JSON (or too deep), or holds something else.
-    """
+    """A JSON file that holds an object. Raises: UserError: unreadable, not JSON (or too deep), not an
+    object."""
     try:
         found = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
@@ -167,7 +155,7 @@ def read_object(path: Path) -> dict:
 
 def _read(path: Path) -> str:
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UserError(f"{path} is no file (a pipe or a device), and reading it would not end; {AGAIN}")
+        raise UserError(f"{path} is not a file (a pipe or a device), and reading it would not end; {AGAIN}")
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -202,11 +190,7 @@ def _refuse_code(path: Path, config: dict) -> None:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names: safetensors beside it.
-
-    Raises:
-        UserError: another kind of file or place, one that is missing, or no index.
-    """
+    """The files that an index names: safetensors beside it, and nothing else (UserError)."""
     found = read_object(index)
     named = found.get("weight_map")
     if not isinstance(named, dict) or not named or not isinstance(found.get("metadata"), dict):
@@ -229,11 +213,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Refuse a folder that lacks what loading a Qwen2.5-VL and generating need.
-
-    Raises:
-        UserError: naming the first missing piece.
-    """
+    """Refuse (UserError) a folder that lacks what loading a Qwen2.5-VL and generating need."""
     check_files(folder)
     need(folder, "config.json", "no checkpoint")
     kind = read_object(folder / "config.json").get("model_type")
@@ -245,11 +225,8 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def check_any(folder: Path) -> None:
-    """Refuse a folder that holds no checkpoint of whatever family; a Qwen2.5-VL is looked at more closely.
-
-    Raises:
-        UserError: naming what is missing.
-    """
+    """Refuse (UserError) a folder without a checkpoint of any family; a Qwen2.5-VL is checked more
+    closely."""
     check_files(folder)
     need(folder, "config.json", "no checkpoint")
     if read_object(folder / "config.json").get("model_type") == MODEL_TYPE:
@@ -258,7 +235,7 @@ def check_any(folder: Path) -> None:
 
 
 def need(folder: Path, names: str, what: str) -> None:
-    """Refuse a folder that has none of the files "a|b"."""
+    """Refuse (UserError) a folder that has none of the files "a|b"."""
     if not any((folder / name).is_file() for name in names.split("|")):
         raise UserError(f"{folder} is {what}: {' or '.join(names.split('|'))} is missing")
 
@@ -270,5 +247,155 @@ def read_config(checkpoint: "str | Path") -> Any:
     with loading(checkpoint, "read the configuration of"):
         config = AutoConfig.from_pretrained(
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
-    config._attn_implementation = None  # whose package the machine of a training had says nothing of this one
+    config._attn_implementation = None  # the training machine's attention package may not be installed here
     return config
+
+
+# What the weights hold ---------------------------------------
+
+
+def refuse_bad_weights(named: Iterable[tuple[str, Any]], where: Any) -> None:
+    """Refuse (UserError) weights with NaN or infinite numbers: a model of them silently answers nothing.
+
+    `named` are (name, tensor) pairs, read one by one and not copied; `where` is for the message.
+    """
+    bad = [name for name, tensor in named if not is_finite(tensor)]
+    if bad:
+        raise UserError(f"{where}: {len(bad)} weights hold NaN or infinite numbers (first: {bad[0]});"
+                        " copy or download it again, or train it again")
+
+
+def is_finite(tensor: Any) -> bool:
+    """Whether a tensor holds neither NaN nor infinite numbers."""
+    import torch
+
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    if tensor.element_size() == 1:  # 8-bit numbers have no minimum of their own
+        tensor = tensor.to(torch.bfloat16)
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())  # a NaN anywhere makes both NaN
+
+
+def refuse_partial(
+    report: Any, where: Any, *, unused: Sequence[str] = (), parts: "Optional[Iterable[str]]" = None
+) -> None:
+    """Refuse (UserError) a model that was not loaded whole, by transformers' loading report.
+
+    Args:
+        report: of `from_pretrained`, with ignore_mismatched_sizes and output_loading_info; tied weights are
+            not among its missing keys.
+        unused: prefixes of keys that are not used.
+        parts: the model's own parts, where the checkpoint may hold more; None refuses all that is left over.
+    """
+    def used(keys: Iterable[Any]) -> list[str]:
+        return sorted(str(key) for key in keys if not str(key).startswith(tuple(unused)))
+
+    left = [key for key in report["unexpected_keys"] if not key.endswith(_BUFFERS)
+            and (parts is None or key.split(".")[0] in parts)]  # fmt: skip
+    shapes = {str(key): f"{key} is {tuple(found)} in place of {tuple(wanted)}"
+              for key, found, wanted in report["mismatched_keys"]}  # fmt: skip
+    if missing := used(report["missing_keys"]):
+        raise UserError(f"{where} lacks {len(missing)} of its model's weights (first: {missing[0]}), which"
+                        " would be random; use a whole checkpoint")
+    if other := used(shapes):
+        raise UserError(f"{where} has {len(other)} weights of another shape than its config.json says "
+                        f"(first: {shapes[other[0]]}); use the config.json that belongs to it")  # fmt: skip
+    if left := used(left):
+        raise UserError(f"{where} has {len(left)} weights that its model has no place for (first: {left[0]}),"
+                        " so they would not be used; use the config.json that belongs to it, or merge its"
+                        " adapter")
+    if errors := list(report.get("error_msgs") or ()):
+        raise UserError(f"{where}: {len(errors)} weights cannot be read (first: {errors[0]}); {AGAIN}")
+
+
+def vocabulary_of(config: Any) -> Optional[int]:
+    """Rows of a model's embedding, as its configuration has it."""
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
+def refuse_larger(tokenizer: Any, config: Any, where: Any) -> None:
+    """Refuse (UserError) a tokenizer with tokens that the model's embedding has no row for."""
+    last, rows = max(tokenizer.get_vocab().values()), vocabulary_of(config)
+    if rows is not None and last >= rows:
+        raise UserError(f"{where}: its tokenizer has tokens up to {last}, its embedding {rows} rows; use the "
+                        "tokenizer that belongs to it")  # fmt: skip
+
+
+def load_model(
+    kind: Any, folder: Optional[str], where: Any, *, unused: Sequence[str] = (), whole: bool = True,
+    **options: Any,
+) -> Any:
+    """`kind.from_pretrained(folder, **options)` with every weight from the checkpoint, or a UserError.
+
+    `folder` is None where the options hold the weights; `where` is the checkpoint as given, for messages;
+    `whole`: whether all of the checkpoint must have a place in the model.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    if folder:
+        options.setdefault("config", read_config(folder))
+    model, report = kind.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+        ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    if getattr(model, "is_quantized", False) and not torch.cuda.is_available():
+        raise UserError(f"{where} has quantised weights, which need a GPU; take the checkpoint in 16 bits")
+    parts = None if whole else {name.split(".")[0] for name, _ in model.named_parameters()}
+    refuse_partial(report, where, unused=unused, parts=parts)
+    refuse_bad_weights(((name, one) for name, one in model.state_dict().items()
+                        if not name.startswith(tuple(unused))), where)  # fmt: skip
+    if folder and Path(folder).parent.name == "snapshots":  # of the Hub's cache, which is named by its commit
+        model.config._commit_hash = Path(folder).name
+    return model
+
+
+def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
+    """Refuse (UserError) what `load_model` would refuse of a checkpoint, from its files' headers.
+
+    `numbers`: look for NaN too, which reads every weight once. Returns whether it is a vision-language model.
+    """
+    import torch
+    import transformers
+
+    config, headers = read_config(folder), {}
+    for file in weight_files(folder):
+        with open_weights(file) as weights:
+            if twice := sorted(headers.keys() & weights.keys()):
+                raise UserError(f"{file} has {len(twice)} weights that another file has too (first: "
+                                f"{twice[0]}); {AGAIN}")  # fmt: skip
+            headers.update({name: weights.get_slice(name) for name in weights.keys()})
+            if numbers:
+                refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
+    kind = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    sees, unused = kind is not None, ()
+    if not sees:  # of an encoder perhaps one tower alone is used
+        kind, unused = transformers.MODEL_MAPPING.get(type(config), None), ("text_model.", "pooler.")
+    if not isinstance(kind, type) or getattr(config, "quantization_config", None):
+        return sees  # quantised weights have shapes of their own
+    other = [name for name, one in headers.items()
+             if not one.get_dtype().startswith(("F", "BF")) and not name.endswith(_BUFFERS)]
+    if other:
+        raise UserError(f"{folder} has {len(other)} weights of whole or complex numbers (first: {other[0]});"
+                        f" {AGAIN}")
+    state = {name: torch.empty(one.get_shape(), device="meta") for name, one in headers.items()}
+    with loading(where, "examine"):
+        load_model(kind, None, where, whole=sees, unused=unused, config=config, state_dict=state,
+                   device_map="meta")  # fmt: skip
+    return sees
+
+
+@contextmanager
+def open_weights(file: Path) -> Iterator[Any]:
+    """A safetensors file, open: names and shapes cost nothing, tensors are read one by one.
+
+    Raises: UserError: it is damaged, or a Git LFS pointer.
+    """
+    from safetensors import safe_open
+
+    with loading(file, "read"):
+        with file.open("rb") as head:
+            if head.read(24) == b"version https://git-lfs.":
+                raise UserError(f"{file} is a pointer of Git LFS, not the weights; run git lfs pull there")
+        with safe_open(str(file), "pt") as weights:
+            yield weights

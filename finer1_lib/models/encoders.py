@@ -1,32 +1,22 @@
-"""Images as vectors: any checkpoint whose model has `get_image_features`, and a store that survives a kill.
+"""Images and texts as vectors by encoders: CLIP, SigLIP and their like, a VLM's own tower, text encoders.
 
-    encoder = load_encoder("google/siglip-base-patch16-256")   # SigLIP, CLIP, ... or a Qwen2.5-VL
-    features = cached_features(encoder, image_root, image_ids, folder)          # (images, width) float32
+    encoder = load_encoder("google/siglip-base-patch16-256")            # or a Qwen2.5-VL by loading.load
+    features = cached_features(encoder, image_root, image_ids, folder)  # (images, width) float32, resumable
+    towers = TOWERS["transformers"]("google/siglip-base-patch16-256", "cpu", 16)    # .pictures(), .texts()
+    SiglipSimilarity()("House Wren", "Rock Wren")                       # cosine of two texts
 
-A `models.LoadedModel` is an encoder as it stands: its own vision tower, each image the mean of the merged
-patch features that the tower hands to the language model. Of a CLIP-like checkpoint the pooled vector is
-taken. Time is linear in the images; in memory are one batch of pictures and the vectors.
-
-Source: audit.md C4, C5 (the release names no encoder); all of this is our choice.
-
-The two towers of a CLIP-like checkpoint: pictures and texts as vectors of one space.
-
-CLIP, SigLIP and SigLIP 2 are read by transformers, EVA-CLIP (of which it has no class) by open_clip, the
-extra "clip". Both in float32, both from safetensors weights only.
-
-Source: SigLIP's texts are lower-cased and padded on the right to all its 64 tokens, as in its training (audit
-B2; big_vision); the rest is our choice.
-
-Sim(a, b) by a text encoder: the cosine of two embeddings, each text embedded once and in batches.
+Of a `LoadedModel` each image is the mean of the merged patch features that its tower hands to the language
+model; of a CLIP-like checkpoint the pooled vector. How a text is read:
 
     SigLIP, SigLIP 2  the text tower's pooled output; texts padded to all 64 tokens, which it attends to
     CLIP              the projected text embedding
-    any other         the mean of the last layer's states over the tokens, as sentence encoders are read
+    any other         the mean of the last layer's states over the tokens (Sentence-BERT, arXiv 1908.10084)
 
-The release embeds one text at a time, four for each answer, and remembers none (audit B2).
+CLIP, SigLIP and SigLIP 2 are read by transformers, EVA-CLIP (of which it has no class) by open_clip, the
+extra "clip". Everything is float32, from safetensors alone.
 
-Source: release eval/evaluation.py, SigLIPTextSimilarity (which ignores weights of other sizes: refused here);
-second encoders: audit B2, F4; that others are mean-pooled is our choice, after Reimers and Gurevych 2019.
+Source: release eval/evaluation.py:36 (SigLIPTextSimilarity), which embeds one text at a time, remembers
+none, and ignores weights of other sizes (refused here). SigLIP (arXiv 2303.15343) lower-cases its texts.
 """
 
 import importlib.util
@@ -43,46 +33,46 @@ from finer1_lib.core.hashing import digest, listing_digest
 from finer1_lib.core.images import load_image
 from finer1_lib.models.checkpoint_files import (
     OPEN_CLIP_FILES,
+    load_model,
     loading,
     local_copy,
     need,
+    open_weights,
+    pick_device,
     read_config,
     read_object,
+    refuse_bad_weights,
+    refuse_larger,
 )
-from finer1_lib.models.checkpoint_weights import load_model, open_weights, refuse_bad_weights, refuse_larger
 
 if TYPE_CHECKING:
     import numpy
 
 BATCH = 16  # images of one forward pass
 CHUNK = 32 * BATCH  # images of one file: whole batches, so that a resumed run cuts the same ones
+SIGLIP = "google/siglip-base-patch16-256"  # the paper's, Section 4.1
+SIGLIP_LENGTH = 64  # tokens that every text is padded to, as in SigLIP's training and in the release
+LONGEST = 512  # tokens of any other encoder
+KEPT = 16_384  # embeddings: of 768 numbers each 50 MB, far more than a data set has names
+AHEAD = 16  # batches embedded at a time
 
 
 def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) -> SimpleNamespace:
-    """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder, in float32.
+    """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder; `texts`: with its text tower
+    too.
 
-    Args:
-        checkpoint: a folder, or a Hub id "owner/name" or "owner/name@revision".
-        device: "auto" is the GPU where there is one, else the CPU.
-        texts: whether its text tower is needed too, with a tokenizer.
+    Returns what `image_features` needs of a `LoadedModel` (model, processor, device, checkpoint, adapter),
+    and the tokenizer, None unless `texts`.
 
-    Returns:
-        What `image_features` needs of a `models.LoadedModel`: model, processor, device, checkpoint, adapter;
-        and tokenizer, None unless `texts`.
-
-    Raises:
-        UserError: nothing there, no image encoder, or weights of it that the checkpoint does not have.
+    Raises: UserError: nothing there, not an image encoder, or weights that the checkpoint does not have.
     """
-    import torch
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = {"local_files_only": True, "trust_remote_code": False}
+    device, where = pick_device(device), {"local_files_only": True, "trust_remote_code": False}
     with loading(checkpoint, "use as image_encoder"):
         folder = local_copy(checkpoint)
-        model = load_model(AutoModel, folder, f"image_encoder {checkpoint!r}", dtype=torch.float32,
+        model = load_model(AutoModel, folder, f"image_encoder {checkpoint!r}", dtype="float32",
                            whole=False, unused=() if texts else ("text_model.",))  # fmt: skip
         processor = AutoImageProcessor.from_pretrained(folder, **where)
         tokenizer = AutoTokenizer.from_pretrained(folder, **where) if texts else None
@@ -101,18 +91,12 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
 
 
 def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "numpy.ndarray":
-    """One vector per image, in batches: time linear in the images, memory bounded by one batch.
+    """(images, width) float32, not normalised, by `load_encoder` or a `LoadedModel`.
 
-    Args:
-        loaded: from `load_encoder`, or a `models.LoadedModel`; its processor resizes.
-        images: RGB images; an iterator is read batch by batch, so nobody need hold them all.
-        batch_size: images per batch; it does not change the result beyond rounding.
+    Time is linear in the images, memory bounded by one batch: an iterator of RGB images is read batch by
+    batch.
 
-    Returns:
-        (images, width) float32, not normalised.
-
-    Raises:
-        UserError: the features are not finite (a broken checkpoint), or not one per image.
+    Raises: UserError: the features are not finite (a broken checkpoint), or not one per image.
     """
     import numpy
     import torch
@@ -150,34 +134,22 @@ def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "n
 def cached_features(
     loaded: Any, image_root, image_ids: Sequence[str], folder, *, progress: Optional[Callable] = None
 ) -> "numpy.ndarray":
-    """`image_features` of files, stored in chunks: after a kill at most one chunk is encoded again.
+    """`image_features` of files, bit for bit, stored in chunks: after a kill at most one is encoded again.
 
-    The store is known by everything that decides its numbers (`feature_key`); one of other images, another
-    encoder or another pixel budget is thrown away.
-
-    Args:
-        loaded: as for `image_features`.
-        image_root: folder that the ids count from.
-        image_ids: in the order of the rows wanted.
-        folder: of the store, e.g. `stage.path("checkpoints/features")`; nothing else may lie in it.
-        progress: called as `progress(done, total)` after each image.
-
-    Returns:
-        (images, width) float32, bit for bit those of `image_features` in one go.
-
-    Raises:
-        UserError: of `load_image` and `image_features`.
+    Everything that determines the numbers is the store's key (`feature_key`); a store of other images,
+    another encoder or another pixel budget is deleted, so nothing else may lie in its folder. `progress(done,
+    total)` is called after each image.
     """
     image_ids = list(image_ids)
 
-    def pictures(start: int, stop: int) -> Iterator:
+    def images(start: int, stop: int) -> Iterator:
         for done, image_id in enumerate(image_ids[start:stop], start + 1):
             yield load_image(image_root, image_id)
             if progress:
                 progress(done, len(image_ids))
 
     return stored_rows(folder, feature_key(loaded, image_ids), len(image_ids),
-                       lambda start, stop: image_features(loaded, pictures(start, stop)))  # fmt: skip
+                       lambda start, stop: image_features(loaded, images(start, stop)))  # fmt: skip
 
 
 def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
@@ -196,7 +168,11 @@ def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
 def stored_rows(
     folder, key: str, count: int, compute: Callable[[int, int], "numpy.ndarray"]
 ) -> "numpy.ndarray":
-    """(count, width) rows that `compute(start, stop)` gives chunk by chunk, each written when it is there."""
+    """(count, width) rows from `compute(start, stop)`, chunk by chunk, each written to `folder` as it is
+    computed.
+
+    Chunks already there under the same key are read, not computed; a store under another key is deleted.
+    """
     import numpy
     from safetensors.numpy import load_file, save
 
@@ -215,16 +191,13 @@ def stored_rows(
 
 
 class TransformersTowers:
-    """Both towers of a CLIP- or SigLIP-like checkpoint that transformers has a class for.
-
-    Raises:
-        UserError: as `image_encoders.load_encoder`, or no text tower.
-    """
+    """Both towers of a CLIP- or SigLIP-like checkpoint that transformers has a class for, by
+    `load_encoder`."""
 
     def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
         self._loaded = load_encoder(checkpoint, device=device, texts=True)
         self._batch_size = batch_size
-        # SigLIP attends to its padding, so the padding is part of what it reads; CLIP's is never looked at
+        # SigLIP attends to its padding, so the padding is part of what it reads; CLIP's is masked
         self._siglip = self._loaded.model.config.model_type.startswith("siglip")
         _try(self, checkpoint)
 
@@ -236,20 +209,17 @@ class TransformersTowers:
         """(texts, width) float32, not normalised."""
         import torch
 
-        tower = self._loaded.model.config.text_config
         if self._siglip:
-            texts, padding = [text.lower() for text in texts], "max_length"
-        else:
-            padding = True
+            texts = [text.lower() for text in texts]
         inputs = self._loaded.tokenizer(
-            list(texts), padding=padding, padding_side="right", truncation=True,
-            max_length=tower.max_position_embeddings, return_tensors="pt")  # fmt: skip
+            list(texts), padding="max_length" if self._siglip else True, padding_side="right",
+            max_length=self._loaded.model.config.text_config.max_position_embeddings, truncation=True,
+            return_tensors="pt")  # fmt: skip
         inputs = inputs.to(self._loaded.device)
-        read = {"input_ids": inputs["input_ids"]}
-        if not self._siglip:
-            read["attention_mask"] = inputs["attention_mask"]
+        mask = {} if self._siglip else {"attention_mask": inputs["attention_mask"]}
         with torch.inference_mode():
-            pooled = self._loaded.model.get_text_features(**read, return_dict=True).pooler_output
+            pooled = self._loaded.model.get_text_features(
+                input_ids=inputs["input_ids"], return_dict=True, **mask).pooler_output
         return pooled.float().cpu().numpy()
 
 
@@ -257,23 +227,17 @@ class OpenClipTowers:
     """Both towers of a checkpoint in open_clip's own format, with its preprocessing and tokenizer.
 
     Only `open_clip_config.json`, safetensors weights and the tokenizer are fetched or read: open_clip itself
-    would take pickled weights where it finds no others.
-
-    Raises:
-        UserError: open_clip is not installed, nothing there, or no safetensors weights.
+    would take pickled weights where it finds no others. Raises: UserError: not installed, or none of these.
     """
 
     def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
-        import torch
-
         if importlib.util.find_spec("open_clip") is None:
             raise UserError(f'{checkpoint} is read by open_clip: install the kit with its extra "clip"')
         folder = local_copy(checkpoint)
         check_open_clip(Path(folder))
         import open_clip
 
-        self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self._batch_size = batch_size
+        self._device, self._batch_size = pick_device(device), batch_size
         with loading(checkpoint):
             self._model, _, self._prepare = open_clip.create_model_and_transforms(
                 f"local-dir:{folder}", device=self._device, require_pretrained=True)
@@ -303,7 +267,7 @@ class OpenClipTowers:
 
 
 def _try(towers: Any, checkpoint: str) -> None:
-    """One image and one text, so that preprocessing that cannot work is refused before any question."""
+    """Encode one image and one text, so that preprocessing that cannot work is refused at once."""
     from PIL import Image
 
     with loading(checkpoint, "encode an image and a text with"):
@@ -312,13 +276,10 @@ def _try(towers: Any, checkpoint: str) -> None:
 
 
 def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
-    """Refuse a config of open_clip's with anything but numbers and words of the two towers.
+    """Refuse (UserError) a config of open_clip's with anything but numbers and words of the two towers.
 
-    open_clip hands what it finds on: to a tokenizer's loader, to timm, to other repositories. With `numbers`
-    its weights are looked at too, one by one.
-
-    Raises:
-        UserError: a file is missing, or naming the first key that is not on the list.
+    open_clip passes what it finds on: to a tokenizer's loader, to timm, to other repositories. `numbers`: its
+    weights are checked too, one by one.
     """
     for names in (("open_clip_config.json",), OPEN_CLIP_FILES):
         need(folder, "|".join(names), "no checkpoint of open_clip's that can be read safely")
@@ -363,34 +324,25 @@ _VISION = _BLOCK + (
     "no_ln_pre pos_embed_type timm_model_name timm_model_pretrained timm_pool timm_proj timm_proj_bias "
     "timm_drop timm_drop_path")
 _TEXT = _BLOCK + (
-    "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id eos_id "
-    "no_causal_mask proj_bias proj_type")
+    "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id "
+    "eos_id no_causal_mask proj_bias proj_type")
 _TOKENIZER = "clean strip_sep_token language lower reduction_mask"
 _LAYER = "eps elementwise_affine bias approximate"
 TOWERS = {"transformers": TransformersTowers, "open_clip": OpenClipTowers}
-SIGLIP = "google/siglip-base-patch16-256"  # [P] Section 4.1
-SIGLIP_LENGTH = 64  # [R] every text is padded to 64 tokens, as in SigLIP's training
-LONGEST = 512  # tokens of any other encoder
-KEPT = 16_384  # embeddings: of 768 numbers each 50 MB, far more than a data set has names
-AHEAD = 16  # batches embedded at a time
+
+
+# Similarity of texts -----------------------------------------
 
 
 class EncoderSimilarity:
     """Cosine of two texts' embeddings by a checkpoint that transformers has a class for.
 
-    What `prepare` is told waits, and is embedded in long batches as soon as the first of it is asked for, in
-    the order told: a file of any length needs the memory of `KEPT` embeddings and no more.
+    What `prepare` receives waits, and is embedded in long batches, in its order, when the first of it is
+    needed: a file of any length needs the memory of `kept` embeddings, the least recently used of which go
+    first.
 
-    Args:
-        checkpoint: folder, "owner/name" or "owner/name@revision".
-        batch_size: texts a forward pass.
-        lower_case: whether texts are put into small letters first.
-        device: a torch device.
-        kept: embeddings remembered, the least recently used forgotten first.
-
-    Raises:
-        UserError: the checkpoint cannot be loaded, leaves weights newly initialised, has no tokenizer or is
-            no text encoder; a SigLIP that reads fewer than 64 tokens.
+    Raises: UserError: the checkpoint cannot be loaded, leaves weights newly initialised, has no tokenizer, is
+    not a text encoder, or is a SigLIP that reads fewer than 64 tokens.
     """
 
     def __init__(
@@ -405,11 +357,8 @@ class EncoderSimilarity:
         self._waiting: dict[str, None] = {}
 
     def prepare(self, texts: Iterable[str]) -> None:
-        """Note texts that will be asked for."""
-        for text in texts:
-            key = self._key(text)
-            if key not in self._vectors:
-                self._waiting[key] = None
+        """Note texts that will be needed."""
+        self._waiting.update((key, None) for key in map(self._key, texts) if key not in self._vectors)
 
     def __call__(self, a: str, b: str) -> float:
         """Cosine of the two embeddings, in [-1, 1]; exactly 1 for equal texts."""
@@ -436,20 +385,16 @@ class EncoderSimilarity:
         for start in range(0, len(alike), self._batch_size):
             batch = alike[start : start + self._batch_size]
             self._vectors.update(zip(batch, self._embed(batch)))
-        for text in chosen:  # the order in which they will be asked for, so in which they may be forgotten
+        for text in chosen:  # the order in which they will be needed, so in which they may be forgotten
             self._vectors.move_to_end(text)
         while len(self._vectors) > self._kept:
             self._vectors.popitem(last=False)
 
 
 class SiglipSimilarity(EncoderSimilarity):
-    """`EncoderSimilarity` by the paper's text tower.
+    """`EncoderSimilarity` by the paper's text tower, which was trained on lower-cased text.
 
-    Args:
-        checkpoint: another SigLIP in its place.
-        lower_case: SigLIP was trained on lower-cased text; the release does not lower-case, so False is its
-            way.
-        options: as for `EncoderSimilarity`.
+    The release does not lower-case (eval/evaluation.py:36), so neither does the default.
     """
 
     def __init__(self, checkpoint: str = SIGLIP, *, lower_case: bool = False, **options: Any) -> None:
@@ -459,6 +404,9 @@ class SiglipSimilarity(EncoderSimilarity):
 
 def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
     """texts -> (texts, width) float32 unit vectors on the CPU."""
+    import torch
+    import transformers
+
     config = read_config(checkpoint)
     kind = config.model_type.removesuffix("_text_model")
     read, tower, pool = _READ.get(kind, (_mean_pooled, "AutoModel", False))
@@ -466,35 +414,26 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
         if kind == "clip":  # the tower alone looks for the width of its projection in its own part
             config.text_config.projection_dim = config.projection_dim
         config = config.text_config
-    tokenizer, model = _load(checkpoint, tower, config, ignored=() if pool else ("pooler.",))
+    with loading(checkpoint):
+        folder = local_copy(checkpoint)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False)
+        model = load_model(getattr(transformers, tower), folder, checkpoint, config=config, whole=False,
+                           unused=() if pool else ("pooler.",))  # fmt: skip
     length = _length(checkpoint, kind, tokenizer, model.config)
     refuse_larger(tokenizer, model.config, checkpoint)
     model.eval().to(device)
 
     def embed(texts: list[str]) -> Any:
-        import torch
-
         with torch.inference_mode():
             return torch.nn.functional.normalize(read(model, tokenizer, texts, length).float(), dim=-1).cpu()
 
     try:
         embed(["a"])  # a decoder of pictures or a model that wants more than text says so now
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{checkpoint!r} is no text encoder ({type(error).__name__} at the first text): "
+        raise UserError(f"{checkpoint!r} is not a text encoder ({type(error).__name__} at the first text): "
                         f"take a CLIP, a SigLIP or a sentence encoder") from error  # fmt: skip
     return embed
-
-
-def _load(checkpoint: str, tower: str, config: Any, ignored: tuple[str, ...]) -> tuple[Any, Any]:
-    """(tokenizer, text tower), every weight of which was in the checkpoint."""
-    import transformers
-
-    with loading(checkpoint):
-        folder = local_copy(checkpoint)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False)
-        return tokenizer, load_model(getattr(transformers, tower), folder, checkpoint, config=config,
-                                     unused=ignored, whole=False)  # fmt: skip
 
 
 def _length(checkpoint: str, kind: str, tokenizer: Any, config: Any) -> int:

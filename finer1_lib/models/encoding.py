@@ -1,53 +1,43 @@
-"""Chat messages into model inputs, each distinct picture and text processed once.
+"""Chat messages into model inputs, each distinct image and text processed once; and how large an image may
+be.
 
-A training step scores one question under 8 rollouts and two pictures; calling the processor for each would
-cost more than the model's own forward on a CPU. The encoder renders the chat template, expands each image
-placeholder to the picture's number of tokens, and remembers what it has seen. Its result equals the
-processor's own (a test compares).
+A training step scores one question under 8 rollouts and two images; calling the processor for each would cost
+more than the model's own forward on a CPU. The encoder renders the chat template, expands each image
+placeholder to the image's number of tokens, and remembers what it has seen. Its result equals the processor's
+own (a test compares).
 
-    [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "..."}]}]
+    [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "..."}]}]
         -> Encoded(ids=[...], pixels=(patches, 1176), grid=(images, 3))
 
-A picture is a PIL image or an `ImageFile`, which is opened when it is needed.
+A smaller image is enlarged to `min_pixels`, a larger one reduced to `max_pixels`, its proportions kept, and
+both sides are rounded to 28 pixels; 28 x 28 pixels are one image token. The checkpoints' own bounds are 3,136
+and 12,845,056 pixels.
 
-Source: transformers' Qwen2_5_VLProcessor, whose behaviour this reproduces.
-
-How large a picture may be: the fewest and the most pixels that a processor lets through.
-
-    set_pixels(processor, 0, 256 * 28 * 28)   # 256 image tokens at most; 0 leaves the checkpoint's own bound
-    pixels_of(processor)                      # {"min_pixels": 3136, "max_pixels": 200704}
-    told_apart(folder, processor)             # one line where what lies in `folder` was trained with others
-
-A smaller picture is enlarged to the one, a larger one reduced to the other, its proportions kept, and both
-sides are rounded to 28 pixels; 28 x 28 pixels are one image token.
-
-Source: transformers' Qwen2VLImageProcessor; data.md 4.1 (the checkpoints' own bounds: 3,136 and 12,845,056
-pixels; the release trains with 200,704 and 1,003,520).
+Source: transformers' Qwen2_5_VLProcessor and Qwen2VLImageProcessor, whose behaviour this reproduces.
 """
 
+import sys
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_json
-from finer1_lib.models.chat_templates import bounded
-from finer1_lib.models.checkpoint_files import read_object
+from finer1_lib.models.checkpoint_files import loading, read_object
 
 if TYPE_CHECKING:
     import torch
 
-CACHE_BYTES = 256 * 2**20  # pixel tensors kept; a picture of 1280 tokens takes 24 MB
+CACHE_BYTES = 256 * 2**20  # pixel tensors kept; an image of 1280 tokens takes 24 MB
+LINES = 10**6  # of template code for one conversation; the longest of the published ones takes some hundreds
+OWN = "use the chat_template.jinja that belongs to the model"
+TRAINING, KEY = "training.json", "pixels"  # the bounds of a training, beside its weights
 
 
 class Encoded(NamedTuple):
-    """One prompt.
-
-    Attributes:
-        ids: token ids with image placeholders expanded.
-        pixels: (patches, features) of all its images one after another, or None.
-        grid: (images, 3) time, height, width in patches, or None.
-    """
+    """One prompt: ids with image placeholders expanded, pixels (patches, features) of all its images one
+    after another, and grid (images, 3) of their time, height and width in patches; None without images."""
 
     ids: list[int]
     pixels: "Optional[torch.Tensor]"
@@ -55,24 +45,15 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Encodes prompts for one processor and keeps the last pictures' pixels (least recently used go first).
-
-    Args:
-        processor: a Qwen2_5_VLProcessor.
-        cache_bytes: upper bound of the pixels kept.
-    """
+    """Encodes prompts for one Qwen2_5_VLProcessor and keeps the last images' pixels, up to `cache_bytes`."""
 
     def __init__(self, processor: Any, cache_bytes: int = CACHE_BYTES) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self._budget, self._held = cache_bytes, 0
-        self._pictures: OrderedDict[Any, tuple] = OrderedDict()
+        self._images: OrderedDict[Any, tuple] = OrderedDict()  # the least recently used first
 
     def __call__(self, messages: Sequence[dict], add_generation_prompt: bool = True) -> Encoded:
-        """Encode one conversation.
-
-        Raises:
-            ValueError: the text itself holds image placeholders.
-        """
+        """Encode one conversation. Raises: ValueError: the text itself holds image placeholders."""
         text, pixels, grid = self.render(messages, add_generation_prompt)
         return Encoded(self.tokenizer(text, add_special_tokens=False)["input_ids"], pixels, grid)
 
@@ -84,51 +65,75 @@ class Encoder:
             text = self.processor.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
         contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
-        images = [part["image"] for parts in contents for part in parts if part["type"] == "image"]
-        pictures = [self.picture(image) for image in images]
+        images = [self.picture(part["image"]) for parts in contents for part in parts
+                  if part["type"] == "image"]  # fmt: skip
         mark = self.processor.image_token
         pieces = text.split(mark)
-        if len(pieces) != len(pictures) + 1:
-            raise ValueError(f"{len(pictures)} images but {len(pieces) - 1} times {mark!r} in the prompt")
-        if not pictures:
+        if len(pieces) != len(images) + 1:
+            raise ValueError(f"{len(images)} images but {len(pieces) - 1} times {mark!r} in the prompt")
+        if not images:
             return text, None, None
         merge = self.processor.image_processor.merge_size**2
-        for i, (_, grid) in enumerate(pictures):
+        for i, (_, grid) in enumerate(images):
             pieces[i] += mark * (int(grid.prod()) // merge)
-        if len(pictures) == 1:  # the very tensors: what is kept for a picture's pixels is found again
-            return ("".join(pieces), *pictures[0])
-        return "".join(pieces), torch.cat([p for p, _ in pictures]), torch.cat([g for _, g in pictures])
+        if len(images) == 1:  # the very tensors: features kept for an image's pixels are found again
+            return ("".join(pieces), *images[0])
+        return "".join(pieces), torch.cat([p for p, _ in images]), torch.cat([g for _, g in images])
 
     def completion(self, text: str) -> list[int]:
         """Token ids of an assistant turn: the text and the token that ends it."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
     def picture(self, image: Any) -> tuple:
-        """(pixels (patches, features), grid (1, 3)) of a picture, from the cache if it was seen before."""
-        file = isinstance(image, tuple)  # an ImageFile, or another name of a picture that `open`s it
+        """(pixels (patches, features), grid (1, 3)) of an image: a PIL image, or an `ImageFile` to be
+        opened."""
+        file = isinstance(image, tuple)  # an ImageFile, or another name that `open`s an image
         key = image if file else id(image)
-        if key in self._pictures:
-            self._pictures.move_to_end(key)
-            return self._pictures[key][:2]
+        if key in self._images:
+            self._images.move_to_end(key)
+            return self._images[key][:2]
         opened = image.open() if file else image.convert("RGB")
         inputs = self.processor.image_processor(images=[opened], return_tensors="pt")
         pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
         size = pixels.numel() * pixels.element_size()
         # The image itself is kept beside its pixels: while it lives, no other object can take its id.
-        self._pictures[key] = (pixels, grid, image, size)
+        self._images[key] = (pixels, grid, image, size)
         self._held += size
-        while self._held > self._budget and len(self._pictures) > 1:
-            self._held -= self._pictures.popitem(last=False)[1][3]
+        while self._held > self._budget and len(self._images) > 1:
+            self._held -= self._images.popitem(last=False)[1][3]
         return pixels, grid
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Rows of ids of unequal lengths as one tensor.
+@contextmanager
+def bounded(where: Any) -> Iterator[None]:
+    """End the rendering of a chat template after `LINES` lines of it.
 
-    Returns:
-        (B, L) int64 ids filled up with `value` on `side` ("left" or "right"), and the (B, L) int64 mask of
-        real ids.
+    transformers renders templates in jinja2's sandbox, which limits what they may reach but not how long they
+    run. Raises: UserError: the template takes too long, has a mistake, or refuses the conversation.
     """
+    left = LINES
+
+    def count(frame: Any, event: str, value: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != "<template>":
+            return None
+        left -= 1
+        if left < 0:
+            raise UserError(f"{where}: its chat template does not end; {OWN}")
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        with loading(where, "render the chat template of", OWN):
+            yield
+    finally:
+        sys.settrace(before)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Rows of unequal lengths as (B, L) int64 ids, filled with `value` on `side` ("left" or "right"), and the
+    (B, L) int64 mask of real ids."""
     import torch
 
     longest = max(len(row) for row in rows)
@@ -142,38 +147,29 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Te
 
 
 def vision_inputs(rows: Sequence, ids: "torch.Tensor", image_token_id: int) -> dict[str, Any]:
-    """The keyword arguments that carry the pictures of a batch.
+    """pixel_values, image_grid_thw and mm_token_type_ids of a batch; {} if no row has an image.
 
-    Args:
-        rows: objects with `pixels` and `grid` (None for text alone), in the batch's order.
-        ids: (B, L) padded ids; the token types are rebuilt from these, because transformers falls back to
-            plain 1-D positions, silently, where they are missing.
-
-    Returns:
-        pixel_values, image_grid_thw and mm_token_type_ids on the device of `ids`; {} if no row has a picture.
+    `rows` have `pixels` and `grid` in the order of the (B, L) ids. Without the token types transformers would
+    silently fall back to plain 1-D positions.
     """
     import torch
 
-    pictured = [row for row in rows if row.pixels is not None]
-    if not pictured:
+    seeing = [row for row in rows if row.pixels is not None]
+    if not seeing:
         return {}
     return {
-        "pixel_values": torch.cat([row.pixels for row in pictured]).to(ids.device),
-        "image_grid_thw": torch.cat([row.grid for row in pictured]).to(ids.device),
+        "pixel_values": torch.cat([row.pixels for row in seeing]).to(ids.device),
+        "image_grid_thw": torch.cat([row.grid for row in seeing]).to(ids.device),
         "mm_token_type_ids": (ids == image_token_id).int(),
     }
 
 
-TRAINING = "training.json"  # beside trained weights: what they were trained with
-KEY = "pixels"  # in it
+# The size of images ------------------------------------------
 
 
 def pixels_named(folder: Path) -> dict[str, int]:
-    """Bounds of an image's size that a checkpoint's folder names; 0 where it names none.
-
-    Raises:
-        UserError: one that is no whole number.
-    """
+    """Bounds that a checkpoint's folder names; 0 where it names none. Raises: UserError: not a whole
+    number."""
     own: Any = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -197,10 +193,9 @@ def pixels_of(processor: Any) -> dict[str, int]:
 
 
 def set_pixels(processor: Any, min_pixels: int = 0, max_pixels: int = 0) -> None:
-    """Bound the size of pictures; 0 leaves a bound as it is.
+    """Bound the size of images; 0 leaves a bound as it is.
 
-    Raises:
-        UserError: a bound below one image token, or the lower one above the upper one.
+    Raises: UserError: a bound below one image token, or the lower one above the upper one.
     """
     if not min_pixels and not max_pixels:
         return
@@ -208,38 +203,35 @@ def set_pixels(processor: Any, min_pixels: int = 0, max_pixels: int = 0) -> None
 
     images, own = processor.image_processor, pixels_of(processor)
     token = (images.patch_size * images.merge_size) ** 2
-    asked = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    for name, value in asked.items():
+    wanted = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    for name, value in wanted.items():
         if value and value < token:
             raise UserError(f"{name} is {value}: an image token is {token} pixels; give at least that, or 0"
                             " for the checkpoint's own")
-    least, most = (asked[name] or own[name] for name in asked)
+    least, most = (wanted[name] or own[name] for name in wanted)
     if least > most:
-        said = [f"{name} {value}" + ("" if asked[name] else " (the checkpoint's own)")
-                for name, value in (("min_pixels", least), ("max_pixels", most))]
-        raise UserError(f"{said[0]} is above {said[1]}: set both")
+        texts = [f"{name} {value}" + ("" if wanted[name] else " (the checkpoint's own)")
+                 for name, value in (("min_pixels", least), ("max_pixels", most))]
+        raise UserError(f"{texts[0]} is above {texts[1]}: set both")
     images.size = SizeDict(shortest_edge=least, longest_edge=most)
 
 
 def take_pixels(processor: Any, other: Any, min_pixels: int = 0, max_pixels: int = 0) -> None:
-    """Give a processor another one's bounds wherever none is asked for.
+    """Give a processor another one's bounds wherever none is given.
 
-    A checkpoint that was trained in full carries its training's bounds in its own processor; beside a base
-    and its adapters it must see pictures of their size.
+    A fully fine-tuned checkpoint carries its training's bounds in its own processor; compared with a base and
+    its adapters it must see images of their size.
     """
     own = pixels_of(other)
     set_pixels(processor, min_pixels or own["min_pixels"], max_pixels or own["max_pixels"])
 
 
 def trained_with_other_pixels(folder: "str | Path", processor: Any) -> str:
-    """One line if the weights in a folder were trained with other bounds than the processor has now; else "".
-
-    Also "" where the folder does not say.
-    """
+    """A warning if the weights in a folder were trained with other bounds than the processor's; else ""."""
     trained, now = read_json(Path(folder) / TRAINING).get(KEY), pixels_of(processor)
     if trained in (None, now):
         return ""
     differing = ", ".join(f"{name} {trained.get(name)} then, {now[name]} now" for name in now
                           if trained.get(name) != now[name])
-    return (f"warning: {Path(folder).name} was trained on pictures of another size ({differing}): set"
+    return (f"warning: {Path(folder).name} was trained on images of another size ({differing}): set"
             " min_pixels and max_pixels as there, or its scores measure the change too")

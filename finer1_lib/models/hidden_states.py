@@ -1,17 +1,17 @@
 """Hidden states of the language model, pooled over a part of the prompt: the probes' raw material.
 
-Layer 0 are the embeddings (with the picture's features in place), layer k the output of block k; the last one
+Layer 0 are the embeddings (with the image's features in place), layer k the output of block k; the last one
 comes after the final norm, as transformers gives it. Negative numbers count from the end.
 
-Source: METHOD 5 (H1: mean over the image tokens of the last layer; H2: mean over a name's tokens; H3: last
-token).
+Source: Fine-R1 (arXiv 2602.07605), Section 5.4: H1 reads the mean over the image tokens of the last layer, H2
+the mean over a name's tokens, H3 the last token.
 """
 
 from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence, Union
 
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import evaluating, in_half
-from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import forget_positions, unwrap_base
 
 if TYPE_CHECKING:
@@ -28,26 +28,18 @@ def pooled_states(
     where: Union[str, Sequence[str]] = "image", spans: Optional[Sequence[str]] = None,
     add_generation_prompt: bool = True, batch_size: int = 32,
 ) -> "numpy.ndarray":
-    """Mean state of the chosen tokens of every prompt, per layer.
+    """Mean state of the chosen tokens of every prompt: (layers, prompts, hidden) float32, layers as given.
 
     Args:
-        loaded: of `models.load`.
-        prompts: conversations as for `generate`.
-        layers: numbers of layers; 0 are the embeddings, -1 is the last; None for all.
+        layers: 0 are the embeddings, -1 is the last; None for all.
         where: "image" (all image tokens), "last" (the prompt's last token) or "span"; several at once cost
-            one forward.
-        spans: for "span", one text per prompt; the tokens of its last occurrence are meant.
+            one forward and give (places, layers, prompts, hidden).
+        spans: for "span", one text per prompt; the tokens of its last occurrence are pooled.
         add_generation_prompt: end the prompt with the start of the assistant's turn.
         batch_size: prompts a forward, at most; long ones are fewer (`FORWARD_TOKENS`).
 
-    Returns:
-        (layers, prompts, hidden) float32, layers in the order given; for a list of places (places, layers,
-        prompts, hidden).
-
-    Raises:
-        ValueError: an unknown `where`, a layer that does not exist, a prompt without image or without its
-        span.
-        UserError: memory ran out; what to make smaller.
+    Raises: ValueError: an unknown `where`, a layer that does not exist, a prompt without image or without its
+    span. UserError: memory ran out.
     """
     import numpy
     import torch
@@ -79,7 +71,7 @@ def pooled_states(
             ids, mask = pad([rows[i].ids for i in batch], loaded.processor.tokenizer.pad_token_id, "right")
             ids, mask = ids.to(device), mask.to(device)
             forget_positions(loaded.model)
-            with mended("reading states", loaded, prompts=len(batch)), in_half(loaded):
+            with memory_advice("reading states", loaded, prompts=len(batch)), in_half(loaded):
                 states = backbone(
                     input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True,
                     **vision_inputs([rows[i] for i in batch], ids, image_id)).hidden_states

@@ -1,61 +1,117 @@
-"""Checkpoints: a Qwen2.5-VL of any size, loaded by one call; trained by LoRA or in full; saved and merged.
+"""Checkpoints: a Qwen2.5-VL of any size, or another family, loaded by one call; saved and merged.
 
     loaded = load("Qwen/Qwen2.5-VL-3B-Instruct")             # or owner/name@revision, or a folder
     loaded = make_trainable(loaded, Trainable("lora", rank=8, alpha=16), seed=0)
     save_trained(loaded, folder)                             # an adapter, or (full) a whole checkpoint
     loaded = load("Qwen/Qwen2.5-VL-3B-Instruct", folder)     # either of them
     save_merged(loaded, folder)                              # base and adapter as one checkpoint
+    load_any("llava-hf/llava-onevision-qwen2-7b-ov-hf")      # any family, for generation only
 
-`backend="unsloth"` gives the same object from Unsloth's FastVisionModel. It is taken only when asked for by
-name: a model that came from another loader than the one named would make two runs look alike that are not.
+`backend="unsloth"` gives the same object from Unsloth's FastVisionModel. It is never a silent default: two
+runs that look alike must come from one loader.
 
-`generate` (finer1_lib.models.generation), `score` (finer1_lib.models.log_probabilities), `pooled_states` (finer1_lib.models.hidden_states),
-what trains (finer1_lib.models.trainable) and saves (finer1_lib.models.trained_weights) are named here too.
+A checkpoint's chat template is a program of its own: it is first rendered in a separate process, which is
+killed when it takes too long or too much memory; later `encoding.bounded` limits it.
 
-Source: paper section 5.1 (Qwen2.5-VL-3B / 7B-Instruct); the interface is our choice.
-
-Where a model computes and in which numbers: device, floating-point type, and weights of four bits.
-
-    device = pick_device("auto")           # "cuda" where there is a GPU, else "cpu"
-    dtype = pick_dtype("auto", device)     # torch.float32 on a CPU
-
-Source: our choice; four bits as QLoRA has them (arXiv 2305.14314): NF4, its scales quantised once more.
+Source: the model is that of Fine-R1 (arXiv 2602.07605), Section 5.1; the other families are those of its
+Tables 1, 2 and 7; four bits as in QLoRA (arXiv 2305.14314): NF4, its scales quantised once more.
 """
 
 import dataclasses
 import importlib.util
+import json
+import subprocess
+import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Sequence
 
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.models.adapter_files import check_trained
-from finer1_lib.models.chat_templates import check_processor
-from finer1_lib.models.checkpoint_files import check_checkpoint, loading, local_copy
-from finer1_lib.models.checkpoint_weights import examine, load_model, refuse_bad_weights, vocabulary_of
-from finer1_lib.models.encoding import set_pixels, take_pixels, trained_with_other_pixels
-from finer1_lib.models.generation import own_settings
-from finer1_lib.models.out_of_memory import mended
-from finer1_lib.models.trainable import LoadedModel, make_trainable
-from finer1_lib.models.trained_weights import attach_adapter, read_trainable, save_adapter, save_whole
+from finer1_lib.models.checkpoint_files import (
+    AGAIN,
+    MODEL_TYPE,
+    check_checkpoint,
+    examine,
+    is_finite,
+    load_model,
+    loading,
+    local_copy,
+    pick_device,
+    read_config,
+    refuse_bad_weights,
+    refuse_larger,
+    vocabulary_of,
+)
+from finer1_lib.models.encoding import OWN, bounded, set_pixels, take_pixels, trained_with_other_pixels
+from finer1_lib.models.generation import AnyModel, own_settings
+from finer1_lib.models.out_of_memory import memory_advice
+from finer1_lib.models.trainable import (
+    LoadedModel,
+    attach_adapter,
+    make_trainable,
+    read_trainable,
+    save_adapter,
+    save_whole,
+)
 
+BACKENDS = ("transformers", "unsloth")
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-def pick_device(name: str = "auto") -> str:
-    """The device itself, or for "auto" the GPU where there is one, else the CPU."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+# The modules that see, in the usual families: like the head they keep 16 bits.
+_UNQUANTIZED = ("lm_head", r".*(?:vision|visual|image|projector|connector|merger|resampler|perceiver)")
+SECONDS = 20  # a template takes a thousandth of one; this process has to start first
+MEMORY = 2**30
+IMAGE, WORDS = {"type": "image"}, "What is seen here?"
+QUERY = [{"role": "user", "content": [IMAGE, {"type": "text", "text": WORDS}]}]
+REPLY = {"role": "assistant", "content": [{"type": "text", "text": "A wren."}]}
+CONVERSATIONS = (
+    QUERY, [*QUERY, REPLY, *QUERY],
+    [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *QUERY],
+)  # fmt: skip
+# What a template may not do without end, with all that transformers gives it: a template that finds something
+# missing here would stop before its bomb. Its mistakes are left to transformers' own environment afterwards.
+_TRIAL = """
+import datetime, json, sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (%d, %d))
+except ImportError:
+    pass  # Windows: the clock alone
+import jinja2, jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+class Generation(jinja2.ext.Extension):
+    tags = {"generation"}
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_inside"), [], [], body).set_lineno(line)
+    def _inside(self, caller):
+        return caller()
+def stop(message):
+    raise jinja2.TemplateError(message)
+def to_json(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+given = json.load(sys.stdin)
+more = [Generation, jinja2.ext.loopcontrols]
+rooms = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=more)
+rooms.filters["tojson"] = to_json
+rooms.globals["raise_exception"] = stop
+rooms.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+for messages in given["conversations"]:
+    try:
+        rooms.from_string(given["template"]).render(
+            messages=messages, tools=None, documents=None, add_generation_prompt=True, **given["tokens"])
+    except MemoryError:
+        sys.exit(3)
+    except Exception:
+        pass  # another conversation may be refused or may fail by itself
+""" % (MEMORY, MEMORY)
 
 
 def pick_dtype(name: str, device: str) -> Any:
-    """The torch type; "auto" is float32 on a CPU, on a GPU bfloat16, or float16 where it has no bfloat16.
-
-    Raises:
-        UserError: another name.
-    """
+    """The torch type; "auto" is float32 on a CPU, on a GPU bfloat16, or float16 where it has no bfloat16."""
     import torch
 
     if name == "auto":
@@ -66,17 +122,8 @@ def pick_dtype(name: str, device: str) -> Any:
     return getattr(torch, name)
 
 
-def four_bits(device: str, dtype: Any, kept_whole: Sequence[str]) -> Any:
-    """transformers' settings for NF4 weights.
-
-    Args:
-        device: where the weights go.
-        dtype: torch type that is computed in.
-        kept_whole: modules that keep 16 bits: the head and what sees, as in Unsloth's 4-bit checkpoints.
-
-    Raises:
-        UserError: the device is no CUDA GPU.
-    """
+def four_bits(device: str, dtype: Any, unquantized: Sequence[str]) -> Any:
+    """transformers' settings for NF4 weights, computed in `dtype`; the modules `unquantized` keep 16 bits."""
     import transformers
 
     if not device.startswith("cuda"):
@@ -84,10 +131,7 @@ def four_bits(device: str, dtype: Any, kept_whole: Sequence[str]) -> Any:
                         "teacher's is teacher_4bit) to false")  # fmt: skip
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(kept_whole))
-
-
-BACKENDS = ("transformers", "unsloth")
+        bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(unquantized))
 
 
 def load(
@@ -96,30 +140,25 @@ def load(
     max_seq_length: int = 4096, min_pixels: int = 0, max_pixels: int = 0,
     gradient_checkpointing: bool = False,
 ) -> LoadedModel:
-    """Load a checkpoint, and what was trained from it, in evaluation mode.
+    """Load a Qwen2.5-VL, and what was trained from it, in evaluation mode.
 
-    Models that nobody holds any more are cleared away first, so that two never share the memory unasked.
+    Unreferenced models are freed first, so that two never share the memory unintended.
 
     Args:
         checkpoint: a folder (read without network) or a Hub id, "owner/name" or "owner/name@revision".
         adapter: folder written by `save_trained` (or by PEFT). An adapter's LoRA weights stay trainable. A
-            folder that holds a whole checkpoint (config.json in place of adapter_config.json: the outcome of
-            full fine-tuning) is loaded in place of `checkpoint`, with the same weights trainable as before.
-        backend: "transformers" or "unsloth".
-        device: "auto" is the GPU where there is one, else the CPU.
-        dtype: "auto" is float32 on a CPU; on a GPU bfloat16, or float16 where it has no bfloat16.
+            whole checkpoint (of full fine-tuning: config.json in place of adapter_config.json) is loaded in
+            place of `checkpoint`, with the same weights trainable as before.
+        device, dtype: of `pick_device` and `pick_dtype`.
         load_in_4bit: NF4 weights; needs a GPU, and an adapter to train.
         full_finetuning: prepare for `make_trainable` with all weights.
-        max_seq_length: tokens of prompt and completion that Unsloth prepares for; transformers has no such
-            limit.
-        min_pixels, max_pixels: bounds of a picture's size (`finer1_lib.models.encoding`); 0 for the
-            checkpoint's own. Where `adapter` was trained with others, a line says so.
-        gradient_checkpointing: spare memory in training at the cost of a second forward pass. Unsloth always
-            trains so, in its own way.
+        max_seq_length: tokens of prompt and completion that Unsloth prepares for; transformers has no limit.
+        min_pixels, max_pixels: bounds of an image's size; 0 for the checkpoint's own. Where `adapter` was
+            trained with others, a line reports it.
+        gradient_checkpointing: save memory in training by a second forward pass. Unsloth always does.
 
-    Raises:
-        UserError: a missing or incomplete folder, an adapter of another model, an unknown backend, no GPU for
-        4 bits, 4 bits for full fine-tuning, bounds that make no sense.
+    Raises: UserError: a missing or incomplete folder, an adapter of another model, an unknown backend, no GPU
+    for 4 bits, 4 bits for full fine-tuning, impossible bounds.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend!r}: one of {', '.join(BACKENDS)}")
@@ -135,7 +174,7 @@ def load(
     read = adapter if whole else checkpoint
     where = dict(device=device, dtype=pick_dtype(dtype, device), load_in_4bit=load_in_4bit)
     can = device.startswith("cuda") and not full_finetuning
-    with loading(read), mended(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
+    with loading(read), memory_advice(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
         if backend == "unsloth":
             model, processor = _load_unsloth(
                 read, max_seq_length=max_seq_length, full_finetuning=full_finetuning, **where)
@@ -157,7 +196,7 @@ def load(
 
 
 def free_memory() -> None:
-    """Clear away what nobody holds any more: models and trainers are full of reference cycles."""
+    """Free what is no longer referenced: models and trainers are full of reference cycles."""
     import gc
 
     import torch
@@ -167,29 +206,22 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def load_processor(checkpoint: "str | Path") -> Any:
-    """A checkpoint's processor (tokenizer and image processor) without its weights; named as for `load`."""
-    import transformers
-
-    with loading(checkpoint):
-        processor = transformers.AutoProcessor.from_pretrained(
-            local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
-    if getattr(processor, "chat_template", None) is None:  # some checkpoints have it in tokenizer_config.json
-        processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
-    return processor
-
-
 def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool) -> tuple:
-    import transformers
-
     options: dict[str, Any] = {}
     if load_in_4bit:  # the head and the vision tower keep 16 bits, as in Unsloth's 4-bit checkpoints
         options["device_map"] = {"": device}
-        options["quantization_config"] = four_bits(device, dtype, kept_whole=["lm_head", "visual"])
-    folder = local_copy(checkpoint)
-    examine(Path(folder), checkpoint, numbers=False)  # in a second, before large tensors are made
-    model = load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, dtype=dtype, **options)
+        options["quantization_config"] = four_bits(device, dtype, unquantized=["lm_head", "visual"])
+    model = _complete(checkpoint, dtype=dtype, **options)
     return model if load_in_4bit else model.to(device), load_processor(checkpoint)
+
+
+def _complete(checkpoint: str, **options: Any) -> Any:
+    """A vision-language model whose checkpoint is complete; seen in a second, before large tensors are made."""
+    import transformers
+
+    folder = local_copy(checkpoint)
+    examine(Path(folder), checkpoint, numbers=False)
+    return load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, **options)
 
 
 def _load_unsloth(
@@ -215,16 +247,53 @@ def _load_unsloth(
     return model, processor
 
 
-def save_merged(loaded: "LoadedModel", folder: "str | Path") -> None:
+def is_qwen(checkpoint: str) -> bool:
+    """Whether a checkpoint is a Qwen2.5-VL, which `load` takes."""
+    return read_config(checkpoint).model_type == MODEL_TYPE
+
+
+def load_any(
+    checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0, device: str = "auto"
+) -> "LoadedModel | AnyModel":
+    """Load a vision-language model of any family that transformers has a class for; a Qwen2.5-VL by `load`.
+
+    Raises: UserError: no such checkpoint, none that transformers knows without foreign code, none that sees
+    and chats, no safetensors, weights that lack a part of the model, no GPU for 4 bits, too little memory.
+    """
+    import transformers
+
+    checkpoint = str(checkpoint)
+    config = read_config(checkpoint)
+    if config.model_type == MODEL_TYPE:
+        return load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels, device=device)
+    if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise UserError(f"{checkpoint} holds a model of type {config.model_type!r}, which takes no images:"
+                        " take a vision-language model")
+    device = pick_device(device)
+    dtype, gpu, options = pick_dtype("auto", device), device.startswith("cuda"), {}
+    if load_in_4bit:
+        options["quantization_config"] = four_bits(device, dtype, _UNQUANTIZED)
+    processor = load_processor(checkpoint)
+    check_processor(processor, config, checkpoint)
+    free_memory()
+    with loading(checkpoint), memory_advice(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
+        model = _complete(checkpoint, dtype=dtype, device_map={"": device} if gpu else None, **options)
+    model.generation_config = own_settings(model.generation_config, checkpoint, vocabulary_of(config))
+    processor.tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return AnyModel(model.eval(), processor, device, checkpoint, max_pixels)
+
+
+def save_merged(loaded: LoadedModel, folder: "str | Path") -> None:
     """Write base and adapter as one checkpoint with its processor; the model in memory stays as it is.
 
     `transformers`: the base is read once more, in float32 and on the CPU, merged, and rounded once to the
     dtype in use; so a 4-bit model is merged into the weights it was quantised from. `unsloth`: by Unsloth's
-    own `save_pretrained_merged`, which always rounds to 16 bits. Without an adapter (the bare base, or full
-    fine-tuning) the weights are written as they are.
+    own `save_pretrained_merged`, which always rounds to 16 bits. Without an adapter the weights are written
+    as they are.
 
-    Raises:
-        UserError: a 4-bit model without an adapter: its rounded weights are no checkpoint.
+    Raises: UserError: a 4-bit model without an adapter: its rounded weights are not a checkpoint.
     """
     if not hasattr(loaded.model, "peft_config"):
         if getattr(loaded.model, "is_loaded_in_4bit", False):
@@ -240,3 +309,78 @@ def save_merged(loaded: "LoadedModel", folder: "str | Path") -> None:
         save_adapter(loaded, temporary)
         again = load(loaded.checkpoint, temporary, device="cpu", dtype="float32")
     save_whole(loaded, again.model.merge_and_unload(), folder)
+
+
+# Processors --------------------------------------------------
+
+
+def load_processor(checkpoint: "str | Path") -> Any:
+    """A checkpoint's processor (tokenizer and image processor) without its weights; named as for `load`."""
+    import transformers
+
+    with loading(checkpoint):
+        processor = transformers.AutoProcessor.from_pretrained(
+            local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
+    if getattr(processor, "chat_template", None) is None:  # some checkpoints have it in tokenizer_config.json
+        processor.chat_template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
+    return processor
+
+
+def check_processor(processor: Any, config: Any, where: Any) -> None:
+    """Refuse (UserError) a processor with which a model would not see, stop, or answer anything.
+
+    That is: no chat template; one that does not end, fails, or drops image or text; a tokenizer that is
+    larger than the embedding; one that cannot process a small image. `config` is the model's.
+    """
+    from PIL import Image
+
+    tokenizer = getattr(processor, "tokenizer", None)
+    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    if tokenizer is None or tokenizer.eos_token_id is None:
+        what = "tokenizer" if tokenizer is None else "eos_token"
+        raise UserError(f"{where} has no {what} in its processor's files; {AGAIN}")
+    if not template:
+        raise UserError(f"{where} has no chat template: add its chat_template.jinja, or take a model that "
+                        "follows instructions")  # fmt: skip
+    refuse_larger(tokenizer, config, where)
+    for one in template.values() if isinstance(template, dict) else [template]:
+        if not isinstance(one, str):
+            raise UserError(f"{where}: its chat template is a {type(one).__name__}, not a text; {OWN}")
+        if not _ends(one, json.dumps(tokenizer.special_tokens_map)):
+            raise UserError(f"{where}: its chat template takes more than {SECONDS} s or {MEMORY >> 20} MiB; "
+                            f"{OWN}")  # fmt: skip
+    with bounded(where):
+        seen = processor.apply_chat_template(QUERY, add_generation_prompt=True, tokenize=False)
+        blind = processor.apply_chat_template(
+            [{**QUERY[0], "content": QUERY[0]["content"][1:]}], add_generation_prompt=True, tokenize=False)
+    mark = getattr(processor, "image_token", None)
+    places = seen.count(mark) - blind.count(mark) if mark else int(seen != blind)
+    if places > 1:
+        raise UserError(f"{where}: its chat template has {places} places for one image; {OWN}")
+    if places < 1 or WORDS not in seen:
+        what = "image" if places < 1 else "text"
+        raise UserError(f"{where}: its chat template leaves the {what} out; {OWN}")
+    image = {**IMAGE, "image": Image.new("RGB", (112, 112))}
+    with loading(where, "process an image with"):
+        made = processor.apply_chat_template(
+            [[{**QUERY[0], "content": [image, QUERY[0]["content"][1]]}]], add_generation_prompt=True,
+            tokenize=True, return_dict=True, return_tensors="pt")
+    if not all(is_finite(one) for one in made.values() if hasattr(one, "is_floating_point")):
+        raise UserError(f"{where}: its processor's files make an image of NaN or infinite numbers; {AGAIN}")
+    named = getattr(config, "image_token_id", None)
+    own = processor.tokenizer.convert_tokens_to_ids(getattr(processor, "image_token", None) or "")
+    if named is not None and own is not None and named != own:
+        raise UserError(f"{where}: its config.json says that token {named} is an image, its processor writes"
+                        f" {own}; {AGAIN}")
+
+
+@lru_cache(maxsize=64)
+def _ends(template: str, tokens: str) -> bool:
+    """Whether a template is rendered within bounds, whatever else is wrong with it; `tokens` is JSON."""
+    given = json.dumps({"template": template, "conversations": CONVERSATIONS, "tokens": json.loads(tokens)})
+    try:
+        done = subprocess.run([sys.executable, "-I", "-c", _TRIAL], input=given, text=True,
+                              capture_output=True, timeout=SECONDS)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0

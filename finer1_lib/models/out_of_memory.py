@@ -1,14 +1,13 @@
-"""Memory that ran out, told in one line with the next rung of the ladder in place of a traceback.
+"""Out of memory: one line that names the next fallback, in place of a traceback.
 
-    with mended("training", loaded, micro_batch_size=16, divides=64, max_new_tokens=384):
+    with memory_advice("training", loaded, micro_batch_size=16, divides=64, max_new_tokens=384):
         trainer.train()
 
     the GPU's memory (14.6 GiB) ran out in training: set micro_batch_size to 8 (now 16)
 
-The ladder, from what costs nothing but time to what changes the experiment: smaller (micro-)batches, gradient
-checkpointing, smaller pictures, shorter completions, 4 bits (LoRA in place of all weights), a smaller model.
-
-Source: our choice; the order follows trainer.md 4 (what fits which GPU).
+The fallbacks, from what costs nothing but time to what changes the experiment: smaller (micro-)batches,
+gradient checkpointing, smaller images, shorter completions, 4 bits (LoRA in place of all weights), a smaller
+model.
 """
 
 import traceback
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from finer1_lib.models.trainable import LoadedModel
 
 FEWEST_PIXELS = 64 * 28 * 28  # 64 image tokens: below, a bird's marks are gone
-MOST_PIXELS = 1280 * 28 * 28  # the release's own bound: first of all no picture above it
+MOST_PIXELS = 1280 * 28 * 28  # the release's own bound: first of all no image above it
 SHORTEST = 128  # tokens that four parts and a name need at the least
 BATCHES = {
     "micro_batch_size": "micro_batch_size",
@@ -44,23 +43,19 @@ class Fallback(NamedTuple):
 
 
 @contextmanager
-def mended(
+def memory_advice(
     doing: str, loaded: "Optional[LoadedModel]" = None, *, final: bool = True, **now: Any
 ) -> Iterator[None]:
-    """Turn running out of memory inside the block into one line.
+    """Turn running out of memory inside the block into one line (UserError).
 
-    What inner calls held is let go; what the callers still hold goes when the kernel does, so in Jupyter a
-    smaller try wants a fresh kernel (`finer1 run` starts one each time).
+    Frames below this block are cleared, so their tensors are freed. Tensors held by the caller stay until the
+    kernel restarts: in Jupyter restart it before a smaller try (`finer1 run` starts one each time).
 
     Args:
-        doing: what was being done, e.g. "training".
-        loaded: the model; its own settings are added to `now`.
-        final: whether to answer even if nothing is left but a smaller model; else the error goes on, to a
-            block around this one that knows more.
-        now: the current values, of `next_fallback`.
-
-    Raises:
-        UserError: memory ran out.
+        doing: e.g. "training". loaded: the model; its own settings are added to `now`, the current values of
+        `next_fallback`. final: whether to advise even if nothing is left but a smaller model; else the error
+        is raised again, for
+            a block around this one that knows more.
     """
     try:
         yield
@@ -68,10 +63,10 @@ def mended(
         if not ran_out(error):
             raise
         now = {**(settings_of(loaded) if loaded is not None else {}), **now}
-        rung = next_fallback(**now)
-        if rung is None and not final:
+        fallback = next_fallback(**now)
+        if fallback is None and not final:
             raise
-        line = f"{_memory()} ran out in {doing}: {_told(rung, now)}"
+        line = f"{_memory()} ran out in {doing}: {_advice(fallback, now)}"
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that took the room
         raise UserError(line) from None
 
@@ -82,9 +77,8 @@ def ran_out(error: BaseException) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    said = str(error)  # CUDA and its libraries have other ways of saying it
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(word in said for word in words)
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of CUDA and its libraries
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def settings_of(loaded: "LoadedModel") -> dict[str, Any]:
@@ -102,17 +96,10 @@ def next_fallback(
     gradient_checkpointing: bool = True, max_pixels: int = 0, max_new_tokens: int = 0,
     load_in_4bit: bool = False, can_4bit: bool = False, finetuning: str = "lora",
 ) -> Optional[Fallback]:
-    """The first rung that is left; None where only a smaller model or a larger GPU is.
+    """The first fallback that is left; None where only a smaller model or a larger GPU is.
 
-    Args:
-        micro_batch_size: rows of a forward with gradient; `divides` is what it must divide.
-        prompts: rows that are generated together.
-        training: whether gradients were being computed.
-        gradient_checkpointing: whether it is on (or cannot be had).
-        max_pixels: of a picture, as in force.
-        max_new_tokens: of a completion; 0 where that is no parameter.
-        load_in_4bit, can_4bit: whether weights have 4 bits, and whether they could.
-        finetuning: "full" or "lora".
+    `micro_batch_size` are the rows of a forward with gradient, which must divide `divides`; `prompts` the
+    rows that are generated together; `max_new_tokens` is 0 where it is not a parameter.
     """
     if prompts > 1:
         return Fallback("prompts", prompts // 2)
@@ -130,13 +117,13 @@ def next_fallback(
     return Fallback("load_in_4bit", True) if can_4bit and not load_in_4bit else None
 
 
-def _told(rung: Optional[Fallback], now: dict[str, Any]) -> str:
-    if rung is None:
+def _advice(fallback: Optional[Fallback], now: dict[str, Any]) -> str:
+    if fallback is None:
         return ("nothing is left to make smaller but the model: take a smaller checkpoint, or a GPU with more"
                 " memory")
-    value = "true" if rung.value is True else rung.value
-    was = f" (now {now[rung.name]})" if rung.name in now and rung.value is not True else ""
-    return f"set {BATCHES.get(rung.name, rung.name)} to {value}{was}{REASONS.get(rung.name, '')}"
+    name, value = fallback
+    was = f" (now {now[name]})" if name in now and value is not True else ""
+    return f"set {BATCHES.get(name, name)} to {'true' if value is True else value}{was}{REASONS.get(name, '')}"
 
 
 def _memory() -> str:

@@ -1,18 +1,17 @@
-"""What rollouts of one prompt have in common is computed once: the picture's features, and the prompt itself.
+"""What rollouts of one prompt have in common is computed once: the image's features, and the prompt itself.
 
-    8 rollouts over one picture: 1 pass of the vision tower, 1 of the language model over the prompt,
-                                 8 over the completions, which attend to the prompt's keys and values
+    8 rollouts over one image: 1 pass of the vision tower, 1 of the language model over the prompt,
+                               8 over the completions, which attend to the prompt's keys and values
 
 Rows have a prompt in common where they share one `Encoded` OBJECT; equal contents in two objects are two
 prompts. The results are those of the plain path to float rounding, gradients included: it is the same sum in
 another order (a test compares).
 
-Of a frozen vision tower the features are also kept, as long as the pixels they came from live: scoring after
-sampling, and the second update of a rollout batch, find them there. Each picture is then computed alone, so
-that its features do not depend on its company and a resumed run finds the same digits.
+The features of a frozen vision tower are also cached, as long as the pixels they came from live: scoring
+after sampling, and the second update of a rollout batch, find them there. Each image is then encoded in its
+own batch, so its features are bit-identical after a resume.
 
-Source: our choice (issue: once per distinct image of a group; shared prefill); the calls of the model as in
-transformers' Qwen2_5_VLModel.forward.
+Source: the model is called as in transformers' Qwen2_5_VLModel.forward.
 """
 
 import functools
@@ -49,36 +48,31 @@ def distinct(rows: Sequence[Any]) -> tuple[list[Any], list[int]]:
 
 
 def shares_prompts(base: Any) -> bool:
-    """Whether this model can go on from a prompt that was computed before.
+    """Whether this model can continue from a prompt that was computed before.
 
-    Two cannot, and say so by a property of theirs. While it trains with gradient checkpointing, a block of
-    transformers runs without a cache. Unsloth's model (the one with `for_inference`) makes a cache of a fixed
-    size of its own in `generate`, and trains with its own checkpointing.
+    Two cannot. While training with gradient checkpointing, a block of transformers runs without a cache.
+    Unsloth's model (the one with `for_inference`) makes a fixed-size cache of its own in `generate`, and
+    trains with its own checkpointing.
     """
     checkpointing = base.training and base.is_gradient_checkpointing
     return not checkpointing and not hasattr(base, "for_inference")
 
 
-# Pictures ----------------------------------------------------
+# Images ------------------------------------------------------
 
 
 def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Tensor":
-    """The (B, L, D) input embeddings of a batch, with every row's picture features in place.
+    """The (B, L, D) input embeddings of (B, L) padded ids, with the image features of the B rows in place.
 
-    Args:
-        ids: (B, L) padded ids.
-        rows: the B prompts in the batch's order; those without a picture may be among them.
-
-    Raises:
-        ValueError: a number of image tokens that does not fit the pictures.
+    Raises: ValueError: a number of image tokens that does not fit the images.
     """
     import torch
 
     embedded = base.get_input_embeddings()(ids)
     here = ids == base.config.image_token_id
-    pictured = [row for row in rows if row.pixels is not None]
-    pixels, where = distinct([row.pixels for row in pictured])
-    first = {id(row.pixels): row for row in pictured}
+    seeing = [row for row in rows if row.pixels is not None]
+    pixels, where = distinct([row.pixels for row in seeing])
+    first = {id(row.pixels): row for row in seeing}
     features = picture_features(base, [first[id(tensor)] for tensor in pixels])
     found, given = int(here.sum()), sum(len(features[k]) for k in where)
     if found != given:
@@ -90,10 +84,10 @@ def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Ten
 
 
 def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
-    """The (image tokens, D) output of vision tower and merger for each row's pictures, which none shares.
+    """The (image tokens, D) output of vision tower and merger for each row's images; no two rows share one.
 
-    With anything in the tower that trains, or may be switched off (an adapter), it is computed anew, all rows
-    in one pass and with gradient. Features of a frozen tower are kept while its weights stay untouched.
+    A tower with anything that trains, or may be switched off (an adapter), is run again, all rows in one pass
+    and with gradient. Features of a frozen tower are cached while its weights stay the same.
     """
     import torch
     from torch.utils.weak import WeakTensorKeyDictionary
@@ -117,14 +111,14 @@ def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]"
 
 
 def _tower(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
-    """One pass of the tower over all pictures of all rows; one tensor a row."""
+    """One pass of the tower over all images of all rows; one tensor a row."""
     import torch
 
     device = next(base.model.visual.parameters()).device
     pixels = torch.cat([row.pixels for row in rows]).to(device)
-    pictures = iter(base.model.get_image_features(
+    images = iter(base.model.get_image_features(
         pixels, torch.cat([row.grid for row in rows]).to(device)).pooler_output)
-    return [torch.cat([next(pictures) for _ in row.grid]) for row in rows]
+    return [torch.cat([next(images) for _ in row.grid]) for row in rows]
 
 
 def positions(
@@ -143,14 +137,8 @@ def positions(
 
 
 class Prompts(NamedTuple):
-    """Prompts that the model has read but for their last token, one row for each that was asked for.
-
-    Attributes:
-        cache: keys and values of all tokens but the last.
-        mask: (B, P), left-padded.
-        last_ids: (B, 1) the last token of each.
-        last_positions: (3, B, 1) its M-RoPE position.
-    """
+    """Prompts that the model has read but for their last token: keys and values, the left-padded mask (B, P),
+    the last tokens (B, 1), and their M-RoPE positions (3, B, 1)."""
 
     cache: Any
     mask: "torch.Tensor"
@@ -159,14 +147,11 @@ class Prompts(NamedTuple):
 
 
 def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache: Any) -> Prompts:
-    """Run the model over each distinct prompt once, and hand its keys and values to every row that has it.
+    """Run the model over each distinct prompt once, and give its keys and values to every row that has it.
 
-    The last token is left to whoever goes on: it is the input that predicts the first new one.
-
-    Args:
-        base: its M-RoPE offsets are left as `generate` needs them.
-        prompts: B prompts of at least two tokens.
-        cache: an empty cache; gradients flow through transformers' own `DynamicCache`.
+    The last token is left to the caller: it is the input that predicts the first new one. The model's M-RoPE
+    offsets are left as `generate` needs them. Prompts have at least two tokens; `cache` is an empty one, and
+    gradients flow through transformers' own `DynamicCache`.
     """
     import torch
 
@@ -189,16 +174,16 @@ def preallocated_cache(base: Any) -> Any:
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    cache.layer_class_to_replicate = _roomy_layer()
+    cache.layer_class_to_replicate = _preallocated_layer()
     return cache
 
 
 @functools.lru_cache(maxsize=None)
-def _roomy_layer() -> type:
+def _preallocated_layer() -> type:
     """The layer's class, made on first use so that importing this module does not import transformers."""
     from transformers.cache_utils import DynamicLayer
 
-    class RoomyLayer(DynamicLayer):
+    class PreallocatedLayer(DynamicLayer):
         """Keys and values are views of a larger piece of memory; the same values as DynamicLayer's."""
 
         def update(self, key_states, value_states, *args, **kwargs):
@@ -222,7 +207,7 @@ def _roomy_layer() -> type:
             super().batch_select_indices(indices)
             self.held = []  # the selection lies elsewhere
 
-    return RoomyLayer
+    return PreallocatedLayer
 
 
 # Rows that stay together -------------------------------------
@@ -232,7 +217,7 @@ def bundle(rows: Mapping[str, Any], group_size: int, micro_batch_size: int) -> d
     """A rollout batch whose first dimension is bundles of rows, for TRL to shuffle and split.
 
     Were that dimension rows, TRL would scatter a group over all micro-batches, where it could share nothing.
-    A bundle is as large as divides both sizes; `rows` are (B, ...) tensors, lists of B and single numbers.
+    A bundle's size divides both sizes; `rows` are (B, ...) tensors, lists of B and single numbers.
     """
     size = math.gcd(group_size, micro_batch_size)
     return {

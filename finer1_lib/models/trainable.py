@@ -1,20 +1,31 @@
-"""Which weights are trained: LoRA adapters or the weights themselves, of which parts of the model.
+"""Which weights are trained (LoRA adapters, or the weights themselves), and how they are kept on the disk.
 
     Trainable("lora", rank=8, alpha=16)                    # the kit's default: the language model's linears
     Trainable("lora", rank=8, alpha=16, vision_tower=True)
-    Trainable("full")                                      # as the release: vision tower, projector frozen
+    Trainable("full")                                      # vision tower and projector frozen
     Trainable("full", vision_tower=True, projector=True)   # everything
 
-The language model is always trained. How the trained weights are kept: `finer1_lib.models.trained_weights`.
+    folder/adapter_config.json, adapter_model.safetensors    LoRA: plain PEFT
+    folder/config.json, model.safetensors, trainable.json    full: a checkpoint, and what of it was trained
+    folder/processor_config.json, tokenizer.json, ...        either: the processor
 
-Source: paper section 5.1 (full fine-tuning); the release freezes vision tower and projector in stage 1
-(LLaMA-Factory's defaults, audit D2) and trains them in stage 2; LoRA, its rank and targets are our choice.
+The language model is always trained. `loading.load(checkpoint, folder)` reads either folder, so no later
+stage needs to know which of them it was.
+
+Source: full fine-tuning: Fine-R1 (arXiv 2602.07605), Section 5.1. The release freezes vision tower and
+projector in stage 1 (LLaMA-Factory/examples/train_full/qwen2_5vl_full_sft.yaml:11) and trains them in stage 2
+(TAPO/examples/configs/config_tapo.yaml:68). LoRA: arXiv 2106.09685.
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any, Optional
 
+from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError
+from finer1_lib.models.adapter_files import Misfit, check_trained, in_layout, misfit, other_base, read_adapter
+from finer1_lib.models.checkpoint_files import TRAINABLE, load_model, loading
 
 KINDS = ("lora", "full")
 VISION, PROJECTOR = "visual.", "visual.merger."  # in the names of Qwen2.5-VL's parameters
@@ -25,13 +36,10 @@ PROJECTOR_TARGETS = r"(?:.*\.)?visual\.merger\.mlp\.[02]"  # 1 is the GELU betwe
 
 @dataclasses.dataclass(frozen=True)
 class Trainable:
-    """The trained part of a model.
+    """The trained part of a model, by "lora" or "full".
 
-    Attributes:
-        kind: "lora" or "full".
-        rank, alpha: of the low-rank update, scaled by alpha / rank; LoRA only.
-        vision_tower: train the vision tower's blocks too (full: with its patch embedding); else frozen.
-        projector: train the projector ("merger") between tower and language model too; else frozen.
+    LoRA's update of this rank is scaled by alpha / rank. `vision_tower`: its blocks too (full: with its patch
+    embedding); `projector`: the "merger" between tower and language model too; else frozen.
     """
 
     kind: str = "lora"
@@ -65,23 +73,44 @@ class Trainable:
         return self.vision_tower if VISION in name else True
 
 
-def make_trainable(loaded: "LoadedModel", trainable: Trainable, seed: int = 0) -> "LoadedModel":
-    """A bare model, with a fresh LoRA adapter (zero at first: the outputs do not change) or its own weights
+@dataclasses.dataclass
+class LoadedModel:
+    """A Qwen2.5-VL ready to generate and to train.
+
+    Attributes:
+        model: Qwen2_5_VLForConditionalGeneration, inside a PeftModel when an adapter is attached.
+        processor: its Qwen2_5_VLProcessor.
+        checkpoint: folder or Hub id (with its @revision) of the base weights, as given.
+        adapter: folder of the trained weights, as given; None for none or for fresh ones.
+        dtype: torch dtype that is computed in.
+        full_finetuning: whether the weights themselves may be trained.
+        trainable: which weights training changes; None until `make_trainable` or a trained folder decides.
+        gradient_checkpointing: whether training keeps each layer's input alone and recomputes the rest.
+    """
+
+    model: Any
+    processor: Any
+    device: str
+    backend: str
+    checkpoint: str
+    adapter: Optional[str] = None
+    dtype: Any = None
+    full_finetuning: bool = False
+    trainable: Optional[Trainable] = None
+    gradient_checkpointing: bool = False
+
+
+def make_trainable(loaded: LoadedModel, trainable: Trainable, seed: int = 0) -> LoadedModel:
+    """A bare model with a fresh LoRA adapter (zero at first: the outputs do not change), or its weights
     freed.
 
-    For full fine-tuning the weights are held in float32, whatever they are computed in: a step of the paper's
-    5e-6 is lost in bfloat16's rounding.
+    Full fine-tuning wants `load(..., full_finetuning=True)` and holds the weights in float32: a step of the
+    paper's 5e-6 is lost in bfloat16's rounding. `seed` is that of the adapter's random half.
 
-    Args:
-        loaded: without an adapter; for full fine-tuning from `load(..., full_finetuning=True)`.
-        trainable: which weights.
-        seed: of the adapter's random half.
-
-    Raises:
-        UserError: the model has an adapter already, or its weights cannot be trained as they were loaded.
+    Raises: UserError: the model has an adapter already, or its weights cannot be trained as they were loaded.
     """
     if hasattr(loaded.model, "peft_config"):
-        raise UserError(f"{loaded.checkpoint} has an adapter already: load it afresh to train another part")
+        raise UserError(f"{loaded.checkpoint} has an adapter already: load it again to train another part")
     if not trainable.full:
         from peft import LoraConfig
 
@@ -98,18 +127,18 @@ def make_trainable(loaded: "LoadedModel", trainable: Trainable, seed: int = 0) -
 
 
 def add_lora(
-    loaded: "LoadedModel", rank: int, alpha: int, *, vision_layers: bool = False, seed: int = 0
-) -> "LoadedModel":
+    loaded: LoadedModel, rank: int, alpha: int, *, vision_layers: bool = False, seed: int = 0
+) -> LoadedModel:
     """`make_trainable` for an adapter on the language model and, if asked for, the vision tower."""
     return make_trainable(loaded, Trainable("lora", rank, alpha, vision_tower=vision_layers), seed)
 
 
-def has_trainable(loaded: "LoadedModel") -> bool:
+def has_trainable(loaded: LoadedModel) -> bool:
     """Whether a model has a part to train: an adapter, or its own weights freed by `make_trainable`."""
     return loaded.trainable is not None
 
 
-def wrap_in_lora(loaded: "LoadedModel", config: Any, seed: int) -> "LoadedModel":
+def wrap_in_lora(loaded: LoadedModel, config: Any, seed: int) -> LoadedModel:
     """Put a LoRA adapter of this configuration around a bare model."""
     import torch
 
@@ -121,7 +150,7 @@ def wrap_in_lora(loaded: "LoadedModel", config: Any, seed: int) -> "LoadedModel"
             target_modules=config.target_modules, random_state=seed, use_gradient_checkpointing="unsloth")
         if not hasattr(model, "peft_config"):  # the last load of the process decides, not this model's
             raise UserError(f"{loaded.checkpoint}: Unsloth adds no adapter once another model was loaded for"
-                            " full fine-tuning: load it afresh")
+                            " full fine-tuning: load it again")
     else:
         from peft import get_peft_model
 
@@ -131,30 +160,132 @@ def wrap_in_lora(loaded: "LoadedModel", config: Any, seed: int) -> "LoadedModel"
     return dataclasses.replace(loaded, model=model.eval(), adapter=None)
 
 
-@dataclasses.dataclass
-class LoadedModel:
-    """A model ready to generate and to train.
+# On the disk -------------------------------------------------
 
-    Attributes:
-        model: Qwen2_5_VLForConditionalGeneration, inside a PeftModel when an adapter is attached.
-        processor: its Qwen2_5_VLProcessor.
-        device: "cpu", "cuda", ...
-        backend: "transformers" or "unsloth".
-        checkpoint: folder or Hub id (with its @revision) of the base weights, as given.
-        adapter: folder of the trained weights, as given; None for none or for fresh ones.
-        dtype: torch dtype that is computed in.
-        full_finetuning: whether the weights themselves may be trained.
-        trainable: which weights training changes; None until `make_trainable` or a trained folder decides.
-        gradient_checkpointing: whether training keeps each layer's input alone and computes the rest anew.
+
+def save_trained(loaded: LoadedModel, folder: "str | Path") -> None:
+    """Write what was trained: an adapter, or the whole checkpoint with `trainable.json`."""
+    if loaded.trainable is None:
+        raise UserError(f"{loaded.checkpoint} has nothing trained to save: call models.make_trainable first")
+    if not loaded.trainable.full:
+        return save_adapter(loaded, folder)
+    save_whole(loaded, loaded.model, folder)
+    text = json.dumps(dataclasses.asdict(loaded.trainable), indent=2) + "\n"
+    (Path(folder) / TRAINABLE).write_text(text, encoding="utf-8")
+
+
+def load_trained(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
+    """Read what `save_trained` wrote into a model: a bare one, or one with an adapter of the same shape.
+
+    Raises: UserError: the folder holds neither an adapter nor a checkpoint, or does not fit the model.
     """
+    if check_trained(Path(folder)) == "lora":
+        return attach_adapter(loaded, folder)
+    if hasattr(loaded.model, "peft_config"):
+        raise UserError(f"{folder} holds a whole checkpoint: load the base without an adapter first")
+    load_weights(loaded, folder)
+    return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
 
-    model: Any
-    processor: Any
-    device: str
-    backend: str
-    checkpoint: str
-    adapter: Optional[str] = None
-    dtype: Any = None
-    full_finetuning: bool = False
-    trainable: Optional[Trainable] = None
-    gradient_checkpointing: bool = False
+
+def load_weights(loaded: LoadedModel, folder: "str | Path") -> None:
+    """Read all weights of a checkpoint into a bare model, in place. Raises: UserError: they do not fit."""
+    import torch
+    import transformers
+
+    with loading(folder):
+        read = load_model(transformers.AutoModelForImageTextToText, str(folder), folder, dtype=torch.float32)
+    try:
+        loaded.model.load_state_dict(read.state_dict())
+    except RuntimeError as error:
+        whose = "its weights are another model's"
+        raise UserError(f"{folder} does not fit {loaded.checkpoint}: {whose}") from error
+
+
+def read_trainable(folder: "str | Path") -> Trainable:
+    """What `save_trained` noted of a whole checkpoint; for one made elsewhere, the release's frozen parts."""
+    file = Path(folder) / TRAINABLE
+    if not file.exists():
+        return Trainable("full")
+    try:
+        return Trainable(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged: train again, or copy the folder again") from error
+
+
+def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
+    """Load an adapter's weights onto a model's adapter, or else onto a new one of the same shape.
+
+    Raises: UserError: the folder holds no adapter, or one that does not fit the model.
+    """
+    import torch
+    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+    folder = Path(folder)
+    if check_trained(folder) != "lora":
+        raise UserError(f"{folder} holds a whole checkpoint, not an adapter")
+    adapter = read_adapter(folder)
+    with loading(folder, f"put on {loaded.checkpoint} the adapter"):
+        if not hasattr(loaded.model, "peft_config"):
+            try:
+                adapter = in_layout(adapter, [name for name, _ in loaded.model.named_modules()])
+            except Misfit as error:
+                raise misfit(adapter, loaded.checkpoint, str(error)) from error
+            loaded = _wrapped(loaded, PeftConfig.from_peft_type(**adapter.config))
+            if warning := other_base(adapter.base, loaded.checkpoint):
+                print(f"{folder}: {warning}", flush=True)
+        wanted = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
+        weights = adapter.weights
+        if lacking := sorted(set(wanted) - set(weights)):
+            raise UserError(f"{folder} lacks {len(lacking)} of its {len(wanted)} weights (first: "
+                            f"{lacking[0]}): its file is cut short; copy or download it again")  # fmt: skip
+        sizes = [(name, *(" x ".join(map(str, one[name].shape)) for one in (weights, wanted)))
+                 for name in sorted(wanted) if weights[name].shape != wanted[name].shape]
+        if sizes:
+            name, there, here = sizes[0]
+            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: {name}, "
+                         f"{there} where {here} is needed)")  # fmt: skip
+        with torch.no_grad():
+            result = set_peft_model_state_dict(loaded.model, weights)
+    if result.unexpected_keys:
+        left = result.unexpected_keys
+        raise misfit(adapter, loaded.checkpoint, f"it has {len(left)} weights that nothing takes (first: "
+                     f"{left[0]})")  # fmt: skip
+    return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
+
+
+def _wrapped(loaded: LoadedModel, config: Any) -> LoadedModel:
+    """A bare model inside a fresh adapter of this configuration."""
+    loaded = wrap_in_lora(loaded, config, seed=0)
+    names = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
+    parts = dict(projector=any(PROJECTOR in name for name in names),
+                 vision_tower=any(VISION in name and PROJECTOR not in name for name in names))
+    return dataclasses.replace(loaded, trainable=Trainable("lora", config.r, config.lora_alpha, **parts))
+
+
+def save_adapter(loaded: LoadedModel, folder: "str | Path") -> None:
+    """Write the adapter (PEFT safetensors) and the processor; PEFT, `load` and Unsloth read it alike."""
+    loaded.model.save_pretrained(folder, safe_serialization=True)
+    loaded.processor.save_pretrained(folder)
+    file = Path(folder) / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if is_folder(loaded.checkpoint):  # its place on this machine means nothing elsewhere
+        config["base_model_name_or_path"] = Path(loaded.checkpoint).name
+    else:
+        config["base_model_name_or_path"], config["revision"] = split_revision(loaded.checkpoint)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def save_whole(loaded: LoadedModel, model: Any, folder: "str | Path") -> None:
+    """Write a model as a checkpoint, in the dtype that `loaded` computes in, and its processor."""
+    state = {name: tensor.to(loaded.dtype) if tensor.is_floating_point() else tensor
+             for name, tensor in model.state_dict().items()}
+    model.save_pretrained(str(folder), state_dict=state)
+    # transformers writes the dtype that the model has in memory, and vLLM would load it in that
+    path, name = Path(folder) / "config.json", str(loaded.dtype).removeprefix("torch.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if "dtype" in part:
+            part["dtype"] = name
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    loaded.processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The chain as a notebook sees it: its set-up cell, and the way in to everything a stage needs.
+"""The chain as a notebook sees it: its set-up cell, and `open_stage`.
 
 Every notebook's set-up cell is `SET_UP_CELL`, byte for byte. It ends in
 
@@ -6,10 +6,8 @@ Every notebook's set-up cell is `SET_UP_CELL`, byte for byte. It ends in
     stage = open_stage(globals())
 
 after which the notebook reads earlier stages by `stage.input("01_data/images.parquet")`, writes under
-`stage.path("records.jsonl")`, and ends with `stage.finish({...})`. A notebook's current folder plays no part:
-all paths come from the stage. (`finer1 run` starts kernels in the run's folder, JupyterLab in notebooks/.)
-
-Source: our choice.
+`stage.path("records.jsonl")`, and ends with `stage.finish({...})`. All paths come from the stage, because the
+current folder differs: `finer1 run` starts kernels in the run's folder, JupyterLab in notebooks/.
 """
 
 import ast
@@ -40,24 +38,17 @@ stage = open_stage(globals())
 
 
 def open_stage(namespace: dict[str, Any]) -> Stage:
-    """Open the stage of the running notebook.
+    """Open the stage of the running notebook, whose `globals()` are given.
 
-    The parameters are the names that the parameters cell assigns (the latest cell run that sets `notebook`
-    to a stage's name), with their values from the notebook's globals, so papermill's injected values and
-    edits by hand both count.
+    The parameters are the names that the parameters cell assigns (the latest cell run that sets `notebook` to
+    a stage's name), with their present values, so papermill's injected values and edits by hand both count.
 
-    Args:
-        namespace: the notebook's `globals()`.
-
-    Raises:
-        UserError: no parameters cell was run, an injected key it does not have, or what `Stage.open` says.
+    Raises: UserError: no parameters cell was run, an injected key that it lacks, or as `Stage.open`.
     """
     clean_this_process()
     history = namespace.get("In")
     if not isinstance(history, list):
-        raise UserError(
-            "open_stage(globals()) works in a notebook: elsewhere use Stage.open(name, parameters)"
-        )
+        raise UserError("open_stage(globals()) works in a notebook: elsewhere use Stage.open(name, parameters)")
     position = _find_parameters_cell(history)
     known = parse_parameters(history[position])
     where = namespace.get("notebook")
@@ -84,7 +75,7 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
 
 
 def _one_line_for_the_system(run_dir: Path) -> None:
-    """Show one line below a cell that ended for a full disk or missing rights, and no long traceback."""
+    """Show one line, not a traceback, below a cell that failed for a full disk or missing rights."""
     from IPython import get_ipython
 
     def show(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:
@@ -116,14 +107,10 @@ def _assigned(source: str) -> dict[str, Any]:
         return {}
     found = {}
     for statement in statements:
-        target = (
-            statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        )
-        if (
-            isinstance(statement, (ast.Assign, ast.AnnAssign))
-            and isinstance(target, ast.Name)
-            and statement.value
-        ):
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or not statement.value:
+            continue
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+        if isinstance(target, ast.Name):
             try:
                 found[target.id] = ast.literal_eval(statement.value)
             except (ValueError, TypeError, RecursionError):

@@ -1,15 +1,15 @@
 """A notebook's parameters cell, read without running it, and the check of given values against it.
 
 papermill injects a misspelt key with no more than a warning, and YAML reads `5e-6` as text. So every value,
-from a preset, from `--set` or from papermill's own command line, is held against the names and types of the
-parameters cell first, and a mistake is one clear line.
+from a preset, from `--set` or from papermill's own command line, is checked against the names and types of
+the parameters cell, and a mistake is one clear line. papermill's own reader (`inspect_notebook`) is not used:
+it skips what is not a plain assignment, which must be refused here because a record has to state every value,
+and importing it takes three seconds in every notebook.
 
 Example:
-    >>> defaults = parse_parameters('seed = 0  # random seed\nrate = 5.0e-6  # learning rate')
+    >>> defaults = parse_parameters('seed = 0  # random seed\\nrate = 5.0e-6  # learning rate')
     >>> check_parameters({"rate": 1}, defaults, "params/mine/03_tapo.yaml")
     {'rate': 1.0}
-
-Source: our choice.
 """
 
 import ast
@@ -48,6 +48,21 @@ _RULES = (  # (in words, test, the parameters of any notebook that it is for); e
 _BOUNDS = {name: (words, test) for words, test, names in _RULES for name in names.split()}
 _BELOW = ": write a plain value there, and put what is computed or run into a cell below the parameters cell"
 
+_PATHS = {  # endings of parameters' names
+    **dict.fromkeys(("_root", "_file", "release", "_from"), "path"),
+    **dict.fromkeys(("_model", "checkpoint", "encoder"), "checkpoint"),
+    "more_models": "entries",
+}  # fmt: skip
+
+
+def path_kind(name: str) -> str:
+    """What a parameter points to, by its name: "" for nothing outside the run.
+
+    "path" is a file or folder of the user's, "checkpoint" a folder or a Hub id, "entries" a list of
+    LABEL=CHECKPOINT.
+    """
+    return next((kind for ending, kind in _PATHS.items() if name.endswith(ending)), "")
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -61,14 +76,8 @@ class Parameter:
 
 
 def parse_parameters(source: str) -> dict[str, Parameter]:
-    """Read the assignments of a parameters cell.
-
-    Args:
-        source: the cell's text: lines `name = literal  # help`, `name: Optional[int] = None  # help`.
-
-    Raises:
-        UserError: if the cell holds anything but assignments of flat literals.
-    """
+    """Read lines `name = literal  # help` and `name: Optional[int] = None  # help`; UserError for anything
+    else."""
     try:
         statements = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -92,7 +101,7 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
             default = ast.literal_eval(statement.value)
             json.dumps(default)  # a record is JSON
         except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{_place(statement, lines)} is no plain value{_BELOW}") from error
+            raise UserError(f"{_place(statement, lines)} is not a plain value{_BELOW}") from error
         if not isinstance(target, ast.Name):
             raise UserError(f"{_place(statement, lines)} does not assign one name: write a line for each")
         _, _, help_text = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("#")
@@ -124,15 +133,11 @@ def nearest(name: str, known: Iterable[str], words: str = "there are") -> str:
 
 
 def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
-    """Read a value typed on the command line as the parameter's type.
+    """Read a value typed on the command line ("5e-6", "true", "a,b" or "[a, b]") as the parameter's type.
 
     Args:
-        text: what was typed, e.g. "5e-6", "true", "a,b" or "[a, b]".
-        parameter: what it is for; None for a name that `check_parameters` will refuse.
+        parameter: None for a name that `check_parameters` will refuse.
         where: what the message names.
-
-    Raises:
-        UserError: if the text is no value of that type.
     """
     check_utf8(str(text), where)
     if parameter is None or parameter.kind is str and not (parameter.optional and text == "null"):
@@ -159,27 +164,18 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
 
 
 def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], where: str) -> dict[str, Any]:
-    """Hold values against the parameters cell's names and types, and numbers against their bounds.
+    """Check values against the parameters cell's names and types, and numbers against their bounds.
 
     Args:
-        given: name -> value, e.g. of a preset file.
-        parameters: of `parse_parameters`.
-        where: what the message names, e.g. "params/miniature/03_tapo.yaml" or "--set 03_tapo".
+        where: what a message (UserError) names, e.g. "params/miniature/03_tapo.yaml" or "--set 03_tapo".
 
-    Returns:
-        The values, with whole numbers turned into floats where the cell has a float.
-
-    Raises:
-        UserError: for a name the cell lacks, a value of another type, a number out of its bounds, or text
-            that no file can hold.
+    Returns: The values, with whole numbers turned into floats where the cell has a float.
     """
     for name in given:
         if name not in parameters:
-            raise UserError(
-                f"{where}: the notebook has no parameter {name!r}{nearest(name, parameters, 'it has')}"
-            )
+            raise UserError(f"{where}: the notebook has no parameter {name!r}{nearest(name, parameters, 'it has')}")
         if name.endswith("_variable") and not re.fullmatch(r"[A-Z][A-Z0-9_]*|", str(given[name])):
-            # whoever pastes the key itself must not find it in a record or a message
+            # a key that was pasted by mistake must not reach a record or a message
             raise UserError(f"{where}: {name} takes the NAME of an environment variable (capitals, digits, "
                             "_), never the secret in it")
     checked = {name: _checked(value, parameters[name], f"{where}: {name}") for name, value in given.items()}
@@ -190,7 +186,7 @@ def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], wh
 
 
 def _check_value(value: Any, name: str, where: str) -> None:
-    """Refuse a number out of its bounds, and text with the half characters of a name that is no UTF-8."""
+    """Refuse a number out of its bounds, and text that is not UTF-8."""
     if isinstance(value, str) and not value.isascii():
         check_utf8(value, where)
     if type(value) in (int, float):
@@ -202,7 +198,8 @@ def _check_value(value: Any, name: str, where: str) -> None:
 
 
 def check_utf8(text: str, where: str) -> None:
-    """Refuse (UserError) text that no UTF-8 file can hold, as a folder's name made under another encoding."""
+    """Refuse (UserError) text that no UTF-8 file can hold, e.g. a folder's name made under another encoding.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -218,7 +215,7 @@ def _checked(value: Any, parameter: Parameter, where: str) -> Any:
 
 
 def _typed(value: Any, kind: Optional[type], where: str) -> Any:
-    if kind is None or type(value) is kind:  # `is`: True is no whole number
+    if kind is None or type(value) is kind:  # `is`: True is not a whole number
         return value
     if kind is float and type(value) is int and abs(value) < 1e300:
         return float(value)

@@ -1,12 +1,10 @@
-"""Presets: values in params/, held against the notebooks before anything runs.
+"""Presets: values in params/, checked against the notebooks before anything runs.
 
 A preset is a folder params/PRESET/ with `common.yaml` and at most one file per notebook, e.g. `03_tapo.yaml`.
 Order, later wins: the notebook's parameters cell, common.yaml, the notebook's file, `--run-name`,
-`--output-root` and `--seed`, then `--set`. A line `extends: OTHER` in common.yaml lays every file of another
-preset below the one of the same name here, so that a preset says only in what it differs; the other's
-run_name is not taken over, and the other may not extend a third.
-
-Source: our choice (DESIGN 1 and 3).
+`--output-root` and `--seed`, then `--set`. A line `extends: OTHER` in common.yaml puts every file of another
+preset below the one of the same name here, so that a preset contains only its differences; the other's
+run_name is not inherited, and the other may not extend a third.
 """
 
 import json
@@ -15,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
+from finer1_lib.core.checkpoint_names import read_entry, split_adapter
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_yaml
-from finer1_lib.runs.chain import OUTSIDE, STAGES, find_run, kit_folder
+from finer1_lib.runs.chain import STAGES, find_run, kit_folder
 from finer1_lib.runs.parameters import (
     Parameter,
     check_parameters,
@@ -25,6 +24,7 @@ from finer1_lib.runs.parameters import (
     from_text,
     nearest,
     parse_parameters,
+    path_kind,
 )
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
@@ -36,7 +36,7 @@ class Plan:
 
     Attributes:
         notebooks: stage -> its notebook file.
-        given: stage -> the values that differ from the parameters cell's, ready for papermill.
+        given: stage -> the values that differ from the parameters cell's, for papermill.
         parameters: stage -> all values.
         run_dir: absolute folder of the run.
     """
@@ -48,34 +48,24 @@ class Plan:
 
 
 def find_kit() -> Path:
-    """The folder that holds notebooks/ and params/, of `chain.kit_folder`.
-
-    Raises:
-        UserError: if there is none, as when a wheel was installed away from the sources.
-    """
+    """The folder with notebooks/ and params/ (`chain.kit_folder`); UserError if a wheel was installed without
+    them."""
     named, found = os.environ.get("FINER1_KIT"), kit_folder()
     if found is None or not (found / "notebooks").is_dir() or not (found / "params").is_dir():
-        raise UserError(
-            f"no notebooks/ and params/ {'in FINER1_KIT=' + named if named else 'here'}:"
-            " run finer1 from a checkout of the kit, or set FINER1_KIT to one"
-        )
+        raise UserError(f"no notebooks/ and params/ {'in FINER1_KIT=' + named if named else 'here'}:"
+                        " run finer1 from a checkout of the kit, or set FINER1_KIT to one")
     check_utf8(str(found), "the kit's folder")
     return found
 
 
 def list_presets(kit: Path) -> list[str]:
     """Names of the folders in params/."""
-    return sorted(
-        folder.name for folder in (kit / "params").iterdir() if folder.is_dir() and folder.name[0] != "."
-    )
+    return sorted(one.name for one in (kit / "params").iterdir() if one.is_dir() and one.name[0] != ".")
 
 
 def read_cells(notebook: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook file, each with its "source" as one text and its "tags".
-
-    Raises:
-        UserError: if the file is missing or no notebook.
-    """
+    """The cells of a notebook file (UserError if it is not one), each with "source" as one text and a set of
+    "tags"."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         return [{**cell, "source": "".join(cell["source"]), "tags": set(cell.get("metadata", {}).get("tags", ()))}
@@ -87,11 +77,7 @@ def read_cells(notebook: Path) -> list[dict[str, Any]]:
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
-    """The parameters cell of a notebook file.
-
-    Raises:
-        UserError: if the file is missing, no notebook, or has no single `parameters` cell.
-    """
+    """The parameters cell of a notebook file; UserError if it is not a notebook with exactly one."""
     tagged = [cell for cell in read_cells(notebook) if "parameters" in cell["tags"]]
     if len(tagged) != 1:
         raise UserError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: it needs exactly one")
@@ -102,13 +88,11 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def read_preset(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
-    """The files of a preset: "common" and stage -> values; a stage without a file has none.
+    """The files of a preset, {"common" or stage: values}, with those of the preset that it extends below
+    them.
 
-    What `extends` names is merged in, and the line itself taken out.
-
-    Raises:
-        UserError: unknown preset, a file that belongs to no notebook, YAML that is no mapping, or `extends`
-            with no preset's name or that of one that extends another.
+    Raises: UserError: unknown preset, a file that belongs to no notebook, YAML that is not a mapping, or a
+        wrong `extends`.
     """
     values, below = _read_folder(kit, preset), {}
     if "extends" in values["common"]:
@@ -120,12 +104,12 @@ def read_preset(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
         if "extends" in below["common"]:
             third = below["common"]["extends"]
             raise UserError(f"{where} {other}, which extends {third} itself: name a preset that extends none")
-        below["common"].pop("run_name", None)  # two presets must not share a folder unasked
+        below["common"].pop("run_name", None)  # two presets must not share a folder
     return {name: {**below.get(name, {}), **mine} for name, mine in values.items()}
 
 
 def _read_folder(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
-    """The files of one folder as they stand, "common" and every stage."""
+    """The files of one folder, unmerged."""
     presets = list_presets(kit)
     if preset not in presets:
         raise UserError(f"unknown preset {preset!r}{nearest(preset, presets, 'the presets are')}")
@@ -140,7 +124,7 @@ def _read_folder(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
 
 
 def _places(kit: Path, preset: str) -> dict[str, str]:
-    """What a message names as the place of a value: the file, and the one that it extends."""
+    """The file that a message names, and the preset that it extends."""
     other = _read_folder(kit, preset)["common"].get("extends")
     also = f" (or params/{other}, which it extends)" if other else ""
     return {name: f"params/{preset}/{name}.yaml{also}" for name in ("common", *STAGES)}
@@ -156,33 +140,24 @@ def _read_yaml(file: Path, where: str) -> dict[str, Any]:
 
 
 def make_plan(
-    kit: Path,
-    preset: str,
-    run_name: Optional[str] = None,
-    output_root: Optional[str] = None,
-    seed: Optional[int] = None,
-    settings: Sequence[str] = (),
+    kit: Path, preset: str, run_name: Optional[str] = None, output_root: Optional[str] = None,
+    seed: Optional[int] = None, settings: Sequence[str] = (),
 ) -> Plan:
     """Merge a preset with the command line and check every name and type against the notebooks.
 
     Args:
-        kit: folder with notebooks/ and params/.
-        preset: folder name in params/.
         run_name: default: the preset's own, else the preset's name.
         output_root: counts from the current folder; default: the preset's, else `outputs` in the checkout.
         seed: for every notebook.
         settings: "STAGE.KEY=VALUE" each.
 
-    Raises:
-        UserError: for the first mistake found.
+    Raises: UserError: the first mistake found.
     """
     values, places = read_preset(kit, preset), _places(kit, preset)
     notebooks = {stage: kit / "notebooks" / f"{stage}.ipynb" for stage in STAGES}
     cells = {stage: read_parameters(file) for stage, file in notebooks.items()}
     common = values.pop("common")
-    every = {
-        name: parameter for cell in cells.values() for name, parameter in cell.items() if name != "notebook"
-    }
+    every = {name: one for cell in cells.values() for name, one in cell.items() if name != "notebook"}
     check_parameters(common, every, places["common"])
     typed = _read_settings(settings, cells)
     wide: dict[str, Any] = {} if seed is None else {"seed": seed}
@@ -197,8 +172,8 @@ def make_plan(
     for stage, cell in cells.items():
         for name in _RUN_WIDE:
             if name in values[stage]:
-                mend = f"set it in params/{preset}/common.yaml"
-                raise UserError(f"{places[stage]}: {name} is the same for all notebooks: {mend}")
+                raise UserError(f"{places[stage]}: {name} is the same for all notebooks:"
+                                f" set it in params/{preset}/common.yaml")
             if name not in cell:
                 raise UserError(f"{stage}.ipynb: the parameters cell does not set {name!r}")
         shared = {name: value for name, value in common.items() if name in cell}
@@ -212,9 +187,7 @@ def make_plan(
     return Plan(notebooks, given, merged, run_dir)
 
 
-def _read_settings(
-    settings: Sequence[str], cells: dict[str, dict[str, Parameter]]
-) -> dict[str, dict[str, Any]]:
+def _read_settings(settings: Sequence[str], cells: dict[str, dict[str, Parameter]]) -> dict[str, dict[str, Any]]:
     """Parse `--set STAGE.KEY=VALUE` by the types of the parameters cells."""
     typed: dict[str, dict[str, Any]] = {stage: {} for stage in cells}
     for setting in settings:
@@ -223,34 +196,28 @@ def _read_settings(
         if not (equals and dot and stage and name):
             raise UserError(f"--set {setting}: write STAGE.KEY=VALUE, for example --set 03_tapo.seed=1")
         if stage not in cells:
-            raise UserError(
-                f"--set {setting}: unknown stage {stage!r}{nearest(stage, cells, 'the stages are')}"
-            )
+            raise UserError(f"--set {setting}: unknown stage {stage!r}{nearest(stage, cells, 'the stages are')}")
         if name in _RUN_WIDE:
-            raise UserError(
-                f"--set {setting}: {name} is the same for all notebooks: use --{name.replace('_', '-')}"
-            )
+            raise UserError(f"--set {setting}: {name} is the same for all notebooks: use --{name.replace('_', '-')}")
         value = from_text(text, cells[stage].get(name), f"--set {left}")
         typed[stage] |= check_parameters({name: value}, cells[stage], f"--set {stage}")
-        mine = name.endswith(("_root", "_file", "release", "_from")) and value and "://" not in value
-        if mine and not os.path.exists(where := os.path.abspath(os.path.expanduser(value))):
+        named = path_kind(name) == "path" and value and "://" not in value
+        if named and not os.path.exists(where := os.path.abspath(os.path.expanduser(value))):
             raise UserError(f"--set {setting}: {where} does not exist")
     return typed
 
 
 def _absolute(name: str, value: Any, kit: Path) -> Any:
-    """Make a path that names the user's files absolute, since kernels run elsewhere.
+    """Make a path to the user's files absolute, since kernels run elsewhere.
 
-    A relative one counts from the current folder, else from the kit; what exists in neither place (a hub id,
-    say) is left as it is, but for a folder that is still to be filled.
+    A relative one counts from the current folder, else from the kit; what exists in neither (a Hub id) is
+    unchanged, except a folder that is still to be filled.
     """
-    if isinstance(value, list) and name == "more_models":  # "label=checkpoint" or "label=answer:checkpoint"
-        from finer1_lib.core.checkpoint_names import read_entry
-
+    if isinstance(value, list) and path_kind(name) == "entries":
         wheres = [read_entry(str(entry))[2] for entry in value]
         return [str(entry).removesuffix(where) + _absolute_weights(where, kit)
                 for entry, where in zip(value, wheres)]
-    if name == "output_root" or not name.endswith(OUTSIDE) or not isinstance(value, str) or not value:
+    if name == "output_root" or not path_kind(name) or not isinstance(value, str) or not value:
         return value
     for folder in (Path.cwd(), kit):
         path = folder / os.path.expanduser(value)
@@ -260,9 +227,7 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
 
 
 def _absolute_weights(where: str, kit: Path) -> str:
-    """`_absolute` of what an entry of more_models names: CHECKPOINT, ADAPTER or BASE+ADAPTER."""
-    from finer1_lib.core.checkpoint_names import split_adapter
-
+    """`_absolute` of an entry's CHECKPOINT, ADAPTER or BASE+ADAPTER."""
     cuts = [split_adapter(where, root) for root in (Path.cwd(), kit)]
     base, adapter = next((cut for cut in cuts if None not in cut), (where, None))
     return "+".join(_absolute("checkpoint", part, kit) for part in (base, adapter) if part)

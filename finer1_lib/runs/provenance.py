@@ -1,14 +1,8 @@
-"""Where a result comes from: versions, commit, device, time and peak memory.
+"""Where a result comes from (versions, commit, device, time, peak memory), and a clean environment for a run.
 
-Source: our choice.
-
-What a shell or a user's settings leave around a run, kept out of its results.
-
-`finer1 run` starts its kernels without the variables below; the set-up cell of a notebook run by hand takes
-them out of its own process, before anything reads them. stage.json records which ones were left out, and the
-values of those that remain and can change a number or its cost.
-
-Source: our choice.
+`finer1 run` starts its kernels without the variables below; the set-up cell of a notebook run by hand removes
+them from its own process before anything reads them. stage.json records the names of those that were left
+out, and the values of those that remain and can change a number or its cost.
 """
 
 import importlib.metadata
@@ -34,11 +28,11 @@ _PACKAGES = (
 
 
 def collect(seconds: float, opened: int) -> dict[str, Any]:
-    """The part of stage.json that says how it came about.
+    """The part of stage.json about how it was made.
 
     Args:
         seconds: wall time of this session of the stage.
-        opened: how many sessions the stage took; above 1 it was interrupted and resumed.
+        opened: number of sessions; above 1 it was interrupted and resumed.
     """
     return {
         "seconds": round(seconds, 1),
@@ -63,8 +57,7 @@ def peak_memory() -> dict[str, float]:
     try:
         import resource
 
-        # Linux counts kilobytes, macOS bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
         found["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
     except ImportError:  # Windows has no such counter in the standard library
         pass
@@ -114,7 +107,7 @@ def git_commit() -> Optional[str]:
 
 
 def line() -> str:
-    """One line for a notebook's reader: the versions that matter most, and the device."""
+    """The most important versions and the device, in one line."""
     found = versions()
     names = ("python", "finer1_lib", "torch", "transformers", "trl", "peft")
     return ", ".join([*(f"{name} {found[name]}" for name in names if name in found), device()])
@@ -125,7 +118,7 @@ _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE
 _FOREIGN = (
     *_SIZES, "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
     "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP",
-    "PYTHONOPTIMIZE",  # it takes out the notebooks' own checks
+    "PYTHONOPTIMIZE",  # it removes the notebooks' own checks
 )  # fmt: skip
 _FAMILIES = (
     "ACCELERATE_", "FSDP_", "DEEPSPEED_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "TORCHELASTIC_",
@@ -140,18 +133,16 @@ _INLINE = "module://matplotlib_inline.backend_inline"
 
 
 def check_one_process() -> None:
-    """Refuse (UserError) to be one of several processes: each would write the same run."""
+    """Refuse (UserError) to be one of several processes, each of which would write the same run."""
     for name in _SIZES:
         size = os.environ.get(name, "")
         if size.isdecimal() and int(size) > 1:
-            raise UserError(
-                f"{name}={size} in the environment: a launcher (torchrun, accelerate launch, mpirun) started"
-                f" {size} processes, and the kit runs in one; start it without the launcher, or unset {name}"
-            )
+            raise UserError(f"{name}={size} in the environment: a launcher (torchrun, accelerate launch, mpirun) started"
+                            f" {size} processes, and the kit runs in one; start it without the launcher, or unset {name}")
 
 
 def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what must not reach a run; the names of what is left out stay in it."""
+    """The environment without what must not reach a run; it keeps the names of what was left out."""
     foreign = {name for name in environment if name in _FOREIGN or name.startswith(_FAMILIES)}
     kept = {name: value for name, value in environment.items() if name not in foreign}
     foreign |= set(filter(None, environment.get(_LEFT_OUT, "").split(",")))
@@ -162,12 +153,8 @@ def clean_this_process(figures: bool = True) -> None:
     """Do for a command, or a notebook run by hand, what `cleaned` does for a kernel.
 
     Args:
-        figures: also give figures matplotlib's own style. A backend of another program's (MPLBACKEND) and a
-            user's matplotlibrc, LaTeX for every text above all, would end the first one. They are shown in
-            the notebook, where there is one.
-
-    Raises:
-        UserError: of `check_one_process`.
+        figures: also give figures matplotlib's own style and a backend that works here: an unknown MPLBACKEND
+            or a user's matplotlibrc (LaTeX for every text) would make the first figure fail.
     """
     check_one_process()
     backend = os.environ.get("MPLBACKEND", "")
@@ -187,18 +174,18 @@ def clean_this_process(figures: bool = True) -> None:
 
     matplotlib.use(backend)
     matplotlib.rcdefaults()
-    matplotlib.rcParams["text.parse_math"] = False  # as `figure_files`, for what is drawn before
-    warnings.filterwarnings("ignore", "Glyph .* missing from")  # one line says it: `figure_files`
+    matplotlib.rcParams["text.parse_math"] = False  # as core.plots, for what is drawn before
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # core.plots reports it in one line
 
 
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that holds it
+    except ModuleNotFoundError:  # of the parent package
         return False
 
 
 def recorded() -> dict[str, Any]:
-    """For stage.json: the names that were left out, and the values of what remains and shapes results."""
+    """For stage.json: the names that were left out, and the values that remain and shape results."""
     left_out = list(filter(None, os.environ.get(_LEFT_OUT, "").split(",")))
     return {"left_out": left_out, **{name: os.environ[name] for name in _RECORDED if name in os.environ}}

@@ -1,16 +1,13 @@
 """The hand-over between notebooks: what a stage finds, where it writes, and the record it leaves.
 
-A notebook opens its stage in the set-up cell (see `runs`) and closes it in its last cell with
+A notebook opens its stage in the set-up cell (`notebook.open_stage`) and closes it in its last cell with
 `stage.finish({...})`. Between the two, earlier stages are read through `stage.input(...)` and files written
 under `stage.path(...)`.
 
-A stage is known by its *signature*: its parameters (without where results are stored), the digests of the
-stages it reads, and the look of the user's own files that its parameters name. A folder with another
-signature is moved aside to `NN_stage.previous` (one is kept) and begun anew. With the same signature
-everything in the folder is kept, so heavy functions load or resume. What is written is what the record says:
-a parameter changed below the set-up cell, or a folder that was removed meanwhile, is refused.
-
-Source: our choice.
+A stage is known by its *signature* (`fingerprints.signature_of`). A folder with another signature is moved
+aside to `NN_stage.previous` (one is kept) and begun again. With the same signature everything in the folder
+is kept, so heavy functions load or resume. The record must describe what was written: a parameter changed
+below the set-up cell, or a folder that was removed meanwhile, is refused.
 """
 
 import os
@@ -51,26 +48,21 @@ class Stage:
 
     Attributes:
         name: e.g. "02_cot_sft".
-        run_dir: absolute folder of the run.
-        dir: absolute folder of this stage.
-        parameters: the notebook's parameters; nobody can set one here, where no signature would know of it.
-        seed: parameters["seed"].
-        signature: sha256 of what decides the results, of `signature_of`.
-        finished: True where stage.json lies there with this signature and its outputs are in place.
-        made_by: the code that made what lies there, of `signatures.made_by`.
-        note: a line for the reader: why the stage begins anew, or which other code made what is kept.
+        run_dir, dir: absolute folders of the run and of this stage.
+        parameters: the notebook's parameters, read-only.
+        signature: sha256 of what decides the results.
+        finished: whether stage.json has this signature and its outputs are in place.
+        made_by: the code that made what the folder holds, of `fingerprints.made_by`.
+        note: a line for the reader: why the stage begins again, or which other code made what is kept.
     """
 
     def __init__(
         self, name: str, run_dir: Path, parameters: dict[str, Any], needs: dict[str, str],
         values_now: Optional[Callable[[], dict[str, Any]]] = None,
     ) -> None:
-        self.name, self.run_dir = name, run_dir
-        own = {key: value for key, value in parameters.items() if key != "notebook"}
-        self.parameters = MappingProxyType(own)
+        self.name, self.run_dir, self.dir, self.needs = name, run_dir, run_dir / name, needs
+        self.parameters = MappingProxyType({key: value for key, value in parameters.items() if key != "notebook"})
         self._values_now, self._opened_with = values_now, parameters
-        self.dir = run_dir / name
-        self.needs = needs
         self.signature = signature_of(parameters, needs)
         self.finished = is_finished(self.dir, self.signature)
         self.inputs: dict[str, str] = {}
@@ -89,15 +81,13 @@ class Stage:
         """Open a stage for writing.
 
         Args:
-            notebook: the stage's name.
             parameters: `run_name`, `output_root`, `seed` and the notebook's own scalars and lists.
-            values_now: gives the same names' values at a later time; they must still be these when something
-                is written.
+            values_now: returns the same names' present values, which must not have changed when something is
+                written.
 
-        Raises:
-            UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing or
-                was made from other inputs, a folder that another process is writing, or one that this user
-                may not write.
+        Raises: UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing
+            or was made from other inputs, a folder that another process is writing, or one that may not be
+            written.
         """
         if notebook not in STAGES:
             raise UserError(f"unknown stage {notebook!r}{nearest(notebook, STAGES)}")
@@ -118,15 +108,14 @@ class Stage:
         return stage
 
     def _prepare(self, again: bool) -> None:
-        """Keep, or move aside and begin anew, what lies in the stage's folder."""
+        """Keep the contents of the stage's folder, or move them aside and restart."""
         started = read_start(self.dir)
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
             before = {**started, **files.read_json(self.dir / "stage.json")}
-            why = "what lay there was no stage's"
-            if before:
-                why = other_inputs(before, self.parameters, self.needs)
+            unknown = "it was not a stage's folder"
+            why = other_inputs(before, self.parameters, self.needs) if before else unknown
             set_aside(self.dir)
-            self.note = f"begun anew: {why}; the earlier folder is {self.name}.previous"
+            self.note = f"restarted: {why}; the earlier folder is {self.name}.previous"
             started = {}
         self.dir.mkdir(exist_ok=True)
         files.sweep(self.dir)
@@ -136,9 +125,9 @@ class Stage:
             made = read_record(self.dir) if self.finished else started
             if other := other_code(made.get("made_by", {}), self.name):
                 self.made_by = made.get("made_by", {})
-                self.note = f"{other}: what lies there is kept; to compute it anew delete {self._shown()}"
+                self.note = f"{other}: what is there is kept; to recompute it delete {self._shown()}"
         if self.finished:
-            if os.access(self.dir, os.W_OK):  # a finished run may be another's to read
+            if os.access(self.dir, os.W_OK):  # another user's finished run may be read
                 self._note_start(reopened=True)
         elif not (again and self.opened):
             self.opened += 1
@@ -154,8 +143,8 @@ class Stage:
         if read_start(self.dir).get("signature") != self.signature:
             raise UserError(f"{self.name}: {self.dir} was removed or replaced while the stage was open:"
                             " run the notebook again from its set-up cell")
-        now = self._values_now() if self._values_now else self._opened_with
         then = self._opened_with
+        now = self._values_now() if self._values_now else then
         changed = [f"{name} is {short(now, name)} and was {short(then, name)} when the stage was opened"
                    for name in then if now[name] != then[name]]
         if changed:
@@ -166,12 +155,9 @@ class Stage:
         """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
 
         Args:
-            path: stage and name.
-            needed: False for one that is perhaps not read at all, as weights whose answers are there: then it
-                may be missing.
+            needed: False for one that may be missing because it may not be read at all.
 
-        Raises:
-            UserError: if it is missing or no longer what that stage recorded.
+        Raises: UserError: it is missing or no longer what that stage recorded.
         """
         stage, _, rest = path.partition("/")
         if stage not in NEEDS[self.name]:
@@ -188,7 +174,7 @@ class Stage:
         there = {rest} if target.is_file() else {f"{rest}/{name}" for name, _ in hashing.walk(target)}
         unknown = [name for name in there if name not in found and f"{name.partition('/')[0]}/" not in found]
         if unknown or not found:
-            raise UserError(f"{folder / min(unknown, default=rest)} is no file that {stage} recorded: {fix}")
+            raise UserError(f"{folder / min(unknown, default=rest)} is not a file that {stage} recorded: {fix}")
         check_outputs(folder, found)
         self.inputs |= {f"{stage}/{name}": sha256 for name, sha256 in found.items()}
         return target
@@ -196,8 +182,7 @@ class Stage:
     def path(self, path: str) -> Path:
         """Where to write an output, e.g. "records.jsonl"; parents are made. "checkpoints/..." is scratch.
 
-        Raises:
-            UserError: a parameter is not what it was when the stage was opened, or the folder is gone.
+        Raises: UserError: a parameter is not what it was when the stage was opened, or the folder is gone.
         """
         target = Path(os.path.abspath(self.dir / path))
         if not target.is_relative_to(self.dir) or target == self.dir:
@@ -206,18 +191,13 @@ class Stage:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{target.parent} must be a folder, and a file lies there: remove it") from None
+            raise UserError(f"{target.parent} must be a folder, and there is a file: remove it") from None
         if target.is_symlink() and not target.exists():
             raise UserError(f"{target} is a link that leads nowhere: remove it")
         return target
 
     def figure(self, figure: Any, name: str, data: Any) -> Path:
-        """Write figures/NAME.png and, beside it, figures/NAME.csv with the numbers behind it.
-
-        Args:
-            figure: a matplotlib figure.
-            name: file stem.
-            data: the pandas DataFrame that was drawn.
+        """Write a matplotlib figure to figures/NAME.png and the DataFrame that was drawn to figures/NAME.csv.
         """
         image = file_of(figure, say=lambda line: print(f"[{self.name}] {line}", flush=True))
         write_csv(self.path(f"figures/{name}.csv"), data)
@@ -226,20 +206,11 @@ class Stage:
 
     def progress(self, step: int, total: int, /, label: str = "", **values: Any) -> None:
         """Print one line, "[02_cot_sft] cot_sft 10/60 loss 0.123"; `finer1 run` shows it live."""
-        shown = [
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in values.items()
-        ]
-        print(
-            " ".join([f"[{self.name}]", *([label] if label else []), f"{step}/{total}", *shown]), flush=True
-        )
+        shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()]
+        print(" ".join(filter(None, [f"[{self.name}]", label, f"{step}/{total}", *shown])), flush=True)
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Write metrics.json, then stage.json, which makes the stage finished.
-
-        Raises:
-            UserError: as `path`.
-        """
+        """Write metrics.json, then stage.json, which makes the stage finished; errors as `path`."""
         self._check()
         earlier = read_record(self.dir) if self.finished else {}
         files.atomic_write_json(self.dir / "metrics.json", metrics)
@@ -256,12 +227,8 @@ class Stage:
             "outputs": outputs,
             "digest": digest_of(outputs),
             "seed": self.seed,
-            # A stage that was only loaded keeps the cost and the surroundings of the computation it shows.
-            **(
-                provenance.of_record(earlier)
-                if earlier
-                else provenance.collect(time.monotonic() - self._began, self.opened)
-            ),
+            # a stage that was only loaded keeps the cost and the environment of its computation
+            **(provenance.of_record(earlier) or provenance.collect(time.monotonic() - self._began, self.opened)),
         }
         files.atomic_write_json(self.dir / "stage.json", record)
         self._note_start()
@@ -271,7 +238,7 @@ class Stage:
         print(f"[{self.name}] finished: {len(outputs)} outputs in {self._shown()}", flush=True)
 
     def _shown(self) -> str:
-        """The stage's folder without the part of the path that only this machine has."""
+        """The stage's folder without the machine's part of the path."""
         return "/".join((self.run_dir.parent.name, self.run_dir.name, self.name))
 
 
@@ -286,5 +253,5 @@ def set_aside(folder: Path) -> None:
 
 
 def recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters for the record, without the output root: a path of one machine says nothing elsewhere."""
+    """Parameters for the record, without the output root, a path of one machine."""
     return {name: value for name, value in parameters.items() if name != "output_root"}

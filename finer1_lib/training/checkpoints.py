@@ -146,7 +146,7 @@ def run_training(
         progress: called as `progress(step, total, label=name, **values)`.
         shown: columns passed to `progress`; every: steps between two calls.
     """
-    from finer1_lib.models.trained_weights import load_weights, save_trained
+    from finer1_lib.models.trainable import load_weights, save_trained
 
     out_dir, folder = Path(out_dir), scratch(out_dir)
     checkpoint = latest_checkpoint(folder, identity)

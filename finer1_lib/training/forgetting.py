@@ -36,8 +36,8 @@ from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, question_for, user_message
 from finer1_lib.core.statistics import clustered_mean, paired_difference
 from finer1_lib.data.answers import answer_of
-from finer1_lib.models.generation import generate
 from finer1_lib.data.rationales.parsing import check_claims, parse
+from finer1_lib.models.generation import generate
 from finer1_lib.models.trainable import KINDS, Trainable
 
 METRICS = {

@@ -25,7 +25,7 @@ class Method:
 
     Attributes:
         label: for figures and tables.
-        told: what it is, in a line.
+        summary: what it is, in a line.
         changes: the run's TAPO settings -> what this method sets otherwise.
         start: "cot_sft" or "base", whose weights it starts from.
         prompt: "cot" (think, then answer) or "answer".
@@ -33,7 +33,7 @@ class Method:
     """
 
     label: str
-    told: str
+    summary: str
     changes: Callable[[TapoConfig], Mapping[str, Any]]
     start: str = "cot_sft"
     prompt: str = "cot"
@@ -136,6 +136,40 @@ def budget(config: TapoConfig) -> dict[str, int]:
         "rollouts_per_prompt": config.group_size,
         "rollouts": config.steps * config.rows_per_step,
     }
+
+
+def matched_configs(names: Sequence[str], config: TapoConfig) -> dict[str, TapoConfig]:
+    """Trained model -> its settings, for methods with one budget.
+
+    Raises: UserError: as `check_methods`; ValueError: a method whose budget differs.
+    """
+    configs = {model_name(name): method_config(name, config) for name in check_methods(names)}
+    if len({tuple(budget(one).values()) for one in configs.values()}) > 1:
+        raise ValueError(f"budgets differ: {', '.join(configs)}")
+    return configs
+
+
+def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str, tuple[str, TapoConfig]]:
+    """Title -> (method, settings) of the short runs that show a failure mode, each followed by its remedy.
+
+    Args:
+        parameters: of stage 03_tapo, `wrong_turns` and `wrong_turn_*` among them.
+
+    Raises: UserError: an unknown or repeated method.
+    """
+    short = dataclasses.replace(
+        config, steps=parameters["wrong_turn_steps"], prompts_per_step=parameters["wrong_turn_prompts"],
+        learning_rate=parameters["wrong_turn_learning_rate"], max_sampling_rounds=2)
+    strong = dataclasses.replace(short, gamma=parameters["wrong_turn_gamma"])
+    eta = parameters["wrong_turn_eta"]
+    remedies = {"no_entropy": dataclasses.replace(strong, eta1=eta, eta2=eta),
+                "containment": dataclasses.replace(short, accuracy_reward="strict")}
+    names, plans = parameters["wrong_turns"], {}
+    for name in check_methods(names, "wrong_turns") if names else []:
+        plans[name] = (name, method_config(name, strong if name == "no_entropy" else short))
+        if name in remedies:
+            plans[f"{name}, mended"] = (name, remedies[name])
+    return plans
 
 
 def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> Any:

@@ -26,7 +26,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
 from finer1_lib.models.encoding import Encoded, Encoder
 from finer1_lib.models.generation import cut_batches, ending_ids, sample_ids
-from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.training.objective import group_advantages
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Sampler:
         c = self.config
         completions: list[Any] = [None] * len(prompts)
         for number, part in enumerate(cut_batches([len(p.ids) for p in prompts], c.generation_batch_size)):
-            with mended("sampling rollouts", final=False, prompts=len(part)):
+            with memory_advice("sampling rollouts", final=False, prompts=len(part)):
                 drawn = sample_ids(
                     self.model, self.encode.tokenizer, [prompts[i] for i in part], seed=(*seed, number),
                     max_new_tokens=c.max_new_tokens, temperature=c.temperature, top_p=c.top_p)

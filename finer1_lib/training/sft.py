@@ -25,9 +25,8 @@ from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import user_message
 from finer1_lib.models.encoding import Encoder, pad, vision_inputs
 from finer1_lib.models.log_probabilities import score_tokens
-from finer1_lib.models.out_of_memory import mended
-from finer1_lib.models.trainable import LoadedModel, has_trainable
-from finer1_lib.models.trained_weights import load_trained
+from finer1_lib.models.out_of_memory import memory_advice
+from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
 from finer1_lib.training import checkpoints
 
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
@@ -184,7 +183,7 @@ def train_sft(
     identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
     if not checkpoints.finished(out_dir, identity):
         path = Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv"))
-        with mended("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
+        with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
                     divides=config.batch_size):
             trainer = build_trainer(loaded, examples, config, checkpoints.scratch(out_dir))
             checkpoints.run_training(trainer, loaded, out_dir, identity, columns=LOG_COLUMNS,

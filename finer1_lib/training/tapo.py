@@ -40,10 +40,9 @@ from finer1_lib.data.distortions import masked, noised
 from finer1_lib.models.encoding import Encoded, Encoder, pad
 from finer1_lib.models.generation import mix
 from finer1_lib.models.log_probabilities import Scored, full_divergence, logit_rows, score_completions
-from finer1_lib.models.out_of_memory import mended
+from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import bundle, unbundle, unwrap_base
-from finer1_lib.models.trainable import LoadedModel, has_trainable
-from finer1_lib.models.trained_weights import load_trained
+from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
 from finer1_lib.training import checkpoints
 from finer1_lib.training.objective import divergence, sampled_entropy, tapo_loss
 from finer1_lib.training.rollouts import Batch, Sampler
@@ -117,7 +116,7 @@ def train_tapo(
     identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
     if not checkpoints.finished(out_dir, identity):
         path = Path(metrics_path or out_dir.with_name(f"metrics_{out_dir.name}.csv"))
-        with mended("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
+        with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
                     divides=config.rows_per_step, max_new_tokens=config.max_new_tokens):
             trainer = build_trainer(loaded, rows, config, checkpoints.scratch(out_dir))
             checkpoints.run_training(

@@ -9,7 +9,7 @@ Source: METHOD 3, the switch table; audit E1-E10.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.distortions import Picture
@@ -234,3 +234,22 @@ def make_config(preset: str = "kit", **settings: Any) -> TapoConfig:
     if unknown:
         raise UserError(f"TAPO has no setting {', '.join(unknown)}")
     return TapoConfig(**{**PRESETS[preset], **settings})
+
+
+def tapo_config_from(parameters: Mapping[str, Any], **settings: Any) -> TapoConfig:
+    """`TapoConfig` from a stage's parameters: those that are named as its fields, then `settings`.
+
+    Raises: UserError: a value that makes no sense.
+    """
+    fields = {field.name for field in dataclasses.fields(TapoConfig)}
+    return make_config("kit", **{**{name: parameters[name] for name in fields & set(parameters)}, **settings})
+
+
+def preset_table(config: TapoConfig) -> Any:
+    """DataFrame: a column a preset, a row each switch that `PRESETS` sets in `config`."""
+    import pandas
+
+    named = ("dual_clip", "max_sampling_rounds", *SWITCHES)
+    made = {preset: dataclasses.replace(config, **changes) for preset, changes in PRESETS.items()}
+    return pandas.DataFrame({preset: {name: getattr(one, name) for name in named}
+                             for preset, one in made.items()})

@@ -3,16 +3,14 @@
     finer1 benchmark miniature
 
 Everything is measured in one process, in turns (DAPO, TAPO, DAPO, TAPO, ...), so that a busy machine slows
-both; what is told is the median over turns with the lowest and the highest. A step is the trainer's own, with
-its own gauges of seconds; only the filter is off, so that both methods train on every rollout they sample.
+both; the median over turns is reported with the lowest and the highest. A step is the trainer's own, timed by
+its own metrics; only the filter is off, so that both methods train on every rollout they sample.
 
-Sharing is switched off by what the prompts are, not by another code path: rows share what is one object.
+Sharing is switched off by the prompts given, not by another code path: rows share what is one object.
 
     prompts    a group's rollouts are one `Encoded`: one pass of tower and prompt
     pictures   equal prompts in several objects over one tensor of pixels: one pass of the tower
     nothing    every row has its own
-
-Source: our choice (the paper's reviewers asked what TAPO costs; DESIGN 7: every number has its spread).
 """
 
 import dataclasses
@@ -25,7 +23,7 @@ from typing import Annotated, Any, Callable, Mapping, Optional, Sequence
 
 import typer
 
-from finer1_lib.commands.terminal import OutputRoot, show_table
+from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.trainable import add_lora
 from finer1_lib.training.methods import METHODS, method_config
@@ -40,16 +38,11 @@ def measure_run(
     adapter: Optional[str] = None, backend: str = "transformers", repeats: int = 5,
     say: Optional[Callable[[str], None]] = None,
 ) -> dict[str, Any]:
-    """`benchmark` on a finished run's triplets, settings of 03 and CoT SFT model.
+    """`measure` on a finished run's triplets, settings of 03 and CoT SFT model.
 
-    Args:
-        run_name, output_root: as for `finer1 run`.
-        checkpoint, adapter: in place of the run's own; another checkpoint starts from a fresh adapter where
-            no `adapter` is given.
-        backend, repeats, say: as for `models.load` and `benchmark`.
+    Another `checkpoint` than the run's starts from a fresh adapter where no `adapter` is given.
 
-    Raises:
-        UserError: 03 is not finished there.
+    Raises: UserError: 03 is not finished there.
     """
     import pandas
 
@@ -74,10 +67,10 @@ def measure_run(
     if adapter is None:
         loaded = add_lora(loaded, settings.get("lora_rank", 8), settings.get("lora_alpha", 16))
     rows = triplet_rows(pandas.read_parquet(folder / "01_data/triplets.parquet"), root)
-    return benchmark(loaded, rows, config, repeats=repeats, say=say)
+    return measure(loaded, rows, config, repeats=repeats, say=say)
 
 
-def benchmark(
+def measure(
     loaded: Any, rows: Sequence[Any], config: TapoConfig, *, repeats: int = 5,
     methods: Sequence[str] = ("dapo", "tapo"), say: Optional[Callable[[str], None]] = None,
 ) -> dict[str, Any]:
@@ -89,7 +82,7 @@ def benchmark(
         config: of the TAPO run; a step is one of its rollout batches, divided by `updates_per_rollout`.
         repeats: turns that count; one more goes before, to warm up.
         methods: the first is what the others are compared with.
-        say: told of each turn.
+        say: called with one line per turn.
 
     Returns:
         Ready for JSON: `machine`, `settings`, `steps` (method -> part -> seconds of every turn, and tokens),
@@ -164,14 +157,14 @@ def _sharing(loaded: Any, rows: Sequence[Any], config: TapoConfig, turn: int) ->
     chosen = [rows[(turn * config.prompts_per_step + i) % len(rows)] for i in range(config.prompts_per_step)]
     anchors = [encode(user_message(row.prompt, row.anchor)) for row in chosen]
     positives = [encode(user_message(row.prompt, row.positive)) for row in chosen]
-    asked = [prompt for pair in zip(anchors, positives)
+    sampled = [prompt for pair in zip(anchors, positives)
              for prompt, count in zip(pair, (config.n_anchor, config.n_positive)) for _ in range(count)]
     scored = [anchor for anchor in anchors for _ in range(config.group_size)]
     size, found = config.micro_batch_size, {"sampling": {}, "scoring": {}, "scoring and its gradient": {}}
     loaded.model.eval()
-    drawn: list[Any] = [None] * len(asked)
+    drawn: list[Any] = [None] * len(sampled)
     for level in LEVELS:
-        own, began = copies(asked, level), time.perf_counter()
+        own, began = copies(sampled, level), time.perf_counter()
         for part in cut_batches([len(row.ids) for row in own], config.generation_batch_size):
             ids = sample_ids(
                 loaded.model, tokenizer, [own[i] for i in part], seed=(turn,), temperature=config.temperature,
@@ -217,23 +210,27 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
         base = result["steps"][first][part]
         values = [result["steps"][name][part] for name in result["steps"]]
         ratios = [[a / b for a, b in zip(result["steps"][name][part], base) if b] for name in others]
-        seconds.append([part, *map(_told, values), *map(_told, ratios)])
+        seconds.append([part, *map(_spread, values), *map(_spread, ratios)])
     saved = []
     for what, levels in result["sharing"].items():
         parts = [[a / b for a, b in zip(levels[level], levels["nothing"])] for level in LEVELS[1:]]
-        saved.append([what, *(_told(levels[level]) for level in LEVELS), *map(_told, parts)])
+        saved.append([what, *(_spread(levels[level]) for level in LEVELS), *map(_spread, parts)])
     return {
         "seconds of one optimizer step: median [lowest, highest]": (titles, seconds),
         "seconds, by what a group's rollouts share": (
             ["an update's rollouts", *LEVELS, *(f"{level} / nothing" for level in LEVELS[1:])], saved)}
 
 
-def _told(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
     return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
+app = new_app()
+
+
+@app.command()
 def benchmark(
     run_name: Annotated[str, typer.Argument(help="A run that finished 03_tapo: its triplets and settings.")],
     output_root: OutputRoot = None,
@@ -243,13 +240,12 @@ def benchmark(
     ] = None,
     backend: Annotated[str, typer.Option(help="transformers or unsloth.")] = "transformers",
     repeats: Annotated[int, typer.Option(min=1, help="Turns that count.")] = 5,
-    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write every turn here.")] = None,
+    json_file: Json = None,
 ) -> None:
     """Time a step of TAPO against one of DAPO with as many rollouts, and what shared prompts save.
 
     Example: finer1 benchmark miniature --repeats 3 --json cost.json
     """
-
     from finer1_lib.core.files import atomic_write_json, check_targets
 
     check_targets(json_file)
@@ -258,3 +254,7 @@ def benchmark(
         show_table(title, titles, rows)
     if json_file is not None:
         atomic_write_json(Path(json_file), result)
+
+
+if __name__ == "__main__":
+    run_app(app)

@@ -1,12 +1,12 @@
-"""One model's answers in the release's way and in the kit's, with where the seconds go.
+"""One model's answers by the release's method and by the kit's, with where the seconds go.
 
-    preprocessing   pictures opened and cut into patches, prompts into tokens
+    preprocessing   images opened and cut into patches, prompts into tokens
     vision          the vision tower
     prefill         the language model over whole prompts
     decoding        over single new tokens
     rest            choosing tokens, files, everything between
 
-Source: our choice (issue: where the time goes); audit A8 (what the release does).
+Source: release eval/evaluation.py:103 (batches) and eval/eval_closed.sh:9 (two questions a batch).
 """
 
 import tempfile
@@ -17,13 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
-RELEASE_BATCH = 2  # [R] audit A8
+RELEASE_BATCH = 2  # release eval/eval_closed.sh:9
 PARTS = ("preprocessing", "vision", "prefill", "decoding")
 Say = Callable[[str], None]
 
 
 def now() -> float:
-    """Seconds, after the GPU has done what it was told (where there is one)."""
+    """Seconds, after the GPU has finished its queued work (where there is one)."""
     import torch
 
     if torch.cuda.is_available():
@@ -32,7 +32,7 @@ def now() -> float:
 
 
 class Clock:
-    """Seconds by part; what no part claims is the rest."""
+    """Seconds by part; time of no part is the rest."""
 
     def __init__(self) -> None:
         self.seconds: Counter = Counter()
@@ -46,7 +46,7 @@ class Clock:
         finally:
             self.seconds[name] += now() - began
 
-    def told(self) -> dict[str, float]:
+    def parts(self) -> dict[str, float]:
         """`PARTS`, "rest" and "total"."""
         parts = {name: self.seconds[name] for name in PARTS}
         return {**parts, "rest": self.seconds["total"] - sum(parts.values()), "total": self.seconds["total"]}
@@ -90,10 +90,7 @@ def release_answers(
     loaded: Any, asked: Sequence[Sequence[Mapping]], *, image_root: "str | Path", max_new_tokens: int,
     clock: Clock,
 ) -> list[str]:
-    """The completions of all requests, asked two at a time in their order.
-
-    Source: audit A8 (what the release does); the code is ours.
-    """
+    """The completions of all requests, queried two at a time in their order (the code is the kit's own)."""
     from transformers import GenerationConfig
 
     from finer1_lib.core.images import ImageFile
@@ -152,9 +149,9 @@ def measure_answers(
     """Both ways' seconds for one model.
 
     Args:
-        load: gives the `models.LoadedModel`; its seconds are told apart.
+        load: gives the `models.LoadedModel`; its seconds are reported separately.
         asked: of `all_requests`; the release's way takes one list after the other.
-        splits: how often the release would load the model for them.
+        splits: how often the release would load the model.
 
     Returns:
         Ready for JSON but for `records`, the kit's: seconds of `release` and `kit` by part, `ratio` of their
@@ -182,7 +179,7 @@ def measure_answers(
         with watched(loaded.model, clock), clock.part("total"):
             found[name] = way(asked, clock=clock)
         processor[name] = time.process_time() - spent
-        result[name] = clock.told()
+        result[name] = clock.parts()
         if say:
             say(f"{name}: {len(flat)} questions in {result[name]['total']:.1f} s")
     records = found["kit"]

@@ -1,17 +1,17 @@
-"""How quick an evaluation is beside the release's way of it: same model, items and prompts, in one process.
+"""How fast an evaluation is beside the release's method: same model, items and prompts, in one process.
 
     finer1 benchmark-evaluation miniature --items 500
 
-The release's way, written anew from what audit A8 and B2 say of it: two questions at a time, each picture
-prepared for each question, transformers' own cache, weights loaded once for each split and setting, and four
-passes of the text encoder an answer, a text each, nothing remembered. The kit's way is the notebook's:
-`evaluation.collect_records`, then `scores`. Both ask the very same loaded model, so dtype, threads and
-attention are equal; loading is told apart and is in no ratio.
+The release's method, rewritten from its code: two questions at a time, each image prepared for each question,
+transformers' own cache, weights loaded once for each split and setting, and four passes of the text encoder per
+answer, one text each, nothing cached. The kit's is the notebook's: `evaluation.collect_records`, then `scores`.
+Both query the same loaded model, so dtype, threads and attention are equal; loading is reported separately and
+is in no ratio.
 
     shipped   the run's base with its CoT SFT, which answers and stops
-    larger    random weights of ten times the size, which write on to the last token
+    larger    random weights of ten times the size, which write up to the last token
 
-Source: our choice (issue: throughput as ratios); audit A8, B2.
+Source: release eval/evaluation.py:79-165 (closed world), :169-270 (open world), eval/eval_closed.sh:9-30.
 """
 
 import platform
@@ -22,12 +22,13 @@ from typing import Annotated, Any, Mapping, Optional, Sequence
 
 import typer
 from benchmarks.benchmark_answers import PARTS, Say, measure_answers
+from benchmarks.benchmark_similarity import BASE_SIZE, measure_similarity, random_tower
 
-from finer1_lib.commands.terminal import OutputRoot, show_table
+from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table
 from finer1_lib.core.errors import UserError
 
 SIZES = ("shipped", "larger")
-SETTINGS_ASKED = 2  # closed and open world: the release loads the model anew for each, seen and unseen too
+SETTINGS_ASKED = 2  # closed and open world: the release loads the model again for each, seen and unseen too
 WAYS = {"release": "release's way", "kit": "kit's way"}
 
 
@@ -36,27 +37,20 @@ def measure_run(
     larger_tokens: int = 125, batch_size: int = 64, sizes: Sequence[str] = SIZES, similarity: bool = True,
     tower: Optional[Mapping[str, int]] = None, seed: int = 0, say: Optional[Say] = None,
 ) -> dict[str, Any]:
-    """Both ways on a run's items, with its CoT SFT and with a larger model of random weights.
+    """Both methods on a run's items, with its CoT SFT and with a larger model of random weights.
 
     Args:
-        run_name, output_root: as for `finer1 run`; 02 must be finished.
         items: how many, in equal shares of data sets, seen and unseen.
-        max_new_tokens: of the shipped size, which ends its answers itself.
-        larger_tokens: of the larger one, which does not; 125 are what the shipped one needs on average.
-        batch_size: of the kit's way.
-        sizes: some of `SIZES`.
-        similarity: also measure it, on the open-world answers of the first size.
-        tower: size of the random text tower; SigLIP base's by default.
+        larger_tokens: of the larger size, which does not end its answers; 125 is the shipped one's average.
+        similarity: also measure it, on the open-world answers of the first size, with a random text tower.
         seed: of the items, the options' order and the random weights.
-        say: told of each part.
 
     Returns:
         Ready for JSON: `machine`, `items`, `answers` (size -> of `measure_answers`), `scoring` (seconds of
         both scorers on the first size's records, without the similarity), `similarity` (of
         `measure_similarity`), `overall` (size -> ratio of answering and similarity together).
 
-    Raises:
-        UserError: no such run, an unknown size, too few items.
+    Raises: UserError: no run that has finished 02, an unknown size, too few items.
     """
     from functools import partial
 
@@ -84,15 +78,13 @@ def measure_run(
                 larger_checkpoint(base, Path(folder) / size, seed)
                 load = partial(models.load, Path(folder) / size)
             if say:
-                say(f"{size}: {sum(map(len, asked))} questions about {len(chosen)} pictures")
+                say(f"{size}: {sum(map(len, asked))} questions about {len(chosen)} images")
             one = measure_answers(load, asked, root, splits=splits, batch_size=batch_size, say=say,
                                   max_new_tokens=larger_tokens if size == "larger" else max_new_tokens)
             own = one.pop("records")
             records, result["answers"][size] = records or own, one
         result["scoring"] = _scoring(records)
         if similarity:
-            from benchmarks.benchmark_similarity import BASE_SIZE, measure_similarity, random_tower
-
             tokenizer = models.load_processor(base).tokenizer
             found = random_tower(Path(folder) / "tower", tokenizer, tower or BASE_SIZE, seed)
             near = result["similarity"] = measure_similarity(found, _triples(records), say)
@@ -105,7 +97,7 @@ def measure_run(
 def _run(
     run_name: str, output_root: Optional[str], count: int, seed: int
 ) -> tuple[Path, Path, str, list[dict]]:
-    """(folder of the run, its pictures' root, its base, the items)."""
+    """(folder of the run, its images' root, its base, the items)."""
     import pandas as pd
 
     from finer1_lib.core.files import read_json, read_jsonl
@@ -166,9 +158,9 @@ def _triples(records: Sequence[Mapping]) -> list[tuple[str, str, str]]:
     """(answer, label, word) of the open world, as the official scorer takes them."""
     from finer1_lib.evaluation.scores.official import official_answer
 
-    asked = [record for record in records if record["setting"] == "open_world"]
+    opened = [record for record in records if record["setting"] == "open_world"]
     return [(official_answer(record["completion"]) or record["completion"], record["sub_category"],
-             record["super_category"]) for record in asked]  # fmt: skip
+             record["super_category"]) for record in opened]
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
@@ -176,7 +168,7 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
     machine, found = result["machine"], {}
     for size, one in result["answers"].items():
         title = (f"{size}, {one['parameters'] / 1e6:.1f} M parameters: {one['questions']} questions about "
-                 f"{result['items']} pictures,\n{one['dtype']}, {one['attention']}, "
+                 f"{result['items']} images,\n{one['dtype']}, {one['attention']}, "
                  f"{machine['threads']} threads; {one['same_answers']:.1%} of the answers the same\n"
                  f"{one['ratio']:.1f} times as quick, {one['processor_ratio']:.1f} by processor seconds")
         rows = [[words, *(f"{one[way][part]:.1f}" for part in (*PARTS, "rest", "total")),
@@ -195,16 +187,20 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
     return found
 
 
+app = new_app()
+
+
+@app.command()
 def benchmark_evaluation(
     run_name: Annotated[str, typer.Argument(help="A run that finished 02_cot_sft.")],
     output_root: OutputRoot = None,
-    items: Annotated[int, typer.Option(min=1, help="Items, each asked in both worlds.")] = 500,
+    items: Annotated[int, typer.Option(min=1, help="Items, each queried in both worlds.")] = 500,
     sizes: Annotated[str, typer.Option(help="shipped, larger or both, with a comma.")] = ",".join(SIZES),
     larger_tokens: Annotated[int, typer.Option(min=1, help="Tokens that the larger model writes.")] = 125,
     similarity: Annotated[bool, typer.Option(help="Also the similarity of the answers.")] = True,
-    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
+    json_file: Json = None,
 ) -> None:
-    """Time an evaluation against the release's way of it: same model, items, prompts, threads.
+    """Time an evaluation against the release's method: same model, items, prompts, threads.
 
     Example: finer1 benchmark-evaluation miniature --items 100 --sizes shipped --json throughput.json
     """
@@ -220,4 +216,4 @@ def benchmark_evaluation(
 
 
 if __name__ == "__main__":
-    typer.run(benchmark_evaluation)
+    run_app(app)

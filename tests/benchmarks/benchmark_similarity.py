@@ -1,12 +1,12 @@
-"""The similarity of answers, in the release's way and in the kit's: four passes an answer, or each text once.
+"""The similarity of answers by the release's method and by the kit's: four passes per answer, or each text once.
 
     answer, label, word, label  ->  4 passes of one text; the same label 40 times is embedded 80 times
     all texts                   ->  each once, 64 a pass
 
 The tower has random weights of the real size (SigLIP base), so that nothing is downloaded: its cost does
-not depend on what it knows. Both ways use it alike, padded to 64 tokens.
+not depend on what it knows. Both methods use it in the same way, padded to 64 tokens.
 
-Source: our choice; audit B2 (what the release does).
+Source: release eval/evaluation.py:46-66 (one text a pass), :239-240 (four passes an answer).
 """
 
 import time
@@ -33,10 +33,7 @@ def random_tower(
 
 
 def one_by_one(tower: "str | Path", triples: Sequence[tuple[str, str, str]]) -> tuple[float, list[float]]:
-    """(seconds, cosines) of (answer, label, word): answer and label, word and label; a text a pass, so four.
-
-    Source: audit B2 (what the release does); the code is ours.
-    """
+    """(seconds, cosines) of (answer, label, word): answer and label, word and label; a text a pass, so four."""
     import torch
     from transformers import AutoTokenizer, SiglipTextModel
 

@@ -1,14 +1,12 @@
 """What mining negatives costs: prototypes beside the plain way, at the size of a large data set.
 
-    python -m benchmarks.benchmark_triplets --embeddings 100000 --classes 1000
+    finer1 benchmark-triplets --embeddings 100000 --classes 1000
 
 The plain way compares every image with every other one and takes, for a sub-category, the one whose images
 are on average the most alike: time and comparisons grow with the square of the images. A mean of cosines is
 the product of two means, which is why prototypes find (nearly) the same negatives in linear time. Embeddings
-are drawn (a centre per sub-category and noise), so that no picture and no model is needed; what an encoder
-costs comes on top, and is linear in both ways.
-
-Source: our choice (how `triplets` scales; the release ships no mining).
+are drawn (a centre per sub-category and noise), so that no image and no model is needed; the encoder comes on
+top, and is linear in both.
 """
 
 import statistics
@@ -20,6 +18,7 @@ from typing import Annotated, Any, Callable, Mapping, Optional, Sequence
 
 import typer
 
+from finer1_lib.commands.terminal import Json, new_app, run_app, show_table
 from finer1_lib.core.errors import UserError
 
 SHOTS = 4  # per sub-category, as in the paper
@@ -86,10 +85,10 @@ def linear_steps(features: Any, table: Any, store: Path) -> dict[str, Callable[[
         return stored_rows(store, "drawn", len(features), lambda start, stop: features[start:stop])
 
     def prototype() -> Any:
-        made["looks"] = prototype_similarity(prototypes(features, table))
+        made["similarity"] = prototype_similarity(prototypes(features, table))
 
     def mine() -> Any:
-        made["triplets"] = build_triplets(table, made["looks"], seed=0)
+        made["triplets"] = build_triplets(table, made["similarity"], seed=0)
         return made["triplets"]
 
     return {"store, written": read, "store, read": read, "prototypes": prototype,
@@ -107,8 +106,8 @@ def measure(
         classes: sub-categories, all of one super-category.
         width: numbers per embedding (SigLIP base 768, SO400M 1152, the 3B's own tower 2048).
         plain: images of the plain way.
-        repeats: turns; what is told is the median second and the highest peak.
-        say: told of each size.
+        repeats: turns; the median seconds and the highest peak are reported.
+        say: called with one line per size.
 
     Returns:
         Ready for JSON: `kit` and `plain`, lists of {images, seconds: part -> seconds, peak: part -> bytes
@@ -149,7 +148,7 @@ def measure(
 
 
 def _measured(step: Callable[[], Any]) -> tuple[float, int, Any]:
-    """Seconds and the peak of what was allocated meanwhile (numpy tells tracemalloc of its arrays)."""
+    """Seconds and the peak of what was allocated meanwhile (numpy reports its arrays to tracemalloc)."""
     tracemalloc.start()
     began = time.perf_counter()
     try:
@@ -186,19 +185,22 @@ def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["way", "part", "a quarter", "a half", "whole"], rows
 
 
+app = new_app()
+
+
+@app.command()
 def benchmark_triplets(
     embeddings: Annotated[int, typer.Option(min=1, help="Images of the kit's way.")] = 100_000,
     classes: Annotated[int, typer.Option(min=1, help="Sub-categories of one super-category.")] = 1_000,
     width: Annotated[int, typer.Option(min=1, help="Numbers per embedding.")] = 768,
     plain: Annotated[int, typer.Option(min=1, help="Images of the plain way, which is quadratic.")] = 16_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns; the median is told.")] = 3,
-    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all numbers here.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; the median is reported.")] = 3,
+    json_file: Json = None,
 ) -> None:
     """Time the mining of negatives by prototypes against all pairs of images, on drawn embeddings.
 
     Example: finer1 benchmark-triplets --embeddings 100000 --classes 1000
     """
-    from finer1_lib.commands.terminal import show_table
     from finer1_lib.core.files import atomic_write_json, check_targets
 
     check_targets(json_file)
@@ -214,4 +216,4 @@ def benchmark_triplets(
 
 
 if __name__ == "__main__":
-    typer.run(benchmark_triplets)
+    run_app(app)

@@ -38,7 +38,7 @@ def test_both_methods_train_on_every_rollout_and_leave_no_trace(folder, monkeypa
     monkeypatch.setattr(tapo_trainer, "score_completions", counting)
     loaded = cases.start(folder)
     before = weights(loaded.model)
-    found = measured.benchmark(loaded, cases.triplets(folder), cases.tapo_config(), repeats=1)
+    found = measured.measure(loaded, cases.triplets(folder), cases.tapo_config(), repeats=1)
     assert torch.equal(weights(loaded.model), before)
     rows = {gradient: sum(n for n, g in scored if g is gradient) for gradient in (False, True)}
     # Two turns of two methods, a rollout batch of two updates of eight rollouts each: pi_old of sixteen; then
@@ -86,8 +86,8 @@ def test_tables_by_hand():
 def test_mistakes_are_one_line(folder, tmp_path):
     loaded, rows, config = cases.start(folder), cases.triplets(folder), cases.tapo_config()
     for call, said in [
-        (lambda: measured.benchmark(loaded, [], config), "no triplets"),
-        (lambda: measured.benchmark(loaded, rows, config, repeats=0), "repeats"),
+        (lambda: measured.measure(loaded, [], config), "no triplets"),
+        (lambda: measured.measure(loaded, rows, config, repeats=0), "repeats"),
         (lambda: measured.measure_run("none", str(tmp_path)), "has not finished 03_tapo"),
     ]:
         with pytest.raises(UserError, match=said):

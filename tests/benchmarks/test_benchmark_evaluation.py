@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 import tiny_checkpoint
 import torch
-import typer
-from benchmarks import benchmark_answers, benchmark_evaluation, benchmark_similarity
+from benchmarks import benchmark_answers, benchmark_evaluation
 from benchmarks.benchmark_answers import Clock, measure_answers, release_answers, watched
 from benchmarks.benchmark_evaluation import measure_run, tables
 from benchmarks.benchmark_similarity import in_batches, measure_similarity, one_by_one, random_tower
 from typer.testing import CliRunner
 
 from finer1_lib import models
+from finer1_lib.commands.cli import app
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.entries import all_entries
 from finer1_lib.evaluation.requests import all_requests
@@ -73,7 +73,7 @@ def test_both_ways_answer_alike_and_their_parts_add_up(run, asked):
     assert found["processor_ratio"] == spent["release"] / spent["kit"] and min(spent.values()) > 0
 
 
-def test_the_release_prepares_each_picture_for_each_question_two_at_a_time(run, asked, monkeypatch):
+def test_the_release_prepares_each_image_for_each_question_two_at_a_time(run, asked, monkeypatch):
     loaded = models.load(run / "base")
     seen, passes, prepared = [], [], []
     loaded.model.model.visual.register_forward_pre_hook(lambda module, args: seen.append(1))
@@ -101,7 +101,7 @@ def test_the_watch_leaves_no_hook_behind_and_tells_prompts_from_tokens(run, aske
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-def test_other_answers_are_told(run, asked, monkeypatch):
+def test_other_answers_are_reported(run, asked, monkeypatch):
     answers = benchmark_answers.release_answers
     monkeypatch.setattr(benchmark_answers, "release_answers",
                         lambda *args, **options: ["another", *answers(*args, **options)[1:]])  # fmt: skip
@@ -143,14 +143,12 @@ def test_the_larger_model_is_ten_times_the_shipped_one(tmp_path):
     assert 30e6 < count < 40e6
 
 
-def test_a_run_is_measured_and_told(run, tmp_path, monkeypatch):
+def test_a_run_is_measured_and_reported(run, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_evaluation, "larger_checkpoint", lambda base, folder, seed: (
         tiny_checkpoint.build(folder, seed=1, hidden=64)))  # fmt: skip
-    monkeypatch.setattr(benchmark_similarity, "BASE_SIZE", TOWER)
+    monkeypatch.setattr(benchmark_evaluation, "BASE_SIZE", TOWER)
     target = tmp_path / "found.json"
-    app = typer.Typer()
-    app.command()(benchmark_evaluation.benchmark_evaluation)
-    words = [run.name, "--output-root", run.parent, "--items", 6, "--sizes", "larger", "--larger-tokens", 3]
+    words = ["benchmark-evaluation", run.name, "--output-root", run.parent, "--items", 6, "--sizes", "larger", "--larger-tokens", 3]
     monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(app, [*map(str, words), "--json", str(target)])
     assert result.exit_code == 0, result.output
@@ -162,7 +160,7 @@ def test_a_run_is_measured_and_told(run, tmp_path, monkeypatch):
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert found["overall"]["larger"] == pytest.approx(
         (one["release"]["total"] + near["release"]) / (one["kit"]["total"] + near["kit"]))
-    assert "12 questions about 6 pictures" in result.output and "release's way" in result.output
+    assert "12 questions about 6 images" in result.output and "release's way" in result.output
 
 
 def test_tables_by_hand():
@@ -186,6 +184,6 @@ def test_tables_by_hand():
     ({"sizes": []}, "sizes are some of"),
     ({"run_name": "none"}, "not finished 02_cot_sft"),
 ])  # fmt: skip
-def test_mistakes_are_told(run, options, words):
+def test_mistakes_are_reported(run, options, words):
     with pytest.raises(UserError, match=words):
         measure_run(**{"run_name": run.name, "output_root": str(run.parent), "items": 2, **options})

@@ -37,8 +37,8 @@ def test_drawn_classes_have_one_right_negative():
     names = sorted(set(table["sub_category"]))
     partner = {name: names[number ^ 1] for number, name in enumerate(names)}
     assert measured.plain_nearest(features, table) == partner
-    looks = prototype_similarity(prototypes(features, table))
-    assert looks.nearest("bird", names, 0) == partner
+    near = prototype_similarity(prototypes(features, table))
+    assert near.nearest("bird", names, 0) == partner
 
 
 def test_prototypes_hold_no_copy_of_all_rows():
@@ -67,7 +67,7 @@ def test_a_small_measurement(tmp_path):
 
 def test_the_command_writes_its_numbers(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.benchmark_triplets", "--embeddings", "64", "--classes", "4",
+        [sys.executable, "-m", "finer1_lib.commands.cli", "benchmark-triplets", "--embeddings", "64", "--classes", "4",
          "--width", "8", "--plain", "64", "--repeats", "1", "--json", str(tmp_path / "cost.json")],
         capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr

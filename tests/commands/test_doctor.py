@@ -18,11 +18,10 @@ import pytest
 import yaml
 from tiny_checkpoint import picture
 
-from finer1_lib.commands import cli, cli as cli_checks
-from finer1_lib.commands.doctor import machine, texts
-from finer1_lib.commands.doctor.examination import CHECKS, Finding, as_json, counts, examine
-from finer1_lib.commands.doctor.rows import NotYet, passed
+from finer1_lib.commands import cli
+from finer1_lib.commands.doctor import CHECKS, machine, texts
 from finer1_lib.commands.doctor.subject import Subject
+from finer1_lib.commands.findings import Finding, NotYet, as_json, counts, examine, passed
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, atomic_write_json
 from finer1_lib.core.prompts import PROMPTS
@@ -129,11 +128,11 @@ def trees(tmp_path, monkeypatch):
 
 
 def test_a_clean_world_passes(world):
-    findings = examine(Subject(world.plan()))
+    findings = examine(Subject(world.plan()), CHECKS)
     assert levels(findings) == {
         "pass": set(CHECKS) - {"teacher's key", "systems"}, "skip": {"teacher's key", "systems"}}, findings
     told = " ".join(one.what for one in findings)
-    assert "40 pictures of 5 sub-categories" in told and "40 pictures opened whole" in told
+    assert "40 images of 5 sub-categories" in told and "40 images opened whole" in told
 
 
 # ---- a folder before anything has run
@@ -168,24 +167,24 @@ def test_all_thin_names_are_listed_and_the_other_checks_go_on(world, tmp_path):
     findings = own_folder(world, tmp_path, thinned)
     for told in (said(findings, "data", "fail"), said(findings, "data", "warn")):
         assert all(f"{name} (1)" in told for name in NAMES[:3])
-    assert "19 pictures opened whole" in said(findings, "whole pictures", "pass")
-    assert levels(findings)["fail"] == {"data"} and "leaks of pictures" in levels(findings)["pass"]
+    assert "19 images opened whole" in said(findings, "whole images", "pass")
+    assert levels(findings)["fail"] == {"data"} and "leaks of images" in levels(findings)["pass"]
 
 
 def test_all_doubles_are_listed_and_the_other_checks_go_on(world, tmp_path):
     findings = own_folder(world, tmp_path, doubled)
     told = said(findings, "data", "fail")
     assert told.startswith("7 mistakes: ") and all(f"Cave_Wren/copy{shot}.png" in told for shot in range(7))
-    where = " ".join(one.where for one in findings if one.check == "leaks of pictures")
+    where = " ".join(one.where for one in findings if one.check == "leaks of images")
     assert all(f"Bank_Wren/{shot}.png = bird/Cave_Wren/copy{shot}.png" in where for shot in range(7))
-    assert "47 pictures opened whole" in said(findings, "whole pictures", "pass")
+    assert "47 images opened whole" in said(findings, "whole images", "pass")
 
 
-def test_mistakes_of_several_kinds_are_all_told_and_none_is_the_kits(world, tmp_path):
+def test_mistakes_of_several_kinds_are_all_reported_and_none_is_the_kits(world, tmp_path):
     findings = own_folder(world, tmp_path, broken_and_misnamed)
     told = said(findings, "data", "fail")
     assert "Gale, Wren" in told and "reads as the same name" in told
-    assert "1 pictures cannot be read" in said(findings, "whole pictures", "fail")
+    assert "1 images cannot be read" in said(findings, "whole images", "fail")
     assert not any("fault of the kit" in one.mend for one in findings)
 
 
@@ -201,16 +200,16 @@ def test_the_question_is_shown_as_it_will_be_put(world, tmp_path):
     assert "of 'bird': What species is this bird?" in said(made, "data", "pass")
 
 
-def test_pictures_that_are_left_out_are_counted(world, tmp_path):
+def test_images_that_are_left_out_are_counted(world, tmp_path):
     findings = own_folder(world, tmp_path, lambda photos: [
         (photos / f"bird/Fen_Wren/{shot}.HEIC").write_bytes(b"x") for shot in range(4)])
-    assert "4 pictures are not read: 4 .heic" in said(findings, "data", "warn")
+    assert "not read: 4 .heic" in said(findings, "data", "warn")
 
 
-def test_a_table_of_genera_is_held_against_the_names(world, tmp_path):
+def test_a_table_of_genera_is_compared_with_the_names(world, tmp_path):
     table = tmp_path / "genera.csv"
     table.write_bytes("sub_category,genus\nB\xfclb\xfcl,x\n".encode("latin-1"))
-    assert "no UTF-8" in said(own_folder(world, tmp_path, taxonomy_file=str(table)), "data", "fail")
+    assert "not UTF-8" in said(own_folder(world, tmp_path, taxonomy_file=str(table)), "data", "fail")
     table.write_text("sub_category,genus\n" + "".join(f"{name},Wren\n" for name in NAMES))
     found = own_folder(world, tmp_path / "b", taxonomy_file=str(table))
     assert "a genus is given to 5 of 5 names" in said(found, "data", "pass")
@@ -264,9 +263,9 @@ def truncated(world):
 
 FAULTS = {  # name: check, level, what is spoilt, settings, words
     "unseen answer": ("leaks of names", "fail", unseen_answer, (), "1 training answers name an unseen"),
-    "test picture trained on": ("leaks of names", "fail", tested_shot, (), "1 training pictures are for"),
-    "same bytes": ("leaks of pictures", "fail", same_picture, (), "trained on and tested on"),
-    "truncated picture": ("whole pictures", "fail", truncated, (), "1 pictures cannot be read"),
+    "test picture trained on": ("leaks of names", "fail", tested_shot, (), "1 training images are for"),
+    "same bytes": ("leaks of images", "fail", same_picture, (), "trained on and tested on"),
+    "truncated picture": ("whole images", "fail", truncated, (), "1 images cannot be read"),
     "doubled option": ("place of the truth", "fail", doubled_option, (), "1 of 20 questions"),
     "truth left out": ("place of the truth", "fail", truth_left_out, (), "1 of 20 questions"),
     "truth always first": ("place of the truth", "fail", None, ("04_evaluation.option_orders=[release]",),
@@ -286,7 +285,7 @@ def test_a_planted_fault_is_caught_by_its_check_alone(tmp_path, name):
     if fault:
         fault(spoilt)
     spoilt.write()
-    findings = examine(Subject(spoilt.plan(*settings)))
+    findings = examine(Subject(spoilt.plan(*settings)), CHECKS)
     assert levels(findings).get(level) == {check}, findings
     assert level == "fail" or "fail" not in levels(findings)
     caught = [one for one in findings if one.level == level]
@@ -294,7 +293,7 @@ def test_a_planted_fault_is_caught_by_its_check_alone(tmp_path, name):
     assert all(one.mend for one in caught)
 
 
-def test_pictures_of_other_sizes_in_training_than_in_evaluation_are_told_of(world):
+def test_images_of_other_sizes_in_training_than_in_evaluation_are_reported(world):
     tested = ("04_evaluation", "05_probing")
     for stages, differ in ((tested, True), (("02_cot_sft", "03_tapo", *tested), False)):
         settings = [f"{stage}.{name}" for stage in stages for name in ("min_pixels=784", "max_pixels=3136")]
@@ -302,7 +301,7 @@ def test_pictures_of_other_sizes_in_training_than_in_evaluation_are_told_of(worl
         assert any("of different sizes" in one.what for one in found) is differ
 
 
-def test_records_asked_in_other_words_are_named(world, tmp_path):
+def test_records_made_with_other_prompts_are_named(world, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(world.plan().run_dir, run)
     file = run / "04_evaluation/records.jsonl"
@@ -311,7 +310,7 @@ def test_records_asked_in_other_words_are_named(world, tmp_path):
     file.write_text("\n".join(lines) + "\n")
     found = examine(Subject(dataclasses.replace(world.plan(), run_dir=run)), {"prompts": CHECKS["prompts"]})
     assert [one.level for one in found] == ["fail"]
-    assert "1 of 20 records were asked in other words: answer_open 0123456789ab" in found[0].what
+    assert "1 of 20 records were made with other prompts: answer_open 0123456789ab" in found[0].what
 
 
 def test_a_users_prompts_take_part_in_the_hashes(world, tmp_path):
@@ -321,7 +320,7 @@ def test_a_users_prompts_take_part_in_the_hashes(world, tmp_path):
     assert [one.level for one in examine(Subject(plan), {"prompts": CHECKS["prompts"]})] == ["fail"]
 
 
-def test_a_checkout_with_other_prompts_is_told_of(world, tmp_path):
+def test_a_checkout_with_other_prompts_is_reported(world, tmp_path):
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval/evaluation.py").write_text('A = "{Question} {Options} Say."\nB = "{Question} Say."\n')
     found = only(Subject(world.plan(release=str(tmp_path))), "prompts")
@@ -331,9 +330,9 @@ def test_a_checkout_with_other_prompts_is_told_of(world, tmp_path):
     assert [one.level for one in only(Subject(plan), "prompts")] == ["pass"]
 
 
-def test_the_cap_is_held_against_the_95th_percentile(world, monkeypatch):
+def test_the_cap_is_compared_with_the_95th_percentile(world, monkeypatch):
     """Twenty rationales of 1 to 20 words, each with the token that ends it: 95 of 100 have up to 19 + 1."""
-    monkeypatch.setattr(texts, "_tokenizer_file", lambda checkpoint: None)
+    monkeypatch.setattr(texts, "cached_file", lambda checkpoint, name: None)
     monkeypatch.setattr("finer1_lib.training.memory.TOKENS_PER_WORD", 1)
 
     def levels_at(cap):
@@ -346,7 +345,7 @@ def test_the_cap_is_held_against_the_95th_percentile(world, monkeypatch):
     assert levels_at(20) == ["pass"] * 3 and levels_at(19) == ["warn", "fail", "pass"]
 
 
-def test_before_a_teacher_is_asked_its_word_limit_stands_for_the_rationales(world, tmp_path):
+def test_before_a_teacher_is_queried_its_word_limit_is_for_the_rationales(world, tmp_path):
     plan = dataclasses.replace(world.plan("03_tapo.max_new_tokens=200", teacher_words=180), run_dir=tmp_path)
     found = only(Subject(plan), "completion cap")
     assert [one.level for one in found] == ["warn", "fail", "pass"] and "252" in found[1].what  # 180 x 1.4
@@ -360,7 +359,7 @@ def test_the_releases_rationales_do_not_fit_under_a_short_cap(world, trees):
     values = dict(data_sets=["bird", "pet"], data_root=str(trees), rationales_file=str(file), image_root="")
     plan = world.plan("03_tapo.max_new_tokens=384", "04_evaluation.max_new_tokens=2048", **values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(texts, "_tokenizer_file", lambda checkpoint: None)
+        patch.setattr(texts, "cached_file", lambda checkpoint, name: None)
         subject = Subject(dataclasses.replace(plan, run_dir=trees / "none"))
         found = only(subject, "completion cap")
     assert len(subject.rationales) == 98 and [one.level for one in found] == ["warn", "fail", "pass"]
@@ -377,10 +376,10 @@ def test_a_full_disk_fails(world, monkeypatch):
 def test_a_folder_that_may_not_be_written_fails(world, monkeypatch):
     monkeypatch.setattr(os, "access", lambda folder, mode: mode != os.W_OK)
     found = only(Subject(world.plan()), "disk")
-    assert [(one.level, one.what) for one in found] == [("fail", "you may not write there")]
+    assert [(one.level, one.what) for one in found] == [("fail", "no permission to write")]
 
 
-def test_memory_is_held_against_the_plan_and_a_missing_gpu_is_told(world, monkeypatch):
+def test_memory_is_compared_with_the_plan_and_a_missing_gpu_is_reported(world, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     small = only(Subject(world.plan(), gpu_bytes=2**20), "memory")
     assert {one.level for one in small} == {"fail"} and "the GPU has 0.0" in small[0].what
@@ -437,8 +436,8 @@ def test_archives_pass_before_anything_has_run(world, trees):
     findings = examined(world, trees)
     assert levels(findings).get("fail") is None
     assert levels(findings)["warn"] == {"pixels"}  # 48 x 40 pixels are enlarged to the base's 112 x 112
-    assert said(findings, "data", "pass").count("5 sub-categories, 25 pictures to train and 10 to test") == 2
-    assert "70 pictures opened whole" in said(findings, "whole pictures", "pass")
+    assert said(findings, "data", "pass").count("5 sub-categories, 25 images to train and 10 to test") == 2
+    assert "70 images opened whole" in said(findings, "whole images", "pass")
     assert "has not made the questions" in said(findings, "place of the truth", "skip")
 
 
@@ -447,7 +446,7 @@ def test_a_missing_data_set_warns_beside_another_and_fails_alone(world, trees):
     assert said(findings, "data", "warn") == "Stanford Dogs is missing" and not levels(findings).get("fail")
     findings = examined(world, trees, data_sets=["dog"])
     assert said(findings, "data", "fail") == "Stanford Dogs is missing"
-    assert "whole pictures" in levels(findings)["skip"]
+    assert "whole images" in levels(findings)["skip"]
     findings = examined(world, trees, data_root=str(trees / "elsewhere"))
     assert levels(findings)["fail"] == {"data", "named files"}
 
@@ -463,26 +462,26 @@ def test_other_counts_fail_unless_allowed(world, trees, monkeypatch):
     findings = examined(world, trees)
     assert "10 in place of 11 (test)" in said(findings, "data", "fail")
     assert levels(findings)["fail"] == {"data"}
-    assert "70 pictures opened whole" in said(findings, "whole pictures", "pass")  # all the same
+    assert "70 images opened whole" in said(findings, "whole images", "pass")  # all the same
     findings = examined(world, trees, allow_incomplete=True)
     assert "not the official ones" in said(findings, "data", "warn") and "fail" not in levels(findings)
 
 
-def test_every_broken_picture_is_counted_headers_included(world, trees):
+def test_every_broken_image_is_counted_headers_included(world, trees):
     birds = sorted((trees / "CUB_200_2011/images").rglob("*.jpg"))
     birds[3].write_bytes(b"")
     birds[9].write_bytes(birds[9].read_bytes()[:400])
     findings = examined(world, trees)
-    assert levels(findings)["fail"] == {"whole pictures"}
+    assert levels(findings)["fail"] == {"whole images"}
     told = [one for one in findings if one.level == "fail"][0]
-    assert told.what.startswith("2 pictures cannot be read") and birds[3].name in told.where
+    assert told.what.startswith("2 images cannot be read") and birds[3].name in told.where
 
 
-def test_one_picture_in_two_data_sets_is_named(world, trees):
+def test_one_image_in_two_data_sets_is_named(world, trees):
     birds, pets = (sorted((trees / folder).rglob("*.jpg")) for folder in ("CUB_200_2011", "oxford-iiit-pet"))
     shutil.copy(birds[0], pets[0])  # both for training
     findings = examined(world, trees)
-    found = [one for one in findings if one.check == "leaks of pictures"]
+    found = [one for one in findings if one.check == "leaks of images"]
     assert [one.level for one in found] == ["warn"] and "in two data sets" in found[0].what
     assert birds[0].name in found[0].where and pets[0].name in found[0].where
 
@@ -532,8 +531,8 @@ def test_the_releases_questions_are_checked_before_01_has_made_any(world, trees)
     shutil.rmtree(trees.parent / "release")
     findings = examined(world, trees, **given)
     assert levels(findings)["fail"] == {"named files"}  # told once; what needs the lists waits for them
-    assert {"leaks of names", "leaks of pictures"} <= levels(findings)["skip"]
-    assert "35 pictures opened whole" in said(findings, "whole pictures", "pass")
+    assert {"leaks of names", "leaks of images"} <= levels(findings)["skip"]
+    assert "35 images opened whole" in said(findings, "whole images", "pass")
 
 
 def test_a_copy_on_the_hub_is_left_for_01(world, trees):
@@ -569,13 +568,13 @@ def test_a_check_that_breaks_stops_no_other(world):
 def test_gpu_check_needs_a_gpu_and_ends_as_the_doctor_does(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="no CUDA GPU here"):
-        cli_checks.gpu_check("miniature")
+        cli.gpu_check("miniature")
     rows = [Finding("gradients", "pass", "finite", "", ""), Finding("memory", "fail", "too much", "", "less")]
     monkeypatch.setattr("finer1_lib.commands.gpu_check.run", lambda plan, vllm: rows[: 1 + vllm])
-    cli_checks.gpu_check("miniature", json_file=str(tmp_path / "found.json"))
+    cli.gpu_check("miniature", json_file=str(tmp_path / "found.json"))
     assert json.loads((tmp_path / "found.json").read_text())["findings"][0]["what"] == "finite"
-    with pytest.raises(UserError, match="gpu-check: memory: mend"):
-        cli_checks.gpu_check("miniature", vllm=True)
+    with pytest.raises(UserError, match="gpu-check: memory: fix"):
+        cli.gpu_check("miniature", vllm=True)
     assert "too much" in capsys.readouterr().out
 
 
@@ -583,10 +582,10 @@ def test_quick_opens_a_seeded_sample(world, monkeypatch):
     monkeypatch.setattr("finer1_lib.commands.doctor.images.SAMPLE", 7)
     opened = []
     monkeypatch.setattr("finer1_lib.core.images.load_image", lambda root, image_id: opened.append(image_id))
-    found = only(Subject(world.plan(), quick=True), "whole pictures")
-    assert "7 pictures opened whole (a sample of 40" in found[0].what
+    found = only(Subject(world.plan(), quick=True), "whole images")
+    assert "7 images opened whole (a sample of 40" in found[0].what
     first, opened[:] = sorted(opened), []
-    only(Subject(world.plan(), quick=True), "whole pictures")
+    only(Subject(world.plan(), quick=True), "whole images")
     assert sorted(opened) == first and len(set(first)) == 7
 
 
@@ -606,7 +605,7 @@ def test_the_command_ends_with_2_only_where_something_fails(world, tmp_path, mon
         return stop.value.code, *capsys.readouterr()
 
     code, out, error = command("--json", str(tmp_path / "found.json"))
-    assert (code, error) == (0, "") and "whole pictures" in out and "0 fail" in out and "peak" in out
+    assert (code, error) == (0, "") and "whole images" in out and "0 fail" in out and "peak" in out
     assert json.loads((tmp_path / "found.json").read_text())["counts"]["fail"] == 0
     code, out, error = command("--set", "03_tapo.min_pixels=784", "--set", "03_tapo.max_pixels=300")
     assert code == 2 and error.startswith("finer1: doctor: ") and error.count("\n") == 1
@@ -615,11 +614,11 @@ def test_the_command_ends_with_2_only_where_something_fails(world, tmp_path, mon
 # ---------------------------------------------------------------- systems
 
 
-def test_systems_that_cannot_be_asked_or_may_not_be_the_papers(tmp_path, monkeypatch):
+def test_systems_that_cannot_be_queried_or_may_not_be_the_papers(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
     from finer1_lib.commands.doctor.machine import systems
-    from finer1_lib.commands.doctor.rows import NotYet
+    from finer1_lib.commands.findings import NotYet
 
     def rows(**values):
         return systems(SimpleNamespace(get=lambda stage, name, default=None: values.get(name, default)))

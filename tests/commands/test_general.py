@@ -14,8 +14,7 @@ from finer1_lib import models
 from finer1_lib.commands import export as general
 from finer1_lib.commands.cli import export_lmms
 from finer1_lib.core.errors import UserError
-from finer1_lib.models.trainable import Trainable, make_trainable
-from finer1_lib.models.trained_weights import save_trained
+from finer1_lib.models.trainable import Trainable, make_trainable, save_trained
 
 PIXELS = {"min_pixels": 0, "max_pixels": 3136}
 

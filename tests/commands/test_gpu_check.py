@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from finer1_lib.commands import gpu_check
-from finer1_lib.commands.doctor.examination import examine
-from finer1_lib.commands.doctor.rows import NotYet
+from finer1_lib.commands.findings import NotYet, examine
 from finer1_lib.commands.gpu_check import SFT, TAPO, Bench
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.log_probabilities import Scored
@@ -101,7 +100,7 @@ def test_gradients_are_compared_with_and_without_checkpointing(ready, monkeypatc
 @pytest.mark.parametrize("stage", [SFT, TAPO])
 @pytest.mark.parametrize("share, level, said", [
     (1.0, "pass", "planned"), (0.3, "warn", "too careful"), (1.3, "warn", "too low")])
-def test_memory_is_held_against_the_plan(ready, monkeypatch, stage, share, level, said):
+def test_memory_is_compared_with_the_plan(ready, monkeypatch, stage, share, level, said):
     from finer1_lib.training import memory as memory_plan
 
     rows = [memory_plan.Row(*row, "") for row in (
@@ -154,8 +153,8 @@ def test_steps_that_are_not_finite_or_do_nothing_are_seen(tmp_path):
 
 
 @pytest.mark.parametrize("needs, level", [("torch==2.0.0", "fail"), ("torch>=2", "pass")])
-def test_vllm_is_looked_at_only_if_asked(bench, monkeypatch, needs, level):
-    with pytest.raises(NotYet, match="not asked"):
+def test_vllm_is_checked_only_if_requested(bench, monkeypatch, needs, level):
+    with pytest.raises(NotYet, match="not requested"):
         gpu_check.vllm(bench)
     bench.vllm = True
     real = importlib.metadata.version

@@ -13,9 +13,8 @@ import pytest
 from fixture_kit import CHECKOUT
 from PIL import Image, ImageChops, ImageStat
 
-from finer1_lib.commands.report import figures as report_figures, page as report_tables
-from finer1_lib.commands.report.figures import pack
-from finer1_lib.commands.report.page import write_report
+from finer1_lib.commands.report import page as report_page
+from finer1_lib.commands.report.page import pack, write_report
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.hashing import recorded_hashes
 from finer1_lib.data.rationales.filters import write_rationale
@@ -174,12 +173,12 @@ def test_numbers_stand_in_their_cells(whole):
     assert "+12.5 [+3.0, +22.0] ▲" in cells and "+0.0 [-10.0, +10.0]" in cells
     assert "-0.005 [-0.012, +0.000]" in cells and "equivalent" in cells
     assert "12.5" in cells and "closed world, unseen sub-categories (%), strict scorer" in whole.shown
-    assert "1 of 2 are told from zero" in whole.shown and "Of 1 orderings 1 hold" in whole.shown
+    assert "1 of 2 differ from zero" in whole.shown and "Of 1 orderings 1 hold" in whole.shown
     assert "0.500 [0.250, 0.750]" in cells
     assert "H1: sub-category read from image states, shuffled labels" in cells
     plain, _, controls = whole.text[whole.text.index('id="probing"') :].partition("<details>")
     assert "shuffled labels" not in plain and "shuffled labels" in controls
-    assert "8 seen and 8 unseen pictures" in " ".join(whole.shown.split())
+    assert "8 seen and 8 unseen images" in " ".join(whole.shown.split())
     assert "6 seen in training, 4 unseen" in cells and "with a field guide" in whole.shown
 
 
@@ -229,7 +228,7 @@ def test_every_figure_of_the_notebooks_has_a_caption():
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "stage.figure":
                     named |= {node.args[1].value} if isinstance(node.args[1], ast.Constant) else set()
     assert {"main_table", "montage", "reward"} <= named
-    assert named - set(report_figures.CAPTIONS) == set()
+    assert named - set(report_page.captions()) == set()
 
 
 def test_what_the_paper_comparison_says(tmp_path, monkeypatch):
@@ -260,9 +259,8 @@ def test_hostile_text_stays_text(tmp_path, monkeypatch):
                 records=[record("cot_sft", "Blue Wren", HOSTILE + "said", super_category=HOSTILE + "kind"),
                          record("cot_sft_tapo", "Red Wren", super_category=HOSTILE + "kind")])
     (run / "05_probing" / "figures" / f"{name}.png").write_bytes(png())
-    caption = report_figures.Caption(HOSTILE, HOSTILE + "see")
-    monkeypatch.setitem(report_figures.CAPTIONS, "own_01_data", caption)
-    monkeypatch.setattr(report_tables, "points", lambda *_: HOSTILE + "cell")
+    monkeypatch.setitem(report_page.captions(), "own_01_data", (HOSTILE, HOSTILE + "see"))
+    monkeypatch.setattr(report_page, "points", lambda *_: HOSTILE + "cell")
     page = page_of(run, [*ROWS, row(model="cot_sft_tapo", dataset="bird" + HOSTILE, variant=HOSTILE)])
     assert not page.all("script") and "<script" not in page.text and page.problems == []
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
@@ -313,13 +311,13 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path):
     assert "traces" in write_report(run, ROWS).read_text()
 
 
-def test_without_records_guide_pictures_or_tables(tmp_path):
+def test_without_records_guide_images_or_tables(tmp_path):
     run = a_run(tmp_path / "a" / "run", guide={})
     page = page_of(run)
     assert "without a field guide" in page.shown and "guide: red" not in page.shown
     assert page.text.count('class="trace-card"') == 2
     (tmp_path / "a" / "pictures" / "a.png").unlink()
-    assert "1 of the pictures are not where" in page_of(run).shown
+    assert "1 of the images are no longer where" in page_of(run).shown
     for name in ("records.jsonl", "comparisons.csv", "orderings.csv", "metrics.json"):
         (run / "04_evaluation" / name).unlink()
     (run / "05_probing" / "comparisons.csv").unlink()
@@ -331,14 +329,14 @@ def test_without_records_guide_pictures_or_tables(tmp_path):
     assert "traces" in [attributes["id"] for attributes in page.all("section")] and page.problems == []
 
 
-def test_what_was_taken_over_is_told_and_its_cost_is_not_this_machine_s(tmp_path):
+def test_what_was_taken_over_is_reported_and_its_cost_is_not_this_machine_s(tmp_path):
     run = a_run(tmp_path / "run")
     assert "not of this machine" not in page_of(run).shown and "9 min" in page_of(run).shown
     file = run / "03_tapo" / "stage.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "imported_from": "outputs/reference"}))
     (run / "04_evaluation" / "imported.json").write_text('{"imported_from": "outputs/reference"}')
     shown = page_of(recorded(run)).shown
-    assert "03_tapo, the answers of 04_evaluation: taken over from outputs/reference" in shown
+    assert "03_tapo, the answers of 04_evaluation: imported from outputs/reference" in shown
     assert "8 min, at most" in shown  # 7.5: five stages of a minute and a half
 
 
@@ -349,15 +347,15 @@ DAMAGES = [
     ("04_evaluation/comparisons.csv", b"\xff\xfe\x00", "comparisons.csv is damaged"),
     ("04_evaluation/records.jsonl", b"{}\n}\n", "line 2 is not JSON"),
     ("04_evaluation/orderings.csv", b"claim\nx\n", "orderings.csv has no column"),
-    ("05_probing/figures/own_05_probing.png", b"GIF", "own_05_probing.png is no readable picture"),
-    ("05_probing/figures/own_05_probing.png", png()[:60], "own_05_probing.png is no readable picture"),
-    ("03_tapo/models.json", b"[1]", "models.json, entry 0"),
+    ("05_probing/figures/own_05_probing.png", b"GIF", "own_05_probing.png is not a readable image"),
+    ("05_probing/figures/own_05_probing.png", png()[:60], "own_05_probing.png is not a readable image"),
+    ("03_tapo/models.json", b"[1]", "03_tapo/models.json, "),
     ("05_probing/comparisons.csv", b"metric\nx\n", "has no column"),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "told"), DAMAGES, ids=[" ".join(case[::2]) for case in DAMAGES])
-def test_damage_is_told_in_one_line_and_the_old_page_stays(tmp_path, name, content, told):
+def test_damage_is_reported_in_one_line_and_the_old_page_stays(tmp_path, name, content, told):
     run = a_run(tmp_path / "run")
     (run / "report.html").write_text("old")
     (run / name).write_bytes(content)
@@ -439,8 +437,8 @@ def test_transparency_becomes_paper(tmp_path):
 
 def test_tables_are_read_with_numbers_and_gaps(tmp_path):
     (tmp_path / "a.csv").write_text('name,value\n"a, ""b""",0.5\n,nan\nc,\n')
-    assert report_tables.read_table(tmp_path / "a.csv", ("name",)) == [
+    assert report_page.read_table(tmp_path / "a.csv", ("name",)) == [
         {"name": 'a, "b"', "value": 0.5}, {"name": None, "value": None}, {"name": "c", "value": None}]
-    assert report_tables.read_table(tmp_path / "absent.csv", ("name",)) is None
-    assert report_tables.points({**COMPARISON, "low": None, "reading": "lower"}) == "+12.5 ▼"
-    assert report_tables.points({**COMPARISON, "difference": None}) == "-"
+    assert report_page.read_table(tmp_path / "absent.csv", ("name",)) is None
+    assert report_page.points({**COMPARISON, "low": None, "reading": "lower"}) == "+12.5 ▼"
+    assert report_page.points({**COMPARISON, "difference": None}) == "-"

@@ -1,6 +1,7 @@
 """Several seeds pooled: hand-worked means and differences, coverage, and runs that may not be pooled."""
 
 import json
+import signal
 import sys
 
 import numpy as np
@@ -235,9 +236,9 @@ def test_runs_that_may_not_be_pooled(three, tmp_path):
     assert "seed0 and longer differ in 03_tapo.steps (40 and 60): only seeds may differ" in line
     make_run(tmp_path, "others", 4, yes, names={**NAMES, "bird": [*NAMES["bird"][:3], "X Y"]})
     line = refusal(["seed0", "others"], three)
-    assert "seed0 and others were not asked about the same sub-categories" in line
+    assert "seed0 and others were not evaluated on the same sub-categories" in line
     make_run(tmp_path, "fewer", 5, yes, models=MODELS[:2])
-    assert "seed0 and fewer were not asked about the same models" in refusal(["seed0", "fewer"], three)
+    assert "seed0 and fewer were not evaluated on the same models" in refusal(["seed0", "fewer"], three)
 
 
 def test_a_stage_made_anew_or_a_record_touched_unfinishes_a_run(three, tmp_path):
@@ -311,7 +312,7 @@ def test_the_interval_covers_the_truth(spread):
 
 
 def run_command(monkeypatch, capsys, *words):
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["finer1", "seeds", *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()

@@ -316,8 +316,8 @@ def test_what_a_guide_lacks_or_has_of_another_type_is_named(table, tmp_path, pat
 @pytest.mark.parametrize(("content", "told"), [
     (b"[1]", "the guide: input should be a valid dictionary"), (b"null", "the guide: input"),
     (b"", "not a readable"),
-    (b"[" * 100_000, "nested too deeply"), (b'{"seen": [], "seen": []}', "'seen' stands there twice"),
-    (b'{"seen": ["\\ud800"]}', "half a sign"), (b'{"seen": ["B\xfclb\xfcl"]}', "line 1 is no UTF-8"),
+    (b"[" * 100_000, "nested too deeply"), (b'{"seen": [], "seen": []}', "'seen' is listed twice"),
+    (b'{"seen": ["\\ud800"]}', "half a sign"), (b'{"seen": ["B\xfclb\xfcl"]}', "line 1 is not UTF-8"),
 ])  # fmt: skip
 def test_a_guide_that_cannot_be_read_is_one_line(table, tmp_path, content, told):
     (tmp_path / "guide.json").write_bytes(content)

@@ -85,7 +85,7 @@ def test_faults_are_told_in_one_line(tmp_path, text, told):
         ("t.json", "[]", "not an object of names"),
         ("t.json", '{"Rock Wren": "Salpinctes"}', "'Rock Wren' must be an object of texts"),
         ("t.json", '{"Rock Wren": {"genus": 3}}', "'Rock Wren' must be an object of texts"),
-        ("t.json", '{"Rock Wren": {"genus": "S"}, "Rock Wren": {"genus": "T"}}', "stands there twice"),
+        ("t.json", '{"Rock Wren": {"genus": "S"}, "Rock Wren": {"genus": "T"}}', "is listed twice"),
         ("t.json", '{"Rock Wren": {"family": "T"}}', "gives nobody a genus"),
         ("t.txt", GOOD, "neither .csv nor .json"),
     ],
@@ -99,12 +99,12 @@ def test_no_file_and_no_text(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         read_taxonomy(tmp_path / "missing.csv", TABLE)
     (tmp_path / "latin.csv").write_bytes(b"sub_category,genus\nB\xfclb\xfcl,Pycnonotus\n")
-    with pytest.raises(UserError, match=r"taxonomy \(line 2 is no UTF-8: save it as UTF-8"):
+    with pytest.raises(UserError, match=r"taxonomy \(line 2 is not UTF-8: save it as UTF-8"):
         read_taxonomy(tmp_path / "latin.csv", TABLE)
     (tmp_path / "wide.csv").write_bytes(GOOD.encode("utf-16"))
     (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
     (tmp_path / "half.json").write_bytes(b'{"Rock Wren": {"genus": "\\ud800"}}')
-    for name, why in (("wide.csv", "line 1 is no UTF-8"), ("deep.json", "nested too deeply"),
+    for name, why in (("wide.csv", "line 1 is not UTF-8"), ("deep.json", "nested too deeply"),
                       ("half.json", "half a sign"), ("~no_such_user/t.csv", "No such file")):  # fmt: skip
         with pytest.raises(UserError, match=why):
             read_taxonomy(name if name[0] == "~" else tmp_path / name, TABLE)

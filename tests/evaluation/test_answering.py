@@ -21,9 +21,9 @@ from finer1_lib.evaluation.systems.answering import ChatAnswerer, EndpointAnswer
 from finer1_lib.evaluation.systems.registry import System
 from finer1_lib.evaluation.systems.strategies import shots_of
 from finer1_lib.models import generation
-from finer1_lib.models.any_model import AnyModel
 from finer1_lib.models.encoding import Encoder
-from finer1_lib.models.endpoint import FILTERED
+from finer1_lib.models.endpoint_replies import FILTERED
+from finer1_lib.models.generation import AnyModel
 from finer1_lib.models.sharing import read_prompts
 
 SIZES = {"Dunen Wren": (56, 56), "Marlo Wren": (56, 84), "Tarn Finch": (112, 56)}

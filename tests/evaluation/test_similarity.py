@@ -277,7 +277,7 @@ def test_what_is_no_text_encoder_is_refused_in_one_line(tmp_path, encoders):
                            image_size=32)).save_pretrained(tmp_path / "vit")  # fmt: skip
     for file in encoders["bert"].glob("tokenizer*"):
         shutil.copy(file, tmp_path / "vit" / file.name)
-    with pytest.raises(UserError, match="is no text encoder") as told:
+    with pytest.raises(UserError, match="is not a text encoder") as told:
         make_similarity(f"encoder:{tmp_path / 'vit'}")
     assert "\n" not in str(told.value)
     short = t.SiglipTextConfig(vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1,

@@ -280,7 +280,7 @@ def test_rows_of_adapters_are_answered_as_their_adapter_says(base, plain, tmp_pa
     assert said[0] == said[1] == generate(loaded, [messages_for(request, tmp_path)], max_new_tokens=6)
 
 
-def test_all_that_rows_need_is_listed_before_any_is_asked(base, plain, copy, tmp_path, monkeypatch):
+def test_all_that_rows_need_is_listed_before_any_is_run(base, plain, copy, tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY_HERE", raising=False)
     edit(copy, peft_type="IA3")
     reached = []

@@ -18,17 +18,16 @@ from finer1_lib.core.files import read_jsonl
 from finer1_lib.evaluation.records import collect_records, without_text as rows_without_text
 from finer1_lib.models import endpoint as chat_endpoint
 from finer1_lib.models.endpoint import (
-    NO_TEXT,
     Answer,
     ChatEndpoint,
     Question,
     advice,
     read_answers,
-    read_reply,
     spent,
-    told,
+    spent_line,
     without_text,
 )
+from finer1_lib.models.endpoint_replies import NO_TEXT, read_reply
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J\x08\x00 \u202eright"
 
@@ -97,7 +96,7 @@ FINAL = {
 
 
 @pytest.mark.parametrize("kind", FINAL)
-def test_what_cannot_change_is_asked_once_and_said_once(standin, tmp_path, capsys, kind):
+def test_what_cannot_change_is_requested_once_and_reported_once(standin, tmp_path, capsys, kind):
     reply, why = FINAL[kind]
     standin.script = lambda number, request: reply
     teacher = endpoint(standin, tmp_path, tries=8)
@@ -106,11 +105,11 @@ def test_what_cannot_change_is_asked_once_and_said_once(standin, tmp_path, capsy
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and NO_TEXT[why] in out and "giant answered without text" in out
     assert {line["no_text"] for line in read_jsonl(teacher.answers)} == {why}
-    assert without_text(teacher.answers) == {why: 2} and f"2 without text: {NO_TEXT[why]}" in told(teacher.answers)
+    assert without_text(teacher.answers) == {why: 2} and f"2 without text: {NO_TEXT[why]}" in spent_line(teacher.answers)
     assert endpoint(standin, tmp_path).ask([Question("What?")])[0].no_text == why and len(standin.requests) == 2
 
 
-def test_an_answer_with_text_is_one_whatever_stands_beside_it(standin, tmp_path, capsys):
+def test_an_answer_with_text_is_one_whatever_else_the_reply_holds(standin, tmp_path, capsys):
     replies = [message(content="A wren.", reasoning_content="Hm."), message("length", content="A wr"),
                message(content="No.", refusal="No."), message("content_filter", content="A w")]
     standin.script = lambda number, request: replies[number - 1]
@@ -394,7 +393,7 @@ def clean(monkeypatch):
     {"no_proxy": "[::1],localhost"}, {"no_proxy": "[::1", "http_proxy": "http://127.0.0.1:9"},
     {"SSL_CERT_FILE": "/nowhere/ca.pem"}, {"SSL_CERT_DIR": "/nowhere"}, {"http_proxy": "http://[::1"},
 ])  # fmt: skip
-def test_a_server_on_this_machine_is_asked_whatever_the_shell_says(standin, tmp_path, clean, values):
+def test_a_server_on_this_machine_is_used_whatever_the_shell_says(standin, tmp_path, clean, values):
     for name, value in values.items():
         clean.setenv(name, value)
     for host in ("127.0.0.1", "localhost"):
@@ -445,7 +444,7 @@ def test_certificates_that_are_none_are_one_line_with_their_variable(tmp_path, c
         teacher.ask([Question("What?")])
 
 
-def test_a_certificate_that_nobody_vouches_for_ends_at_once(standin, tmp_path, monkeypatch):
+def test_a_certificate_that_no_authority_signed_ends_at_once(standin, tmp_path, monkeypatch):
     async def send(*_):
         raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed")
 

@@ -12,13 +12,11 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from finer1_lib import models
 from finer1_lib.commands.doctor.subject import Subject
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
-from finer1_lib.models import any_model, chat_templates
-from finer1_lib.models.checkpoint_files import INDEX, check_files, weight_files
-from finer1_lib.models.checkpoint_weights import refuse_bad_weights
+from finer1_lib.models import encoding, loading as models
+from finer1_lib.models.checkpoint_files import INDEX, check_files, refuse_bad_weights, weight_files
 from finer1_lib.models.encoding import Encoder
 from finer1_lib.models.generation import generate
 
@@ -171,7 +169,7 @@ HOSTILE = {
                                    "make an image of NaN or infinite"),
     "images that fill the memory": (setting("processor_config.json", "image_processor", "size", "shortest_edge",
                                             value=10**14), "sets shortest_edge to 1e"),
-    "a pipe": (pipe("tokenizer_config.json"), "tokenizer_config.json is no file"),
+    "a pipe": (pipe("tokenizer_config.json"), "tokenizer_config.json is not a file"),
     "another model inside": (setting("processor_config.json", "audio_tokenizer", "audio_tokenizer_class",
                                      value="AutoModel"), "sets audio_tokenizer"),
     "another model beside": (setting("audio_tokenizer_config.json", "audio_tokenizer_class", value="AutoModel"),
@@ -310,14 +308,14 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in ran
     "{{ messages | tojson(separators=(',', ':')) }}{% set x = tools or 10 ** (10 ** 10) %}",
 ])  # fmt: skip
 def test_a_template_that_does_not_end_is_refused(folder, monkeypatch, bomb):
-    monkeypatch.setattr(chat_templates, "SECONDS", 2)
+    monkeypatch.setattr(models, "SECONDS", 2)
     (folder / "chat_template.jinja").write_text(bomb + TEMPLATE)
     with pytest.raises(UserError, match="takes more than 2 s or 1024 MiB; use the chat_template.jinja"):
         models.load(folder)
 
 
 def test_a_template_that_waits_for_a_word_is_bounded_when_it_comes(folder, monkeypatch):
-    monkeypatch.setattr(chat_templates, "LINES", 10**4)
+    monkeypatch.setattr(encoding, "LINES", 10**4)
     bomb = "{% if 'heron' in messages[0]['content'][-1]['text'] %}" + ENDLESS + "{% endif %}"
     (folder / "chat_template.jinja").write_text(bomb + TEMPLATE)
     encode = Encoder(models.load(folder).processor)
@@ -328,6 +326,5 @@ def test_a_template_that_waits_for_a_word_is_bounded_when_it_comes(folder, monke
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, "8", None])
 def test_a_limit_of_no_tokens_is_refused(number):
-    for answer in (generate, any_model.generate):
-        with pytest.raises(UserError, match="max_new_tokens is .*; give a whole number of 1 or more"):
-            answer(None, QUERY, max_new_tokens=number)
+    with pytest.raises(UserError, match="max_new_tokens is .*; give a whole number of 1 or more"):
+        generate(None, QUERY, max_new_tokens=number)

@@ -178,7 +178,7 @@ def test_an_unknown_kind_library_or_batch_is_refused(album, tmp_path):
         open_encoder(system("x"), album, {}, batch_size=0)
 
 
-def test_templates_hold_one_name_each_and_their_hash_tells_them_apart():
+def test_templates_hold_one_name_each_and_their_hash_distinguishes_them():
     words = ("bird", "aircraft", "car", "flower", "pet", "dog", "drawn thing")
     for kind, word in itertools.product(KINDS, words):
         assert all(template.count("{}") == 1 for template in templates(kind, word))
@@ -434,7 +434,7 @@ def test_code_beside_an_open_clip_checkpoint_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_open_clip_that_is_not_installed_is_told(tmp_path, monkeypatch):
+def test_open_clip_that_is_not_installed_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match='extra "clip"'):
         encoder_towers.OpenClipTowers(str(tmp_path), "cpu", 2)

@@ -81,7 +81,7 @@ def test_a_qwen_checkpoint_is_an_encoder_too(tmp_path):
     assert numpy.allclose(image_features(encoder, images), image_features(loaded, images), atol=1e-5)
 
 
-def test_what_is_no_encoder_is_told_in_one_line(siglip, tmp_path):
+def test_what_is_no_encoder_is_reported_in_one_line(siglip, tmp_path):
     from safetensors.torch import load_file, save_file
 
     with pytest.raises(UserError, match="ViTModel, which has no image features"):
@@ -169,7 +169,7 @@ def test_a_model_that_gives_fewer_vectors_than_images_is_refused(siglip):
         image_features(encoder, pictures(2))
 
 
-def test_a_revision_and_a_damaged_file_are_told_in_one_line(siglip, tmp_path, monkeypatch):
+def test_a_revision_and_a_damaged_file_are_reported_in_one_line(siglip, tmp_path, monkeypatch):
     asked = []
 
     def hub(name, **where):

@@ -18,8 +18,16 @@ from finer1_lib.models.encoding import Encoder, pad, pixels_of, vision_inputs
 from finer1_lib.models.generation import PLACEHOLDERS, cut_batches, generate, mix, sample_ids
 from finer1_lib.models.hidden_states import pooled_states
 from finer1_lib.models.log_probabilities import score_completions
-from finer1_lib.models.trainable import Trainable, add_lora, has_trainable, make_trainable
-from finer1_lib.models.trained_weights import attach_adapter, load_trained, save_adapter, save_trained
+from finer1_lib.models.trainable import (
+    Trainable,
+    add_lora,
+    attach_adapter,
+    has_trainable,
+    load_trained,
+    make_trainable,
+    save_adapter,
+    save_trained,
+)
 
 QUESTION = "What species is this bird?"
 
@@ -93,7 +101,7 @@ def test_other_mistakes_are_one_clear_line(folder, tmp_path):
         (lambda: models.load(folder, dtype="int8"), "dtype"),
         (lambda: models.load(folder, device="cpu", load_in_4bit=True), "need a CUDA GPU.*load_in_4bit"),
         (lambda: models.load(folder, adapter=tmp_path / "none"), "adapter folder"),
-        (lambda: models.load(folder, adapter=tmp_path), "no adapter: adapter_config.json"),
+        (lambda: models.load(folder, adapter=tmp_path), "not an adapter: adapter_config.json"),
         (lambda: add_lora(models.load(folder), 0, 16), "positive"),
     ]:
         with pytest.raises(UserError, match=said):
@@ -280,7 +288,7 @@ def test_encoding_equals_the_processors_own(loaded, prompts):
         assert torch.equal(types.long(), expected["mm_token_type_ids"].long())
 
 
-def test_each_picture_is_processed_once_and_the_cache_has_a_bound(loaded, pictures, tmp_path, monkeypatch):
+def test_each_image_is_processed_once_and_the_cache_has_a_bound(loaded, images, tmp_path, monkeypatch):
     encode, calls = Encoder(loaded.processor), []
     process = loaded.processor.image_processor
     encode.processor = type("Counting", (), {
@@ -293,7 +301,7 @@ def test_each_picture_is_processed_once_and_the_cache_has_a_bound(loaded, pictur
     small = Encoder(loaded.processor, cache_bytes=1)
     assert torch.equal(small.picture(pictures[0])[0], Encoder(loaded.processor).picture(pictures[0])[0])
     small.picture(pictures[1])
-    assert len(small._pictures) == 1
+    assert len(small._images) == 1
 
 
 def test_placeholders_in_the_text_are_refused(loaded):
@@ -455,7 +463,7 @@ def test_bounds_that_make_no_sense_are_refused(folder, bounds, said):
     assert said in str(caught.value)
 
 
-def test_other_pictures_than_in_training_are_one_line(folder, tmp_path, capsys):
+def test_other_images_than_in_training_are_one_line(folder, tmp_path, capsys):
     out = tmp_path / "cot_sft"
     save_adapter(add_lora(models.load(folder, max_pixels=6272), 4, 8), out)
     models.load(folder, out)
@@ -465,7 +473,7 @@ def test_other_pictures_than_in_training_are_one_line(folder, tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out
     models.load(folder, out)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("warning: cot_sft was trained on pictures of another size")
+    assert len(lines) == 1 and lines[0].startswith("warning: cot_sft was trained on images of another size")
     assert "max_pixels 6272 then, 12544 now" in lines[0] and "min_pixels 784" not in lines[0]
 
 
@@ -538,7 +546,7 @@ def test_a_new_model_finds_the_old_one_gone(folder):
     assert old() is None
 
 
-def test_a_model_trained_in_full_sees_the_base_s_pictures_in_half_precision(folder, tmp_path, prompts):
+def test_a_model_trained_in_full_sees_the_base_s_images_in_half_precision(folder, tmp_path, prompts):
     """Its own processor carries the training's bounds, and its weights are float32: neither must set it apart."""
     import dataclasses
 

@@ -13,7 +13,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
 from finer1_lib.models import generation, loading, out_of_memory
 from finer1_lib.models.generation import generate
-from finer1_lib.models.out_of_memory import Fallback, mended, next_fallback
+from finer1_lib.models.out_of_memory import Fallback, memory_advice, next_fallback
 from finer1_lib.training import rewards, rollouts
 
 
@@ -61,7 +61,7 @@ def test_every_rung_is_smaller_fits_and_ends(divides, data, pixels, tokens, prom
     assert rung is None and now["micro_batch_size"] == now["prompts"] == 1
 
 
-def test_pictures_above_the_releases_bound_are_brought_to_it_first():
+def test_images_above_the_releases_bound_are_brought_to_it_first():
     assert next_fallback(max_pixels=12845056) == Fallback("max_pixels", 1280 * 28 * 28)
 
 
@@ -73,21 +73,21 @@ def one_line(caught, *said):
     assert "\n" not in text and all(part in text for part in ("ran out", *said)), text
 
 
-def test_a_real_allocation_that_fails_is_told():
+def test_a_real_allocation_that_fails_is_reported():
     """No stand-in: four exabytes are refused by every machine."""
-    with pytest.raises(UserError) as caught, mended("training", training=True, micro_batch_size=6):
+    with pytest.raises(UserError) as caught, memory_advice("training", training=True, micro_batch_size=6):
         torch.empty(2**60)
     one_line(caught, "the computer's memory ran out in training: set micro_batch_size to 3 (now 6)")
 
 
 def test_other_errors_pass_untouched():
-    with pytest.raises(RuntimeError, match="shapes"), mended("training", training=True):
+    with pytest.raises(RuntimeError, match="shapes"), memory_advice("training", training=True):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    with pytest.raises(UserError, match="as it was"), mended("training"):
+    with pytest.raises(UserError, match="as it was"), memory_advice("training"):
         raise UserError("as it was")
 
 
-def test_sft_tells_the_next_micro_batch(folder, tmp_path, monkeypatch):
+def test_sft_reports_the_next_micro_batch(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("finer1_lib.training.sft.completion_loss", full)
     with pytest.raises(UserError) as caught:
         cases.train("sft", folder, tmp_path / "a")
@@ -99,7 +99,7 @@ def test_sft_tells_the_next_micro_batch(folder, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("?/adapter*")), "nothing half-written looks finished"
 
 
-def test_tapo_tells_rollouts_from_updates(folder, tmp_path, monkeypatch):
+def test_tapo_distinguishes_rollouts_from_updates(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(rewards, "accuracy_reward", cases.sometimes_right)
     with monkeypatch.context() as patched:
         patched.setattr("finer1_lib.training.tapo.tapo_loss", full)
@@ -110,12 +110,12 @@ def test_tapo_tells_rollouts_from_updates(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         cases.train("tapo", folder, tmp_path / "b")
     one_line(caught, "sampling rollouts", "generation_batch_size", "to 8 (now 16)")
-    with pytest.raises(UserError) as caught:  # nothing smaller than one rollout: the training's own rung
+    with pytest.raises(UserError) as caught:  # nothing smaller than one rollout: the training's own fallback
         cases.train("tapo", folder, tmp_path / "c", generation_batch_size=1, micro_batch_size=1)
     one_line(caught, "set gradient_checkpointing to true")
 
 
-def test_answering_and_loading_tell(folder, monkeypatch):
+def test_answering_and_loading_report(folder, monkeypatch):
     loaded = cases.start(folder)
     monkeypatch.setattr(generation, "sample_ids", full)
     for size, said in ((2, "to 1 (now 2)"), (1, "set max_new_tokens to 128 (now 200)")):
@@ -138,7 +138,7 @@ def test_what_took_the_room_is_let_go():
         full()
 
     try:
-        with mended("training", training=True):
+        with memory_advice("training", training=True):
             work()
     except UserError as kept:  # as a notebook keeps the last error
         gc.collect()

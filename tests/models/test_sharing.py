@@ -122,7 +122,7 @@ def test_states_are_those_that_give_the_scores(folder, batch):
     assert torch.equal(logp, found.logp[real]) and torch.equal(entropy, found.entropy[real])
 
 
-def test_image_tokens_without_a_picture_are_refused(folder, prompts, batch):
+def test_image_tokens_without_a_image_are_refused(folder, prompts, batch):
     model = fresh(folder).model
     rows, ids, mask = batch
     wrong = ids.clone()
@@ -146,14 +146,14 @@ def seen(monkeypatch):
     return passes
 
 
-def test_a_tower_in_training_sees_each_distinct_picture_once_a_forward(folder, batch, seen):
+def test_a_tower_in_training_sees_each_distinct_image_once_a_forward(folder, batch, seen):
     model = fresh(folder, "vision").model
     for _ in range(2):
         score_completions(model, *batch, pad_token_id=0)
     assert seen == [3, 3], "eight rows, three pictures; nothing may be kept while the tower trains"
 
 
-def test_a_frozen_tower_sees_each_picture_once_while_it_lives(folder, batch, seen):
+def test_a_frozen_tower_sees_each_image_once_while_it_lives(folder, batch, seen):
     model = fresh(folder, "language").model
     rows, ids, mask = batch
     own = {id(row): row._replace(pixels=None if row.pixels is None else row.pixels.clone()) for row in rows}

@@ -26,8 +26,7 @@ from finer1_lib.evaluation.scores.scorers import make_scorer
 from finer1_lib.evaluation.scores.scoring import pick, score_records, summary_rows
 from finer1_lib.evaluation.summary import main_table
 from finer1_lib.evaluation.systems.answering import ChatAnswerer
-from finer1_lib.models.trainable import Trainable, make_trainable
-from finer1_lib.models.trained_weights import save_trained
+from finer1_lib.models.trainable import Trainable, make_trainable, save_trained
 from finer1_lib.training.rewards import contains_answer
 
 Said = namedtuple("Said", "text tokens truncated")

@@ -9,26 +9,21 @@ from pathlib import Path
 import fixture_kit
 import pytest
 from hypothesis import given, settings, strategies as st
+from stage_cases import opened, play
 
 import finer1_lib
+from finer1_lib.commands.finish import finish_run
 from finer1_lib.core import files, hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
 from finer1_lib.evaluation import summary
-from finer1_lib.runs import fingerprints as signatures, presets, runner, stage as stages
+from finer1_lib.runs import fingerprints as signatures, presets, runner
 from finer1_lib.runs.chain import NEEDS, STAGES, find_run
 from finer1_lib.runs.notebook import open_stage
 from finer1_lib.runs.stage import Stage
 
 FIRST, SECOND = STAGES[:2]
 CHANGED = "the code of its notebook has changed since"
-
-
-@pytest.fixture(autouse=True)
-def no_lock_outlives_a_test():
-    yield
-    while stages._locks:
-        files.unlock(stages._locks.popitem()[1])
 
 
 @settings(deadline=None, max_examples=30)
@@ -85,7 +80,7 @@ def played(kit, monkeypatch):
         plan = presets.make_plan(kit, "toy", settings=settings)
         computed.clear()
         said = []
-        runner.run_chain(plan, runner.chosen_stages(first, last), said.append, keep)
+        runner.run_chain(plan, runner.chosen_stages(first, last), said.append, keep, finish_run)
         return said, sorted({*computed})
 
     plan = None
@@ -132,7 +127,7 @@ def test_a_notebook_whose_code_changed_runs_anew_or_is_kept(kit, played, change)
     assert any(f"{FIRST} finished earlier" in line and "kept, though the code of its" in line for line in said)
     said, computed = played()
     assert computed == [FIRST]  # its outputs are the same, so what reads them is not due
-    line = next(line for line in said if "anew" in line)
+    line = next(line for line in said if "again: " in line)
     assert CHANGED in line and "--keep-finished" in line and "\n" not in line
     assert (played.dir / f"{FIRST}.previous" / "stage.json").read_bytes() == before
     assert played()[1] == []
@@ -188,7 +183,7 @@ def test_a_stage_begun_by_other_code_is_set_aside_or_gone_on_with(kit, played, m
     edit_notebook(kit, FIRST, lambda cells: cells.pop(3))
     said, _ = played(last=FIRST, keep=keep)
     previous = played.dir / f"{FIRST}.previous" / "records.jsonl"
-    assert previous.exists() != keep and any(f"anew: {CHANGED}" in line for line in said) != keep
+    assert previous.exists() != keep and any(f"again: {CHANGED}" in line for line in said) != keep
     # what other code began is never called this code's
     made_by = signatures.read_record(played.dir / FIRST)["made_by"]
     assert signatures.other_code(made_by, FIRST) == (CHANGED if keep else "")
@@ -261,12 +256,8 @@ def test_a_look_that_was_noted_for_another_hash_or_is_damaged_is_not_believed(tm
     assert hashing.changed_outputs(tmp_path, outputs) == []
 
 
-def stage_of(root, **values):
-    return Stage.open(FIRST, {"run_name": "r", "output_root": str(root), "seed": 0, **values})
-
-
 def finished(root, **values):
-    stage = stage_of(root, **values)
+    stage = opened(root, **values)
     files.atomic_write_text(stage.path("table.csv"), "x")
     files.atomic_write_text(stage.path("deep/er.csv"), "x")
     stage.finish({})
@@ -295,7 +286,7 @@ def test_a_record_that_shows_nothing_is_refused_in_one_line(tmp_path, change, to
     record = json.loads(file.read_text())
     change(record)
     file.write_text(json.dumps(record))
-    for act in (lambda: stage_of(tmp_path), lambda: signatures.is_current(stage.run_dir, FIRST),
+    for act in (lambda: opened(tmp_path), lambda: signatures.is_current(stage.run_dir, FIRST),
                 lambda: signatures.earlier_digests(stage.run_dir, SECOND)):
         with pytest.raises(UserError, match=f"stage.json {told}.*move .*{FIRST} away and run notebook {FIRST}"):
             act()
@@ -303,10 +294,10 @@ def test_a_record_that_shows_nothing_is_refused_in_one_line(tmp_path, change, to
 
 @pytest.mark.parametrize("change", [{"opened": "x"}, {"made_by": [1]}, {"parameters": 1}, {"signature": None}])
 def test_a_damaged_start_is_one_line(tmp_path, change):
-    stage = stage_of(tmp_path)
+    stage = opened(tmp_path)
     files.atomic_write_json(stage.dir / "started.json", {**signatures.read_start(stage.dir), **change})
     with pytest.raises(UserError, match=f"started.json holds no {next(iter(change))} that could be"):
-        stage_of(tmp_path)
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "nothing"])
@@ -314,7 +305,7 @@ def test_a_record_that_is_no_record_is_one_line(tmp_path, text):
     stage = finished(tmp_path)
     (stage.dir / "stage.json").write_text(text)
     with pytest.raises(UserError, match="stage.json"):
-        stage_of(tmp_path)
+        opened(tmp_path)
 
 
 def test_a_record_without_an_earlier_stage_s_digest_is_refused(tmp_path):
@@ -338,25 +329,25 @@ def test_only_recorded_files_are_read(tmp_path):
     (stage.dir / "deep" / "planted.py").write_text("x")
     (stage.dir / "more.csv").write_text("x")
     for path in ("deep", "deep/planted.py", "more.csv"):
-        with pytest.raises(UserError, match="is no file that 00_miniature_world recorded"):
+        with pytest.raises(UserError, match="is not a file that 00_miniature_world recorded"):
             second.input(f"{FIRST}/{path}")
     assert second.input(f"{FIRST}/table.csv").is_file()
 
 
 def test_a_finished_stage_opened_again_and_stopped_half_way_goes_on(tmp_path):
     stage = finished(tmp_path)
-    again = stage_of(tmp_path)
+    again = opened(tmp_path)
     assert again.finished
     files.atomic_write_text(again.path("table.csv"), "half")  # killed here
-    third = stage_of(tmp_path)
+    third = opened(tmp_path)
     assert not third.finished and (third.dir / "table.csv").read_text() == "half"
     files.atomic_write_text(third.path("table.csv"), "another")
     third.finish({})
-    assert stage_of(tmp_path).finished
+    assert opened(tmp_path).finished
     third.finish({})
     (stage.dir / "table.csv").write_text("by hand")
     with pytest.raises(UserError, match="is not what"):
-        stage_of(tmp_path)
+        opened(tmp_path)
 
 
 # --- parameters that change below the set-up cell ---
@@ -368,14 +359,6 @@ output_root = "{root}"
 seed = 0
 rate = 0.5
 names = ["a"]"""
-
-
-def play(*cells):
-    namespace = {"In": [""]}
-    for cell in cells:
-        namespace["In"].append(cell)
-        exec(cell, namespace)
-    return namespace
 
 
 @pytest.mark.parametrize(("change", "told"), [
@@ -422,7 +405,7 @@ def test_the_set_up_cell_again_begins_with_the_new_value(tmp_path, capsys):
     namespace["rate"] = 1
     second = open_stage(namespace)
     assert second.parameters["rate"] == 1.0 and second.signature != first.signature
-    assert "begun anew: rate was 0.5 and is 1.0; the earlier folder is" in capsys.readouterr().out
+    assert "restarted: rate was 0.5 and is 1.0; the earlier folder is" in capsys.readouterr().out
     second.finish({})
     with pytest.raises(UserError, match="removed or replaced while the stage was open"):
         first.finish({})
@@ -433,7 +416,7 @@ def test_by_hand_what_other_code_made_is_kept_told_and_not_called_one_s_own(kit,
     made = signatures.read_record(stage.dir)["made_by"]
     edit_notebook(kit, FIRST, lambda cells: cells.pop(3))
     again = open_stage(play(CELL.format(root=tmp_path).replace("\nrate = 0.5\nnames = [\"a\"]", "")))
-    assert again.finished and "what lies there is kept; to compute it anew delete" in capsys.readouterr().out
+    assert again.finished and "what is there is kept; to recompute it delete" in capsys.readouterr().out
     again.finish({})
     assert signatures.read_record(stage.dir)["made_by"] == made != signatures.made_by(FIRST)
 
@@ -441,9 +424,9 @@ def test_by_hand_what_other_code_made_is_kept_told_and_not_called_one_s_own(kit,
 @pytest.mark.parametrize(("cells", "told"), [
     (["%%time\n" + CELL], "begins with a %%magic.*into a cell below"),
     (["get_ipython().run_cell_magic('time', '', " + repr(CELL + "\n") + ")"], "begins with a %%magic"),
-    ([CELL + '\nroot = os.environ["X"]'], r"line 7 \(root = os.environ\[\"X\"\]\) is no plain value: write"),
+    ([CELL + '\nroot = os.environ["X"]'], r"line 7 \(root = os.environ\[\"X\"\]\) is not a plain value: write"),
     ([CELL + "\nprint(1)"], r"line 7 \(print\(1\)\) is not `name = value`: .*into a cell below"),
-    *[([f"{CELL}\nroot = {odd}"], "is no plain value: write") for odd in ("1j", "b'x'", "...", "{1, 2}", "[b'x']")],
+    *[([f"{CELL}\nroot = {odd}"], "is not a plain value: write") for odd in ("1j", "b'x'", "...", "{1, 2}", "[b'x']")],
     ([CELL + "\na, b = 1, 2"], "does not assign one name: write a line for each"),
 ])
 def test_what_no_parameters_cell_can_hold_says_where_to_put_it(tmp_path, cells, told):
@@ -460,7 +443,7 @@ def test_a_cell_of_one_s_own_about_parameters_is_not_papermill_s(tmp_path):
 
 
 def test_a_folder_removed_under_way_is_not_finished(tmp_path):
-    stage = stage_of(tmp_path)
+    stage = opened(tmp_path)
     files.atomic_write_text(stage.path("table.csv"), "x")
     shutil.rmtree(stage.run_dir)
     for write in (lambda: stage.path("more.csv"), lambda: stage.finish({})):
@@ -483,14 +466,14 @@ def test_a_run_removed_under_way_is_one_line(kit, played, monkeypatch):
                                   "summary.json", "report.html", f"{SECOND}.ipynb", f".{FIRST}.lock", ".run.lock"])
 def test_a_folder_in_a_file_s_place_is_one_line(played, name):
     (played.dir / name).mkdir(parents=True)
-    with pytest.raises(UserError, match="a folder lies there: remove it"):
+    with pytest.raises(UserError, match="there is a folder: remove it"):
         played()
 
 
 @pytest.mark.parametrize("name", [FIRST, SECOND, f"{FIRST}/figures", f"{FIRST}/checkpoints"])
 def test_a_file_in_a_folder_s_place_is_one_line(played, name):
     files.atomic_write_text(played.dir / name, "")
-    with pytest.raises(UserError, match="must be a folder, and a file lies there: remove it"):
+    with pytest.raises(UserError, match="must be a folder, and there is a file: remove it"):
         played()
 
 
@@ -500,7 +483,7 @@ def test_a_link_that_leads_nowhere_is_one_line(played, name, target):
     link = played.dir / name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(link if target == "itself" else played.dir.parent / "no" / "where")
-    with pytest.raises(UserError, match="lies there: remove it|leads nowhere: remove it|Too many levels"):
+    with pytest.raises(UserError, match="there is .*: remove it|leads nowhere: remove it|Too many levels"):
         played()
 
 
@@ -509,12 +492,12 @@ def test_a_pipe_in_a_record_s_place_is_not_waited_for(tmp_path):
     stage = finished(tmp_path)
     (stage.dir / "stage.json").unlink()
     os.mkfifo(stage.dir / "stage.json")
-    with pytest.raises(UserError, match="stage.json must be a file, and something else lies there"):
+    with pytest.raises(UserError, match="stage.json must be a file, and there is something else"):
         signatures.read_record(stage.dir)
 
 
 def test_an_output_that_is_a_link_to_nowhere_is_one_line(tmp_path):
-    stage = stage_of(tmp_path)
+    stage = opened(tmp_path)
     (stage.dir / "records.jsonl").symlink_to(tmp_path / "nowhere" / "x")
     with pytest.raises(UserError, match="records.jsonl is a link that leads nowhere: remove it"):
         stage.path("records.jsonl")
@@ -530,9 +513,9 @@ def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_file_where_an_output_s_folder_must_be_is_one_line(tmp_path):
-    stage = stage_of(tmp_path)
+    stage = opened(tmp_path)
     stage.path("deep").write_text("")
-    with pytest.raises(UserError, match="deep must be a folder, and a file lies there"):
+    with pytest.raises(UserError, match="deep must be a folder, and there is a file"):
         stage.path("deep/er.csv")
 
 

@@ -6,7 +6,7 @@ import fixture_kit
 import pytest
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.runs import parameters, presets
+from finer1_lib.runs import fingerprints, parameters, presets
 from finer1_lib.runs.chain import STAGES
 from finer1_lib.runs.presets import list_presets, make_plan, read_preset
 
@@ -148,7 +148,7 @@ def checked(stage, name, value):
 
 def test_every_bound_is_of_a_parameter_and_every_default_and_preset_within():
     named = {name for cell in CELLS.values() for name in cell}
-    assert set(parameters._BOUNDS) <= named
+    assert set(parameters._BOUNDS) <= named and set(fingerprints._declared()) <= named
     for stage, cell in CELLS.items():
         values = {name: parameter.default for name, parameter in cell.items()}
         assert parameters.check_parameters(values, cell, stage) == values

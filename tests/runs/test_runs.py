@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy
 import pytest
 from hypothesis import given, settings, strategies as st
+from stage_cases import opened, play
 
 import finer1_lib
 from finer1_lib.core import files, hashing
@@ -39,25 +40,11 @@ JSON = st.recursive(
 )
 
 
-def opened(root: Path, name: str = FIRST, **values) -> Stage:
-    stage = Stage.open(name, {"run_name": "r", "output_root": str(root), "seed": 0, **values})
-    return stage
-
-
 def finished(root: Path, name: str = FIRST, text: str = "x", **values) -> Stage:
     stage = opened(root, name, **values)
     files.atomic_write_text(stage.path("table.csv"), text)
     stage.finish({"rows": 1})
     return stage
-
-
-@pytest.fixture(autouse=True)
-def no_lock_outlives_a_test():
-    from finer1_lib.runs import stage as module
-
-    yield
-    while module._locks:
-        files.unlock(module._locks.popitem()[1])
 
 
 # --- files ---
@@ -369,15 +356,6 @@ run_name = "r"  # run
 output_root = "{root}"  # root
 seed = 0  # seed
 rate = 0.5  # rate"""
-
-
-def play(*cells: str) -> dict:
-    """Globals after running cells in IPython's manner, with its In list."""
-    namespace: dict = {"In": [""]}
-    for cell in cells:
-        namespace["In"].append(cell)
-        exec(cell, namespace)
-    return namespace
 
 
 def test_parameters_are_the_cells_names_with_injected_values(tmp_path):

@@ -15,26 +15,21 @@ from pathlib import Path
 
 import fixture_kit
 import pytest
+from stage_cases import opened, release_locks
 
 from finer1_lib.commands import cli
+from finer1_lib.commands.finish import finish_run
 from finer1_lib.core import files
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
 from finer1_lib.probing import features as states
-from finer1_lib.runs import chain, presets, stage as stage_module
+from finer1_lib.runs import chain, presets
 from finer1_lib.runs.runner import run_chain
 from finer1_lib.runs.stage import Stage
 from finer1_lib.teaching import lesson
 
 FIRST, SECOND = chain.STAGES[:2]
 OTHER, GROUP = 54321, 54322
-
-
-@pytest.fixture(autouse=True)
-def no_lock_outlives_a_test():
-    yield
-    while stage_module._locks:
-        files.unlock(stage_module._locks.popitem()[1])
 
 
 @pytest.fixture
@@ -65,10 +60,6 @@ def another_user(folder: Path, group: int = OTHER):
         os.setgroups(groups)
 
 
-def opened(root, name=FIRST, **values):
-    return Stage.open(name, {"run_name": "r", "output_root": str(root), "seed": 0, **values})
-
-
 def finished(root, name=FIRST, **values):
     stage = opened(root, name, **values)
     files.atomic_write_text(stage.path("table.csv"), "x")
@@ -77,11 +68,6 @@ def finished(root, name=FIRST, **values):
     files.append_jsonl(stage.path("records.jsonl"), 1)
     stage.finish({"rows": 1})
     return stage
-
-
-def release_locks():
-    while stage_module._locks:
-        files.unlock(stage_module._locks.popitem()[1])
 
 
 # --- rights ---
@@ -123,7 +109,7 @@ def toy(tmp_path_factory):
     """A toy kit with a finished run: (kit, its plan)."""
     kit = fixture_kit.build(tmp_path_factory.mktemp("kit"))
     plan = presets.make_plan(kit, "toy")
-    assert run_chain(plan, chain.STAGES, lambda line: None)
+    assert run_chain(plan, chain.STAGES, lambda line: None, finish=finish_run)
     return kit, plan
 
 
@@ -135,7 +121,7 @@ def test_a_finished_run_of_somebody_else_is_read_without_a_write_or_a_lock(toy, 
     said = []
     try:
         with another_user(plan.run_dir):
-            report = run_chain(plan, chain.STAGES, said.append)
+            report = run_chain(plan, chain.STAGES, said.append, finish=finish_run)
             assert Stage.open(FIRST, {"run_name": "toy", "output_root": str(plan.run_dir.parent),
                                       **{key: value for key, value in plan.parameters[FIRST].items()
                                          if key not in ("notebook", "run_name", "output_root")}}).finished
@@ -193,7 +179,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (OSError(errno.ESTALE, "Stale file handle", "/r/x"), "remove or repair it"),
         (OSError(errno.EFBIG, os.strerror(errno.EFBIG), "/r/x"), "nothing can be read or written there as it is"),
         (OSError(errno.EBUSY, os.strerror(errno.EBUSY), "/r/x"), "nothing can be read or written there as it is"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", "/r/x"), "look what lies there"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/r/x"), "see what is there"),
     ],
 )
 def test_the_line_says_what_to_do_and_what_is_kept(tmp_path, error, words):

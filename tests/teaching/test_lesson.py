@@ -14,6 +14,7 @@ import fixture_kit
 import nbformat
 import pytest
 
+from finer1_lib.commands.finish import finish_run
 from finer1_lib.core import hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.runs import presets
@@ -306,5 +307,5 @@ def test_both_copies_run_from_the_records_that_are_kept(tmp_path):
     probed = json.loads((plan.run_dir / STAGES[5] / "summary_rows.json").read_text())
     assert {row["model"] for row in probed} == {"base", "cot_sft", "cot_sft_tapo"}
     # the README's third command: both are taken as they are, and the report is written
-    report = run_chain(plan, STAGES[4:], said.append)
+    report = run_chain(plan, STAGES[4:], said.append, finish=finish_run)
     assert report is not None and report.is_file() and said[-1].endswith("skipped")

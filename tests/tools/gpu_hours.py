@@ -1,17 +1,17 @@
 """How long a preset will take on which GPU, and whether it fits: estimates, none of them measured on a GPU.
 
-    python -m tools.gpu_hours        # the README's table, from params/
+    PYTHONPATH=tests python -m tools.gpu_hours        # the table of params/README.md, from the presets
 
 A stage's hours are sums of three kinds of work:
 
     reading    tokens x 2 operations a weight (4 more for the backward of all weights, 2 of frozen ones, 2
-               more where layers are computed anew), at USED of the GPU's peak
+               more with gradient checkpointing), at USED of the GPU's peak
     writing    a batch of completions takes as many steps as its longest; a step reads all weights and all
                keys and values at SPEED of the memory's rate, and never takes less than LAUNCH a layer
-    again      groups that teach nothing are sampled anew: AGAIN times the rollouts
+    again      groups without advantage are sampled again: AGAIN times the rollouts
 
-Source: our choice. The GPUs' figures are their makers' data sheets (dense half precision); USED, SPEED,
-LAUNCH, AGAIN and SHARE are assumptions, stated here and nowhere else.
+The GPUs' figures are their makers' data sheets (dense half precision); USED, SPEED, LAUNCH, AGAIN and SHARE are
+assumptions, stated here and nowhere else.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ SPEED = 0.60  # of the memory's rate while writing
 LAUNCH = 0.8e-3  # seconds a layer and step, transformers' loop
 AGAIN = 1.5  # rollouts sampled for each that is trained on
 SHARE = 0.7  # of the cap that a completion takes on average
-TIGHT = 0.9  # of a GPU's memory: beyond it the estimate is no promise
+TIGHT = 0.9  # of a GPU's memory: above it the estimate is not reliable
 ANSWER = 12  # tokens of a bare answer
 RATIONALES = {"aircraft": 60, "bird": 86, "car": 117, "dog": 70, "flower": 59, "pet": 12}  # in the release
 
@@ -53,7 +53,7 @@ PRESETS = (("colab_t4", "T4"), ("single_gpu_24gb", "4090"), ("single_gpu_80gb", 
 
 
 def reading(shape: Shape, work: Work, rows: float, tokens: float, gpu: Gpu, train: bool = False) -> float:
-    """Seconds to run rows of so many tokens, each with its picture, through the model.
+    """Seconds to run rows of so many tokens, each with its image, through the model.
 
     Args:
         train: with the backward pass that `work` asks for.
@@ -110,8 +110,8 @@ def stage_seconds(stage: str, parameters: Mapping[str, Mapping[str, Any]], shape
             seconds += config.steps / config.updates_per_rollout * AGAIN * writing(
                 shape, work, config.updates_per_rollout * config.rows_per_step, gpu)
             own = 1 if work.seen_together == 1 else config.group_size  # times that a prompt is read
-            asked = rows / config.group_size * max(own, 1 + bool(config.n_positive))
-            seconds += AGAIN * reading(shape, work, asked, prompt, gpu)
+            prompts = rows / config.group_size * max(own, 1 + bool(config.n_positive))
+            seconds += AGAIN * reading(shape, work, prompts, prompt, gpu)
             scored = 1 + (config.needs_negative and config.negative_branch == "fresh")
             seconds += scored * reading(shape, work, rows, length, gpu, True)
             seconds += reading(shape, work, rows, length, gpu) * (config.updates_per_rollout > 1)
@@ -119,7 +119,7 @@ def stage_seconds(stage: str, parameters: Mapping[str, Mapping[str, Any]], shape
     each = mine["images_per_class"] or math.inf
     pictures = sum(min(entry.classes * each, entry.test) for entry in sets)
     questions = pictures * (1 + len(mine["option_orders"]))  # open world, and closed in each order
-    thinking = 2 + len(parameters["03_tapo"]["methods"])  # the base in four parts, CoT SFT, what 03 trained
+    thinking = 2 + len(parameters["03_tapo"]["methods"])  # the base with the four-part prompt, CoT SFT, what 03 trained
     short = dataclasses.replace(work, completion=ANSWER)
     return (thinking * (writing(shape, work, questions, gpu) + reading(shape, work, questions, prompt, gpu))
             + 2 * (writing(shape, short, questions, gpu) + reading(shape, work, questions, prompt, gpu)))
@@ -148,22 +148,22 @@ def completion_of(parameters: Mapping[str, Mapping[str, Any]]) -> Optional[int]:
 
 
 def table(kit: Any) -> list[str]:
-    """The README's table of presets, in Markdown."""
+    """The table of presets in params/README.md, in Markdown."""
     from finer1_lib.runs.presets import make_plan
 
     found = ["| preset | GPU | 02: GB | 03: GB | 04: GB | 02: hours | 03: hours | 04: hours |",
              "|---|---|---|---|---|---|---|---|"]
     for preset, name in PRESETS:
         gpu = GPUS[name]
-        told = estimates(make_plan(kit, preset).parameters, gpu)
-        memory = [f"{most / 1e9:.0f}{_room(most / gpu.memory)}" for most, _ in told.values()]
-        hours = [f"{spent:.1f}" if spent < 10 else f"{spent:.0f}" for _, spent in told.values()]
+        estimated = estimates(make_plan(kit, preset).parameters, gpu)
+        memory = [f"{most / 1e9:.0f}{_room(most / gpu.memory)}" for most, _ in estimated.values()]
+        hours = [f"{spent:.1f}" if spent < 10 else f"{spent:.0f}" for _, spent in estimated.values()]
         found.append(f"| `{preset}` | {gpu.name} | {' | '.join(memory)} | {' | '.join(hours)} |")
     return found
 
 
 def _room(share: float) -> str:
-    """What is said of a peak that takes this share of a GPU."""
+    """The remark on a peak that takes this share of a GPU."""
     return " (too much)" if share > 1 else " (tight)" if share > TIGHT else ""
 
 

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from finer1_lib import models
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.generation import Generation
 from finer1_lib.models.trainable import Trainable

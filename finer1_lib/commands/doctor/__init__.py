@@ -1,10 +1,29 @@
-"""What can go wrong is looked for before hours are spent: `finer1 doctor PRESET`.
+"""Preflight checks for a preset: `finer1 doctor PRESET` examines data, texts and machine before it runs.
 
     finer1 doctor single_gpu_24gb --set 01_data.data_root=~/data --quick
+    examine(Subject(plan), CHECKS)[0].what
 
-Every check is one function from a `Subject` (a preset with its values, and what of its data and its run lies
-on the disk) to rows: pass, warn, fail, or skip with the reason, each with what was found, where, and how to
-mend it. `finer1_lib.commands.doctor.examination` runs them all; one that breaks is a row too and stops no other.
+Reading order: `subject` (a preset's values, and what of its data and its run exists), `images`, `texts` and
+`machine` (the checks, which call what the stages call), `CHECKS` (all of them, in the order of the table).
 """
 
+from finer1_lib.commands.doctor import images, machine, texts
+from finer1_lib.commands.findings import Check
 
+CHECKS: dict[str, Check] = {
+    "named files": images.named_files,
+    "data": images.data,
+    "whole images": images.whole,
+    "leaks of images": images.leaks,
+    "leaks of names": texts.names,
+    "place of the truth": texts.truth_places,
+    "pixels": images.pixels,
+    "prompts": texts.prompt_hashes,
+    "completion cap": texts.completion_caps,
+    "base model": machine.base,
+    "memory": machine.memory,
+    "disk": machine.disk,
+    "versions": machine.versions,
+    "teacher's key": machine.key,
+    "systems": machine.systems,
+}

@@ -1,28 +1,46 @@
-"""Checks of the pictures: are they there, whole, apart (train and test, one name, one set), of what size.
-
-Source: our choice; METHOD 1 (training and test pictures are disjoint).
-"""
+"""Checks of the images: do they exist, open, leak from training to testing, and what size are they?"""
 
 import os
 import random
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
-from finer1_lib.commands.doctor.rows import NotYet, Row, fail, passed, refused, shortly, warn
 from finer1_lib.commands.doctor.subject import DATA, Subject
+from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, shortly, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.data_sets.catalogue import copies_named
+from finer1_lib.runs.parameters import path_kind
 
-SAMPLE = 300  # pictures that --quick opens
-NAMED = ("_file", "_root", "release", "_from")  # endings of parameters that name a path
+SAMPLE = 300  # images that --quick opens
 PER_TOKEN = 28 * 28  # pixels of an image token
 TRAINED, TESTED = ("02_cot_sft", "03_tapo"), ("04_evaluation", "05_probing")
 
 
+def named_paths(subject: Subject) -> dict[str, list[str]]:
+    """{path: the parameters that name it} of all stages, addresses and the output root left out."""
+    named: dict[str, list[str]] = defaultdict(list)
+    for stage, values in subject.plan.parameters.items():
+        for name, value in values.items():
+            if path_kind(name) == "path" and name != "output_root" and value and "://" not in value:
+                named[value].append(f"{stage}.{name}")
+    return named
+
+
+def named_files(subject: Subject) -> list[Row]:
+    """Files and folders named by values of the preset exist."""
+    named = named_paths(subject)
+    if set(subject.values["data_sets"]) <= set(copies_named(subject.values["hub_copies"])):  # 01 fills it
+        named = {path: names for path, names in named.items() if names != [f"{DATA}.data_root"]}
+    absent = [path for path in named if not os.path.exists(os.path.expanduser(path))]
+    rows = [fail(f"{path} does not exist", ", ".join(named[path]), "correct the path, or leave it empty")
+            for path in absent]
+    return rows or [passed("all named files exist" if named else "none are named", ", ".join(named))]
+
+
 def data(subject: Subject) -> list[Row]:
-    """Folders, data sets, counts and names."""
+    """Folders, data sets, counts, names, the question and the user's table of genera."""
     from finer1_lib.core.files import read_json
     from finer1_lib.data.split import count_names
     from finer1_lib.evaluation.items import coverage_of
@@ -30,8 +48,8 @@ def data(subject: Subject) -> list[Row]:
     if not subject.made:
         return [*subject.listed.rows, *_questions(subject), *_taxonomy(subject)]
     table, partial = subject.table, coverage_of(subject.run_dir)
-    told = f"{len(table)} pictures of {count_names(table)} sub-categories"
-    rows = [passed(f"{DATA} has finished with these values: {told}", str(subject.made))]
+    rows = [passed(f"{DATA} has finished with these values: {len(table)} images of {count_names(table)}"
+                   " sub-categories", str(subject.made))]
     notes = [note.rpartition("; ") for note in read_json(subject.made / "data.json").get("notes", [])]
     rows += [warn(what, f"{DATA}/data.json", fix) for what, _, fix in notes]
     if partial:
@@ -46,15 +64,14 @@ def _questions(subject: Subject) -> list[Row]:
     table = subject.table if subject.made else subject.listed.table
     if table is None:
         return []
-    asked = {one["super_category"]: one["question"] for one in subject.items} if subject.made else {}
+    made = {one["super_category"]: one["question"] for one in subject.items} if subject.made else {}
     own = " (the release has its own)" if not subject.made and subject.values.get("release") else ""
     return [passed(f"the question about the {part['sub_category'].nunique()} sub-categories of {word!r}: "
-                   f"{asked.get(word, question_for(word))}{own}")
+                   f"{made.get(word, question_for(word))}{own}")
             for word, part in table.groupby("super_category")]
 
 
 def _taxonomy(subject: Subject) -> list[Row]:
-    """The user's table of genera fits the names; one that is not there is among the named files."""
     from finer1_lib.data.split import count_names
     from finer1_lib.data.taxonomy import GENUS, read_taxonomy
 
@@ -68,25 +85,8 @@ def _taxonomy(subject: Subject) -> list[Row]:
     return [passed(f"a genus is given to {known} of {count_names(table)} names", file)]
 
 
-def named_files(subject: Subject) -> list[Row]:
-    """Files and folders that values of the preset name are there."""
-    named: dict[str, list[str]] = defaultdict(list)
-    from_hub = set(copies_named(subject.values["hub_copies"]))
-    filled = set(subject.values["data_sets"]) <= from_hub  # then 01 makes data_root
-    for stage, values in subject.plan.parameters.items():
-        for name, value in values.items():
-            if name == "data_root" and filled:
-                continue
-            if name.endswith(NAMED) and name != "output_root" and value and "://" not in value:
-                named[value].append(f"{stage}.{name}")
-    absent = [path for path in named if not os.path.exists(os.path.expanduser(path))]
-    rows = [fail(f"{path} is not there", ", ".join(named[path]), "correct the path, or leave it empty")
-            for path in absent]
-    return rows or [passed("all that is named is there" if named else "none are named", ", ".join(named))]
-
-
 def whole(subject: Subject) -> list[Row]:
-    """Every picture opens; with `quick` those of a seeded sample."""
+    """Every image opens; with `quick` those of a seeded sample."""
     from finer1_lib.core.images import load_image
 
     broken = {} if subject.made else dict(subject.listed.broken)
@@ -100,7 +100,7 @@ def whole(subject: Subject) -> list[Row]:
     if subject.quick and len(ids) > SAMPLE:
         chosen = random.Random(f"{subject.values['seed']}/doctor").sample(ids, SAMPLE)
 
-    def opened(image_id: str) -> str:
+    def problem_of(image_id: str) -> str:
         try:
             load_image(subject.root, image_id)
             return ""
@@ -108,45 +108,46 @@ def whole(subject: Subject) -> list[Row]:
             return str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (image_id, problem) in enumerate(zip(chosen, pool.map(opened, chosen)), start=1):
+        for done, (image_id, problem) in enumerate(zip(chosen, pool.map(problem_of, chosen)), start=1):
             if problem:
                 broken[image_id] = problem
-            subject.progress("opening pictures", done, len(chosen))
+            subject.progress("opening images", done, len(chosen))
     if broken:
-        first = broken[min(broken)]
-        return [fail(f"{len(broken)} pictures cannot be read: {first}", shortly(sorted(broken), most=50),
-                     "take these files from the archive again, or out of the folder")]
+        return [fail(f"{len(broken)} images cannot be read: {broken[min(broken)]}",
+                     shortly(sorted(broken), most=50),
+                     "extract these files from the archive again, or remove them from the folder")]
     part = "" if len(chosen) == len(ids) else f" (a sample of {len(ids)}; without --quick all are opened)"
-    return [passed(f"{len(chosen)} pictures opened whole{part}", str(subject.root))]
+    return [passed(f"{len(chosen)} images opened whole{part}", str(subject.root))]
 
 
-def apart(subject: Subject) -> list[Row]:
-    """No file stands in train and test, under two names, or in two data sets."""
+LEAKS = {  # the first that holds of a group of equal files: what, level, how to fix it
+    "the same image is trained on and tested on": (
+        fail, "remove one of each, or draw other shots with another seed"),
+    "the same image in train and in test": (
+        warn, "no shot is among them, but probes and prototypes use them: remove one of each"),
+    "the same image in two data sets": (warn, "remove one of each"),
+    "the same image under two names": (warn, "one of the labels is wrong: remove that file"),
+}
+
+
+def leaks(subject: Subject) -> list[Row]:
+    """No file is in train and test, under two names, or in two data sets."""
     table, _ = subject.table, subject.release  # without its lists the shots are not the run's
-    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
-    twins = 0
+    found: dict[str, list[str]] = defaultdict(list)
+    doubles = 0
     for group in _copies(subject):
-        part, twins = table.iloc[group], twins + len(group) - 1
+        part, doubles = table.iloc[group], doubles + len(group) - 1
         names = sorted({f"{row.super_category}/{row.sub_category}" for row in part.itertuples()})
         split = set(part["split"])
-        if (part["shot"] >= 0).any() and "test" in split:
-            kind = (fail, "the same picture is trained on and tested on",
-                    "take one of each out, or draw other shots with another seed")
-        elif len(split) == 2:
-            kind = (warn, "the same picture in train and in test",
-                    "no shot is among them, but probes and prototypes use them: take one of each out")
-        elif part["super_category"].nunique() > 1:
-            kind = warn, "the same picture in two data sets", "take one of each out"
-        elif len(names) > 1:
-            kind = warn, "the same picture under two names", "one of the labels is wrong: take that file out"
-        else:
-            continue
-        found[kind].append(f"{' = '.join(part['image_id'])} ({', '.join(names)})")
-    rows = [level(f"{len(groups)} x {what}", "; ".join(groups), fix)
-            for (level, what, fix), groups in found.items()]
-    what = "shots were" if subject.quick else "pictures were"
-    return rows or [passed(f"no picture in train and test, under two names or in two data sets ({len(table)} "
-                           f"{what} compared by their bytes; {twins} harmless copies)")]
+        holds = ((part["shot"] >= 0).any() and "test" in split, len(split) == 2,
+                 part["super_category"].nunique() > 1, len(names) > 1)
+        if kind := next((kind for kind, true in zip(LEAKS, holds) if true), None):
+            found[kind].append(f"{' = '.join(part['image_id'])} ({', '.join(names)})")
+    rows = [LEAKS[kind][0](f"{len(groups)} x {kind}", "; ".join(groups), LEAKS[kind][1])
+            for kind, groups in found.items()]
+    what = "shots were" if subject.quick else "images were"
+    return rows or [passed(f"no image in train and test, under two names or in two data sets ({len(table)} "
+                           f"{what} compared by their bytes; {doubles} harmless copies)")]
 
 
 def _copies(subject: Subject) -> Iterator[list[int]]:
@@ -158,7 +159,7 @@ def _copies(subject: Subject) -> Iterator[list[int]]:
     paths = [subject.root / split_crop(image_id)[0] for image_id in table["image_id"]]
     sizes = defaultdict(list)
     for place, path in enumerate(paths):
-        if path.is_file():  # a missing one is the business of `whole`
+        if path.is_file():  # `whole` reports a missing one
             sizes[path.stat().st_size].append(place)
     shots = set(table.index[table["shot"] >= 0]) if subject.quick else None
     groups = [group for group in sizes.values() if len(group) > 1 and (shots is None or shots & set(group))]
@@ -168,22 +169,26 @@ def _copies(subject: Subject) -> Iterator[list[int]]:
         for place in group:
             same[sha256_file(paths[place])].append(place)
         done += len(group)
-        subject.progress("comparing pictures", done, total)
+        subject.progress("comparing images", done, total)
         yield from (places for places in same.values() if len(places) > 1)
 
 
 def pixels(subject: Subject) -> list[Row]:
-    """How many pictures the processor shrinks or enlarges, and whether training and evaluation agree."""
-    budgets = {}
+    """How many images the processor shrinks or enlarges, and whether training and evaluation agree."""
+    from finer1_lib.models.encoding import pixels_named
+
+    named = pixels_named(Path(subject.checkpoint))
+    # where the checkpoint is not a folder: the bounds of Qwen2.5-VL's published processor
+    own = named["min_pixels"] or 3136, named["max_pixels"] or 12845056
+    budgets: dict[tuple[int, int], list[str]] = defaultdict(list)
     for stage in (*TRAINED, *TESTED):
         least, most = subject.get(stage, "min_pixels", 0), subject.get(stage, "max_pixels", 0)
-        own = _own_pixels(subject.checkpoint)
-        budgets.setdefault((least or own[0], most or own[1]), []).append(stage)
+        budgets[least or own[0], most or own[1]].append(stage)
     rows = [_budget(subject, *budget, stages) for budget, stages in budgets.items()]
-    trained = [budget for budget, stages in budgets.items() if set(stages) & set(TRAINED)]
-    tested = [budget for budget, stages in budgets.items() if set(stages) & set(TESTED)]
-    if set(trained) ^ set(tested):
-        rows.append(warn("training and evaluation see pictures of different sizes", "min_pixels, max_pixels",
+    trained, tested = ({budget for budget, stages in budgets.items() if set(stages) & set(part)}
+                       for part in (TRAINED, TESTED))
+    if trained ^ tested:
+        rows.append(warn("training and evaluation see images of different sizes", "min_pixels, max_pixels",
                          "give 02 to 05 the same values (common.yaml), unless that is what you study"))
     return rows
 
@@ -195,21 +200,10 @@ def _budget(subject: Subject, least: int, most: int, stages: list[str]) -> Row:
     size = subject.table["width"].astype("int64") * subject.table["height"]
     large, small = int((size > most).sum()), int((size < least).sum())
     tokens = int(size.clip(least, most).quantile(0.95) / PER_TOKEN)
-    told = f"95 of 100 pictures take up to {max(tokens, 1)} image tokens"
+    text = f"95 of 100 images take up to {max(tokens, 1)} image tokens"
     if not large and not small:
-        return passed(f"all {len(size)} pictures keep their size; {told}", where)
+        return passed(f"all {len(size)} images keep their size; {text}", where)
     parts = [f"{large} are shrunk (the largest has {int(size.max())})"] if large else []
     parts += [f"{small} are enlarged (the smallest has {int(size.min())})"] if small else []
-    return warn(f"of {len(size)} pictures {' and '.join(parts)}; {told}", where,
-                "wider limits keep the details and cost memory; else say so beside the numbers")
-
-
-def _own_pixels(checkpoint: str) -> tuple[int, int]:
-    """A checkpoint's own limits; those of Qwen2.5-VL's published processor where it is no folder.
-
-    Source: data.md 4.1.
-    """
-    from finer1_lib.models.encoding import pixels_named
-
-    named = pixels_named(Path(checkpoint))
-    return named["min_pixels"] or 3136, named["max_pixels"] or 12845056
+    return warn(f"of {len(size)} images {' and '.join(parts)}; {text}", where,
+                "wider limits keep the details and cost memory; else report it with the numbers")

@@ -1,40 +1,58 @@
-"""What is examined: a preset's values, and what of its data and of its run lies on the disk.
+"""What the doctor examines: a preset's values, and what of its data and of its run exists on the disk.
 
     subject = Subject(make_plan(find_kit(), "miniature"))
-    subject.table            the pictures with split and shots, as stage 01 will make them or has made them
+    subject.table            the images with split and shots, as stage 01 will make them or has made them
 
-Where 01 has finished with these very values, its files are read; else the table is made from the sources, and
-what only 01 can make (a teacher's rationales, triplets) is `NotYet`. Nothing is downloaded but the release's
-lists, where the preset names their address.
-
-Source: our choice.
+Where 01 has finished with these very values, its files are read; else the table is made from the sources by
+the readers of stage 01 (`data_sets.collect`, `data.folder`), and what only 01 can make (a teacher's
+rationales, triplets) is `NotYet`. A mistake in one data set is a row and hides nothing of the others; an
+image that cannot be read is noted and left out. Nothing is downloaded but the release's lists, where the preset
+names their address.
 """
 
 import os
 import tempfile
+from collections import defaultdict
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Callable, Mapping, NamedTuple, Optional
 
-from finer1_lib.commands.doctor.rows import NotYet, refused
-from finer1_lib.commands.doctor.sources import Listed, Progress, list_data_sets, list_folder, words_there
+from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, warn
 from finer1_lib.core import files
 from finer1_lib.core.errors import UserError
+from finer1_lib.data.data_sets.archives import find_archive
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, copies_named
 from finer1_lib.runs.fingerprints import earlier_digests, is_current, is_finished, signature_of
 from finer1_lib.runs.presets import Plan
 
 DATA, WORLD = "01_data", "00_miniature_world"
+Values = Mapping[str, Any]
+Progress = Callable[[str, int, int], None]
+
+
+class Listed(NamedTuple):
+    """What the sources hold.
+
+    Attributes:
+        table: image_id, super_category, sub_category, width, height, and split for the paper's data sets;
+            None where there is nothing.
+        rows: what was found on the way.
+        broken: {image_id: why it cannot be read}.
+    """
+
+    table: Any
+    rows: list[Row]
+    broken: dict[str, str]
 
 
 class Subject:
-    """A preset to be examined; everything is read when a check first asks for it.
+    """A preset to be examined; everything is read when a check first needs it.
 
     Attributes:
-        plan: the merged values.
-        values: those of 01_data.
-        run_dir: the run's folder, which may not be there yet.
-        quick: look at a sample of the pictures only.
-        gpu_bytes: memory of a GPU that is elsewhere; None for the one that is here.
+        plan: the merged values; `values` are those of 01_data.
+        run_dir: the run's folder, which may not exist yet.
+        quick: open only a sample of the images.
+        gpu_bytes: memory of a GPU of another machine; None for this machine's.
         progress: called as `progress(what, done, total)`.
     """
 
@@ -53,16 +71,12 @@ class Subject:
 
     @property
     def words(self) -> list[str]:
-        """The paper's data sets that are asked for; [] for a folder of one's own or the drawn world."""
+        """The paper's data sets that are named; [] for the user's own folder or the drawn world."""
         return list(self.values.get("data_sets", []))
 
     @cached_property
     def root(self) -> Path:
-        """The folder that image ids count from.
-
-        Raises:
-            NotYet: the world has not been drawn.
-        """
+        """The folder that image ids are relative to."""
         named = self.values.get("data_root" if self.words else "image_root", "")
         if self.words or named:
             return Path(os.path.expanduser(named))
@@ -80,11 +94,7 @@ class Subject:
 
     @cached_property
     def checkpoint(self) -> str:
-        """The base model: the one that the preset names or trains, else the shipped one.
-
-        Raises:
-            NotYet: notebook 00 is to train it and has not.
-        """
+        """The base model: the one that the preset names or trains, else the shipped one."""
         if self.get(WORLD, "pretrain"):
             known = files.read_json(self.run_dir / WORLD / "base.json").get("checkpoint")
             if known is None:
@@ -96,7 +106,7 @@ class Subject:
 
     @cached_property
     def folders(self) -> dict[str, str]:
-        """Folders of checkpoints beside the base that the stages would load, each with where it is named."""
+        """Folders of other checkpoints that the stages would load: {path: the parameter that names it}."""
         from finer1_lib.core.checkpoint_names import read_entry, split_adapter
         from finer1_lib.evaluation.systems.registry import find_systems
 
@@ -120,26 +130,30 @@ class Subject:
     def examine(self, folder: str) -> None:
         """Refuse a checkpoint that a stage would refuse, without loading it: files, headers, chat template.
 
-        Its numbers are looked at too, one weight at a time, unless `quick`.
+        Its numbers are checked too, one weight at a time, unless `quick`.
 
-        Raises:
-            UserError: naming what is wrong with it.
+        Raises: UserError: what is wrong with it.
         """
         from transformers import GenerationConfig
 
-        from finer1_lib.models.chat_templates import check_processor
-        from finer1_lib.models.checkpoint_files import check_any, check_files, loading, read_config
-        from finer1_lib.models.checkpoint_weights import examine, vocabulary_of
+        from finer1_lib.models.checkpoint_files import (
+            check_any,
+            check_files,
+            examine,
+            loading,
+            read_config,
+            vocabulary_of,
+        )
         from finer1_lib.models.encoders import check_open_clip
         from finer1_lib.models.generation import own_settings
-        from finer1_lib.models.loading import load_processor
+        from finer1_lib.models.loading import check_processor, load_processor
 
         path = Path(folder)
         if (path / "open_clip_config.json").exists():
             check_files(path)
             return check_open_clip(path, numbers=not self.quick)
         if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
-            return  # an adapter is looked at where it is attached
+            return  # an adapter is checked where it is attached
         check_any(path)
         if examine(path, folder, numbers=not self.quick):
             check_processor(load_processor(folder), read_config(folder), folder)
@@ -150,17 +164,13 @@ class Subject:
 
     @cached_property
     def table(self) -> Any:
-        """The pictures, in the form of images.parquet.
-
-        Raises:
-            NotYet: there are none; the check of the data says why.
-        """
+        """The images, in the form of images.parquet."""
         import pandas
 
         if self.made:
             return pandas.read_parquet(self.made / "images.parquet")
         if self.listed.table is None:
-            raise NotYet("no pictures to look at: see the rows of `data`")
+            raise NotYet("no images to check: see the rows of `data`")
         return self.listed.table
 
     @cached_property
@@ -175,17 +185,17 @@ class Subject:
             if found.table is None:
                 return found
             return self._shots(found) if self.words else found._replace(table=self._split(found.table))
-        except UserError as error:  # the pictures can be looked at all the same, as if none were a shot
+        except UserError as error:  # the images can be checked all the same, as if none were a shot
             table = found.table
             if table is not None:
                 table = table.assign(categories="seen", split=table.get("split", "train"), shot=-1)
             return found._replace(table=table, rows=[*found.rows, refused(error, DATA)])
 
     def _named(self, name: str) -> str:
-        """A file or folder of 01's values; "" for none. One that is not there is told of once, elsewhere."""
+        """A file or folder of 01's values; "" for none. `named files` reports one that does not exist."""
         value = self.values.get(name, "")
         if value and "://" not in value and not os.path.exists(os.path.expanduser(value)):
-            raise NotYet(f"{name} is not there: see the rows of `named files`")
+            raise NotYet(f"{name} does not exist: see the rows of `named files`")
         return value
 
     def _split(self, table: Any) -> Any:
@@ -205,7 +215,7 @@ class Subject:
         there = set(found.table["super_category"])
         try:
             lists = self.release.lists if self.release is not None else {}
-        except NotYet:  # pictures can be opened and counted all the same
+        except NotYet:  # images can be opened and counted all the same
             lists = {}
         draw = partial(
             assign_shots, found.table, {word: one for word, one in lists.items() if word in there},
@@ -217,12 +227,12 @@ class Subject:
         except UserError as error:
             if not self.values["rationales_file"]:
                 raise
-            # what is wrong with the rationales must not keep the other checks from the pictures
+            # a mistake in the rationales must not keep the other checks from the images
             row = refused(error, f"{DATA}.rationales_file")
             return found._replace(table=draw(), rows=[*found.rows, row])
 
     def _first(self, table: Any) -> dict[tuple[str, str], str]:
-        """The pictures of rationales that exist already: each is shot 0 of its sub-category."""
+        """The images of rationales that exist already: each is shot 0 of its sub-category."""
         if not self._named("rationales_file"):
             return {}
         from finer1_lib.paper.release.stage1 import rationale_records, read_stage1
@@ -233,13 +243,7 @@ class Subject:
 
     @cached_property
     def release(self) -> Any:
-        """The release's lists of the data sets that are there (`evaluation_files.ReleaseFiles`).
-
-        None if none is named, or if 01 has read them already.
-
-        Raises:
-            NotYet: the folder that is named is not there.
-        """
+        """The release's lists of the data sets that exist; None if none are named, or 01 has read them."""
         named = self._named("release") if self.words and not self.made else ""
         if not named:
             return None
@@ -251,11 +255,7 @@ class Subject:
 
     @cached_property
     def rationales(self) -> list[dict]:
-        """Lines of rationales.jsonl that are trained on.
-
-        Raises:
-            NotYet: no teacher has been asked, and no file is given.
-        """
+        """Lines of rationales.jsonl that are trained on."""
         if self.made:
             return [one for one in files.read_jsonl(self.made / "rationales.jsonl") if one["kept"]]
         if self._named("rationales_file"):
@@ -263,15 +263,11 @@ class Subject:
 
             there = words_there(self.values, self.root) if self.words else None
             return rationale_records(read_stage1(self.values["rationales_file"], there))
-        raise NotYet(f"the teacher has not been asked yet: look again when {DATA} has finished")
+        raise NotYet(f"the teacher has not been queried yet: run this again when {DATA} has finished")
 
     @cached_property
     def items(self) -> list[dict]:
-        """Lines of items.jsonl.
-
-        Raises:
-            NotYet: 01 has not made them, and no release gives them.
-        """
+        """Lines of items.jsonl."""
         if self.made:
             return files.read_jsonl(self.made / "items.jsonl")
         if self.release is None:
@@ -286,3 +282,110 @@ class Subject:
         import pandas
 
         return pandas.read_parquet(self.made / "triplets.parquet") if self.made else None
+
+
+# Listing the sources ------------------------------------------------------------------------------
+
+
+def words_there(values: Values, root: Path) -> list[str]:
+    """Those of the named data sets whose images are on the disk."""
+    copies = copies_named(values["hub_copies"])
+    return [word for word in values["data_sets"] if word in DATA_SETS and (
+        (root / "hub" / word / "index.json").is_file() if word in copies
+        else find_archive(DATA_SETS[word], root) is not None)]
+
+
+def list_data_sets(values: Values, root: Path, progress: Progress) -> Listed:
+    """The paper's data sets that 01's values name, each on its own."""
+    import pandas
+
+    copies = copies_named(values["hub_copies"])
+    found, tables, there = Listed(None, [], {}), [], words_there(values, root)
+    for word in values["data_sets"]:
+        if word not in DATA_SETS:
+            found.rows.append(fail(f"{word!r} is not a data set of the paper", "01_data.data_sets",
+                                   f"name some of {', '.join(DATA_SETS)}"))
+        elif word not in there:
+            found.rows.append(_remote(word, copies[word]) if word in copies else _absent(values, word, there))
+        else:
+            table, row = _read(values, root, word, found.broken, progress)
+            found.rows.append(row)
+            tables += [] if table is None else [table]
+    return found._replace(table=pandas.concat(tables, ignore_index=True) if tables else None)
+
+
+def _absent(values: Values, word: str, there: list[str]) -> Row:
+    what, where = f"{DATA_SETS[word].title} is missing", f"01_data.data_root: {str(values['data_root'])!r}"
+    if there or values["hub_copies"]:  # then the run goes on with those
+        return warn(what, where, f"{DATA_SETS[word].how}; without it every table says PARTIAL")
+    return fail(what, where, DATA_SETS[word].how)
+
+
+def _remote(word: str, commit: Optional[str]) -> Row:
+    """A copy that is still on the Hub: 01 will take it from there."""
+    hub, title = DATA_SETS[word].hub, DATA_SETS[word].title
+    if commit := commit or hub.revision:
+        return Row("skip", f"{title}: 01 will take it from the Hub", f"{hub.name}@{commit}")
+    return warn(f"{title}: 01 will take the newest commit of {hub.name} and record it",
+                "01_data.hub_copies", f"for the same images elsewhere give {word}@COMMIT there")
+
+
+def _read(
+    values: Values, root: Path, word: str, broken: dict[str, str], progress: Progress
+) -> tuple[Any, Row]:
+    """One data set's table (None where it cannot be read) and its row."""
+    from finer1_lib.data.data_sets.collect import read_data_sets
+
+    def read(allow_incomplete: bool) -> tuple:
+        return read_data_sets(
+            [word], root, hub_copies=[one for one in values["hub_copies"] if word in copies_named([one])],
+            allow_incomplete=allow_incomplete,
+            crop_banner=values["crop_banner"], broken=broken,
+            progress=lambda done, total: progress(f"{word}, sizes", done, total))
+
+    try:
+        table, found, _ = read(values["allow_incomplete"])
+    except UserError as error:
+        row = refused(error, str(root))
+        try:  # so that the other checks can read what exists
+            return read(True)[0], row
+        except UserError:
+            return None, row
+    one, title = found[word], DATA_SETS[word].title
+    counts = f"{one['classes']} sub-categories, {one['train']} images to train and {one['test']} to test"
+    if not one["complete"]:
+        return table, warn(f"{title}: {counts}: not the official ones", one["source"],
+                           "complete it; until then every table says PARTIAL")
+    return table, passed(f"{title}: {counts}, as published", one["source"])
+
+
+def list_folder(root: Path, values: Values, progress: Progress) -> Listed:
+    """A folder of folders of images; each is opened whole, as 01 does, and all mistakes are rows.
+
+    Raises: UserError: of `read_table`, where a mistake leaves nothing to check.
+    """
+    from finer1_lib.data.folder import read_table
+    from finer1_lib.data.split import count_names
+
+    broken: dict[str, str] = {}
+    table = read_table(root, values["super_category"],
+                       lambda done, total: progress("reading images", done, total), broken=broken,
+                       strip_names=values.get("strip_names", False))
+    rows = [passed(f"{len(table)} images of {count_names(table)} sub-categories", str(root))]
+    mistakes: dict[str, list[str]] = defaultdict(list)
+    for fault in table.attrs["faults"]:
+        what, _, fix = fault.rpartition("; ")
+        mistakes[fix].append(what.removeprefix(f"{root}/"))
+    rows += [fail(f"{len(found)} mistakes: {' | '.join(found)}", str(root), fix)
+             for fix, found in mistakes.items()]
+    for note in table.attrs["notes"]:
+        what, _, fix = note.rpartition("; ")
+        rows.append(warn(what, str(root), fix))
+    sizes, needed = table.groupby(["super_category", "sub_category"]).size(), values["num_shots"] + 1
+    if thin := [f"{word}/{name} ({size})" for (word, name), size in sizes.items() if size < needed]:
+        rows.append(warn(f"{len(thin)} sub-categories have fewer than {needed} images, too few where they "
+                         f"are seen: {', '.join(thin)}", str(root), "add some, or lower num_shots"))
+    if twice := table.attrs["duplicates"]:
+        rows.append(warn(f"{len(twice)} files are left out: another file has the same bytes",
+                         ", ".join(twice), "remove them"))
+    return Listed(table if len(table) else None, rows, broken)

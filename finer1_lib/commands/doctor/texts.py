@@ -1,28 +1,28 @@
-"""Checks of names, questions and rationales: what is trained on, what is asked, how long it is.
+"""Checks of names, questions and rationales: what is trained on, what is queried, how long it is.
 
-Source: METHOD 1 (unseen sub-categories are never trained on), METHOD 4 (every record carries its prompt's
-hash), data.md 0.1 (the release's truth always stands first); the limits below are our choice.
+In all items of the release the truth is the first option (release eval/data/*.jsonl): its place is checked.
 """
 
 import math
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable
 
-from finer1_lib.commands.doctor.rows import NotYet, Row, fail, passed, shortly, warn
+from finer1_lib.commands.doctor.machine import cached_file
 from finer1_lib.commands.doctor.subject import DATA, Subject
+from finer1_lib.commands.findings import NotYet, Row, fail, passed, shortly, warn
 from finer1_lib.core.completions import normalise
 from finer1_lib.data.names import same_name, table_for
 
-CHANCE = 1e-4  # a shuffled order as uneven as that is no accident
+CHANCE = 1e-4  # a p-value below that is not chance: the order was not shuffled
 BIASED = 0.5  # share of rationales with the label at one place from which a model can learn the place
-CAPS = {"02_cot_sft": warn, "03_tapo": fail, "04_evaluation": fail}  # 02 only looks at a few completions
+CAPS = {"02_cot_sft": warn, "03_tapo": fail, "04_evaluation": fail}  # 02 only shows a few completions
 EVALUATION = "04_evaluation"
 
 
 def names(subject: Subject) -> list[Row]:
-    """No unseen sub-category is trained on, no picture is trained on and asked about."""
+    """No unseen sub-category is trained on, no image is trained on and tested on."""
     table, _ = subject.table, subject.release  # without its lists the two sides are not the run's
     if (table["shot"] < 0).all():
         raise NotYet("no shots are drawn: see the rows of `data`")
@@ -30,63 +30,54 @@ def names(subject: Subject) -> list[Row]:
     for row in table.drop_duplicates(["super_category", "sub_category"]).itertuples():
         sides[row.super_category, normalise(row.sub_category)] = row.categories
     where_from = {row.image_id: (row.split, row.categories) for row in table.itertuples()}
-    texts, pictures = _trained_on(subject)
+    texts, images = _trained_on(subject)
     unseen = [f"{word}/{name}" for word, name in texts if sides.get((word, normalise(name))) == "unseen"]
     foreign = [f"{word}/{name}" for word, name in texts if (word, normalise(name)) not in sides]
-    wrong = [one for one in pictures if where_from.get(one, ("train", "seen")) != ("train", "seen")]
-    rows = []
-    mend = f"delete the folder {DATA} and run it again with the lists of the same release"
-    if unseen:
-        rows.append(fail(f"{len(unseen)} training answers name an unseen sub-category",
-                         shortly(sorted(set(unseen))), mend))
-    if foreign:
-        rows.append(fail(f"{len(foreign)} training answers name no sub-category of the data",
-                         shortly(sorted(set(foreign))), mend))
-    if wrong:
-        rows.append(fail(f"{len(set(wrong))} training pictures are for testing, or of unseen sub-categories",
-                         shortly(sorted(set(wrong))), mend))
+    wrong = [one for one in images if where_from.get(one, ("train", "seen")) != ("train", "seen")]
+    fix = f"delete the folder {DATA} and run it again with the lists of the same release"
+    rows = [fail(what, shortly(sorted(set(found))), fix) for found, what in (
+        (unseen, f"{len(unseen)} training answers name an unseen sub-category"),
+        (foreign, f"{len(foreign)} training answers name no sub-category of the data"),
+        (wrong, f"{len(set(wrong))} training images are for testing, or of unseen sub-categories")) if found]
     across = defaultdict(set)
     for (word, name), side in sides.items():
         across[name].add((side, word))
     if mixed := sorted(name for name, found in across.items() if len({side for side, _ in found}) > 1):
         rows.append(warn(f"{len(mixed)} names are seen in one data set and unseen in another", shortly(mixed),
                          "use the release's lists for both, or do not call these unseen"))
-    if not texts and not pictures:
+    if not texts and not images:
         return rows or [passed(f"{len(sides)} names, none of them seen here and unseen there")]
-    return rows or [passed(f"{len(texts)} training answers and {len(set(pictures))} training pictures, all "
+    return rows or [passed(f"{len(texts)} training answers and {len(set(images))} training images, all "
                            "of seen sub-categories and of the training split")]
 
 
 def _trained_on(subject: Subject) -> tuple[list[tuple[str, str]], list[str]]:
-    """((super-category, answer) of rationales and triplets, the pictures trained on)."""
+    """((super-category, answer) of rationales and triplets, the images trained on)."""
     from finer1_lib.core.completions import one_answer
 
     table = subject.table
-    texts, pictures = [], list(table.loc[table["shot"] >= 0, "image_id"])
+    texts, images = [], list(table.loc[table["shot"] >= 0, "image_id"])
     try:
         for one in subject.rationales:
             texts.append((one["super_category"], one_answer(one["text"])[0] or one["sub_category"]))
-            pictures += [one["image_id"]] if subject.made else []  # before, they have the release's paths
+            images += [one["image_id"]] if subject.made else []  # before, they have the release's paths
     except NotYet:
         pass
     if subject.triplets is not None:
         texts += list(zip(subject.triplets["super_category"], subject.triplets["sub_category"]))
         for column in ("image_id", "positive_id", "negative_id"):
-            pictures += list(subject.triplets[column])
-    return texts, pictures
+            images += list(subject.triplets[column])
+    return texts, images
 
 
 def truth_places(subject: Subject) -> list[Row]:
-    """Where the truth stands among the options shown, and the label among the rationales' candidates."""
+    """The place of the truth among the options shown, and of the label among the rationales' candidates."""
     rows = []
-    try:
-        rows += _options(subject)
-    except NotYet as reason:
-        rows.append(Row("skip", str(reason)))
-    try:
-        rows += _candidates(subject.rationales)
-    except NotYet as reason:
-        rows.append(Row("skip", str(reason)))
+    for check in (_options, _candidates):
+        try:
+            rows += check(subject)
+        except NotYet as reason:
+            rows.append(Row("skip", str(reason)))
     return rows
 
 
@@ -109,67 +100,68 @@ def _options(subject: Subject) -> list[Row]:
         counts = Counter(shown_options(one, order, subject.get(EVALUATION, "seed")).index(one["sub_category"])
                          for one in items)
         shares = [counts[place] / len(items) for place in range(4)]
-        told = f"{order}: the truth stands first to fourth in " + ", ".join(f"{one:.0%}" for one in shares)
-        if order == "release":  # `check_orders` has seen to it that the shuffled order stands beside it
-            rows.append(passed(f"{told}: there \"always the first\" scores {shares[0]:.0%}", where))
+        text = f"{order}: the truth is first to fourth in " + ", ".join(f"{one:.0%}" for one in shares)
+        if order == "release":  # `check_orders` requires the shuffled order beside it
+            rows.append(passed(f"{text}: there \"always the first\" scores {shares[0]:.0%}", where))
         elif chisquare([counts[place] for place in range(4)]).pvalue < CHANCE:
-            rows.append(fail(told, where, "such a shuffle is no chance: take another seed of 04_evaluation"))
+            rows.append(fail(text, where, "not by chance so uneven: take another seed of 04_evaluation"))
         else:
-            rows.append(passed(f"{told} of {len(items)} questions", where))
+            rows.append(passed(f"{text} of {len(items)} questions", where))
     return rows
 
 
-def _candidates(records: list[dict]) -> list[Row]:
+def _candidates(subject: Subject) -> list[Row]:
     """The label's place among the candidates of the rationales that are trained on."""
     named = [[same_name(table_for(one["super_category"], one["sub_category"]), name, one["sub_category"])
-              for name in one["candidates"]] for one in records]  # fmt: skip
+              for name in one["candidates"]] for one in subject.rationales]
     found = [names.index(True) for names in named if True in names]
     if not found:
         return [warn("no rationale has its label among its candidates", "rationales",
-                     "look at them: the format may not be the one that is read")]
+                     "read some of them: they may be in another format")]
     first = Counter(found)[0] / len(found)
-    told = f"the label leads the candidates in {first:.0%} of {len(found)} rationales"
+    text = f"the label leads the candidates in {first:.0%} of {len(found)} rationales"
     if first > BIASED:
-        return [warn(told, "rationales", "a model learns the place: shuffle the candidates, or say so")]
-    return [passed(told, "rationales")]
+        return [warn(text, "rationales", "a model learns the place: shuffle the candidates, or report it")]
+    return [passed(text, "rationales")]
 
 
 def prompt_hashes(subject: Subject) -> list[Row]:
-    """The run's records were asked in the words that a run would ask in now; where they are not the kit's."""
+    """The records were made with the prompts that a run would use now; prompts that are not the kit's."""
     from finer1_lib.core.files import read_jsonl
     from finer1_lib.core.prompts import PROMPTS
     from finer1_lib.evaluation.worded_prompts import EVALUATION_FILE, read_prompts
 
     source, rows = subject.get(EVALUATION, "prompts_from", ""), []
     if source and not os.path.exists(os.path.expanduser(source)):
-        raise NotYet("prompts_from is not there: see the rows of `named files`")
-    asked = {**PROMPTS, **(read_prompts(source) if source else {})}
+        raise NotYet("prompts_from does not exist: see the rows of `named files`")
+    known = {**PROMPTS, **(read_prompts(source) if source else {})}
     records = read_jsonl(subject.run_dir / EVALUATION / "records.jsonl")
     held = Counter((one["prompt_name"], one["prompt_hash"]) for one in records)
-    odd = [pair for pair in held if pair[0] not in asked or asked[pair[0]].hash != pair[1]]
+    odd = [pair for pair in held if pair[0] not in known or known[pair[0]].hash != pair[1]]
     where = f"{EVALUATION}/records.jsonl"
     if odd:
-        count, told = sum(held[pair] for pair in odd), shortly(sorted(" ".join(pair) for pair in odd))
-        rows.append(fail(f"{count} of {len(records)} records were asked in other words: {told}", where,
-                         f"run {EVALUATION} again, or name the prompts of then in prompts_from"))
+        count, text = sum(held[pair] for pair in odd), shortly(sorted(" ".join(pair) for pair in odd))
+        rows.append(fail(f"{count} of {len(records)} records were made with other prompts: {text}", where,
+                         f"run {EVALUATION} again, or name the earlier prompts in prompts_from"))
     elif records:
-        told = f"{len(records)} records carry the hashes of {len(held)} prompts as they are now"
-        rows.append(passed(told, where))
+        text = f"{len(records)} records carry the hashes of {len(held)} prompts as they are now"
+        rows.append(passed(text, where))
     checkout = Path(os.path.expanduser(subject.values.get("release") or ""))
     if not source and (checkout / EVALUATION_FILE).is_file() and subject.values["release"]:
-        other = [f"{name} {asked[name].hash} (the release's {prompt.hash})"
+        other = [f"{name} {known[name].hash} (the release's {prompt.hash})"
                  for name, prompt in read_prompts(checkout).items()
-                 if name in asked and asked[name].hash != prompt.hash]
+                 if name in known and known[name].hash != prompt.hash]
         if other:
             rows.append(warn(
-                f"asked in the kit's own words: {shortly(sorted(other))}", f"{EVALUATION}.prompts_from",
-                "name the checkout there to ask in the release's words"))
-    used = [f"{name} {one.hash}" for name, one in asked.items() if name.endswith(("_open", "_closed"))]
-    return rows or [passed(f"nothing asked yet; prompts: {', '.join(used)}", source or "finer1_lib.core.prompts")]
+                f"prompts in the kit's own words: {shortly(sorted(other))}", f"{EVALUATION}.prompts_from",
+                "name the checkout there to use the release's prompts"))
+    used = [f"{name} {one.hash}" for name, one in known.items() if name.endswith(("_open", "_closed"))]
+    where = source or "finer1_lib.core.prompts"
+    return rows or [passed(f"no records yet; prompts: {', '.join(used)}", where)]
 
 
 def completion_caps(subject: Subject) -> list[Row]:
-    """The longest completion allowed holds 95 of 100 of the rationales trained on."""
+    """The completion cap holds 95 of 100 of the rationales trained on."""
     from finer1_lib.training.memory import TOKENS_PER_WORD
 
     try:
@@ -181,18 +173,18 @@ def completion_caps(subject: Subject) -> list[Row]:
         lengths, how = [math.ceil(words * TOKENS_PER_WORD)], "teacher_words, estimated"
     else:
         if not texts:
-            return [fail("no rationale was kept", f"{DATA}/rationales.jsonl", "see what 01's filters say")]
+            return [fail("no rationale was kept", f"{DATA}/rationales.jsonl", "see what 01's filters report")]
         count, how = _counter(subject.checkpoint)
         lengths = sorted(count(text) for text in texts)
     needed, longest = lengths[math.ceil(0.95 * len(lengths)) - 1], lengths[-1]
     rows = []
     for stage, verdict in CAPS.items():
         cap = subject.get(stage, "max_new_tokens")
-        told = f"{cap} new tokens; 95 of 100 rationales have up to {needed}, the longest {longest} ({how})"
+        text = f"{cap} new tokens; 95 of 100 rationales have up to {needed}, the longest {longest} ({how})"
         where = f"{stage}.max_new_tokens"
-        rows.append(passed(told, where) if cap >= needed else verdict(
-            f"{told}: what the model has learnt to write is cut off before its answer", where,
-            f"set it to {longest} or more, or ask the teacher for shorter rationales"))
+        rows.append(passed(text, where) if cap >= needed else verdict(
+            f"{text}: what the model has learnt to write is cut off before its answer", where,
+            f"set it to {longest} or more, or have the teacher write shorter rationales"))
     return rows
 
 
@@ -200,7 +192,7 @@ def _counter(checkpoint: str) -> tuple[Callable[[str], int], str]:
     """A function from a text to its number of tokens with the one that ends it, and how it counts."""
     from finer1_lib.training.memory import TOKENS_PER_WORD
 
-    file = _tokenizer_file(checkpoint)
+    file = cached_file(checkpoint, "tokenizer.json")
     if file is None:
         return (lambda text: math.ceil(len(text.split()) * TOKENS_PER_WORD) + 1), "estimated from words"
     from tokenizers import Tokenizer
@@ -210,17 +202,3 @@ def _counter(checkpoint: str) -> tuple[Callable[[str], int], str]:
     with loading(file, "read"):
         tokenizer = Tokenizer.from_file(str(file))
     return (lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids) + 1), "the base's tokens"
-
-
-def _tokenizer_file(checkpoint: str) -> Optional[Path]:
-    """The base's tokenizer.json where it is on this machine; None where it would have to be downloaded."""
-    if Path(checkpoint).is_dir():
-        file = Path(checkpoint) / "tokenizer.json"
-        return file if file.is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    from finer1_lib.core.checkpoint_names import split_revision
-
-    name, revision = split_revision(checkpoint)
-    found = try_to_load_from_cache(name, "tokenizer.json", revision=revision)
-    return Path(found) if isinstance(found, str) else None

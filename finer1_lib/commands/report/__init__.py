@@ -1,3 +1,1 @@
-"""report.html: one page of a run."""
-
-
+"""A run as one HTML page: `page`, with its template.html and the captions of figures.yaml."""

@@ -1,30 +1,26 @@
-"""The run's report: one HTML page that needs nothing but itself, in the order in which a reader asks.
+"""The run's report: one HTML page without external files, in the order in which a reader asks.
 
 What this run is, the main table, which differences hold, traces, probes, training, data, world, then
-parameters, times and all rows. Only finished stages that belong together are shown, the others are named.
-Everything that a run can contain (names, parameters, labels, completions) is escaped, figures are embedded,
-and the page forbids itself every script and every address (Content-Security-Policy).
+parameters, times and all rows. Only finished stages that belong together are shown, the others are listed; a
+table whose file is missing is left out. Everything that a run can contain (names, parameters, labels,
+completions) is escaped, figures are embedded, and the page forbids itself every script and every address
+(Content-Security-Policy). That is why it is Jinja2 and not nbconvert, whose template loads scripts.
 
-Source: our choice (DESIGN 6, "nbconvert + Jinja2 (report)"; here Jinja2 alone).
-
-The report's tables: titles and rows of text, from the files that finished stages left.
-
-    differences(run_dir, labels) -> {"titles": ["first minus second", ...], "rows": [["CoT SFT minus base",
-                                     "+12.5 [+3.0, +22.0] ▲", ...]], "told": "12 of 24 are told from zero."}
-
-A stage whose folder lacks a file gives None, and the report leaves that table out.
-
-Source: our choice; which differences count as real, `scoring.reading`.
+A figure is whatever PNG a finished stage left in its figures/; one without a caption in figures.yaml gets its
+name and is shown with the others of its stage. It is packed with a palette of 256 colours where that cannot
+be seen (lines and text, about a third of the size), as WebP where it could (photographs); the files on disk
+stay as they are.
 """
 
+import base64
 import csv
+import functools
 import io
 import json
 import math
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from finer1_lib.commands.report.figures import figures_of
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_text, read_json, read_jsonl
 from finer1_lib.evaluation.items import coverage_of
@@ -36,20 +32,116 @@ from finer1_lib.training.methods import label_of
 SIGNS = {"higher": " ▲", "lower": " ▼"}
 PROBES = {
     "h1_probe_accuracy": "H1: sub-category read from image states",
-    "h2_genus_gap": "H2: nearness within a genus",
-    "h3_auc": "H3: does the name fit the picture (AUC)",
+    "h2_genus_gap": "H2: similarity within a genus",
+    "h3_auc": "H3: does the name fit the image (AUC)",
     "attribute_image_accuracy": "attributes, image tokens",
     "attribute_prompt_accuracy": "attributes, last prompt token",
     "name_prompt_accuracy": "sub-category, last prompt token",
 }
-_PROBE_TITLES = ["probe", "model", "seen", "unseen", "all", "n"]
+EXAMPLES = 8  # traces, two a pair
+_RECORDED = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
+_ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
+_FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
+          ("traces", "Reasoning traces"), ("probing", "Probing"))
+_LATER = (("training", "Training by reinforcement (03)"), ("stage1", "Stage 1 and forgetting (02)"),
+          ("data", "Data (01)"), ("world", "World (00)"))
+_LAST = (("parameters", "Parameters"), ("cost", "Times, memory and versions"))
+SECTIONS = ("results", "differences", "traces", "probing", "training", "stage1", "data", "world")
+_STAGE_SECTION = {
+    "00_miniature_world": "world", "01_data": "data", "02_cot_sft": "stage1", "03_tapo": "training",
+    "04_evaluation": "results", "05_probing": "probing",
+}  # fmt: skip
+_TRACES = ("wrong_steps", "reading_and_use")
+_PIXELS = 76 / 150  # of the page, for each of a file: 13 inches at 150 dpi fill the text's width
+_VISIBLE = 0.5  # mean change of a colour value (of 255) beyond which a palette is not used
+
+
+def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write report.html from the rows of summary.json and the records of the finished stages.
+
+    Raises: UserError: a file of a finished stage is damaged or not what the stage recorded.
+    """
+    import jinja2
+
+    run_dir = Path(run_dir)
+    records = {stage: read_record(run_dir / stage, *_RECORDED)
+               for stage in STAGES if is_current(run_dir, stage)}
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
+    text = environment.from_string(template).render(_content(run_dir, records, rows))
+    # JSON can hold a lone surrogate, a text file cannot
+    atomic_write_text(run_dir / "report.html", text.encode("utf-8", "replace").decode("utf-8"))
+    return run_dir / "report.html"
+
+
+def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mapping]) -> dict[str, Any]:
+    """All that the template shows."""
+    from finer1_lib.traces.sheet import STYLE
+
+    labels = labels_in(run_dir)
+    evaluated, last = "04_evaluation" in records, list(records.values())[-1] if records else {}
+    figures = figures_of(run_dir, records)
+    main = [(f"Right answers (%), {scorer} scorer", *main_table(rows, scorer, labels))
+            for scorer in ("strict", "official")]
+    faults = [half(fault_table(rows, setting, labels), setting, kind)
+              for setting in ("closed_world", "open_world") for kind in CATEGORIES]
+    main, faults = ([table for table in tables if table[2]] for tables in (main, faults))
+    probed = probing(run_dir, rows, labels) if "05_probing" in records else {}
+    content = {
+        "main": main,
+        "faults": faults,
+        "differences": differences(run_dir, labels) if evaluated else None,
+        "orderings": orderings(run_dir, labels) if evaluated else None,
+        "paper": paper(run_dir) if evaluated else None,
+        "traces": _traces(run_dir, labels) if evaluated else None,
+        "probing": probed,
+    }
+    filled = {
+        "results": main or faults,
+        "differences": any(content[key] for key in ("differences", "orderings", "paper")),
+        "traces": content["traces"],
+        "probing": any(probed.get(key) for key in ("rows", "more", "judged")),
+    }
+    shown = {key: bool(filled.get(key) or figures[key]) for key in figures}
+    contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
+    measured = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
+    counts = {row["categories"]: row["n"] for row in rows
+              if row["dataset"] == "average" and (row["setting"], row["metric"]) in measured}
+    return {
+        **content,
+        "run": run_dir.name,
+        "partial": coverage_of(run_dir),
+        "facts": _facts(run_dir, records, labels),
+        "reading": _reading(run_dir, content["paper"]),
+        "absent": [stage for stage in STAGES if stage not in records],
+        "contents": [entry for entry in contents if shown.get(entry[0], True)],
+        "shown": shown,
+        "images": figures,
+        "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
+        "later": [entry for entry in _LATER if shown[entry[0]]],
+        "parameters": [(stage, [[name, _text(value)] for name, value in record["parameters"].items()])
+                       for stage, record in records.items()],
+        "costs": [[stage, f"{record['seconds'] / 60:.1f}", record["opened"],
+                   ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items()),
+                   record["device"], record["written"]] for stage, record in records.items()],
+        "versions": [*last["versions"].items(), ("git commit", last.get("git_commit") or "no checkout")]
+                    if last else [],
+        "keys": KEYS,
+        "rows": [["" if row[key] is None else round(row[key], 4) if isinstance(row[key], float) else row[key]
+                  for key in KEYS] for row in rows],
+        "trace_style": STYLE,
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any]]]:
     """The rows of a CSV file, numbers as numbers and empty cells as None; None where there is no file.
 
-    Raises:
-        UserError: the file lacks a column, or is no text.
+    Raises: UserError: the file lacks a column, or is not text.
     """
     if not path.is_file():
         return None
@@ -58,8 +150,7 @@ def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is damaged: delete its folder and run again") from error
     if rows and (missing := set(needed) - set(rows[0])):
-        told = f"{path} has no column {', '.join(sorted(missing))}"
-        raise UserError(f"{told}: delete its folder and run again")
+        raise UserError(f"{path} has no column {', '.join(sorted(missing))}: delete its folder and run again")
     return [{key: _value(text) for key, text in row.items() if key is not None} for row in rows]
 
 
@@ -72,7 +163,7 @@ def _value(text: Optional[str]) -> Any:
 
 
 def points(row: Mapping[str, Any], scale: float = 100, form: str = "+.1f") -> str:
-    """A difference with its interval and, where it is told from zero, its sign: "+12.5 [+3.0, +22.0] ▲"."""
+    """A difference with its interval and, where it differs from zero, its sign: "+12.5 [+3.0, +22.0] ▲"."""
     if row["difference"] is None:
         return "-"
     text = f"{scale * row['difference']:{form}}"
@@ -94,26 +185,26 @@ def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, 
     """Each pair of models of 04's comparisons.csv by the columns of the main table."""
     keys = ("first", "second", "setting", "metric", "categories")
     found = read_table(run_dir / "04_evaluation" / "comparisons.csv",
-                       (*keys, "difference", "low", "high", "reading"))  # fmt: skip
+                       (*keys, "difference", "low", "high", "reading"))
     if not found:
         return None
     cells = {tuple(row[key] for key in keys): row for row in found}
     columns = {f"{words}, {kind}": (setting, metric, kind)
-               for setting, metric, words in MAIN_SETTINGS for kind in CATEGORIES}  # fmt: skip
+               for setting, metric, words in MAIN_SETTINGS for kind in CATEGORIES}
     pairs = list(dict.fromkeys((row["first"], row["second"]) for row in found))
     shown = [[cells.get((*pair, *column)) for column in columns.values()] for pair in pairs]
-    asked = [row for line in shown for row in line if row]
-    clear = sum(row["reading"] in SIGNS for row in asked)
+    tested = [row for line in shown for row in line if row]
+    clear = sum(row["reading"] in SIGNS for row in tested)
     return {
         "titles": ["first minus second", *columns],
         "rows": [[" minus ".join(label_of(model, labels) for model in pair),
                   *(points(row) if row else "-" for row in line)] for pair, line in zip(pairs, shown)],
-        "told": f"{clear} of {len(asked)} are told from zero; asked so often, a few would be by luck.",
-    }  # fmt: skip
+        "summary": f"{clear} of {len(tested)} differ from zero; among so many tests, a few would by chance.",
+    }
 
 
 def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
-    """The paper's orderings as 04 judged them: of the paper's numbers only the direction is here."""
+    """The paper's orderings as 04 judged them: of the paper's numbers only the direction is shown."""
     from finer1_lib.paper.orderings import COLUMNS, findings
 
     found = read_table(run_dir / "04_evaluation" / "orderings.csv", COLUMNS)
@@ -123,9 +214,9 @@ def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, An
 
     titles = ["claim of the paper", "its figure", "categories", "here", "here, points", "remark"]
     rows = [[row["claim"], row["figure"], row["categories"], row["holds"], points(row), row["remark"] or ""]
-            for row in found]  # fmt: skip
+            for row in found]
     frame = pd.DataFrame(found).assign(remark=[row["remark"] or "" for row in found])
-    return {"titles": titles, "rows": rows, "told": findings(frame, labels)}
+    return {"titles": titles, "rows": rows, "summary": findings(frame, labels)}
 
 
 def probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -> dict[str, Any]:
@@ -139,15 +230,15 @@ def probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -
               *(_number(found.get(kind)) for kind in (*CATEGORIES, "all")),
               max(row["n"] for row in found.values())]
         for key, found in cells.items()
-    }  # fmt: skip
+    }
     found = read_table(run_dir / "05_probing" / "comparisons.csv",
                        ("metric", "variant", "model", "reference", "difference", "low", "high", "reading"))
     judged = [[_probe(row["metric"], row["variant"]), label_of(row["model"], labels),
                label_of(row["reference"], labels), points(row, 1, "+.3f"),
                "-" if row.get("margin") is None else f"{row['margin']:.3g}", row["reading"]]
-              for row in found or []]  # fmt: skip
+              for row in found or []]
     return {
-        "titles": _PROBE_TITLES,
+        "titles": ["probe", "model", "seen", "unseen", "all", "n"],
         "rows": [line for key, line in lines.items() if key[0] in PROBES and key[1] is None],
         "more": [line for key, line in lines.items() if key[0] not in PROBES or key[1] is not None],
         "judged_titles": ["probe", "model", "reference", "difference", "margin", "reading"],
@@ -171,138 +262,27 @@ def _number(row: Optional[Mapping]) -> str:
 
 
 def paper(run_dir: Path) -> dict[str, Any]:
-    """The averages beside the paper's numbers, or the line that says why they do not stand there."""
+    """The averages beside the paper's numbers, or the reason why they are not shown."""
     from finer1_lib.paper.comparison import NotComparable, comparison_table, lines_of, notes
 
     try:
         found = comparison_table(run_dir)
-    except NotComparable as refused:
-        said = str(refused)
-        return {"refused": f"{said[:1].upper()}{said[1:]}."}
+    except NotComparable as error:
+        reason = str(error)
+        return {"refused": f"{reason[:1].upper()}{reason[1:]}."}
     titles, rows = lines_of(found)
     return {"refused": "", "titles": titles, "rows": rows, "notes": notes(found)}
 
 
-def short(value: Any) -> Any:
-    """A cell of summary.json: nothing for None, four decimals of a float."""
-    return "" if value is None else round(value, 4) if isinstance(value, float) else value
-
-
-def parameters(record: Mapping[str, Any]) -> list[list[str]]:
-    """Names and values of a stage's parameters, as text."""
-    return [[name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
-            for name, value in record["parameters"].items()]  # fmt: skip
-
-
-def cost(stage: str, record: Mapping[str, Any]) -> list[Any]:
-    """What a stage took, as the cells of one line."""
-    memory = ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items())
-    minutes = f"{record['seconds'] / 60:.1f}"
-    return [stage, minutes, record["opened"], memory, record["device"], record["written"]]
-
-
-def versions(record: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-    """Packages and commit behind a stage."""
-    return [*record.get("versions", {}).items(), ("git commit", record.get("git_commit") or "no checkout")]
-
-
-EXAMPLES = 8  # traces, two a pair
-_TOLD = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
-_ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
-_FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
-          ("traces", "Reasoning traces"), ("probing", "Probing"))  # fmt: skip
-_LATER = (("training", "Training by reinforcement (03)"), ("stage1", "Stage 1 and forgetting (02)"),
-          ("data", "Data (01)"), ("world", "World (00)"))  # fmt: skip
-_LAST = (("parameters", "Parameters"), ("cost", "Times, memory and versions"))
-
-
-def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write report.html from summary.json's rows and the records of the finished stages.
-
-    Args:
-        run_dir: folder of the run.
-        rows: of summary.json.
-
-    Raises:
-        UserError: a file of a finished stage is damaged or not what the stage recorded.
-    """
-    import jinja2
-
-    run_dir = Path(run_dir)
-    records = {stage: read_record(run_dir / stage, *_TOLD) for stage in STAGES if is_current(run_dir, stage)}
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
-    text = environment.from_string(template).render(_content(run_dir, records, rows))
-    # a lone surrogate, which JSON can hold, is no text that a file can
-    atomic_write_text(run_dir / "report.html", text.encode("utf-8", "replace").decode("utf-8"))
-    return run_dir / "report.html"
-
-
-def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mapping]) -> dict[str, Any]:
-    """All that the template shows."""
-    from finer1_lib.traces.sheet import STYLE
-
-    labels = labels_in(run_dir)
-    evaluated = "04_evaluation" in records
-    pictures = figures_of(run_dir, records)
-    main = [(f"Right answers (%), {scorer} scorer", *main_table(rows, scorer, labels))
-            for scorer in ("strict", "official")]  # fmt: skip
-    faults = [half(fault_table(rows, setting, labels), setting, kind)
-              for setting in ("closed_world", "open_world") for kind in CATEGORIES]  # fmt: skip
-    main, faults = ([table for table in tables if table[2]] for tables in (main, faults))
-    probed = probing(run_dir, rows, labels) if "05_probing" in records else {}
-    content = {
-        "main": main,
-        "faults": faults,
-        "differences": differences(run_dir, labels) if evaluated else None,
-        "orderings": orderings(run_dir, labels) if evaluated else None,
-        "paper": paper(run_dir) if evaluated else None,
-        "traces": _traces(run_dir, labels) if evaluated else None,
-        "probing": probed,
-    }
-    told = {
-        "results": main or faults,
-        "differences": any(content[key] for key in ("differences", "orderings", "paper")),
-        "traces": content["traces"],
-        "probing": any(probed.get(key) for key in ("rows", "more", "judged")),
-    }
-    shown = {key: bool(told.get(key) or pictures[key]) for key in pictures}
-    contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
-    asked = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
-    counts = {row["categories"]: row["n"] for row in rows
-              if row["dataset"] == "average" and (row["setting"], row["metric"]) in asked}  # fmt: skip
-    return {
-        **content,
-        "run": run_dir.name,
-        "partial": coverage_of(run_dir),
-        "facts": _facts(run_dir, records, labels),
-        "reading": _reading(run_dir, content["paper"]),
-        "absent": [stage for stage in STAGES if stage not in records],
-        "contents": [entry for entry in contents if shown.get(entry[0], True)],
-        "shown": shown,
-        "pictures": pictures,
-        "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
-        "later": [entry for entry in _LATER if shown[entry[0]]],
-        "parameters": [(stage, parameters(record)) for stage, record in records.items()],
-        "costs": [cost(stage, record) for stage, record in records.items()],
-        "versions": versions(list(records.values())[-1]) if records else [],
-        "keys": KEYS,
-        "rows": [[short(row[key]) for key in KEYS] for row in rows],
-        "trace_style": STYLE,
-    }
-
-
 def _guide(run_dir: Path) -> Mapping[str, Any]:
-    """The field guide of the run's data; {} where they have none or are not here."""
+    """The field guide of the run's data; {} where there is none."""
     if not is_current(run_dir, "01_data") or not read_json(run_dir / "01_data" / "data.json").get("guide"):
         return {}
     return read_json(run_dir / "01_data" / "guide.json")
 
 
 def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, str]) -> list[tuple[str, Any]]:
-    """Names and values for the page's top; what no finished stage tells is left out."""
+    """Names and values for the top of the page, as far as the finished stages have them."""
     if not records:
         return [("stages finished", "none")]
     numbers = {stage: read_json(run_dir / stage / "metrics.json") for stage in records}
@@ -315,10 +295,9 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     facts = [("run", run_dir.name), ("seed", ", ".join(seeds))]
     if "01_data" in records:
         drawn = not records["01_data"]["parameters"].get("image_root")
-        world = "drawn by notebook 00" if drawn else "the user's own pictures"
-        told = "with a field guide, so that what a trace claims can be judged"
-        told = told if _guide(run_dir) else "without a field guide"
-        facts.append(("world", f"{world}, {told}"))
+        world = "drawn by notebook 00" if drawn else "the user's own images"
+        guided = "with a field guide, so that the claims of a trace can be checked"
+        facts.append(("world", f"{world}, {guided if _guide(run_dir) else 'without a field guide'}"))
     if kinds:
         facts.append(("super-categories", ", ".join(map(str, kinds))))
     if {"seen", "unseen"} <= set(data):
@@ -330,59 +309,121 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     answers = read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from")
     taken |= {"the answers of 04_evaluation": answers} if answers else {}
     if taken:
-        told, origins = ", ".join(taken), ", ".join(dict.fromkeys(taken.values()))
-        facts.append(("not of this machine", f"{told}: taken over from {origins}"))
+        origins = ", ".join(dict.fromkeys(taken.values()))
+        facts.append(("not of this machine", f"{', '.join(taken)}: imported from {origins}"))
     facts.append(("time and memory", f"{minutes:.0f} min, at most {memory:.1f} GB, {last['device']}"))
     return [*facts, ("finished", last["written"]), ("commit", last.get("git_commit") or "no checkout")]
 
 
 def _reading(run_dir: Path, paper: Any) -> list[str]:
-    """Two sentences: what can be read off this run, and what cannot."""
-    can = ("What can be read here: which of this run's models answers better on the same pictures, where the"
-           " interval of the difference says so")  # fmt: skip
-    judged = "; and, against the field guide, at which step a wrong answer leaves the truth"
-    can += f"{judged if _guide(run_dir) else ''}."
-    cannot = ("What cannot: what another training seed would give, for every model was trained once"
-              " (the command finer1 seeds pools several runs)")  # fmt: skip
+    """Two sentences: what this run shows, and what it cannot show."""
+    guided = "; and, by the field guide, the first wrong step of a trace" if _guide(run_dir) else ""
     beside = "" if paper and not paper["refused"] else (
-        ", and nothing about the heights of the paper's numbers, which belong to other models and pictures")
-    return [can, f"{cannot}{beside}."]
+        ", nor anything about the height of the paper's numbers, which belong to other models and images")
+    return ["What this run shows: which of its models answers better on the same images, where the interval"
+            f" of the difference says so{guided}.",
+            "What it cannot show: what another training seed would give, for every model was trained once"
+            f" (the command finer1 seeds pools several runs){beside}."]
 
 
 def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
-    """Pairs of traces as HTML, before and after first; None where the run has no records.
-
-    Cards come escaped from `traces.sheet`.
-    """
+    """Pairs of traces as HTML (escaped by `traces.sheet`), before and after first; None without records."""
     from finer1_lib.traces.sheet import card, choose_examples, image_bytes, legend
 
-    records = [record for record in read_jsonl(run_dir / "04_evaluation" / "records.jsonl")
-               if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]  # whoever writes notebooks of their own may keep other records
+    lines = read_jsonl(run_dir / "04_evaluation" / "records.jsonl")  # a user's notebook may write others
+    records = [record for record in lines
+               if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]
     if not records:
         return None
     guide = _guide(run_dir)
     root = run_dir / read_json(run_dir / "01_data" / "data.json").get("image_root", "")
     examples = choose_examples(records, guide=guide, labels=labels, number=EXAMPLES,
-                               seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])  # fmt: skip
+                               seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])
     missing, pairs = set(), {}
     for example in examples:
         try:
-            picture = image_bytes(root, example["image_id"])
+            image = image_bytes(root, example["image_id"])
         except UserError:
-            picture = None
+            image = None
             missing.add(example["image_id"])
-        pairs.setdefault(example["pair"], []).append((example["role"], card(example, picture)))
+        pairs.setdefault(example["pair"], []).append((example["role"], card(example, image)))
     if not examples:
         return {"legend": "", "note": "No two open-world traces of this run make a pair.", "groups": []}
-    told = (f"{len(examples)} open-world traces, chosen in turn from every kind: shares must be read from the"
-            " figures.")  # fmt: skip
+    note = f"{len(examples)} open-world traces, chosen in turn from every kind: read shares from the figures."
     if is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file():
-        told += " More of them, with filters: 05_probing/traces.html."
+        note += " More of them, with filters: 05_probing/traces.html."
     if missing:
-        told += f" {len(missing)} of the pictures are not where this run found them, so they are not shown."
+        note += f" {len(missing)} of the images are no longer where this run found them: they are not shown."
     groups: dict[str, list[str]] = {}
     for cards in pairs.values():
         before = cards[0][0] == "before"
-        heading = "The same picture before and after training" if before else "Wrong and right, side by side"
+        heading = "The same image before and after training" if before else "Wrong and right, side by side"
         groups.setdefault(heading, []).append("".join(text for _, text in cards))
-    return {"legend": legend(guide), "note": told, "groups": list(groups.items())}
+    return {"legend": legend(guide), "note": note, "groups": list(groups.items())}
+
+
+# Figures -------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def captions() -> dict[str, tuple[str, str]]:
+    """{figure: (title, also its alternative text; what to see in it)} of figures.yaml, in its order."""
+    import yaml
+
+    text = Path(__file__).with_name("figures.yaml").read_text(encoding="utf-8")
+    return {name: tuple(texts) for name, texts in yaml.safe_load(text).items()}
+
+
+def figures_of(run_dir: Path, stages: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Every figure of the finished stages, by its section (all of `SECTIONS`) and in the order of `captions`.
+
+    {section: [{name, title, see, csv, source, width, height}]}: `source` is a data URI, width and height are
+    pixels of the page, csv is "" where there is none.
+
+    Raises: UserError: a figure that cannot be read.
+    """
+    found: dict[str, list[dict[str, Any]]] = {section: [] for section in SECTIONS}
+    known = captions()
+    order = {name: place for place, name in enumerate(known)}
+    for stage in stages:
+        for file in (run_dir / stage / "figures").glob("*.png"):
+            title, see = known.get(file.stem, (file.stem.replace("_", " "), ""))
+            csv = f"{stage}/figures/{file.stem}.csv"
+            found[_section(stage, file.stem)].append(
+                {"name": f"{stage}/{file.stem}", "title": title, "see": see, **pack(file),
+                 "csv": csv if (run_dir / csv).is_file() else ""})  # fmt: skip
+    for figures in found.values():
+        figures.sort(key=lambda one: (order.get(one["name"].partition("/")[2], len(order)), one["name"]))
+    return found
+
+
+def _section(stage: str, name: str) -> str:
+    if stage == "04_evaluation" and name == "orderings":
+        return "differences"
+    return "traces" if name in _TRACES or name.startswith("trace_") else _STAGE_SECTION[stage]
+
+
+def pack(file: Path) -> dict[str, Any]:
+    """A PNG as a data URI of about a third of its size: {source, width, height}, in pixels of the page.
+
+    Raises: UserError: the file is not an image.
+    """
+    from PIL import Image, ImageChops, ImageStat
+
+    try:
+        with Image.open(file) as opened:
+            image = Image.new("RGB", opened.size, "white")
+            image.paste(opened, mask=opened.getchannel("A") if "A" in opened.getbands() else None)
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG chunk a SyntaxError
+        raise UserError(f"{file} is not a readable image: delete its folder and run again") from error
+    few = image.quantize(256, dither=Image.Dither.NONE)
+    change = ImageStat.Stat(ImageChops.difference(image, few.convert("RGB"))).mean
+    buffer = io.BytesIO()
+    kind = "png" if max(change) <= _VISIBLE else "webp"
+    if kind == "png":
+        few.save(buffer, format="PNG", optimize=True)
+    else:
+        image.save(buffer, format="WEBP", quality=90, method=6)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    width, height = (round(_PIXELS * side) for side in image.size)
+    return {"source": f"data:image/{kind};base64,{data}", "width": width, "height": height}

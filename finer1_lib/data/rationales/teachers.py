@@ -159,13 +159,13 @@ class LocalModel:
         return [answer.text + CUT_OFF * answer.truncated for answer in answers]
 
     def _start(self) -> None:
-        from finer1_lib.models import any_model, generation
+        from finer1_lib.models import generation
 
         self._loaded = self._load()
-        if self._generate is None and isinstance(self._loaded, any_model.AnyModel):
-            self._generate = any_model.generate
-        elif self._generate is None:  # an image's pixels serve every prompt about it
-            self._generate, self._options["encoder"] = generation.generate, Encoder(self._loaded.processor)
+        if self._generate is None:
+            self._generate = generation.generate
+            if not isinstance(self._loaded, generation.AnyModel):  # an image's pixels serve every prompt about it
+                self._options["encoder"] = Encoder(self._loaded.processor)
 
 
 class EndpointModel:

@@ -39,7 +39,7 @@ class ChatAnswerer:
     """A vision-language model in memory.
 
     Args:
-        loaded: `models.LoadedModel` or `any_model.AnyModel`.
+        loaded: `models.LoadedModel` or `generation.AnyModel`.
         image_root: folder that image ids are relative to.
         temperature: 0 is greedy.
         generate: as `generation.generate`; the model's own by default.
@@ -49,17 +49,14 @@ class ChatAnswerer:
         self, loaded: Any, image_root: "str | Path", temperature: float = 0.0,
         generate: Optional[Callable[..., list[Generation]]] = None,
     ) -> None:
-        from finer1_lib.models import any_model, generation
+        from finer1_lib.models import generation
         from finer1_lib.models.encoding import Encoder
 
         self._loaded, self._root, self._options = loaded, image_root, {"temperature": temperature}
-        if isinstance(loaded, any_model.AnyModel):
-            self._generate = generate or any_model.generate
-        else:  # the pictures of a window stay prepared, and so does what a frozen tower saw in them
-            self._generate = generate or generation.generate
-            if generate is None:
-                self._options["encoder"] = Encoder(
-                    loaded.processor, SLACK * WINDOW_PIXELS * PIXEL_BYTES)
+        self._generate = generate or generation.generate
+        if generate is None and not isinstance(loaded, generation.AnyModel):
+            # the images of a window stay prepared, and so do a frozen tower's features of them
+            self._options["encoder"] = Encoder(loaded.processor, SLACK * WINDOW_PIXELS * PIXEL_BYTES)
 
     def answer(
         self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
@@ -150,7 +147,7 @@ def open_answerer(
     Raises:
         UserError: weights that cannot be loaded, or an endpoint whose address or key are wrong.
     """
-    from finer1_lib.models import any_model, loading as models
+    from finer1_lib.models import loading as models
 
     several = entry.strategy != "zero_shot" and STRATEGIES[entry.strategy].samples
     heat = temperature if several else 0.0
@@ -162,8 +159,8 @@ def open_answerer(
     if kind == "endpoint":
         return EndpointAnswerer(entry.system, image_root, Path(answers), heat)
     checkpoint, adapter = weights_at(entry, base, adapter)
-    if entry.checkpoint and adapter is None and not any_model.is_qwen(checkpoint):
-        loaded = any_model.load(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels)
+    if entry.checkpoint and adapter is None and not models.is_qwen(checkpoint):
+        loaded = models.load_any(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels)
     else:
         loaded = models.load(checkpoint, adapter, backend=backend, load_in_4bit=load_in_4bit,
                              min_pixels=min_pixels, max_pixels=max_pixels)

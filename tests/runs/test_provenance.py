@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.runs import chain, provenance as surroundings
+from finer1_lib.runs import chain, provenance
 
 LAUNCHED = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "2950",
             "ACCELERATE_MIXED_PRECISION": "fp16", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
@@ -21,38 +21,38 @@ SETTINGS = {"MPLBACKEND": "module://google.colab._backend_agg", "PYTHONSTARTUP":
 
 def test_a_kernel_s_environment_keeps_what_a_run_needs_and_names_what_is_left_out():
     needed = {"PATH": "/bin", "HF_HOME": "/models", "CUDA_VISIBLE_DEVICES": "1", "OPENAI_API_KEY": "secret"}
-    clean = surroundings.cleaned({**needed, **LAUNCHED, **SETTINGS})
+    clean = provenance.cleaned({**needed, **LAUNCHED, **SETTINGS})
     assert clean.items() >= needed.items()
     left_out = clean.keys() - needed.keys()
     assert left_out == {"FINER1_LEFT_OUT"}
     assert clean["FINER1_LEFT_OUT"].split(",") == sorted({**LAUNCHED, **SETTINGS})
-    assert surroundings.cleaned(clean) == clean  # a notebook's own set-up cell finds nothing more
+    assert provenance.cleaned(clean) == clean  # a notebook's own set-up cell finds nothing more
 
 
 @given(st.dictionaries(st.text(), st.text()))
 def test_other_variables_pass_through(environment):
-    clean = surroundings.cleaned(environment)
+    clean = provenance.cleaned(environment)
     kept = environment.keys() & clean.keys() - {"FINER1_LEFT_OUT"}
     assert all(clean[name] == environment[name] for name in kept)
-    assert environment.keys() - clean.keys() <= {*surroundings._FOREIGN, *filter(
-        lambda name: name.startswith(surroundings._FAMILIES), environment)}
+    assert environment.keys() - clean.keys() <= {*provenance._FOREIGN, *filter(
+        lambda name: name.startswith(provenance._FAMILIES), environment)}
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
 def test_one_of_several_processes_is_refused_by_name(monkeypatch, name, tmp_path):
     monkeypatch.setenv(name, "4")
     with pytest.raises(UserError, match=f"{name}=4 .* unset {name}"):
-        surroundings.check_one_process()
+        provenance.check_one_process()
     for alone in ("1", "", "0", "many"):
         monkeypatch.setenv(name, alone)
-        surroundings.check_one_process()
+        provenance.check_one_process()
 
 
 def test_the_record_holds_names_and_no_secret(monkeypatch):
     monkeypatch.setenv("FINER1_LEFT_OUT", "MPLBACKEND,RANK")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    found = surroundings.recorded()
+    found = provenance.recorded()
     assert found["left_out"] == ["MPLBACKEND", "RANK"] and found["OMP_NUM_THREADS"] == "2"
     assert "secret" not in json.dumps(found)
 

@@ -1,0 +1,107 @@
+"""What a preflight check returns: rows of pass, warn, fail or skip, with what was found, where, and the fix.
+
+    >>> warn("3 of 100 images are shrunk", "04_evaluation.max_pixels", "raise it").level
+    'warn'
+
+A check is one function from a subject (the doctor's `Subject`, gpu_check's `Bench`) to rows. `examine` runs
+them all; one that breaks is a row too and stops no other.
+"""
+
+from collections import Counter
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+from finer1_lib.core.errors import UserError, printable
+
+LEVELS = ("pass", "warn", "fail", "skip")
+
+
+class Row(NamedTuple):
+    """One finding of a check.
+
+    Attributes:
+        level: one of `LEVELS`; "skip" where there was nothing to check yet.
+        what: what was found, with its numbers.
+        where: the parameter, file or image it is about.
+        mend: how to fix it; "" where nothing is to be done.
+    """
+
+    level: str
+    what: str
+    where: str = ""
+    mend: str = ""
+
+
+class Finding(NamedTuple):
+    """A check's name and one of its rows."""
+
+    check: str
+    level: str
+    what: str
+    where: str
+    mend: str
+
+
+class NotYet(Exception):
+    """What a check would read does not exist yet, and that is not a mistake; the text says why."""
+
+
+def passed(what: str, where: str = "") -> Row:
+    """A row that needs nothing."""
+    return Row("pass", what, where)
+
+
+def warn(what: str, where: str, mend: str) -> Row:
+    """A row that changes what the numbers mean, but stops nothing."""
+    return Row("warn", what, where, mend)
+
+
+def fail(what: str, where: str, mend: str) -> Row:
+    """A row with which the run would stop, or its numbers be wrong."""
+    return Row("fail", what, where, mend)
+
+
+def refused(error: Exception, where: str) -> Row:
+    """A UserError as a row: these messages end in "; how to fix it"."""
+    what, _, fix = str(error).rpartition("; ")
+    return fail(what or fix, where, fix if what else "see the message")
+
+
+def shortly(names: "list[str]", most: int = 3) -> str:
+    """The first names of a list and how many more there are: "a, b, c and 4 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+Check = Callable[[Any], "list[Row]"]
+
+
+def examine(subject: Any, checks: Mapping[str, Check]) -> list[Finding]:
+    """Run the checks {name: function} on a subject: at least one finding per check, in their order."""
+    return [Finding(name, *map(printable, row))
+            for name, check in checks.items() for row in _run(check, subject)]
+
+
+def _run(check: Check, subject: Any) -> list[Row]:
+    try:
+        return check(subject)
+    except NotYet as reason:
+        return [Row("skip", str(reason))]
+    except UserError as error:
+        return [refused(error, "")]
+    except OSError as error:  # a disk, a share or another user's file: not a fault of the kit
+        where = str(error.filename or "")
+        return [fail(error.strerror or str(error), where, "make it readable, or take it out")]
+    except Exception as error:  # whatever it is, the other checks still run
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return [fail(f"this check broke: {text}", "", "a fault of the kit: please report it with this line")]
+
+
+def counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """{"pass": 9, "warn": 1, "fail": 0, "skip": 3}."""
+    found = Counter(one.level for one in findings)
+    return {level: found[level] for level in LEVELS}
+
+
+def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Everything for a program to read: {"counts": {...}, "findings": [{...}]}."""
+    return {"counts": counts(findings), "findings": [one._asdict() for one in findings]}
