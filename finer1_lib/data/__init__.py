@@ -3,8 +3,7 @@
 Reading order: folder (an image folder as a table), split (seen and unseen, training and test images),
 data_sets/ (the paper's six data sets), sources (which of these a run uses), guide (a table of attributes),
 names and answers (when do two texts name the same thing?), taxonomy (genus of a name), rationales/ (concepts,
-teachers, parsing, filters, making, quality), triplets (positives and hard negatives), distortions (noised and
-masked images), plots.
+teachers, parsing, filters, making, quality), triplets (positives, hard negatives, distorted images), plots.
 """
 
 from finer1_lib.core.faces import face

@@ -8,7 +8,8 @@ linear in the images, and only the sub-categories are compared with one another:
     triplets = build_triplets(table, looks, seed=0)
 
 The release calls anchor, positive and negative `images`, `image_noisy` and `image_aug`, and blackens patches
-of the anchor where a negative is missing; here that is an error.
+of the anchor where a negative is missing; here that is an error. `noised` and `masked` make the distorted
+images that two baselines put in place of a positive or a negative.
 
 Source: Fine-R1 (arXiv 2602.07605), Stage 2 (TAPO): the positive is another image of the sub-category, the
 negative an image of the visually most similar other one. The release ships neither the mining nor its
@@ -16,15 +17,18 @@ encoder, so both are chosen here.
 """
 
 import random
-from typing import TYPE_CHECKING, Mapping, Sequence
+from typing import TYPE_CHECKING, Mapping, NamedTuple, Sequence, Union
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.images import ImageFile
 from finer1_lib.data.guide import Similarity
 from finer1_lib.data.split import nearest_names
 
 if TYPE_CHECKING:
     import numpy
+    from PIL.Image import Image
 
+PATCH = 14  # pixels, the width of a patch of the vision tower
 _ROWS = 1024  # rows or sub-categories taken at a time
 
 
@@ -168,3 +172,68 @@ def _unit(vectors: "numpy.ndarray") -> "numpy.ndarray":
 
     norm = numpy.linalg.norm(vectors, axis=-1, keepdims=True)
     return numpy.divide(vectors, norm, out=numpy.zeros_like(vectors), where=norm > 1e-12)
+
+
+class DistortedImage(NamedTuple):
+    """An image on the disk that is changed when it is opened.
+
+    It is named, not stored: file, `kind` ("noised" or "masked"), `amount` (share of noise in the signal's
+    variance, or share of patches blackened; 0 to 1) and seed give the same image on every machine.
+
+    Source: the kinds are those of two papers, simplified. NoisyRollout (arXiv 2504.13055) lets the strength
+    of the noise fall during training, here it stays; PAPO (arXiv 2507.06448) blackens random patches, 14
+    pixels wide, 60 %.
+    """
+
+    image_root: str
+    image_id: str
+    kind: str
+    amount: float
+    seed: int
+
+    def open(self) -> "Image":
+        """The distorted RGB image."""
+        picture = ImageFile(self.image_root, self.image_id).open()
+        seed = f"{self.seed}/{self.kind}/{self.image_id}"
+        return (_add_noise if self.kind == "noised" else _blacken)(picture, self.amount, seed)
+
+
+Picture = Union[ImageFile, DistortedImage]
+
+
+def noised(image: ImageFile, amount: float, seed: int) -> DistortedImage:
+    """sqrt(1 - amount) x + sqrt(amount) Gaussian noise, with x in [-1, 1]: one step of a forward diffusion.
+    Raises: UserError: an amount outside 0 to 1.
+    """
+    return DistortedImage(*image, "noised", _share("noise", amount), seed)
+
+
+def masked(image: ImageFile, amount: float, seed: int) -> DistortedImage:
+    """A share of the patches blackened, drawn at random.
+    Raises: UserError: an amount outside 0 to 1.
+    """
+    return DistortedImage(*image, "masked", _share("mask_share", amount), seed)
+
+
+def _share(name: str, amount: float) -> float:
+    if not 0 <= amount <= 1:
+        raise UserError(f"{name} is {amount}: give 0 to 1")
+    return float(amount)
+
+
+def _add_noise(picture: "Image", amount: float, seed: str) -> "Image":
+    import numpy
+    from PIL import Image
+
+    x = numpy.asarray(picture, dtype="float64") / 127.5 - 1
+    noise = numpy.random.default_rng(list(seed.encode())).standard_normal(x.shape)
+    y = (1 - amount) ** 0.5 * x + amount**0.5 * noise
+    return Image.fromarray(((y.clip(-1, 1) + 1) * 127.5).round().astype("uint8"))
+
+
+def _blacken(picture: "Image", amount: float, seed: str) -> "Image":
+    picture = picture.copy()
+    places = [(x, y) for y in range(0, picture.height, PATCH) for x in range(0, picture.width, PATCH)]
+    for x, y in random.Random(seed).sample(places, round(amount * len(places))):
+        picture.paste((0, 0, 0), (x, y, x + PATCH, y + PATCH))
+    return picture
