@@ -178,13 +178,13 @@ class _Tree:
         if left:
             told = ", ".join(f"{number} {kind}{_place(depth)}"
                              for (kind, depth), number in sorted(left.items()))
-            notes.append(f"{left.total()} pictures are not read: {told}; put them directly into the folders "
+            notes.append(f"{left.total()} images are not read: {told}; put them directly into the folders "
                          "of their sub-categories, as .jpg or .png")
         empty = [folder for depth in range(1, level + 1) for folder in self.folders[depth]
                  if folder not in self.first]
         for folders, what, fix in (
             (self.skipped, "folders are skipped, hidden or of a system's own", "rename what is of the data"),
-            (empty, "folders hold no picture", "fill them or take them out"),
+            (empty, "folders hold no image", "fill them or take them out"),
         ):
             if folders:
                 names = ", ".join(path.relative_to(self.root).as_posix() for path in folders[:5])
@@ -240,11 +240,11 @@ def _folders(
     faults = tree.faults + [
         f"{path}: an image outside any sub-category folder; move or remove it" for path in tree.images[root]
     ] + [
-        f"{tree.first[path]}: a picture that is not read: {path.name}/ must hold its {kinds} directly; move "
+        f"{tree.first[path]}: an image that is not read: {path.name}/ must hold its {kinds} directly; move "
         "or convert it, or take the folder out" for path in (tops if flat else inner) if not tree.images[path]
     ]
     if tree.unfit:
-        faults.append(f"{len(tree.unfit)} image names hold bytes that are no UTF-8, control signs or signs "
+        faults.append(f"{len(tree.unfit)} image names hold bytes that are not UTF-8, control signs or signs "
                       f"that turn the direction, the first is {tree.unfit[0]}; rename them")
     if not flat and not deep:
         left = Counter(map(_kind, tree.unread))
@@ -367,6 +367,6 @@ def label_of(text: str, where) -> str:
     if not normalise(name) or not whole or set(name) & set("<>") or not shown.isprintable():
         raise UserError(
             f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, sentences, "
-            "final full stop, signs that do not print, bytes that are no UTF-8); rename the folder"
+            "final full stop, signs that do not print, bytes that are not UTF-8); rename the folder"
         )
     return name

@@ -89,7 +89,7 @@ def _value_faults(guide: Mapping) -> list[str]:
         elif not entry["genus"].strip():
             faults.append(f"{name!r} has an empty genus")
         elif word not in guide["super_categories"]:
-            faults.append(f"{word!r} of {name!r} is no entry of super_categories")
+            faults.append(f"{word!r} of {name!r} is not an entry of super_categories")
         elif odd := set(own) ^ set(known) or {key for key in own if own[key] not in known[key]}:
             faults.append(f"{sorted(odd)[0]!r} of {name!r} does not fit the attributes of {word!r}")
     for word, rules in guide["super_categories"].items():

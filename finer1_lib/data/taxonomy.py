@@ -105,7 +105,7 @@ def read_taxonomy(path, table) -> Taxonomy:
         rows = _rows(path)
         for name, ranks in rows:
             if known.setdefault(normalise(name), ranks) is not ranks:
-                raise UserError(f"{path}: {name!r} stands there twice; remove one of the two")
+                raise UserError(f"{path}: {name!r} is listed twice; remove one of the two")
             for rank, value in ranks.items():
                 first = spellings.setdefault((rank, normalise(value)), value)
                 if first != value:
@@ -115,7 +115,7 @@ def read_taxonomy(path, table) -> Taxonomy:
         what = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: not a readable taxonomy ({what}); correct it, or leave it out") from None
     if not any(GENUS in ranks for ranks in known.values()):
-        raise UserError(f"{path}: gives nobody a {GENUS}, which names are compared by; add that rank")
+        raise UserError(f"{path}: gives no name a {GENUS}, which names are compared by; add that rank")
     found: Taxonomy = {}
     for super_category, names in table.groupby("super_category")[NAME]:
         names = sorted(set(names))
@@ -123,7 +123,7 @@ def read_taxonomy(path, table) -> Taxonomy:
         if missing and len(missing) < len(names):
             raise UserError(f"{path}: {len(missing)} of {len(names)} sub-categories of {super_category!r} "
                             f"are missing, the first is {missing[0]!r}; add it (with an empty {GENUS} where "
-                            "nobody knows it)")  # fmt: skip
+                            "no one knows it)")  # fmt: skip
         found |= {name: known[normalise(name)] for name in names if not missing}
     if not found:
         raise UserError(f"{path}: none of its {len(known)} names is a sub-category of the data (the first is "

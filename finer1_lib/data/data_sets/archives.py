@@ -88,7 +88,7 @@ def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False
         raise _closed(error) from None
     absent = [picture for picture in pictures if picture.file.name not in held[picture.file.parent]]
     if absent and not allow_incomplete:
-        raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed pictures are not there, "
+        raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed images are not there, "
                         f"the first is {absent[0].file}; unpack them again, or set allow_incomplete to true")
     return [picture for picture in pictures if picture.file.name in held[picture.file.parent]]
 

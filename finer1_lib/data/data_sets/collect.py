@@ -138,18 +138,18 @@ def assign_shots(
             if (wanted := first.pop((word, name), None)) is not None:
                 at = [index for index in order if table.at[index, "image_id"] == wanted]
                 if not at:
-                    raise UserError(f"{word}/{name}: its rationale's picture is no training picture of it")
+                    raise UserError(f"{word}/{name}: its rationale's image is not a training image of it")
                 order = at + [index for index in order if index != at[0]]
             if len(order) < num_shots:
                 thin.append(f"{word}/{name} ({len(order)})")
                 continue
             table.loc[order[:num_shots], "shot"] = range(num_shots)
     if thin:
-        raise UserError(f"{len(thin)} sub-categories have too few training pictures for {num_shots} shots: "
+        raise UserError(f"{len(thin)} sub-categories have too few training images for {num_shots} shots: "
                         f"{', '.join(thin)}; lower num_shots or complete the data set")
     if first:
         word, name = sorted(first)[0]
-        raise UserError(f"a rationale speaks of {word}/{name}, which is no seen sub-category here")
+        raise UserError(f"a rationale speaks of {word}/{name}, which is not a seen sub-category here")
     table["shot"] = table["shot"].astype("int64")
     return table[COLUMNS]
 
@@ -177,7 +177,7 @@ def _counted(data_set: DataSet, pictures: Sequence[Picture], allow_incomplete: b
         raise UserError(f"{data_set.title}: {foreign[0]!r} is none of its {data_set.classes} sub-categories: "
                         f"not the official data set; {data_set.how}")
     if len({picture.file for picture in pictures}) != len(pictures):
-        raise UserError(f"{data_set.title}: its lists name one picture twice; unpack it again")
+        raise UserError(f"{data_set.title}: its lists name one image twice; unpack it again")
     wrong = ", ".join(f"{found[key]} in place of {wanted[key]} ({key})" for key in wanted
                       if found[key] != wanted[key])
     if wrong and not allow_incomplete:

@@ -117,7 +117,7 @@ def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -
         for row in found.cast_column("image", Image(decode=False)):
             label = row[copy.label]
             if names and label not in names:
-                raise _changed(data_set, f"a picture of {part} has the label {label}")
+                raise _changed(data_set, f"an image of {part} has the label {label}")
             yield {**row, copy.label: names[label] if names else _name(data_set, str(label))}
     except UserError:
         raise
@@ -138,11 +138,11 @@ def _written(data_set: DataSet, rows: Iterator[dict], split: str, part: str, tar
     for number, row in enumerate(rows):
         data = (row["image"] or {}).get("bytes")
         if not data:
-            raise _changed(data_set, f"row {number} of {part} holds no picture")
+            raise _changed(data_set, f"row {number} of {part} holds no image")
         stem = _own_name(row, data_set.hub.file) or f"row-{part}-{number:05d}"
         file = f"{split}/{stem}{_suffix(data, data_set, number)}"
         if (target / file).exists():
-            raise _changed(data_set, f"two pictures of {part} are called {stem}")
+            raise _changed(data_set, f"two images of {part} are called {stem}")
         (target / file).write_bytes(data)
         yield {"file": file, "sub_category": row[data_set.hub.label], "split": split}
 
@@ -160,4 +160,4 @@ def _suffix(data: bytes, data_set: DataSet, number: int) -> str:
     for sign, suffix in SIGNS:
         if data.startswith(sign):
             return suffix
-    raise _changed(data_set, f"row {number} holds no JPEG, PNG, GIF or WebP picture")
+    raise _changed(data_set, f"row {number} holds no JPEG, PNG, GIF or WebP image")

@@ -105,7 +105,7 @@ def name_of_label(word: str, label: str) -> str:
     elif word == "aircraft":
         label = aircraft_name(label)
     if label not in official_names(word):
-        raise ValueError(f"{label!r} is no class label of the data set {word!r}")
+        raise ValueError(f"{label!r} is not a class label of the data set {word!r}")
     return label
 
 
@@ -120,4 +120,4 @@ def name_of_path(word: str, path: str) -> str:
         return dog_name(found.parent.name)
     if word == "pet":
         return pet_name(found.stem)
-    raise ValueError(f"the path of a {word}'s picture does not say its name")
+    raise ValueError(f"the path of a {word}'s image does not contain its name")

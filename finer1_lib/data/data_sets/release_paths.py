@@ -55,7 +55,7 @@ def find_images(
     for row in rows.to_dict("records"):
         key = _key(word, row["image_id"].partition("#")[0])
         if key in known:
-            raise UserError(f"{known[key]['image_id']} and {row['image_id']}: two {split} pictures of one "
+            raise UserError(f"{known[key]['image_id']} and {row['image_id']}: two {split} images of one "
                             "name; remove one of the two")
         known[key] = row
     return lambda path: known.get(_key(word, path))
