@@ -41,25 +41,23 @@ def read_table(
 ):
     """List and check every image below a folder.
 
+    A DataFrame sorted by image_id: image_id, super_category, sub_category, width, height (pixels, after EXIF
+    orientation). `attrs["duplicates"]` lists files left out because an identical file is in the same
+    sub-category (they could end up on both sides of the split), `attrs["notes"]` what else was left out or
+    does not look like a label.
+
     Args:
-        image_root: the folder of folders.
         super_category: the word for everything where the folder has one level only.
-        progress: called as `progress(done, total)` after each image.
         broken: where given, images that cannot be read are noted in it (image_id -> why) and left out, and
-            mistakes that leave other images readable go into `attrs["faults"]`.
+        mistakes
+            that leave other images readable go into `attrs["faults"]`.
         strip_names: leave out catalogue numbers ("001.", "n02085620-"); a super-category that is a wrapper
-            ("images") becomes `super_category`.
+        ("images")
+            becomes `super_category`.
 
-    Returns:
-        DataFrame sorted by image_id: image_id, super_category, sub_category, width, height (pixels, after
-        EXIF orientation). `attrs["duplicates"]` lists files left out because the same bytes stand in the
-        same sub-category already (they could end up on both sides of the split), `attrs["notes"]` what else
-        was left out or looks like no label, a line each with its fix at the end.
-
-    Raises:
-        UserError: no folder, no images, a wrong layout, split folders above the sub-categories, a broken
-            image, a name that cannot be used, two folders of one name, one image under two names, or a link
-            that leaves the folder.
+    Raises: UserError: no folder, no images, a wrong layout, split folders above the sub-categories, a broken
+    image, a name that cannot be used, two folders of one name, one image under two names, or a link that
+    leaves the folder.
     """
     import pandas
 

@@ -36,17 +36,10 @@ _BUILT_IN = {"bird": "cub_taxonomy.csv", "aircraft": "aircraft_taxonomy.csv", "c
 def find_taxonomy(
     table, *, guide: Optional[Mapping[str, Any]] = None, path: str = "", data_sets: Iterable[str] = ()
 ) -> Taxonomy:
-    """All that is known about a table's sub-categories.
+    """All that is known about a table's sub-categories, sorted; empty where there is no taxonomy.
 
-    Args:
-        table: DataFrame with super_category and sub_category.
-        guide: the dictionary of a `guide.json`, if there is one.
-        path: the user's file, "" for none; it wins where it speaks of a name that the others know as well.
-        data_sets: words of the paper's data sets in the table; their built-in tables are used.
-
-    Returns:
-        Of the table's names those that anything is known of, sorted; empty where there is no taxonomy.
-    Raises: UserError: of `read_taxonomy`.
+    It comes from the guide, the built-in tables of the paper's `data_sets`, and the user's file `path` (""
+    for none), which wins. Raises: UserError: of `read_taxonomy`.
     """
     found: Taxonomy = {}
     for word in data_sets:
@@ -58,16 +51,14 @@ def find_taxonomy(
 
 @cache
 def genera(word: str) -> Taxonomy:
-    """What the kit brings for a data set of the paper: birds, aircraft and cars; of the others nothing.
+    """What the kit brings for a data set of the paper (birds, aircraft, cars): sub-category -> rank -> value.
 
-    Returns:
-        sub-category, spelled as the data set's name rule spells it -> rank -> value. Birds have order, family
-        and genus; aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as "genus", the make, then
-        model, trim, body and year as far as the name has them, all pieces of the name.
+    Birds have order, family and genus; aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as
+    "genus", the make, then model, trim, body and year as far as the name has them, all pieces of the name.
 
     Source: birds: current lists (AOS, Clements, IOC); the file's notes say where these differ or where a name
-        of CUB's is ambiguous, and the paper does not say which taxonomy it used. Aircraft: families and
-        manufacturers of FGVC-Aircraft (70 and 30). Cars: the names of the devkit, parted by us.
+    of CUB's is ambiguous, and the paper does not say which taxonomy it used. Aircraft: families and
+    manufacturers of FGVC-Aircraft (70 and 30). Cars: the names of the devkit, split by hand.
     """
     if word not in _BUILT_IN:
         return {}
@@ -82,22 +73,13 @@ def taxonomy_of(guide: Mapping[str, Any]) -> Taxonomy:
 
 
 def read_taxonomy(path, table) -> Taxonomy:
-    """Read a user's taxonomy and fit it to the names of a table.
+    """A user's taxonomy (.csv or .json) fitted to a table's names: sub-category -> rank -> value.
 
-    Names match if they are equal after `rewards.normalise` (case, hyphens, underscores). The file may know
-    more names than the table. Of a super-category it must know all sub-categories or none: a name that was
-    misspelled would otherwise drop out unseen.
-
-    Args:
-        path: a .csv or .json file.
-        table: DataFrame with super_category and sub_category.
-
-    Returns:
-        sub-category, spelled as in the table -> rank -> value; ranks that are empty are left out.
-
-    Raises:
-        UserError: unreadable, without a genus, a name twice, a value in two spellings, a name of the table
-            that is missing, or nothing that fits.
+    Names match if they are equal after `completions.normalise` (case, hyphens, underscores). The file may
+    have more names than the table. Of a super-category it must have all sub-categories or none: a misspelled
+    name would otherwise be dropped silently. Empty ranks are left out. Raises: UserError: unreadable, without
+    a genus, a name twice, a value in two spellings, a name of the table that is missing, or nothing that
+    fits.
     """
     path, known = Path(os.path.expanduser(path)), {}
     spellings: dict[tuple[str, str], str] = {}

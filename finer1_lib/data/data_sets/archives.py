@@ -65,11 +65,8 @@ def _closed(error: OSError) -> UserError:
 def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False) -> list[Picture]:
     """All images that the archive's own lists name, in their order.
 
-    Args:
-        data_set: of the catalogue.
-        folder: of `find_archive`.
-        allow_incomplete: leave out images that are listed and not there.
-    Raises: UserError: a list is missing, unreadable, or speaks of an image that is not there.
+    `allow_incomplete` leaves out images that are listed and not there.
+    Raises: UserError: a list is missing, unreadable, or names an image that is not there.
     """
     try:
         pictures = list(_READERS[data_set.word](folder))

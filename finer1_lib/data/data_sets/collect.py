@@ -32,25 +32,20 @@ def read_data_sets(
     crop_banner: bool = True, allow_incomplete: bool = False,
     progress: Optional[Callable[[int, int], None]] = None, broken: Optional[dict[str, str]] = None,
 ) -> "tuple[Any, dict[str, dict], dict[str, str]]":
-    """All images of some data sets.
+    """(images, facts, missing) of the data sets `words` below `data_root`.
+
+    images: DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows),
+    super_category, sub_category, split, width, height. facts: {word: {source, complete, classes, train,
+    test}}. missing: {word: why}.
 
     Args:
-        words: of `catalogue.DATA_SETS`.
-        data_root: folder below which everything lies.
         hub_copies: those of `words` to take from the Hub, "pet" or "pet@REVISION".
         crop_banner: leave out the copyright notice below every aircraft (20 pixel rows).
-        allow_incomplete: take a data set that lacks images, and tell so.
-        progress: called as `progress(done, total)` after each image that was downloaded or looked at.
+        allow_incomplete: take a data set that lacks images, and report it.
         broken: where given, images that cannot be read are noted in it (image_id -> why) and left out.
 
-    Returns:
-        DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows),
-        super_category, sub_category, split, width, height; {word: {source, complete, classes, train, test}};
-        {word: why it is missing}.
-
-    Raises:
-        UserError: an unknown word, no data set at all, other counts or names than the official ones, or a
-            image whose header cannot be read.
+    Raises: UserError: an unknown word, no data set at all, other counts or names than the official ones, or
+    an image whose header cannot be read.
     """
     import pandas
 
@@ -97,27 +92,19 @@ def assign_shots(
     table, lists: Mapping[str, Mapping[str, Collection[str]]], *, seed: int, num_shots: int = 4,
     seen_share: float = 0.6, first: Optional[Mapping[tuple[str, str], str]] = None,
 ):
-    """Add categories (seen/unseen) and shot to the official split.
+    """The official split with the columns categories (seen/unseen) and shot, in the form of images.parquet.
 
     Shots are drawn from the official training images of seen sub-categories: 0 for the rationale, 1.. for
-    TAPO. Each sub-category has a generator of its own, so that one more data set leaves the others' draws
-    alone.
+    TAPO. Each sub-category has its own generator, so that one more data set does not change the other draws.
 
     Args:
-        table: of `read_data_sets`.
-        lists: {word: {"seen": names, "unseen": names}}, the release's; a word that is not in it is parted by
-            a seeded shuffle, the first floor(seen_share n) being seen.
-        seed: of the draws.
-        num_shots: training images per seen sub-category.
-        seen_share: see `lists`.
+        lists: the release's {word: {"seen": names, "unseen": names}}; a word that is not in it is split by a
+        seeded
+            shuffle, the first floor(seen_share n) being seen.
         first: {(super_category, sub_category): image_id} of rationales that exist: that image is shot 0.
 
-    Returns:
-        DataFrame in the form of images.parquet.
-
-    Raises:
-        UserError: names that the lists or the table lack, too few training images, or a first image that
-            is no training image of its sub-category.
+    Raises: UserError: names that the lists or the table lack, too few training images, or a first image that
+    is not a training image of its sub-category.
 
     Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (60 % seen).
     """

@@ -36,23 +36,12 @@ def read_hub_copy(
     load: Optional[Callable[..., Any]] = None, newest: Optional[Callable[[str], str]] = None,
     progress: Optional[Callable[[int, int], None]] = None,
 ) -> tuple[list[Picture], str]:
-    """All images of a copy; downloaded and written out the first time, read from there afterwards.
+    """All images of a copy, and its commit; downloaded the first time, read from the disk afterwards.
 
-    Args:
-        data_set: of the catalogue.
-        data_root: images go to data_root/hub/WORD, whole or not at all.
-        revision: a commit (40 hexadecimal digits), in place of the catalogue's.
-        load: `datasets.load_dataset` unless given.
-        newest: a repository's newest commit; asked of the Hub unless given.
-        progress: called as `progress(done, total)` after each image that was downloaded.
-
-    Returns:
-        The images, and the commit they are of.
-
-    Raises:
-        NotToBeHad: the Hub does not give it.
-        UserError: `revision` is no commit, another one lies there already, or the copy is not what it was: a
-            column is missing, a label is no name of the data set, a row holds no image.
+    Images go to data_root/hub/WORD, all or none. `revision` (40 hexadecimal digits) replaces the catalogue's
+    commit; `load` and `newest` stand in for `datasets.load_dataset` and the Hub in tests. Raises: NotToBeHad:
+    the Hub does not give it. UserError: `revision` is not a commit, another one is there already, or the copy
+    has changed: a column is missing, a label is not a name of the data set, a row holds no image.
     """
     copy = data_set.hub
     word, folder = data_set.word, Path(data_root) / "hub" / data_set.word

@@ -73,19 +73,11 @@ class TfidfEncoder:
 def concept_scores(
     descriptions: "numpy.ndarray", concepts: "numpy.ndarray", others: "numpy.ndarray", tau: float = TAU
 ) -> "numpy.ndarray":
-    """score(c) = sum over d in D of log( e^{d.c/tau} / (e^{d.c/tau} + sum over n in N of e^{c.n/tau}) ).
+    """(c,) scores <= 0; the larger, the better a concept distinguishes this image from the others.
 
-    Args:
-        descriptions: D, (d, k) unit rows, descriptions of this image.
-        concepts: (c, k) unit rows.
-        others: N, (n, k) unit rows, descriptions of other images.
-        tau: temperature.
-
-    Returns:
-        (c,) scores, never above 0; the larger, the better the concept tells this image from the others.
-    Raises: ValueError: D or N is empty (without N every score is 0 and nothing can be distinguished).
-
-    score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau)))
+    score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau))), with D
+    `descriptions` of this image (d, k), N `others`, descriptions of other images (n, k), and `concepts` (c,
+    k); all rows are unit vectors. Raises: ValueError: D or N is empty (without N every score is 0).
 
     Source: Fine-R1 (arXiv 2602.07605), concept selection.
     """
