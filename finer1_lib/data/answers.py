@@ -2,22 +2,17 @@
 
     "<answer>rock-wren</answer>", "**rock-wren**."      rock-wren
     "<answer>B</answer>", "Option B", "(B) Rock Wren"   the second option, where the options had letters
-    "<answer>B. House Wren</answer>"                    as it stands: letter and name disagree
-    "<answer>The bird is a Rock Wren.</answer>"         as it stands, or what the sentence states: Rock Wren
+    "<answer>B. House Wren</answer>"                    unchanged: letter and name disagree
+    "<answer>The bird is a Rock Wren.</answer>"         unchanged, or what the sentence states: Rock Wren
 
-Only sentences that say that something is so are read, by a list of their forms; every other stays whole, so
-denials, likenesses, guesses and questions state nothing.
+Only sentences that state that something is so are read, by a list of their forms; denials, likenesses,
+guesses and questions state nothing. `KnownNames` finds names in a longer text, the longest first: "Border
+Collie" does not mention a "Collie".
 
-Also which of the known names a longer text mentions, the longest first: "Border Collie" mentions no "Collie".
-
-Does one answer name one thing or several? A list is no answer, and containment pays for it.
-
-Real names hold commas, slashes and "and", so known names are read first, the longest first, and only what is
-left is cut at separators:
-
-    "House Wren, Rock Wren"     two names        "Border Collie" is not a "Collie" beside something else
-    "Rock Wren or some finch"   two names        "Black-and-white Warbler", "F/A-18": one name each
-    "C-47 (Skytrain)"           one thing under two names
+`names_several`: does one answer name one thing or several? A list is not an answer, and a containment reward
+can be hacked by one. Real names hold commas, slashes and "and", so known names are read first, the longest
+first, and only the rest is cut at separators: "House Wren, Rock Wren" and "Rock Wren or some finch" are two
+names, "F/A-18" and "C-47 (Skytrain)" are one.
 """
 
 import re

@@ -1,42 +1,30 @@
-"""What of a car's name an answer must say: the release's rule, and the parts by name.
-
-    Chevrolet Corvette ZR1 2012     official: "chevrolet corvette" (its last two words are dropped)
-                                    make_model: Chevrolet, Corvette     make_model_trim: ZR1 as well
-
-The official labels are make, model, often a trim, mostly a body, and a year, which no one says of an image.
-The release drops two words from every label; so trims vanish (ZR1), and where the body has two words a
-fragment of it stays ("Extended"). By the table only the named parts count, wherever they stand in the answer.
-
-Parts are found by their letters and digits alone, so "F150", "F-150" and "F 150" are one, and by everyday
-names too ("Chevy", "Vette": `car_names.csv`). What several cars have is read by what stands before it: GT is
-Ford's model, but a Continental's trim.
-
-Source: release eval/evaluation.py:245-246; the parts are those of `data_sets/cars_taxonomy.csv`; everyday
-names are collected by hand.
-
-Other names of the paper's 755 sub-categories: what else a right answer may be called.
+"""Other names of the paper's 755 sub-categories, and which parts of a car's name an answer must contain.
 
     >>> name_of("bird", "Yellow-rumped Warbler"), name_of("aircraft", "727-200"), name_of("dog", "Westie")
     ('Myrtle Warbler', 'Boeing 727-200', 'West Highland White Terrier')
 
-`aliases.csv` has a row an alias, with its kind:
+`aliases.csv` has a row per alias, with its kind: spelling (Arctic Tern, CRJ200), fuller or shorter (727-200,
+Antonov An-12), synonym (Sheltie, Sand Martin), renamed (the former or the new name of a species), botanical
+(a plant's scientific name), taken as (what the images of a vaguely named sub-category show), year first (2012
+Audi TTS Coupe). Hyphens, case, apostrophes and brackets are folded first, and spaces where a name has a
+number, so "A 320" needs no row, and a name beside one of its own is one thing: "C-47 (Skytrain)", "Basset,
+also known as Basset Hound". An alias that is another sub-category of its data set, or an alias of two, is not
+in the table. A model can be right by a name that is missing here, so a score with aliases is neither a lower
+nor an upper bound.
 
-    spelling           the same name, written otherwise: Arctic Tern, Brewer's Blackbird, CRJ200
-    fuller or shorter  with or without a word: 727-200, Cairn Terrier, Antonov An-12
-    synonym            another common name: Sheltie, Sand Martin
-    renamed            what a species was called before or is called now: Florida Scrub-Jay
-    botanical          a plant's scientific name, the genus where the set has one of it: Gazania rigens
-    taken as           what the images of a vaguely named sub-category show: Greater Roadrunner
-    year first         2012 Audi TTS Coupe
+Cars: the labels are make, model, often a trim, mostly a body, and a year, which no one says of an image.
 
-Hyphens, case, apostrophes and brackets are folded before names are compared, and spaces where a name has a
-number, so "Red-winged Blackbird" and "A 320" need no row, and a name beside one of its own is one thing:
-"C-47 (Skytrain)", "Basset, also known as Basset Hound". An alias that is another sub-category of its data
-set, or an alias of two, is not in the table; a model can be right by another name that is missing here, so a
-score with aliases is neither a lower nor an upper bound where a row takes a genus for its one species.
+    Chevrolet Corvette ZR1 2012     official: "chevrolet corvette" (its last two words are dropped)
+                                    make_model: Chevrolet, Corvette     make_model_trim: ZR1 as well
 
-Source: collected by hand from what is in general use (checklists of birds, breed registers and WordNet's
-synonyms for the dogs, makers' names), no list copied.
+The release drops two words from every label, so trims are lost (ZR1), and of a body of two words a fragment
+remains ("Extended"). Here only the named parts count, wherever they are in the answer. They are found by
+letters and digits alone ("F150", "F-150") and by everyday names ("Chevy", "Vette": `car_names.csv`). What
+several cars share is read by what precedes it: GT is Ford's model, but a Continental's trim.
+
+Source: release eval/evaluation.py:245-246 (the cut); the parts are those of `data_sets/cars_taxonomy.csv`.
+Aliases and everyday names are collected by hand from general use (checklists of birds, breed registers and
+WordNet's synonyms for the dogs, makers' names).
 """
 
 import csv
