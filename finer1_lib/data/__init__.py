@@ -1,9 +1,9 @@
 """Images, name rules, rationales and triplets: what the models are trained and tested on.
 
-Reading order: folder (read a table or an image folder), split (seen and unseen sub-categories, train and test),
-data_sets/ (the paper's six data sets), sources (open any of them), guide (a field guide in a YAML file), names and
-answers (when do two names mean the same?), taxonomy (genus and family), rationales/ (concepts, teachers, parsing,
-filters, making, quality), triplets (positives and hard negatives), distortions (noised and masked images), plots.
+Reading order: folder (an image folder as a table), split (seen and unseen, training and test images),
+data_sets/ (the paper's six data sets), sources (which of these a run uses), guide (a table of attributes),
+names and answers (when do two texts name the same thing?), taxonomy (genus of a name), rationales/ (concepts,
+teachers, parsing, filters, making, quality), triplets (positives, hard negatives, distorted images), plots.
 """
 
 from finer1_lib.core.faces import face

@@ -36,7 +36,7 @@ from typing import Any, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, question_for
-from finer1_lib.data.distortions import masked, noised
+from finer1_lib.data.triplets import masked, noised
 from finer1_lib.models.encoding import Encoded, Encoder, pad
 from finer1_lib.models.generation import mix
 from finer1_lib.models.log_probabilities import Scored, full_divergence, logit_rows, score_completions

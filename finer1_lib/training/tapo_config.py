@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any, Mapping, NamedTuple
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.data.distortions import Picture
+from finer1_lib.data.triplets import Picture
 from finer1_lib.training.objective import DIVERGENCES
 from finer1_lib.training.rewards import ACCURACY, FORMATS
 

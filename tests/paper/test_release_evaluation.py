@@ -245,7 +245,7 @@ def test_missing_pictures_are_counted(tmp_path):
 def test_two_pictures_of_one_name_are_refused():
     table = table_of("pet")
     twice = pandas.concat([table, table.assign(image_id="other/" + table["image_id"])])
-    with pytest.raises(UserError, match="two test pictures of one name"):
+    with pytest.raises(UserError, match="two test images of one name"):
         find_images("pet", twice, "test")
 
 

@@ -444,7 +444,7 @@ def test_triplet_rows_name_pictures_prompt_and_label():
 def test_distorted_pictures_are_as_strong_as_they_say_and_the_same_every_time(folder):
     import numpy
 
-    from finer1_lib.data.distortions import masked, noised
+    from finer1_lib.data.triplets import masked, noised
 
     plain = cases.images(folder)[1]
     original = numpy.asarray(plain.open(), dtype=float)
