@@ -1,17 +1,12 @@
-"""Checks of the notebooks' exercises: one module a notebook, one function an exercise.
+"""Teaching in class: checks of the exercises, student copies, a lesson without training.
 
-A check takes a student's answer (a value or a function) with what it needs of the notebook, and returns one
-line. It knows the usual wrong answer and says what it is:
-
-    >>> from finer1_lib.teaching import tapo
-    >>> tapo.matched_budget(None, n_anchor=4, n_positive=4)
-    'not tried yet'
-    >>> tapo.matched_budget(4, n_anchor=4, n_positive=4)[:28]
-    'not yet: the usual mistake: '
-
-Nothing is raised for a wrong answer, so a notebook runs to its end with the exercises done, half done or not.
-
-Source: our choice (the exercises of ARENA's courses are checked so).
+    exercises      three checks a notebook, each knows the usual mistake
+    verdicts       what a check can say
+    student_copy   notebooks without solutions (`finer1 student-copy`)
+    lesson         notebooks 04 and 05 from kept records (`finer1 lesson`)
 """
 
+from finer1_lib.core.faces import face
 
+__getattr__, __all__ = face(__name__, {
+    "student_copy": "find_notebooks student_copy write_copies", "lesson": "make_lesson"})

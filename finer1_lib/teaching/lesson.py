@@ -216,6 +216,5 @@ def _ready_copy(plan: Plan, stage: str) -> Path:
         given["output_root"] = "outputs"  # counts from the checkout, so the copy is good on another machine
     source = load_notebook_node(str(plan.notebooks[stage]))
     source = parameterize_notebook(source, given, kernel_name="python3", language="python")
-    clear(source)
-    files.atomic_write_text(target, nbformat.writes(source) + "\n")
+    files.atomic_write_text(target, nbformat.writes(clear(source)) + "\n")
     return target

@@ -1,13 +1,10 @@
-"""What a check can say, and how it asks a student's function without falling over it.
+"""What a check can say, and how it runs a student's function without failing because of it.
 
-Example:
     >>> @check
     ... def double_of_three(answer):
     ...     return right("2 x 3") if number(answer) == 6 else usual("3 was squared")
     >>> double_of_three(9), double_of_three("six")
-    ('not yet: the usual mistake: 3 was squared', "not yet: a number is asked for, not 'six'")
-
-Source: our choice.
+    ('not yet: the usual mistake: 3 was squared', "not yet: a number is needed, not 'six'")
 """
 
 import copy
@@ -22,31 +19,28 @@ class _Verdict(Exception):
     """Ends a check early with this line."""
 
 
-def right(told: str) -> str:
+def right(why: str) -> str:
     """The answer is right; what follows from it."""
-    return f"right: {told}"
+    return f"right: {why}"
 
 
-def not_yet(told: str) -> str:
+def not_yet(why: str) -> str:
     """The answer is wrong in a way that is not the usual one."""
-    return f"not yet: {told}"
+    return f"not yet: {why}"
 
 
-def usual(told: str) -> str:
+def usual(why: str) -> str:
     """The answer is the usual mistake; what was overlooked."""
-    return not_yet(f"the usual mistake: {told}")
+    return not_yet(f"the usual mistake: {why}")
 
 
-def not_here(told: str) -> str:
-    """The exercise has no answer in this run (a folder of pictures without a guide, say)."""
-    return f"cannot be done in this run: {told}"
+def not_here(why: str) -> str:
+    """The exercise has no answer in this run (a folder of images without a guide, say)."""
+    return f"cannot be done in this run: {why}"
 
 
 def check(function: Callable[..., str]) -> Callable[..., str]:
-    """A check that says "not tried yet" to None, as does a function of the student's that returns None.
-
-    An answer of a kind that nobody thought of is told, not raised: an exercise never ends a run.
-    """
+    """A check that says "not tried yet" to None, and reports every exception: an exercise never ends a run."""
 
     @functools.wraps(function)
     def checked(answer: Any, *rest: Any, **named: Any) -> str:
@@ -69,31 +63,31 @@ def number(answer: Any) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise _Verdict(not_yet(f"a number is asked for, not {_short(answer)}"))
+        raise _Verdict(not_yet(f"a number is needed, not {_short(answer)}"))
     return value
 
 
 def near(value: float, wanted: float, share: float = 0.02) -> bool:
-    """Whether a number is the one wanted, up to a share of it (rounding is no mistake)."""
+    """Whether a number is the one wanted, up to a share of it (rounding is not a mistake)."""
     return math.isclose(value, wanted, rel_tol=share, abs_tol=1e-9)
 
 
-def ask(function: Any, *arguments: Any) -> Any:
-    """What a student's function makes of arguments of its own (copies: it may change them).
+def run(function: Any, *arguments: Any) -> Any:
+    """What a student's function returns for copies of the arguments (it may change them).
 
-    A function that is none, stops, or returns None ends the check with a line that says so.
+    Not a function, an exception or None ends the check with a line that says so.
     """
     if not callable(function):
-        raise _Verdict(not_yet(f"a function is asked for, not {_short(function)}"))
+        raise _Verdict(not_yet(f"a function is needed, not {_short(function)}"))
+    shown = ", ".join(map(_short, arguments))
     try:
         found = function(*copy.deepcopy(arguments))
     except Exception as error:
-        told = (str(error).strip().splitlines() or [""])[0][:100]
-        shown = ", ".join(_short(argument) for argument in arguments)
-        stopped = f"{function.__name__}({shown}) stopped with {type(error).__name__}: {told}"
+        message = (str(error).strip().splitlines() or [""])[0][:100]
+        stopped = f"{function.__name__}({shown}) stopped with {type(error).__name__}: {message}"
         raise _Verdict(not_yet(stopped)) from error
     if found is None:
-        raise _Verdict(f"{NOT_TRIED}, or nothing is returned for {', '.join(map(_short, arguments))}")
+        raise _Verdict(f"{NOT_TRIED}, or nothing is returned for {shown}")
     return found
 
 

@@ -170,9 +170,9 @@ def test_what_a_run_does_not_have_is_said_and_the_solution_does_not_stop(namespa
     assert told(STAGES[5], 3, taxonomy={}).startswith("right: ")
 
 
-def test_a_student_s_function_is_asked_with_copies_and_rounding_is_no_mistake():
+def test_a_student_s_function_gets_copies_and_rounding_is_no_mistake():
     given = [1, 2]
-    assert verdicts.ask(lambda values: values.pop(), given) == 2 and given == [1, 2]
+    assert verdicts.run(lambda values: values.pop(), given) == 2 and given == [1, 2]
     assert verdicts.near(0.1249, 0.125) and not verdicts.near(0.13, 0.125) and verdicts.near(0, 0)
 
 
