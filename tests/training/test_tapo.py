@@ -64,7 +64,7 @@ def own_logits(model, prompt, completion):
 
 
 def own_update(folder, groups, config):
-    """One AdamW step written from the formulas of METHOD 3 alone, row by row, without the kit's objective."""
+    """One AdamW step written from the formulas of Section 4.2 alone, row by row, without the kit's objective."""
     model = cases.start(folder).model
     parameters = [p for p in model.parameters() if p.requires_grad]
     tokens = sum(len(c) for group in groups for c in group.completions)
