@@ -80,10 +80,8 @@ Record = Mapping[str, Any]
 # B, (B), Option B: .., B - .., and "B)** .." whose stars before it are taken off
 _LETTER = re.compile(
     r"(?i:(?:option|choice)\s)?[(\[]?([A-Za-z])(?:[)\].:*_]+|\s[-–—]\s|\Z)\s*(.*)\Z", re.DOTALL)
-_KINDS = {
-    "aircraft": ("airplane", "plane", "jet"), "car": ("vehicle",), "flower": ("plant",),
-    "pet": ("cat", "dog"),
-}  # fmt: skip
+_KINDS = {"aircraft": ("airplane", "plane", "jet"), "car": ("vehicle",), "flower": ("plant",),
+          "pet": ("cat", "dog")}
 _PHOTO = "(?:image|picture|photo|photograph)"
 _ASKED = (
     "answer|option|choice|prediction|name|label|class|(?:sub-?)?category|variant|variety|(?:make and )?model")

@@ -35,10 +35,8 @@ _LEFTOVER = re.compile(  # folders of file servers, drives and notebooks
     re.IGNORECASE)
 
 
-def read_table(
-    image_root, super_category: str = "object", progress: Optional[Callable] = None,
-    broken: Optional[dict[str, str]] = None, strip_names: bool = False,
-):
+def read_table(image_root, super_category: str = "object", progress: Optional[Callable] = None,
+               broken: Optional[dict[str, str]] = None, strip_names: bool = False):
     """List and check every image below a folder.
 
     A DataFrame sorted by image_id: image_id, super_category, sub_category, width, height (pixels, after EXIF
@@ -216,9 +214,8 @@ def _looks_like_a_picture(path: Path) -> bool:
     return start.startswith(_SIGNS) or (start[4:8] == b"ftyp" and start[8:12] in _BRANDS)
 
 
-def _folders(
-    tree: _Tree, super_category: str, strip_names: bool
-) -> tuple[dict[tuple[str, str], Path], list[str], list[str]]:
+def _folders(tree: _Tree, super_category: str,
+             strip_names: bool) -> tuple[dict[tuple[str, str], Path], list[str], list[str]]:
     """((super-category, sub-category) -> folder, mistakes, what is left out or looks like no label)."""
     root, kinds = tree.root, ", ".join(SUFFIXES)
     tops, inner = ([path for path in tree.folders[depth] if path in tree.first] for depth in (1, 2))
@@ -235,9 +232,8 @@ def _folders(
         raise UserError(f"{root}: its images lie neither in sub_category/ nor in super_category/sub_category/,"
                         f" as {tree.images[deeper][0]}; move those of parts of a sub-category up into its"
                         f" own folder, or give image_root the folder above the sub-categories, as {deeper.parent}")
-    faults = tree.faults + [
-        f"{path}: an image outside any sub-category folder; move or remove it" for path in tree.images[root]
-    ] + [
+    faults = tree.faults + [f"{path}: an image outside any sub-category folder; move or remove it"
+                            for path in tree.images[root]] + [
         f"{tree.first[path]}: an image that is not read: {path.name}/ must hold its {kinds} directly; move "
         "or convert it, or take the folder out" for path in (tops if flat else inner) if not tree.images[path]
     ]

@@ -158,11 +158,8 @@ def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[st
     """
     own = guide["sub_categories"][sub_category]
     super_category, genus = own["super_category"], own["genus"]
-    others = [
-        name
-        for name in sorted(guide["sub_categories"])
-        if name != sub_category and guide["sub_categories"][name]["super_category"] == super_category
-    ]
+    others = [name for name in sorted(guide["sub_categories"])
+              if name != sub_category and guide["sub_categories"][name]["super_category"] == super_category]
     rng.shuffle(others)  # sorted() below is stable: equal distances keep this order
 
     def rank(name: str) -> tuple[int, bool]:
@@ -185,9 +182,8 @@ def comparison_text(analysis: Mapping[str, str], candidates: Sequence[str], guid
     return "; ".join(f"{name}: {_entry(analysis, name, guide)}" for name in candidates)
 
 
-def four_parts(
-    analysis: Mapping[str, str], label: str, candidates: Sequence[str], guide: Mapping, rng: Shuffler
-) -> str:
+def four_parts(analysis: Mapping[str, str], label: str, candidates: Sequence[str], guide: Mapping,
+               rng: Shuffler) -> str:
     """A rationale (`write_rationale`) over the guide: analysis, options, comparison, prediction and answer.
 
     `analysis` maps observed attributes to values and is written in the guide's order; a hidden attribute is
@@ -214,11 +210,8 @@ def _entry(analysis: Mapping[str, str], name: str, guide: Mapping) -> str:
     def differs(attribute: str) -> bool:
         return attribute in analysis and analysis[attribute] != values[attribute]
 
-    claims = [
-        claim(attribute, values[attribute]) + (" (differs)" if differs(attribute) else "")
-        for attribute in rules["attributes"]
-        if attribute not in genus
-    ]
+    claims = [claim(attribute, values[attribute]) + (" (differs)" if differs(attribute) else "")
+              for attribute in rules["attributes"] if attribute not in genus]
     if any(differs(attribute) for attribute in genus):
         claims.append("other genus (differs)")
     return ", ".join(claims)

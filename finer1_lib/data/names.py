@@ -147,9 +147,8 @@ def table_for(word: str, label: str) -> str:
     return word if covers(word, label) else ""
 
 
-READINGS: Mapping[str, tuple[str, ...]] = {
-    "make_model": ("genus", "model"), "make_model_trim": ("genus", "model", "trim"),
-}  # fmt: skip
+READINGS: Mapping[str, tuple[str, ...]] = {"make_model": ("genus", "model"),
+                                           "make_model_trim": ("genus", "model", "trim")}
 _DENIED = re.compile(  # or likened, or one of two, or no car at all
     r"not|n?or|no|non|un|neither|never|cannot|without|hardly|anything|instead|except|exclude[sd]?|ruled?|rules"
     r"|den(?:y|ies|ied)|lacks?|fails?|wrong|incorrect|mistake|opposite|doubt\w*|unlike(?:ly)?|like|alike|lookalikes?"

@@ -23,9 +23,8 @@ def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
     import matplotlib.pyplot as plt
 
     lines = -(-len(entries) // columns)
-    fig, axes = plt.subplots(
-        lines, columns, figsize=(1.9 * columns, 2.35 * lines), squeeze=False, layout="constrained"
-    )
+    fig, axes = plt.subplots(lines, columns, figsize=(1.9 * columns, 2.35 * lines), squeeze=False,
+                             layout="constrained")
     for axis in axes.flat[len(entries) :]:
         axis.set_axis_off()
     for axis, (name, categories, image) in zip(axes.flat, entries):
@@ -111,9 +110,8 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
     parts = [(part, getattr(trace, part) or "(not readable)") for part in FOUR_PARTS]
     blocks = [(part, textwrap.wrap(content, 88) or [""]) for part, content in parts]
     height = 0.27 * sum(1 + len(lines) for _, lines in blocks) + 0.6
-    fig, (left, right) = plt.subplots(
-        1, 2, figsize=(11, max(3.2, height)), width_ratios=(1, 2.4), layout="constrained"
-    )
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, max(3.2, height)), width_ratios=(1, 2.4),
+                                      layout="constrained")
     _show(left, image, INK)
     left.set_title(_wrapped(title, 24), fontsize=13)
     right.set_axis_off()
@@ -136,9 +134,8 @@ def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tup
     """
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(
-        len(triplets), 3, figsize=(7.2, 2.55 * len(triplets)), squeeze=False, layout="constrained"
-    )
+    fig, axes = plt.subplots(len(triplets), 3, figsize=(7.2, 2.55 * len(triplets)), squeeze=False,
+                             layout="constrained")
     for line, triplet in zip(axes, triplets):
         for axis, (name, image), style in zip(line, triplet, ("-", "-", "--")):
             _show(axis, image, INK, style)

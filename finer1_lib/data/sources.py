@@ -84,10 +84,8 @@ class Source:
         notes = {"notes": files.attrs["notes"]} if files.attrs["notes"] else {}
         return split_table(files, guide=self.guide(files), **split), notes
 
-    def _data_sets(
-        self, copies: Mapping, allow_incomplete: bool, released: Optional[Callable], first_images: Callable,
-        split: Mapping,
-    ) -> tuple:
+    def _data_sets(self, copies: Mapping, allow_incomplete: bool, released: Optional[Callable],
+                   first_images: Callable, split: Mapping) -> tuple:
         files, sets, missing = read_data_sets(self.data_sets, self.root, allow_incomplete=allow_incomplete,
                                               progress=progress_every(self.stage, "images listed"), **copies)
         release = released(list(sets)) if released else None
@@ -111,10 +109,8 @@ class Source:
         })  # fmt: skip
 
 
-def find_source(
-    stage: Stage, image_root: str, data_root: str, data_sets: Sequence[str], guide_file: str,
-    from_release: Sequence[str] = (),
-) -> Source:
+def find_source(stage: Stage, image_root: str, data_root: str, data_sets: Sequence[str], guide_file: str,
+                from_release: Sequence[str] = ()) -> Source:
     """The source that a run's parameters name; the drawn world where they name none.
 
     Args:
@@ -145,10 +141,8 @@ def save_table(table: "pandas.DataFrame", path: Path) -> None:
     atomic_write_bytes(path, table.to_parquet(None, index=False))
 
 
-def prototype_features(
-    path: Path, encoder: Callable, root: Path, image_ids: Sequence[str], scratch: Path,
-    progress: Optional[Callable] = None,
-) -> Any:
+def prototype_features(path: Path, encoder: Callable, root: Path, image_ids: Sequence[str], scratch: Path,
+                       progress: Optional[Callable] = None) -> Any:
     """One vector for each image, from the file if it exists; `encoder` loads the model only if not."""
     from safetensors.numpy import load_file, save
 

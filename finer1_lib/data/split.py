@@ -28,10 +28,8 @@ def count_names(table) -> int:
     return table.groupby(["super_category", "sub_category"]).ngroups
 
 
-def split_table(
-    table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6, train_share: float = 0.5,
-    guide: Optional[Mapping] = None,
-):
+def split_table(table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6, train_share: float = 0.5,
+                guide: Optional[Mapping] = None):
     """Add the columns categories (seen/unseen), split (train/test) and shot.
 
     Sub-categories are parted per super-category: as the guide says, else by a seeded shuffle whose first
@@ -84,9 +82,8 @@ def split_table(
     return table[COLUMNS]
 
 
-def seen_names(
-    super_category: str, names: list[str], seed: int, seen_share: float, guide: Optional[Mapping]
-) -> set[str]:
+def seen_names(super_category: str, names: list[str], seed: int, seen_share: float,
+               guide: Optional[Mapping]) -> set[str]:
     """The seen sub-categories of one super-category: the guide's, or the first of a seeded shuffle.
     Raises: UserError: too few sub-categories for a question, or for one seen pair and one unseen.
     """
@@ -109,18 +106,16 @@ def seen_names(
     return seen
 
 
-def nearest_names(
-    super_category: str, sub_category: str, names: list[str], similarity: Similarity, k: int, seed: int
-) -> list[str]:
+def nearest_names(super_category: str, sub_category: str, names: list[str], similarity: Similarity, k: int,
+                  seed: int) -> list[str]:
     """The k other names nearest to one, nearest first; ties by a seeded shuffle."""
     others = sorted(name for name in names if name != sub_category)
     random.Random(f"{seed}/nearest/{super_category}/{sub_category}").shuffle(others)
     return sorted(others, key=lambda name: -similarity(super_category, sub_category, name))[:k]
 
 
-def evaluation_items(
-    table, similarity: Similarity, *, seed: int, images_per_class: int = 0, official: Collection[str] = ()
-) -> list[dict]:
+def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_class: int = 0,
+                     official: Collection[str] = ()) -> list[dict]:
     """One item per test image, seen and unseen, with four options in the RELEASE's order.
 
     That order is a trap: the truth comes first and the nearest of the other three last, so "always the first"

@@ -33,9 +33,8 @@ NAME, GENUS, NOTE = "sub_category", "genus", "note"
 _BUILT_IN = {"bird": "cub_taxonomy.csv", "aircraft": "aircraft_taxonomy.csv", "car": "cars_taxonomy.csv"}
 
 
-def find_taxonomy(
-    table, *, guide: Optional[Mapping[str, Any]] = None, path: str = "", data_sets: Iterable[str] = ()
-) -> Taxonomy:
+def find_taxonomy(table, *, guide: Optional[Mapping[str, Any]] = None, path: str = "",
+                  data_sets: Iterable[str] = ()) -> Taxonomy:
     """All that is known about a table's sub-categories, sorted; empty where there is no taxonomy.
 
     It comes from the guide, the built-in tables of the paper's `data_sets`, and the user's file `path` (""

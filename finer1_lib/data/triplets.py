@@ -134,15 +134,12 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
             for anchor, positive in zip(ring, _next(ring)):
                 negative = draw.choice(images[nearest[name]])
                 rows.append((anchor, positive, negative, super_category, name, nearest[name]))
-    columns = [
-        "image_id", "positive_id", "negative_id", "super_category", "sub_category", "negative_sub_category"
-    ]
+    columns = ["image_id", "positive_id", "negative_id", "super_category", "sub_category",
+               "negative_sub_category"]
     return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
 
 
-def _nearest(
-    super_category: str, names: list[str], similarity: Similarity, seed: int
-) -> dict[str, str]:
+def _nearest(super_category: str, names: list[str], similarity: Similarity, seed: int) -> dict[str, str]:
     """Every name's nearest other one; a name alone has none."""
     if isinstance(similarity, PrototypeSimilarity):
         return similarity.nearest(super_category, names, seed)

@@ -17,23 +17,16 @@ from finer1_lib.data.rationales.filters import CUT_OFF, REASONS, fix_punctuation
 from finer1_lib.data.rationales.making import query_until_good
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import (
-    TEACHER_PROMPTS,
-    Description,
-    PromptedTeacher,
-    Rationale,
-    SelfTeacher,
-    draw_seed,
-    fill,
-)
+    TEACHER_PROMPTS, Description, PromptedTeacher, Rationale, SelfTeacher, draw_seed, fill,
+)  # fmt: skip
 from finer1_lib.miniature.teacher import GuideTeacher, Rates
 
 # A busy machine is no fault of the code's.
 UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PARTS = ["bill", "tail", "crown", "back"]
-KINDS = {
-    "Dunen Wren": "needle forked red black", "Marlo Wren": "needle forked blue black",
-    "Teko Wren": "needle forked blue white", "Ora Finch": "hook fan red black", "Ula Finch": "hook fan blue black",
-}  # fmt: skip
+KINDS = {"Dunen Wren": "needle forked red black", "Marlo Wren": "needle forked blue black",
+         "Teko Wren": "needle forked blue white", "Ora Finch": "hook fan red black",
+         "Ula Finch": "hook fan blue black"}
 GUIDE = {
     "super_categories": {
         "bird": {

@@ -22,13 +22,8 @@ from typing import Iterator, NamedTuple, Optional
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet
 from finer1_lib.data.data_sets.names import (
-    aircraft_name,
-    bird_name,
-    car_name,
-    dog_name,
-    flower_name,
-    pet_name,
-)
+    aircraft_name, bird_name, car_name, dog_name, flower_name, pet_name,
+)  # fmt: skip
 
 BANNER = 20  # pixel rows of copyright notice at the bottom of every aircraft image
 
@@ -128,9 +123,8 @@ def _cars(root: Path) -> Iterator[Picture]:
     devkit = _folder(root / "devkit", root / "car_devkit" / "devkit")
     names = [str(name) for name in _mat(devkit / "cars_meta.mat")["class_names"]]
     labelled = "cars_test_annos_withlabels.mat"
-    for split, lists in (
-        ("train", (devkit / "cars_train_annos.mat",)), ("test", (root / labelled, devkit / labelled))
-    ):  # fmt: skip
+    for split, lists in (("train", (devkit / "cars_train_annos.mat",)),
+                         ("test", (root / labelled, devkit / labelled))):
         inner = f"cars_{split}"  # Kaggle's copy nests it once more
         pictures = _folder(root / inner / inner, root / inner)
         for one in numpy.atleast_1d(_mat(*lists)["annotations"]):
@@ -173,7 +167,6 @@ def _aircraft(root: Path) -> Iterator[Picture]:
             yield Picture(root / "data" / "images" / f"{number}.jpg", aircraft_name(variant), split)
 
 
-_READERS = {
-    "aircraft": _aircraft, "bird": _birds, "car": _cars, "dog": _dogs, "flower": _flowers, "pet": _pets,
-}  # fmt: skip
+_READERS = {"aircraft": _aircraft, "bird": _birds, "car": _cars, "dog": _dogs, "flower": _flowers,
+            "pet": _pets}
 assert set(_READERS) == set(DATA_SETS)

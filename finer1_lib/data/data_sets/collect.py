@@ -27,11 +27,10 @@ from finer1_lib.data.split import COLUMNS, seen_names
 from finer1_lib.runs.parameters import nearest
 
 
-def read_data_sets(
-    words: Sequence[str], data_root: "str | Path", *, hub_copies: Sequence[str] = (),
-    crop_banner: bool = True, allow_incomplete: bool = False,
-    progress: Optional[Callable[[int, int], None]] = None, broken: Optional[dict[str, str]] = None,
-) -> "tuple[Any, dict[str, dict], dict[str, str]]":
+def read_data_sets(words: Sequence[str], data_root: "str | Path", *, hub_copies: Sequence[str] = (),
+                   crop_banner: bool = True, allow_incomplete: bool = False,
+                   progress: Optional[Callable[[int, int], None]] = None,
+                   broken: Optional[dict[str, str]] = None) -> "tuple[Any, dict[str, dict], dict[str, str]]":
     """(images, facts, missing) of the data sets `words` below `data_root`.
 
     images: DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows),
@@ -88,10 +87,8 @@ def read_data_sets(
     return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True), told, missing
 
 
-def assign_shots(
-    table, lists: Mapping[str, Mapping[str, Collection[str]]], *, seed: int, num_shots: int = 4,
-    seen_share: float = 0.6, first: Optional[Mapping[tuple[str, str], str]] = None,
-):
+def assign_shots(table, lists: Mapping[str, Mapping[str, Collection[str]]], *, seed: int, num_shots: int = 4,
+                 seen_share: float = 0.6, first: Optional[Mapping[tuple[str, str], str]] = None):
     """The official split with the columns categories (seen/unseen) and shot, in the form of images.parquet.
 
     Shots are drawn from the official training images of seen sub-categories: 0 for the rationale, 1.. for

@@ -31,11 +31,9 @@ class NotToBeHad(UserError):
 SIGNS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
 
 
-def read_hub_copy(
-    data_set: DataSet, data_root: "str | Path", revision: Optional[str] = None,
-    load: Optional[Callable[..., Any]] = None, newest: Optional[Callable[[str], str]] = None,
-    progress: Optional[Callable[[int, int], None]] = None,
-) -> tuple[list[Picture], str]:
+def read_hub_copy(data_set: DataSet, data_root: "str | Path", revision: Optional[str] = None,
+                  load: Optional[Callable[..., Any]] = None, newest: Optional[Callable[[str], str]] = None,
+                  progress: Optional[Callable[[int, int], None]] = None) -> tuple[list[Picture], str]:
     """All images of a copy, and its commit; downloaded the first time, read from the disk afterwards.
 
     Images go to data_root/hub/WORD, all or none. `revision` (40 hexadecimal digits) replaces the catalogue's

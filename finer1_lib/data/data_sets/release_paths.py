@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 Picture = Mapping[str, Any]
 # where the release keeps each data set's test images
-FOLDERS = {
-    "aircraft": "fgvc_aircraft/data/images", "bird": "bird_200/images", "car": "stanford-cars/cars_test",
-    "dog": "dogs_120/Images", "flower": "flower102/jpg", "pet": "oxford-pet/images",
-}  # fmt: skip
+FOLDERS = {"aircraft": "fgvc_aircraft/data/images", "bird": "bird_200/images",
+           "car": "stanford-cars/cars_test", "dog": "dogs_120/Images", "flower": "flower102/jpg",
+           "pet": "oxford-pet/images"}
 _CLASS = re.compile(r"\d{3}\.|n\d{8}-")  # folders of a class, as CUB and Stanford Dogs have them
 
 
@@ -39,9 +38,7 @@ def word_of(path: str) -> str:
     return words[0]
 
 
-def find_images(
-    word: str, table: "pandas.DataFrame", split: str
-) -> Callable[[str], Optional[Picture]]:
+def find_images(word: str, table: "pandas.DataFrame", split: str) -> Callable[[str], Optional[Picture]]:
     """A function from the release's path to the row of that image, or to None.
 
     Args:

@@ -53,9 +53,8 @@ class TfidfEncoder:
         """Learn the vocabulary and the document frequencies; texts without words make every row zeros."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2), stop_words=STOP_WORDS, token_pattern=r"(?u)\b\w+\b", norm="l2"
-        )
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), stop_words=STOP_WORDS, token_pattern=r"(?u)\b\w+\b",
+                                     norm="l2")
         words = vectorizer.build_analyzer()
         if not any(words(text) for text in texts):  # scikit-learn refuses an empty vocabulary
             vectorizer.set_params(vocabulary=["-"])
@@ -70,9 +69,8 @@ class TfidfEncoder:
         return self._vectorizer.transform(texts).toarray()
 
 
-def concept_scores(
-    descriptions: "numpy.ndarray", concepts: "numpy.ndarray", others: "numpy.ndarray", tau: float = TAU
-) -> "numpy.ndarray":
+def concept_scores(descriptions: "numpy.ndarray", concepts: "numpy.ndarray", others: "numpy.ndarray",
+                   tau: float = TAU) -> "numpy.ndarray":
     """(c,) scores <= 0; the larger, the better a concept distinguishes this image from the others.
 
     score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau))), with D
@@ -101,9 +99,8 @@ def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int =
     return order[: max(int(passed), at_least)]
 
 
-def select_concepts(
-    descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]], encoder: Encoder
-) -> dict[str, list[dict]]:
+def select_concepts(descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]],
+                    encoder: Encoder) -> dict[str, list[dict]]:
     """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}], best
     first.
 

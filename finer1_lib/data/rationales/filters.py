@@ -23,17 +23,13 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.data.names import same_name
 from finer1_lib.data.rationales.parsing import MAX_CANDIDATES, Trace, parse
 
-REASONS = (
-    "cut_off", "not_well_formed", "mixed_language", "prompt_leak", "label_not_a_candidate",
-    "foreign_candidate", "wrong_prediction",
-)  # fmt: skip
+REASONS = ("cut_off", "not_well_formed", "mixed_language", "prompt_leak", "label_not_a_candidate",
+           "foreign_candidate", "wrong_prediction")
 TOO_LONG = "too_long"  # one more, which works only where a limit of words is given
 CUT_OFF = " [cut off]"  # a teacher ends a text with it that reached the limit of tokens
-_TYPOGRAPHY = {
-    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-",
-    "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2026": "...", "\u00a0": " ", "\u202f": " ",
-    "\u3000": " ", "\u300c": '"', "\u300d": '"',
-}  # fmt: skip
+_TYPOGRAPHY = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2010": "-", "\u2011": "-",
+               "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2026": "...", "\u00a0": " ",
+               "\u202f": " ", "\u3000": " ", "\u300c": '"', "\u300d": '"'}
 _FULL_WIDTH = {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # "\uff01" is "!"
 _PLAIN = str.maketrans(_TYPOGRAPHY | _FULL_WIDTH)
 # No space follows these.
@@ -72,10 +68,9 @@ def check_filters(filters: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in REASONS if name in filters)
 
 
-def reject_reason(
-    text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (),
-    filters: Collection[str] = REASONS, max_words: int = 0, data_set: str = "",
-) -> Optional[str]:
+def reject_reason(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (),
+                  filters: Collection[str] = REASONS, max_words: int = 0,
+                  data_set: str = "") -> Optional[str]:
     """The first of `flaws` whose filter is on (`TOO_LONG` is on where there is a limit), or None.
 
     Raises: UserError: an unknown filter.
@@ -88,10 +83,8 @@ def reject_reason(
     return next((flaw for flaw in found if flaw in on), None)
 
 
-def flaws(
-    text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (), max_words: int = 0,
-    data_set: str = "",
-) -> list[str]:
+def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (), max_words: int = 0,
+          data_set: str = "") -> list[str]:
     """Everything that is wrong with a rationale, each judged on its own: names of `REASONS`, then `TOO_LONG`.
 
     A part that cannot be read holds neither the label nor a right prediction. Words of another language in
@@ -110,15 +103,10 @@ def flaws(
     said = all(name and same_name(data_set, name, label) for name in (trace.prediction, trace.answer))
     whole = trace.layout == "tags" and trace.complete and is_target(text) and _sound_list(trace)
     whole = whole and len(own) < 2  # under two of its names the label would stand there twice
-    found = {
-        "cut_off": text.endswith(CUT_OFF),
-        "not_well_formed": not whole,
-        "mixed_language": bool(_strange_letters(text, [label, *names])),
-        "prompt_leak": bool(_LEAK.search(text)),
-        "label_not_a_candidate": not own,
-        "foreign_candidate": bool(candidates & others),
-        "wrong_prediction": not said,
-    }
+    found = {"cut_off": text.endswith(CUT_OFF), "not_well_formed": not whole,
+             "mixed_language": bool(_strange_letters(text, [label, *names])),
+             "prompt_leak": bool(_LEAK.search(text)), "label_not_a_candidate": not own,
+             "foreign_candidate": bool(candidates & others), "wrong_prediction": not said}
     long = [TOO_LONG] if max_words and words(text) > max_words else []
     return [name for name in REASONS if found[name]] + long
 
@@ -144,9 +132,7 @@ def fix_punctuation(text: str) -> str:
     return text.translate(_PLAIN).strip()
 
 
-def settle(
-    text: str, label: str, rng: random.Random, place: Optional[int] = None, data_set: str = ""
-) -> str:
+def settle(text: str, label: str, rng: random.Random, place: Optional[int] = None, data_set: str = "") -> str:
     """The final form of an accepted rationale: the label's own spelling, candidates in a drawn order.
 
     `place` is the label's place, counted modulo the list; None draws it. Teachers tend to list the label

@@ -25,10 +25,8 @@ from finer1_lib.data.rationales.teachers import Description, Rationale, Row, Tea
 Progress = Optional[Callable[[int, int], None]]
 
 
-def query_all(
-    teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path, descriptions_per_focus: int = 1,
-    progress: Progress = None,
-) -> dict[str, dict]:
+def query_all(teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path,
+              descriptions_per_focus: int = 1, progress: Progress = None) -> dict[str, dict]:
     """Set D and the concept texts of every image (image_id -> line, in the order of `rows`).
 
     One JSON line per image goes to `path`: image_id, foci, descriptions, concepts. Each focus is described
@@ -40,10 +38,8 @@ def query_all(
     """
     if descriptions_per_focus < 1:
         raise UserError(f"descriptions_per_focus is {descriptions_per_focus}: set D needs at least 1")
-    foci = {
-        row["image_id"]: [focus for focus in teacher.foci(row) for _ in range(descriptions_per_focus)]
-        for row in rows
-    }
+    foci = {row["image_id"]: [focus for focus in teacher.foci(row) for _ in range(descriptions_per_focus)]
+            for row in rows}
     if not all(foci.values()):
         raise UserError("the teacher has nothing to stress (teacher_foci is empty): name at least one focus")
     done = {line["image_id"]: line for line in read_jsonl(path, truncate=True)}
@@ -51,10 +47,8 @@ def query_all(
         if done[image_id].get("foci") != foci[image_id]:
             raise UserError(f"{path}: {image_id} has other foci; delete the file and run again")
     for number, part in _parts(rows, teacher.batch_size, done):
-        asked = [
-            Description(row, focus, draw_seed(seed, row["image_id"], "describe", place, focus))
-            for row in part for place, focus in enumerate(foci[row["image_id"]])
-        ]
+        asked = [Description(row, focus, draw_seed(seed, row["image_id"], "describe", place, focus))
+                 for row in part for place, focus in enumerate(foci[row["image_id"]])]
         answers = iter(teacher.describe_all(asked))
         texts = [[next(answers) for _ in foci[row["image_id"]]] for row in part]
         concepts = teacher.concepts_all(list(zip(part, texts)))
@@ -69,9 +63,8 @@ def query_all(
     return {row["image_id"]: done[row["image_id"]] for row in rows}
 
 
-def describe_and_choose(
-    teacher: Optional[Teacher], rows: Sequence[Row], encoder: Encoder, **how: Any
-) -> tuple[dict[str, dict], dict[str, list[dict]]]:
+def describe_and_choose(teacher: Optional[Teacher], rows: Sequence[Row], encoder: Encoder,
+                        **how: Any) -> tuple[dict[str, dict], dict[str, list[dict]]]:
     """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a
     teacher."""
     if teacher is None:
@@ -80,9 +73,8 @@ def describe_and_choose(
     return asked, choose_concepts(rows, asked, encoder)
 
 
-def choose_concepts(
-    rows: Sequence[Row], asked: Mapping[str, Mapping], encoder: Encoder
-) -> dict[str, list[dict]]:
+def choose_concepts(rows: Sequence[Row], asked: Mapping[str, Mapping],
+                    encoder: Encoder) -> dict[str, list[dict]]:
     """image_id -> [{"concept", "score", "kept"}], best first, from the lines of `query_all`.
 
     N stays within the super-category, because descriptions of aircraft do not discriminate birds.
@@ -96,11 +88,10 @@ def choose_concepts(
     return chosen
 
 
-def make_rationales(
-    teacher: Teacher, rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], *, seed: int,
-    attempts: int, names: Mapping[str, Sequence[str]], path: Path, filters: Collection[str] = REASONS,
-    max_words: int = 0, progress: Progress = None,
-) -> list[dict]:
+def make_rationales(teacher: Teacher, rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], *,
+                    seed: int, attempts: int, names: Mapping[str, Sequence[str]], path: Path,
+                    filters: Collection[str] = REASONS, max_words: int = 0,
+                    progress: Progress = None) -> list[dict]:
     """A record per image, kept or dropped, as a JSON line in `path`; an interrupted run resumes.
 
     The kept concepts of `chosen` are used; `names` maps a super-category to its sub-categories; `max_words`
@@ -123,11 +114,10 @@ def make_rationales(
     return [done[row["image_id"]] for row in rows]
 
 
-def query_until_good(
-    teacher: Teacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seed: int, attempts: int,
-    names: Mapping[str, Sequence[str]], filters: Collection[str] = REASONS, max_words: int = 0,
-    places: Optional[Mapping[str, int]] = None,
-) -> list[dict]:
+def query_until_good(teacher: Teacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *,
+                     seed: int, attempts: int, names: Mapping[str, Sequence[str]],
+                     filters: Collection[str] = REASONS, max_words: int = 0,
+                     places: Optional[Mapping[str, int]] = None) -> list[dict]:
     """Query a text for every row until one passes, at most `attempts` times; nothing is written.
 
     `concepts` maps image_id to the concepts given; `places` image_id to the label's place among the
@@ -162,10 +152,8 @@ def query_until_good(
         waiting = [row for row in waiting if reasons[row["image_id"]][-1]]
     places = label_places(rows, seed) if places is None else places
     limit = {"max_words": max_words} if max_words else {}
-    return [
-        _record(row, concepts, texts[image_id], reasons[image_id], seed, places[image_id]) | limit
-        for image_id, row in ((row["image_id"], row) for row in rows)
-    ]
+    return [_record(row, concepts, texts[image_id], reasons[image_id], seed, places[image_id]) | limit
+            for image_id, row in ((row["image_id"], row) for row in rows)]
 
 
 def label_places(rows: Sequence[Row], seed: int) -> dict[str, int]:
@@ -190,30 +178,27 @@ def attempt_seed(seed: int, row: Row, attempt: int) -> int:
     return draw_seed(seed, row["image_id"], attempt)
 
 
-def own_and_foreign(
-    names: Mapping[str, Sequence[str]], super_category: str
-) -> tuple[Sequence[str], list[str]]:
+def own_and_foreign(names: Mapping[str, Sequence[str]],
+                    super_category: str) -> tuple[Sequence[str], list[str]]:
     """(the names of a super-category, the names of all others)."""
     foreign = [name for other in names if other != super_category for name in names[other]]
     return names[super_category], foreign
 
 
-def _record(
-    row: Row, concepts: Mapping, texts: Sequence[str], reasons: Sequence, seed: int, place: int
-) -> dict:
+def _record(row: Row, concepts: Mapping, texts: Sequence[str], reasons: Sequence, seed: int,
+            place: int) -> dict:
     """One line of `rationales.jsonl`; the last text stands in its final form if it passed."""
     label, kept, text = row["sub_category"], reasons[-1] is None, fix_punctuation(texts[-1])
     if kept:
         text = settle(text, label, random.Random(draw_seed(seed, row["image_id"], "order")), place,
                       table_for(row["super_category"], label))
-    return {
-        "image_id": row["image_id"], "super_category": row["super_category"], "sub_category": label,
-        "question": question_for(row["super_category"]), "text": text,
-        "concepts": list(concepts[row["image_id"]]), "candidates": list(parse(text).candidates),
-        "attempts": len(texts), "kept": kept, "dropped_because": reasons[-1],
-        "rejections": [reason for reason in reasons if reason], "texts": [fix_punctuation(text) for text in texts],
-        "mended": sum(fix_punctuation(text) != text.strip() for text in texts),
-    }  # fmt: skip
+    return {"image_id": row["image_id"], "super_category": row["super_category"], "sub_category": label,
+            "question": question_for(row["super_category"]), "text": text,
+            "concepts": list(concepts[row["image_id"]]), "candidates": list(parse(text).candidates),
+            "attempts": len(texts), "kept": kept, "dropped_because": reasons[-1],
+            "rejections": [reason for reason in reasons if reason],
+            "texts": [fix_punctuation(text) for text in texts],
+            "mended": sum(fix_punctuation(text) != text.strip() for text in texts)}
 
 
 def _parts(rows: Sequence[Row], size: int, done: Mapping) -> Iterator[tuple[int, Sequence[Row]]]:

@@ -222,11 +222,9 @@ def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> 
     """
     truth = guide["sub_categories"][sub_category]["attributes"]
     claims = attribute_claims(analysis, truth)
-    return {
-        attribute: "missing" if attribute not in claims
-        else "right" if set(claims[attribute]) == {normalise(value)} else "wrong"
-        for attribute, value in truth.items()
-    }  # fmt: skip
+    return {attribute: "missing" if attribute not in claims else "right"
+            if set(claims[attribute]) == {normalise(value)} else "wrong" for attribute,
+            value in truth.items()}
 
 
 def thinking(completion: str) -> str:
@@ -247,9 +245,7 @@ def _misplaced(thought: str, parts: Mapping[str, Optional[str]]) -> list[str]:
     return sorted(late | inside)
 
 
-def _by_markers(
-    thought: str, known: frozenset[str]
-) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
+def _by_markers(thought: str, known: frozenset[str]) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
     """The four parts by the release's two marker lines; the last of each counts, since some traces repeat."""
     body, marker, tail = thought.rpartition(PREDICTION_MARKER)
     body, tail = (body, tail) if marker else (thought, "")
@@ -276,12 +272,9 @@ def _by_markers(
             names, last = names + list(found), number + 1
         if names and (len(found) != 1 or len(names) >= MAX_CANDIDATES):
             break
-    parts = {
-        "analysis": analysis.strip() or None,
-        "options": "\n".join(lines[:last]).strip() or None,
-        "comparison": "\n".join(lines[last:]).strip() or None,
-        "prediction": named_in(tail, known) or None,
-    }
+    parts = {"analysis": analysis.strip() or None, "options": "\n".join(lines[:last]).strip() or None,
+             "comparison": "\n".join(lines[last:]).strip() or None,
+             "prediction": named_in(tail, known) or None}
     return parts, tuple(names)
 
 

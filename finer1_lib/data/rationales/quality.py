@@ -14,17 +14,8 @@ planted, so that a filter is not judged by itself.
 import re
 from collections import Counter
 from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Hashable,
-    Iterable,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Protocol,
-    Sequence,
-)
+    TYPE_CHECKING, Any, Callable, Hashable, Iterable, Mapping, NamedTuple, Optional, Protocol, Sequence,
+)  # fmt: skip
 
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
@@ -33,25 +24,17 @@ from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
 from finer1_lib.data.rationales.filters import flaws, reasons_of
 from finer1_lib.data.rationales.making import attempt_seed, kept_concepts, own_and_foreign, query_until_good
 from finer1_lib.data.rationales.parsing import (
-    CANDIDATE_MARKER,
-    MAX_CANDIDATES,
-    candidate_lines,
-    check_claims,
-    parse,
-    predicts,
-    release_layout,
+    CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines, check_claims, parse, predicts, release_layout,
     thinking,
-)
+)  # fmt: skip
 from finer1_lib.data.rationales.teachers import Row, Teacher
 
 if TYPE_CHECKING:
     import pandas
 
 PLACES = ("first", "second", "third", "fourth")
-TEXT_COUNTS = (
-    "tags", "single", "headings", "double", "none", "listed", "four", "label_listed", "label_exact", *PLACES,
-    "label_before", "leaks", "answered",
-)  # fmt: skip
+TEXT_COUNTS = ("tags", "single", "headings", "double", "none", "listed", "four", "label_listed",
+               "label_exact", *PLACES, "label_before", "leaks", "answered")
 
 
 def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
@@ -63,14 +46,12 @@ def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
     kept = [record for record in records if record["kept"]]
     texts = Counter(reason for record in records for reason in record["rejections"])
     dropped = Counter(record["dropped_because"] for record in records if not record["kept"])
-    counts = {
-        "images": len(records), "kept": len(kept),
-        "kept_at_once": sum(record["attempts"] == 1 for record in kept),
-        "resampled": sum(record["attempts"] > 1 for record in kept),
-        "dropped": len(records) - len(kept), "texts": sum(record["attempts"] for record in records),
-        "mended": sum(record["mended"] for record in records),
-        "label_first": sum(_leads(record["candidates"], record) for record in kept),
-    }  # fmt: skip
+    counts = {"images": len(records), "kept": len(kept),
+              "kept_at_once": sum(record["attempts"] == 1 for record in kept),
+              "resampled": sum(record["attempts"] > 1 for record in kept),
+              "dropped": len(records) - len(kept), "texts": sum(record["attempts"] for record in records),
+              "mended": sum(record["mended"] for record in records),
+              "label_first": sum(_leads(record["candidates"], record) for record in kept)}
     rows = [{"reason": name, "texts": texts[name], "images_dropped": dropped[name]}
             for name in reasons_of(records)]  # fmt: skip
     return counts, rows
@@ -82,9 +63,8 @@ def is_true(concept: str, sub_category: str, guide: Mapping) -> Optional[bool]:
     return "wrong" not in found if found else None
 
 
-def concept_report(
-    rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], guide: Mapping
-) -> list[dict]:
+def concept_report(rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]],
+                   guide: Mapping) -> list[dict]:
     """Precision and recall of the concepts (from `choose_concepts`) against the guide.
 
     A row {concepts, metric, value, low, high, n, unjudged} per metric for "all named" and "kept". precision:
@@ -105,10 +85,8 @@ def concept_report(
             truth = guide["sub_categories"][name]["attributes"]
             found += [any(states[attribute] == "right" for states in named) for attribute in truth]
             attributes += [name] * len(truth)
-        report += [
-            {"concepts": which, "metric": "precision", **share(true, owners), "unjudged": unjudged},
-            {"concepts": which, "metric": "recall", **share(found, attributes), "unjudged": unjudged},
-        ]
+        report += [{"concepts": which, "metric": "precision", **share(true, owners), "unjudged": unjudged},
+                   {"concepts": which, "metric": "recall", **share(found, attributes), "unjudged": unjudged}]
     return report
 
 
@@ -167,10 +145,8 @@ def label_order(records: Sequence[Mapping]) -> list[dict]:
 def longest(records: Sequence[Mapping], tokenizer: Any) -> tuple[int, str]:
     """(tokens, image_id) of the longest kept rationale, its end token included. Raises: ValueError: none was
     kept."""
-    sizes = [
-        (len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) + 1, record["image_id"])
-        for record in records if record["kept"]
-    ]  # fmt: skip
+    sizes = [(len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) + 1, record["image_id"])
+             for record in records if record["kept"]]
     return max(sizes)
 
 
@@ -196,13 +172,12 @@ def _count(record: Mapping) -> tuple[Counter, int]:
     lines = candidate_lines(trace) if lists < 2 else ()  # of two lists neither is the one
     short = {_folded(name) for name in (cut_labels(label) if data_set == "car" else [label])}
     named = [_holds(line, short) for line in lines]
-    counts = Counter({
-        layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES, "label_listed": any(named),
-        "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
-        "label_before": lists == 1 and _holds(trace.analysis, short),
-        "leaks": "prompt_leak" in flaws(text, label),
-        "answered": _holds(trace.prediction, short) or predicts(trace, label, data_set),
-    })  # fmt: skip
+    counts = Counter({layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES,
+                      "label_listed": any(named),
+                      "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
+                      "label_before": lists == 1 and _holds(trace.analysis, short),
+                      "leaks": "prompt_leak" in flaws(text, label),
+                      "answered": _holds(trace.prediction, short) or predicts(trace, label, data_set)})
     if any(named):
         counts[PLACES[named.index(True)]] += 1
     return counts, len(thinking(text).split())
@@ -218,12 +193,10 @@ def _holds(text: Optional[str], names: Iterable[str]) -> bool:
     return any(name in folded for name in names)
 
 
-_WORDS = {
-    "cut_off": "cut off", "not_well_formed": "not well-formed", "mixed_language": "mixed language",
-    "prompt_leak": "gives the prompt away", "label_not_a_candidate": "label not a candidate",
-    "foreign_candidate": "foreign candidate", "wrong_prediction": "wrong prediction", "too_long": "too long",
-    "all": "any of these",
-}  # fmt: skip
+_WORDS = {"cut_off": "cut off", "not_well_formed": "not well-formed", "mixed_language": "mixed language",
+          "prompt_leak": "gives the prompt away", "label_not_a_candidate": "label not a candidate",
+          "foreign_candidate": "foreign candidate", "wrong_prediction": "wrong prediction",
+          "too_long": "too long", "all": "any of these"}
 
 
 class PlantingTeacher(Teacher, Protocol):
@@ -233,10 +206,8 @@ class PlantingTeacher(Teacher, Protocol):
         """The flaws, names of `REASONS`, of the rationale that these arguments give."""
 
 
-def query_again(
-    teacher: PlantingTeacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seeds: Sequence[int],
-    attempts: int, names: Mapping[str, Sequence[str]],
-) -> list[dict]:
+def query_again(teacher: PlantingTeacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *,
+                seeds: Sequence[int], attempts: int, names: Mapping[str, Sequence[str]]) -> list[dict]:
     """Records of several draws of one teacher (one per seed), all filters on; nothing is written.
 
     `concepts` maps image_id to the concepts given to the teacher; a record's key `planted` holds the flaws of
@@ -254,21 +225,17 @@ def query_again(
     return records
 
 
-def compare_concepts(
-    teacher: PlantingTeacher, rows: Sequence[Row], asked: Mapping[str, Mapping],
-    chosen: Mapping[str, Sequence[Mapping]], guide: Mapping, *, seeds: Sequence[int], attempts: int,
-    names: Mapping[str, Sequence[str]],
-) -> list[dict]:
+def compare_concepts(teacher: PlantingTeacher, rows: Sequence[Row], asked: Mapping[str, Mapping],
+                     chosen: Mapping[str, Sequence[Mapping]], guide: Mapping, *, seeds: Sequence[int],
+                     attempts: int, names: Mapping[str, Sequence[str]]) -> list[dict]:
     """The share of kept rationales that misread an attribute with the chosen concepts, with none, and
     with all that the teacher named: a row {concepts, value, low, high, n} each.
 
     `asked` comes from `query_all`, `chosen` from `choose_concepts`, the rest is as for `query_again`.
     """
-    given = {
-        "chosen": {image_id: kept_concepts(entries) for image_id, entries in chosen.items()},
-        "none": dict.fromkeys(chosen, ()),
-        "all named": {image_id: line["concepts"] for image_id, line in asked.items()},
-    }
+    given = {"chosen": {image_id: kept_concepts(entries) for image_id, entries in chosen.items()},
+             "none": dict.fromkeys(chosen, ()),
+             "all named": {image_id: line["concepts"] for image_id, line in asked.items()}}
     report = []
     for which, concepts in given.items():
         records = query_again(teacher, rows, concepts, seeds=seeds, attempts=attempts, names=names)
@@ -312,24 +279,18 @@ def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[st
     A row {reason, texts, planted, found, false_alarms} each: texts with the flaw, those of them in which the
     filter finds it, and texts in which it finds one although nothing was planted.
     """
-    pairs = [
-        (known, seen)
-        for record in records
-        for known, seen in zip(record["planted"], _flaws_of_all(record, names))
-    ]
+    pairs = [(known, seen) for record in records for known,
+             seen in zip(record["planted"], _flaws_of_all(record, names))]
     return [
-        {
-            "reason": name, "texts": len(pairs), "planted": sum(name in known for known, _ in pairs),
-            "found": sum(name in known and name in seen for known, seen in pairs),
-            "false_alarms": sum(not known and name in seen for known, seen in pairs),
-        }
+        {"reason": name, "texts": len(pairs), "planted": sum(name in known for known, _ in pairs),
+         "found": sum(name in known and name in seen for known, seen in pairs),
+         "false_alarms": sum(not known and name in seen for known, seen in pairs)}
         for name in reasons_of(records)
     ]  # fmt: skip
 
 
-def steps(
-    filters: Sequence[Mapping], orders: Sequence[Mapping], concepts: Sequence[Mapping] = ()
-) -> list[dict]:
+def steps(filters: Sequence[Mapping], orders: Sequence[Mapping],
+          concepts: Sequence[Mapping] = ()) -> list[dict]:
     """Every step beside itself switched off, as `plots.prevented` draws it.
 
     Rows {step, flaw, on, on_low, on_high, n_on, off, off_low, off_high, n_off} from `switched_off`,
@@ -394,10 +355,9 @@ class Prevention(NamedTuple):
         return self.without[self.without["off"] == "all"].iloc[0]
 
 
-def measure_steps(
-    teacher: Optional[Teacher], kind: str, records: Sequence[Mapping], rows: Sequence[Row],
-    asked: Mapping[str, Mapping], chosen: Mapping[str, Sequence[Mapping]], guide: Optional[Mapping], **how: Any,
-) -> Prevention:
+def measure_steps(teacher: Optional[Teacher], kind: str, records: Sequence[Mapping], rows: Sequence[Row],
+                  asked: Mapping[str, Mapping], chosen: Mapping[str, Sequence[Mapping]],
+                  guide: Optional[Mapping], **how: Any) -> Prevention:
     """Every step switched off. Only a guide's teacher (`kind` "guide") is queried again and judged by what it
     planted.
 
@@ -444,9 +404,8 @@ def concept_lines(concepts: Sequence[Mapping]) -> list[str]:
             for metric in ("precision", "recall")]  # fmt: skip
 
 
-def misread_lines(
-    records: Sequence[Mapping], guide: Optional[Mapping], given: Sequence[Mapping] = ()
-) -> tuple[Optional[int], list[str]]:
+def misread_lines(records: Sequence[Mapping], guide: Optional[Mapping],
+                  given: Sequence[Mapping] = ()) -> tuple[Optional[int], list[str]]:
     """(kept rationales that misread an attribute, or None without a guide; sentences on them and on
     `given`)."""
     kept = [record for record in records if record["kept"]]

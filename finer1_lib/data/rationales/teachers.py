@@ -139,15 +139,12 @@ class LocalModel:
     """A model on this machine, loaded by `load` at the first query; `generate` answers, the model's own by
     default."""
 
-    def __init__(
-        self, load: Callable, image_root: Any, *, max_new_tokens: int, temperature: float = 0.7,
-        batch_size: int = 8, generate: Optional[Generate] = None,
-    ) -> None:
+    def __init__(self, load: Callable, image_root: Any, *, max_new_tokens: int, temperature: float = 0.7,
+                 batch_size: int = 8, generate: Optional[Generate] = None) -> None:
         self._load, self._root, self._generate = load, str(image_root), generate
         self._loaded: Any = None
-        self._options: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size,
-        }  # fmt: skip
+        self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature,
+                                         "batch_size": batch_size}
 
     def __call__(self, queries: Queries) -> list[str]:
         """One text for each query; a batch is sampled with one seed, drawn from all of its seeds."""
@@ -210,11 +207,9 @@ class SelfTeacher(_BatchTeacher):
     the base's prompt has no field for a focus.
     """
 
-    def __init__(
-        self, load: Callable, image_root, table, similarity: Similarity, *, samples: int = 3,
-        temperature: float = 0.7, max_new_tokens: int = 256, batch_size: int = 8,
-        generate: Optional[Generate] = None,
-    ) -> None:
+    def __init__(self, load: Callable, image_root, table, similarity: Similarity, *, samples: int = 3,
+                 temperature: float = 0.7, max_new_tokens: int = 256, batch_size: int = 8,
+                 generate: Optional[Generate] = None) -> None:
         self._model = LocalModel(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
                                  batch_size=batch_size, generate=generate)
         self._samples, self._similarity, self.batch_size = samples, similarity, batch_size
@@ -256,9 +251,8 @@ class SelfTeacher(_BatchTeacher):
 class _LargeTeacher(_BatchTeacher):
     """A larger instruction-tuned model under the structured prompts above, as in the paper."""
 
-    def __init__(
-        self, model: Callable[[Queries], list[str]], foci: Sequence[str], batch_size: int, words: int
-    ) -> None:
+    def __init__(self, model: Callable[[Queries], list[str]], foci: Sequence[str], batch_size: int,
+                 words: int) -> None:
         self._model, self._foci, self.batch_size, self._words = model, list(foci), batch_size, words
 
     def foci(self, row: Row) -> list[str]:
@@ -267,10 +261,8 @@ class _LargeTeacher(_BatchTeacher):
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
         """A description each, stressing its focus; of a truncated one, the whole sentences."""
-        prompts = [
-            (fill("teacher_describe", super_category=row["super_category"], focus=focus), row, seed)
-            for row, focus, seed in queries
-        ]
+        prompts = [(fill("teacher_describe", super_category=row["super_category"], focus=focus), row, seed)
+                   for row, focus, seed in queries]
         return [_whole(text, r"[.!?\n]") for text in self._model(prompts)]
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
@@ -301,10 +293,9 @@ class PromptedTeacher(_LargeTeacher):
     `words` is the longest rationale that the prompt allows (0 for no limit); the filter `too_long` checks it.
     """
 
-    def __init__(
-        self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
-        max_new_tokens: int = 1536, batch_size: int = 8, words: int = 0, generate: Optional[Generate] = None,
-    ) -> None:
+    def __init__(self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
+                 max_new_tokens: int = 1536, batch_size: int = 8, words: int = 0,
+                 generate: Optional[Generate] = None) -> None:
         model = LocalModel(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
                            batch_size=batch_size, generate=generate)
         super().__init__(model, foci, batch_size, words)
@@ -342,12 +333,10 @@ def _whole(text: str, end: str) -> str:
     return text[: found[-1].end()].strip() if found else ""
 
 
-def make_teacher(
-    teacher: str, *, guide: Optional[Mapping], guide_teacher: Callable[[], Teacher], load_base: Callable,
-    load_large: Optional[Callable], endpoint: Callable[[], ChatEndpoint], image_root, table,
-    similarity: Similarity, foci: Sequence[str], max_new_tokens: int, batch_size: int, words: int,
-    rationales_file: str = "",
-) -> tuple[str, Optional[Teacher]]:
+def make_teacher(teacher: str, *, guide: Optional[Mapping], guide_teacher: Callable[[], Teacher],
+                 load_base: Callable, load_large: Optional[Callable], endpoint: Callable[[], ChatEndpoint],
+                 image_root, table, similarity: Similarity, foci: Sequence[str], max_new_tokens: int,
+                 batch_size: int, words: int, rationales_file: str = "") -> tuple[str, Optional[Teacher]]:
     """(kind, teacher) for the parameter `teacher`; ("release", None) where a file holds the rationales.
 
     "auto" is "guide" where there is a guide, else "self". `guide_teacher` and `endpoint` are called only
