@@ -88,10 +88,8 @@ def seen_names(super_category: str, names: list[str], seed: int, seen_share: flo
     Raises: UserError: too few sub-categories for a question, or for one seen pair and one unseen.
     """
     if len(names) < OPTIONS:
-        raise UserError(
-            f"{super_category}: {len(names)} sub-categories, a question with {OPTIONS} options needs "
-            f"{OPTIONS}; add folders"
-        )
+        raise UserError(f"{super_category}: {len(names)} sub-categories, a question with {OPTIONS} options "
+                        f"needs {OPTIONS}; add folders")
     if guide is not None:
         seen = set(names) & set(guide["seen"])
     else:
@@ -99,10 +97,9 @@ def seen_names(super_category: str, names: list[str], seed: int, seen_share: flo
         random.Random(f"{seed}/seen/{super_category}").shuffle(order)
         seen = set(order[: int(seen_share * len(order) + 1e-9)])
     if len(seen) < 2 or len(seen) == len(names):
-        raise UserError(
-            f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are 2 seen (a "
-            "negative needs another one) and 1 unseen: change seen_share or add folders"
-        )
+        raise UserError(f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are "
+                        "2 seen (a negative needs another one) and 1 unseen: change seen_share or add "
+                        "folders")
     return seen
 
 

@@ -124,10 +124,8 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
         for name, own in images.items():
             draw = random.Random(f"{seed}/triplets/{super_category}/{name}")
             if name not in nearest:
-                raise UserError(
-                    f"{super_category}/{name}: no other seen sub-category to take a negative from; add "
-                    "folders or raise seen_share"
-                )
+                raise UserError(f"{super_category}/{name}: no other seen sub-category to take a negative "
+                                "from; add folders or raise seen_share")
             if len(own) < 2:
                 raise UserError(f"{super_category}/{name}: one TAPO shot has no positive; raise num_shots")
             ring = draw.sample(own, len(own))

@@ -64,14 +64,11 @@ class Unshuffled:
 
 def test_the_text_to_the_letter():
     text = four_parts(TRUTH, "Dunen Wren", ["Ora Finch", "Dunen Wren", "Teko Wren"], GUIDE, Unshuffled())
-    assert text == (
-        "<think>\n<analysis>needle bill, forked tail, red crown, black back</analysis>\n"
-        "<options>Dunen Wren, Ora Finch, Teko Wren</options>\n"
-        "<comparison>Dunen Wren: red crown, black back; "
-        "Ora Finch: red crown, black back, other genus (differs); "
-        "Teko Wren: blue crown (differs), white back (differs)</comparison>\n"
-        "<prediction>Dunen Wren</prediction>\n</think>\n<answer>Dunen Wren</answer>"
-    )
+    assert text == ("<think>\n<analysis>needle bill, forked tail, red crown, black "
+                    "back</analysis>\n<options>Dunen Wren, Ora Finch, Teko Wren</options>\n<comparison>Dunen "
+                    "Wren: red crown, black back; Ora Finch: red crown, black back, other genus (differs); "
+                    "Teko Wren: blue crown (differs), white back (differs)</comparison>\n<prediction>Dunen "
+                    "Wren</prediction>\n</think>\n<answer>Dunen Wren</answer>")
 
 
 def test_hidden_attributes_contradict_nothing_and_order_is_the_guides():

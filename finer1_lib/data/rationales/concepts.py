@@ -24,10 +24,9 @@ WIDTH = 0.4  # standard deviations above the mean
 AT_LEAST = 3
 # Function words only. scikit-learn's own English list also holds "bill", "back", "side", "top", "thick",
 # "thin" and "full", which are what a description of a bird is made of.
-STOP_WORDS = (
-    "a an the this that these those it its their they is are was were be been being has have had with and or "
-    "of in on at to for from by as which who whose there here very also most all image picture photo shows"
-).split()
+STOP_WORDS = ("a an the this that these those it its their they is are was were be been being has have had "
+              "with and or of in on at to for from by as which who whose there here very also most all image "
+              "picture photo shows").split()
 
 
 class Encoder(Protocol):
