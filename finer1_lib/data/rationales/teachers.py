@@ -1,7 +1,7 @@
 """Teachers write rationales: the base model itself, or a larger model under structured prompts.
 
-teacher = PromptedTeacher(load, image_root, ["shape", "colours", "markings"])
-teacher.describe_all([Description(row, "shape", 3)])  # -> ["A round body with a short red tail."]
+    teacher = PromptedTeacher(load, image_root, ["shape", "colours", "markings"])
+    teacher.describe_all([Description(row, "shape", 3)])  # -> ["A round body with a short red tail."]
 
 A new teacher is a subclass of `Teacher`. Seeds come from `draw_seed`, so a repeated query gets the same text.
 `LocalModel` (on this machine) and `EndpointModel` (behind an address) turn queries (prompt, row or None,
