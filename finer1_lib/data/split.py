@@ -16,7 +16,7 @@ from typing import Collection, Mapping, Optional
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import question_for
-from finer1_lib.data.data_sets.release_paths import release_path
+from finer1_lib.data.data_sets.catalogue import release_path
 from finer1_lib.data.guide import Similarity
 
 COLUMNS = ["image_id", "super_category", "sub_category", "categories", "split", "shot", "width", "height"]
@@ -42,7 +42,7 @@ def split_table(table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6
             all of them are named.
 
     Source: Fine-R1 (arXiv 2602.07605), Section 5.1; rounding down gives its counts (117 of 196 cars are
-    seen). Data sets with a split of their own go through `data_sets.collect.assign_shots`.
+    seen). Data sets with a split of their own go through `data.sources.assign_shots`.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
