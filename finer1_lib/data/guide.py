@@ -1,13 +1,7 @@
-"""The miniature's one rationale writer: four tagged parts over the guide's attributes.
+"""The miniature's one rationale writer: four tagged parts (Fine-R1, arXiv 2602.07605, Table 5) over a guide.
 
 The teacher (images) and the pretraining data (text only) import this same writer, so that a rationale differs
 from what the base has read in its evidence, not in its wording.
-
-The guide is the dictionary of `guide.json`:
-`{"super_categories": {name: {"attributes": {attr: [values]}, "genus_attributes": [attr]}}, "sub_categories":
-{name: {"super_category", "genus", "attributes": {attr: value}}}, "seen": [names], "unseen": [names]}`.
-
-Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts).
 """
 
 import random
@@ -21,15 +15,12 @@ Similarity = Callable[[str, str, str], float]  # super_category, one sub_categor
 
 
 def read_guide(path, table=None) -> dict:
-    """Read a `guide.json` and check that it speaks of exactly the table's sub-categories, where one is given.
+    """Read a `guide.json` and check that it fits exactly the table's sub-categories, where one is given.
 
     It holds `super_categories` {name: {"attributes": {attribute: [values]}, "genus_attributes": [attributes
     that a genus shares]}}, `sub_categories` {name: {"super_category", "genus", "attributes": {attribute:
     value}}}, `seen` and `unseen` [names].
-
-    Raises:
-        UserError: unreadable, something is missing or of another type, or its names and its seen / unseen
-            lists do not fit the folder.
+    Raises: UserError: unreadable, something missing or of another type, or names that do not fit the folder.
     """
     try:
         guide = parse_json(read_text(path))
@@ -140,10 +131,7 @@ def claim(attribute: str, value: str) -> str:
 
 
 def distance(guide: Mapping, first: str, second: str) -> int:
-    """In how many attributes two sub-categories of one super-category differ.
-
-    Every attribute counts the same; a genus shares some, so its members are nearest.
-    """
+    """In how many attributes two sub-categories of one super-category differ."""
     one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
     return sum(one[attribute] != two.get(attribute) for attribute in one)
 
@@ -151,10 +139,8 @@ def distance(guide: Mapping, first: str, second: str) -> int:
 def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[str]:
     """The k (or fewer) other sub-categories of the super-category that share most attributes, nearest first.
 
-    At equal distance the own genus comes first, as in a field guide; remaining ties are shuffled by `rng`,
-    which is consumed once per call.
-
-    Source: Fine-R1 (arXiv 2602.07605), Table 5 (candidates of the same super-category).
+    At equal distance the own genus comes first; remaining ties are shuffled by `rng`, which is used once per
+    call.
     """
     own = guide["sub_categories"][sub_category]
     super_category, genus = own["super_category"], own["genus"]
@@ -176,8 +162,8 @@ def analysis_text(analysis: Mapping[str, str]) -> str:
 def comparison_text(analysis: Mapping[str, str], candidates: Sequence[str], guide: Mapping) -> str:
     """What the guide says of each candidate, with " (differs)" after what the analysis contradicts.
 
-    A hidden attribute (absent from the analysis) contradicts nothing. Genus attributes are not listed: a
-    candidate whose genus attributes disagree with the analysis ends with "other genus (differs)" instead.
+    A hidden attribute (absent from the analysis) contradicts nothing. Genus attributes are not listed: where
+    they disagree, the entry ends with "other genus (differs)".
     """
     return "; ".join(f"{name}: {_entry(analysis, name, guide)}" for name in candidates)
 
@@ -186,11 +172,9 @@ def four_parts(analysis: Mapping[str, str], label: str, candidates: Sequence[str
                rng: Shuffler) -> str:
     """A rationale (`write_rationale`) over the guide: analysis, options, comparison, prediction and answer.
 
-    `analysis` maps observed attributes to values and is written in the guide's order; a hidden attribute is
-    absent. `candidates` are ALL names for the options, the label included (leave it out to write the mistake
-    of a missing candidate); one `rng.shuffle` call orders them.
-
-    Source: Fine-R1 (arXiv 2602.07605), Table 5.
+    `analysis` maps observed attributes to values, without hidden ones, and is written in the guide's order.
+    `candidates` are ALL names for the options (without the label, to write that mistake), ordered by one
+    `rng.shuffle`.
     """
     entry = guide["sub_categories"][label]
     order = guide["super_categories"][entry["super_category"]]["attributes"]

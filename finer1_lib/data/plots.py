@@ -14,11 +14,8 @@ _ON_AND_OFF = (("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s")) 
 
 
 def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
-    """One image per sub-category, its name below, seen or unseen by word and by the colour of the frame.
-
-    Args:
-        entries: (sub-category, "seen" or "unseen", PIL image).
-        columns: images in a row.
+    """One image per sub-category: entries (name, "seen" or "unseen", PIL image), by the colour of the frame
+    too.
     """
     import matplotlib.pyplot as plt
 
@@ -35,10 +32,7 @@ def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
 
 
 def rejections(df: Any) -> Any:
-    """Texts that each filter sent back, and images that were given up.
-
-    Args:
-        df: reason, texts, images_dropped, in the order of the filters.
+    """Texts that each filter sent back, and images that were given up: columns reason, texts, images_dropped.
     """
     import matplotlib.pyplot as plt
 
@@ -66,9 +60,8 @@ def rejections(df: Any) -> Any:
 def prevented(df: Any) -> Any:
     """Flaws of kept rationales with every step of the making on, and with one switched off.
 
-    Args:
-        df: step, flaw, on, on_low, on_high, off, off_low, off_high (fractions; an interval may be missing),
-            and n_on, n_off (rationales behind them), a row per step, drawn from the top.
+    A row per step: step, flaw, on, on_low, on_high, off, off_low, off_high (fractions; an interval may be
+    missing), n_on, n_off.
     """
     import matplotlib.pyplot as plt
 
@@ -127,11 +120,7 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
 
 
 def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]]) -> Any:
-    """Rows of anchor, positive and negative, the last in a broken frame.
-
-    Args:
-        triplets: ((name, image), (name, image), (name, image)) each.
-    """
+    """Rows of anchor, positive and negative ((name, image) each), the last in a broken frame."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(len(triplets), 3, figsize=(7.2, 2.55 * len(triplets)), squeeze=False,

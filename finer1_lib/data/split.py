@@ -1,14 +1,10 @@
-"""From a folder of folders of images to a table, a split, a few-shot sample and evaluation items.
+"""From a folder of folders of images to a split, a few-shot sample and evaluation items.
 
-The drawn world is one such folder, a user's own photographs are another, and nothing here knows which it is
-reading (`folder` does the reading; its functions are offered here as well).
-
-Example:
     table = split_table(read_table("photos"), seed=0)
     items = evaluation_items(table, similarity, seed=0)
 
 Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (seen and unseen sub-categories, 4 images per seen one);
-release eval/data/ (order of the options). The seeded split serves folders of which the paper says nothing.
+release eval/data/ (order of the options).
 """
 
 import random
@@ -32,17 +28,12 @@ def split_table(table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6
                 guide: Optional[Mapping] = None):
     """Add the columns categories (seen/unseen), split (train/test) and shot.
 
-    Sub-categories are parted per super-category: as the guide says, else by a seeded shuffle whose first
-    floor(seen_share n) are seen. Images are parted per sub-category; shots come from train images of seen
-    sub-categories: 0 for the rationale, 1.. for TAPO, -1 for none. Every draw has its own generator, seeded
-    by the name, so that adding a folder leaves the others' draws alone.
-
-    Raises:
-        UserError: super-categories with fewer than four sub-categories, sub-categories with too few images:
-            all of them are named.
-
-    Source: Fine-R1 (arXiv 2602.07605), Section 5.1; rounding down gives its counts (117 of 196 cars are
-    seen). Data sets with a split of their own go through `data.sources.assign_shots`.
+    Sub-categories are split per super-category: as the guide says, else the first floor(seen_share n) of a
+    seeded shuffle are seen (Fine-R1, arXiv 2602.07605, Section 5.1: 117 of 196 cars). Images are split per
+    sub-category; shots come from train images of seen ones: 0 for the rationale, 1.. for TAPO, -1 for none.
+    Every draw has its own generator, so that a new folder leaves other draws alone. The paper's data sets:
+    `sources.assign_shots`. Raises: UserError: names all super-categories and sub-categories that are too
+    small.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
@@ -113,15 +104,12 @@ def nearest_names(super_category: str, sub_category: str, names: list[str], simi
 
 def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_class: int = 0,
                      official: Collection[str] = ()) -> list[dict]:
-    """One item per test image, seen and unseen, with four options in the RELEASE's order.
+    """One item per test image, seen and unseen, with four options in the RELEASE's order (eval/data/*.jsonl).
 
     That order is a trap: the truth comes first and the nearest of the other three last, so "always the first"
     scores 100 %; notebook 04 shuffles the options. An item has item_id, image_id, super_category,
-    sub_category, categories, question, options and, for super-categories in `official` (those of the paper's
-    data sets), release_path. At most `images_per_class` test images per sub-category, 0 for all.
-
-    Source: release eval/data/*.jsonl (truth first, then the three nearest of ALL classes in ascending
-    similarity).
+    sub_category, categories, question, options and, for super-categories in `official` (the paper's data
+    sets), release_path. At most `images_per_class` test images per sub-category, 0 for all.
     """
     items = []
     for super_category, part in table.groupby("super_category"):

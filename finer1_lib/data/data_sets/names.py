@@ -1,15 +1,11 @@
 """From what a data set calls a sub-category to the name that the paper's evaluation asks for.
 
-    >>> bird_name("001.Black_footed_Albatross"), dog_name("n02086240-Shih-Tzu"), pet_name("Abyssinian_201")
-    ('Black Footed Albatross', 'Shih Tzu', 'Abyssinian')
+>>> bird_name("001.Black_footed_Albatross"), dog_name("n02086240-Shih-Tzu"), pet_name("Abyssinian_201")
+('Black Footed Albatross', 'Shih Tzu', 'Abyssinian')
 
-Cars and flowers keep their own spelling; CUB's own misspellings ("Artic Tern") stay too, because the
-release's evaluation has them. All 755 names are known here, so that a copy with other names, or with the
-names of another data set, is distinguished from the official one.
-
-Source: release eval/data/*.jsonl, whose ground truths these rules give from file and class names;
-flower names: the list of OpenAI's CLIP (the data set ships none), indexed by imagelabels.mat; the other
-names (sub_categories.csv, cub_taxonomy.csv): the data sets' own class lists, read by these rules.
+Cars and flowers keep their own spelling, and CUB's misspellings ("Artic Tern") stay, as in release
+eval/data/*.jsonl. All 755 names are known here, so that a copy with other names is refused. Source: the data
+sets' own class lists; flowers: the list of OpenAI's CLIP, indexed by imagelabels.mat.
 """
 
 import csv
@@ -110,11 +106,8 @@ def name_of_path(word: str, path: str) -> str:
     """The name that an image's path carries: birds and dogs in the folder, pets in the file.
     Raises: ValueError: cars, flowers and aircraft have numbers for names.
     """
+    rules = {"bird": bird_name, "dog": dog_name, "pet": pet_name}
+    if word not in rules:
+        raise ValueError(f"the path of a {word}'s image does not contain its name")
     found = PurePosixPath(path)
-    if word == "bird":
-        return bird_name(found.parent.name)
-    if word == "dog":
-        return dog_name(found.parent.name)
-    if word == "pet":
-        return pet_name(found.stem)
-    raise ValueError(f"the path of a {word}'s image does not contain its name")
+    return rules[word](found.stem if word == "pet" else found.parent.name)

@@ -1,17 +1,16 @@
-"""Concept selection: which short texts about a sub-category the image itself bears out.
+"""Concept selection: which short texts about a sub-category the image itself supports.
 
-A concept is kept when it is near the descriptions of this image (set D) and far from the descriptions of
-other images (N). It is an information-bottleneck criterion: keep what tells this image from the others.
+A concept is kept when it is near the descriptions of this image (set D) and far from those of other images
+(N), an information-bottleneck criterion.
 
-Example:
-    >>> import numpy
-    >>> D, N = numpy.array([[1.0, 0.0]]), numpy.array([[0.0, 1.0]])
-    >>> concepts = numpy.array([[1.0, 0.0], [0.0, 1.0]])      # one like D, one like N
-    >>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
-    array([-0.3133, -1.3133])
+>>> import numpy
+>>> D, N = numpy.array([[1.0, 0.0]]), numpy.array([[0.0, 1.0]])
+>>> concepts = numpy.array([[1.0, 0.0], [0.0, 1.0]])      # one like D, one like N
+>>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
+array([-0.3133, -1.3133])
 
-Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values tau
-0.1, mean + 0.4 std, at least 3.
+Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values
+below.
 """
 
 from typing import TYPE_CHECKING, Mapping, Protocol, Sequence
@@ -40,9 +39,7 @@ class Encoder(Protocol):
 
 
 class TfidfEncoder:
-    """TF-IDF over words and pairs of neighbouring words, so that "red crown" is more than "red" and "crown".
-
-    The paper names no encoder; scikit-learn's TF-IDF needs no download and no GPU.
+    """TF-IDF over words and pairs of words ("red crown"); the paper names no encoder, this needs no download.
     """
 
     def __init__(self) -> None:
@@ -60,9 +57,7 @@ class TfidfEncoder:
         self._vectorizer = vectorizer.fit(texts)
 
     def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
-        """(texts, vocabulary) unit rows.
-        Raises: RuntimeError: before `fit`.
-        """
+        """(texts, vocabulary) unit rows. Raises: RuntimeError: before `fit`."""
         if self._vectorizer is None:
             raise RuntimeError("fit the encoder before encoding")
         return self._vectorizer.transform(texts).toarray()
@@ -73,10 +68,8 @@ def concept_scores(descriptions: "numpy.ndarray", concepts: "numpy.ndarray", oth
     """(c,) scores <= 0; the larger, the better a concept distinguishes this image from the others.
 
     score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau))), with D
-    `descriptions` of this image (d, k), N `others`, descriptions of other images (n, k), and `concepts` (c,
-    k); all rows are unit vectors. Raises: ValueError: D or N is empty (without N every score is 0).
-
-    Source: Fine-R1 (arXiv 2602.07605), concept selection.
+    `descriptions` of this image (d, k), N `others` (n, k), and `concepts` (c, k), all of unit rows. Raises:
+    ValueError: D or N is empty.
     """
     import numpy
 
@@ -88,10 +81,9 @@ def concept_scores(descriptions: "numpy.ndarray", concepts: "numpy.ndarray", oth
 
 
 def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int = AT_LEAST) -> list[int]:
-    """Indices of the concepts scoring above mean + width * std (population), best first, at least `at_least`
-    (all, if there are no more).
+    """Indices of the concepts scoring above mean + width * std, best first, at least `at_least` of them.
 
-    Source: the code of arXiv 2502.14044; it does not say which standard deviation, this is the population's.
+    The code of arXiv 2502.14044 does not say which standard deviation; this is the population's.
     """
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     passed = sum(scores > scores.mean() + width * scores.std()) if len(scores) else 0

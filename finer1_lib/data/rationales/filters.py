@@ -1,16 +1,12 @@
 """The filters of Stage 1's rationales, and the final form of those that pass.
 
-Every filter judges on its own (`flaws`), so that one can be switched off and its work be measured
-(`rationales.quality`).
+>>> reject_reason("A Dunen Wren.", "Dunen Wren")
+'not_well_formed'
+>>> flaws("A Dunen Wren.", "Dunen Wren")
+['not_well_formed', 'label_not_a_candidate', 'wrong_prediction']
 
-Example:
-    >>> reject_reason("A Dunen Wren.", "Dunen Wren")
-    'not_well_formed'
-    >>> flaws("A Dunen Wren.", "Dunen Wren")
-    ['not_well_formed', 'label_not_a_candidate', 'wrong_prediction']
-
-The filters follow the faults found in the release's 404 rationales
-(LLaMA-Factory/data/Fine-R1-Stage1-data.json).
+Every filter judges on its own (`flaws`), so that one can be switched off and its effect measured. They follow
+the faults found in the release's 404 rationales (LLaMA-Factory/data/Fine-R1-Stage1-data.json).
 """
 
 import random
@@ -47,10 +43,7 @@ _LEAK = re.compile(
 
 
 def write_rationale(analysis: str, candidates: Sequence[str], comparison: str, prediction: str) -> str:
-    """The kit's target format, to the newline.
-
-    Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts).
-    """
+    """The kit's target format, to the newline (Fine-R1, arXiv 2602.07605, Table 5: the four parts)."""
     return (
         f"<think>\n<analysis>{analysis}</analysis>\n<options>{', '.join(candidates)}</options>\n"
         f"<comparison>{comparison}</comparison>\n<prediction>{prediction}</prediction>\n</think>\n"
@@ -59,9 +52,7 @@ def write_rationale(analysis: str, candidates: Sequence[str], comparison: str, p
 
 
 def check_filters(filters: Iterable[str]) -> tuple[str, ...]:
-    """The filters in the order of `REASONS`.
-    Raises: UserError: a name that no filter has.
-    """
+    """The filters in the order of `REASONS`. Raises: UserError: a name that no filter has."""
     filters = [filters] if isinstance(filters, str) else list(filters)
     if unknown := sorted(set(filters) - set(REASONS)):
         raise UserError(f"filter {unknown[0]!r} is unknown: choose from {', '.join(REASONS)}")
@@ -73,10 +64,7 @@ def reject_reason(text: str, label: str, names: Iterable[str] = (), foreign: Ite
                   data_set: str = "") -> Optional[str]:
     """The first of `flaws` whose filter is on (`TOO_LONG` is on where there is a limit), or None.
 
-    Raises: UserError: an unknown filter.
-
-    Source: Fine-R1 (arXiv 2602.07605), Stage 1: rationales are resampled until the prediction equals the
-    label.
+    Source: Fine-R1 (arXiv 2602.07605), Stage 1: texts are resampled until the prediction equals the label.
     """
     on = {*check_filters(filters), TOO_LONG}
     found = flaws(text, label, names, foreign, max_words, data_set)
@@ -87,14 +75,10 @@ def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[st
           data_set: str = "") -> list[str]:
     """Everything that is wrong with a rationale, each judged on its own: names of `REASONS`, then `TOO_LONG`.
 
-    A part that cannot be read holds neither the label nor a right prediction. Words of another language in
-    Latin letters pass: only the script is checked.
-
-    Args:
-        names: the super-category's sub-categories; letters of any script are allowed if a name has them.
-        foreign: sub-categories of other super-categories; none may be a candidate.
-        max_words: most words of a text (`words`), 0 for no limit.
-        data_set: whose other names of the label count as the label (`names.table_for`).
+    `names` are the super-category's sub-categories (letters of any script are allowed if a name has them),
+    `foreign` those of others, none of which may be a candidate; `max_words` limits a text, 0 for no limit;
+    `data_set`: whose other names of the label count (`names.table_for`). Another language in Latin letters
+    passes.
     """
     trace, names = parse(text), list(names)
     candidates = {normalise(name) for name in trace.candidates}
@@ -135,11 +119,10 @@ def fix_punctuation(text: str) -> str:
 def settle(text: str, label: str, rng: random.Random, place: Optional[int] = None, data_set: str = "") -> str:
     """The final form of an accepted rationale: the label's own spelling, candidates in a drawn order.
 
-    `place` is the label's place, counted modulo the list; None draws it. Teachers tend to list the label
-    first (349 of 373 lists in release LLaMA-Factory/data/Fine-R1-Stage1-data.json), and a student would learn
-    the place. A comparison of the form "A: ..; B: .." follows the new order, any other is unchanged. Text
-    between the tags is dropped. A text that is not well-formed, lacks the label or predicts another name
-    (each passes only where its filter is off) is returned unchanged.
+    `place` is the label's place, modulo the list; None draws it. Teachers tend to list the label first (349
+    of 373 lists in release LLaMA-Factory/data/Fine-R1-Stage1-data.json), and a student would learn that. A
+    comparison of the form "A: ..; B: .." follows the new order. A text that is not well-formed, lacks the
+    label or predicts another name (each passes only where its filter is off) is returned unchanged.
     """
     trace = parse(text)
     found = set(flaws(text, label, data_set=data_set))

@@ -1,10 +1,8 @@
-"""Rationales for Stage 1: query a teacher, filter, resample, and keep what was asked, kept and dropped.
+"""Rationales for Stage 1: query a teacher, filter, resample, and record what was queried, kept and dropped.
 
-The path of one image: several descriptions, each stressing something else -> concepts that the image bears
-out (`concepts`) -> the structured prompt -> a text in four tagged parts -> filters (`rationales.filters`); a
-text that fails is requested again with another seed, up to a cap; at the cap the image is dropped.
-
-Who teaches is open (`teachers`); what came of it is measured in `rationales.quality`.
+Per image: several descriptions, each stressing something else -> concepts that the image supports
+(`concepts`) -> the structured prompt -> a text in four tagged parts -> `filters`; a text that fails is
+requested again with another seed, up to a cap, at which the image is dropped.
 
 Source: Fine-R1 (arXiv 2602.07605), Stage 1 (CoT SFT). None of the paper's code for it was released.
 """
@@ -30,11 +28,8 @@ def query_all(teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path,
     """Set D and the concept texts of every image (image_id -> line, in the order of `rows`).
 
     One JSON line per image goes to `path`: image_id, foci, descriptions, concepts. Each focus is described
-    `descriptions_per_focus` times, each time with another seed. An interrupted run resumes.
-    Raises: UserError: no description, or the file's lines were made with other foci or numbers.
-
-    Source: Fine-R1 (arXiv 2602.07605), concept selection: several descriptions, each stressing other
-    attributes.
+    `descriptions_per_focus` times, each with another seed. An interrupted run resumes. Raises: UserError: no
+    description, or the file's lines were made with other foci or numbers.
     """
     if descriptions_per_focus < 1:
         raise UserError(f"descriptions_per_focus is {descriptions_per_focus}: set D needs at least 1")
@@ -65,8 +60,8 @@ def query_all(teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path,
 
 def describe_and_choose(teacher: Optional[Teacher], rows: Sequence[Row], encoder: Encoder,
                         **how: Any) -> tuple[dict[str, dict], dict[str, list[dict]]]:
-    """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a
-    teacher."""
+    """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a teacher.
+    """
     if teacher is None:
         return {}, {}
     asked = query_all(teacher, rows, **how)
@@ -75,9 +70,8 @@ def describe_and_choose(teacher: Optional[Teacher], rows: Sequence[Row], encoder
 
 def choose_concepts(rows: Sequence[Row], asked: Mapping[str, Mapping],
                     encoder: Encoder) -> dict[str, list[dict]]:
-    """image_id -> [{"concept", "score", "kept"}], best first, from the lines of `query_all`.
-
-    N stays within the super-category, because descriptions of aircraft do not discriminate birds.
+    """image_id -> [{"concept", "score", "kept"}], best first, from `query_all`; N stays in the
+    super-category.
     """
     chosen: dict[str, list[dict]] = {}
     for super_category in dict.fromkeys(row["super_category"] for row in rows):
@@ -94,9 +88,8 @@ def make_rationales(teacher: Teacher, rows: Sequence[Row], chosen: Mapping[str, 
                     progress: Progress = None) -> list[dict]:
     """A record per image, kept or dropped, as a JSON line in `path`; an interrupted run resumes.
 
-    The kept concepts of `chosen` are used; `names` maps a super-category to its sub-categories; `max_words`
-    limits a text, 0 for no limit. Raises: UserError: an unknown filter, no attempt, or lines of the file made
-    on other concepts or limits.
+    `names` maps a super-category to its sub-categories; `max_words` limits a text, 0 for no limit. Raises:
+    UserError: an unknown filter, no attempt, or lines of the file made on other concepts or limits.
     """
     kept = {row["image_id"]: kept_concepts(chosen[row["image_id"]]) for row in rows}
     done = {record["image_id"]: record for record in read_jsonl(path, truncate=True)}
@@ -120,14 +113,10 @@ def query_until_good(teacher: Teacher, rows: Sequence[Row], concepts: Mapping[st
                      places: Optional[Mapping[str, int]] = None) -> list[dict]:
     """Query a text for every row until one passes, at most `attempts` times; nothing is written.
 
-    `concepts` maps image_id to the concepts given; `places` image_id to the label's place among the
-    candidates (`label_places` by default). A record has image_id, super_category, sub_category, question,
-    text, concepts, candidates, attempts, kept, dropped_because, rejections (the reason of every failed
-    attempt), texts (every attempt, punctuation fixed), mended (how many needed that) and, with a limit,
-    max_words. A dropped image keeps its last text, which is never trained on.
-
-    Source: Fine-R1 (arXiv 2602.07605), Stage 1: resample until the prediction equals the label (here with a
-    cap).
+    `concepts` maps image_id to the concepts given, `places` to the label's place. A record has image_id,
+    super_category, sub_category, question, text, concepts, candidates, attempts, kept, dropped_because,
+    rejections (a reason per failed attempt), texts (all, punctuation fixed), mended (how many needed that)
+    and, with a limit, max_words. A dropped image keeps its last text, which is never trained on.
     """
     if attempts < 1:
         raise UserError(f"attempts is {attempts}: at least 1 is needed")
@@ -157,11 +146,10 @@ def query_until_good(teacher: Teacher, rows: Sequence[Row], concepts: Mapping[st
 
 
 def label_places(rows: Sequence[Row], seed: int) -> dict[str, int]:
-    """image_id -> a place for the label, every place equally often, dealt out in a drawn order.
+    """image_id -> a place for the label, every place (0 to 11, for 2, 3 or 4 candidates) equally often.
 
-    A free draw for each image leaves the places uneven by chance (7 of 60 labels in front in one run), and
-    sixty rationales are few enough for a student to learn that. Places count to 12, a multiple of 2, 3 and 4
-    candidates.
+    A free draw per image is uneven by chance, and sixty rationales are few enough for a student to learn
+    that.
     """
     order = sorted(row["image_id"] for row in rows)
     random.Random(draw_seed(seed, "places")).shuffle(order)
@@ -203,7 +191,8 @@ def _record(row: Row, concepts: Mapping, texts: Sequence[str], reasons: Sequence
 
 def _parts(rows: Sequence[Row], size: int, done: Mapping) -> Iterator[tuple[int, Sequence[Row]]]:
     """(images up to here, rows) of the batches that are not all done. Their borders never move, so that a
-    killed run asks the same batches again and gets the same texts."""
+    killed run queries the same batches again and gets the same texts.
+    """
     if size < 1:
         raise UserError(f"the teacher's batch_size is {size}: at least 1 is needed")
     for start in range(0, len(rows), size):
