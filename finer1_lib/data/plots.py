@@ -37,19 +37,16 @@ def rejections(df: Any) -> Any:
     import matplotlib.pyplot as plt
 
     fig, axis = plt.subplots(figsize=(8.6, 0.62 * len(df) + 1.3), layout="constrained")
-    places = range(len(df))
-    axis.barh([place - 0.19 for place in places], df["texts"], 0.36, color=INK, label="texts sent back")
-    axis.barh([place + 0.19 for place in places], df["images_dropped"], 0.36, color="white", hatch="///",
-              edgecolor=INK, label="images given up (last reason)")  # fmt: skip
-    for place, texts, images in zip(places, df["texts"], df["images_dropped"]):
-        for shift, value in ((-0.19, texts), (0.19, images)):
-            axis.annotate(f"{value}", (value, place + shift), (4, 0), textcoords="offset points", va="center",
-                          fontsize=11)  # fmt: skip
-    axis.set_yticks(places, [reason.replace("_", " ") for reason in df["reason"]], fontsize=12)
+    shown = df[["texts", "images_dropped"]].set_axis([reason.replace("_", " ") for reason in df["reason"]])
+    shown.columns = ["texts sent back", "images given up (last reason)"]
+    shown.plot.barh(ax=axis, width=0.74, color=[INK, "white"], edgecolor=INK)
+    for bars, hatch in zip(axis.containers, (None, "///")):
+        plt.setp(bars, hatch=hatch)
+        axis.bar_label(bars, padding=4, fontsize=11)
     axis.invert_yaxis()
+    axis.set(ylabel="", xlim=(0, max(1, df["texts"].max()) * 1.15))
     axis.set_xlabel("how many", fontsize=13)
-    axis.tick_params(axis="x", labelsize=12)
-    axis.set_xlim(0, max(1, df["texts"].max()) * 1.15)
+    axis.tick_params(labelsize=12)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=11, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
@@ -145,5 +142,4 @@ def _show(axis: Any, image: Any, colour: str, style: str = "-") -> None:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Broken into lines."""
     return "\n".join(textwrap.wrap(text, width))

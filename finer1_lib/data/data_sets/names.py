@@ -14,24 +14,6 @@ import re
 from functools import cache
 from pathlib import PurePosixPath
 
-FLOWERS = ("pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold",
-           "tiger lily", "moon orchid", "bird of paradise", "monkshood", "globe thistle", "snapdragon",
-           "colt's foot", "king protea", "spear thistle", "yellow iris", "globe flower", "purple coneflower",
-           "peruvian lily", "balloon flower", "giant white arum lily", "fire lily", "pincushion flower",
-           "fritillary", "red ginger", "grape hyacinth", "corn poppy", "prince of wales feathers",
-           "stemless gentian", "artichoke", "sweet william", "carnation", "garden phlox", "love in the mist",
-           "mexican aster", "alpine sea holly", "ruby-lipped cattleya", "cape flower", "great masterwort",
-           "siam tulip", "lenten rose", "barbeton daisy", "daffodil", "sword lily", "poinsettia",
-           "bolero deep blue", "wallflower", "marigold", "buttercup", "oxeye daisy", "common dandelion",
-           "petunia", "wild pansy", "primula", "sunflower", "pelargonium", "bishop of llandaff", "gaura",
-           "geranium", "orange dahlia", "pink and yellow dahlia", "cautleya spicata", "japanese anemone",
-           "black-eyed susan", "silverbush", "californian poppy", "osteospermum", "spring crocus",
-           "bearded iris", "windflower", "tree poppy", "gazania", "azalea", "water lily", "rose",
-           "thorn apple", "morning glory", "passion flower", "lotus", "toad lily", "anthurium", "frangipani",
-           "clematis", "hibiscus", "columbine", "desert-rose", "tree mallow", "magnolia", "cyclamen",
-           "watercress", "canna lily", "hippeastrum", "bee balm", "air plant", "foxglove", "bougainvillea",
-           "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower", "trumpet creeper",
-           "blackberry lily")
 # Other lists' names of the same flowers, by number: torchvision's, TensorFlow's, cat_to_name.json's.
 FLOWER_ALIASES = {16: ("globe-flower",), 60: ("pink-yellow dahlia", "pink-yellow dahlia?"),
                   78: ("lotus lotus",), 93: ("ball moss",)}
@@ -74,12 +56,18 @@ def aircraft_name(variant: str) -> str:
 @cache
 def official_names(word: str) -> frozenset[str]:
     """All sub-categories of a data set, as these rules spell them."""
-    if word == "flower":
-        return frozenset(FLOWERS)
+    return frozenset(_listed(word))
+
+
+def _listed(word: str) -> list[str]:
+    """The class list of a data set, flowers in the order of their numbers."""
     file = "cub_taxonomy.csv" if word == "bird" else "sub_categories.csv"
     text = (importlib.resources.files(__package__) / file).read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
-    return frozenset(row["sub_category"] for row in rows if row.get("data_set", word) == word)
+    return [row["sub_category"] for row in rows if row.get("data_set", word) == word]
+
+
+FLOWERS = tuple(_listed("flower"))
 
 
 def name_of_label(word: str, label: str) -> str:

@@ -17,7 +17,7 @@ from typing import Collection, Iterable, Mapping, Optional, Sequence
 from finer1_lib.core.completions import is_target, normalise
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.names import same_name
-from finer1_lib.data.rationales.parsing import MAX_CANDIDATES, Trace, parse
+from finer1_lib.data.rationales.parsing import MAX_CANDIDATES, parse
 
 REASONS = ("cut_off", "not_well_formed", "mixed_language", "prompt_leak", "label_not_a_candidate",
            "foreign_candidate", "wrong_prediction")
@@ -85,8 +85,9 @@ def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[st
     others = {normalise(name) for name in foreign} - {normalise(name) for name in names}
     own = [name for name in trace.candidates if same_name(data_set, name, label)]
     said = all(name and same_name(data_set, name, label) for name in (trace.prediction, trace.answer))
-    whole = trace.layout == "tags" and trace.complete and is_target(text) and _sound_list(trace)
-    whole = whole and len(own) < 2  # under two of its names the label would stand there twice
+    whole = trace.layout == "tags" and trace.complete and is_target(text)
+    whole = whole and len(own) < 2  # two of its names would list the label twice
+    whole = whole and 2 <= len(candidates) == len(trace.candidates) <= MAX_CANDIDATES
     found = {"cut_off": text.endswith(CUT_OFF), "not_well_formed": not whole,
              "mixed_language": bool(_strange_letters(text, [label, *names])),
              "prompt_leak": bool(_LEAK.search(text)), "label_not_a_candidate": not own,
@@ -145,21 +146,9 @@ def settle(text: str, label: str, rng: random.Random, place: Optional[int] = Non
     return write_rationale(trace.analysis, [candidates[index] for index in order], comparison, label)
 
 
-def _sound_list(trace: Trace) -> bool:
-    """Two to four different candidates."""
-    different = {normalise(name) for name in trace.candidates}
-    return 2 <= len(different) == len(trace.candidates) <= MAX_CANDIDATES
-
-
 def _strange_letters(text: str, names: Iterable[str]) -> set[str]:
     """Letters outside the Latin script that no name has, East Asian signs, and signs that no font shows."""
     welcome = set("".join(names)) | {"\n", "\t", "\u00aa", "\u00ba", "\u00b5"}  # ordinals, micro
-    return {
-        sign
-        for sign in set(text) - welcome
-        if sign == "\ufffd"
-        or unicodedata.category(sign)[0] == "C"
-        or "\u3000" <= sign <= "\u303f"
-        or "\uff00" <= sign <= "\uffef"
-        or (unicodedata.category(sign)[0] == "L" and not unicodedata.name(sign, "").startswith("LATIN"))
-    }
+    return {sign for sign in set(text) - welcome if sign == "\ufffd" or unicodedata.category(sign)[0] == "C"
+            or "\u3000" <= sign <= "\u303f" or "\uff00" <= sign <= "\uffef"
+            or (unicodedata.category(sign)[0] == "L" and not unicodedata.name(sign, "").startswith("LATIN"))}
