@@ -23,14 +23,14 @@ _AND = re.compile(r"\s(?:and|&)\s")
 
 
 def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool:
-    """Whether an answer names several things (`known`: options and labels; `data_set`: whose other names
-    count).
+    """Whether an answer names several things; `known` are options and labels, if any.
 
     Real names hold commas, slashes and "and", so known names are read first, as whole words, the longest
     first: an answer that equals one ("F/A-18"), or one beside a name of its own ("C-47 (Skytrain)"), is one
-    thing; two of them are several, unless they mean the same. The rest is cut at commas, semicolons, line
-    ends, "or", slashes with white space, and at "and" unless one word is before it and more after it (Black
-    and White Warbler); two pieces are several, also an apposition ("Rock Wren, a small bird").
+    thing; two are several, unless both are names of one thing in `data_set`. The rest is cut at commas,
+    semicolons, line ends, "or", slashes with white space, and at "and" unless one word is before it and more
+    after it (Black and White Warbler); two pieces are several, also an apposition ("Rock Wren, a small
+    bird").
     """
     text = normalise(ALSO.sub(" | ", "; ".join(answer.splitlines())))
     names = _longest_first(frozenset(known), data_set)
@@ -105,8 +105,8 @@ def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
 
 
 def stated(answer: str, word: str) -> str:
-    """The name in a plain sentence about a thing of the super-category `word`: "The bird is a Rock Wren." ->
-    "a Rock Wren"; else the answer as it is.
+    """The name in a plain sentence about a `word`: "The bird is a Rock Wren." -> "a Rock Wren"; else the
+    answer.
     """
     text = " ".join(forms(answer)[-1].replace("*", "").split())  # "**Answer:** a Rock Wren"
     found = _sentence(word).match(text)
@@ -163,7 +163,4 @@ class KnownNames:
         return None
 
 
-@lru_cache(maxsize=4096)  # four options make a set of their own in every question
-def known_names(names: frozenset) -> KnownNames:
-    """`KnownNames`, made once for equal sets."""
-    return KnownNames(names)
+known_names = lru_cache(maxsize=4096)(KnownNames)  # of a frozen set; four options are a set in every question

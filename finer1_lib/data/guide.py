@@ -92,31 +92,24 @@ def _value_faults(guide: Mapping) -> list[str]:
 def guide_similarity(guide: Mapping) -> Similarity:
     """Nearness by the guide: minus the number of attributes in which two sub-categories differ."""
 
-    def similarity(super_category: str, first: str, second: str) -> float:
-        one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
-        return -float(sum(one[attribute] != two.get(attribute) for attribute in one))
-
-    return similarity
-
-
-def _article(word: str) -> str:
-    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+    return lambda super_category, first, second: -float(distance(guide, first, second))
 
 
 def describe(super_category: str, attributes: dict[str, str], rng: random.Random) -> str:
-    """A description in one of several wordings, attributes in any order, e.g. "A bird: crown red, bill
-    needle." """
+    """A description in one of several wordings, e.g. "A bird with red crown, needle bill."."""
     items = list(attributes.items())
     if rng.random() < 0.5:
         rng.shuffle(items)
     style = rng.randrange(4)
+    claims = analysis_text(dict(items))
     if style == 0:
-        return f"{_article(super_category).capitalize()} with " + ", ".join(claim(k, v) for k, v in items) + "."
+        article = "An" if super_category[0] in "aeiou" else "A"
+        return f"{article} {super_category.lower()} with {claims}."
     if style == 1:
         return f"{super_category}: " + ", ".join(f"{k} {v}" for k, v in items) + "."
     if style == 2:
-        return f"The {super_category} shows " + ", ".join(claim(k, v) for k, v in items) + "."
-    return f"<analysis>{analysis_text(dict(items))}</analysis>"
+        return f"The {super_category} shows {claims}."
+    return f"<analysis>{claims}</analysis>"
 
 
 class Shuffler(Protocol):
@@ -142,16 +135,13 @@ def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[st
     At equal distance the own genus comes first; remaining ties are shuffled by `rng`, which is used once per
     call.
     """
-    own = guide["sub_categories"][sub_category]
-    super_category, genus = own["super_category"], own["genus"]
-    others = [name for name in sorted(guide["sub_categories"])
-              if name != sub_category and guide["sub_categories"][name]["super_category"] == super_category]
+    entries = guide["sub_categories"]
+    own = entries[sub_category]
+    others = [name for name in sorted(entries)
+              if name != sub_category and entries[name]["super_category"] == own["super_category"]]
     rng.shuffle(others)  # sorted() below is stable: equal distances keep this order
-
-    def rank(name: str) -> tuple[int, bool]:
-        return distance(guide, sub_category, name), guide["sub_categories"][name]["genus"] != genus
-
-    return sorted(others, key=rank)[:k]
+    return sorted(others, key=lambda name: (distance(guide, sub_category, name),
+                                            entries[name]["genus"] != own["genus"]))[:k]
 
 
 def analysis_text(analysis: Mapping[str, str]) -> str:

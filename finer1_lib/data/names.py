@@ -37,7 +37,11 @@ _BINOMIAL = re.compile(r"(?!Not?\b|Or\b)[A-Z][a-z]+ (?!or\b)[a-z]{3,}(?: [a-z]{3
 @cache
 def alias_rows() -> tuple[dict[str, str], ...]:
     """The table's rows: data_set, sub_category, alias, kind."""
-    text = (importlib.resources.files(__package__) / "aliases.csv").read_text(encoding="utf-8")
+    return _csv("aliases.csv")
+
+
+def _csv(name: str) -> tuple[dict[str, str], ...]:
+    text = (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 
 
@@ -340,8 +344,7 @@ def _models() -> Mapping[tuple[str, str], tuple[str, ...]]:
 
 @cache
 def _everyday(part: str) -> tuple[dict[str, str], ...]:
-    text = (importlib.resources.files(__package__) / "car_names.csv").read_text(encoding="utf-8")
-    return tuple(row for row in csv.DictReader(text.splitlines()) if row["part"] == part)
+    return tuple(row for row in _csv("car_names.csv") if row["part"] == part)
 
 
 @cache

@@ -40,10 +40,9 @@ def prototype_rows(table, count: int):
 def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy.ndarray"]:
     """(super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
 
-    Row i of `table` belongs to `features[i]` (rows, hidden). Features are centred on their super-category's
-    mean: what all birds share does not say which two are alike.
+    Row i of `table` belongs to `features[i]`. Features are centred on their super-category's mean: what all
+    birds share does not say which two are alike.
     """
-
     if len(features) != len(table):
         raise ValueError(f"{len(features)} features for {len(table)} images")
     found = {}
@@ -57,13 +56,12 @@ def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy
 
 
 class PrototypeSimilarity:
-    """Cosine of two prototypes, and the nearest of many at once."""
+    """Cosine of the `prototypes` of two sub-categories, and the nearest of many at once."""
 
     def __init__(self, found: Mapping[tuple[str, str], "numpy.ndarray"]) -> None:
         self._found = found
 
     def __call__(self, super_category: str, first: str, second: str) -> float:
-        """Cosine of two sub-categories of one super-category."""
         return float(self._found[super_category, first] @ self._found[super_category, second])
 
     def nearest(self, super_category: str, names: Sequence[str], seed: int) -> dict[str, str]:
@@ -90,9 +88,7 @@ class PrototypeSimilarity:
         return nearest
 
 
-def prototype_similarity(found: Mapping[tuple[str, str], "numpy.ndarray"]) -> PrototypeSimilarity:
-    """How alike two sub-categories of one super-category look, by their `prototypes`."""
-    return PrototypeSimilarity(found)
+prototype_similarity = PrototypeSimilarity
 
 
 def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool = False):
@@ -174,16 +170,12 @@ Picture = Union[ImageFile, DistortedImage]
 
 
 def noised(image: ImageFile, amount: float, seed: int) -> DistortedImage:
-    """sqrt(1 - amount) x + sqrt(amount) Gaussian noise, with x in [-1, 1]: one step of a forward diffusion.
-    Raises: UserError: an amount outside 0 to 1.
-    """
+    """sqrt(1 - amount) x + sqrt(amount) Gaussian noise, x in [-1, 1]. Raises: UserError: not 0 to 1."""
     return DistortedImage(*image, "noised", _share("noise", amount), seed)
 
 
 def masked(image: ImageFile, amount: float, seed: int) -> DistortedImage:
-    """A share of the patches blackened, drawn at random.
-    Raises: UserError: an amount outside 0 to 1.
-    """
+    """A share of the patches blackened, drawn at random. Raises: UserError: not 0 to 1."""
     return DistortedImage(*image, "masked", _share("mask_share", amount), seed)
 
 

@@ -92,25 +92,23 @@ def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int =
 
 def select_concepts(descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]],
                     encoder: Encoder) -> dict[str, list[dict]]:
-    """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}], best
-    first.
+    """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}, best
+    first].
 
     `descriptions` maps image_id to the texts on that image (N of an image is all others'), `concepts` to its
     concept texts; the encoder is fitted here on all of them.
     """
     import numpy
 
+    chosen: dict[str, list[dict]] = {image_id: [] for image_id in descriptions}
     if not any(concepts.values()):
-        return {image_id: [] for image_id in descriptions}
+        return chosen
     texts = [text for image_id in descriptions for text in descriptions[image_id]]
     owners = numpy.array([image_id for image_id in descriptions for _ in descriptions[image_id]])
     encoder.fit(texts + [text for image_id in concepts for text in concepts[image_id]])
     vectors = encoder.encode(texts)
-    chosen = {}
     for image_id in descriptions:
-        unique = list(dict.fromkeys(concepts[image_id]))
-        if not unique:
-            chosen[image_id] = []
+        if not (unique := list(dict.fromkeys(concepts[image_id]))):
             continue
         own = owners == image_id
         scores = concept_scores(vectors[own], encoder.encode(unique), vectors[~own])
@@ -118,6 +116,5 @@ def select_concepts(descriptions: Mapping[str, Sequence[str]], concepts: Mapping
         order = kept + [index for index in numpy.argsort(-scores, kind="stable") if index not in kept]
         chosen[image_id] = [
             {"concept": unique[index], "score": float(scores[index]), "kept": rank < len(kept)}
-            for rank, index in enumerate(order)
-        ]
+            for rank, index in enumerate(order)]
     return chosen

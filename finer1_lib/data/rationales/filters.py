@@ -44,11 +44,9 @@ _LEAK = re.compile(
 
 def write_rationale(analysis: str, candidates: Sequence[str], comparison: str, prediction: str) -> str:
     """The kit's target format, to the newline (Fine-R1, arXiv 2602.07605, Table 5: the four parts)."""
-    return (
-        f"<think>\n<analysis>{analysis}</analysis>\n<options>{', '.join(candidates)}</options>\n"
-        f"<comparison>{comparison}</comparison>\n<prediction>{prediction}</prediction>\n</think>\n"
-        f"<answer>{prediction}</answer>"
-    )
+    return (f"<think>\n<analysis>{analysis}</analysis>\n<options>{', '.join(candidates)}</options>\n"
+            f"<comparison>{comparison}</comparison>\n<prediction>{prediction}</prediction>\n</think>\n"
+            f"<answer>{prediction}</answer>")
 
 
 def check_filters(filters: Iterable[str]) -> tuple[str, ...]:
@@ -130,18 +128,16 @@ def settle(text: str, label: str, rng: random.Random, place: Optional[int] = Non
     if found & {"not_well_formed", "label_not_a_candidate", "wrong_prediction"}:
         return text
     candidates = [label if same_name(data_set, name, label) else name for name in trace.candidates]
-    pieces = dict(zip(trace.candidates, trace.comparison.split("; ")))
-    follows = len(trace.comparison.split("; ")) == len(candidates) == len(pieces) and all(
-        piece.startswith(f"{name}:") for name, piece in pieces.items()
-    )
+    comparison, parts = trace.comparison, trace.comparison.split("; ")
+    pieces = dict(zip(trace.candidates, parts))
     order = list(range(len(candidates)))
     rng.shuffle(order)
     if place is not None:
         own = candidates.index(label)
         order.remove(own)
         order.insert(place % len(candidates), own)
-    comparison = trace.comparison
-    if follows:
+    if len(parts) == len(candidates) == len(pieces) and all(
+            piece.startswith(f"{name}:") for name, piece in pieces.items()):
         comparison = "; ".join(pieces[trace.candidates[index]] for index in order)
     return write_rationale(trace.analysis, [candidates[index] for index in order], comparison, label)
 

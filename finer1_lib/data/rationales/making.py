@@ -47,12 +47,8 @@ def query_all(teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path,
         answers = iter(teacher.describe_all(asked))
         texts = [[next(answers) for _ in foci[row["image_id"]]] for row in part]
         concepts = teacher.concepts_all(list(zip(part, texts)))
-        lines = [
-            {"image_id": row["image_id"], "foci": foci[row["image_id"]], "descriptions": own,
-             "concepts": list(found)}
-            for row, own, found in zip(part, texts, concepts)
-        ]  # fmt: skip
-        _append(path, lines, done)
+        _append(path, [{"image_id": row["image_id"], "foci": foci[row["image_id"]], "descriptions": own,
+                        "concepts": list(found)} for row, own, found in zip(part, texts, concepts)], done)
         if progress:
             progress(number, len(rows))
     return {row["image_id"]: done[row["image_id"]] for row in rows}
@@ -125,31 +121,24 @@ def query_until_good(teacher: Teacher, rows: Sequence[Row], concepts: Mapping[st
     reasons: dict[str, list] = {row["image_id"]: [] for row in rows}
     waiting = list(rows)
     for attempt in range(attempts):
-        asked = [
-            Rationale(row, concepts[row["image_id"]], question_for(row["super_category"]),
-                      attempt_seed(seed, row, attempt))
-            for row in waiting
-        ]  # fmt: skip
-        for one, text in zip(asked, teacher.rationale_all(asked) if asked else []):
-            own, foreign = own_and_foreign(names, one.row["super_category"])
-            label = one.row["sub_category"]
-            texts[one.row["image_id"]].append(text)
-            reasons[one.row["image_id"]].append(
-                reject_reason(fix_punctuation(text), label, own, foreign, filters, max_words,
-                              table_for(one.row["super_category"], label))
-            )
+        asked = [Rationale(row, concepts[row["image_id"]], question_for(row["super_category"]),
+                           attempt_seed(seed, row, attempt)) for row in waiting]
+        for row, text in zip(waiting, teacher.rationale_all(asked) if asked else []):
+            word, label = row["super_category"], row["sub_category"]
+            texts[row["image_id"]].append(text)
+            reasons[row["image_id"]].append(reject_reason(
+                fix_punctuation(text), label, *own_and_foreign(names, word), filters, max_words,
+                table_for(word, label)))
         waiting = [row for row in waiting if reasons[row["image_id"]][-1]]
     places = label_places(rows, seed) if places is None else places
     limit = {"max_words": max_words} if max_words else {}
-    return [_record(row, concepts, texts[image_id], reasons[image_id], seed, places[image_id]) | limit
-            for image_id, row in ((row["image_id"], row) for row in rows)]
+    return [_record(row, concepts, texts[row["image_id"]], reasons[row["image_id"]], seed,
+                    places[row["image_id"]]) | limit for row in rows]
 
 
 def label_places(rows: Sequence[Row], seed: int) -> dict[str, int]:
-    """image_id -> a place for the label, every place (0 to 11, for 2, 3 or 4 candidates) equally often.
-
-    A free draw per image is uneven by chance, and sixty rationales are few enough for a student to learn
-    that.
+    """image_id -> a place for the label, every place (0 to 11, for 2, 3 or 4 candidates) equally often: a
+    free draw is uneven by chance, and a student would learn that from sixty rationales.
     """
     order = sorted(row["image_id"] for row in rows)
     random.Random(draw_seed(seed, "places")).shuffle(order)

@@ -117,8 +117,8 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
 
 
 def label_order(records: Sequence[Mapping]) -> list[dict]:
-    """How often the label leads the candidates, in the teacher's order and after the shuffle: {order, value,
-    low, high, n}.
+    """How often the label is first, in the teacher's order and after the shuffle: {order, value, low, high,
+    n}.
     """
     kept = _kept(records)
     owners = [(record["super_category"], record["sub_category"]) for record in kept]
@@ -260,14 +260,11 @@ def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[st
 
     A row {reason, texts, planted, found (of those planted), false_alarms (found, with nothing planted)} each.
     """
-    pairs = [(known, seen) for record in records for known,
-             seen in zip(record["planted"], _flaws_of_all(record, names))]
-    return [
-        {"reason": name, "texts": len(pairs), "planted": sum(name in known for known, _ in pairs),
-         "found": sum(name in known and name in seen for known, seen in pairs),
-         "false_alarms": sum(not known and name in seen for known, seen in pairs)}
-        for name in reasons_of(records)
-    ]  # fmt: skip
+    pairs = [pair for record in records for pair in zip(record["planted"], _flaws_of_all(record, names))]
+    return [{"reason": name, "texts": len(pairs), "planted": sum(name in known for known, _ in pairs),
+             "found": sum(name in known and name in seen for known, seen in pairs),
+             "false_alarms": sum(not known and name in seen for known, seen in pairs)}
+            for name in reasons_of(records)]
 
 
 def steps(filters: Sequence[Mapping], orders: Sequence[Mapping],
@@ -278,22 +275,14 @@ def steps(filters: Sequence[Mapping], orders: Sequence[Mapping],
     `label_order` and, where the teacher could be queried again, `compare_concepts`.
     """
     order, given = {row["order"]: row for row in orders}, {row["concepts"]: row for row in concepts}
-    pairs = [
-        ("all filters" if row["off"] == "all" else "its filter", _WORDS[row["off"]],
-         {key: row["on_" + key] for key in ("value", "low", "high", "n")}, row)
-        for row in filters
-    ]  # fmt: skip
+    pairs = [("all filters" if row["off"] == "all" else "its filter", _WORDS[row["off"]],
+              {key: row["on_" + key] for key in ("value", "low", "high", "n")}, row) for row in filters]
     pairs.append(("shuffled candidates", "label stands first", order["shuffled"], order["teacher's"]))
-    for other in ("none", "all named") if concepts else ():
-        step = f"concepts chosen; off: {other}"
-        pairs.append((step, "an attribute misread", given["chosen"], given[other]))
-    names = {"value": "", "low": "_low", "high": "_high"}
-    return [
-        {"step": step, "flaw": flaw}
-        | {"on" + end: on[key] for key, end in names.items()} | {"n_on": on["n"]}
-        | {"off" + end: off[key] for key, end in names.items()} | {"n_off": off["n"]}
-        for step, flaw, on, off in pairs
-    ]  # fmt: skip
+    pairs += [(f"concepts chosen; off: {other}", "an attribute misread", given["chosen"], given[other])
+              for other in ("none", "all named") if concepts]
+    keys = {"value": "{}", "low": "{}_low", "high": "{}_high", "n": "n_{}"}
+    return [{"step": step, "flaw": flaw} | {name.format("on"): on[key] for key, name in keys.items()}
+            | {name.format("off"): off[key] for key, name in keys.items()} for step, flaw, on, off in pairs]
 
 
 def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[set[str]]:

@@ -73,7 +73,6 @@ class Teacher(Protocol):
         """The whole assistant text for the row's label on these concepts; ends in `CUT_OFF` if truncated."""
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
-        """One description each."""
         return [self.describe(*query) for query in queries]
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
@@ -81,7 +80,6 @@ class Teacher(Protocol):
         return [list(self.concepts(*one)) for one in queries]
 
     def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
-        """One text each."""
         return [self.rationale(*one) for one in queries]
 
 
@@ -91,35 +89,26 @@ def draw_seed(*parts: Any) -> int:
 
 
 # Fields in braces are filled by `fill`.
-TEACHER_PROMPTS = {
-    prompt.name: prompt
-    for prompt in (
-        Prompt(
-            "teacher_describe",
-            "Describe the {super_category} in this picture in two or three sentences, above all its {focus}. "
-            "Write only what can be seen, and no name of any kind of {super_category}.",
-        ),
-        Prompt(
-            "teacher_concepts",
-            "By which visible features does one know the {super_category} called {sub_category}? Write ten "
-            "short phrases of two to five words, one on each line, and nothing else.",
-        ),
-        Prompt(
-            "teacher_rationale",
-            "{question} It is certain that the answer is {sub_category}, and these features were found in "
-            "the picture: {concepts}. Reason towards that answer as an expert would who has only the "
-            "picture, in plain English and in exactly this form:\n"
-            "<think>\n<analysis>what is seen, feature by feature</analysis>\n"
-            "<options>at most four names of {super_category} it could be, parted by commas, {sub_category} "
-            "somewhere among them</options>\n"
-            "<comparison>each of these names against what is seen</comparison>\n"
-            "<prediction>the name that fits best</prediction>\n</think>\n<answer>the same name</answer>\n"
-            "Never let it show that the answer or the features were known beforehand.",
-        ),
-        # added to teacher_rationale where there is a limit
-        Prompt("teacher_words", " Write at most {words} words in all; short phrases will do."),
-    )
-}
+TEACHER_PROMPTS = {name: Prompt(name, text) for name, text in {
+    "teacher_describe":
+        "Describe the {super_category} in this picture in two or three sentences, above all its {focus}. "
+        "Write only what can be seen, and no name of any kind of {super_category}.",
+    "teacher_concepts":
+        "By which visible features does one know the {super_category} called {sub_category}? Write ten "
+        "short phrases of two to five words, one on each line, and nothing else.",
+    "teacher_rationale":
+        "{question} It is certain that the answer is {sub_category}, and these features were found in "
+        "the picture: {concepts}. Reason towards that answer as an expert would who has only the "
+        "picture, in plain English and in exactly this form:\n"
+        "<think>\n<analysis>what is seen, feature by feature</analysis>\n"
+        "<options>at most four names of {super_category} it could be, parted by commas, {sub_category} "
+        "somewhere among them</options>\n"
+        "<comparison>each of these names against what is seen</comparison>\n"
+        "<prediction>the name that fits best</prediction>\n</think>\n<answer>the same name</answer>\n"
+        "Never let it show that the answer or the features were known beforehand.",
+    # added to teacher_rationale where there is a limit
+    "teacher_words": " Write at most {words} words in all; short phrases will do.",
+}.items()}
 SELF_CONCEPTS = 12  # phrases taken over from a self-teacher's descriptions
 
 
@@ -164,7 +153,6 @@ class EndpointModel:
         self._endpoint, self._root = endpoint, str(image_root)
 
     def __call__(self, queries: Queries) -> list[str]:
-        """One text for each query."""
         questions = [Question(prompt, _image(self._root, row), seed) for prompt, row, seed in queries]
         return [answer.text + CUT_OFF * answer.truncated for answer in self._endpoint.ask(questions)]
 
@@ -177,15 +165,12 @@ class _BatchTeacher(Teacher):
     """A teacher that answers whole batches; one answer is a batch of one."""
 
     def describe(self, row: Row, focus: str, seed: int) -> str:
-        """A description stressing the focus."""
         return self.describe_all([Description(row, focus, seed)])[0]
 
     def concepts(self, row: Row, descriptions: Sequence[str]) -> list[str]:
-        """Short texts about the row's sub-category."""
         return self.concepts_all([(row, descriptions)])[0]
 
     def rationale(self, row: Row, concepts: Sequence[str], question: str, seed: int) -> str:
-        """The whole assistant text."""
         return self.rationale_all([Rationale(row, concepts, question, seed)])[0]
 
 
@@ -207,7 +192,6 @@ class SelfTeacher(_BatchTeacher):
         self._names = {super_category: sorted(set(names)) for super_category, names in groups}
 
     def foci(self, row: Row) -> list[str]:
-        """Sample numbers in the place of foci."""
         return [f"sample {number}" for number in range(1, self._samples + 1)]
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
@@ -252,7 +236,6 @@ class _LargeTeacher(_BatchTeacher):
         self._model, self._foci, self.batch_size, self._words = model, list(foci), batch_size, words
 
     def foci(self, row: Row) -> list[str]:
-        """The same for every image."""
         return self._foci
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
@@ -263,11 +246,8 @@ class _LargeTeacher(_BatchTeacher):
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
         """The list for each sub-category, prompted without an image; without bullets and numbers."""
-        prompts = [
-            (fill("teacher_concepts", super_category=row["super_category"], sub_category=row["sub_category"]),
-             None, 0)
-            for row, _ in queries
-        ]  # fmt: skip
+        prompts = [(fill("teacher_concepts", super_category=row["super_category"],
+                         sub_category=row["sub_category"]), None, 0) for row, _ in queries]
         lists = [_whole(text, r"\n").splitlines() for text in self._model(prompts)]
         bare = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])?\s*")
         lists = [[bare.sub("", line).strip(" .") for line in lines] for lines in lists]
