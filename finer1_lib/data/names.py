@@ -20,8 +20,7 @@ from functools import cache, lru_cache
 from typing import Iterator, Mapping, NamedTuple, Optional
 
 from finer1_lib.core.completions import forms, normalise, says
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
 from finer1_lib.data.taxonomy import genera
 
 KINDS = ("spelling", "fuller or shorter", "synonym", "renamed", "botanical", "taken as", "year first")

@@ -10,8 +10,6 @@ from finer1_lib.core.plots import INK, SEEN, UNSEEN, percent_axis
 from finer1_lib.core.prompts import FOUR_PARTS
 from finer1_lib.data.rationales.parsing import parse
 
-_ON_AND_OFF = (("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s"))  # shift, colours, marker
-
 
 def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
     """One image per sub-category: entries (name, "seen" or "unseen", PIL image), by the colour of the frame
@@ -61,33 +59,28 @@ def prevented(df: Any) -> Any:
     missing), n_on, n_off.
     """
     import matplotlib.pyplot as plt
+    import numpy
 
     fig, axis = plt.subplots(figsize=(10.5, 0.66 * len(df) + 1.5), layout="constrained")
-    for place, row in enumerate(df.to_dict("records")):
-        span = [100 * row["on"], 100 * row["off"]]
-        axis.plot(span, [place, place], color="#BBBBBB", linewidth=1.2, zorder=1)
-        for which, shift, colour, face, marker in _ON_AND_OFF:
-            value, low, high = (100 * float(row[which + end]) for end in ("", "_low", "_high"))
-            axis.plot([low, high], [place + shift] * 2, color=colour, linewidth=1.8, zorder=2)
-            axis.plot([value], [place + shift], marker, color=colour, markerfacecolor=face, markersize=9,
-                      markeredgewidth=1.8, zorder=3)  # fmt: skip
-        ends = [row[key] for key in ("off", "off_high", "on_high") if row[key] == row[key]]
-        axis.annotate(f"{100 * row['on']:.0f} → {100 * row['off']:.0f}", (100 * max(ends), place), (8, 0),
-                      textcoords="offset points", va="center", fontsize=12)  # fmt: skip
-    names = [f"{row['flaw']}\n({row['step']})" for row in df.to_dict("records")]
-    axis.set_yticks(range(len(df)), names, fontsize=11)
+    places = numpy.arange(len(df))
+    axis.hlines(places, 100 * df["on"], 100 * df["off"], color="#BBBBBB", linewidth=1.2, zorder=1)
+    marks = (("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s"))
+    for which, shift, colour, face, marker in marks:
+        value, low, high = (100 * df[which + end].astype(float) for end in ("", "_low", "_high"))
+        axis.errorbar(value, places + shift, xerr=[(value - low).clip(0), (high - value).clip(0)], fmt=marker,
+                      color=colour, markerfacecolor=face, markersize=9, markeredgewidth=1.8, elinewidth=1.8,
+                      label=f"step {which}")
+    right_ends = df[["off", "off_high", "on_high"]].astype(float).max(axis=1)
+    for place, right, on, off in zip(places, right_ends, df["on"], df["off"]):
+        axis.annotate(f"{100 * on:.0f} → {100 * off:.0f}", (100 * right, place), (8, 0),
+                      textcoords="offset points", va="center", fontsize=12)
+    axis.set_yticks(places, [f"{flaw}\n({step})" for flaw, step in zip(df["flaw"], df["step"])], fontsize=11)
     axis.set_ylim(len(df) - 0.5, -0.5)
     percent_axis(axis, -2, 112)
     few, many = df[["n_on", "n_off"]].min().min(), df[["n_on", "n_off"]].max().max()
     label = f"kept rationales with this flaw (%), 95 % intervals, n {few} to {many} each"
     axis.set_xlabel(label, fontsize=13)
-    marks = [
-        axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, markeredgewidth=1.8,
-                  label=f"step {which}")[0]
-        for which, _, colour, face, marker in _ON_AND_OFF
-    ]  # fmt: skip
-    axis.legend(handles=marks, fontsize=12, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2,
-                frameon=False)  # fmt: skip
+    axis.legend(fontsize=12, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
     plt.close(fig)
     return fig
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 from finer1_lib.core.images import image_size
-from finer1_lib.data.data_sets.archives import (BANNER, NotToBeHad, Picture, find_archive, read_archive,
-                                                read_hub_copy)
-from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet, copies_named
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.archives import (
+    BANNER, NotToBeHad, Picture, find_archive, read_archive, read_hub_copy,
+)  # fmt: skip
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet, copies_named, official_names
 from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import read_guide
 from finer1_lib.data.split import COLUMNS, seen_names, split_table

@@ -17,7 +17,7 @@ from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import image_size, load_image, split_crop
 from finer1_lib.data import sources
-from finer1_lib.data.data_sets import archives, names
+from finer1_lib.data.data_sets import archives, catalogue as names
 from finer1_lib.data.data_sets.catalogue import DATA_SETS
 from finer1_lib.data.rationales.parsing import split_names
 from finer1_lib.data.split import COLUMNS, count_names

@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 from hypothesis import given, strategies as st
 
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.catalogue import official_names
 from finer1_lib.data.names import car_scores, cars_in, short_names
 from finer1_lib.data.taxonomy import genera
 

@@ -1,25 +1,24 @@
-"""Facts about the paper's six data sets, one entry a word, and the release's paths to their images.
+"""Facts about the paper's six data sets, the names of their sub-categories, and the release's image paths.
 
->>> DATA_SETS["pet"].title, DATA_SETS["pet"].train, DATA_SETS["pet"].test
-('Oxford-IIIT Pet', 3680, 3669)
+>>> DATA_SETS["pet"].title, DATA_SETS["pet"].train, dog_name("n02086240-Shih-Tzu"), pet_name("Abyssinian_201")
+('Oxford-IIIT Pet', 3680, 'Shih Tzu', 'Abyssinian')
 
-The word is the super-category of all its sub-categories. The Hub ids are copies by others, compared with
-these counts and with the name rules before use. The release has its own folder names, with evaluation and
-training images separate: an image is known by its data set, its split and its file's stem, which each archive
-gives once in a split. A stem proves nothing: callers compare the label.
-
-Source: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' read-me files; release eval/data/*.jsonl and
-LLaMA-Factory/data/Fine-R1-Stage1-data.json (paths, seen and unseen sub-categories).
+A data set's word is the super-category of all its sub-categories; copies on the Hub are compared with these
+facts and names before use. Names are spelled as in release eval/data/*.jsonl; cars and flowers keep their own
+spelling, CUB its misspellings ("Artic Tern"). Sources: Fine-R1 (arXiv 2602.07605), Section 5.1; the data
+sets' read-me files and class lists; flowers: the list of OpenAI's CLIP, indexed by imagelabels.mat. In the
+release, an image is known by its data set, its split and its file's stem, which each archive gives once in a
+split; it proves nothing, so callers compare the label.
 """
 
+import csv
 import importlib.resources
 import re
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NamedTuple, Optional
-
 import yaml
-
 from finer1_lib.core.errors import UserError
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas
@@ -124,3 +123,90 @@ def image_name(item: Mapping) -> str:
 def _key(word: str, path: str) -> str:
     """What an image is known by within its split."""
     return PurePosixPath(path).stem if word in DATA_SETS else path
+
+
+# Other lists' names of the same flowers, by number: torchvision's, TensorFlow's, cat_to_name.json's.
+FLOWER_ALIASES = {16: ("globe-flower",), 60: ("pink-yellow dahlia", "pink-yellow dahlia?"),
+                  78: ("lotus lotus",), 93: ("ball moss",)}
+
+
+def bird_name(folder: str) -> str:
+    """The name of a CUB folder: what follows the number's dot."""
+    return folder.split(".", 1)[1].replace("_", " ").title()
+
+
+def dog_name(folder: str) -> str:
+    """The name of a Stanford Dogs folder: what follows the FIRST dash; seven breeds have more of them."""
+    return folder.split("-", 1)[1].replace("_", " ").replace("-", " ").title()
+
+
+def pet_name(stem: str) -> str:
+    """The name in a pet's file name: all before the last underscore."""
+    return stem.rsplit("_", 1)[0].replace("_", " ").title()
+
+
+def car_name(name: str) -> str:
+    """The devkit's class name, as it is ("Ram C/V Cargo Van Minivan 2012")."""
+    return name
+
+
+def flower_name(number: int) -> str:
+    """The name of class 1 to 102 of imagelabels.mat."""
+    if not 1 <= number <= len(FLOWERS):
+        raise ValueError(f"flower class {number} is not among 1 to {len(FLOWERS)}")
+    return FLOWERS[number - 1]
+
+
+def aircraft_name(variant: str) -> str:
+    """The variant with its maker where the data set leaves it out: Boeing before 7x7-, Airbus before A3xx."""
+    if re.match(r"7\d7-", variant):
+        return f"Boeing {variant}"
+    return f"Airbus {variant}" if re.match(r"A3\d\d", variant) else variant
+
+
+@cache
+def official_names(word: str) -> frozenset[str]:
+    """All sub-categories of a data set, as these rules spell them."""
+    return frozenset(_listed(word))
+
+
+def _listed(word: str) -> list[str]:
+    """The class list of a data set, flowers in the order of their numbers."""
+    file = "cub_taxonomy.csv" if word == "bird" else "sub_categories.csv"
+    text = (importlib.resources.files(__package__) / file).read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return [row["sub_category"] for row in rows if row.get("data_set", word) == word]
+
+
+FLOWERS = tuple(_listed("flower"))
+
+
+def name_of_label(word: str, label: str) -> str:
+    """The name behind a class label of a copy: official folder names, bare names, or flowers' other names.
+    Raises: ValueError: a label that gives no name of this data set.
+    """
+    if word == "bird" and re.match(r"\d{3}\.", label):
+        label = bird_name(label)
+    elif word == "dog" and re.match(r"n\d{8}-", label):
+        label = dog_name(label)
+    elif word == "pet":
+        label = label.replace("_", " ").title()
+    elif word == "flower":
+        other = [number for number, aliases in FLOWER_ALIASES.items() if label in aliases]
+        label = flower_name(other[0]) if other else label
+    elif word == "aircraft":
+        label = aircraft_name(label)
+    if label not in official_names(word):
+        raise ValueError(f"{label!r} is not a class label of the data set {word!r}")
+    return label
+
+
+def name_of_path(word: str, path: str) -> str:
+    """The name that an image's path carries: birds and dogs in the folder, pets in the file.
+    Raises: ValueError: cars, flowers and aircraft have numbers for names.
+    """
+    rules = {"bird": bird_name, "dog": dog_name, "pet": pet_name}
+    if word not in rules:
+        raise ValueError(f"the path of a {word}'s image does not contain its name")
+    found = PurePosixPath(path)
+    return rules[word](found.stem if word == "pet" else found.parent.name)

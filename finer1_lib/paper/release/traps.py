@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import name_of_path
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, name_of_path
 from finer1_lib.evaluation.scores.official import official_word
 from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.paper.release.questions import (
