@@ -25,12 +25,11 @@ _AND = re.compile(r"\s(?:and|&)\s")
 def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool:
     """Whether an answer names several things; `known` are options and labels, if any.
 
-    Real names hold commas, slashes and "and", so known names are read first, as whole words, the longest
-    first: an answer that equals one ("F/A-18"), or one beside a name of its own ("C-47 (Skytrain)"), is one
-    thing; two are several, unless both are names of one thing in `data_set`. The rest is cut at commas,
-    semicolons, line ends, "or", slashes with white space, and at "and" unless one word is before it and more
-    after it (Black and White Warbler); two pieces are several, also an apposition ("Rock Wren, a small
-    bird").
+    Known names are read first, the longest first: an answer that equals one ("F/A-18"), or one beside a name
+    of its own ("C-47 (Skytrain)"), is one thing; two are several, unless they mean the same in `data_set`.
+    The rest is cut at commas, semicolons, line ends, "or", slashes with white space, and at "and" unless one
+    word is before it and more after it (Black and White Warbler); "Rock Wren, a small bird" counts as
+    several.
     """
     text = normalise(ALSO.sub(" | ", "; ".join(answer.splitlines())))
     names = _longest_first(frozenset(known), data_set)

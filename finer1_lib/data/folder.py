@@ -1,10 +1,9 @@
 """Reading a folder of folders of images: every image opened whole, every mistake named.
 
-The folder is `image_root/super_category/sub_category/*.png|jpg|webp` (JPEG under any of its endings), or one
-level less (`image_root/sub_category/*.jpg`, all of one super-category). Names are folder names with
-underscores shown as spaces; some cannot be a label, and some look like a data set's own folders or numbers.
-Hidden entries and a system's own folders are skipped, files that are no images ignored; images of other
-kinds, or not directly in a sub-category's folder, are counted and reported.
+The folder is `image_root/super_category/sub_category/*.png|jpg|webp`, or one level less (all of one
+super-category). Names are folder names with underscores shown as spaces; some cannot be a label, and some
+look like a data set's own folders or numbers. Hidden entries, a system's own folders and files that are no
+images are skipped; images of other kinds or in other places are counted and reported.
 """
 
 import os
@@ -36,16 +35,12 @@ _LEFTOVER = re.compile(  # folders of file servers, drives and notebooks
 
 def read_table(image_root, super_category: str = "object", progress: Optional[Callable] = None,
                broken: Optional[dict[str, str]] = None, strip_names: bool = False):
-    """List and check every image below a folder, as a DataFrame sorted by image_id.
+    """List and check every image below a folder: image_id, super_category, sub_category, width, height.
 
-    Columns: image_id, super_category (the parameter's where the folder has one level only), sub_category,
-    width, height (pixels, after EXIF orientation). `attrs["duplicates"]` lists files left out because an
+    Width and height are pixels after EXIF orientation. `attrs["duplicates"]` lists files left out because an
     identical one is in the same sub-category, `attrs["notes"]` what else was left out or does not look like a
-    label. `strip_names` leaves out catalogue numbers ("001.", "n02085620-"). With a dictionary `broken`,
-    unreadable images are noted in it (image_id -> why) and other mistakes go into `attrs["faults"]`.
-    Raises: UserError: no folder, no images, a wrong layout, split folders above the sub-categories, a broken
-    image, a name that cannot be used or is used twice, one image under two names, or a link out of the
-    folder.
+    label. `strip_names` leaves out catalogue numbers ("001."). With a dictionary `broken`, unreadable images
+    go there (image_id -> why) and other mistakes into `attrs["faults"]`; without, all are UserErrors.
     """
     import pandas
 

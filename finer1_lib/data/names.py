@@ -4,12 +4,11 @@
 ('Myrtle Warbler', 'Boeing 727-200', 'West Highland White Terrier')
 
 `aliases.csv` has a row per alias with its kind. Hyphens, case, apostrophes and brackets are folded, and
-spaces where a name has a number ("A 320"); a name beside one of its own is one thing ("C-47 (Skytrain)"). An
-alias of two sub-categories is not in the table. A model can be right by a name that is missing here, so a
-score with aliases is not a bound.
+spaces where a name has a number. A model can be right by a name that is missing, so a score with aliases is
+no bound.
 Of a car's label the release drops the last two words (eval/evaluation.py:245-246): trims are lost, half a
-body remains. Here make, model and trim (`data_sets/cars_taxonomy.csv`) count, by letters and digits alone
-("F150") and by everyday names (`car_names.csv`). Both tables were collected by hand from general use.
+body remains. Here make, model and trim (`data_sets/cars_taxonomy.csv`) count, by letters and digits alone and
+by everyday names (`car_names.csv`). Aliases and everyday names are collected by hand.
 """
 
 import csv

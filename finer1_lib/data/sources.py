@@ -162,12 +162,11 @@ def read_data_sets(words: Sequence[str], data_root: "str | Path", *, hub_copies:
                    broken: Optional[dict[str, str]] = None) -> "tuple[Any, dict[str, dict], dict[str, str]]":
     """(images, facts, missing) of the data sets `words` below `data_root`.
 
-    images: DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows, an
-    aircraft's copyright notice, with `crop_banner`), super_category, sub_category, split, width, height.
-    facts: {word: {source, complete, classes, train, test}}. missing: {word: why}. `hub_copies` names those
-    from the Hub, "pet" or "pet@REVISION"; with a dictionary `broken`, unreadable images are noted in it
-    (image_id -> why).
-    Raises: UserError: an unknown word, no data set, unofficial counts or names, an unreadable header.
+    images: DataFrame image_id (posix, below data_root; "#bottom=20" leaves out an aircraft's copyright
+    notice), super_category, sub_category, split, width, height. facts: {word: {source, complete, classes,
+    train, test}}. missing: {word: why}. `hub_copies`: "pet" or "pet@REVISION". With a dictionary `broken`,
+    unreadable images go there. Raises: UserError: an unknown word, no data set, unofficial counts or names,
+    an unreadable header.
     """
     import pandas
 
@@ -214,11 +213,10 @@ def assign_shots(table, lists: Mapping[str, Mapping[str, Collection[str]]], *, s
                  seen_share: float = 0.6, first: Optional[Mapping[tuple[str, str], str]] = None):
     """The official split with the columns categories (seen/unseen) and shot, in the form of images.parquet.
 
-    Shots are drawn from the training images of seen sub-categories, each with its own generator: 0 for the
-    rationale, 1.. for TAPO. `lists`: the release's {word: {"seen": names, "unseen": names}}; another word's
-    first floor(seen_share n) names of a seeded shuffle are seen. `first`: {(super_category, sub_category):
-    image_id} of rationales, which become shot 0. Raises: UserError: names that the lists or the table lack,
-    too few training images, or a first image that is not a training image of its sub-category.
+    Shots are training images of seen sub-categories: 0 for the rationale (`first`: {(super_category,
+    sub_category): image_id}), 1.. for TAPO. `lists`: the release's {word: {"seen": names, "unseen": names}};
+    other words are split by a seeded shuffle. Raises: UserError: names that do not fit, too few images, a
+    wrong first.
     """
     if num_shots < 3:
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")

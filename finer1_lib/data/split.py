@@ -28,12 +28,10 @@ def split_table(table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6
                 guide: Optional[Mapping] = None):
     """Add the columns categories (seen/unseen), split (train/test) and shot.
 
-    Sub-categories are split per super-category: as the guide says, else the first floor(seen_share n) of a
-    seeded shuffle are seen (Fine-R1, arXiv 2602.07605, Section 5.1: 117 of 196 cars). Images are split per
-    sub-category; shots come from train images of seen ones: 0 for the rationale, 1.. for TAPO, -1 for none.
-    Every draw has its own generator, so that a new folder leaves other draws alone. The paper's data sets:
-    `sources.assign_shots`. Raises: UserError: names all super-categories and sub-categories that are too
-    small.
+    Per super-category the guide's sub-categories are seen, else the first floor(seen_share n) of a seeded
+    shuffle; images are split per sub-category. Shots are train images of seen ones: 0 for the rationale, 1..
+    for TAPO, -1 for none. Every draw has its own generator, so that a new folder leaves other draws alone.
+    Raises: UserError: names all super-categories and sub-categories that are too small.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
@@ -106,10 +104,9 @@ def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_cla
                      official: Collection[str] = ()) -> list[dict]:
     """One item per test image, seen and unseen, with four options in the RELEASE's order (eval/data/*.jsonl).
 
-    That order is a trap: the truth comes first and the nearest of the other three last, so "always the first"
-    scores 100 %; notebook 04 shuffles the options. An item has item_id, image_id, super_category,
-    sub_category, categories, question, options and, for super-categories in `official` (the paper's data
-    sets), release_path. At most `images_per_class` test images per sub-category, 0 for all.
+    That order is a trap: the truth is first and the nearest of the other three last; notebook 04 shuffles the
+    options. Super-categories in `official` (the paper's data sets) get a release_path. At most
+    `images_per_class` test images per sub-category, 0 for all.
     """
     items = []
     for super_category, part in table.groupby("super_category"):

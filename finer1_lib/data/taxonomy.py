@@ -2,13 +2,11 @@
 
     sub_category,genus,family            a CSV with one row per sub-category; a column "note" is for people
     Rock Wren,Salpinctes,Troglodytidae
-
     {"Rock Wren": {"genus": "Salpinctes"}}                              the same as JSON
 
 It gives every sub-category its value for one or more ranks; "genus" is whatever is between the super-category
 and the sub-category (of cars the maker), and what names are compared by (Fine-R1, arXiv 2602.07605, Section
-5.4). An empty cell is unknown: the name takes no part. It comes from a guide, a user's file, or tables of
-this kit.
+5.4). An empty cell is unknown. It comes from a guide, a user's file, or tables of this kit.
 """
 
 import csv

@@ -6,11 +6,10 @@
     flower    flowers-102/{jpg/image_NNNNN.jpg, imagelabels.mat, setid.mat}
     pet       oxford-iiit-pet/{images/*.jpg, annotations/{trainval,test}.txt}
     aircraft  fgvc-aircraft-2013b/data/{images/*.jpg, images_variant_{trainval,test}.txt}
-    hub/pet   {train,test}/Abyssinian_201.jpg: the copy's own bytes; index.json: repository, commit, rows
+    a copy    hub/pet/{{train,test}/Abyssinian_201.jpg, index.json}: parquet at a fixed commit, written out
 
-torchvision reads four of the archives, from folders of its own naming and through private attributes; the
-tests compare these readers with it. A Hub copy is parquet at a pinned commit (or its newest, written down and
-fixed from then on); an image whose file name is lost is named by its row, and never matched to an item.
+torchvision reads four of the archives through private attributes; the tests compare these readers with it. An
+image of a copy whose file name is lost is named by its row, and never matched to an item.
 """
 
 import os

@@ -3,12 +3,10 @@
 >>> DATA_SETS["pet"].title, DATA_SETS["pet"].train, dog_name("n02086240-Shih-Tzu"), pet_name("Abyssinian_201")
 ('Oxford-IIIT Pet', 3680, 'Shih Tzu', 'Abyssinian')
 
-A data set's word is the super-category of all its sub-categories; copies on the Hub are compared with these
-facts and names before use. Names are spelled as in release eval/data/*.jsonl; cars and flowers keep their own
-spelling, CUB its misspellings ("Artic Tern"). Sources: Fine-R1 (arXiv 2602.07605), Section 5.1; the data
-sets' read-me files and class lists; flowers: the list of OpenAI's CLIP, indexed by imagelabels.mat. In the
-release, an image is known by its data set, its split and its file's stem, which each archive gives once in a
-split; it proves nothing, so callers compare the label.
+A data set's word is the super-category of all its sub-categories. Names are spelled as in release
+eval/data/*.jsonl, with CUB's misspellings ("Artic Tern"). The release's paths are matched by data set, split
+and file stem, which each archive gives once in a split; that proves nothing, so callers compare the label.
+Sources: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' class lists; for flowers OpenAI's CLIP.
 """
 
 import csv

@@ -1,16 +1,13 @@
 """Concept selection: which short texts about a sub-category the image itself supports.
 
-A concept is kept when it is near the descriptions of this image (set D) and far from those of other images
-(N), an information-bottleneck criterion.
-
 >>> import numpy
 >>> D, N = numpy.array([[1.0, 0.0]]), numpy.array([[0.0, 1.0]])
 >>> concepts = numpy.array([[1.0, 0.0], [0.0, 1.0]])      # one like D, one like N
 >>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
 array([-0.3133, -1.3133])
 
-Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values
-below.
+A concept is kept when it is near the descriptions of this image (D) and far from those of others (N). Source:
+Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values below.
 """
 
 from typing import TYPE_CHECKING, Mapping, Protocol, Sequence

@@ -1,12 +1,10 @@
 """How good the rationales are, and what each step of making them prevents.
 
-`quality_report`, `concept_report`, `misread` and `text_report` count: what the filters did, how many concepts
-are true, what is misread, how the texts are built. Precision and recall need a guide's attributes as truth.
-
+`quality_report`, `concept_report`, `misread` and `text_report` count; precision and recall need a guide.
 `measure_steps` switches each step off. Attempts have fixed seeds, so with fewer filters the texts of an image
-are a prefix of those in its record (`texts`) and need no new query. Other concepts do, and sixty images say
-little about a rare mistake: a free teacher, the guide's, is queried again under other seeds and reports which
-flaws it planted, so that a filter is not judged by itself.
+are a prefix of those in its record and need no new query. Other concepts do, and sixty images say little
+about a rare mistake: the guide's teacher is queried again under other seeds and reports which flaws it
+planted.
 """
 
 import re

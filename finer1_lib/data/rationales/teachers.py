@@ -183,10 +183,9 @@ class SelfTeacher(_BatchTeacher):
     """
 
     def __init__(self, load: Callable, image_root, table, similarity: Similarity, *, samples: int = 3,
-                 temperature: float = 0.7, max_new_tokens: int = 256, batch_size: int = 8,
-                 generate: Optional[Generate] = None) -> None:
-        self._model = LocalModel(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
-                                 batch_size=batch_size, generate=generate)
+                 max_new_tokens: int = 256, batch_size: int = 8, **how: Any) -> None:
+        how |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        self._model = LocalModel(load, image_root, **how)
         self._samples, self._similarity, self.batch_size = samples, similarity, batch_size
         groups = table.groupby("super_category")["sub_category"]
         self._names = {super_category: sorted(set(names)) for super_category, names in groups}
@@ -267,11 +266,10 @@ class _LargeTeacher(_BatchTeacher):
 class PromptedTeacher(_LargeTeacher):
     """A larger model on this machine, of any family; `words` is the longest rationale (0 for no limit)."""
 
-    def __init__(self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
-                 max_new_tokens: int = 1536, batch_size: int = 8, words: int = 0,
-                 generate: Optional[Generate] = None) -> None:
-        model = LocalModel(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
-                           batch_size=batch_size, generate=generate)
+    def __init__(self, load: Callable, image_root, foci: Sequence[str], *, max_new_tokens: int = 1536,
+                 batch_size: int = 8, words: int = 0, **how: Any) -> None:
+        how |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        model = LocalModel(load, image_root, **how)
         super().__init__(model, foci, batch_size, words)
 
 
