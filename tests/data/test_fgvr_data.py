@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy
+import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
@@ -204,13 +205,9 @@ def test_another_folder_leaves_the_others_draws_alone(table):
 
 def test_paper_counts_come_from_the_floor():
     for classes, seen in {100: 60, 200: 120, 196: 117, 120: 72, 102: 61, 37: 22}.items():
-        import pandas
-
-        rows = [
-            {"image_id": f"{c}/{i}", "super_category": "x", "sub_category": str(c), "width": 1, "height": 1}
-            for c in range(classes) for i in range(5)
-        ]  # fmt: skip
-        split = split_table(pandas.DataFrame(rows), seed=0)
+        rows = [(f"{c}/{i}", "x", str(c), 1, 1) for c in range(classes) for i in range(5)]
+        columns = ["image_id", "super_category", "sub_category", "width", "height"]
+        split = split_table(pandas.DataFrame(rows, columns=columns), seed=0)
         assert split[split["categories"] == "seen"]["sub_category"].nunique() == seen
 
 
@@ -370,15 +367,10 @@ def test_nearest_names_break_ties_by_seed_only(seed, k):
 
 @pytest.mark.parametrize("lost", ["wren/male/1.png", "wren/1.heic", "wren/1.gif"])
 def test_a_folder_whose_pictures_are_not_read_is_no_silent_loss(tmp_path, lost):
-    from PIL import Image
-
-    from finer1_lib.data.folder import read_table
-
     for prefix in ("", "bird/"):
         root = tmp_path / (prefix.strip("/") or "flat")
-        for file in (f"{prefix}robin/1.png", f"{prefix}{lost}"):
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (30, 30)).save(root / file, "PNG")
+        for number, file in enumerate((f"{prefix}robin/1.png", f"{prefix}{lost}")):
+            paint(root / file, number, format="PNG")
         with pytest.raises(UserError, match="an image that is not read: wren/ must hold|images both in"):
             read_table(root)
         (root / f"{prefix}{lost}").unlink()
