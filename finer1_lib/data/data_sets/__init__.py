@@ -1,3 +1,1 @@
-"""The paper's six data sets: facts, name rules, readers of their archives and of their Hub copies."""
-
-
+"""The paper's six data sets: catalogue (facts, names, release paths), archives (readers, copies on the Hub)."""
