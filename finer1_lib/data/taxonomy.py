@@ -52,7 +52,8 @@ def genera(word: str) -> Taxonomy:
     """
     if word not in _BUILT_IN:
         return {}
-    with importlib.resources.as_file(_room() / _BUILT_IN[word]) as path:
+    files = importlib.resources.files("finer1_lib.data.data_sets")
+    with importlib.resources.as_file(files / _BUILT_IN[word]) as path:
         return dict(_rows(path))
 
 
@@ -102,18 +103,13 @@ def read_taxonomy(path, table) -> Taxonomy:
     return dict(sorted(found.items()))
 
 
-def _room() -> Any:
-    return importlib.resources.files("finer1_lib.data.data_sets")
-
-
 def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
     """(name, rank -> value) of every row of either format; ValueError says what is wrong."""
     readers = {".csv": _csv_rows, ".json": _json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError("neither .csv nor .json")
-    rows = readers[path.suffix.lower()](read_text(path))
     cleaned = []
-    for name, cells in rows:
+    for name, cells in readers[path.suffix.lower()](read_text(path)):
         name = " ".join(name.split())
         if not normalise(name):
             raise ValueError("a row has no name")
