@@ -4,7 +4,7 @@
     subject.table            the images with split and shots, as stage 01 will make them or has made them
 
 Where 01 has finished with these very values, its files are read; else the table is made from the sources by
-the readers of stage 01 (`data.sources`, `data.folder`), and what only 01 can make (a teacher's
+the readers of stage 01 (`data_sets.collect`, `data.folder`), and what only 01 can make (a teacher's
 rationales, triplets) is `NotYet`. A mistake in one data set is a row and hides nothing of the others; an
 image that cannot be read is noted and left out. Nothing is downloaded but the release's lists, where the
 preset names their address.
