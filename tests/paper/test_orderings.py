@@ -149,7 +149,7 @@ def test_an_ordering_asked_of_two_rows_is_told_to_count_twice(table, scores):
     more = len(both) - len(table)
     assert more >= 4
     told = orderings.findings(both, both["first"])
-    assert f"{more} of them ask an ordering of SFT once more" in told
+    assert f"{more} of them repeat an ordering of SFT" in told
 
 
 def test_what_is_told_of_a_table(table, scores):
@@ -157,7 +157,7 @@ def test_what_is_told_of_a_table(table, scores):
     assert sum(counts.values()) == len(table) and counts["reversed"] >= 1 and counts["cannot tell"] >= 1
     told = orderings.findings(table, scores["model"])
     assert f"Of {len(table)} orderings {counts['holds']} hold, {counts['reversed']} are reversed" in told
-    assert "stands for them: Figure 3a: CLS-RL, No-Thinking RL; Figure 3b: CoT prompting, In-context" in told
+    assert "has no row for them: Figure 3a: CLS-RL, No-Thinking RL; Figure 3b: CoT prompting, In-context" in told
 
 
 def test_an_interval_without_a_test_is_not_enough():
