@@ -24,7 +24,7 @@ TARA queries each level separately; only there do they differ.
 Levels are matched by their rank, so a rank that the truth lacks (a car without a body in its name) is not
 asked for it, and the others stay in their places.
 
-Source: TARA's metrics; paths from plain answers, and all trees but CUB's, are our choice.
+Metrics as TARA defines them, on paths read from plain answers.
 
 Which neighbour is answered for which: the answers about the sub-categories of one genus, counted.
 
@@ -36,8 +36,6 @@ Which neighbour is answered for which: the answers about the sub-categories of o
 
 A sub-category whose genus nobody knows takes no part. Of cars and aircraft "genus" is what the taxonomy puts
 there: the maker, the family.
-
-Source: our choice.
 """
 
 import re
