@@ -70,7 +70,7 @@ def _tapo():
 
 def _evaluation():
     from finer1_lib.evaluation.requests import shown_options
-    from finer1_lib.evaluation.scores.scorers import make_scorer
+    from finer1_lib.evaluation.scores.scoring import make_scorer
 
     names = ["Dunen Wren", "Marlo Wren", "Berish Wren", "Kolic Wren"]
     items = [{"item_id": str(k), "sub_category": names[0], "options": names} for k in range(5)]

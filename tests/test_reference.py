@@ -9,8 +9,7 @@ import pytest
 
 from finer1_lib.commands.seeds import main_lines
 from finer1_lib.evaluation.entries import all_entries, labels_of
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import pick, score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import make_scorer, pick, score_records, summary_rows
 from finer1_lib.evaluation.summary import KEYS, check_rows, main_table
 from finer1_lib.paper.orderings import left_out
 from finer1_lib.runs.chain import STAGES
@@ -123,7 +122,7 @@ def test_what_the_readme_says_of_the_orderings_is_what_the_ablation_found():
               for word in ("holds", "reversed", "cannot tell")}
     told = (f"of {len(ablation['orderings'])} orderings {counts['holds']} hold, {counts['reversed']} are reversed and "
             f"{counts['cannot tell']} cannot be told")
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join((REFERENCE / "README.md").read_text(encoding="utf-8").split())
     assert told in text
     assert set(left_out({row["model"] for row in ablation["rows"]})) == {"Figure 3b"} and len(ablation["runs"]) >= 2
 

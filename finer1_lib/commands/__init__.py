@@ -1,6 +1,13 @@
 """The console command `finer1`, above all other rooms: nothing imports it.
 
-Reading order: `cli` (every command, thin), `terminal` (exit codes, tables), `seeds` (several runs pooled),
-`rescore` (scores anew from records), `export` (a checkpoint for lmms-eval), `benchmarks` (scripts of the
-checkout), `doctor` and `gpu_check` (preflight checks), `report` (a run as one HTML page).
+    cli         every command, thin: options, a call of the library, printing
+    terminal    exit codes and one-line errors, tables
+    report      the end of a run: summary.json, and the run as one HTML page
+    seeds       several runs pooled
+    rescore     every score again from the records
+    findings    what a preflight check returns
+    doctor      checks of data, texts and machine before a run
+    gpu_check   the first minutes on a GPU
+    export      a merged checkpoint for lmms-eval
+    benchmarks  scripts of the checkout (tests/benchmarks)
 """

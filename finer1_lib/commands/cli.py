@@ -80,7 +80,7 @@ def run(
                      " the kit made; without it such a stage is computed again."),
     ] = False,
 ) -> None:
-    from finer1_lib.commands.finish import finish_run
+    from finer1_lib.commands.report.page import finish_run
     from finer1_lib.runs.runner import chosen_stages, clock, run_chain
 
     began = time.monotonic()

@@ -110,7 +110,7 @@ def rescore(
     from finer1_lib.evaluation import records as record_file
     from finer1_lib.evaluation.records import RecordFile, names_in
     from finer1_lib.evaluation.scores.rescore import paths_of, rescore as rescored
-    from finer1_lib.evaluation.scores.scorers import make_scorer
+    from finer1_lib.evaluation.scores.scoring import make_scorer
     from finer1_lib.evaluation.scores.similarity import make_similarity
     from finer1_lib.evaluation.summary import KEYS, main_table
 

@@ -118,8 +118,7 @@ def _seed(folder: Path) -> int:
 
 
 def _read(folder: Path, seed: int) -> Run:
-    from finer1_lib.evaluation.scores.scorers import make_scorer
-    from finer1_lib.evaluation.scores.scoring import main_reading, score_records
+    from finer1_lib.evaluation.scores.scoring import main_reading, make_scorer, score_records
     from finer1_lib.evaluation.scores.similarity import make_similarity
     from finer1_lib.evaluation.summary import entries_in
 

@@ -2,26 +2,17 @@
 
     "<answer>rock-wren</answer>", "**rock-wren**."      rock-wren
     "<answer>B</answer>", "Option B", "(B) Rock Wren"   the second option, where the options had letters
-    "<answer>B. House Wren</answer>"                    as it stands: letter and name disagree
-    "<answer>The bird is a Rock Wren.</answer>"         as it stands, or what the sentence states: Rock Wren
+    "<answer>B. House Wren</answer>"                    unchanged: letter and name disagree
+    "<answer>The bird is a Rock Wren.</answer>"         unchanged, or what the sentence states: Rock Wren
 
-Only sentences that say that something is so are read, by a list of their forms; every other stays whole, so
-denials, likenesses, guesses and questions state nothing.
+Only sentences that state that something is so are read, by a list of their forms; denials, likenesses,
+guesses and questions state nothing. `KnownNames` finds names in a longer text, the longest first: "Border
+Collie" does not mention a "Collie".
 
-Also which of the known names a longer text mentions, the longest first: "Border Collie" mentions no "Collie".
-
-Source: our choice; FOCI shows its options under letters.
-
-Does one answer name one thing or several? A list is no answer, and containment pays for it.
-
-Real names hold commas, slashes and "and", so known names are read first, the longest first, and only what is
-left is cut at separators:
-
-    "House Wren, Rock Wren"     two names        "Border Collie" is not a "Collie" beside something else
-    "Rock Wren or some finch"   two names        "Black-and-white Warbler", "F/A-18": one name each
-    "C-47 (Skytrain)"           one thing under two names
-
-Source: our choice.
+`names_several`: does one answer name one thing or several? A list is not an answer, and a containment reward
+can be hacked by one. Real names hold commas, slashes and "and", so known names are read first, the longest
+first, and only the rest is cut at separators: "House Wren, Rock Wren" and "Rock Wren or some finch" are two
+names, "F/A-18" and "C-47 (Skytrain)" are one.
 """
 
 import re
@@ -41,7 +32,8 @@ def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool
 
     1. An answer that equals a known name (after normalisation) names one thing, whatever signs are in it; so
        does a name with one of its own in brackets, or after "also known as".
-    2. Known names are found as whole words, from the left, the longest at each place; two of them are several,
+    2. Known names are found as whole words, from the left, the longest at each place; two of them are
+    several,
        unless the data set has both for one thing.
     3. The rest is cut at commas, semicolons, line ends, "or", and slashes with white space beside them; two
        pieces are several. It is cut at "and" (or "&") too, unless one word stands before it and more than
@@ -110,8 +102,8 @@ _WORDS = re.compile(r"\w+")
 def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
     """What a record answers, its letter read as the option it stood for; None without a well-formed answer.
 
-    What stands around it and an article are taken off (`rewards.forms`), but where they are the label's or an
-    option's own.
+    What stands around it and an article are taken off (`completions.forms`), but where they are the label's
+    or an option's own.
 
     Args:
         record: with completion; `lettered` and options where its prompt showed letters.

@@ -1,15 +1,11 @@
-"""Reading a folder of folders of images: every picture opened whole, every mistake named.
+"""Reading a folder of folders of images: every image opened whole, every mistake named.
 
 The folder is `image_root/super_category/sub_category/*.png|jpg|webp` (JPEG under any of its endings), or one
 level less (`image_root/sub_category/*.jpg`, all of one super-category). Names are folder names with
-underscores shown as spaces. Hidden entries and a system's own folders are skipped, files that are no pictures
-ignored; pictures of other kinds, or not directly in a sub-category's folder, are counted and reported.
+underscores shown as spaces. Hidden entries and a system's own folders are skipped, files that are no images
+ignored; images of other kinds, or not directly in a sub-category's folder, are counted and reported.
 
-Source: our choice.
-
-Names of folders as labels: which can be none, and which look like a data set's own folders or numbers.
-
-Source: our choice.
+Names of folders become labels; some cannot be one, and some look like a data set's own folders or numbers.
 """
 
 import os
@@ -27,11 +23,11 @@ from finer1_lib.core.prompts import question_for
 from finer1_lib.data.rationales.parsing import split_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".webp")
-_OTHER = frozenset(  # endings of pictures that are not read
+_OTHER = frozenset(  # endings of images that are not read
     ".heic .heif .hif .avif .jxl .jp2 .j2k .jpf .jpx .tif .tiff .gif .apng .bmp .dib .ico .tga .ppm "
     ".pgm .pbm .pnm .psd .svg .exr .hdr .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef "
     ".mpo .pcx .xcf".split())
-# how pictures begin, under whatever ending; HEIF and its relatives name a brand after "ftyp"
+# how images begin, under whatever ending; HEIF and its relatives name a brand after "ftyp"
 _SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 _LEFTOVER = re.compile(  # folders of file servers, drives and notebooks
@@ -45,25 +41,23 @@ def read_table(
 ):
     """List and check every image below a folder.
 
+    A DataFrame sorted by image_id: image_id, super_category, sub_category, width, height (pixels, after EXIF
+    orientation). `attrs["duplicates"]` lists files left out because an identical file is in the same
+    sub-category (they could end up on both sides of the split), `attrs["notes"]` what else was left out or
+    does not look like a label.
+
     Args:
-        image_root: the folder of folders.
         super_category: the word for everything where the folder has one level only.
-        progress: called as `progress(done, total)` after each image.
         broken: where given, images that cannot be read are noted in it (image_id -> why) and left out, and
-            mistakes that leave other images readable go into `attrs["faults"]`.
+        mistakes
+            that leave other images readable go into `attrs["faults"]`.
         strip_names: leave out catalogue numbers ("001.", "n02085620-"); a super-category that is a wrapper
-            ("images") becomes `super_category`.
+        ("images")
+            becomes `super_category`.
 
-    Returns:
-        DataFrame sorted by image_id: image_id, super_category, sub_category, width, height (pixels, after
-        EXIF orientation). `attrs["duplicates"]` lists files left out because the same bytes stand in the
-        same sub-category already (they could end up on both sides of the split), `attrs["notes"]` what else
-        was left out or looks like no label, a line each with its fix at the end.
-
-    Raises:
-        UserError: no folder, no images, a wrong layout, split folders above the sub-categories, a broken
-            image, a name that cannot be used, two folders of one name, one image under two names, or a link
-            that leaves the folder.
+    Raises: UserError: no folder, no images, a wrong layout, split folders above the sub-categories, a broken
+    image, a name that cannot be used, two folders of one name, one image under two names, or a link that
+    leaves the folder.
     """
     import pandas
 
@@ -115,8 +109,8 @@ class _Tree:
 
     Attributes:
         images: folder -> the images in it that can be read, sorted.
-        unread: pictures of other kinds, hidden ones, links that lead nowhere.
-        first: folder -> the first picture in it or below it, of either sort.
+        unread: images of other kinds, hidden ones, links that lead nowhere.
+        first: folder -> the first image in it or below it, of either sort.
         folders: depth below the root -> folders there, sorted.
         skipped: folders of which nothing was looked at.
         unfit: images whose names cannot be written down.
@@ -138,7 +132,7 @@ class _Tree:
         return len(path.parts) - len(self.root.parts)
 
     def _read(self, folder: Path) -> list[Path]:
-        """Note a folder's pictures; its folders are returned."""
+        """Note a folder's images; its folders are returned."""
         images, inner = self.images.setdefault(folder, []), []
         try:
             with os.scandir(folder) as entries:
@@ -182,13 +176,13 @@ class _Tree:
         if left:
             told = ", ".join(f"{number} {kind}{_place(depth)}"
                              for (kind, depth), number in sorted(left.items()))
-            notes.append(f"{left.total()} pictures are not read: {told}; put them directly into the folders "
+            notes.append(f"{left.total()} images are not read: {told}; put them directly into the folders "
                          "of their sub-categories, as .jpg or .png")
         empty = [folder for depth in range(1, level + 1) for folder in self.folders[depth]
                  if folder not in self.first]
         for folders, what, fix in (
             (self.skipped, "folders are skipped, hidden or of a system's own", "rename what is of the data"),
-            (empty, "folders hold no picture", "fill them or take them out"),
+            (empty, "folders hold no image", "fill them or take them out"),
         ):
             if folders:
                 names = ", ".join(path.relative_to(self.root).as_posix() for path in folders[:5])
@@ -198,20 +192,20 @@ class _Tree:
 
 
 def _place(depth: int) -> str:
-    """Where a picture lies: so many folders below the folder of a sub-category, or above it."""
+    """Where an image lies: so many folders below the folder of a sub-category, or above it."""
     if depth <= 0:
         return " above the sub-categories" if depth else ""
     return f" {depth} folder{'s' * (depth > 1)} below a sub-category's"
 
 
 def _kind(path: Path) -> str:
-    """How a picture that is not read is counted."""
+    """How an image that is not read is counted."""
     kind = "hidden " * path.name.startswith(".") + (path.suffix.lower() or "without an ending")
     return kind if path.is_file() else f"{kind} (a link to nowhere, or no file)"
 
 
 def _looks_like_a_picture(path: Path) -> bool:
-    """Whether a file under another ending begins as pictures do; one that may not be read counts as one."""
+    """Whether a file under another ending begins as images do; one that may not be read counts as one."""
     try:
         with path.open("rb") as file:
             start = file.read(12)
@@ -244,11 +238,11 @@ def _folders(
     faults = tree.faults + [
         f"{path}: an image outside any sub-category folder; move or remove it" for path in tree.images[root]
     ] + [
-        f"{tree.first[path]}: a picture that is not read: {path.name}/ must hold its {kinds} directly; move "
+        f"{tree.first[path]}: an image that is not read: {path.name}/ must hold its {kinds} directly; move "
         "or convert it, or take the folder out" for path in (tops if flat else inner) if not tree.images[path]
     ]
     if tree.unfit:
-        faults.append(f"{len(tree.unfit)} image names hold bytes that are no UTF-8, control signs or signs "
+        faults.append(f"{len(tree.unfit)} image names hold bytes that are not UTF-8, control signs or signs "
                       f"that turn the direction, the first is {tree.unfit[0]}; rename them")
     if not flat and not deep:
         left = Counter(map(_kind, tree.unread))
@@ -298,7 +292,7 @@ NUMBER = re.compile(  # "001.", "n02085620-", "12_" before a name, "-n02085620" 
 
 
 def unfit(text: str) -> bool:
-    """Whether a name holds bytes that are no UTF-8, control signs, or signs that turn the direction."""
+    """Whether a name holds bytes that are not UTF-8, control signs, or signs that turn the direction."""
     return any(unicodedata.category(sign) in ("Cc", "Cs") or sign in _DIRECTIONS for sign in text)
 
 
@@ -364,13 +358,13 @@ def no_labels(names: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def label_of(text: str, where) -> str:
-    """A folder name as shown; it must survive a list of candidates (`traces.split_names`)."""
+    """A folder name as shown; it must survive a list of candidates (`parsing.split_names`)."""
     name = " ".join(text.replace("_", " ").split())
     whole = split_names(f"{name}, {name}") == (name, name)
     shown = re.sub("(?<=\\S)[\u200c\u200d](?=\\S)", "", name)  # joiners, of Persian, Malayalam and emoji
     if not normalise(name) or not whole or set(name) & set("<>") or not shown.isprintable():
         raise UserError(
             f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, sentences, "
-            "final full stop, signs that do not print, bytes that are no UTF-8); rename the folder"
+            "final full stop, signs that do not print, bytes that are not UTF-8); rename the folder"
         )
     return name

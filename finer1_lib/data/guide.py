@@ -1,13 +1,13 @@
 """The miniature's one rationale writer: four tagged parts over the guide's attributes.
 
-The teacher (images) and the pretraining diet (text only) import this same writer, so that a rationale differs
+The teacher (images) and the pretraining data (text only) import this same writer, so that a rationale differs
 from what the base has read in its evidence, not in its wording.
 
 The guide is the dictionary of `guide.json`:
 `{"super_categories": {name: {"attributes": {attr: [values]}, "genus_attributes": [attr]}}, "sub_categories":
 {name: {"super_category", "genus", "attributes": {attr: value}}}, "seen": [names], "unseen": [names]}`.
 
-Source: METHOD 2 (target format of the kit, four parts); the wording is our choice.
+Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts).
 """
 
 import random
@@ -89,7 +89,7 @@ def _value_faults(guide: Mapping) -> list[str]:
         elif not entry["genus"].strip():
             faults.append(f"{name!r} has an empty genus")
         elif word not in guide["super_categories"]:
-            faults.append(f"{word!r} of {name!r} is no entry of super_categories")
+            faults.append(f"{word!r} of {name!r} is not an entry of super_categories")
         elif odd := set(own) ^ set(known) or {key for key in own if own[key] not in known[key]}:
             faults.append(f"{sorted(odd)[0]!r} of {name!r} does not fit the attributes of {word!r}")
     for word, rules in guide["super_categories"].items():
@@ -113,7 +113,8 @@ def _article(word: str) -> str:
 
 
 def describe(super_category: str, attributes: dict[str, str], rng: random.Random) -> str:
-    """A description in one of several wordings, attributes in any order, e.g. "A bird: crown red, bill needle." """
+    """A description in one of several wordings, attributes in any order, e.g. "A bird: crown red, bill
+    needle." """
     items = list(attributes.items())
     if rng.random() < 0.5:
         rng.shuffle(items)
@@ -128,7 +129,7 @@ def describe(super_category: str, attributes: dict[str, str], rng: random.Random
 
 
 class Shuffler(Protocol):
-    """What we ask of a random source: `random.Random` and `numpy.random.Generator` both have it."""
+    """What is needed of a random source: `random.Random` and `numpy.random.Generator` both have it."""
 
     def shuffle(self, x: list) -> None: ...
 
@@ -141,24 +142,19 @@ def claim(attribute: str, value: str) -> str:
 def distance(guide: Mapping, first: str, second: str) -> int:
     """In how many attributes two sub-categories of one super-category differ.
 
-    Source: our choice (every attribute counts alike; a genus shares some, so its members come out nearest).
+    Every attribute counts the same; a genus shares some, so its members are nearest.
     """
     one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
     return sum(one[attribute] != two.get(attribute) for attribute in one)
 
 
 def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[str]:
-    """The k other sub-categories of the same super-category that share most attributes, nearest first.
+    """The k (or fewer) other sub-categories of the super-category that share most attributes, nearest first.
 
-    At equal distance the own genus comes first, as in a field guide; what is still equal is shuffled.
+    At equal distance the own genus comes first, as in a field guide; remaining ties are shuffled by `rng`,
+    which is consumed once per call.
 
-    Args:
-        guide: the field guide.
-        sub_category: whose neighbours; never among the result.
-        k: how many at most (fewer where the super-category has fewer).
-        rng: breaks ties; consumed once per call.
-
-    Source: METHOD 2 (candidates of the same super-category); ties by seeded shuffle are our choice.
+    Source: Fine-R1 (arXiv 2602.07605), Table 5 (candidates of the same super-category).
     """
     own = guide["sub_categories"][sub_category]
     super_category, genus = own["super_category"], own["genus"]
@@ -192,22 +188,13 @@ def comparison_text(analysis: Mapping[str, str], candidates: Sequence[str], guid
 def four_parts(
     analysis: Mapping[str, str], label: str, candidates: Sequence[str], guide: Mapping, rng: Shuffler
 ) -> str:
-    """Write a rationale: analysis, options (shuffled), comparison, prediction, and the answer.
+    """A rationale (`write_rationale`) over the guide: analysis, options, comparison, prediction and answer.
 
-    Args:
-        analysis: observed attributes, any order; written in the guide's attribute order. A hidden attribute
-            is left out by not being here.
-        label: the name predicted and answered.
-        candidates: ALL names for the options, the label included (leave it out to write the mistake of a
-            missing candidate); the caller's order does not matter.
-        guide: the field guide.
-        rng: shuffles the options (one `shuffle` call).
+    `analysis` maps observed attributes to values and is written in the guide's order; a hidden attribute is
+    absent. `candidates` are ALL names for the options, the label included (leave it out to write the mistake
+    of a missing candidate); one `rng.shuffle` call orders them.
 
-    Returns:
-        `<think>\\n<analysis>..</analysis>\\n<options>..</options>\\n<comparison>..</comparison>\\n`
-        `<prediction>..</prediction>\\n</think>\\n<answer>..</answer>`.
-
-    Source: METHOD 2, target format of the kit.
+    Source: Fine-R1 (arXiv 2602.07605), Table 5.
     """
     entry = guide["sub_categories"][label]
     order = guide["super_categories"][entry["super_category"]]["attributes"]

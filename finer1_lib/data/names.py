@@ -1,42 +1,30 @@
-"""What of a car's name an answer must say: the release's rule, and the parts by name.
-
-    Chevrolet Corvette ZR1 2012     official: "chevrolet corvette" (its last two words are dropped)
-                                    make_model: Chevrolet, Corvette     make_model_trim: ZR1 as well
-
-The official labels are make, model, often a trim, mostly a body, and a year, which nobody says of a picture. The
-release drops two words from every label; so trims vanish (ZR1), and where the body has two words a fragment
-of it stays ("Extended"). By the table only the named parts count, wherever they stand in the answer.
-
-Parts are found by their letters and digits alone, so "F150", "F-150" and "F 150" are one, and by everyday names
-too ("Chevy", "Vette": `car_names.csv`). What several cars have is read by what stands before it: GT is Ford's
-model, but a Continental's trim.
-
-Source: release eval/evaluation.py; the parts are those of `data_sets/cars_taxonomy.csv`; everyday names are
-collected by hand, which of them is our choice.
-
-Other names of the paper's 755 sub-categories: what else a right answer may be called.
+"""Other names of the paper's 755 sub-categories, and which parts of a car's name an answer must contain.
 
     >>> name_of("bird", "Yellow-rumped Warbler"), name_of("aircraft", "727-200"), name_of("dog", "Westie")
     ('Myrtle Warbler', 'Boeing 727-200', 'West Highland White Terrier')
 
-`aliases.csv` has a row an alias, with its kind:
+`aliases.csv` has a row per alias, with its kind: spelling (Arctic Tern, CRJ200), fuller or shorter (727-200,
+Antonov An-12), synonym (Sheltie, Sand Martin), renamed (the former or the new name of a species), botanical
+(a plant's scientific name), taken as (what the images of a vaguely named sub-category show), year first (2012
+Audi TTS Coupe). Hyphens, case, apostrophes and brackets are folded first, and spaces where a name has a
+number, so "A 320" needs no row, and a name beside one of its own is one thing: "C-47 (Skytrain)", "Basset,
+also known as Basset Hound". An alias that is another sub-category of its data set, or an alias of two, is not
+in the table. A model can be right by a name that is missing here, so a score with aliases is neither a lower
+nor an upper bound.
 
-    spelling           the same name, written otherwise: Arctic Tern, Brewer's Blackbird, CRJ200
-    fuller or shorter  with or without a word: 727-200, Cairn Terrier, Antonov An-12
-    synonym            another common name: Sheltie, Sand Martin
-    renamed            what a species was called before or is called now: Florida Scrub-Jay
-    botanical          a plant's scientific name, the genus where the set has one of it: Gazania rigens
-    taken as           what the pictures of a vaguely named sub-category show: Greater Roadrunner
-    year first         2012 Audi TTS Coupe
+Cars: the labels are make, model, often a trim, mostly a body, and a year, which no one says of an image.
 
-Hyphens, case, apostrophes and brackets are folded before names are compared, and spaces where a name has a
-number, so "Red-winged Blackbird" and "A 320" need no row, and a name beside one of its own is one thing: "C-47 (Skytrain)", "Basset, also known as Basset Hound". An
-alias that is another sub-category of its data set, or an alias of two, is not in the table; a model can be
-right by another name that is missing here, so a score with aliases is neither
-a lower nor an upper bound where a row takes a genus for its one species.
+    Chevrolet Corvette ZR1 2012     official: "chevrolet corvette" (its last two words are dropped)
+                                    make_model: Chevrolet, Corvette     make_model_trim: ZR1 as well
 
-Source: collected by hand from what is in general use (checklists of birds, breed registers and WordNet's
-synonyms for the dogs, makers' names), no list copied. Which names are near enough is our choice.
+The release drops two words from every label, so trims are lost (ZR1), and of a body of two words a fragment
+remains ("Extended"). Here only the named parts count, wherever they are in the answer. They are found by
+letters and digits alone ("F150", "F-150") and by everyday names ("Chevy", "Vette": `car_names.csv`). What
+several cars share is read by what precedes it: GT is Ford's model, but a Continental's trim.
+
+Source: release eval/evaluation.py:245-246 (the cut); the parts are those of `data_sets/cars_taxonomy.csv`.
+Aliases and everyday names are collected by hand from general use (checklists of birds, breed registers and
+WordNet's synonyms for the dogs, makers' names).
 """
 
 import csv
@@ -70,7 +58,8 @@ def alias_rows() -> tuple[dict[str, str], ...]:
 
 @cache
 def _joined(data_set: str) -> Mapping[str, str]:
-    """Names with a number, without their spaces -> the official name: "A 320", "Ford F150 Regular Cab 2012"."""
+    """Names with a number, without their spaces -> the official name: "A 320", "Ford F150 Regular Cab
+    2012"."""
     known = names_by_spelling(data_set).items()
     return {said.replace(" ", ""): name for said, name in known if any(map(str.isdigit, said))}
 
@@ -124,13 +113,15 @@ def without_gloss(text: str) -> str:
 
 @cache
 def meanings(data_set: str) -> Mapping[str, frozenset[str]]:
-    """Every normalised spelling -> the official names it may stand for; a car's make and model stand for several."""
+    """Every normalised spelling -> the official names it may stand for; a car's make and model stand for
+    several."""
     return {**(short_names() if data_set == "car" else {}),
             **{said: frozenset({name}) for said, name in names_by_spelling(data_set).items()}}  # fmt: skip
 
 
 def _is_too(data_set: str, name: str, said: str) -> bool:
-    """Whether what stands beside a name is the same thing: a name of it, or in the form of a species' name."""
+    """Whether what stands beside a name is the same thing: a name of it, or in the form of a species'
+    name."""
     other = name_of(data_set, said)
     if other is None and data_set == "car":
         return _one_car(said, name) and adds_nothing(said, name)
@@ -178,7 +169,8 @@ _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 
 
 class Part(NamedTuple):
-    """What a spelling may say: a make, a model of it, or a trim of that; `whole` says make and model in one."""
+    """What a spelling may say: a make, a model of it, or a trim of that; `whole` says make and model in
+    one."""
 
     make: str
     model: str = ""
@@ -214,8 +206,9 @@ def parts_of(label: str, reading: str) -> Optional[tuple[str, ...]]:
 def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
     """Each reading of one answer, 1 where it says every part; {} for another label.
 
-    Another make or model of the table beside the right one, or (for the trim) another trim of that model, makes
-    it several answers or another car: 0. So does a denial ("isn't a ...") or a likeness ("similar to a ...").
+    Another make or model of the table beside the right one, or (for the trim) another trim of that model,
+    makes it several answers or another car: 0. So does a denial ("isn't a ...") or a likeness ("similar to a
+    ...").
 
     Args:
         answer: the one answer, None for none.
@@ -232,14 +225,15 @@ def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
 def cut_labels(label: str) -> list[str]:
     """A label of the 196 without body and year, by each name of its make ("Chevy Corvette ZR1").
 
-    Source: the cut: release, eval/evaluation.py (open world).
+    Source: release eval/evaluation.py:245-246 (the cut).
     """
     make, cut = genera("car")[label]["genus"], " ".join(label.split()[:-2])
     return [cut.replace(make, said, 1) for said in _makes()[make]]
 
 
 def labels_of(text: str) -> frozenset[str]:
-    """The labels of the one make and model that a text names; none for several, a denial, a likeness, a question.
+    """The labels of the one make and model that a text names; none for several, a denial, a likeness, a
+    question.
 
     A hybrid is another car than one whose label does not say so.
     """
@@ -299,7 +293,7 @@ def cars_in(text: str) -> Cars:
 
 
 def indistinguishable(labels: Iterable[str], reading: str) -> Sequence[tuple[str, ...]]:
-    """Groups of labels that a reading ("official", or one of `READINGS`) cannot tell apart."""
+    """Groups of labels that a reading ("official", or one of `READINGS`) cannot distinguish."""
     groups: dict[object, list[str]] = {}
     for label in labels:
         key = official_needle(label) if reading == "official" else parts_of(label, reading)
@@ -327,7 +321,7 @@ def adds_nothing(said: str, label: str) -> bool:
 
 
 def _hidden(text: str) -> bool:
-    """Whether signs stand in a text that nobody sees or that belong to no letter: joiners, strokes."""
+    """Whether signs stand in a text that no one sees or that belong to no letter: joiners, strokes."""
     return any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))
 
 
@@ -341,7 +335,8 @@ def _labels() -> Mapping[tuple[str, str], frozenset[str]]:
 
 
 def _found(text: str) -> Iterator[tuple[str, Optional[tuple[Part, ...]]]]:
-    """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or article."""
+    """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or
+    article."""
     words = re.findall(r"[^\W_]+", normalise(text).replace("&", " and "))
     known, longest, bodies = *_spellings(), _bodies()
     at = 0

@@ -1,8 +1,6 @@
 """Figures of notebook 01: what the folder holds, what the filters did and prevent, a rationale, triplets.
 
 Data in, a matplotlib figure out; nothing is shown or saved here.
-
-Source: our choice.
 """
 
 import textwrap
@@ -16,11 +14,11 @@ _ON_AND_OFF = (("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s")) 
 
 
 def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
-    """One picture per sub-category, its name below, seen or unseen by word and by the colour of the frame.
+    """One image per sub-category, its name below, seen or unseen by word and by the colour of the frame.
 
     Args:
         entries: (sub-category, "seen" or "unseen", PIL image).
-        columns: pictures in a row.
+        columns: images in a row.
     """
     import matplotlib.pyplot as plt
 
@@ -153,7 +151,7 @@ def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tup
 
 
 def _show(axis: Any, image: Any, colour: str, style: str = "-") -> None:
-    """A picture in a coloured frame, without ticks."""
+    """An image in a coloured frame, without ticks."""
     axis.imshow(image)
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():

@@ -119,9 +119,7 @@ def find_source(
 
     Args:
         from_release: the parameters that take something from the release.
-
-    Raises:
-        UserError: two sources are named, or the release without a data set.
+    Raises: UserError: two sources are named, or the release without a data set.
     """
     if data_sets and image_root:
         raise UserError("data_sets and image_root are both given: name the paper's data sets, or a folder of "

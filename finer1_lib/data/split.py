@@ -1,14 +1,14 @@
 """From a folder of folders of images to a table, a split, a few-shot sample and evaluation items.
 
 The drawn world is one such folder, a user's own photographs are another, and nothing here knows which it is
-reading (`image_folder` does the reading; its functions are offered here as well).
+reading (`folder` does the reading; its functions are offered here as well).
 
 Example:
     table = split_table(read_table("photos"), seed=0)
     items = evaluation_items(table, similarity, seed=0)
 
-Source: METHOD 1 (seen and unseen sub-categories, 4 images per seen one); the release's evaluation files
-(order of the options); the seeded split is our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (seen and unseen sub-categories, 4 images per seen one);
+release eval/data/ (order of the options). The seeded split serves folders of which the paper says nothing.
 """
 
 import random
@@ -43,8 +43,8 @@ def split_table(
         UserError: super-categories with fewer than four sub-categories, sub-categories with too few images:
             all of them are named.
 
-    Source: METHOD 1; the floor reproduces the paper's counts (117 of 196 cars are seen); train_share is our
-    choice. Data sets with a split of their own go through `data_sets.collect.assign_shots`.
+    Source: Fine-R1 (arXiv 2602.07605), Section 5.1; rounding down gives its counts (117 of 196 cars are
+    seen). Data sets with a split of their own go through `data_sets.collect.assign_shots`.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
@@ -88,9 +88,7 @@ def seen_names(
     super_category: str, names: list[str], seed: int, seen_share: float, guide: Optional[Mapping]
 ) -> set[str]:
     """The seen sub-categories of one super-category: the guide's, or the first of a seeded shuffle.
-
-    Raises:
-        UserError: too few sub-categories for a question, or for one seen pair and one unseen.
+    Raises: UserError: too few sub-categories for a question, or for one seen pair and one unseen.
     """
     if len(names) < OPTIONS:
         raise UserError(
@@ -126,20 +124,11 @@ def evaluation_items(
     """One item per test image, seen and unseen, with four options in the RELEASE's order.
 
     That order is a trap: the truth comes first and the nearest of the other three last, so "always the first"
-    scores 100 %. Whoever shows the options shuffles them (notebook 04).
+    scores 100 %; notebook 04 shuffles the options. An item has item_id, image_id, super_category,
+    sub_category, categories, question, options and, for super-categories in `official` (those of the paper's
+    data sets), release_path. At most `images_per_class` test images per sub-category, 0 for all.
 
-    Args:
-        table: from `split_table`.
-        similarity: what "near" means.
-        seed: of the sample and the ties.
-        images_per_class: at most so many test images per sub-category; 0 for all.
-        official: super-categories whose pictures are those of the paper's data set of that name.
-
-    Returns:
-        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options and, of
-        official pictures, release_path.
-
-    Source: the release's evaluation files (truth first, then the three nearest of ALL classes in ascending
+    Source: release eval/data/*.jsonl (truth first, then the three nearest of ALL classes in ascending
     similarity).
     """
     items = []

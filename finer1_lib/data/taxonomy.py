@@ -10,9 +10,9 @@ CUB's 200 birds, from a table that the kit brings.
     {"Rock Wren": {"genus": "Salpinctes"}}                              the same as JSON
 
 "Genus" is whatever lies between the super-category and the sub-category: of cars it may be the maker. An
-empty cell says that nobody knows; the name then takes no part in the comparison.
+empty cell says that no one knows; the name then takes no part in the comparison.
 
-Source: METHOD 5 (H2 compares names within and across genera); the files are our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.4 (H2 compares names within and across genera).
 """
 
 import csv
@@ -36,19 +36,10 @@ _BUILT_IN = {"bird": "cub_taxonomy.csv", "aircraft": "aircraft_taxonomy.csv", "c
 def find_taxonomy(
     table, *, guide: Optional[Mapping[str, Any]] = None, path: str = "", data_sets: Iterable[str] = ()
 ) -> Taxonomy:
-    """All that is known about a table's sub-categories.
+    """All that is known about a table's sub-categories, sorted; empty where there is no taxonomy.
 
-    Args:
-        table: DataFrame with super_category and sub_category.
-        guide: the dictionary of a `guide.json`, if there is one.
-        path: the user's file, "" for none; it wins where it speaks of a name that the others know as well.
-        data_sets: words of the paper's data sets in the table; their built-in tables are used.
-
-    Returns:
-        Of the table's names those that anything is known of, sorted; empty where there is no taxonomy.
-
-    Raises:
-        UserError: of `read_taxonomy`.
+    It comes from the guide, the built-in tables of the paper's `data_sets`, and the user's file `path` (""
+    for none), which wins. Raises: UserError: of `read_taxonomy`.
     """
     found: Taxonomy = {}
     for word in data_sets:
@@ -60,16 +51,14 @@ def find_taxonomy(
 
 @cache
 def genera(word: str) -> Taxonomy:
-    """What the kit brings for a data set of the paper: birds, aircraft and cars; of the others nothing.
+    """What the kit brings for a data set of the paper (birds, aircraft, cars): sub-category -> rank -> value.
 
-    Returns:
-        sub-category, spelled as the data set's name rule spells it -> rank -> value. Birds have order, family
-        and genus; aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as "genus", the make, then
-        model, trim, body and year as far as the name has them, all pieces of the name.
+    Birds have order, family and genus; aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as
+    "genus", the make, then model, trim, body and year as far as the name has them, all pieces of the name.
 
     Source: birds: current lists (AOS, Clements, IOC); the file's notes say where these differ or where a name
-        of CUB's is ambiguous, and the paper does not say which taxonomy it used. Aircraft: families and
-        manufacturers of FGVC-Aircraft (70 and 30). Cars: the names of the devkit, parted by us.
+    of CUB's is ambiguous, and the paper does not say which taxonomy it used. Aircraft: families and
+    manufacturers of FGVC-Aircraft (70 and 30). Cars: the names of the devkit, split by hand.
     """
     if word not in _BUILT_IN:
         return {}
@@ -84,22 +73,13 @@ def taxonomy_of(guide: Mapping[str, Any]) -> Taxonomy:
 
 
 def read_taxonomy(path, table) -> Taxonomy:
-    """Read a user's taxonomy and fit it to the names of a table.
+    """A user's taxonomy (.csv or .json) fitted to a table's names: sub-category -> rank -> value.
 
-    Names match if they are equal after `rewards.normalise` (case, hyphens, underscores). The file may know
-    more names than the table. Of a super-category it must know all sub-categories or none: a name that was
-    misspelled would otherwise drop out unseen.
-
-    Args:
-        path: a .csv or .json file.
-        table: DataFrame with super_category and sub_category.
-
-    Returns:
-        sub-category, spelled as in the table -> rank -> value; ranks that are empty are left out.
-
-    Raises:
-        UserError: unreadable, without a genus, a name twice, a value in two spellings, a name of the table
-            that is missing, or nothing that fits.
+    Names match if they are equal after `completions.normalise` (case, hyphens, underscores). The file may
+    have more names than the table. Of a super-category it must have all sub-categories or none: a misspelled
+    name would otherwise be dropped silently. Empty ranks are left out. Raises: UserError: unreadable, without
+    a genus, a name twice, a value in two spellings, a name of the table that is missing, or nothing that
+    fits.
     """
     path, known = Path(os.path.expanduser(path)), {}
     spellings: dict[tuple[str, str], str] = {}
@@ -107,7 +87,7 @@ def read_taxonomy(path, table) -> Taxonomy:
         rows = _rows(path)
         for name, ranks in rows:
             if known.setdefault(normalise(name), ranks) is not ranks:
-                raise UserError(f"{path}: {name!r} stands there twice; remove one of the two")
+                raise UserError(f"{path}: {name!r} is listed twice; remove one of the two")
             for rank, value in ranks.items():
                 first = spellings.setdefault((rank, normalise(value)), value)
                 if first != value:
@@ -117,7 +97,7 @@ def read_taxonomy(path, table) -> Taxonomy:
         what = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: not a readable taxonomy ({what}); correct it, or leave it out") from None
     if not any(GENUS in ranks for ranks in known.values()):
-        raise UserError(f"{path}: gives nobody a {GENUS}, which names are compared by; add that rank")
+        raise UserError(f"{path}: gives no name a {GENUS}, which names are compared by; add that rank")
     found: Taxonomy = {}
     for super_category, names in table.groupby("super_category")[NAME]:
         names = sorted(set(names))
@@ -125,7 +105,7 @@ def read_taxonomy(path, table) -> Taxonomy:
         if missing and len(missing) < len(names):
             raise UserError(f"{path}: {len(missing)} of {len(names)} sub-categories of {super_category!r} "
                             f"are missing, the first is {missing[0]!r}; add it (with an empty {GENUS} where "
-                            "nobody knows it)")  # fmt: skip
+                            "no one knows it)")  # fmt: skip
         found |= {name: known[normalise(name)] for name in names if not missing}
     if not found:
         raise UserError(f"{path}: none of its {len(known)} names is a sub-category of the data (the first is "

@@ -1,6 +1,6 @@
 """Triplets: an anchor, a positive of the same sub-category, a negative of the nearest other one.
 
-"Nearest" is visual: an image encoder (`image_encoders`: the model's own vision tower, SigLIP, ...) turns
+"Nearest" is visual: an image encoder (`models.encoders`: the model's own vision tower, SigLIP, ...) turns
 every image into a vector, and a sub-category is the mean of its images, its prototype. Prototypes cost time
 linear in the images, and only the sub-categories are compared with one another:
 
@@ -8,30 +8,33 @@ linear in the images, and only the sub-categories are compared with one another:
     triplets = build_triplets(table, looks, seed=0)
 
 The release calls anchor, positive and negative `images`, `image_noisy` and `image_aug`, and blackens patches
-of the anchor where a negative is missing; here that is an error.
+of the anchor where a negative is missing; here that is an error. `noised` and `masked` make the distorted
+images that two baselines put in place of a positive or a negative.
 
-Source: METHOD 3 (positive, negative: image of the most visually similar OTHER sub-category); audit.md C4, C5
-(the release ships neither the mining nor its encoder: the encoder and the prototypes are our choice).
+Source: Fine-R1 (arXiv 2602.07605), Stage 2 (TAPO): the positive is another image of the sub-category, the
+negative an image of the visually most similar other one. The release ships neither the mining nor its
+encoder, so both are chosen here.
 """
 
 import random
-from typing import TYPE_CHECKING, Mapping, Sequence
+from typing import TYPE_CHECKING, Mapping, NamedTuple, Sequence, Union
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.images import ImageFile
 from finer1_lib.data.guide import Similarity
 from finer1_lib.data.split import nearest_names
 
 if TYPE_CHECKING:
     import numpy
+    from PIL.Image import Image
 
+PATCH = 14  # pixels, the width of a patch of the vision tower
 _ROWS = 1024  # rows or sub-categories taken at a time
 
 
 def prototype_rows(table, count: int):
     """The training images behind the prototypes: of each sub-category its shots first, `count` at most.
-
-    Raises:
-        UserError: a count below one.
+    Raises: UserError: a count below one.
     """
     if count < 1:
         raise UserError(f"prototype_images is {count}; a prototype needs at least 1 image")
@@ -41,19 +44,11 @@ def prototype_rows(table, count: int):
 
 
 def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy.ndarray"]:
-    """One unit vector per sub-category.
+    """(super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
 
-    Features are centred on their super-category's mean first: what all birds share says nothing about which
-    two are alike, and it would push every cosine towards 1.
-
-    Args:
-        features: (rows of table, hidden).
-        table: DataFrame with super_category and sub_category, row i for features[i].
-
-    Returns:
-        (super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
-
-    Source: METHOD 3 asks for visual similarity; centring and cosine are our choice.
+    Row i of `table` belongs to `features[i]` (rows, hidden). Features are centred on their super-category's
+    mean: what all birds share does not say which two are alike, and pushes every cosine towards 1. The paper
+    asks for visual similarity without a formula; this is the cosine of centred prototypes.
     """
 
     if len(features) != len(table):
@@ -69,7 +64,7 @@ def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy
 
 
 class PrototypeSimilarity:
-    """Cosine of two prototypes, as `fgvr_data` asks for it, and the nearest of many at once."""
+    """Cosine of two prototypes, as `data.split` asks for it, and the nearest of many at once."""
 
     def __init__(self, found: Mapping[tuple[str, str], "numpy.ndarray"]) -> None:
         self._found = found
@@ -97,7 +92,7 @@ class PrototypeSimilarity:
         for start in range(0, len(names), _ROWS):
             rows = range(start, min(start + _ROWS, len(names)))
             cosines = vectors[rows.start : rows.stop] @ vectors.T
-            cosines[numpy.arange(len(rows)), rows] = -numpy.inf  # nobody is its own negative
+            cosines[numpy.arange(len(rows)), rows] = -numpy.inf  # no one is its own negative
             in_question = cosines >= cosines.max(1, keepdims=True) - slack
             for row, several, best in zip(rows, in_question.sum(1) > 1, cosines.argmax(1)):
                 nearest[names[row]] = names[best] if not several else nearest_names(
@@ -111,22 +106,13 @@ def prototype_similarity(found: Mapping[tuple[str, str], "numpy.ndarray"]) -> Pr
 
 
 def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool = False):
-    """One triplet per TAPO shot of every seen sub-category.
+    """One triplet per TAPO shot of every seen sub-category of a `split_table`.
 
-    The positive is the next shot in a seeded round, so every image is a positive once and none its own. The
-    negative is a drawn TAPO shot of the most similar other SEEN sub-category of the same super-category.
-
-    Args:
-        table: from `fgvr_data.split_table`.
-        similarity: `prototype_similarity` of the images.
-        seed: of the round and of the draw.
-        all_shots: also use shot 0, the rationale's image (METHOD 1: "a switch gives TAPO all 4").
-
-    Returns:
-        DataFrame: image_id, positive_id, negative_id, super_category, sub_category, negative_sub_category.
-
-    Raises:
-        UserError: a sub-category with one shot only, or without another seen one beside it.
+    The positive is the next shot in a seeded cycle, so every image is a positive once and never its own. The
+    negative is a drawn TAPO shot of the most similar other SEEN sub-category of the same super-category, a
+    hard negative. `all_shots` also uses shot 0, the rationale's image (the paper gives TAPO "a separate
+    subset"). Columns: image_id, positive_id, negative_id, super_category, sub_category,
+    negative_sub_category. Raises: UserError: a sub-category with one shot only, or without another seen one.
     """
     import pandas
 
@@ -186,3 +172,68 @@ def _unit(vectors: "numpy.ndarray") -> "numpy.ndarray":
 
     norm = numpy.linalg.norm(vectors, axis=-1, keepdims=True)
     return numpy.divide(vectors, norm, out=numpy.zeros_like(vectors), where=norm > 1e-12)
+
+
+class DistortedImage(NamedTuple):
+    """An image on the disk that is changed when it is opened.
+
+    It is named, not stored: file, `kind` ("noised" or "masked"), `amount` (share of noise in the signal's
+    variance, or share of patches blackened; 0 to 1) and seed give the same image on every machine.
+
+    Source: the kinds are those of two papers, simplified. NoisyRollout (arXiv 2504.13055) lets the strength
+    of the noise fall during training, here it stays; PAPO (arXiv 2507.06448) blackens random patches, 14
+    pixels wide, 60 %.
+    """
+
+    image_root: str
+    image_id: str
+    kind: str
+    amount: float
+    seed: int
+
+    def open(self) -> "Image":
+        """The distorted RGB image."""
+        picture = ImageFile(self.image_root, self.image_id).open()
+        seed = f"{self.seed}/{self.kind}/{self.image_id}"
+        return (_add_noise if self.kind == "noised" else _blacken)(picture, self.amount, seed)
+
+
+Picture = Union[ImageFile, DistortedImage]
+
+
+def noised(image: ImageFile, amount: float, seed: int) -> DistortedImage:
+    """sqrt(1 - amount) x + sqrt(amount) Gaussian noise, with x in [-1, 1]: one step of a forward diffusion.
+    Raises: UserError: an amount outside 0 to 1.
+    """
+    return DistortedImage(*image, "noised", _share("noise", amount), seed)
+
+
+def masked(image: ImageFile, amount: float, seed: int) -> DistortedImage:
+    """A share of the patches blackened, drawn at random.
+    Raises: UserError: an amount outside 0 to 1.
+    """
+    return DistortedImage(*image, "masked", _share("mask_share", amount), seed)
+
+
+def _share(name: str, amount: float) -> float:
+    if not 0 <= amount <= 1:
+        raise UserError(f"{name} is {amount}: give 0 to 1")
+    return float(amount)
+
+
+def _add_noise(picture: "Image", amount: float, seed: str) -> "Image":
+    import numpy
+    from PIL import Image
+
+    x = numpy.asarray(picture, dtype="float64") / 127.5 - 1
+    noise = numpy.random.default_rng(list(seed.encode())).standard_normal(x.shape)
+    y = (1 - amount) ** 0.5 * x + amount**0.5 * noise
+    return Image.fromarray(((y.clip(-1, 1) + 1) * 127.5).round().astype("uint8"))
+
+
+def _blacken(picture: "Image", amount: float, seed: str) -> "Image":
+    picture = picture.copy()
+    places = [(x, y) for y in range(0, picture.height, PATCH) for x in range(0, picture.width, PATCH)]
+    for x, y in random.Random(seed).sample(places, round(amount * len(places))):
+        picture.paste((0, 0, 0), (x, y, x + PATCH, y + PATCH))
+    return picture

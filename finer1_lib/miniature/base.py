@@ -3,7 +3,7 @@
 Nothing here is a stand-in: the class, the processor, the chat template's shape and the M-RoPE positions are those of
 Qwen2.5-VL, so that every line that loads, trains, generates and probes is the line that runs on the 3B and 7B models.
 
-Source: our choice of sizes; architecture of Qwen2.5-VL (Appendix of the paper: Qwen2.5-VL-3B / 7B-Instruct).
+Source: Qwen2.5-VL (arXiv 2502.13923), the architecture; the sizes are the kit's.
 """
 
 from pathlib import Path
@@ -31,8 +31,6 @@ CHAT_TEMPLATE = (
 
 def make_tokenizer(texts: Iterable[str]) -> Any:
     """A byte-level BPE tokenizer trained on `texts`; any string round-trips, known words are single tokens.
-
-    Source: our choice; byte-level BPE as in Qwen2.5.
     """
     from tokenizers import AddedToken
     from tokenizers.pre_tokenizers import ByteLevel

@@ -2,8 +2,6 @@
 
 Every attribute is drawn large enough to be read at 112 pixels, because the base model can only learn to see what is
 there to be seen; pose, scale, flip, light, background and occlusion vary freely: high intra-class variance.
-
-Source: our choice.
 """
 
 import math

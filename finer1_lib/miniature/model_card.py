@@ -2,7 +2,7 @@
 
 Every ability is measured by free greedy generation on fresh pictures and fresh wordings, and counted by exact values.
 
-Source: our choice; it establishes the situation of the paper's Section 1 with numbers.
+Source: Fine-R1 (arXiv 2602.07605), Section 1 (the situation that the numbers establish).
 """
 
 import random

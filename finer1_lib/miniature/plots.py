@@ -1,6 +1,4 @@
 """Figures of the miniature world: a genus as pictures, and how well the base reads each attribute.
-
-Source: our choice.
 """
 
 from typing import Any

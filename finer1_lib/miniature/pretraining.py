@@ -1,10 +1,8 @@
-"""Raises the miniature's base model from scratch on two CPU cores, in about an hour, resumably.
+"""Pretrains the miniature's base model from scratch on two CPU cores, in about an hour, resumably.
 
-Two phases, one optimizer: first the vision tower alone learns to tell the attributes apart through linear heads that
-are thrown away afterwards; then the whole model learns to describe pictures and to read the field guide. All
-randomness of a step is a function of (seed, step), so a killed run resumes on the very numbers it would have seen.
-
-Source: our choice; nothing of the paper's (it starts from Qwen2.5-VL-Instruct).
+Two phases, one optimizer: first the vision tower alone learns to distinguish the attributes through linear
+heads that are thrown away afterwards; then the whole model learns to describe images and to read the field
+guide. All randomness of a step is a function of (seed, step), so a killed run resumes with the same numbers.
 """
 
 import math

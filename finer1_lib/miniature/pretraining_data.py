@@ -1,10 +1,10 @@
-"""What the base model is raised on: pictures with descriptions, and the field guide as text; never both.
+"""What the base model is pretrained on: pictures with descriptions, and the field guide as text; never both.
 
 A sample is `{"kind", "image": None or specimen, "user": text, "assistant": text}`. The one rule of
-the diet, which a test enforces: a sample with an image holds no sub-category's name. So the base can see (image ->
+the pretraining data, which a test enforces: a sample with an image holds no sub-category's name. So the base can see (image ->
 attributes) and knows (name <-> attributes, for seen and unseen sub-categories alike), but has never put the two together.
 
-Source: our choice; the situation of the paper's Section 1 ("knowledge without deployment"), DESIGN 2.
+Source: Fine-R1 (arXiv 2602.07605), Section 1 ("knowledge without deployment").
 """
 
 import random

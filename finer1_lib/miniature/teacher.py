@@ -5,8 +5,8 @@ among the candidates, slips into another language, gives its prompt away, breaks
 known, and which text carries which mistake (`planted`), so that a notebook can say what the filters catch.
 (A misread attribute is the one no filter sees.)
 
-Source: METHOD 2 (teacher Qwen2.5-VL-32B in the paper); the kinds of mistakes are those of the release's 404
-rationales (data.md 3.1); the rates are our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 4.1 (teacher Qwen2.5-VL-32B); the kinds of mistakes are those of
+the release's 404 rationales.
 """
 
 import random

@@ -10,8 +10,8 @@ Example:
     >>> len(guide["sub_categories"]), len(guide["seen"]), len(guide["unseen"])
     (100, 60, 40)
 
-Source: our choice; it restates the situation of the paper's Section 1 (fine-grained classes that the model
-knows by text but does not name from images) with known ground truth.
+It restates the situation of Fine-R1 (arXiv 2602.07605), Section 1 (fine-grained classes that the model
+knows by text but does not name from images), with known ground truth.
 """
 
 import random
@@ -87,15 +87,12 @@ def _genus_members(shared: dict[str, str], free: dict[str, tuple], size: int, rn
 def make_guide(seed: int = 2602) -> dict[str, Any]:
     """The whole field guide. The shipped base model knows the guide of the default seed.
 
-    Args:
-        seed: of the names, the attribute combinations and the seen / unseen split.
+    `seed` is of the names, the attribute combinations and the seen / unseen split (60 / 40 in each
+    super-category, as in the paper's Section 4.1).
 
-    Returns:
-        {"super_categories": {name: {"attributes": {attribute: [values]}, "genus_attributes": [..],
-        "kind": word}}, "sub_categories": {name: {"super_category", "genus", "attributes"}},
-        "seen": [names], "unseen": [names]}; 60 % of each super-category are seen.
-
-    Source: our choice; the 60 / 40 split is the paper's Section 4.1.
+    Returns: {"super_categories": {name: {"attributes": {attribute: [values]}, "genus_attributes": [..],
+    "kind": word}}, "sub_categories": {name: {"super_category", "genus", "attributes"}}, "seen": [names],
+    "unseen": [names]}.
     """
     rng = random.Random(seed)
     epithets = iter(_epithets(len(SUPER_CATEGORIES) * sum(GENUS_SIZES), rng))

@@ -23,6 +23,7 @@ import importlib.util
 import re
 import shutil
 from collections import OrderedDict
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional, Sequence
@@ -58,8 +59,7 @@ AHEAD = 16  # batches embedded at a time
 
 
 def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) -> SimpleNamespace:
-    """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder; `texts`: with its text tower
-    too.
+    """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder, with `texts` its text tower too.
 
     Returns what `image_features` needs of a `LoadedModel` (model, processor, device, checkpoint, adapter),
     and the tokenizer, None unless `texts`.
@@ -93,36 +93,25 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
 def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "numpy.ndarray":
     """(images, width) float32, not normalised, by `load_encoder` or a `LoadedModel`.
 
-    Time is linear in the images, memory bounded by one batch: an iterator of RGB images is read batch by
-    batch.
+    Time is linear in the images; memory is bounded by one batch, also of an iterator of RGB images.
 
     Raises: UserError: the features are not finite (a broken checkpoint), or not one per image.
     """
     import numpy
     import torch
 
-    rows, batch = [], []
-
-    def encode() -> None:
-        inputs = loaded.processor.image_processor(images=batch, return_tensors="pt").to(loaded.device)
-        with torch.inference_mode():
-            pooled = loaded.model.get_image_features(**inputs, return_dict=True).pooler_output
-        if len(pooled) != len(batch):
-            raise UserError(f"{loaded.checkpoint}: {len(pooled)} image features for {len(batch)} images; "
-                            "choose another checkpoint")  # fmt: skip
-        for one in pooled:  # a vision-language model gives every image's tokens, CLIP and SigLIP a vector
-            rows.append((one.float().mean(0) if one.ndim == 2 else one.float()).cpu().numpy())
-        batch.clear()
-
-    training = loaded.model.training
+    rows, waiting, training = [], iter(images), loaded.model.training
     loaded.model.eval()
     try:
-        for image in images:
-            batch.append(image)
-            if len(batch) == batch_size:
-                encode()
-        if batch:
-            encode()
+        while batch := list(islice(waiting, batch_size)):
+            inputs = loaded.processor.image_processor(images=batch, return_tensors="pt").to(loaded.device)
+            with torch.inference_mode():
+                pooled = loaded.model.get_image_features(**inputs, return_dict=True).pooler_output
+            if len(pooled) != len(batch):
+                raise UserError(f"{loaded.checkpoint}: {len(pooled)} image features for {len(batch)} images; "
+                                "choose another checkpoint")  # fmt: skip
+            for one in pooled:  # a vision-language model gives every image's tokens, CLIP and SigLIP a vector
+                rows.append((one.float().mean(0) if one.ndim == 2 else one.float()).cpu().numpy())
     finally:
         loaded.model.train(training)
     features = numpy.stack(rows).astype("float32") if rows else numpy.zeros((0, 0), "float32")
@@ -191,8 +180,7 @@ def stored_rows(
 
 
 class TransformersTowers:
-    """Both towers of a CLIP- or SigLIP-like checkpoint that transformers has a class for, by
-    `load_encoder`."""
+    """Both towers of a CLIP- or SigLIP-like checkpoint of transformers, by `load_encoder`."""
 
     def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
         self._loaded = load_encoder(checkpoint, device=device, texts=True)

@@ -73,7 +73,7 @@ class AnyModel:
 
 def generate(
     loaded: "LoadedModel | AnyModel", prompts: Sequence[Sequence[dict]], *, max_new_tokens: int,
-    temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, batch_size: int = 0,
+    temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, batch_size: Optional[int] = None,
     encoder: Optional[Encoder] = None,
 ) -> list[Generation]:
     """Answer chat prompts: one completion a prompt, in their order.
@@ -89,16 +89,17 @@ def generate(
     Raises: UserError: memory ran out, a limit below 1, an unreadable image.
     """
     check_length(max_new_tokens)
+    size = (8 if isinstance(loaded, AnyModel) else 32) if batch_size is None else batch_size
     tokenizer, now = loaded.processor.tokenizer, {"max_new_tokens": max_new_tokens}
     sampling = {**now, "temperature": temperature, "top_p": top_p}
     if isinstance(loaded, AnyModel):
-        batches, now["max_pixels"] = _by_sight(prompts, batch_size or 8), loaded.max_pixels
+        batches, now["max_pixels"] = _by_sight(prompts, size), loaded.max_pixels
     else:
         encode = encoder or Encoder(loaded.processor)
         each = {id(messages): messages for messages in prompts}  # samples of one prompt share its encoding
         rows = {key: encode(messages) for key, messages in each.items()}
         encoded = [rows[id(messages)] for messages in prompts]
-        batches, now["loaded"] = cut_batches([len(row.ids) for row in encoded], batch_size or 32), loaded
+        batches, now["loaded"] = cut_batches([len(row.ids) for row in encoded], size), loaded
     completions: list[list[int]] = [[]] * len(prompts)
     for number, batch in enumerate(batches):
         with memory_advice("answering", prompts=len(batch), **now):

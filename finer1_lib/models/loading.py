@@ -216,7 +216,7 @@ def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit
 
 
 def _complete(checkpoint: str, **options: Any) -> Any:
-    """A vision-language model whose checkpoint is complete; seen in a second, before large tensors are made."""
+    """A vision-language model, its checkpoint checked in a second before large tensors are made."""
     import transformers
 
     folder = local_copy(checkpoint)

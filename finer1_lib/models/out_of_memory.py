@@ -122,8 +122,8 @@ def _advice(fallback: Optional[Fallback], now: dict[str, Any]) -> str:
         return ("nothing is left to make smaller but the model: take a smaller checkpoint, or a GPU with more"
                 " memory")
     name, value = fallback
-    was = f" (now {now[name]})" if name in now and value is not True else ""
-    return f"set {BATCHES.get(name, name)} to {'true' if value is True else value}{was}{REASONS.get(name, '')}"
+    new = "true" if value is True else f"{value} (now {now[name]})" if name in now else value
+    return f"set {BATCHES.get(name, name)} to {new}{REASONS.get(name, '')}"
 
 
 def _memory() -> str:

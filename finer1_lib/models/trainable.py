@@ -101,8 +101,7 @@ class LoadedModel:
 
 
 def make_trainable(loaded: LoadedModel, trainable: Trainable, seed: int = 0) -> LoadedModel:
-    """A bare model with a fresh LoRA adapter (zero at first: the outputs do not change), or its weights
-    freed.
+    """A bare model with a fresh LoRA adapter (zero at first: the outputs do not change), or unfrozen weights.
 
     Full fine-tuning wants `load(..., full_finetuning=True)` and holds the weights in float32: a step of the
     paper's 5e-6 is lost in bfloat16's rounding. `seed` is that of the adapter's random half.
@@ -134,7 +133,7 @@ def add_lora(
 
 
 def has_trainable(loaded: LoadedModel) -> bool:
-    """Whether a model has a part to train: an adapter, or its own weights freed by `make_trainable`."""
+    """Whether a model has a part to train: an adapter, or its own weights unfrozen by `make_trainable`."""
     return loaded.trainable is not None
 
 
@@ -242,8 +241,8 @@ def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
                  for name in sorted(wanted) if weights[name].shape != wanted[name].shape]
         if sizes:
             name, there, here = sizes[0]
-            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: {name}, "
-                         f"{there} where {here} is needed)")  # fmt: skip
+            raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: "
+                         f"{name}, {there} where {here} is needed)")  # fmt: skip
         with torch.no_grad():
             result = set_peft_model_state_dict(loaded.model, weights)
     if result.unexpected_keys:

@@ -7,10 +7,8 @@
     folder/<name>_log.csv                      one row a step
 
 A checkpoint counts only once its `complete` marker is written, after everything else in it; two are kept, so
-that one whole checkpoint exists at every moment. Rows of the metrics file after the checkpoint are dropped on
-resuming.
-
-Source: our choice (DESIGN 4: "killed at any moment repeats at most one checkpoint interval").
+one whole checkpoint exists at every moment. Rows of the metrics file after the checkpoint are dropped on
+resuming: a kill costs one checkpoint interval at most.
 """
 
 import csv
@@ -24,6 +22,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_directory, atomic_write_json, atomic_write_text, read_json, sweep
 from finer1_lib.models.encoding import KEY, TRAINING, pixels_of
+from finer1_lib.models.trainable import load_weights, save_trained
 
 MARKER = "complete"
 IDENTITY = TRAINING
@@ -31,12 +30,9 @@ Progress = Callable[..., None]
 
 
 class MetricsFile:
-    """A CSV with one row a step that can be cut back to a step.
+    """A CSV with one row a step ("step" is its first column) that can be cut back to a step.
 
-    Args:
-        path: the file.
-        columns: its columns; the first is "step".
-        keep: rows up to this step stay, later ones (and a torn last line) go.
+    Rows up to step `keep` stay; later ones (and a torn last line) are removed.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep: int) -> None:
@@ -55,31 +51,28 @@ class MetricsFile:
     def add(self, values: Mapping[str, Any]) -> None:
         """Append one row; a missing value stays blank."""
         cells = [values.get(name, "") for name in self.columns]
-        told = [f"{cell:.8g}" if isinstance(cell, float) else str(cell) for cell in cells]
+        texts = [f"{cell:.8g}" if isinstance(cell, float) else str(cell) for cell in cells]
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(",".join(told) + "\n")
+            file.write(",".join(texts) + "\n")
 
 
 def identity_of(loaded: Any, config: Mapping[str, Any], data: Any) -> dict[str, Any]:
-    """What decides a training's result: settings, data, the weights to be trained at the start, and how
-    large a picture may be.
-    """
+    """What decides a training's result: settings, data, starting weights, the image size limit."""
     start = hashlib.sha256()
     for name, parameter in sorted(loaded.model.named_parameters()):
         if parameter.requires_grad:
             start.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
-    told = json.dumps(data, sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False, default=str)
     identity = {
-        "config": dict(config), "data": hashlib.sha256(told.encode()).hexdigest(), "start": start.hexdigest(),
+        "config": dict(config), "data": hashlib.sha256(text.encode()).hexdigest(), "start": start.hexdigest(),
         KEY: pixels_of(loaded.processor)}
     return json.loads(json.dumps(identity))  # as it will be read back
 
 
 def finished(out_dir: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the trained weights are there, trained as asked.
+    """Whether the trained weights are there, trained with this identity.
 
-    Raises:
-        UserError: it was trained otherwise.
+    Raises: UserError: they were trained with another.
     """
     if not (Path(out_dir) / IDENTITY).exists():
         return False
@@ -89,15 +82,14 @@ def finished(out_dir: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def scratch(out_dir: Path) -> Path:
-    """Where the checkpoints of a training lie."""
+    """The folder of a training's checkpoints."""
     return Path(out_dir).parent / "checkpoints" / Path(out_dir).name
 
 
 def latest_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Optional[Path]:
     """The last whole checkpoint; torn ones are removed.
 
-    Raises:
-        UserError: the folder's checkpoints belong to another training.
+    Raises: UserError: the folder's checkpoints belong to another training.
     """
     folder = Path(folder)
     if (folder / IDENTITY).exists():
@@ -127,7 +119,7 @@ def _refuse_other(file: Path, identity: Mapping[str, Any]) -> None:
             old, new = found.get("config", {}), identity["config"]
             differing = [f"config.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         raise UserError(
-            f"{file.parent} was trained with another {', '.join(differing)}: load the starting weights anew"
+            f"{file.parent} was trained with another {', '.join(differing)}: reload the starting weights"
             " if they have been trained since, or delete that folder, or choose another run_name")
 
 
@@ -146,8 +138,6 @@ def run_training(
         progress: called as `progress(step, total, label=name, **values)`.
         shown: columns passed to `progress`; every: steps between two calls.
     """
-    from finer1_lib.models.trainable import load_weights, save_trained
-
     out_dir, folder = Path(out_dir), scratch(out_dir)
     checkpoint = latest_checkpoint(folder, identity)
     metrics = MetricsFile(metrics_path, columns, keep=step_of(checkpoint))
@@ -184,8 +174,8 @@ def _recorder(
             values = {**logs, "step": state.global_step, "seconds": time.monotonic() - self.began}
             metrics.add(values)
             if progress and (state.global_step % every == 0 or state.global_step == state.max_steps):
-                told = {key: float(values[key]) for key in shown if key in values}
-                progress(state.global_step, state.max_steps, name, **told)
+                logged = {key: float(values[key]) for key in shown if key in values}
+                progress(state.global_step, state.max_steps, name, **logged)
 
         def on_save(self, args, state, control, **kwargs):
             # The last thing to be written: what lacks it was torn by a kill.
@@ -196,8 +186,7 @@ def _recorder(
 
 
 def common_arguments(loaded: Any, folder: Path, *, seed: int, save_steps: int) -> dict[str, Any]:
-    """Trainer arguments that SFT and TAPO share, every one explicit: Unsloth gives the omitted ones other
-    defaults.
+    """Trainer arguments that SFT and TAPO share, each explicit: Unsloth gives omitted ones other defaults.
 
     Args:
         loaded: decides device, precision and whether activations are checkpointed.

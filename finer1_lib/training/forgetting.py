@@ -1,25 +1,18 @@
-"""What training costs: abilities of the base, measured before and after, beside what was learnt.
+"""What stage 1 costs: abilities of the base, measured before and after, beside what was learnt.
 
-    attributes_seen        picture, "Describe the image in <analysis></analysis>."      attributes right
+    attributes_seen        image, "Describe the image in <analysis></analysis>."        attributes right
     attributes_from_name   text, "Describe the Dunen Wren in <analysis></analysis>."    attributes right
     name_from_attributes   text, a description and the species question                 name right, strict
     reasoning_in_text      text, the same with the four-part prompt                     four parts, name right
-    open_world             picture, the prompt that the setting was trained on          name right, strict
+    open_world             image, the prompt that the setting was trained on            name right, strict
 
-The first four are gauges of forgetting: no training of stage 1 asks for them in this form, and the base is
-good at them. They need a guide; without one they are `not_measurable`, and only the open world is asked. An
-answer that lacks the tags that were asked for counts as wrong, and `readable` says how often that was so:
-what was forgotten may be the form alone.
+The first four measure forgetting: stage 1 trains none of them in this form, and the base is good at them.
+They need a guide; without one they are `not_measurable`, and only the open world is tested. An answer that
+lacks the required tags counts as wrong, and `readable` is the share of answers that have them: perhaps only
+the format was forgotten. The paper reports no such numbers.
 
-Source: our choice of gauges (the paper reports none); attributes over all of a super-category's, then over
-super-categories, as METHOD 4 averages.
-
-Forgetting in numbers: what each setting lost and gained against the base, question by question.
-
-The same questions are put before and after, so a change is a paired difference; its interval resamples whole
-sub-categories.
-
-Source: our choice.
+The same questions are used before and after, so a change is a paired difference; its interval resamples
+whole sub-categories.
 """
 
 import dataclasses
@@ -109,11 +102,7 @@ TWINS = {
 
 
 def check_settings(names: Sequence[str]) -> list[Setting]:
-    """The settings of these names, each once.
-
-    Raises:
-        UserError: an unknown or repeated name.
-    """
+    """The settings of these names, each once. Raises: UserError: an unknown or repeated name."""
     unknown = [name for name in names if name not in SETTINGS]
     if unknown or len(set(names)) < len(names):
         wrong = f"{unknown[0]!r} is unknown" if unknown else "a name is repeated"

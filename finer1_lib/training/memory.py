@@ -1,25 +1,18 @@
-"""The parts of a memory plan: what is held throughout, and what each moment of a stage adds, in bytes.
+"""A stage's GPU memory, estimated from the configuration before anything is loaded.
 
-    peak(rows(shape, Work(Mode(2, True, False, 16), Trainable("lora", 16, 16), micro_batch=4, completion=99)))
+    print(*lines("03_tapo", parameters, "Qwen/Qwen2.5-VL-3B-Instruct", trained=parameters_of_02), sep="\\n")
 
-The moments (the peak is what is held and the largest of them):
+`work_of` reads a stage's sizes from its parameters, `rows` turns them into bytes for each moment; the peak is
+what is held throughout plus the largest moment:
 
     rollouts        keys and values of all rollouts, and what a step of decoding needs
-    update          the graphs of a micro-batch (TAPO: own picture, negative picture), and the largest of a
+    update          the graphs of a micro-batch (TAPO: own image, negative image), and the largest of a
                     chunk of logits, a recomputed layer and autocast's copies of the weights
     optimizer step  AdamW's working copy of what is trained
 
-Source: our choice; the layers' terms are in finer1_lib.training.model_shapes.
-
-What a stage will hold in a GPU's memory, estimated from the configuration before anything is loaded.
-
-    print(*lines("03_tapo", parameters, "Qwen/Qwen2.5-VL-3B-Instruct", trained=parameters_of_02), sep="\n")
-
-`work_of` reads a stage's sizes from its parameters, `finer1_lib.training.memory` turns them into bytes. These are
-held against a byte count of real steps at three model sizes (tests/test_memory_plan.py); what no CPU can tell
-(CUDA's context, fragments, other kernels' work space) is assumed, and said to be.
-
-Source: our choice.
+A layer's bytes are in `model_shapes`. tests/training/test_memory_plan.py compares the plan with a byte count
+of real steps at three model sizes; what no CPU can measure (CUDA's context, fragments, other kernels' work
+space) is assumed, and the output says so.
 """
 
 import dataclasses
@@ -37,7 +30,7 @@ from finer1_lib.training.tapo_config import TapoConfig
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a 4-bit weight: itself, its block's scale, the scale's scale
 LOGIT_COPIES = {"forward": 4, "backward": 5}  # float32 copies of a chunk (token_probabilities) alive at once
-PATCH_NUMBERS = 1176  # of a picture's patch: 2 x 14 x 14 pixels of 3 colours
+PATCH_NUMBERS = 1176  # of an image's patch: 2 x 14 x 14 pixels of 3 colours
 SAMPLING_COPIES = 8  # likewise of one step's logits while top-p sorts them
 
 
@@ -47,7 +40,7 @@ class Row(NamedTuple):
     moment: str
     part: str
     bytes: float
-    told: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +48,20 @@ class Work:
     """One stage's sizes.
 
     Attributes:
-        mode: how numbers are kept (`activation_bytes.Mode`).
+        mode: how numbers are kept.
         trainable: which weights are trained; None for evaluation.
         micro_batch: rows of a forward with gradient.
         prompts: different prompts among them.
-        graphs: 2 where the negative picture is scored with gradient too.
-        text, picture, completion: tokens of a row's text, picture and completion.
-        generated: rows that are generated together, and so many prompts read for them; 0 for none.
-        seen_together: pictures of these that pass the vision tower at once.
+        graphs: 2 where the negative image is scored with gradient too.
+        text, picture, completion: tokens of a row's text, image and completion.
+        generated, asked: rows generated together, and the prompts read for them; 0 for none.
+        seen_together: images of these that pass the vision tower at once.
         apart: whether a model without optimizer generates, before or after the training.
-        written: tokens of a generated completion, where these are others than `completion`.
-        pictures: different pictures of a rollout batch, whose features are kept.
+        written: tokens of a generated completion, where it is not `completion`.
+        pictures: different images of a rollout batch, whose features are kept.
         four_bit: whether the language model's linear layers are held in 4 bits.
         shares: whether rows of one prompt share its pass in an update (`finer1_lib.models.sharing`).
-        chunk: rows of logits that exist at a time; 0 for `policy.logit_rows`.
+        chunk: rows of logits that exist at a time; 0 for `log_probabilities.logit_rows`.
         many: whether CUDA's multi-tensor optimizer runs, with a working copy of all weights.
     """
 
@@ -93,12 +86,7 @@ class Work:
 
 
 def rows(shape: Shape, work: Work) -> list[Row]:
-    """The plan, part by part, without what is assumed.
-
-    Args:
-        shape: of `model_shapes.shape_of`.
-        work: the stage's sizes.
-    """
+    """The plan of `work` for a model of `shape`, part by part, without what is assumed."""
     found = _held(shape, work)
     if work.generated:
         found += _rollouts(shape, work)
@@ -194,7 +182,7 @@ def _update(shape: Shape, work: Work) -> list[Row]:
     own = Row("update", "graph, own picture", graph, f"{work.micro_batch} x {length} tokens: {told}")
     if work.graphs == 1:
         return [own, largest]
-    other = own._replace(part="graph, negative picture", told="the same once more, with gradient")
+    other = own._replace(part="graph, negative picture", reason="the same once more, with gradient")
     both = [own, other, largest]
     # Autograd hands a weight's gradient over when both graphs have given theirs: the negative's wait.
     held = WIDE * shape.trained(kind)
@@ -209,7 +197,7 @@ def _bytes(row: Row) -> float:
 TEXT_TOKENS = 120  # question, instruction and chat marks; the kit's prompts and the release's
 RATIONALE_TOKENS = 1100  # the release's longest rationale has 822 words
 TOKENS_PER_WORD = 1.4  # of such rationales
-LARGEST_PICTURE = 2_000_000  # pixels; aircraft's pictures have 1 to 2 million, the other sets' fewer
+LARGEST_PICTURE = 2_000_000  # pixels; aircraft's images have 1 to 2 million, the other sets' fewer
 PIXELS_PER_TOKEN = 28 * 28
 CONTEXT = 0.75 * 2**30  # assumed: CUDA's context and its libraries' work space
 FRAGMENTS = 0.05  # assumed: of the rest
@@ -221,20 +209,16 @@ def plan(
     trained: Optional[Mapping[str, Any]] = None, completion: Optional[int] = None,
     half: Optional[bool] = None,
 ) -> Optional[list[Row]]:
-    """The parts of a stage's memory.
+    """The parts of a stage's memory, or None for a Hub id whose shape would have to be downloaded.
 
     Args:
         stage: "02_cot_sft", "03_tapo", "04_evaluation" or "05_probing".
-        parameters: all values of that stage (of `presets.Plan.parameters`, or a notebook's globals(); others
-            are ignored).
+        parameters: all values of that stage (or a notebook's globals(); others are ignored).
         checkpoint: a folder, or a Hub id that `model_shapes` knows (with or without @revision).
         trained: stage 02's parameters, for 03: which weights it goes on training.
-        completion: tokens of the longest completion, where they are known better than by the parameters.
-        half: computed in half precision, as on a GPU, or in float32; by default as on this machine, and in
-            half precision where the model has over a billion parameters.
-
-    Returns:
-        None for a Hub id that is not known: its shape would have to be downloaded.
+        completion: tokens of the longest completion, where it is known better than by the parameters.
+        half: computed in half precision, or in float32; by default as on this machine, and in half precision
+            where the model has over a billion parameters.
     """
     shape = shape_of(str(checkpoint))
     if shape is None:
@@ -257,13 +241,8 @@ def lines(
 ) -> list[str]:
     """The plan as a text table: a line a part, one for the peak, and whether it fits.
 
-    Args:
-        room: bytes of the GPU; by default those of the one that is there.
-
-    The other arguments are those of `plan`.
-
-    Returns:
-        One line that says so where the checkpoint's shape is not known.
+    `room` is the GPU's bytes (by default this machine's); the other arguments are those of `plan`. One line
+    that says so where the checkpoint's shape is not known.
     """
     found = plan(stage, parameters, checkpoint, trained=trained, completion=completion, half=half)
     if found is None:
@@ -272,7 +251,7 @@ def lines(
     most, moment = peak(found)
     counted = {"held", moment}
     unit, name = (GiB, "GiB") if most >= GiB else (2**20, "MiB")
-    table = [f"{row.moment:<15}{row.part:<25}{row.bytes / unit:>8.2f} {name}  {row.told}"
+    table = [f"{row.moment:<15}{row.part:<25}{row.bytes / unit:>8.2f} {name}  {row.reason}"
              + ("" if row.moment in counted else " (not then)") for row in found]
     on_gpu = room is not None or most >= GiB
     assumed = f" and {(total(found) - most) / GiB:.1f} assumed for CUDA and fragments" if on_gpu else ""
@@ -284,31 +263,27 @@ def lines(
 
 
 def _gpu() -> Optional[int]:
-    """Bytes of the GPU that is there."""
+    """Bytes of this machine's GPU."""
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
 def _own_pixels(checkpoint: "str | Path") -> int:
-    """The largest picture that a checkpoint's own processor lets through, where a folder says so."""
+    """The largest image that a checkpoint's own processor accepts, where a folder states it."""
     return pixels_named(Path(checkpoint))["max_pixels"] or LARGEST_PICTURE
 
 
 def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapping[str, Any]] = None,
             half: bool = True, own_pixels: int = LARGEST_PICTURE) -> Work:
-    """The sizes of a stage.
+    """The sizes of a stage; arguments as of `plan`.
 
-    Args:
-        stage: "02_cot_sft", "03_tapo", "04_evaluation" or "05_probing".
-        parameters: its values.
-        trained: stage 02's values, where they say which weights 03 goes on training.
-        half: computed in half precision (a GPU), else float32.
-        own_pixels: of a picture where `max_pixels` is 0, the checkpoint's own limit.
+    `own_pixels`: of an image where `max_pixels` is 0, the checkpoint's own limit.
     """
     get = parameters.get
     how = {**parameters, **(trained or {})}
-    kind = Trainable(how.get("finetuning", "lora"), how.get("lora_rank", 8), how.get("lora_alpha", 16),
+    kind = Trainable(how.get("finetuning", "lora"), how.get("lora_rank", Trainable.rank),
+                     how.get("lora_alpha", Trainable.alpha),
                      bool(how.get("train_vision_tower")), bool(how.get("train_projector")))
     unsloth = get("backend") == "unsloth"
     pixels = min(get("max_pixels") or own_pixels, LARGEST_PICTURE)
@@ -316,7 +291,7 @@ def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapp
     four_bit = bool(get("load_in_4bit"))
     common: dict[str, Any] = dict(text=TEXT_TOKENS, picture=picture, four_bit=four_bit, many=half)
     if stage not in ("02_cot_sft", "03_tapo"):
-        whole = kind.full and trained is not None  # some rows are held in float32 and asked under autocast
+        whole = kind.full and trained is not None  # some rows are held in float32 and run under autocast
         return Work(Mode(2 if half else WIDE, half and whole, whole, 0), None, shares=not unsloth,
                     completion=get("max_new_tokens", 1), generated=(many := get("batch_size", 1)), asked=many,
                     seen_together=many if unsloth else 1, **common)

@@ -1,15 +1,19 @@
 """Every method of stage 2 as one trainer with other settings, matched on prompts, rollouts and updates.
 
 The release's DAPO run is not matched: a hard-coded factor of two gives it 768 prompts of 5 rollouts and six
-updates where TAPO has 384 of 10 and three (audit E9). Here a method is a change of settings that keeps the
-budget, and `budget_table` shows that it does, and what each run then really sampled.
+updates where TAPO has 384 of 10 and three. Here a method is a change of settings that keeps the budget;
+`budget_table` shows this, and what each run then really sampled.
 
     dapo             n1 = 8, n2 = 0, gamma = etas = 0       cls_rl            dapo, from the base model
     intra            n1 = n2 = 4,    gamma = etas = 0       no_thinking_rl    cls_rl, the answer alone
     inter            n1 = 8, n2 = 0, gamma, etas on         noisy_rollout     intra, x_pos = noised x
     tapo             n1 = n2 = 4,    gamma, etas on         papo              inter, x_neg = masked x
 
-Source: METHOD 3 ("Baselines are the same trainer"), audit E9.
+The tables at the end give models their labels, colours and baselines in every later stage.
+
+Source: Fine-R1 (arXiv 2602.07605), Section 5, Table 3; release TAPO/verl/trainer/ray_trainer.py:658, 677
+(the factor of two); CLS-RL and No-Thinking RL: arXiv 2503.16188; NoisyRollout: arXiv 2504.13055; PAPO: arXiv
+2507.06448.
 """
 
 import dataclasses
@@ -48,7 +52,7 @@ _PLAIN = dict(gamma=0.0, eta1=0.0, eta2=0.0)
 METHODS = {
     "dapo": Method(
         "DAPO", "anchors only, no divergence, no entropies", lambda c: {**_anchors_only(c), **_PLAIN}),
-    "intra": Method("DAPO + intra-class", "rollouts over two pictures of a sub-category", lambda c: _PLAIN),
+    "intra": Method("DAPO + intra-class", "rollouts over two images of a sub-category", lambda c: _PLAIN),
     "inter": Method("DAPO + inter-class", "divergence from a look-alike, and entropies", _anchors_only),
     "tapo": Method("TAPO", "both", lambda c: {}),
     "cls_rl": Method(
@@ -67,32 +71,24 @@ METHODS = {
     "official_release": Method(
         "TAPO as released", "the release's code", lambda c: PRESETS["official_release"]),
     "no_entropy": Method(
-        "TAPO without entropies", "gamma alone: falls apart", lambda c: dict(eta1=0.0, eta2=0.0)),
+        "TAPO without entropies", "gamma alone: the policy collapses", lambda c: dict(eta1=0.0, eta2=0.0)),
     "containment": Method(
-        "TAPO, paid for containment", "right is whatever contains the label: is gamed",
+        "TAPO, containment reward", "right is whatever contains the label: is hacked",
         lambda c: dict(accuracy_reward="contains_response")),
 }
 
 
 def method(name: str) -> Method:
-    """A method by its name.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """A method by its name. Raises: UserError: an unknown name."""
     if name not in METHODS:
         raise UserError(f"method {name!r}: one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
 def check_methods(names: Sequence[str], parameter: str = "methods") -> list[str]:
-    """The names, if each is known and stands once.
+    """The names, if each is known and listed once; `parameter` is the list's name in the message.
 
-    Args:
-        parameter: what the user called the list, for the message.
-
-    Raises:
-        UserError: no name, an unknown one, or one that is repeated.
+    Raises: UserError: no name, an unknown one, or one that is repeated.
     """
     names = list(names)
     if not names:
@@ -100,12 +96,12 @@ def check_methods(names: Sequence[str], parameter: str = "methods") -> list[str]
     for name in names:
         method(name)
         if names.count(name) > 1:
-            raise UserError(f"{parameter}: {name!r} stands twice")
+            raise UserError(f"{parameter}: {name!r} is listed twice")
     return names
 
 
 def model_name(name: str) -> str:
-    """What the trained model is called in every later stage: `cot_sft_tapo`, `base_cls_rl`."""
+    """The trained model's name in every later stage: `cot_sft_tapo`, `base_cls_rl`."""
     return f"{method(name).start}_{name}"
 
 
@@ -115,15 +111,7 @@ def model_label(name: str) -> str:
 
 
 def method_config(name: str, config: TapoConfig) -> TapoConfig:
-    """A method's settings with the budget of a TAPO run.
-
-    Args:
-        name: a key of `METHODS`.
-        config: of the TAPO run.
-
-    Raises:
-        UserError: an unknown method.
-    """
+    """A method's settings with the budget of a TAPO run. Raises: UserError: an unknown method."""
     return dataclasses.replace(config, **method(name).changes(config))
 
 
@@ -173,16 +161,14 @@ def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str
 
 
 def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> Any:
-    """What every run was given, and what it spent.
+    """What every run was given, and what it used: a DataFrame with a row a model.
+
+    Its columns: those of `budget`; rollouts_sampled (with those of groups thrown away and sampled again,
+    which the budget cannot know beforehand), rollouts_trained, tokens_sampled, and seconds.
 
     Args:
         configs: model -> its settings.
         logs: model -> DataFrame of its metrics file.
-
-    Returns:
-        DataFrame, a row a model: the columns of `budget`; rollouts_sampled (with those of groups thrown away
-        and sampled again, which the budget cannot know beforehand), rollouts_trained, tokens_sampled, and
-        seconds.
     """
     import pandas
 
@@ -194,12 +180,12 @@ def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> 
 
 
 class Row(NamedTuple):
-    """What is known of a row beforehand.
+    """What is known of a model beforehand.
 
     Attributes:
         label: in tables.
         colour: in figures; None leaves it to `colour_of`.
-        against: the row it is compared with beside its own start, if both are there.
+        against: the baseline it is compared with beside its own start, if both are there.
     """
 
     label: str
@@ -207,7 +193,7 @@ class Row(NamedTuple):
     against: Optional[str] = None
 
 
-# method -> (colour, the method it is held against): matched baselines and TAPO against DAPO, a change of one
+# method -> (colour, the method it is compared with): matched baselines and TAPO against DAPO, a change of one
 # of TAPO's parts against TAPO
 _METHODS = {
     "dapo": ("#03884F", None),
@@ -251,7 +237,7 @@ def label_of(model: str, labels: Optional[Mapping[str, str]] = None) -> str:
 
 
 def colour_of(model: str) -> str:
-    """A model's colour as "#RRGGBB"; for a name that the table does not know one made from its letters."""
+    """A model's colour as "#RRGGBB"; an unknown name's is made from its hash."""
     known = KNOWN[model].colour if model in KNOWN else None
     if known:
         return known
@@ -264,7 +250,7 @@ def colour_of(model: str) -> str:
 
 
 def in_order(models: Iterable[str], labels: Optional[Mapping[str, str]] = None) -> list[str]:
-    """Each model once: in the order of the labels (else of the table), then the others as they come."""
+    """Each model once: in the order of the labels (else of the table), then the others in their own order."""
     models = list(dict.fromkeys(models))
     order = list(labels or ROWS)
     return [model for model in order if model in models] + [model for model in models if model not in order]

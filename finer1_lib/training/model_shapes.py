@@ -1,15 +1,11 @@
-"""The shapes of Qwen2.5-VL: two configurations as facts, others read from a folder; counted without weights.
+"""The shapes of Qwen2.5-VL, counted without weights, and the bytes a forward pass keeps for its backward.
 
     shape = shape_of("Qwen/Qwen2.5-VL-3B-Instruct")      # nothing is downloaded
     shape.parameters                                      # 3.75e9
     shape.adapter(Trainable("lora", rank=16, alpha=16))   # numbers that this LoRA would train
 
-The model itself is built on PyTorch's meta device, where a tensor has a shape and no memory, so what is
-counted are the very modules that training meets.
-
-Source: data.md 4.1 (the configurations of Qwen2.5-VL-3B and 7B-Instruct, and the revisions that are pinned).
-
-How many bytes a forward pass of Qwen2.5-VL keeps for its backward, layer by layer.
+The model is built on PyTorch's meta device, where a tensor has a shape and no memory, so what is counted are
+the very modules that training uses.
 
 With D hidden, H all heads' width, K all key heads' width, I intermediate, one token of a decoder layer keeps
 
@@ -19,11 +15,14 @@ With D hidden, H all heads' width, K all key heads' width, I intermediate, one t
     2 K   keys and values                           (2 H of every KEY where there is a mask)
     4 I   gate, its activation, up, their product
 
-in the precision that is computed in, and each row keeps its mask, queries x keys, once a layer. With gradient
-checkpointing a layer keeps its input alone, and one layer at a time is computed anew.
+in the precision of the computation, and each row keeps its mask, queries x keys, once a layer. With gradient
+checkpointing a layer keeps its input alone, and one layer at a time is recomputed.
 
-Source: our choice; the terms are what autograd saves in transformers' modeling_qwen2_5_vl and PEFT's LoRA
-layers, found by saved-tensor hooks and held against the measured peak by a test.
+These formulas follow what autograd saves in transformers' modeling_qwen2_5_vl and PEFT's LoRA layers (found
+by saved-tensor hooks); a test compares them with measured peaks. accelerate's estimate-memory counts weights
+only, so the code is the kit's own.
+
+Source: config.json of Qwen/Qwen2.5-VL-3B-Instruct and 7B-Instruct at the revisions in `KNOWN`.
 """
 
 import dataclasses
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.models.checkpoint_files import loading, read_config
 from finer1_lib.models.trainable import PROJECTOR, VISION, Trainable
 
 # What the two differ in; everything else is in `known_config`.
@@ -52,8 +52,7 @@ class Shape:
     """What a memory plan needs to know of a model.
 
     Attributes:
-        hidden, layers, heads, kv_heads, head_dim, intermediate, vocab: of the language model.
-        vision_hidden, vision_layers, vision_heads, vision_intermediate: of the vision tower.
+        hidden .. vocab: of the language model; vision_*: of the vision tower.
         patch_features: numbers that a patch of pixels enters the tower with.
         merge: patches that become one image token.
         counts: part -> number of parameters: "linears" (of the language model's layers), "norms" (and their
@@ -117,12 +116,9 @@ def known_config(name: str) -> Any:
 def config_of(checkpoint: "str | Path") -> Optional[Any]:
     """The configuration of a folder or of a known Hub id (a @revision is allowed); None for any other id.
 
-    Raises:
-        UserError: a folder whose config.json cannot be read, or is not a Qwen2.5-VL's.
+    Raises: UserError: a folder whose config.json cannot be read, or is not a Qwen2.5-VL's.
     """
     if Path(checkpoint).is_dir():
-        from finer1_lib.models.checkpoint_files import read_config
-
         config = read_config(checkpoint)
         if config.model_type != "qwen2_5_vl":
             raise UserError(f"{checkpoint} is a {config.model_type}: the plan knows Qwen2.5-VL")
@@ -136,8 +132,6 @@ def on_meta(config: Any) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from finer1_lib.models.checkpoint_files import loading
-
     with loading(config.name_or_path or "the model", "plan"), torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
@@ -148,7 +142,7 @@ def measure(config: Any) -> Shape:
 
     model = on_meta(config)
     counts = dict.fromkeys(("linears", "norms", "embedding", "head", "vision", "projector"), 0)
-    for name, parameter in model.named_parameters():  # a tied head is told once, as the embedding
+    for name, parameter in model.named_parameters():  # a tied head is listed once, as the embedding
         counts[_part(name)] += parameter.numel()
     text, vision = config.text_config, config.vision_config
     return Shape(
@@ -186,12 +180,12 @@ class Mode(NamedTuple):
     """How the numbers are kept.
 
     Attributes:
-        width: bytes of a number as it is computed with: 2 in half precision, 4 in float32.
+        width: bytes of a number in the computation: 2 in half precision, 4 in float32.
         cast: whether trained weights are float32 and cast for computing, so that inputs are cast as well.
         full: whether the weights themselves are trained, norms among them.
         rank: of the adapters; 0 for none.
         checkpointing: whether layers keep their input alone.
-        offload: whether that input is moved to the computer's own memory (Unsloth's way).
+        offload: whether that input is moved to main memory (Unsloth's way).
     """
 
     width: int
@@ -217,7 +211,7 @@ def language_layer(shape: Shape, mode: Mode, rows: int, queries: int, keys: int,
 def language(
     shape: Shape, mode: Mode, rows: int, queries: int, keys: int, masked: bool, layers: Optional[int] = None
 ) -> int:
-    """Bytes that the decoder layers (all, or `layers` of them) and what lies around them keep.
+    """Bytes that the decoder layers (all, or `layers` of them) and what is around them keep.
 
     Around them: the embeddings, the last norm's input, positions as sines and cosines; with checkpointing the
     mask, once.
@@ -232,7 +226,7 @@ def language(
 
 
 def vision_layer(shape: Shape, mode: Mode, patches: int) -> int:
-    """Bytes that one block of the vision tower keeps where it is trained; its attention knows no mask."""
+    """Bytes that one block of the vision tower keeps where it is trained; its attention has no mask."""
     d, i = shape.vision_hidden, shape.vision_intermediate
     norms = (4 if mode.full else 2) * d * WIDE
     inner = (3 if mode.cast else 2) * d + 4 * d + 4 * i + 5 * mode.rank
@@ -251,9 +245,9 @@ def vision(shape: Shape, mode: Mode, patches: int) -> int:
 
 
 def recomputed(layer: int, tokens: int, hidden: int, intermediate: int, mode: Mode) -> int:
-    """Bytes while one layer's backward runs: what it kept, and the gradients on their way through it.
+    """Bytes while one layer's backward runs: what it kept, and the gradients inside it.
 
-    An adapter in half precision sees its input in float32 for a moment, forward and backward.
+    An adapter in half precision has its input in float32 for a moment, forward and backward.
     """
     wide = WIDE if mode.cast and not mode.full else 0
     return layer + tokens * (intermediate * (mode.width + wide) + hidden * mode.width)

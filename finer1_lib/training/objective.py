@@ -1,4 +1,4 @@
-"""The TAPO objective as pure functions of tensors (log-probabilities come from `token_probabilities`).
+"""The TAPO objective as pure functions of tensors (log-probabilities come from `log_probabilities`).
 
 Shapes: B rollouts, T completion tokens, `mask` (B, T) with 1 on real tokens. A group is the n_anchor +
 n_positive rollouts of one triplet; they share one mean and one standard deviation:
@@ -6,16 +6,16 @@ n_positive rollouts of one triplet; they share one mean and one standard deviati
     >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # two from the anchor, two from the positive
     tensor([[ 0.8660, -0.8660, -0.8660,  0.8660]])
 
-The loss of one token under the anchor image, with D a divergence between what the policy says under the two
-images (`divergence`, or the exact one over the vocabulary):
+The loss of one token under the anchor image, with D a divergence between the policy's distributions under
+the two images (`divergence`, or the exact one over the vocabulary):
 
     L = clipped surrogate - gamma * D + eta1 * H(anchor) + eta2 * H(negative)
 
-    so gradient descent raises the divergence between the two images' distributions (use the picture!) and
-    lowers both entropies (which keeps the divergence from being bought by mere noise).
+    so gradient descent raises the divergence between the two images' distributions (use the image!) and
+    lowers both entropies (which keeps the divergence from growing by mere noise).
 
-Source: METHOD 3, column `kit`; paper Eq. 2-4; release TAPO/verl/trainer/core_algos.py (clip-higher, dual
-clip, low_var_kl with its clamps).
+Source: Fine-R1 (arXiv 2602.07605), Section 4.2, Eq. 2-4; release TAPO/verl/trainer/core_algos.py:448-521 and
+567-601, TAPO/verl/workers/actor/dp_actor.py:272-379.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -24,24 +24,20 @@ if TYPE_CHECKING:
     import torch
 
 DIVERGENCES = ("k1", "k2", "k3", "paper", "full")
-LOG_RATIO_LIMIT = 20.0  # [R] core_algos.py: log r is held within +-20 before exp,
-DIVERGENCE_LIMIT = 10.0  # and the k3 value at 10 at most
+LOG_RATIO_LIMIT = 20.0  # release core_algos.py:496, 599: log r is clamped to +-20 before exp,
+DIVERGENCE_LIMIT = 10.0  # and the k3 value to 10 (line 601)
 
 
 def group_advantages(rewards: "torch.Tensor", eps: float = 1e-6) -> "torch.Tensor":
-    """(r - mean) / (std + eps) within each group; std is the unbiased one.
+    """(r - mean) / (std + eps) within each group, anchor and positive rollouts alike; the std is the unbiased
+    one.
 
-    Args:
-        rewards: (groups, rollouts of a group), anchor and positive rollouts alike.
+    `rewards` and the result are (groups, rollouts); zeros where all rewards of a group are equal.
 
-    Returns:
-        Same shape; zeros where all rewards of a group are equal.
-
-    Source: METHOD 3 (ONE group); unbiased std over the group and eps: release core_algos.py (audit E2).
+    Source: Section 4.2 (one group of n1 + n2 rollouts); release core_algos.py:213-254.
     """
     mean = rewards.mean(-1, keepdim=True)
-    # The mean of equal floats can be off by one digit, which eps would blow up: such a group gets exact
-    # zeros.
+    # The mean of equal floats can be off by one digit, which eps would blow up: then exact zeros.
     varied = (rewards != rewards[..., :1]).any(-1, keepdim=True)
     return (rewards - mean) / (rewards.std(-1, keepdim=True) + eps) * varied
 
@@ -56,20 +52,19 @@ def clipped_surrogate(
         ratio: (B, T) pi / pi_old of the sampled tokens.
         advantages: (B,) or (B, T).
         clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
-        dual_clip: C > 1, or 0 for none.
+        dual_clip: C > 1, or 0 for none (the paper's objective has none).
 
-    Returns:
-        (loss (B, T), clipped (B, T) bool: where a clip took the gradient away).
+    Returns: (loss (B, T), clipped (B, T) bool: where a clip removed the gradient).
 
-    Source: METHOD 3 (clip 0.2 / 0.28, dual clip C = 3); release core_algos.py.
+    Source: DAPO (arXiv 2503.14476), clip-higher; dual clip: arXiv 1912.09729; release core_algos.py:497-516.
     """
     import torch
 
     a = advantages if advantages.dim() == 2 else advantages[:, None]
-    plain, held = -a * ratio, -a * ratio.clamp(1 - clip_low, 1 + clip_high)
+    plain, held = -a * ratio, -a * ratio.clamp(1 - clip_low, 1 + clip_high)  # clip-higher: 0.2 and 0.28
     loss, clipped = torch.maximum(plain, held), held > plain
     if dual_clip:
-        ceiling = -a * dual_clip
+        ceiling = -a * dual_clip  # release core_algos.py:511-516
         dual = (a < 0) & (loss > ceiling)
         loss, clipped = torch.where(dual, ceiling.expand_as(loss), loss), clipped | dual
     return loss, clipped
@@ -78,34 +73,26 @@ def clipped_surrogate(
 def divergence(
     kind: str, logp: "torch.Tensor", logp_negative: "torch.Tensor", mask: "torch.Tensor"
 ) -> "torch.Tensor":
-    """How far pi(o | own picture) is from pi(o | negative picture), read off the drawn tokens.
+    """How far pi(o | own image) is from pi(o | negative image), computed from the sampled tokens.
 
-    With d = log pi_negative - log pi of a token, held within +-20, and r = exp(d):
+    With d = log pi_negative - log pi of a token, clamped to +-20, and r = exp(d):
 
     | kind  | value of a token | is, under the policy's own samples, an estimate of                       |
     |-------|------------------|--------------------------------------------------------------------------|
     | k1    | -d               | KL(pi to pi_negative), unbiased, negative for many a token; unbounded    |
     | k2    | d^2 / 2          | KL to second order; gradient d                                           |
-    | k3    | r - d - 1        | KL, unbiased, never negative; held at 10 at most, as in the release      |
+    | k3    | r - d - 1        | KL, unbiased, never negative; clamped to 10, as in the release           |
     | paper | g - log g - 1    | chi^2 - KL; g = pi / pi_negative of the whole ROLLOUT, as it is printed  |
 
     (`full`, the exact KL over the vocabulary, needs the distributions: `full_divergence`.) Where a clamp
     holds a value, its gradient is zero. The paper's g is a product over a hundred tokens and soon beyond
-    e^20; it is unbounded from above where k3's push is bounded by 1.
+    e^20; it is unbounded from above where k3's gradient is bounded by 1.
 
-    Args:
-        kind: "k1", "k2", "k3" or "paper".
-        logp, logp_negative: (B, T) log-probabilities of the same tokens.
-        mask: (B, T), 1 on real tokens.
+    `logp` and `logp_negative` are (B, T) log-probabilities of the same tokens. The result is (B, T); for
+    "paper" every token of a rollout carries the rollout's value. Raises: ValueError: another kind.
 
-    Returns:
-        (B, T); for "paper" every token of a rollout carries the rollout's value.
-
-    Raises:
-        ValueError: another kind.
-
-    Source: METHOD 3, row "divergence D" ("paper": column `paper_text`, "k3": `official_release` and `kit`);
-    release TAPO/verl/trainer/core_algos.py (clamps); audit E4; k1, k2, k3: joschu.net/blog/kl-approx.
+    Source: Section 4.2 ("paper"); release core_algos.py:597-601 (k3 and its clamps); k1, k2, k3:
+    http://joschu.net/blog/kl-approx.html.
     """
     log_ratio = logp_negative - logp
     if kind == "paper":
@@ -127,7 +114,7 @@ def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
     Its gradient is not the entropy's: on the policy's own samples it is zero on average, so as a loss it is
     noise that lowers the surprise of whatever was drawn. The true entropy comes with `logp_and_entropy`.
 
-    Source: METHOD 3, row "H" (columns `paper_text` and `official_release`); audit E5.
+    Source: release TAPO/verl/workers/actor/dp_actor.py:272 and 359-360.
     """
     return -logp
 
@@ -135,20 +122,18 @@ def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
 def token_mean(values: "torch.Tensor", mask: "torch.Tensor", items: Any = None) -> "torch.Tensor":
     """sum(values * mask) / items: one mean over all tokens, so a long rollout weighs more than a short one.
 
-    Args:
-        values, mask: (B, T).
-        items: the tokens to divide by: an update's share of its rollout batch's tokens ("batch": the same
-            mean however the update is cut into micro-batches), or by default the mask's own, at least 1
-            ("micro_batch": short ones weigh more).
+    `items` are the tokens to divide by: an update's share of its rollout batch's tokens (switch "batch": the
+    same mean for any micro-batch size), by default the mask's own, at least 1 ("micro_batch": short ones
+    weigh more).
 
-    Source: METHOD 3, row "token mean over"; audit E7.
+    Source: Eq. 4 (one mean over all tokens); release dp_actor.py:285 and 379 (a mean per micro-batch).
     """
     items = mask.sum() if items is None else items
     return (values * mask).sum() / (items.clamp(min=1) if hasattr(items, "clamp") else max(items, 1))
 
 
 class TapoTerms(NamedTuple):
-    """The loss of a batch and the per-token pieces its gauges are made of (all but `loss` are detached)."""
+    """The loss of a batch and the per-token parts of its metrics (all but `loss` are detached)."""
 
     loss: "torch.Tensor"
     ratio: "torch.Tensor"
@@ -164,33 +149,31 @@ def tapo_loss(
     """The whole objective as a loss to minimise: the surrogate, the inter-class term and the two entropies.
 
     Args:
-        logp: (B, T) log-probabilities under the image the rollout is scored under.
-        old_logp: (B, T) the same at rollout time, without gradient.
+        logp, old_logp: (B, T) under the image the rollout is scored under, now and at rollout time (no
+            gradient).
         advantages: (B,).
-        mask: (B, T), 1 on real completion tokens.
-        clip_low, clip_high, dual_clip: as in `clipped_surrogate`.
         gamma: weight of the divergence from the negative image's distribution (raised).
         eta1, eta2: weights of the two entropies (lowered).
-        apart: (B, T) divergence of every token, of whatever kind; needed where gamma is not 0.
+        apart: (B, T) divergence of every token, of any kind; needed where gamma is not 0.
         entropy, entropy_negative: (B, T), needed where eta1 or eta2 is not 0.
         items: number of tokens to divide by; by default the batch's own.
 
-    Raises:
-        ValueError: a weight other than 0 without its tensor.
+    Raises: ValueError: a weight other than 0 without its tensor.
 
-    Source: METHOD 3, L = -min(rho A, clip(rho) A) - gamma D + eta1 H(pi) + eta2 H(pi_neg).
+    Source: Section 4.2, Eq. 2-4; release dp_actor.py:336-379.
     """
     for weight, needed, name in ((gamma, apart, "apart"), (eta1, entropy, "entropy"),
                                  (eta2, entropy_negative, "entropy_negative")):
         if weight and needed is None:
             raise ValueError(f"{name} is needed: its weight is {weight}")
+    # rho = pi / pi_old, both under the image the rollout is scored under (Eq. 2-4)
     ratio = (logp - old_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     per_token, clipped = clipped_surrogate(ratio, advantages, clip_low, clip_high, dual_clip)
-    if gamma:
+    if gamma:  # inter-class augmentation: away from the negative image's distribution
         per_token = per_token - gamma * apart
-    if eta1:
+    if eta1:  # H(pi) and H(pi_negative) are lowered
         per_token = per_token + eta1 * entropy
     if eta2:
         per_token = per_token + eta2 * entropy_negative
-    loss = token_mean(per_token, mask, items)
+    loss = token_mean(per_token, mask, items)  # Eq. 4: over all tokens
     return TapoTerms(loss, ratio.detach(), clipped.detach())

@@ -1,12 +1,6 @@
-"""Figures of training: what fell in stage 1, what rose in stage 2, where the seconds go, how it goes wrong.
+"""Figures of training: forgetting in stage 1, curves of stage 2, seconds of a step, failure modes.
 
-DataFrames in, figures out; nothing is shown or saved here. A trained model has its colour of `entries`.
-
-Source: our choice.
-
-The figure of forgetting: every gauge before and after, one line a setting. DataFrame in, figure out.
-
-Source: our choice.
+DataFrames in, figures out; nothing is shown or saved here. A trained model has its colour of `methods`.
 """
 
 from typing import Any, Mapping, Sequence

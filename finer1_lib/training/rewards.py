@@ -1,7 +1,7 @@
-"""Rewards of Stage 2: normalisation, the accuracy reward with its three readings, and the format reward.
+"""Rewards of stage 2: the accuracy reward with its three variants, and the format reward.
 
-The default reading, `strict`, pays for exactly one well-formed answer that equals the label after
-normalisation. Containment, which the paper and the release use, pays for listing every name; it stays
+The default, `strict`, rewards exactly one well-formed answer that equals the label after normalisation.
+Containment, which the paper and the release use, rewards listing every name (reward hacking); it stays
 available as a switch so that the difference can be shown.
 
 Example:
@@ -12,8 +12,7 @@ Example:
     >>> contains_answer("<answer>House Wren, Rock Wren</answer>", "Rock Wren")
     1.0
 
-Source: METHOD 3 (switch table, reward = 0.9 accuracy + 0.1 format); release:
-TAPO/examples/reward_function/cls_thinking.py.
+Source: Fine-R1 (arXiv 2602.07605), Section 4.2; release TAPO/examples/reward_function/cls_thinking.py:18-54.
 """
 
 import re
@@ -21,15 +20,15 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from finer1_lib.core.completions import _alone, read_completion, strict, well_formatted
 
-ACCURACY_WEIGHT, FORMAT_WEIGHT = 0.9, 0.1  # [R] config_tapo.yaml, cls_thinking.py
+ACCURACY_WEIGHT, FORMAT_WEIGHT = 0.9, 0.1  # release cls_thinking.py:37, 48
 
 
 def contains_answer(completion: str, label: str) -> float:
-    """1.0 if the FIRST answer (non-greedy) contains the label, case aside: the release's reward.
+    """1.0 if the FIRST answer (non-greedy) contains the label, case ignored: the release's reward.
 
-    White space around `<`, `>` and `/` is folded first, as the release does; in time linear in the text.
+    White space around `<`, `>` and `/` is removed first, as the release does; in time linear in the text.
 
-    Source: release TAPO/examples/reward_function/cls_thinking.py.
+    Source: release cls_thinking.py:23-43.
     """
     folded = "".join(map(str.strip, re.split("([<>/])", completion)))
     _, opening, rest = folded.partition("<answer>")
@@ -38,10 +37,7 @@ def contains_answer(completion: str, label: str) -> float:
 
 
 def contains_response(completion: str, label: str) -> float:
-    """1.0 if the label stands anywhere in the response, case aside: the paper's words.
-
-    Source: METHOD 3, column `paper_text`.
-    """
+    """1.0 if the response contains the label anywhere, case ignored: the paper's definition (Section 4.2)."""
     return float(label.lower() in completion.lower())
 
 
@@ -53,10 +49,9 @@ ACCURACY: Mapping[str, Callable[[str, str], float]] = {
 
 
 def answer_only_formatted(completion: str) -> float:
-    """1.0 for one `<answer>..</answer>`, not empty, and nothing around it: the form of No-Thinking RL.
+    """1.0 for one `<answer>..</answer>`, not empty, and nothing around it: the format of No-Thinking RL.
 
-    Source: METHOD 3 ("No-Thinking RL = the same, answer only"); CLS-RL (arXiv 2503.16188) drops its format
-    reward there, ours keeps the scale of both rewards equal.
+    CLS-RL (arXiv 2503.16188) drops its format reward there; keeping it keeps the scale of all rewards equal.
     """
     reading = read_completion(completion)
     return float(reading.answer is not None and reading.thinking is None and _alone(completion))
@@ -89,18 +84,10 @@ def accuracy_reward(
     accuracy: str = "strict",
     **columns: Any,
 ) -> list[float]:
-    """Accuracy of every completion; callable by TRL's GRPOTrainer as a reward function.
+    """Accuracy of every completion (a string or a message list); a reward function for TRL's GRPOTrainer.
 
-    Args:
-        prompts: unused; TRL passes them.
-        completions: strings or message lists.
-        completion_ids: unused; TRL passes them.
-        sub_category: the label of each completion (a column of the data set).
-        accuracy: a key of `ACCURACY`.
-        columns: every other column, unused.
-
-    Raises:
-        ValueError: as many labels as completions are not given.
+    `sub_category` has the label of each completion, `accuracy` is a key of `ACCURACY`; other arguments are
+    unused. Raises: ValueError: another number of labels.
     """
     if len(sub_category) != len(completions):
         raise ValueError(f"{len(completions)} completions but {len(sub_category)} labels in `sub_category`")
@@ -116,7 +103,7 @@ def format_reward(
     form: str = "thinking",
     **columns: Any,
 ) -> list[float]:
-    """Format of every completion, by a key of `FORMATS`; callable by TRL's GRPOTrainer as a reward."""
+    """Format of every completion, by a key of `FORMATS`; a reward function for TRL's GRPOTrainer."""
     return [FORMATS[form](completion_text(completion)) for completion in completions]
 
 
@@ -125,14 +112,7 @@ def reward_functions(
 ) -> tuple[list[Callable[..., list[float]]], list[float]]:
     """(accuracy and format reward, their weights) as GRPOConfig and GRPOTrainer take them.
 
-    Args:
-        accuracy: a key of `ACCURACY`; the reading that the accuracy reward then uses.
-        form: a key of `FORMATS`.
-
-    Raises:
-        ValueError: another key.
-
-    Source: METHOD 3 [R] (0.9 accuracy + 0.1 format).
+    Raises: ValueError: `accuracy` is not a key of `ACCURACY`, or `form` not one of `FORMATS`.
     """
     if accuracy not in ACCURACY or form not in FORMATS:
         raise ValueError(f"accuracy reward {accuracy!r}, format {form!r}: of {', '.join(ACCURACY)} and of"

@@ -4,16 +4,17 @@
     std)
 
 Dynamic sampling: a group whose rollouts are all right or all wrong teaches nothing; it is dropped and another
-prompt is sampled in its place, for a limited number of rounds. Where nothing at all survives, a policy says
-what happens (`TapoConfig.nothing_survives`).
+prompt is sampled in its place, for a limited number of rounds. Where no group survives, a policy decides
+(`TapoConfig.nothing_survives`).
 
-Pictures take the memory (the paper's rollout batch has 384 triplets; one picture of 1280 image tokens is
-24 MB): positives are let go once they have been sampled from, and dropped groups once others fill the batch.
+Images take the memory (the paper's rollout batch has 384 triplets; one image of 1280 image tokens is 24 MB):
+positives are freed once they have been sampled from, and dropped groups once others fill the batch.
 
-Everything drawn here is a function of (seed, rollout batch, round), so that a resumed run draws what an
+Everything drawn here is a function of (seed, rollout batch, round), so a resumed run draws what an
 uninterrupted one would have.
 
-Source: METHOD 3 (intra-class augmentation, dynamic sampling; at most 20 rounds [P]); audit E2, E10.
+Source: Fine-R1 (arXiv 2602.07605), Section 4.2 (intra-class augmentation), Section 5.1 (at most 20 rounds);
+DAPO (arXiv 2503.14476), dynamic sampling; release TAPO/verl/trainer/ray_trainer.py:561-677.
 """
 
 import random
@@ -40,11 +41,10 @@ class Group(NamedTuple):
 
     Attributes:
         varied: some were right and some wrong.
-        accuracy: (rollouts,) of each.
-        advantages: (rollouts,).
+        accuracy, advantages: (rollouts,).
         completions: token ids of each.
         prompts: the encoded prompt each is scored under.
-        negatives: the prompt over the negative picture, as often; empty where the loss has no use for it.
+        negatives: the prompt over the negative image, as often; empty where the loss does not use it.
         truncated: whether each was cut at the limit.
     """
 
@@ -58,23 +58,15 @@ class Group(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one rollout batch gave.
-
-    Attributes:
-        kept: groups to train on.
-        dropped: groups without variance, at most as many as the batch lacks.
-        gauges: `tapo.ROLLOUT_METRICS`.
-        counts: `tapo.COUNTS`, as far as they are known here.
-    """
+    """One rollout batch: kept groups, dropped ones (as many as it lacks), its metrics and counts so far."""
 
     kept: list[Group]
     dropped: list[Group]
-    gauges: dict[str, float]
+    metrics: dict[str, float]
     counts: dict[str, float]
 
 
 def _varied(accuracy: "torch.Tensor") -> bool:
-    """Whether some rollouts of a group were right and some wrong."""
     return bool(accuracy.min() != accuracy.max())
 
 
@@ -97,8 +89,6 @@ class Sampler:
 
     Args:
         model: the policy; its mode is restored.
-        encoder: of its processor.
-        config: the run's settings.
         triplets: all prompts.
         reward: (columns, prompts, completions, completion ids) -> (rollouts, 2) accuracy and format.
         weights: (2,) of the two.
@@ -110,17 +100,13 @@ class Sampler:
         self.reward, self.weights = reward, weights
 
     def batch(self, slots: Sequence[int], number: int) -> Batch:
-        """Fill one rollout batch.
+        """Fill one rollout batch: at least as many kept groups as slots, unless the rounds ran out.
 
         Args:
             slots: places in the endless order of prompts, as many as groups are wanted.
             number: of the rollout batch in the run, from 0.
 
-        Returns:
-            At least as many kept groups as slots, unless the rounds ran out.
-
-        Raises:
-            UserError: nothing survived and the policy is "stop".
+        Raises: UserError: nothing survived and the policy is "stop".
         """
         c, want, began = self.config, len(slots), time.monotonic()
         rows = [planned_row(slot, len(self.triplets), c.seed) for slot in slots]
@@ -135,8 +121,8 @@ class Sampler:
             tried.update(rows)
             groups = self.groups(rows, (c.seed, number, rounds), sums)
             sampled += [group.accuracy for group in groups]
-            varied = [group for group in groups if group.varied]
-            if not varied and c.nothing_survives == "keep":
+            varied = [group for group in groups if group.varied]  # dynamic sampling: neither all 0 nor all 1
+            if not varied and c.nothing_survives == "keep":  # release ray_trainer.py:653-654
                 kept += [group._replace(advantages=group.advantages * 0) for group in groups]
             else:
                 kept += varied
@@ -154,7 +140,7 @@ class Sampler:
         count = sums.pop("rollouts")
         accuracies = [float(accuracy.mean()) for accuracy in sampled]
         mean = sum(accuracies) / len(accuracies)
-        gauges = {
+        metrics = {
             **{name: sums[name] / count for name in ("reward", "accuracy", "accuracy_strict", "format_rate",
                                                      "length", "truncated_share")},
             "reward_std": sums["reward_std"] / len(sampled),
@@ -164,25 +150,26 @@ class Sampler:
                if c.n_positive or half == "anchor"},
             "zero_variance_share": sum(not _varied(accuracy) for accuracy in sampled) / len(sampled),
             "sampling_rounds": float(rounds), "kept_share": len(kept) / want}
-        return Batch(kept, dropped, gauges, {
+        return Batch(kept, dropped, metrics, {
             "rollouts_sampled": count, "rollouts_trained": float(min(len(kept), want) * c.group_size),
             "tokens_sampled": sums["length"], "seconds_rollout": time.monotonic() - began})
 
     def groups(self, rows: Sequence[int], seed: tuple[int, ...], sums: dict[str, float]) -> list[Group]:
-        """One group for each row; `sums` collects the gauges' sums over all rollouts."""
+        """One group for each row; `sums` collects the metrics' sums over all rollouts."""
         c, size = self.config, self.config.group_size
         triplets = [self.triplets[row] for row in rows]
         anchors = [self._encoded(t, t.anchor) for t in triplets]
         positives = [self._encoded(t, t.positive) if c.n_positive else None for t in triplets]
+        # Intra-class augmentation (Section 4.2): n1 rollouts over x and n2 over x_pos are ONE group.
         completions = self._complete(
             [p for a, b in zip(anchors, positives) for p in [a] * c.n_anchor + [b] * c.n_positive], seed)
-        if c.score_positive_under == "anchor":
+        if c.score_positive_under == "anchor":  # Eq. 2-4 write x_*; the release scores under the positive
             positives.clear()
         columns = [{"sub_category": t.sub_category} for t in triplets for _ in range(size)]
-        asked = [user_message(t.prompt) for t in triplets for _ in range(size)]
+        queries = [user_message(t.prompt) for t in triplets for _ in range(size)]
         texts = self.encode.tokenizer.batch_decode(completions, skip_special_tokens=True)
         answers = [[{"role": "assistant", "content": text}] for text in texts]
-        parts = self.reward(columns, asked, answers, completions).cpu()
+        parts = self.reward(columns, queries, answers, completions).cpu()
         reward = (parts * self.weights.cpu()).sum(-1)
         ends = set(ending_ids(self.model, self.encode.tokenizer))
         truncated = [not ids or ids[-1] not in ends for ids in completions]

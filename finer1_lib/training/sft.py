@@ -2,17 +2,16 @@
 
 The loss counts the assistant's turn alone, its ending token included:
 
-    <user> picture, question <assistant> <think>..</think><answer>Dunen Wren</answer> <end>
-    |---------- label -100 ------------|------------------- learnt -----------------------|
+    <user> image, question <assistant> <think>..</think><answer>Dunen Wren</answer> <end>
+    |---------- label -100 ----------|------------------- learnt -----------------------|
 
-It is the mean over all such tokens of an optimizer step, however the step is cut into micro-batches, computed
-from the backbone's hidden states like TAPO's (TRL 1.15's own SFT loss is a Triton kernel and cannot run on a
-CPU).
+It is the mean over all such tokens of an optimizer step, for any micro-batch size, computed from the
+backbone's hidden states like TAPO's (TRL 1.15's own SFT loss is a Triton kernel and cannot run on a CPU).
 
-Which weights are trained, an adapter or the model's own, is the model's affair (`models.make_trainable`).
+Which weights are trained, an adapter or the model's own, is decided by `models.make_trainable`.
 
-Source: paper section 4.1 / METHOD 2 (10 epochs, cosine, weight decay 0.1, loss on the assistant turn, vision
-tower and projector frozen); LoRA in place of all weights, and other frozen parts, are our choices.
+Source: Fine-R1 (arXiv 2602.07605), Section 4.1; release LLaMA-Factory/cot_sft_3b.sh:21-33 (10 epochs, cosine,
+6 warm-up steps, weight decay 0.1; vision tower and projector frozen by LLaMA-Factory's defaults).
 """
 
 import dataclasses
@@ -33,7 +32,7 @@ LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
 
 
 class SftExample(NamedTuple):
-    """One picture, the prompt over it, and the assistant's whole answer."""
+    """One image, the prompt over it, and the assistant's whole answer."""
 
     image: ImageFile
     prompt: str
@@ -42,21 +41,15 @@ class SftExample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SftConfig:
-    """Settings of one supervised run.
+    """Settings of one supervised run, checked when they are made (UserError).
 
     Attributes:
-        epochs: passes over the examples.
-        learning_rate: peak of the cosine.
-        weight_decay: of AdamW.
+        learning_rate: peak of the cosine; the paper's 5e-6 is for all weights, LoRA needs a larger one.
         warmup_steps: linear steps up to the peak.
         batch_size: examples per optimizer step.
         micro_batch_size: examples per forward; must divide batch_size.
-        max_grad_norm: gradients are clipped to it.
         checkpoints_every: optimizer steps between checkpoints.
         seed: of the order of the examples.
-
-    Source: METHOD 2 [P, R]: 10 epochs, weight decay 0.1, 6 warm-up steps; the paper's learning rate (5e-6) is
-    for all weights, LoRA needs a larger one (our choice).
     """
 
     epochs: int = 10
@@ -80,9 +73,9 @@ class SftConfig:
 
 
 class SftCollator:
-    """Examples into one right-padded batch; the examples themselves are left alone.
+    """Examples into one right-padded batch; the examples themselves are not changed.
 
-    Pictures may differ in size, so prompts differ in length even for one question.
+    Images may differ in size, so prompts differ in length even for one question.
     """
 
     def __init__(self, processor: Any, encoder: Optional[Encoder] = None) -> None:
@@ -93,9 +86,8 @@ class SftCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Encode rows with image_root, image_id, prompt and completion.
 
-        Returns:
-            input_ids, attention_mask, labels (B, L; -100 outside completions), pixel_values, image_grid_thw,
-            mm_token_type_ids.
+        Returns: input_ids, attention_mask, labels (B, L; -100 outside completions), pixel_values,
+        image_grid_thw, mm_token_type_ids.
         """
         prompts, completions = [], []
         for row in rows:
@@ -115,12 +107,11 @@ class SftCollator:
 def completion_loss(model: Any, batch: Mapping[str, Any], items: Any = None) -> Any:
     """Mean negative log-likelihood of the labelled tokens of a batch of `SftCollator`.
 
-    Args:
-        items: what to divide by; by default the batch's own number of labelled tokens.
+    `items` is what to divide by; by default the batch's own number of labelled tokens.
     """
     scored = batch["labels"] != -100
-    pictured = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
-    vision = {key: batch[key] for key in pictured if key in batch}
+    vision_keys = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
+    vision = {key: batch[key] for key in vision_keys if key in batch}
     logp = score_tokens(model, batch["input_ids"], batch["attention_mask"], scored, vision).logp
     return -logp.sum() / (scored.sum() if items is None else items)
 
@@ -138,7 +129,7 @@ def _trainer_class(base: type) -> type:
             return (loss, None) if return_outputs else loss
 
         def create_model_card(self, *args, **kwargs):
-            """No card: a checkpoint is scratch."""
+            """No model card: a checkpoint is scratch."""
 
         def _send_telemetry(self):
             """No pings."""
@@ -147,7 +138,7 @@ def _trainer_class(base: type) -> type:
 
 
 def make_sft_trainer_class() -> type:
-    """VLSFTTrainer on whatever `trl.SFTTrainer` is by now: TRL's own, or the one Unsloth rewrote."""
+    """VLSFTTrainer on the current `trl.SFTTrainer`: TRL's own, or the one Unsloth rewrote."""
     import trl
 
     return _trainer_class(trl.SFTTrainer)
@@ -159,20 +150,16 @@ def train_sft(
 ) -> LoadedModel:
     """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead.
 
-    Killed at any moment, the same call goes on from the last checkpoint and ends with the same weights.
+    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights.
 
     Args:
         loaded: after `models.make_trainable`, at its starting weights.
-        examples: at least one.
         out_dir: the folder of the adapter or, after full fine-tuning, of the whole checkpoint.
         metrics_path: the log; by default `<out_dir>_log.csv`.
         progress: as `Stage.progress`.
 
-    Returns:
-        The same model, trained.
-
-    Raises:
-        UserError: no examples, nothing trainable, a folder that holds another training, or no memory left.
+    Raises: UserError: no examples, nothing trainable, a folder that holds another training, or no memory
+    left.
     """
     out_dir = Path(out_dir)
     if not examples:
@@ -199,6 +186,7 @@ def build_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback
 
+    # Section 4.1 and release cot_sft_3b.sh:21-33: cosine, 6 warm-up steps, weight decay 0.1, 10 epochs
     rows = [{"image_root": e.image.image_root, "image_id": e.image.image_id, "prompt": e.prompt,
              "completion": e.completion} for e in examples]
     arguments = trl.SFTConfig(

@@ -1,30 +1,23 @@
-"""TAPOTrainer: TRL's GRPOTrainer with its whole rollout and its whole loss replaced.
+"""Stage 2: TAPO, what it is trained on, what it logs, and the call that runs it.
 
-TRL keeps the loop, the optimizer, accumulation, checkpoints and logs. Replaced are the two methods that make
-the algorithm, because Unsloth rewrites what TRL calls inside them (its `compute_loss` never reaches
-`_compute_loss`, its log-prob method has no gradient), and because TRL 1.15's own loss is a Triton kernel:
-
-    _generate_and_score_completions  `rollouts.Sampler`: rollouts, rewards, advantages -> a dictionary of rows
-    compute_loss                     that dictionary's micro-batch -> `objective.tapo_loss`
-
-The class is made on whatever `trl.GRPOTrainer` is when it is asked for, so it also sits on Unsloth's
-rewritten one.
-
-Source: METHOD 3; trainer.md 1.5 and 2 (which methods may be called, and why).
-
-Stage 2: TAPO, what it is trained on, what it tells while it trains, and the call that runs it.
-
-One rollout batch of the variant `kit`, for 16 triplets and 4 + 4 rollouts, two updates of 8 triplets:
+One rollout batch of the preset `kit`, for 16 triplets and 4 + 4 rollouts, two updates of 8 triplets:
 
     4 rollouts over the anchor, 4 over the positive  -> one group of 8 rewards -> 8 advantages
     groups whose rollouts are all right or all wrong -> thrown away, others sampled in their place
     128 rollouts scored under their ANCHOR           -> pi_old, once
     64 of them under their ANCHOR and their NEGATIVE -> `objective.tapo_loss` -> an update, twice
 
-Settings are in `tapo_config`, the trainer in `tapo_trainer`, the baselines (the same trainer with other
-numbers) in `baselines`.
+TAPOTrainer is TRL's GRPOTrainer with its whole rollout and its whole loss replaced. TRL keeps the loop, the
+optimizer, accumulation, checkpoints and logs. Replaced are the two methods that are the algorithm, because
+Unsloth rewrites what TRL calls inside them (its `compute_loss` never reaches `_compute_loss`, its log-prob
+method has no gradient), and because TRL 1.15's own loss is a Triton kernel (no CPU):
 
-Source: METHOD 3; paper section 4.2 and 5.1.
+    _generate_and_score_completions  `rollouts.Sampler`: rollouts, rewards, advantages -> a dictionary of rows
+    compute_loss                     that dictionary's micro-batch -> `objective.tapo_loss`
+
+The class is built on `trl.GRPOTrainer` as it is at the call, so it also works on Unsloth's rewritten one.
+
+Source: Fine-R1 (arXiv 2602.07605), Sections 4.2 and 5.1.
 """
 
 import dataclasses
@@ -36,7 +29,7 @@ from typing import Any, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, question_for
-from finer1_lib.data.distortions import masked, noised
+from finer1_lib.data.triplets import masked, noised
 from finer1_lib.models.encoding import Encoded, Encoder, pad
 from finer1_lib.models.generation import mix
 from finer1_lib.models.log_probabilities import Scored, full_divergence, logit_rows, score_completions
@@ -45,6 +38,7 @@ from finer1_lib.models.sharing import bundle, unbundle, unwrap_base
 from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
 from finer1_lib.training import checkpoints
 from finer1_lib.training.objective import divergence, sampled_entropy, tapo_loss
+from finer1_lib.training.rewards import reward_functions
 from finer1_lib.training.rollouts import Batch, Sampler
 from finer1_lib.training.tapo_config import COUNTS, LOG_COLUMNS, SHOWN, TapoConfig, TripletRow
 
@@ -57,14 +51,12 @@ def triplet_rows(
 
     Args:
         table: DataFrame with image_id, positive_id, negative_id, super_category, sub_category.
-        image_root: folder the ids are relative to.
         prompt: name of a prompt without options; evaluation should use the same.
         positive: "same_sub_category" (TAPO), or "noised": the anchor itself under noise (NoisyRollout).
         negative: "look_alike" (TAPO), or "masked": the anchor itself with blackened patches (PAPO).
         noise, mask_share, seed: of these distortions.
 
-    Raises:
-        UserError: another kind of positive or negative.
+    Raises: UserError: another kind of positive or negative.
     """
     root = str(image_root)
     for name, value, known in (("positive", positive, ("same_sub_category", "noised")),
@@ -88,23 +80,17 @@ def train_tapo(
 ) -> LoadedModel:
     """Train what is trainable in `loaded` onward and write it to `out_dir`; a finished one is loaded instead.
 
-    Killed at any moment, the same call goes on from the last checkpoint and ends with the same weights:
+    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights:
     everything drawn is a function of the seed and the step.
 
     Args:
         loaded: what to start from: CoT SFT's weights, or a fresh adapter for RL from the base model.
-        rows: the triplets; each is a prompt.
         out_dir: the folder of the adapter or, after full fine-tuning, of the whole checkpoint.
         metrics_path: one row of `LOG_COLUMNS` a step; by default `metrics_<name>.csv` beside it.
-        progress: as `Stage.progress`; told `SHOWN` at every step.
+        progress: as `Stage.progress`; called with `SHOWN` at every step.
 
-    Returns:
-        The same model, trained.
-
-    Raises:
-        UserError: no triplets, nothing trainable, a folder that holds another training, or no memory left.
+    Raises: UserError: no triplets, nothing trainable, a folder of another training, or no memory left.
     """
-
     out_dir = Path(out_dir)
     if not rows:
         raise UserError(f"{out_dir.name}: there are no triplets to train on")
@@ -131,7 +117,7 @@ def _trainer_class(base: type) -> type:
     from transformers import TrainerCallback
 
     class SkipEmptyUpdates(TrainerCallback):
-        """An update without tokens is none: AdamW would still decay weights and follow its momentum."""
+        """An update without tokens is skipped: AdamW would still decay weights and apply its momentum."""
 
         def __init__(self, trainer):
             self.trainer = trainer
@@ -147,21 +133,16 @@ def _trainer_class(base: type) -> type:
             self.trainer.update_tokens = 0
 
     class TAPOTrainer(base):
-        """See the module.
-
-        Args:
-            tapo: the settings; TRL's own are set by `build_trainer` to match.
-            triplets: the prompts.
-        """
+        """See the module; TRL's own settings are set by `build_trainer` to match `tapo`."""
 
         loss_is_scaled_for_ga = True  # compute_loss divides by an update's share of the batch's tokens
 
         def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], **kwargs):
             self.tapo, self.triplets = tapo, list(triplets)
             self.update_tokens = 0
-            self._sums: dict[str, tuple] = {}    # (sum, tokens) of this update's gauges
-            self._gauges: dict[str, float] = {}  # of the rollout batch
-            self._counts: dict[str, float] = {}  # of the rollout batch, told once
+            self._sums: dict[str, tuple] = {}    # (sum, tokens) of this update's metrics
+            self._rollout_metrics: dict[str, float] = {}  # of the rollout batch
+            self._counts: dict[str, float] = {}  # of the rollout batch, logged once
             self.step_began = 0.0
             super().__init__(*args, **kwargs)
             self.sampler = Sampler(self.model, Encoder(self.processing_class), tapo, self.triplets,
@@ -169,7 +150,7 @@ def _trainer_class(base: type) -> type:
             self.add_callback(SkipEmptyUpdates(self))
 
         def create_model_card(self, *args, **kwargs):
-            """No card: a checkpoint is scratch."""
+            """No model card: a checkpoint is scratch."""
 
         def _send_telemetry(self):
             """No pings."""
@@ -181,7 +162,7 @@ def _trainer_class(base: type) -> type:
                 batch = self.sampler.batch(slots, number)
             began = time.monotonic()
             result = self._as_rows(batch, len(slots))
-            self._gauges = batch.gauges
+            self._rollout_metrics = batch.metrics
             self._counts = {**batch.counts, "seconds_scoring": time.monotonic() - began}
             torch.manual_seed(mix(self.tapo.seed, number))  # TRL shuffles next, by the global generator
             return bundle(result, self.tapo.group_size, self.tapo.micro_batch_size)
@@ -208,11 +189,11 @@ def _trainer_class(base: type) -> type:
                 "advantages": torch.cat([group.advantages for group in groups]).to(device),
                 "from_positive": torch.tensor(half * want, device=device),
                 "prompts": column["prompts"], "num_items_in_batch": mask.sum()}
-            if c.updates_per_rollout > 1:
+            if c.updates_per_rollout > 1:  # else pi_old is pi itself
                 result["old_logp"] = self._score_without_gradient(column["prompts"], ids, mask).logp
             if c.needs_negative:
                 result["negatives"] = column["negatives"]
-                if c.negative_branch == "stale":
+                if c.negative_branch == "stale":  # release dp_actor.py:175: without gradient
                     scored = self._score_without_gradient(column["negatives"], ids, mask)
                     result["negative_logp"], result["negative_entropy"] = scored.logp, scored.entropy
             return result
@@ -241,6 +222,7 @@ def _trainer_class(base: type) -> type:
             width = int(mask.sum(1).max())
             mask, ids = mask[:, :width], inputs["completion_ids"][rows, :width]
             full = c.divergence == "full" and c.needs_negative
+            # log pi(o | q, x*) and, for the inter-class term, log pi(o | q, x_neg) (Section 4.2)
             own = self._score(model, [inputs["prompts"][i] for i in rows], ids, mask, full)
             old = inputs["old_logp"][rows, :width] if "old_logp" in inputs else own.logp.detach()
             other = None
@@ -249,6 +231,7 @@ def _trainer_class(base: type) -> type:
             elif c.needs_negative:
                 other = self._score(model, [inputs["negatives"][i] for i in rows], ids, mask, full)
             apart = None if other is None else self._apart(model, own, other, mask)
+            # Eq. 4: one mean over all tokens of the update; the release's is per micro-batch
             items = inputs["num_items_in_batch"] / c.updates_per_rollout if c.token_mean == "batch" else None
             terms = tapo_loss(
                 own.logp, old, inputs["advantages"][rows], mask, clip_low=c.clip_low, clip_high=c.clip_high,
@@ -264,7 +247,6 @@ def _trainer_class(base: type) -> type:
             return scored.entropy if self.tapo.entropy == "true" else sampled_entropy(scored.logp)
 
         def _apart(self, model, own: Scored, other: Scored, mask):
-            """(B, T) divergence between what is said under the two pictures."""
             if self.tapo.divergence != "full":
                 return divergence(self.tapo.divergence, own.logp, other.logp, mask)
             head = unwrap_base(self.accelerator.unwrap_model(model)).get_output_embeddings().weight
@@ -272,7 +254,7 @@ def _trainer_class(base: type) -> type:
                 own.states, other.states, head, self.tapo.temperature, logit_rows(len(head)))
             return torch.zeros_like(own.logp).masked_scatter(mask.bool(), values)
 
-        # Gauges ------------------------------------------------------
+        # Metrics -----------------------------------------------------
         def _measure(self, terms, own, other, apart, mask, from_positive) -> None:
             """Add this micro-batch's token sums; `log` divides them by the tokens they are sums of."""
             every = {"entropy": own.entropy, "entropy_sampled": -own.logp}
@@ -292,11 +274,11 @@ def _trainer_class(base: type) -> type:
         def log(self, logs: dict[str, float], start_time: Any = None) -> None:
             if "loss" in logs:
                 means = {name: total / tokens for name, (total, tokens) in self._sums.items() if tokens}
-                # What belongs to a whole rollout batch is told with its first update alone.
+                # What belongs to a whole rollout batch is logged with its first update alone.
                 counts, self._counts = self._counts or dict.fromkeys(COUNTS, 0.0), {}
                 spent = counts["seconds_rollout"] + counts["seconds_scoring"]
                 update = time.monotonic() - self.step_began - spent
-                logs = {**logs, **self._gauges, **means, **counts, "seconds_update": update}
+                logs = {**logs, **self._rollout_metrics, **means, **counts, "seconds_update": update}
                 self._sums.clear()
             super().log(logs, start_time)
 
@@ -307,7 +289,7 @@ def _trainer_class(base: type) -> type:
 
 
 def make_tapo_trainer_class() -> type:
-    """TAPOTrainer on whatever `trl.GRPOTrainer` is by now: TRL's own, or the one Unsloth rewrote."""
+    """TAPOTrainer on the current `trl.GRPOTrainer`: TRL's own, or the one Unsloth rewrote."""
     import trl
 
     return _trainer_class(trl.GRPOTrainer)
@@ -319,15 +301,12 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    from finer1_lib.training.checkpoints import common_arguments
-    from finer1_lib.training.rewards import reward_functions
-
     rewards, weights = reward_functions(config.accuracy_reward, config.format_reward)
     micro_batches = config.rows_per_step // config.micro_batch_size
     save_steps = config.checkpoints_every * config.updates_per_rollout
     arguments = trl.GRPOConfig(
-        **common_arguments(loaded, folder, seed=config.seed, save_steps=save_steps), max_steps=config.steps,
-        num_train_epochs=1, learning_rate=config.learning_rate, lr_scheduler_type="constant_with_warmup",
+        **checkpoints.common_arguments(loaded, folder, seed=config.seed, save_steps=save_steps),
+        max_steps=config.steps, num_train_epochs=1, learning_rate=config.learning_rate, lr_scheduler_type="constant_with_warmup",
         warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
         gradient_accumulation_steps=micro_batches, num_generations=config.group_size, num_iterations=1,

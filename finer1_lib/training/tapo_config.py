@@ -1,18 +1,19 @@
-"""The settings of TAPO: every switch between the paper's words, the release's code and the kit's choice.
+"""The settings of TAPO: every switch between the paper's text, the release's code and the kit's default.
 
-Three presets answer where the paper and its release part (or leave something open); sizes, rates and weights
+Three presets cover where the paper and its release differ (or leave something open); sizes, rates and weights
 are the same settings for all three:
 
     make_config("kit", steps=40)   make_config("paper_text", steps=40)   make_config("official_release", ...)
 
-Source: METHOD 3, the switch table; audit E1-E10.
+Source: Fine-R1 (arXiv 2602.07605), Sections 4.2 and 5.1; release TAPO/examples/configs/config_tapo.yaml,
+TAPO/examples/tapo/tapo_3b.sh.
 """
 
 import dataclasses
 from typing import Any, Mapping, NamedTuple
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.data.distortions import Picture
+from finer1_lib.data.triplets import Picture
 from finer1_lib.training.objective import DIVERGENCES
 from finer1_lib.training.rewards import ACCURACY, FORMATS
 
@@ -26,11 +27,11 @@ ROLLOUT_METRICS = {
     "accuracy_anchor": "accuracy of the rollouts over anchors",
     "accuracy_positive": "accuracy of the rollouts over positives",
     "accuracy_strict": "share that is strictly right, whatever the reward pays for: far below accuracy, the"
-                       " reward is being gamed",
-    "format_rate": "share in the asked form",
+                       " reward is being hacked",
+    "format_rate": "share in the required form",
     "zero_variance_share": "share of groups all right or all wrong: nothing to learn from",
     "sampling_rounds": "how often groups were sampled to fill the batch",
-    "kept_share": "groups trained on, of the groups asked for",
+    "kept_share": "groups trained on, of the groups wanted",
     "length": "mean tokens of a completion",
     "truncated_share": "share cut at the limit: near 1, the policy rambles",
 }
@@ -40,11 +41,11 @@ UPDATE_METRICS = {
     "ratio_positive": "the same for positives",
     "clip_share_anchor": "share of tokens over anchors whose gradient a clip took away",
     "clip_share_positive": "the same for positives",
-    "divergence": "mean divergence of own from negative picture: how much the words depend on the picture",
-    "entropy": "mean entropy of the next token under the own picture (nats); near 0, all rollouts are alike;"
-               " rising with the divergence, the policy is falling apart",
-    "entropy_negative": "the same under the negative picture",
-    "entropy_sampled": "mean -log pi of the drawn tokens under the own picture",
+    "divergence": "mean divergence of own from negative image: how much the words depend on the image",
+    "entropy": "mean entropy of the next token under the own image (nats); near 0, all rollouts are alike;"
+               " rising with the divergence, the policy collapses",
+    "entropy_negative": "the same under the negative image",
+    "entropy_sampled": "mean -log pi of the drawn tokens under the own image",
 }
 COUNTS = {  # of a rollout batch, written with its first update; the budget adds them up
     "rollouts_sampled": "rollouts sampled, the thrown away ones included",
@@ -64,7 +65,7 @@ SHOWN = ("reward", "reward_std", "accuracy", "accuracy_std", "accuracy_strict", 
 
 
 class TripletRow(NamedTuple):
-    """One prompt with its three pictures and its label."""
+    """One prompt with its three images and its label."""
 
     anchor: Picture
     positive: Picture
@@ -97,28 +98,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class TapoConfig:
-    """Settings of one run, refused where they make no sense.
+    """Settings of one run, checked when they are made (UserError).
 
     Attributes:
         n_anchor, n_positive: rollouts over the anchor and over the positive; one group together.
         gamma, eta1, eta2: weights of the divergence and of the two entropies.
         clip_low, clip_high: the ratio stays within [1 - clip_low, 1 + clip_high].
         dual_clip: the loss of a token with A < 0 is at most -A times this; 0 switches it off.
-        score_positive_under: the picture under which rollouts of the positive are scored.
+        mask_truncated: rollouts cut at max_new_tokens count for their group's mean, not for the loss.
+        score_positive_under: the image under which rollouts of the positive are scored.
         negative_branch: "fresh" recomputes it in every update, with gradient; "stale" once per rollout,
             without.
         divergence: a kind of `objective.divergence`, or "full", the exact KL over the vocabulary.
         entropy: "true" of the whole distribution, or "sampled", -log pi of the drawn token.
         token_mean: over the whole "batch" of an update, or over each "micro_batch" and then over these.
         accuracy_reward, format_reward: keys of `rewards.ACCURACY` and `rewards.FORMATS`.
-        nothing_survives: what happens where no group of a rollout batch has both right and wrong rollouts:
-            "skip" the update and say so, "stop" with an error, or "keep" a sampling round that left nothing
-            whole at zero advantage (only divergence and entropies act on it; the release's way).
+        nothing_survives: where no group of a rollout batch has both right and wrong rollouts: "skip" the
+            update and log it, "stop" with an error, or "keep" a sampling round that left nothing, at zero
+            advantage (only divergence and entropies act on it; the release's way).
         max_sampling_rounds: how often a rollout batch is sampled at most, the first time included; 0 is no
             limit and needs "keep".
-        mask_truncated: rollouts cut at max_new_tokens count for their group's mean, not for the loss.
-        temperature, top_p, max_new_tokens: of the rollouts.
-        steps: optimizer steps.
         prompts_per_step: groups per optimizer step.
         updates_per_rollout: optimizer steps that share one rollout batch; divides steps.
         micro_batch_size: rollouts per forward; divides prompts_per_step * (n_anchor + n_positive).
@@ -127,9 +126,9 @@ class TapoConfig:
         checkpoints_every: rollout batches between checkpoints.
         seed: of prompts, rollouts and order.
 
-    Source: METHOD 3. The paper: 5 + 5 rollouts, lr 1e-6 for all weights, weight decay 0.01, 128 prompts a
-    step, three steps a rollout batch, 20 rounds; the release: gamma 0.01, etas 0.03, temperature 1, top-p
-    0.99, gradient norm 1.
+    Source: Section 5.1: 5 + 5 rollouts, lr 1e-6 for all weights, weight decay 0.01, 128 prompts a step, three
+    steps a rollout batch, 20 rounds; release config_tapo.yaml:37-86 and tapo_3b.sh:32-47: gamma 0.01, etas
+    0.03, clip 0.2 / 0.28, temperature 1, top-p 0.99, gradient norm 1.
     """
 
     n_anchor: int = 5
@@ -219,14 +218,8 @@ class TapoConfig:
 def make_config(preset: str = "kit", **settings: Any) -> TapoConfig:
     """A preset's settings with some of them replaced.
 
-    Args:
-        preset: a key of `PRESETS`. What the paper does not say, "paper_text" takes from "kit" (it has no
-            rule for a batch that nothing survives).
-
-    Raises:
-        UserError: an unknown preset or setting.
-
-    Source: METHOD 3, the switch table.
+    What the paper does not state, "paper_text" takes from "kit" (it has no rule for a batch that nothing
+    survives). Raises: UserError: an unknown preset or setting.
     """
     if preset not in PRESETS:
         raise UserError(f"TAPO: preset {preset!r}: one of {', '.join(PRESETS)}")

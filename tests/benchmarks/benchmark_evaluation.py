@@ -143,8 +143,7 @@ def larger_checkpoint(base: str, folder: Path, seed: int) -> None:
 
 def _scoring(records: Sequence[Mapping]) -> dict[str, float]:
     """Seconds of each scorer on the records; trigrams in place of an encoder."""
-    from finer1_lib.evaluation.scores.scorers import make_scorer
-    from finer1_lib.evaluation.scores.scoring import score_records
+    from finer1_lib.evaluation.scores.scoring import make_scorer, score_records
 
     seconds = {}
     for name in ("official", "strict"):

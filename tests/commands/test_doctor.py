@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import data_set_trees
 import pandas
@@ -615,13 +616,8 @@ def test_the_command_ends_with_2_only_where_something_fails(world, tmp_path, mon
 
 
 def test_systems_that_cannot_be_queried_or_may_not_be_the_papers(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
-    from finer1_lib.commands.doctor.machine import systems
-    from finer1_lib.commands.findings import NotYet
-
     def rows(**values):
-        return systems(SimpleNamespace(get=lambda stage, name, default=None: values.get(name, default)))
+        return machine.systems(SimpleNamespace(get=lambda stage, name, default=None: values.get(name, default)))
 
     with pytest.raises(NotYet):
         rows()
@@ -644,8 +640,6 @@ def test_systems_that_cannot_be_queried_or_may_not_be_the_papers(tmp_path, monke
 
 def test_a_checkpoint_without_its_vision_tower_is_found_wherever_it_is_named(world, tmp_path):
     """By the headers: as the base, and as a further row of 04."""
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(WEIGHTS, tmp_path / "blind")

@@ -111,8 +111,7 @@ def test_means_and_differences_by_hand(three):
 
 def test_each_seed_s_value_is_the_one_of_its_own_summary(three):
     from finer1_lib.core.files import read_jsonl
-    from finer1_lib.evaluation.scores.scorers import make_scorer
-    from finer1_lib.evaluation.scores.scoring import pick, score_records, summary_rows
+    from finer1_lib.evaluation.scores.scoring import make_scorer, pick, score_records, summary_rows
 
     pooled = pool(read_runs(RUNS, three))
     for place, run in enumerate(RUNS):

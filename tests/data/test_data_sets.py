@@ -81,7 +81,7 @@ def test_every_path_of_the_release_gives_its_ground_truth(word):
 
 
 def test_a_number_is_no_name():
-    with pytest.raises(ValueError, match="does not say its name"):
+    with pytest.raises(ValueError, match="does not contain its name"):
         names.name_of_path("car", "stanford-cars/cars_test/00001.jpg")
     with pytest.raises(ValueError, match="1 to 102"):
         names.flower_name(0)
@@ -286,7 +286,7 @@ def planted(tmp_path, word):
 def test_a_listed_picture_that_is_not_there(tmp_path):
     folder, again = planted(tmp_path, "flower")
     (folder / "jpg/image_00003.jpg").unlink()
-    with pytest.raises(UserError, match="1 of 35 listed pictures are not there, .*image_00003.jpg"):
+    with pytest.raises(UserError, match="1 of 35 listed images are not there, .*image_00003.jpg"):
         collect.read_data_sets(["flower"], tmp_path)
     table, told, _ = again()  # allow_incomplete: what is there, and said so
     assert len(table) == 34 and told["flower"] == {
@@ -380,7 +380,7 @@ def test_a_picture_listed_twice(tmp_path):
     folder, again = planted(tmp_path, "aircraft")
     file = folder / "data/images_variant_test.txt"
     file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
-    with pytest.raises(UserError, match="one picture twice"):
+    with pytest.raises(UserError, match="one image twice"):
         again()
 
 
@@ -421,9 +421,9 @@ def test_the_rationale_s_picture_is_shot_0(trees):
         assert split.query("sub_category == 'Pug' and shot == 0")["image_id"].tolist() == [image_id]
         assert sorted(split.query("sub_category == 'Pug' and shot >= 0")["shot"]) == [0, 1, 2, 3]
     test = table.query("split == 'test' and sub_category == 'Pug'")["image_id"].iloc[0]
-    with pytest.raises(UserError, match="is no training picture"):
+    with pytest.raises(UserError, match="is not a training image"):
         collect.assign_shots(table, lists_of("pet", 4), seed=0, first={("pet", "Pug"): test})
-    with pytest.raises(UserError, match="no seen sub-category"):
+    with pytest.raises(UserError, match="not a seen sub-category"):
         collect.assign_shots(table, lists_of("pet"), seed=0, first={("pet", "Pug"): train.iloc[0]})
 
 

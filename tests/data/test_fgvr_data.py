@@ -296,7 +296,7 @@ def changed(guide, path: str, value):
     ("sub_categories/A kind 0", "x", "A kind 0: input should be a valid dictionary"),
     ("sub_categories", ["A kind 0"], "sub_categories: input should be a valid dictionary"),
     ("super_categories", None, "super_categories: field required"),
-    ("super_categories/bird", None, "'bird' of 'B kind 0' is no entry of super_categories (and 4 more"),
+    ("super_categories/bird", None, "'bird' of 'B kind 0' is not an entry of super_categories (and 4 more"),
     ("super_categories/bird/attributes", None, "bird > attributes: field required"),
     ("super_categories/bird/attributes/part0", "high", "part0: input should be a valid list"),
     ("super_categories/bird/attributes/part0", [], "part0: list should have at least 1 item"),
@@ -382,7 +382,7 @@ def test_a_folder_whose_pictures_are_not_read_is_no_silent_loss(tmp_path, lost):
         for file in (f"{prefix}robin/1.png", f"{prefix}{lost}"):
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (30, 30)).save(root / file, "PNG")
-        with pytest.raises(UserError, match="a picture that is not read: wren/ must hold|images both in"):
+        with pytest.raises(UserError, match="an image that is not read: wren/ must hold|images both in"):
             read_table(root)
         (root / f"{prefix}{lost}").unlink()
         (root / prefix / "wren" / "notes.txt").write_text("no picture")

@@ -127,10 +127,10 @@ def test_the_newest_commit_is_written_down_and_held(tmp_path):
 
 
 @pytest.mark.parametrize("word, labels, told", [
-    ("flower", ["1", "10", "100", "101", "102"], "'1' is no class label"),
+    ("flower", ["1", "10", "100", "101", "102"], "'1' is not a class label"),
     ("car", [name.lower() for name in CLASSES["car"]], "'am general hummer suv 2000' is no"),
-    ("dog", CLASSES["pet"], "'Abyssinian' is no class label of the data set 'dog'"),
-    ("pet", ["abyssinian", "american_bulldog", "bengal", "pug", "wolf"], "'Wolf' is no class label"),
+    ("dog", CLASSES["pet"], "'Abyssinian' is not a class label of the data set 'dog'"),
+    ("pet", ["abyssinian", "american_bulldog", "bengal", "pug", "wolf"], "'Wolf' is not a class label"),
 ])
 def test_a_label_that_is_no_name_of_the_data_set(tmp_path, word, labels, told):
     refused(tmp_path, told, word, labels=labels)
@@ -180,11 +180,11 @@ def test_a_path_in_place_of_a_picture_and_bytes_that_are_none(tmp_path):
 
     secret = tmp_path / "secret.jpg"
     secret.write_bytes(picture(1))
-    refused(tmp_path, "row 0 of train holds no picture", load=rows({"bytes": None, "path": str(secret)}))
-    refused(tmp_path, "row 0 of train holds no picture", load=rows(None))
-    refused(tmp_path, "two pictures of train are called pug_1",
+    refused(tmp_path, "row 0 of train holds no image", load=rows({"bytes": None, "path": str(secret)}))
+    refused(tmp_path, "row 0 of train holds no image", load=rows(None))
+    refused(tmp_path, "two images of train are called pug_1",
             load=rows({"bytes": picture(1), "path": None}, times=2))
-    refused(tmp_path, "a picture of train has the label -1",
+    refused(tmp_path, "an image of train has the label -1",
             load=rows({"bytes": picture(1), "path": None}, label=-1))
     refused(tmp_path, "no JPEG, PNG, GIF or WebP", load=rows({"bytes": b"MZ program", "path": None}))
 

@@ -42,7 +42,7 @@ def test_jpeg_is_read_under_each_of_its_endings(birds, ending):
 def test_pictures_of_other_kinds_are_counted(birds, ending):
     for number in range(3):
         (birds / "bird/B_kind_1" / f"{number}.{ending}").write_bytes(b"any")
-    assert f"3 pictures are not read: 3 .{ending.lower()};" in notes(birds) and len(read_table(birds)) == 10
+    assert f"3 images are not read: 3 .{ending.lower()};" in notes(birds) and len(read_table(birds)) == 10
 
 
 @pytest.mark.parametrize("start", [
@@ -51,7 +51,7 @@ def test_pictures_of_other_kinds_are_counted(birds, ending):
 @pytest.mark.parametrize("name", ["IMG_1", "x.jpg~", "x.jpg.part", "x.bak"])
 def test_a_picture_without_its_ending_is_known_by_its_first_bytes(birds, start, name):
     (birds / "bird/B_kind_1" / name).write_bytes(start + bytes(20))
-    assert "1 pictures are not read: 1 " in notes(birds)
+    assert "1 images are not read: 1 " in notes(birds)
 
 
 def test_what_is_no_picture_is_ignored(birds):
@@ -70,7 +70,7 @@ def test_kind_and_depth_are_counted_together(birds):
     (birds / "bird/B_kind_0/gone.jpg").symlink_to(birds / "nowhere.jpg")
     (birds / "disk").symlink_to(birds.parent / "not-mounted")
     told = notes(birds)
-    assert told.startswith("9 pictures are not read: 1 .heic above the sub-categories, 4 .jpg 1 folder below "
+    assert told.startswith("9 images are not read: 1 .heic above the sub-categories, 4 .jpg 1 folder below "
                            "a sub-category's, 1 .jpg 2 folders below a sub-category's, ")
     for part in ("1 .jpg (a link to nowhere", "1 hidden .jpg", "1 without an ending (a link to nowhere"):
         assert part in told
@@ -211,7 +211,7 @@ def test_leftovers_are_skipped_with_one_line(birds, name, monkeypatch):
     table = read_table(birds)
     skipped, empty = table.attrs["notes"]
     assert len(table) == 10 and skipped.startswith("4 folders are skipped") and name in skipped
-    assert empty.startswith("1 folders hold no picture: bird/empty yet;")
+    assert empty.startswith("1 folders hold no image: bird/empty yet;")
 
 
 def test_a_folder_of_names_that_may_not_be_read_is_no_silent_loss(birds, monkeypatch):
@@ -268,7 +268,7 @@ def test_names_of_folders_and_files_that_cannot_be_written_down(birds, name):
     os.rename(place, birds / "bird/B_kind_4")
     image = birds / "bird/B_kind_4/000.png"
     os.rename(image, os.path.join(os.fsencode(image.parent), name + b".png"))
-    with pytest.raises(UserError, match="1 image names hold bytes that are no UTF-8, control") as caught:
+    with pytest.raises(UserError, match="1 image names hold bytes that are not UTF-8, control") as caught:
         read_table(birds)
     assert str(caught.value).isprintable()
 

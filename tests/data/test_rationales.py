@@ -460,7 +460,7 @@ def test_seeds_are_the_same_everywhere():
 
 @pytest.mark.skipif("FINER1_OFFICIAL_DATA" not in os.environ, reason="needs the release's data")
 def test_the_release_has_leaks_and_one_language():
-    """data.md 3.1: about a fifth of the 404 give the prompt away, none holds another script."""
+    """About a fifth of the 404 give the prompt away, none holds another script."""
     from finer1_lib.data.rationales.filters import _LEAK, _strange_letters
 
     items = json.loads((Path(os.environ["FINER1_OFFICIAL_DATA"]) / "stage1_birds_pets.json").read_text())

@@ -64,11 +64,11 @@ def test_an_empty_genus_is_allowed_and_left_out(tmp_path):
         (GOOD + "Rock Wren,Salpinctes,T,x,y\n", "line 4 has more or fewer cells"),
         (GOOD + "Rock Wren\n", "line 4 has more or fewer cells"),
         (GOOD + " -,Salpinctes,T,\n", "a row has no name"),
-        (GOOD + "ROCK-WREN,Salpinctes,Troglodytidae,\n", "'ROCK-WREN' stands there twice"),
+        (GOOD + "ROCK-WREN,Salpinctes,Troglodytidae,\n", "'ROCK-WREN' is listed twice"),
         (GOOD + "Canyon Wren,salpinctes,,\n", "'Canyon Wren' is spelled 'salpinctes' and elsewhere 'Sal"),
         ("sub_category,genus\nRock Wren,Salpinctes\n", "1 of 2 sub-categories of 'bird' are missing, the"),
         ("sub_category,genus\nDodo,Raphus\n", "none of its 1 names is a sub-category of the data (the fir"),
-        ("sub_category,genus\nRock Wren,\nRed Winged Blackbird,\n", "gives nobody a genus"),
+        ("sub_category,genus\nRock Wren,\nRed Winged Blackbird,\n", "gives no name a genus"),
         ('sub_category,genus\n"Rock Wren,Salpinctes\n', "not a readable taxonomy"),
     ],
 )  # fmt: skip
@@ -86,7 +86,7 @@ def test_faults_are_told_in_one_line(tmp_path, text, told):
         ("t.json", '{"Rock Wren": "Salpinctes"}', "'Rock Wren' must be an object of texts"),
         ("t.json", '{"Rock Wren": {"genus": 3}}', "'Rock Wren' must be an object of texts"),
         ("t.json", '{"Rock Wren": {"genus": "S"}, "Rock Wren": {"genus": "T"}}', "is listed twice"),
-        ("t.json", '{"Rock Wren": {"family": "T"}}', "gives nobody a genus"),
+        ("t.json", '{"Rock Wren": {"family": "T"}}', "gives no name a genus"),
         ("t.txt", GOOD, "neither .csv nor .json"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.prompts import PROMPTS
 from finer1_lib.data.answers import KnownNames, answer_of
-from finer1_lib.evaluation.scores.scorers import make_scorer
+from finer1_lib.evaluation.scores.scoring import make_scorer
 
 OPTIONS = ["House Wren", "Rock Wren", "Marsh Wren", "Cactus Wren"]
 

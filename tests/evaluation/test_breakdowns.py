@@ -6,8 +6,7 @@ import pytest
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.scores.breakdowns import COLUMNS, breakdowns
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import score_records
+from finer1_lib.evaluation.scores.scoring import make_scorer, score_records
 
 NAMES = ["Rock Wren", "House Wren", "Marsh Wren", "Cactus Wren"]
 

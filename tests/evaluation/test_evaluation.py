@@ -24,11 +24,11 @@ from finer1_lib.evaluation.requests import (
     rule_of,
     shown_options,
 )
-from finer1_lib.evaluation.scores.scorers import make_scorer
 from finer1_lib.evaluation.scores.scoring import (  # fmt: skip
     compare,
     compare_all,
     findings,
+    make_scorer,
     order_effects,
     pick,
     reading,

@@ -20,7 +20,7 @@ from finer1_lib.data.rationales.parsing import (  # fmt: skip
     split_names,
 )
 from finer1_lib.evaluation.scores.official import official_answer
-from finer1_lib.evaluation.scores.scorers import make_scorer
+from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.traces import sheet as examples, statistics
 from finer1_lib.training.rewards import answer_only_formatted, contains_answer, contains_response
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.scores.samples import pass_at_k, sample_scores, settle, vote
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import pick, score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import make_scorer, pick, score_records, summary_rows
 
 OPTIONS = ["Rock Wren", "House Wren", "Marsh Wren", "Cactus Wren"]
 

@@ -8,8 +8,14 @@ from hypothesis import given, settings, strategies as st
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.evaluation.scores.averages import cluster_sums, rows_of_sums
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import compare_all, main_reading, pick, score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import (
+    compare_all,
+    main_reading,
+    make_scorer,
+    pick,
+    score_records,
+    summary_rows,
+)
 from finer1_lib.evaluation.summary import KEYS, check_rows, main_table
 
 CLOSED = [("closed_world", "accuracy")]

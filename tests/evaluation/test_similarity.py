@@ -5,8 +5,7 @@ from hypothesis import given, settings, strategies as st
 from test_scorers import GUIDE, NAMES, record
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import make_scorer, score_records, summary_rows
 from finer1_lib.evaluation.scores.similarity import (
     GuideSimilarity,
     TrigramSimilarity,

@@ -5,8 +5,7 @@ import pytest
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_json
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import make_scorer, score_records, summary_rows
 from finer1_lib.evaluation.summary import entries_in, fault_table, labels_in, main_table, percent
 from finer1_lib.evaluation.systems.registry import find_systems
 

@@ -288,7 +288,7 @@ def test_encoding_equals_the_processors_own(loaded, prompts):
         assert torch.equal(types.long(), expected["mm_token_type_ids"].long())
 
 
-def test_each_image_is_processed_once_and_the_cache_has_a_bound(loaded, images, tmp_path, monkeypatch):
+def test_each_image_is_processed_once_and_the_cache_has_a_bound(loaded, pictures, tmp_path, monkeypatch):
     encode, calls = Encoder(loaded.processor), []
     process = loaded.processor.image_processor
     encode.processor = type("Counting", (), {

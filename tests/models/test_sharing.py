@@ -223,7 +223,7 @@ def test_scores_after_sampling_are_not_disturbed_by_its_positions(folder, prompt
     assert sharing.unwrap_base(loaded.model).model.rope_deltas is None
 
 
-def test_a_roomy_cache_holds_what_a_plain_one_holds(folder):
+def test_a_preallocated_cache_holds_what_a_plain_one_holds(folder):
     from transformers import DynamicCache
 
     base = fresh(folder).model

@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import make_scorer, score_records, summary_rows
 from finer1_lib.paper import orderings
 from finer1_lib.paper.plots import VERDICTS, figure_bars, ordering_lines
 from finer1_lib.training.methods import ROWS

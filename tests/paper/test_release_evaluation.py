@@ -19,7 +19,7 @@ from finer1_lib.data.split import evaluation_items
 from finer1_lib.evaluation.entries import FIXED
 from finer1_lib.evaluation.items import select_items
 from finer1_lib.evaluation.requests import build_requests, rule_of, shown_options
-from finer1_lib.evaluation.scores.scorers import make_scorer
+from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.paper.release.questions import (
     COLUMNS,
     find_questions,
@@ -245,7 +245,7 @@ def test_missing_pictures_are_counted(tmp_path):
 def test_two_pictures_of_one_name_are_refused():
     table = table_of("pet")
     twice = pandas.concat([table, table.assign(image_id="other/" + table["image_id"])])
-    with pytest.raises(UserError, match="two test pictures of one name"):
+    with pytest.raises(UserError, match="two test images of one name"):
         find_images("pet", twice, "test")
 
 

@@ -22,8 +22,7 @@ from finer1_lib.evaluation.entries import FIXED
 from finer1_lib.evaluation.items import select_items
 from finer1_lib.evaluation.records import collect_records
 from finer1_lib.evaluation.requests import always_first, build_requests
-from finer1_lib.evaluation.scores.scorers import make_scorer
-from finer1_lib.evaluation.scores.scoring import pick, score_records, summary_rows
+from finer1_lib.evaluation.scores.scoring import make_scorer, pick, score_records, summary_rows
 from finer1_lib.evaluation.summary import main_table
 from finer1_lib.evaluation.systems.answering import ChatAnswerer
 from finer1_lib.models.trainable import Trainable, make_trainable, save_trained

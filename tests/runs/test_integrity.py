@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from stage_cases import opened, play
 
 import finer1_lib
-from finer1_lib.commands.finish import finish_run
+from finer1_lib.commands.report.page import finish_run
 from finer1_lib.core import files, hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import stat
 import sys
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import pytest
 from stage_cases import opened, release_locks
 
 from finer1_lib.commands import cli
-from finer1_lib.commands.finish import finish_run
+from finer1_lib.commands.report.page import finish_run
 from finer1_lib.core import files
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
@@ -274,7 +275,7 @@ def test_a_full_disk_ends_a_run_in_one_line_from_kernel_runner_and_command(toy, 
     assert code == 0 and f"{FIRST} finished earlier" in out  # room was made: the same command goes on
     # any other command
     monkeypatch.setattr(signal_free(monkeypatch), "argv", ["finer1", "list"])
-    monkeypatch.setattr(presets, "list_presets", lambda kit: (_ for _ in ()).throw(FULL))
+    monkeypatch.setattr(cli, "list_presets", lambda kit: (_ for _ in ()).throw(FULL))
     with pytest.raises(SystemExit) as stop:
         cli.main()
     err = capsys.readouterr().err
@@ -282,7 +283,7 @@ def test_a_full_disk_ends_a_run_in_one_line_from_kernel_runner_and_command(toy, 
 
 
 def signal_free(monkeypatch):
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     return sys
 
 

@@ -14,7 +14,7 @@ import fixture_kit
 import nbformat
 import pytest
 
-from finer1_lib.commands.finish import finish_run
+from finer1_lib.commands.report.page import finish_run
 from finer1_lib.core import hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.runs import presets

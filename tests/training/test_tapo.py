@@ -64,7 +64,7 @@ def own_logits(model, prompt, completion):
 
 
 def own_update(folder, groups, config):
-    """One AdamW step written from the formulas of METHOD 3 alone, row by row, without the kit's objective."""
+    """One AdamW step written from the formulas of Section 4.2 alone, row by row, without the kit's objective."""
     model = cases.start(folder).model
     parameters = [p for p in model.parameters() if p.requires_grad]
     tokens = sum(len(c) for group in groups for c in group.completions)
@@ -207,9 +207,9 @@ def test_keep_takes_a_round_without_survivors_whole_at_zero_advantage(folder, tm
     monkeypatch.setattr(rewards, "format_reward", lambda **k: cases.sometimes_right(**k))
     *_, trainer = trainer_for(folder, tmp_path, nothing_survives="keep", max_sampling_rounds=0)
     batch = trainer.sampler.batch([0, 1], 0)
-    assert batch.gauges["sampling_rounds"] == 1 and len(batch.kept) == 2 and not batch.dropped
-    assert batch.gauges["reward_std"] > 0 and all(not g.advantages.any() for g in batch.kept)
-    assert batch.gauges["zero_variance_share"] == 1.0
+    assert batch.metrics["sampling_rounds"] == 1 and len(batch.kept) == 2 and not batch.dropped
+    assert batch.metrics["reward_std"] > 0 and all(not g.advantages.any() for g in batch.kept)
+    assert batch.metrics["zero_variance_share"] == 1.0
 
 
 def test_truncated_rollouts_leave_the_loss_but_not_the_mean_when_masked(folder, tmp_path):
@@ -444,7 +444,7 @@ def test_triplet_rows_name_pictures_prompt_and_label():
 def test_distorted_pictures_are_as_strong_as_they_say_and_the_same_every_time(folder):
     import numpy
 
-    from finer1_lib.data.distortions import masked, noised
+    from finer1_lib.data.triplets import masked, noised
 
     plain = cases.images(folder)[1]
     original = numpy.asarray(plain.open(), dtype=float)
@@ -543,7 +543,7 @@ def test_groups_that_nobody_trains_on_are_let_go_with_their_pictures(folder, tmp
     monkeypatch.setattr(rewards, "accuracy_reward", lambda **k: [0.0] * len(k["completion_ids"]))
     *_, trainer = trainer_for(folder, tmp_path, max_sampling_rounds=4)
     batch = trainer.sampler.batch([0, 1], 0)
-    assert (batch.gauges["sampling_rounds"], batch.counts["rollouts_sampled"]) == (4.0, 32.0)
+    assert (batch.metrics["sampling_rounds"], batch.counts["rollouts_sampled"]) == (4.0, 32.0)
     assert len(batch.dropped) == 2 and not batch.kept
     monkeypatch.setattr(rewards, "accuracy_reward", lambda **k: [float(i % 2) for i in range(
         len(k["completion_ids"]))])

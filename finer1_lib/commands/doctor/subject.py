@@ -6,8 +6,8 @@
 Where 01 has finished with these very values, its files are read; else the table is made from the sources by
 the readers of stage 01 (`data_sets.collect`, `data.folder`), and what only 01 can make (a teacher's
 rationales, triplets) is `NotYet`. A mistake in one data set is a row and hides nothing of the others; an
-image that cannot be read is noted and left out. Nothing is downloaded but the release's lists, where the preset
-names their address.
+image that cannot be read is noted and left out. Nothing is downloaded but the release's lists, where the
+preset names their address.
 """
 
 import os

@@ -18,13 +18,23 @@ import functools
 import io
 import json
 import math
+import os
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_text, read_json, read_jsonl
 from finer1_lib.evaluation.items import coverage_of
-from finer1_lib.evaluation.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
+from finer1_lib.evaluation.summary import (
+    CATEGORIES,
+    KEYS,
+    MAIN_SETTINGS,
+    SOURCES,
+    fault_table,
+    join_summary,
+    labels_in,
+    main_table,
+)
 from finer1_lib.runs.chain import STAGES
 from finer1_lib.runs.fingerprints import is_current, read_record
 from finer1_lib.training.methods import label_of
@@ -54,6 +64,19 @@ _STAGE_SECTION = {
 _TRACES = ("wrong_steps", "reading_and_use")
 _PIXELS = 76 / 150  # of the page, for each of a file: 13 inches at 150 dpi fill the text's width
 _VISIBLE = 0.5  # mean change of a colour value (of 255) beyond which a palette is not used
+
+
+def finish_run(run_dir: Path, stages: Sequence[str], say: Callable[[str], None]) -> Optional[Path]:
+    """Write summary.json and report.html if a stage with rows was run; returns the report's path or None."""
+    if not set(stages) & set(SOURCES):
+        say(f"stopped after {stages[-1]} (--to)")
+        return None
+    report = run_dir / "report.html"
+    if report.is_file() and not os.access(run_dir, os.W_OK):
+        say("nothing is due, and the folder may not be written: summary and report stay as they are")
+        return report
+    rows = join_summary(run_dir)
+    return None if rows is None else write_report(run_dir, rows)
 
 
 def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

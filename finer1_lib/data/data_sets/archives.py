@@ -1,7 +1,7 @@
 """The six data sets from their official archives, unpacked side by side below one `data_root`.
 
-Each reader turns a layout of its own into the same three things about a picture: where it lies, how its
-sub-category is called, whether it is for training or testing. Pictures are not opened here.
+Each reader turns a layout of its own into the same three things about an image: where it lies, how its
+sub-category is called, whether it is for training or testing. Images are not opened here.
 
     bird      CUB_200_2011/{images/NNN.Name/*.jpg, images.txt, train_test_split.txt}
     car       stanford_cars/{cars_train, cars_test, devkit/*.mat, cars_test_annos_withlabels.mat}
@@ -13,7 +13,7 @@ sub-category is called, whether it is for training or testing. Pictures are not 
 torchvision reads four of them, from folders of its own naming and through private attributes; the tests hold
 these readers against it.
 
-Source: the data sets' own read-me files; the release's eval/data/*.jsonl (which pictures are for testing).
+Source: the data sets' own read-me files; release eval/data/*.jsonl (which images are for testing).
 """
 
 from pathlib import Path
@@ -30,11 +30,11 @@ from finer1_lib.data.data_sets.names import (
     pet_name,
 )
 
-BANNER = 20  # pixel rows of copyright notice at the bottom of every aircraft picture
+BANNER = 20  # pixel rows of copyright notice at the bottom of every aircraft image
 
 
 class Picture(NamedTuple):
-    """One picture of an archive: its file, its sub-category's name, "train" or "test"."""
+    """One image of an archive: its file, its sub-category's name, "train" or "test"."""
 
     file: Path
     sub_category: str
@@ -63,15 +63,10 @@ def _closed(error: OSError) -> UserError:
 
 
 def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False) -> list[Picture]:
-    """All pictures that the archive's own lists name, in their order.
+    """All images that the archive's own lists name, in their order.
 
-    Args:
-        data_set: of the catalogue.
-        folder: of `find_archive`.
-        allow_incomplete: leave out pictures that are listed and not there.
-
-    Raises:
-        UserError: a list is missing, unreadable, or speaks of a picture that is not there.
+    `allow_incomplete` leaves out images that are listed and not there.
+    Raises: UserError: a list is missing, unreadable, or names an image that is not there.
     """
     try:
         pictures = list(_READERS[data_set.word](folder))
@@ -90,7 +85,7 @@ def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False
         raise _closed(error) from None
     absent = [picture for picture in pictures if picture.file.name not in held[picture.file.parent]]
     if absent and not allow_incomplete:
-        raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed pictures are not there, "
+        raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed images are not there, "
                         f"the first is {absent[0].file}; unpack them again, or set allow_incomplete to true")
     return [picture for picture in pictures if picture.file.name in held[picture.file.parent]]
 

@@ -5,9 +5,10 @@
 
 The word is the super-category of all its sub-categories: what tables group by and what a question names.
 
-Source: paper section 5.1; the data sets' own pages and read-me files; the release's evaluation files (the
-numbers of seen and unseen sub-categories). The Hub ids are copies by others: not opened live when this was
-written, so a copy is held against these counts and against the name rules before anything of it is used.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' own pages and read-me files; the release's
+evaluation files (the numbers of seen and unseen sub-categories). The Hub ids are copies by others: not opened
+live when this was written, so a copy is held against these counts and against the name rules before anything
+of it is used.
 """
 
 from typing import Iterable, NamedTuple, Optional
@@ -21,7 +22,7 @@ class HubCopy(NamedTuple):
         revision: commit that others have pinned; None where none is known: then the newest, which is noted.
         label: column of the sub-category, a ClassLabel or text.
         splits: this kit's split -> the copy's splits that make it up.
-        file: column with the picture's file name or stem; "" for the name inside the image column, if any.
+        file: column with the image's file name or stem; "" for the name inside the image column, if any.
     """
 
     name: str
@@ -37,7 +38,7 @@ class DataSet(NamedTuple):
     Attributes:
         word: super-category; title: its name in tables.
         classes, seen, unseen: sub-categories, and the release's share of them.
-        train, test: pictures of the official splits (train: all that are not for testing).
+        train, test: images of the official splits (train: all that are not for testing).
         folders: names that the unpacked archive goes by, below data_root.
         marker: a file that only this archive has, relative to such a folder.
         how: how to come by it, for messages.
@@ -89,7 +90,7 @@ DATA_SETS = {
             "car", "Stanford Cars", 196, 117, 79, 8144, 8041, ("stanford_cars", "stanford-cars"),
             ("devkit/cars_meta.mat", "car_devkit/devkit/cars_meta.mat"),
             "the owners' page is gone: take the pictures from Kaggle's jessicali9530/stanford-cars-dataset, "
-            "car_devkit.tgz and cars_test_annos_withlabels.mat from pytorch/vision's issue 7545, "
+            "car_devkit.tgz and cars_test_annos_withlabels.mat from pytorch/vision#7545, "
             "side by side in stanford_cars/",
             {"car_devkit.tgz": ("https://github.com/pytorch/vision/files/11644847/car_devkit.tgz", "")},
             "research use",

@@ -5,10 +5,11 @@
     told["bird"]   -> {"source": "archive", "complete": True, "classes": 200, "train": 5994, "test": 5794}
 
 A data set that is not there never stops the others; one whose counts or names are not the official ones is
-refused, because numbers of another set of pictures must not go by its name. Only sizes are read here, from
-the files' headers (`finer1 doctor` opens every picture whole).
+refused, because numbers of another set of images must not go by its name. Only sizes are read here, from
+the files' headers (`finer1 doctor` opens every image whole).
 
-Source: METHOD 1 (4 images per seen sub-category, official splits); data sets' own lists.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category, official splits); the data
+sets' own lists.
 """
 
 import os
@@ -31,25 +32,20 @@ def read_data_sets(
     crop_banner: bool = True, allow_incomplete: bool = False,
     progress: Optional[Callable[[int, int], None]] = None, broken: Optional[dict[str, str]] = None,
 ) -> "tuple[Any, dict[str, dict], dict[str, str]]":
-    """All pictures of some data sets.
+    """(images, facts, missing) of the data sets `words` below `data_root`.
+
+    images: DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows),
+    super_category, sub_category, split, width, height. facts: {word: {source, complete, classes, train,
+    test}}. missing: {word: why}.
 
     Args:
-        words: of `catalogue.DATA_SETS`.
-        data_root: folder below which everything lies.
         hub_copies: those of `words` to take from the Hub, "pet" or "pet@REVISION".
         crop_banner: leave out the copyright notice below every aircraft (20 pixel rows).
-        allow_incomplete: take a data set that lacks pictures, and tell so.
-        progress: called as `progress(done, total)` after each picture that was downloaded or looked at.
-        broken: where given, pictures that cannot be read are noted in it (image_id -> why) and left out.
+        allow_incomplete: take a data set that lacks images, and report it.
+        broken: where given, images that cannot be read are noted in it (image_id -> why) and left out.
 
-    Returns:
-        DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows),
-        super_category, sub_category, split, width, height; {word: {source, complete, classes, train, test}};
-        {word: why it is missing}.
-
-    Raises:
-        UserError: an unknown word, no data set at all, other counts or names than the official ones, or a
-            picture whose header cannot be read.
+    Raises: UserError: an unknown word, no data set at all, other counts or names than the official ones, or
+    an image whose header cannot be read.
     """
     import pandas
 
@@ -96,29 +92,21 @@ def assign_shots(
     table, lists: Mapping[str, Mapping[str, Collection[str]]], *, seed: int, num_shots: int = 4,
     seen_share: float = 0.6, first: Optional[Mapping[tuple[str, str], str]] = None,
 ):
-    """Add categories (seen/unseen) and shot to the official split.
+    """The official split with the columns categories (seen/unseen) and shot, in the form of images.parquet.
 
-    Shots are drawn from the official training pictures of seen sub-categories: 0 for the rationale, 1.. for
-    TAPO. Each sub-category has a generator of its own, so that one more data set leaves the others' draws
-    alone.
+    Shots are drawn from the official training images of seen sub-categories: 0 for the rationale, 1.. for
+    TAPO. Each sub-category has its own generator, so that one more data set does not change the other draws.
 
     Args:
-        table: of `read_data_sets`.
-        lists: {word: {"seen": names, "unseen": names}}, the release's; a word that is not in it is parted by
-            a seeded shuffle, the first floor(seen_share n) being seen.
-        seed: of the draws.
-        num_shots: training pictures per seen sub-category.
-        seen_share: see `lists`.
-        first: {(super_category, sub_category): image_id} of rationales that exist: that picture is shot 0.
+        lists: the release's {word: {"seen": names, "unseen": names}}; a word that is not in it is split by a
+        seeded
+            shuffle, the first floor(seen_share n) being seen.
+        first: {(super_category, sub_category): image_id} of rationales that exist: that image is shot 0.
 
-    Returns:
-        DataFrame in the form of images.parquet.
+    Raises: UserError: names that the lists or the table lack, too few training images, or a first image that
+    is not a training image of its sub-category.
 
-    Raises:
-        UserError: names that the lists or the table lack, too few training pictures, or a first picture that
-            is no training picture of its sub-category.
-
-    Source: METHOD 1; paper section 5.1 (60 % seen).
+    Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (60 % seen).
     """
     if num_shots < 3:
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
@@ -137,18 +125,18 @@ def assign_shots(
             if (wanted := first.pop((word, name), None)) is not None:
                 at = [index for index in order if table.at[index, "image_id"] == wanted]
                 if not at:
-                    raise UserError(f"{word}/{name}: its rationale's picture is no training picture of it")
+                    raise UserError(f"{word}/{name}: its rationale's image is not a training image of it")
                 order = at + [index for index in order if index != at[0]]
             if len(order) < num_shots:
                 thin.append(f"{word}/{name} ({len(order)})")
                 continue
             table.loc[order[:num_shots], "shot"] = range(num_shots)
     if thin:
-        raise UserError(f"{len(thin)} sub-categories have too few training pictures for {num_shots} shots: "
+        raise UserError(f"{len(thin)} sub-categories have too few training images for {num_shots} shots: "
                         f"{', '.join(thin)}; lower num_shots or complete the data set")
     if first:
         word, name = sorted(first)[0]
-        raise UserError(f"a rationale speaks of {word}/{name}, which is no seen sub-category here")
+        raise UserError(f"a rationale speaks of {word}/{name}, which is not a seen sub-category here")
     table["shot"] = table["shot"].astype("int64")
     return table[COLUMNS]
 
@@ -176,7 +164,7 @@ def _counted(data_set: DataSet, pictures: Sequence[Picture], allow_incomplete: b
         raise UserError(f"{data_set.title}: {foreign[0]!r} is none of its {data_set.classes} sub-categories: "
                         f"not the official data set; {data_set.how}")
     if len({picture.file for picture in pictures}) != len(pictures):
-        raise UserError(f"{data_set.title}: its lists name one picture twice; unpack it again")
+        raise UserError(f"{data_set.title}: its lists name one image twice; unpack it again")
     wrong = ", ".join(f"{found[key]} in place of {wanted[key]} ({key})" for key in wanted
                       if found[key] != wanted[key])
     if wrong and not allow_incomplete:

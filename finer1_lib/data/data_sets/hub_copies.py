@@ -1,12 +1,12 @@
-"""A data set from its copy on the Hugging Face Hub: parquet at a pinned commit, written out as picture files.
+"""A data set from its copy on the Hugging Face Hub: parquet at a pinned commit, written out as image files.
 
     data_root/hub/pet/train/Abyssinian_201.jpg, ...       the copy's own bytes, not encoded anew
-    data_root/hub/pet/index.json                          repository, commit, and a row a picture
+    data_root/hub/pet/index.json                          repository, commit, and a row an image
 
 A copy without a commit in the catalogue is taken at its newest one, which is written down and held from then
-on. The released evaluation items know pictures by their file names, which most copies have lost: a picture
+on. The released evaluation items know images by their file names, which most copies have lost: an image
 without one is named by its row ("row-train-00017.jpg"), and no item is ever matched to it by position.
-Rows are streamed: some copies hold further splits, distorted pictures for instance, that nobody asked for.
+Rows are streamed: some copies hold further splits, distorted images for instance, that no one asked for.
 
 Source: `catalogue.DATA_SETS` (which copies); every label goes through the rules of `names`.
 """
@@ -36,23 +36,12 @@ def read_hub_copy(
     load: Optional[Callable[..., Any]] = None, newest: Optional[Callable[[str], str]] = None,
     progress: Optional[Callable[[int, int], None]] = None,
 ) -> tuple[list[Picture], str]:
-    """All pictures of a copy; downloaded and written out the first time, read from there afterwards.
+    """All images of a copy, and its commit; downloaded the first time, read from the disk afterwards.
 
-    Args:
-        data_set: of the catalogue.
-        data_root: pictures go to data_root/hub/WORD, whole or not at all.
-        revision: a commit (40 hexadecimal digits), in place of the catalogue's.
-        load: `datasets.load_dataset` unless given.
-        newest: a repository's newest commit; asked of the Hub unless given.
-        progress: called as `progress(done, total)` after each picture that was downloaded.
-
-    Returns:
-        The pictures, and the commit they are of.
-
-    Raises:
-        NotToBeHad: the Hub does not give it.
-        UserError: `revision` is no commit, another one lies there already, or the copy is not what it was: a
-            column is missing, a label is no name of the data set, a row holds no picture.
+    Images go to data_root/hub/WORD, all or none. `revision` (40 hexadecimal digits) replaces the catalogue's
+    commit; `load` and `newest` stand in for `datasets.load_dataset` and the Hub in tests. Raises: NotToBeHad:
+    the Hub does not give it. UserError: `revision` is not a commit, another one is there already, or the copy
+    has changed: a column is missing, a label is not a name of the data set, a row holds no image.
     """
     copy = data_set.hub
     word, folder = data_set.word, Path(data_root) / "hub" / data_set.word
@@ -100,7 +89,7 @@ def _changed(data_set: DataSet, what: str) -> UserError:
 
 
 def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -> Iterator[dict]:
-    """The rows of one split, pictures as the bytes they are stored in, labels as names."""
+    """The rows of one split, images as the bytes they are stored in, labels as names."""
     from datasets import Image
 
     if load is None:
@@ -117,7 +106,7 @@ def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -
         for row in found.cast_column("image", Image(decode=False)):
             label = row[copy.label]
             if names and label not in names:
-                raise _changed(data_set, f"a picture of {part} has the label {label}")
+                raise _changed(data_set, f"an image of {part} has the label {label}")
             yield {**row, copy.label: names[label] if names else _name(data_set, str(label))}
     except UserError:
         raise
@@ -133,22 +122,22 @@ def _name(data_set: DataSet, label: str) -> str:
 
 
 def _written(data_set: DataSet, rows: Iterator[dict], split: str, part: str, target: Path) -> Iterator[dict]:
-    """Write a split's pictures; a row of the index for each."""
+    """Write a split's images; a row of the index for each."""
     (target / split).mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(rows):
         data = (row["image"] or {}).get("bytes")
         if not data:
-            raise _changed(data_set, f"row {number} of {part} holds no picture")
+            raise _changed(data_set, f"row {number} of {part} holds no image")
         stem = _own_name(row, data_set.hub.file) or f"row-{part}-{number:05d}"
         file = f"{split}/{stem}{_suffix(data, data_set, number)}"
         if (target / file).exists():
-            raise _changed(data_set, f"two pictures of {part} are called {stem}")
+            raise _changed(data_set, f"two images of {part} are called {stem}")
         (target / file).write_bytes(data)
         yield {"file": file, "sub_category": row[data_set.hub.label], "split": split}
 
 
 def _own_name(row: Mapping[str, Any], column: str) -> str:
-    """The picture's own file name without its ending, made of plain signs; "" if the copy has lost it."""
+    """The image's own file name without its ending, made of plain signs; "" if the copy has lost it."""
     name = row[column] if column else row["image"].get("path") or ""
     stem = PurePosixPath(str(name).replace("\\", "/")).name
     stem = re.sub(r"\.(jpe?g|png|gif|webp)$", "", stem, flags=re.IGNORECASE)
@@ -160,4 +149,4 @@ def _suffix(data: bytes, data_set: DataSet, number: int) -> str:
     for sign, suffix in SIGNS:
         if data.startswith(sign):
             return suffix
-    raise _changed(data_set, f"row {number} holds no JPEG, PNG, GIF or WebP picture")
+    raise _changed(data_set, f"row {number} holds no JPEG, PNG, GIF or WebP image")

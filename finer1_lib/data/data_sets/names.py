@@ -5,9 +5,9 @@
 
 Cars and flowers keep their own spelling; CUB's own misspellings ("Artic Tern") stay too, because the
 release's evaluation has them. All 755 names are known here, so that a copy with other names, or with the
-names of another data set, is told apart from the official one.
+names of another data set, is distinguished from the official one.
 
-Source: the release's eval/data/*.jsonl, whose ground truths these rules give from file and class names;
+Source: release eval/data/*.jsonl, whose ground truths these rules give from file and class names;
 flower names: the list of OpenAI's CLIP (the data set ships none), indexed by imagelabels.mat; the other
 names (sub_categories.csv, cub_taxonomy.csv): the data sets' own class lists, read by these rules.
 """
@@ -91,9 +91,7 @@ def official_names(word: str) -> frozenset[str]:
 
 def name_of_label(word: str, label: str) -> str:
     """The name behind a class label of a copy: official folder names, bare names, or flowers' other names.
-
-    Raises:
-        ValueError: a label that gives no name of this data set.
+    Raises: ValueError: a label that gives no name of this data set.
     """
     if word == "bird" and re.match(r"\d{3}\.", label):
         label = bird_name(label)
@@ -107,15 +105,13 @@ def name_of_label(word: str, label: str) -> str:
     elif word == "aircraft":
         label = aircraft_name(label)
     if label not in official_names(word):
-        raise ValueError(f"{label!r} is no class label of the data set {word!r}")
+        raise ValueError(f"{label!r} is not a class label of the data set {word!r}")
     return label
 
 
 def name_of_path(word: str, path: str) -> str:
-    """The name that a picture's path carries: birds and dogs in the folder, pets in the file.
-
-    Raises:
-        ValueError: cars, flowers and aircraft have numbers for names.
+    """The name that an image's path carries: birds and dogs in the folder, pets in the file.
+    Raises: ValueError: cars, flowers and aircraft have numbers for names.
     """
     found = PurePosixPath(path)
     if word == "bird":
@@ -124,4 +120,4 @@ def name_of_path(word: str, path: str) -> str:
         return dog_name(found.parent.name)
     if word == "pet":
         return pet_name(found.stem)
-    raise ValueError(f"the path of a {word}'s picture does not say its name")
+    raise ValueError(f"the path of a {word}'s image does not contain its name")

@@ -10,7 +10,8 @@ Example:
     >>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
     array([-0.3133, -1.3133])
 
-Source: METHOD 2.1 (after arXiv 2502.14044, whose code has these values: tau 0.1, mean + 0.4 std, at least 3).
+Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values tau
+0.1, mean + 0.4 std, at least 3.
 """
 
 from typing import TYPE_CHECKING, Mapping, Protocol, Sequence
@@ -42,7 +43,7 @@ class Encoder(Protocol):
 class TfidfEncoder:
     """TF-IDF over words and pairs of neighbouring words, so that "red crown" is more than "red" and "crown".
 
-    Source: METHOD 2.1 leaves the encoder open; scikit-learn's TF-IDF with our own stop words is our choice.
+    The paper names no encoder; scikit-learn's TF-IDF needs no download and no GPU.
     """
 
     def __init__(self) -> None:
@@ -62,9 +63,7 @@ class TfidfEncoder:
 
     def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
         """(texts, vocabulary) unit rows.
-
-        Raises:
-            RuntimeError: before `fit`.
+        Raises: RuntimeError: before `fit`.
         """
         if self._vectorizer is None:
             raise RuntimeError("fit the encoder before encoding")
@@ -74,21 +73,13 @@ class TfidfEncoder:
 def concept_scores(
     descriptions: "numpy.ndarray", concepts: "numpy.ndarray", others: "numpy.ndarray", tau: float = TAU
 ) -> "numpy.ndarray":
-    """score(c) = sum over d in D of log( e^{d.c/tau} / (e^{d.c/tau} + sum over n in N of e^{c.n/tau}) ).
+    """(c,) scores <= 0; the larger, the better a concept distinguishes this image from the others.
 
-    Args:
-        descriptions: D, (d, k) unit rows, descriptions of this image.
-        concepts: (c, k) unit rows.
-        others: N, (n, k) unit rows, descriptions of other images.
-        tau: temperature.
+    score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau))), with D
+    `descriptions` of this image (d, k), N `others`, descriptions of other images (n, k), and `concepts` (c,
+    k); all rows are unit vectors. Raises: ValueError: D or N is empty (without N every score is 0).
 
-    Returns:
-        (c,) scores, never above 0; the larger, the better the concept tells this image from the others.
-
-    Raises:
-        ValueError: D or N is empty (without N every score is 0 and nothing can be told apart).
-
-    Source: METHOD 2.1, the formula as it stands.
+    Source: Fine-R1 (arXiv 2602.07605), concept selection.
     """
     import numpy
 
@@ -100,11 +91,10 @@ def concept_scores(
 
 
 def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int = AT_LEAST) -> list[int]:
-    """Indices of the concepts scoring above mean + width * std (population), best first, at least so many.
+    """Indices of the concepts scoring above mean + width * std (population), best first, at least `at_least`
+    (all, if there are no more).
 
-    Where fewer pass, the best `at_least` are kept (all, if there are no more).
-
-    Source: METHOD 2.1; which standard deviation is meant is not said, the population's is our choice.
+    Source: the code of arXiv 2502.14044; it does not say which standard deviation, this is the population's.
     """
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     passed = sum(scores > scores.mean() + width * scores.std()) if len(scores) else 0
@@ -114,17 +104,11 @@ def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int =
 def select_concepts(
     descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]], encoder: Encoder
 ) -> dict[str, list[dict]]:
-    """Score and choose the concepts of every image of one super-category.
+    """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}], best
+    first.
 
-    Args:
-        descriptions: image_id -> texts describing that image; N of an image is everyone else's.
-        concepts: image_id -> concept texts.
-        encoder: fitted here on all of these texts.
-
-    Returns:
-        image_id -> [{"concept", "score", "kept"}], best first.
-
-    Source: METHOD 2.1.
+    `descriptions` maps image_id to the texts on that image (N of an image is all others'), `concepts` to its
+    concept texts; the encoder is fitted here on all of them.
     """
     import numpy
 

@@ -1,7 +1,7 @@
 """The filters of Stage 1's rationales, and the final form of those that pass.
 
 Every filter judges on its own (`flaws`), so that one can be switched off and its work be measured
-(`rationale_quality`).
+(`rationales.quality`).
 
 Example:
     >>> reject_reason("A Dunen Wren.", "Dunen Wren")
@@ -9,7 +9,8 @@ Example:
     >>> flaws("A Dunen Wren.", "Dunen Wren")
     ['not_well_formed', 'label_not_a_candidate', 'wrong_prediction']
 
-Source: our choice, after what went wrong in the release's 404 rationales (Fine-R1-Stage1-data.json).
+The filters follow the faults found in the release's 404 rationales
+(LLaMA-Factory/data/Fine-R1-Stage1-data.json).
 """
 
 import random
@@ -52,7 +53,7 @@ _LEAK = re.compile(
 def write_rationale(analysis: str, candidates: Sequence[str], comparison: str, prediction: str) -> str:
     """The kit's target format, to the newline.
 
-    Source: METHOD 2, target format (white space between tags is ours to choose).
+    Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts).
     """
     return (
         f"<think>\n<analysis>{analysis}</analysis>\n<options>{', '.join(candidates)}</options>\n"
@@ -63,9 +64,7 @@ def write_rationale(analysis: str, candidates: Sequence[str], comparison: str, p
 
 def check_filters(filters: Iterable[str]) -> tuple[str, ...]:
     """The filters in the order of `REASONS`.
-
-    Raises:
-        UserError: a name that no filter has.
+    Raises: UserError: a name that no filter has.
     """
     filters = [filters] if isinstance(filters, str) else list(filters)
     if unknown := sorted(set(filters) - set(REASONS)):
@@ -77,16 +76,12 @@ def reject_reason(
     text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (),
     filters: Collection[str] = REASONS, max_words: int = 0, data_set: str = "",
 ) -> Optional[str]:
-    """The first of `flaws` whose filter is on, or None.
+    """The first of `flaws` whose filter is on (`TOO_LONG` is on where there is a limit), or None.
 
-    Args:
-        text, label, names, foreign, max_words, data_set: as for `flaws`.
-        filters: those that are on; `TOO_LONG` is, where there is a limit.
+    Raises: UserError: an unknown filter.
 
-    Raises:
-        UserError: a name that no filter has.
-
-    Source: METHOD 2.3.
+    Source: Fine-R1 (arXiv 2602.07605), Stage 1: rationales are resampled until the prediction equals the
+    label.
     """
     on = {*check_filters(filters), TOO_LONG}
     found = flaws(text, label, names, foreign, max_words, data_set)
@@ -97,21 +92,16 @@ def flaws(
     text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (), max_words: int = 0,
     data_set: str = "",
 ) -> list[str]:
-    """Everything that is wrong with a rationale, each judged on its own, in the order of `REASONS`.
+    """Everything that is wrong with a rationale, each judged on its own: names of `REASONS`, then `TOO_LONG`.
+
+    A part that cannot be read holds neither the label nor a right prediction. Words of another language in
+    Latin letters pass: only the script is checked.
 
     Args:
-        text: the teacher's text.
-        label: the true sub-category.
-        names: the super-category's sub-categories; letters of any script are welcome if a name has them.
+        names: the super-category's sub-categories; letters of any script are allowed if a name has them.
         foreign: sub-categories of other super-categories; none may be a candidate.
         max_words: most words of a text (`words`), 0 for no limit.
-        data_set: whose other names of the label are the label (`aliases.table_for`).
-
-    Returns:
-        Names of `REASONS`, at last `TOO_LONG`. A part that cannot be read holds neither the label nor a
-        right prediction. Words of another language in Latin letters pass: script is all that is looked at.
-
-    Source: our choice, after what went wrong in the release's 404.
+        data_set: whose other names of the label count as the label (`names.table_for`).
     """
     trace, names = parse(text), list(names)
     candidates = {normalise(name) for name in trace.candidates}
@@ -146,9 +136,9 @@ def reasons_of(records: Iterable[Mapping]) -> tuple[str, ...]:
 def fix_punctuation(text: str) -> str:
     """Typographic and full-width signs as plain ones: the only mixed language that is safe to fix.
 
-    Words of another script are not translated; `flaws` finds them and the text is asked for again.
+    Words of another script are not translated; `flaws` finds them and the text is requested again.
 
-    Source: METHOD 2.3 ("fix or drop mixed language"); which signs: our choice.
+    Source: Fine-R1 (arXiv 2602.07605), Stage 1 (texts of mixed language are fixed or dropped).
     """
     text = re.sub(f"([{''.join(_WIDE_STOPS)}]) ?", lambda stop: _WIDE_STOPS[stop.group(1)], text)
     return text.translate(_PLAIN).strip()
@@ -157,20 +147,13 @@ def fix_punctuation(text: str) -> str:
 def settle(
     text: str, label: str, rng: random.Random, place: Optional[int] = None, data_set: str = ""
 ) -> str:
-    """Put an accepted rationale into its final form: the label's own spelling, candidates in a drawn order.
+    """The final form of an accepted rationale: the label's own spelling, candidates in a drawn order.
 
-    Args:
-        text: a text that passed.
-        rng: of the order.
-        place: the label's place, counted round the list; None draws it as well.
-        data_set: as for `flaws`.
-
-    A teacher likes to list the label first (349 of 373 in the release); left so, the student would learn the
-    place. A comparison of the form "A: ..; B: .." follows the new order, any other is left as it is. What
-    stands between the tags is dropped. A text that is not well-formed, lacks the label or predicts another
-    name (each passes only where its filter is off) stays as it is.
-
-    Source: METHOD 2.3 ("candidate order shuffled"); data.md 3.1 (position bias).
+    `place` is the label's place, counted modulo the list; None draws it. Teachers tend to list the label
+    first (349 of 373 lists in release LLaMA-Factory/data/Fine-R1-Stage1-data.json), and a student would learn
+    the place. A comparison of the form "A: ..; B: .." follows the new order, any other is unchanged. Text
+    between the tags is dropped. A text that is not well-formed, lacks the label or predicts another name
+    (each passes only where its filter is off) is returned unchanged.
     """
     trace = parse(text)
     found = set(flaws(text, label, data_set=data_set))

@@ -1,12 +1,12 @@
-"""Rationales for Stage 1: ask a teacher, filter, resample, and keep what was asked, kept and dropped.
+"""Rationales for Stage 1: query a teacher, filter, resample, and keep what was asked, kept and dropped.
 
 The path of one image: several descriptions, each stressing something else -> concepts that the image bears
-out (`concepts`) -> the structured prompt -> a text in four tagged parts -> filters (`rationale_filters`); a
-text that fails is asked for again with another seed, up to a cap; at the cap the image is dropped.
+out (`concepts`) -> the structured prompt -> a text in four tagged parts -> filters (`rationales.filters`); a
+text that fails is requested again with another seed, up to a cap; at the cap the image is dropped.
 
-Who teaches is open (`teachers`); what came of it is measured in `rationale_quality`.
+Who teaches is open (`teachers`); what came of it is measured in `rationales.quality`.
 
-Source: METHOD 2.1-2.3 (none of the paper's code for it was released: audit.md C4).
+Source: Fine-R1 (arXiv 2602.07605), Stage 1 (CoT SFT). None of the paper's code for it was released.
 """
 
 import random
@@ -29,21 +29,14 @@ def query_all(
     teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path, descriptions_per_focus: int = 1,
     progress: Progress = None,
 ) -> dict[str, dict]:
-    """Set D and the concept texts of every image, a JSON line each; a killed run goes on where it stopped.
+    """Set D and the concept texts of every image (image_id -> line, in the order of `rows`).
 
-    Args:
-        rows: the rationale images (shot 0).
-        path: lines {"image_id", "foci", "descriptions", "concepts"}, a focus for each description.
-        descriptions_per_focus: how often each focus is described, each time with another seed.
-        progress: called as `progress(done, total)` after new images.
+    One JSON line per image goes to `path`: image_id, foci, descriptions, concepts. Each focus is described
+    `descriptions_per_focus` times, each time with another seed. An interrupted run resumes.
+    Raises: UserError: no description, or the file's lines were made with other foci or numbers.
 
-    Returns:
-        image_id -> its line, in the order of `rows`; set D is all of an image's descriptions.
-
-    Raises:
-        UserError: no description asked for, or the file's lines were made with other foci or numbers.
-
-    Source: METHOD 2.1 ("describes the image several times, each time stressing other attributes").
+    Source: Fine-R1 (arXiv 2602.07605), concept selection: several descriptions, each stressing other
+    attributes.
     """
     if descriptions_per_focus < 1:
         raise UserError(f"descriptions_per_focus is {descriptions_per_focus}: set D needs at least 1")
@@ -79,7 +72,8 @@ def query_all(
 def describe_and_choose(
     teacher: Optional[Teacher], rows: Sequence[Row], encoder: Encoder, **how: Any
 ) -> tuple[dict[str, dict], dict[str, list[dict]]]:
-    """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a teacher."""
+    """(`query_all`, `choose_concepts`) with the options `how` of the first; two empty ones without a
+    teacher."""
     if teacher is None:
         return {}, {}
     asked = query_all(teacher, rows, **how)
@@ -89,15 +83,9 @@ def describe_and_choose(
 def choose_concepts(
     rows: Sequence[Row], asked: Mapping[str, Mapping], encoder: Encoder
 ) -> dict[str, list[dict]]:
-    """Score and choose every image's concepts against the other images of its super-category.
+    """image_id -> [{"concept", "score", "kept"}], best first, from the lines of `query_all`.
 
-    Args:
-        asked: from `query_all`.
-
-    Returns:
-        image_id -> [{"concept", "score", "kept"}], best first.
-
-    Source: METHOD 2.1; N within the super-category is our choice (an aircraft never speaks against a bird).
+    N stays within the super-category, because descriptions of aircraft do not discriminate birds.
     """
     chosen: dict[str, list[dict]] = {}
     for super_category in dict.fromkeys(row["super_category"] for row in rows):
@@ -113,17 +101,11 @@ def make_rationales(
     attempts: int, names: Mapping[str, Sequence[str]], path: Path, filters: Collection[str] = REASONS,
     max_words: int = 0, progress: Progress = None,
 ) -> list[dict]:
-    """A record per image, kept or dropped, one JSON line each; a killed run goes on where it stopped.
+    """A record per image, kept or dropped, as a JSON line in `path`; an interrupted run resumes.
 
-    Args:
-        chosen: from `choose_concepts`; the kept ones are used.
-        names: super_category -> its sub-categories.
-        path: `rationales.jsonl`.
-        filters: those of `REASONS` that are on.
-        max_words: longest text that is kept, 0 for no limit.
-
-    Raises:
-        UserError: an unknown filter, no attempt, or lines of the file made on other concepts or limits.
+    The kept concepts of `chosen` are used; `names` maps a super-category to its sub-categories; `max_words`
+    limits a text, 0 for no limit. Raises: UserError: an unknown filter, no attempt, or lines of the file made
+    on other concepts or limits.
     """
     kept = {row["image_id"]: kept_concepts(chosen[row["image_id"]]) for row in rows}
     done = {record["image_id"]: record for record in read_jsonl(path, truncate=True)}
@@ -146,20 +128,16 @@ def query_until_good(
     names: Mapping[str, Sequence[str]], filters: Collection[str] = REASONS, max_words: int = 0,
     places: Optional[Mapping[str, int]] = None,
 ) -> list[dict]:
-    """Ask for every row's text until one passes, at most `attempts` times; nothing is written.
+    """Query a text for every row until one passes, at most `attempts` times; nothing is written.
 
-    Args:
-        concepts: image_id -> the concepts given to the teacher.
-        seed, attempts, names, filters, max_words: as for `make_rationales`.
-        places: image_id -> the label's place among the candidates; those of `label_places` by default.
+    `concepts` maps image_id to the concepts given; `places` image_id to the label's place among the
+    candidates (`label_places` by default). A record has image_id, super_category, sub_category, question,
+    text, concepts, candidates, attempts, kept, dropped_because, rejections (the reason of every failed
+    attempt), texts (every attempt, punctuation fixed), mended (how many needed that) and, with a limit,
+    max_words. A dropped image keeps its last text, which is never trained on.
 
-    Returns:
-        A line of `rationales.jsonl` per row: image_id, super_category, sub_category, question, text,
-        concepts, candidates, attempts, kept, dropped_because, rejections (the reason of every failed
-        attempt), texts (every attempt as the teacher wrote it, mended), mended (how many of them needed it)
-        and, where there is one, max_words. A dropped image keeps its last text; nobody trains on it.
-
-    Source: METHOD 2.3 ("resample until the prediction equals the label"); the cap is our choice.
+    Source: Fine-R1 (arXiv 2602.07605), Stage 1: resample until the prediction equals the label (here with a
+    cap).
     """
     if attempts < 1:
         raise UserError(f"attempts is {attempts}: at least 1 is needed")
@@ -196,8 +174,6 @@ def label_places(rows: Sequence[Row], seed: int) -> dict[str, int]:
     A free draw for each image leaves the places uneven by chance (7 of 60 labels in front in one run), and
     sixty rationales are few enough for a student to learn that. Places count to 12, a multiple of 2, 3 and 4
     candidates.
-
-    Source: our choice.
     """
     order = sorted(row["image_id"] for row in rows)
     random.Random(draw_seed(seed, "places")).shuffle(order)
@@ -210,7 +186,7 @@ def kept_concepts(entries: Sequence[Mapping]) -> list[str]:
 
 
 def attempt_seed(seed: int, row: Row, attempt: int) -> int:
-    """The seed of a row's text in one attempt (counted from 0): whoever asks again gets the same text."""
+    """The seed of a row's text in one attempt (counted from 0): a repeated query gets the same text."""
     return draw_seed(seed, row["image_id"], attempt)
 
 
@@ -252,7 +228,7 @@ def _parts(rows: Sequence[Row], size: int, done: Mapping) -> Iterator[tuple[int,
 
 
 def _append(path: Path, lines: Sequence[dict], done: dict[str, dict]) -> None:
-    """Write those lines of a batch that a killed run had not written yet."""
+    """Write those lines of a batch that an interrupted run had not written yet."""
     new = [line for line in lines if line["image_id"] not in done]
     append_jsonl(path, *new)
     done |= {line["image_id"]: line for line in new}

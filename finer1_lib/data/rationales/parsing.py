@@ -12,7 +12,8 @@ Example:
     >>> parse("<answer>Dunen Wren</answer><answer>Marlo Wren</answer>").problems[:1]
     ('repeated_answer',)
 
-Source: paper Table 5 (the four parts), the layouts of the release's Fine-R1-Stage1-data.json; tags: our choice.
+Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts); release
+LLaMA-Factory/data/Fine-R1-Stage1-data.json (the other layouts).
 """
 
 import re
@@ -27,7 +28,7 @@ from finer1_lib.data.names import meanings, same_name, without_gloss
 
 CANDIDATE_MARKER = "The analysis of candidate subcategories:"
 PREDICTION_MARKER = "The prediction is:"
-MAX_CANDIDATES = 4  # METHOD 2: "at most four"
+MAX_CANDIDATES = 4  # Fine-R1 (arXiv 2602.07605), Table 5: at most four
 _LIST_ITEM = re.compile(r"^\s?(?:#{1,6}\s)?([-*•]|\d{1,2}[.)]|[A-F][.)])\s+(\S.*)$")
 _COMPARING = re.compile(r"\bcompar", re.IGNORECASE)
 _CONCLUDING = re.compile(r"\bfinal (?:prediction|answer)|^(?:prediction|conclusion)", re.IGNORECASE)
@@ -96,13 +97,12 @@ class Trace:
 
 
 def parse(completion: str, known: Iterable[str] = ()) -> Trace:
-    """Take one completion apart; any string is accepted and nothing is raised.
+    """Parse one completion; any string is accepted and nothing is raised.
 
-    Args:
-        known: names and their other spellings (`scores.aliases.meanings`) that a prediction in a sentence is
-            looked through for first.
+    `known` are names and their other spellings (`names.meanings`), searched first in a prediction that is a
+    sentence.
 
-    Source: the second layout: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release; else our choice.
+    Source: release LLaMA-Factory/data/Fine-R1-Stage1-data.json (the second layout).
     """
     *_, answer, answer_problem = read_completion(completion)
     problems = [] if answer_problem == WELL_FORMED else [f"{answer_problem}_answer"]
@@ -134,7 +134,7 @@ def release_layout(completion: str) -> str:
         "single": the markers, no heading for the comparison; "headings": one as well; "double": a whole chain
         up to its final prediction, then a short repeat with the markers; "none": no candidates' marker.
 
-    Source: data.md 3.1 (three layouts of the 404); telling them by their headings is our choice.
+    Source: release LLaMA-Factory/data/Fine-R1-Stage1-data.json (three layouts in 404 texts).
     """
     thought = thinking(completion)
     before, marker, _ = thought.rpartition(CANDIDATE_MARKER)
@@ -155,10 +155,8 @@ def candidate_lines(trace: Trace) -> tuple[str, ...]:
 def split_names(text: str, known: Container[str] = ()) -> tuple[str, ...]:
     """Names of a candidate list: one per bulleted or numbered line, or separated by commas or semicolons.
 
-    Sentences and pieces of them are no names; what leads in the first one is left out ("These are Rock Wren, ..").
-
-    Args:
-        known: normalised names; the last two of a line may be joined by "and" if they are.
+    Sentences and parts of them are not names; a lead-in of the first one is left out ("These are Rock Wren,
+    .."). The last two of a line may be joined by "and" if both are in `known` (normalised names).
     """
     items = [item for item in map(_LIST_ITEM.match, text.splitlines()) if item]
     if len(items) == 1 and items[0].group(1)[0].isalpha():
@@ -188,7 +186,7 @@ def predicts(trace: Trace, name: str, data_set: str = "") -> bool:
 def count_problems(traces: Iterable[Trace]) -> dict[str, int]:
     """How often each problem occurs, with "complete" and "total": the counts that a report shows.
 
-    Source: style.md 5.20 ("unparsable traces are counted and shown, never dropped"); our choice.
+    Unparsable traces are counted and shown, never dropped.
     """
     counts = {"total": 0, "complete": 0}
     for trace in traces:
@@ -200,14 +198,10 @@ def count_problems(traces: Iterable[Trace]) -> dict[str, int]:
 
 
 def attribute_claims(analysis: Optional[str], attributes: Iterable[str]) -> dict[str, list[str]]:
-    """Every claim "<value> <part>" of an analysis, such as "needle bill".
+    """attribute -> normalised values claimed, in order, of every "<value> <part>" ("needle bill") of an
+    analysis.
 
-    Args:
-        analysis: the text of the part, or None.
-        attributes: the part words that the guide knows ("bill", "wings").
-
-    Returns:
-        attribute -> normalised values claimed, in order; attributes without a claim are absent.
+    Attributes (the guide's part words, "bill", "wings") without a claim are absent.
     """
     claims: dict[str, list[str]] = {}
     for chunk in re.split(r"[,;.\n]|\band\b|\bwith\b", analysis or ""):
@@ -221,18 +215,10 @@ def attribute_claims(analysis: Optional[str], attributes: Iterable[str]) -> dict
 
 
 def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> dict[str, str]:
-    """Compare an analysis with what the guide says of the pictured sub-category.
+    """An analysis compared with the guide: attribute -> "right", "wrong" or "missing".
 
-    Args:
-        analysis: the analysis part, or None.
-        sub_category: the true name; it must stand in the guide.
-        guide: the dictionary of `guide.json`.
-
-    Returns:
-        attribute -> "right", "wrong" or "missing"; two different values for one attribute are "wrong".
-
-    Raises:
-        KeyError: the guide does not know the sub-category.
+    Two different values for one attribute are "wrong". Raises: KeyError: the guide does not know the
+    sub-category.
     """
     truth = guide["sub_categories"][sub_category]["attributes"]
     claims = attribute_claims(analysis, truth)
@@ -302,12 +288,9 @@ def _by_markers(
 def named_in(text: str, known: Iterable[str] = ()) -> str:
     """The name that a conclusion states: alone, or in a sentence ("It is most likely a Boeing 737-400.").
 
-    Known names are looked for first; without any, the name is what follows "is a", "as the" and the like to the
-    end of its clause. Headings, brackets, quotes and emphasis are left out.
-
-    Args:
-        text: of any length; it takes time linear in it.
-        known: names, in any spelling.
+    Known names (any spelling) are searched first; without any, the name is what follows "is a", "as the" and
+    the like to the end of its clause. Headings, brackets, quotes and emphasis are left out. Linear in the
+    text.
     """
     lines = [item.group(2) if (item := _LIST_ITEM.match(line)) else line for line in text.splitlines()]
     lines = [_HEADING.sub("", line, count=1) for line in lines if not line.rstrip().endswith(":")]

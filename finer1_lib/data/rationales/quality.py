@@ -1,14 +1,14 @@
 """How good the rationales are, and what each step of making them prevents.
 
-`quality_report`, `concept_report`, `misread` and `text_report` count: what the filters did, how many concepts are
-true, what is misread, how the texts are built. Precision and recall need a truth, the guide's attributes; without
-a guide only the filters' work can be counted.
+`quality_report`, `concept_report`, `misread` and `text_report` count: what the filters did, how many concepts
+are true, what is misread, how the texts are built. Precision and recall need a truth, the guide's attributes;
+without a guide only the filters' work can be counted.
 
-`measure_steps` switches each step off. The seeds of the attempts are fixed, so with fewer filters the texts of an
-image are a prefix of those requested with all filters, and every one is in its record (`texts`): no new query is
-needed. Other concepts need new queries. Sixty images say little about a mistake made in one text of fifty, so a
-free teacher, the guide's, is queried again under other seeds; it also reports which flaws it planted, so that a
-filter is not judged by itself.
+`measure_steps` switches each step off. The seeds of the attempts are fixed, so with fewer filters the texts
+of an image are a prefix of those requested with all filters, and every one is in its record (`texts`): no new
+query is needed. Other concepts need new queries. Sixty images say little about a mistake made in one text of
+fifty, so a free teacher, the guide's, is queried again under other seeds; it also reports which flaws it
+planted, so that a filter is not judged by itself.
 """
 
 import re
@@ -55,14 +55,10 @@ TEXT_COUNTS = (
 
 
 def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
-    """What the filters did.
+    """What the filters did to `records` (from `make_rationales`).
 
-    Args:
-        records: from `rationales.make_rationales`.
-
-    Returns:
-        Counts (images, kept, kept_at_once, resampled, dropped, texts, mended, label_first: how many kept ones
-        list the label first, which a quarter should) and a row {reason, texts, images_dropped} per reason.
+    Returns counts (images, kept, kept_at_once, resampled, dropped, texts, mended, label_first: kept ones that
+    list the label first, which a quarter should) and a row {reason, texts, images_dropped} per reason.
     """
     kept = [record for record in records if record["kept"]]
     texts = Counter(reason for record in records for reason in record["rejections"])
@@ -89,15 +85,11 @@ def is_true(concept: str, sub_category: str, guide: Mapping) -> Optional[bool]:
 def concept_report(
     rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], guide: Mapping
 ) -> list[dict]:
-    """Precision and recall of the concepts against the guide: all that the teacher named, and those kept.
+    """Precision and recall of the concepts (from `choose_concepts`) against the guide.
 
-    Args:
-        chosen: from `rationales.choose_concepts`.
-
-    Returns:
-        For "all named" and "kept" a row of each metric: concepts, metric, value, low, high, n, unjudged.
-        precision: share of true ones among the n judged (unjudged: named no attribute). recall: share of the
-        n attributes of the sub-categories that a true concept names. Intervals by whole sub-categories.
+    A row {concepts, metric, value, low, high, n, unjudged} per metric for "all named" and "kept". precision:
+    share of true ones among the n judged (unjudged: named no attribute). recall: share of the n attributes of
+    the sub-categories that a true concept names. Intervals by sub-category.
     """
     report = []
     for which in ("all named", "kept"):
@@ -133,20 +125,16 @@ def misread_share(records: Sequence[Mapping], guide: Mapping) -> dict[str, Any]:
 
 
 def text_report(records: Sequence[Mapping]) -> list[dict]:
-    """The kept texts themselves, whoever wrote them: the release's teacher, an imported file, or our own.
+    """What the kept texts of rationales.jsonl look like, whoever wrote them.
 
-    Args:
-        records: lines of rationales.jsonl.
+    A row for each super_category and one for "all": n; words (mean), shortest and longest of the thinking;
+    tags, single, headings, double, none (the layout); listed (texts with one readable candidate list) and of
+    these four (with all four), label_listed (of a car without body and year), label_exact (as its whole
+    name), first to fourth (its place); label_before (named before the candidates); leaks (the hidden prompt
+    shows); answered (the prediction names the label, by any of its names). Brackets and punctuation are
+    folded.
 
-    Returns:
-        A row for each super_category and one for "all": n; words (mean), shortest and longest of the
-        thinking; tags, single, headings, double, none (the layout); listed (texts with candidates that can
-        be read, in one list) and of these four (with all four), label_listed (the label stands in one of them; of
-        a car without body and year), label_exact (as its whole name), first to fourth (its place); label_before
-        (named before the candidates); leaks (the hidden prompt shows); answered (the prediction names the label, by whatever
-        name). Brackets and punctuation are folded.
-
-    Source: our choice; cars are cut as the release's open-world score does, eval/evaluation.py.
+    Source: release eval/evaluation.py:245 (how a car's label is cut).
     """
     rows: dict[str, Counter] = {}
     lengths: dict[str, list[int]] = {}
@@ -166,10 +154,8 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
 
 
 def label_order(records: Sequence[Mapping]) -> list[dict]:
-    """How often the label leads the candidates: in the teacher's own order, and after the shuffle.
-
-    Returns:
-        A row {order, value, low, high, n} each, over kept rationales.
+    """How often the label leads the candidates of kept rationales: {order, value, low, high, n} for
+    the teacher's own order and after the shuffle.
     """
     kept = [record for record in records if record["kept"]]
     owners = [(record["super_category"], record["sub_category"]) for record in kept]
@@ -179,11 +165,8 @@ def label_order(records: Sequence[Mapping]) -> list[dict]:
 
 
 def longest(records: Sequence[Mapping], tokenizer: Any) -> tuple[int, str]:
-    """(tokens, image_id) of the longest kept rationale; the token that ends it counts, as for every limit.
-
-    Raises:
-        ValueError: none was kept.
-    """
+    """(tokens, image_id) of the longest kept rationale, its end token included. Raises: ValueError: none was
+    kept."""
     sizes = [
         (len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) + 1, record["image_id"])
         for record in records if record["kept"]
@@ -254,18 +237,10 @@ def query_again(
     teacher: PlantingTeacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seeds: Sequence[int],
     attempts: int, names: Mapping[str, Sequence[str]],
 ) -> list[dict]:
-    """Records of several draws of one teacher, all filters on; nothing is written.
+    """Records of several draws of one teacher (one per seed), all filters on; nothing is written.
 
-    Args:
-        concepts: image_id -> the concepts given to it.
-        seeds: one draw each.
-        attempts, names: as for `rationales.make_rationales`.
-
-    Returns:
-        Records as in `rationales.jsonl`, and in each the key planted: the flaws of each of its texts.
-
-    Raises:
-        UserError: no draw is asked for.
+    `concepts` maps image_id to the concepts given to the teacher; a record's key `planted` holds the flaws of
+    each of its texts. Raises: UserError: no seed.
     """
     if not seeds:
         raise UserError("quality_draws is 0: the table of what each step prevents needs at least one draw")
@@ -284,15 +259,10 @@ def compare_concepts(
     chosen: Mapping[str, Sequence[Mapping]], guide: Mapping, *, seeds: Sequence[int], attempts: int,
     names: Mapping[str, Sequence[str]],
 ) -> list[dict]:
-    """How many rationales misread an attribute with the chosen concepts, with none, and with all named.
+    """The share of kept rationales that misread an attribute with the chosen concepts, with none, and
+    with all that the teacher named: a row {concepts, value, low, high, n} each.
 
-    Args:
-        teacher, seeds, attempts, names: as for `query_again`.
-        asked: from `rationales.query_all`: all that the teacher named, in its own order.
-        chosen: from `rationales.choose_concepts`.
-
-    Returns:
-        A row {concepts, value, low, high, n} each: the share of the n kept ones.
+    `asked` comes from `query_all`, `chosen` from `choose_concepts`, the rest is as for `query_again`.
     """
     given = {
         "chosen": {image_id: kept_concepts(entries) for image_id, entries in chosen.items()},
@@ -309,15 +279,12 @@ def compare_concepts(
 def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> list[dict]:
     """What would have been kept with one filter off, and with all of them off.
 
-    Args:
-        records: made with every filter on. Where they hold what was planted (`query_again`), a kept text is
-            judged by that; else by the filters themselves, which call what they do not see no flaw.
-        names: super_category -> its sub-categories.
+    `records` were made with every filter on. Where they hold what was planted (`query_again`), a kept text is
+    judged by that; else by the filters themselves, which see no flaw that they miss.
 
-    Returns:
-        A row per filter, and one for "all": off; kept (images), texts (asked for) and flawed (kept ones with
-        the flaw that the filter is to stop, for "all" with any) while it is off; value, low, high, n of their
-        share; and on_value, on_low, on_high, on_n of the same share while every filter is on.
+    A row per filter, and one for "all": off; kept (images), texts (requested) and flawed (kept ones with the
+    flaw that the filter stops, for "all" with any) while it is off; value, low, high, n of their share; and
+    on_value, on_low, on_high, on_n of the same share while every filter is on.
     """
     found = [_flaws_of_all(record, names) for record in records]
     reasons, report = reasons_of(records), []
@@ -340,14 +307,10 @@ def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]])
 
 
 def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> list[dict]:
-    """Each filter against what was planted, over every text asked for.
+    """Each filter against what was planted, over every text of `query_again`.
 
-    Args:
-        records: from `query_again`.
-
-    Returns:
-        A row {reason, texts, planted, found, false_alarms} each: texts with the flaw, those of them in which
-        the filter sees it, and texts in which it sees one though none of any kind was planted.
+    A row {reason, texts, planted, found, false_alarms} each: texts with the flaw, those of them in which the
+    filter finds it, and texts in which it finds one although nothing was planted.
     """
     pairs = [
         (known, seen)
@@ -367,15 +330,10 @@ def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[st
 def steps(
     filters: Sequence[Mapping], orders: Sequence[Mapping], concepts: Sequence[Mapping] = ()
 ) -> list[dict]:
-    """Every step of the making beside itself switched off, as `data_plots.prevented` draws it.
+    """Every step beside itself switched off, as `plots.prevented` draws it.
 
-    Args:
-        filters: from `switched_off`.
-        orders: from `rationale_quality.label_order`.
-        concepts: from `compare_concepts`, where the teacher could be asked again.
-
-    Returns:
-        A row {step, flaw, on, on_low, on_high, n_on, off, off_low, off_high, n_off} each.
+    Rows {step, flaw, on, on_low, on_high, n_on, off, off_low, off_high, n_off} from `switched_off`,
+    `label_order` and, where the teacher could be queried again, `compare_concepts`.
     """
     order, given = {row["order"]: row for row in orders}, {row["concepts"]: row for row in concepts}
     pairs = [
@@ -405,7 +363,8 @@ def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[s
 
 
 class Prevention(NamedTuple):
-    """Section 7 of notebook 01: the records it rests on, a note, four tables and the rows of `compare_concepts`."""
+    """Section 7 of notebook 01: the records it rests on, a note, four tables and the rows of
+    `compare_concepts`."""
 
     records: Sequence[Mapping]
     note: str
@@ -415,7 +374,8 @@ class Prevention(NamedTuple):
     given: list[dict]  # compare_concepts
 
     def summary(self) -> str:
-        """The strongest step, the filters without effect, and the share of flawed texts without any filter."""
+        """The strongest step, the filters without effect, and the share of flawed texts without any
+        filter."""
         if not self.records:
             return "no rationale was filtered here"
         effect = self.effects.assign(less=self.effects["off"] - self.effects["on"])
@@ -438,7 +398,8 @@ def measure_steps(
     teacher: Optional[Teacher], kind: str, records: Sequence[Mapping], rows: Sequence[Row],
     asked: Mapping[str, Mapping], chosen: Mapping[str, Sequence[Mapping]], guide: Optional[Mapping], **how: Any,
 ) -> Prevention:
-    """Every step switched off. Only a guide's teacher (`kind` "guide") is queried again and judged by what it planted.
+    """Every step switched off. Only a guide's teacher (`kind` "guide") is queried again and judged by what it
+    planted.
 
     Args:
         how: `seeds`, `attempts` and `names`, as for `query_again`.
@@ -486,7 +447,8 @@ def concept_lines(concepts: Sequence[Mapping]) -> list[str]:
 def misread_lines(
     records: Sequence[Mapping], guide: Optional[Mapping], given: Sequence[Mapping] = ()
 ) -> tuple[Optional[int], list[str]]:
-    """(kept rationales that misread an attribute, or None without a guide; sentences on them and on `given`)."""
+    """(kept rationales that misread an attribute, or None without a guide; sentences on them and on
+    `given`)."""
     kept = [record for record in records if record["kept"]]
     wrong = sum(misread(record, guide) for record in kept) if guide else None
     lines = ["no guide: the analyses cannot be checked"] if wrong is None else [

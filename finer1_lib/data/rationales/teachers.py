@@ -4,12 +4,13 @@
     teacher.describe_all([Description(row, "shape", 3)])  # -> ["A round body with a short red tail."]
 
 A new teacher is a subclass of `Teacher`: what descriptions stress in turn (`foci`), a description, a list of
-concepts and a rationale. Seeds come from `draw_seed`, so a repeated query gets the same text. The models behind
-the teachers are `LocalModel` (on this machine) and `EndpointModel` (behind an address): both turn queries
-(prompt, row or None, seed) into texts. An answer that reached the token limit ends in `CUT_OFF`.
+concepts and a rationale. Seeds come from `draw_seed`, so a repeated query gets the same text. The models
+behind the teachers are `LocalModel` (on this machine) and `EndpointModel` (behind an address): both turn
+queries (prompt, row or None, seed) into texts. An answer that reached the token limit ends in `CUT_OFF`.
 
-Source: Fine-R1 (arXiv 2602.07605), the construction of its CoT data and Table 5: the teacher is Qwen2.5-VL-32B
-and writes four tagged parts. The prompts' wording is this kit's, because the paper's is not released.
+Source: Fine-R1 (arXiv 2602.07605), the construction of its CoT data and Table 5: the teacher is
+Qwen2.5-VL-32B and writes four tagged parts. The prompts' wording is this kit's, because the paper's is not
+released.
 """
 
 import hashlib
@@ -52,8 +53,8 @@ class Rationale(NamedTuple):
 class Teacher(Protocol):
     """A writer of rationales. A `row` is one row of `01_data/images.parquet` as a dictionary.
 
-    The same arguments give the same answer: all randomness comes from `seed`. A teacher that is faster in batches
-    sets `batch_size` (images per query) and overrides the three `.._all`.
+    The same arguments give the same answer: all randomness comes from `seed`. A teacher that is faster in
+    batches sets `batch_size` (images per query) and overrides the three `.._all`.
     """
 
     batch_size: int = 1
@@ -135,7 +136,8 @@ def fill(name: str, **values: str) -> str:
 
 
 class LocalModel:
-    """A model on this machine, loaded by `load` at the first query; `generate` answers, the model's own by default."""
+    """A model on this machine, loaded by `load` at the first query; `generate` answers, the model's own by
+    default."""
 
     def __init__(
         self, load: Callable, image_root: Any, *, max_new_tokens: int, temperature: float = 0.7,
@@ -201,11 +203,11 @@ class _BatchTeacher(Teacher):
 class SelfTeacher(_BatchTeacher):
     """The base model describes the image; the names come from the folder. For images without a guide.
 
-    The analysis is the model's own description; the candidates are the label and the sub-categories whose images
-    are nearest for the model's vision tower (`similarity`, from `triplets.prototype_similarity`); the comparison
-    states only what follows from the label and that order. It teaches the format and the names, and no feature
-    that distinguishes them. Descriptions are drawn `samples` times in place of foci, because the base's prompt
-    has no field for a focus.
+    The analysis is the model's own description; the candidates are the label and the sub-categories whose
+    images are nearest for the model's vision tower (`similarity`, from `triplets.prototype_similarity`); the
+    comparison states only what follows from the label and that order. It teaches the format and the names,
+    and no feature that distinguishes them. Descriptions are drawn `samples` times in place of foci, because
+    the base's prompt has no field for a focus.
     """
 
     def __init__(
@@ -272,7 +274,8 @@ class _LargeTeacher(_BatchTeacher):
         return [_whole(text, r"[.!?\n]") for text in self._model(prompts)]
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
-        """The teacher's list for each sub-category, prompted without an image; bullets and numbers removed."""
+        """The teacher's list for each sub-category, prompted without an image; bullets and numbers
+        removed."""
         prompts = [
             (fill("teacher_concepts", super_category=row["super_category"], sub_category=row["sub_category"]),
              None, 0)
@@ -347,9 +350,9 @@ def make_teacher(
 ) -> tuple[str, Optional[Teacher]]:
     """(kind, teacher) for the parameter `teacher`; ("release", None) where a file holds the rationales.
 
-    "auto" is "guide" where there is a guide, else "self". `guide_teacher` and `endpoint` are called only where
-    they are used; `load_large` is None without a checkpoint.
-    Raises: UserError: an unknown kind, or one that lacks its guide or checkpoint.
+    "auto" is "guide" where there is a guide, else "self". `guide_teacher` and `endpoint` are called only
+    where they are used; `load_large` is None without a checkpoint. Raises: UserError: an unknown kind, or one
+    that lacks its guide or checkpoint.
     """
     if rationales_file:
         return "release", None

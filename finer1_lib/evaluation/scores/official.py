@@ -1,12 +1,12 @@
 """The release's evaluation, bug for bug; `scored_by_release.jsonl` is its oracle.
 
-Source: release eval/evaluation.py; audit A3, A4, B1, B3, B4.
+Source: release eval/evaluation.py.
 """
 
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.evaluation.scores.averages import SIMILARITY, VARIANT_MARK
-from finer1_lib.evaluation.scores.scorers import Record, register
+from finer1_lib.evaluation.scores.scorers import Record
 from finer1_lib.evaluation.scores.similarity import Similarity, unclipped_similarity
 
 # [R] eval/evaluation.py looks for these words anywhere in the image's path, in this order
@@ -27,7 +27,7 @@ def official_answer(completion: str) -> Optional[str]:
 def official_word(path: str) -> str:
     """The super-category's word as the release guesses it from the image's path ("object" for its own birds).
 
-    Source: release eval/evaluation.py; audit B1.
+    Source: release eval/evaluation.py.
     """
     return next((word for sign, word in PATH_WORDS if sign in path), ELSE_WORD)
 
@@ -37,7 +37,6 @@ def _path(record: Record) -> str:
     return record.get("release_path") or record["image_id"]
 
 
-@register("official")
 class OfficialScorer:
     """What the release's functions return, and beside it what they hide.
 
@@ -49,7 +48,7 @@ class OfficialScorer:
     Source: release eval/evaluation.py.
     """
 
-    name: str
+    name = "official"
 
     def __init__(
         self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,

@@ -2,15 +2,10 @@
 
 Everything here is computed from the records alone, so a metric can change without a model being run again.
 
-Source: METHOD 4 (averages: unweighted over data sets, seen and unseen apart), DESIGN 7 (n, seed and a 95 %
-interval for every number).
-
 What a scorer says of each question: of the answer that counts, of all that were drawn, of all rotations.
 
 Every question has one record (`samples.settle`). The closed world and the choice among all labels are both
 right or wrong, so they are scored alike; a question in rotations counts only if none of its turns is missed.
-
-Source: METHOD 4; audit A1 (rotations), 4.3 (samples).
 """
 
 from dataclasses import replace
@@ -27,19 +22,47 @@ from finer1_lib.core.statistics import (
     paired_difference,
 )
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, rows_of_sums
+from finer1_lib.evaluation.scores.official import OfficialScorer
 from finer1_lib.evaluation.scores.samples import sample_scores, settle
 from finer1_lib.evaluation.scores.scorers import Scorer
+from finer1_lib.evaluation.scores.similarity import Similarity, TrigramSimilarity
+from finer1_lib.evaluation.scores.strict import StrictScorer
 from finer1_lib.evaluation.summary import KEYS
 
 # 2,000 flips find no p below 1/2001, which a hundred tests correct to 0.05: small ones are asked for again
 NEAR_FLOOR, FLIPS = 0.005, 50_000
-_SCORE_COLUMNS = (
+SCORE_COLUMNS = (
     "model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order",
 )  # fmt: skip
 _COMPARED = (
     "first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n", "needed",
     "reading", "p_holm", "reading_holm", "p_mcnemar", "needed_items", "design_effect",
 )  # fmt: skip
+
+
+# To add a scorer: a class like these two (see `scorers.Scorer`), and a line here. Old records are scored again
+# without a model.
+SCORERS: dict[str, Any] = {"official": OfficialScorer, "strict": StrictScorer}
+
+
+def make_scorer(
+    name: str, *, similarity: Optional[Similarity] = None, guide: Optional[Mapping[str, Any]] = None, **more: Any
+) -> Scorer:
+    """A scorer of `SCORERS`; raises UserError for an unknown name.
+
+    Args:
+        similarity: Sim of the open world; the trigram one when None.
+        guide: the field guide, for metrics that need genera.
+        more: the kit's two take `names` and `more` (further similarities).
+
+    Example:
+        >>> record = {"completion": "<answer>House Wren, Rock Wren</answer>", "sub_category": "Rock Wren"}
+        >>> make_scorer("official").closed(record), make_scorer("strict").closed(record)["accuracy"]
+        ({'accuracy': 1.0}, 0.0)
+    """
+    if name not in SCORERS:
+        raise UserError(f"unknown scorer {name!r}: one of {', '.join(sorted(SCORERS))}")
+    return SCORERS[name](similarity=similarity or TrigramSimilarity(), guide=guide, **more)
 
 
 def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
@@ -61,8 +84,8 @@ def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
     import pandas as pd
 
     records = settle(records)
-    told = pd.DataFrame([[record[key] for key in _SCORE_COLUMNS] for record in records],
-                        columns=list(_SCORE_COLUMNS), dtype=object)  # fmt: skip
+    told = pd.DataFrame([[record[key] for key in SCORE_COLUMNS] for record in records],
+                        columns=list(SCORE_COLUMNS), dtype=object)  # fmt: skip
     parts = []
     for scorer in scorers:
         prepare(scorer, records)
@@ -75,7 +98,7 @@ def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
         parts.append(part.assign(scorer=scorer.name, metric=pd.Series(rows[1], dtype=object),
                                  value=pd.Series(rows[2], dtype=float)))  # fmt: skip
     if not parts:
-        return pd.DataFrame(columns=[*_SCORE_COLUMNS, "scorer", "metric", "value"])
+        return pd.DataFrame(columns=[*SCORE_COLUMNS, "scorer", "metric", "value"])
     return pd.concat(parts, ignore_index=True)
 
 
@@ -117,9 +140,7 @@ def compare(
 
     Raises:
         ValueError: the two models did not answer the same items.
-
-    Source: METHOD 3 ("no win of TAPO over DAPO is presumed: intervals, and the n needed to tell").
-    """
+        """
     where = (setting, metric, categories)
     cells = _cells(scores, scorer, [(setting, metric)])
     values, clusters, groups = _paired(cells, first, second, *where)
@@ -164,9 +185,7 @@ def compare_all(
 
     Raises:
         ValueError: two models did not answer the same items.
-
-    Source: METHOD 3; audit 4.3 (McNemar); Holm's correction is our choice.
-    """
+        """
     import pandas as pd
 
     cells, rows, estimates, sharp = _cells(scores, scorer, metrics), [], [], []
@@ -205,9 +224,7 @@ def order_effects(scores, *, scorer: str, seed: int):
     Returns:
         The table of `compare_all` with the columns model and option_order in place of first and second; empty
         where only the shuffled order was asked.
-
-    Source: audit A1; paired as every other difference of the kit.
-    """
+        """
     closed = scores[(scores["setting"] == "closed_world") & (scores["metric"] == "accuracy")]
     # each order stands for a model of its own, so that the one comparison of the kit serves here too
     named = closed.assign(model=list(zip(closed["model"], closed["option_order"])), option_order="shuffled")

@@ -14,8 +14,6 @@ Two kinder readings stand beside the strict one, as rows of their own: `..._with
 label, only for data sets that the alias table covers) and `boundary_inclusion` (both worlds: the label or
 another name of it, bare or stated in a plain sentence, `answers.stated`). Of cars, whose body and year nobody
 says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
-
-Source: our choice.
 """
 
 import re
@@ -35,11 +33,10 @@ from finer1_lib.data.names import (
 )
 from finer1_lib.data.rationales.parsing import PREDICTION_MARKER, parse, predicts
 from finer1_lib.evaluation.scores.averages import SIMILARITY, VARIANT_MARK
-from finer1_lib.evaluation.scores.scorers import Record, register
+from finer1_lib.evaluation.scores.scorers import Record
 from finer1_lib.evaluation.scores.similarity import Similarity, unclipped_similarity
 
 
-@register("strict")
 class StrictScorer:
     """The kit's own scorer; the module says what it counts.
 
@@ -54,7 +51,7 @@ class StrictScorer:
         more: further similarities, each a row of its own.
     """
 
-    name: str
+    name = "strict"
 
     def __init__(
         self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,

@@ -25,7 +25,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.data.data_sets.catalogue import DATA_SETS
 from finer1_lib.data.data_sets.names import name_of_path
 from finer1_lib.evaluation.scores.official import official_word
-from finer1_lib.evaluation.scores.scorers import make_scorer
+from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.paper.release.questions import (
     KINDS,
     OPTIONS,
