@@ -248,7 +248,8 @@ def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[s
             gap += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         lines.append([
             row["source"], row["metric"].replace("_", " "), row["paper_row"],
-            label_of(row["model"], labels), kind, *(_text(row[key]) for key in ("paper", "released", "run")), gap,
+            label_of(row["model"], labels), kind,
+            *(_text(row[key]) for key in ("paper", "released", "run")), gap,
             f"{row['n']:,} of {row['n_paper']:,}", row["reading"], _text(row["run_strict"]),
         ])  # fmt: skip
     return titles, lines

@@ -1,8 +1,8 @@
 """What the paper prints, as facts: every value with its table or figure and its row.
 
 One wide csv file a table or figure (a column a data set) is beside this file, in percent as printed; it is
-read in long form. The numbers are of photographs and of models of 3B and 7B: only `comparison` puts numbers of
-a run beside them, and it refuses the miniature's.
+read in long form. The numbers are of photographs and of models of 3B and 7B: only `comparison` puts numbers
+of a run beside them, and it refuses the miniature's.
 
     >>> value("Figure 3a", "SFT", "unseen")
     65.82

@@ -59,8 +59,8 @@ def ordering_lines(df, told: str = ""):
     """One line an ordering: our difference with its interval, and the side on which the paper has it.
 
     `df` is of `orderings.table` or `finer1 seeds`; of paper_difference only the sign is drawn, and whether it
-    is below a point. `told` is the second line of the title: scorer, seeds. Seen is on the left, unseen on the
-    right. Raises: ValueError: no orderings.
+    is below a point. `told` is the second line of the title: scorer, seeds. Seen is on the left, unseen on
+    the right. Raises: ValueError: no orderings.
     """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D

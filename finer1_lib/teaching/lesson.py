@@ -9,8 +9,8 @@ of notebooks 04 and 05 that are ready to be opened:
     outputs/lesson/04_evaluation                   the answers; notebook 04 scores them without a model
     outputs/lesson/04_evaluation_lesson.ipynb, 05_probing_lesson.ipynb
 
-An answer belongs to an image, so nothing is imported unless the images and questions made here have the sha256
-of the records. What 02 and 03 alone read may differ: the base wrote it, and another processor's rounding can
+An answer belongs to an image, so nothing is imported unless the images and questions made here have the
+sha256 of the records. What 02 and 03 alone read may differ: the base wrote it, and another processor's rounding can
 change its words.
 """
 

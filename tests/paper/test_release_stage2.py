@@ -120,7 +120,7 @@ def test_sizes_differ(tmp_path):
     assert Image.open(io.BytesIO(written["image_aug"][0]["bytes"])).size == (40, 30)
     assert written["images"][0]["bytes"] == RED
     odd = save(tmp_path / "odd.parquet", [row(image_noisy=picture("green", (41, 30)))])
-    with pytest.raises(UserError, match="row 0: pictures of different sizes .*positive 41 x 30"):
+    with pytest.raises(UserError, match="row 0: images of different sizes .*positive 41 x 30"):
         read_stage2(odd, tmp_path / "root", LISTS)
     assert len(read_stage2(odd, tmp_path / "root", LISTS, same_size=False)) == 1
 
@@ -132,7 +132,7 @@ def test_sizes_differ(tmp_path):
         (row(image_noisy=[]), "row 1: image_noisy, the positive, is missing"),
         (row(image_aug=None), "row 1: image_aug, the negative, is missing"),
         (row(image_aug=[{"bytes": None, "path": None}]), "row 1, negative: neither bytes nor a path"),
-        (row(image_aug=[{"bytes": BLUE, "path": None}] * 2), "the negative, is missing or not one picture"),
+        (row(image_aug=[{"bytes": BLUE, "path": None}] * 2), "the negative, is missing or not one image"),
         (row(images=[{"bytes": b"no picture", "path": None}]), "row 1: not an image"),
         (row(images=[{"bytes": None, "path": "../secret.png"}]), "secret.png is not a file below"),
         (row(problem="What bird?"), "not exactly one <image>"),

@@ -1,7 +1,6 @@
 """Every trap of the released evaluation: `official`, bug for bug the release, falls in; the kit does not.
 
-The tests bear the audit's numbers: A of the closed world, B of the open world. Answers are planted, names
-invented or common. Where a trap lies outside of scoring (distractors, prompts, trials, scripts, pixels) the
+finer1_lib/paper/README.md lists them with the release's lines. Answers are planted, names invented or common. Where a trap lies outside of scoring (distractors, prompts, trials, scripts, pixels) the
 test shows what the kit does in its place. Kinder or fuller readings stand in rows of their own: the similarity
 unclipped (B2), aliases and whole words (B5).
 """
