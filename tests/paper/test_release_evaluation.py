@@ -235,10 +235,10 @@ def test_missing_pictures_are_counted(tmp_path):
     with pytest.raises(UserError, match="2 of 8 images .* the first is bird_200/images/000.B_b/B_B_0000_9"):
         release_items(files, table)
     assert len(release_items(files, table, allow_incomplete=True)) == 6
-    with pytest.raises(UserError, match="none of the 8 pictures"):  # a copy that lost its names
+    with pytest.raises(UserError, match="none of the release.s 8 images"):  # a copy that lost its names
         nameless = [f"hub/bird/test/row-test-{i}.jpg" for i in range(8)]
         release_items(files, table_of("bird").assign(image_id=nameless))
-    with pytest.raises(UserError, match="none of the 8 pictures"):  # training pictures are never asked about
+    with pytest.raises(UserError, match="none of the release.s 8 images"):  # training pictures are never asked about
         release_items(files, table_of("bird", split="train"))
 
 
