@@ -79,7 +79,7 @@ def test_a_record_is_one_of_ours():
     }  # fmt: skip
 
 
-def test_a_rationale_of_our_own_goes_out(tmp_path):
+def test_an_own_rationale_is_exported(tmp_path):
     own = rationale_records([ITEMS[0]], TABLE)[0]
     del own["source"]
     items = stage1_items([own, {**own, "kept": False}])
@@ -123,7 +123,7 @@ def test_a_bad_file_is_named(tmp_path):
         read_stage1(tmp_path / "nothing.json")
 
 
-def test_pictures_must_be_there_for_training_and_labelled_alike():
+def test_images_must_be_there_for_training_and_labelled_alike():
     moved = item(image="flower102_train/image/train/image_00008.jpg", answer="Marsh Lily")
     with pytest.raises(UserError, match="1 of 2 rationales' images .*image_00008.jpg"):
         rationale_records([ITEMS[0], moved], TABLE)  # it is a test picture

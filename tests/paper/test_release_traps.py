@@ -151,7 +151,7 @@ def test_case_is_no_trap(tmp_path):
     assert pick(rows, "never_matched_as_spelled", what="sub-categories")["seen"] == (0, 1)
 
 
-def test_any_word_but_the_data_set_s_is_told(tmp_path):
+def test_any_word_but_the_data_set_s_is_reported(tmp_path):
     """A data root called after another data set turns every super-category into that."""
     seen = [("A", None, "data/aircraft/flower/1.jpg"), ("B", None, "flower/2.jpg"), ("C", None, "pics/3.jpg")]
     rows = count_traps(write(tmp_path, "flower", seen, [("D",)]), ["flower"])
@@ -243,7 +243,7 @@ def test_a_line_that_is_no_question_is_named(tmp_path, change):
         count_traps(tmp_path, ["bird"])
 
 
-def test_missing_and_empty_files_are_told(tmp_path):
+def test_missing_and_empty_files_are_reported(tmp_path):
     with pytest.raises(UserError, match="no evaluation file"):
         count_traps(tmp_path)
     with pytest.raises(UserError, match="bird_seen.jsonl is neither in"):

@@ -20,7 +20,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, parse_json
@@ -55,23 +55,9 @@ def find_questions(folder: "str | Path", word: str, kind: str, must: bool = True
 
 def read_questions(path: Path, word: str, kind: str) -> list[Question]:
     """A file's questions; only their form is checked."""
-    questions = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line.decode("utf-8"))
-            texts = [row[key] for key in ("image_path", "question", "ground_truth")]
-            options = tuple(row["options"]) if isinstance(row["options"], list) else ()
-        except (ValueError, KeyError, TypeError):
-            texts, options = [], ()
-        if not options or not all(isinstance(text, str) and text for text in (*texts, *options)):
-            raise UserError(f"{path}, line {number}: not a question with image_path, question, options and "
-                            "ground_truth; take the release's file as it is")  # fmt: skip
-        questions.append(Question(word, kind, texts[0], texts[1], options, texts[2]))
-    if not questions:
-        raise UserError(f"{path}: no questions; take the release's file as it is")
-    return questions
+    return [Question(word, kind, row["image_path"], row["question"], tuple(row["options"]),
+                     row["ground_truth"])
+            for row in _rows(path.read_bytes(), str(path), _form)]
 
 
 def true_spelling(question: Question) -> str:
@@ -121,8 +107,8 @@ def read_lists(
         names: dict[str, list[str]] = {}
         own = []
         for kind in KINDS:
-            where, text = _fetch(release, f"{word}_{kind}.jsonl", cache)
-            part = [{"data_set": word, "categories": kind, **row} for row in _rows(text, where)]
+            where, content = _fetch(release, f"{word}_{kind}.jsonl", cache)
+            part = [{"data_set": word, "categories": kind, **row} for row in _rows(content, where, _problem)]
             names[kind] = list(dict.fromkeys(row["ground_truth"] for row in part))
             own += part
         _check(word, own, names)
@@ -180,22 +166,22 @@ def release_items(
     return sorted(items, key=lambda item: item["item_id"])
 
 
-def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[str, str]:
-    """(where a file was found, its text)."""
+def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[str, bytes]:
+    """(where a file was found, its content)."""
     release = str(release)
     if not release.startswith(("http://", "https://")):
         path = find_questions(release, *name.removesuffix(".jsonl").rsplit("_", 1))
-        return str(path), _decode(path.read_bytes(), str(path))
+        return str(path), path.read_bytes()
     if cache is None:
         raise UserError(f"{release}: an address needs a cache folder for what is downloaded")
     address = f"{release.rstrip('/')}/{name}"
     kept = Path(cache) / hashlib.sha256(address.encode("utf-8")).hexdigest()[:16] / name
     if kept.is_file():
-        return str(kept), _decode(kept.read_bytes(), str(kept))
+        return str(kept), kept.read_bytes()
     content = _download(address)
-    _rows(_decode(content, address), address)  # a page that says "not found" is never kept
+    _rows(content, address, _problem)  # a page that says "not found" is never kept
     atomic_write_bytes(kept, content)
-    return address, _decode(content, address)
+    return address, content
 
 
 def _download(address: str) -> bytes:
@@ -213,29 +199,31 @@ def _download(address: str) -> bytes:
                         " https://raw.githubusercontent.com/<owner>/<name>/<commit>/eval/data") from None
 
 
-def _decode(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 text ({error})") from None
-
-
-def _rows(text: str, where: str) -> list[dict[str, Any]]:
-    """The lines of one file, each checked on its own."""
+def _rows(content: bytes, where: str, problem: Callable[[Any], Optional[str]]) -> list[dict[str, Any]]:
+    """The lines of one file, each checked on its own by `problem`."""
     rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = parse_json(line)
+            row = parse_json(line.decode("utf-8"))
         except ValueError:
             row = None
-        if problem := _problem(row):
-            raise UserError(f"{where}, line {number}: {problem}; take the release's file as it is")
+        if wrong := problem(row):
+            raise UserError(f"{where}, line {number}: {wrong}; take the release's file as it is")
         rows.append({key: row[key] for key in COLUMNS[2:]})
     if not rows:
         raise UserError(f"{where}: no questions; take the release's file as it is")
     return rows
+
+
+def _form(row: Any) -> Optional[str]:
+    """What is wrong with the form of one line; None if nothing is."""
+    if isinstance(row, dict) and isinstance(row.get("options"), list) and row["options"]:
+        texts = [row.get(key) for key in ("image_path", "question", "ground_truth")]
+        if all(isinstance(text, str) and text for text in (*texts, *row["options"])):
+            return None
+    return "not a question with image_path, question, options and ground_truth"
 
 
 def _problem(row: Any) -> Optional[str]:
