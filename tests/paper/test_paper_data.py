@@ -9,7 +9,7 @@ from data_set_trees import CLASSES, NAMES, SEEN, plant, release_tree
 from fixture_kit import CHECKOUT, finer1
 
 from finer1_lib.core.files import read_jsonl
-from finer1_lib.data.data_sets.collect import read_data_sets
+from finer1_lib.data.sources import read_data_sets
 
 WORDS = sorted(CLASSES)
 pytestmark = pytest.mark.last

@@ -12,9 +12,14 @@ import pytest
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.network import settings_named
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import name_of_path
-from finer1_lib.data.data_sets.release_paths import find_images, image_name, release_path, word_of
+from finer1_lib.data.data_sets.catalogue import (
+    DATA_SETS,
+    find_images,
+    image_name,
+    name_of_path,
+    release_path,
+    word_of,
+)
 from finer1_lib.data.split import evaluation_items
 from finer1_lib.evaluation.entries import FIXED
 from finer1_lib.evaluation.items import select_items

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from finer1_lib.commands.cli import traps as traps_command
 from finer1_lib.core.errors import UserError
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.catalogue import official_names
 from finer1_lib.paper.release.questions import Question, true_spelling
 from finer1_lib.paper.release.traps import COLUMNS, TRAPS, TWO_NAMES, count_traps, few, table
 

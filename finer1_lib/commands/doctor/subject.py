@@ -4,7 +4,7 @@
     subject.table            the images with split and shots, as stage 01 will make them or has made them
 
 Where 01 has finished with these very values, its files are read; else the table is made from the sources by
-the readers of stage 01 (`data_sets.collect`, `data.folder`), and what only 01 can make (a teacher's
+the readers of stage 01 (`data.sources`, `data.folder`), and what only 01 can make (a teacher's
 rationales, triplets) is `NotYet`. A mistake in one data set is a row and hides nothing of the others; an
 image that cannot be read is noted and left out. Nothing is downloaded but the release's lists, where the
 preset names their address.
@@ -210,7 +210,7 @@ class Subject:
                            guide=read_guide(os.path.expanduser(guide), table) if guide else None)
 
     def _shots(self, found: Listed) -> Listed:
-        from finer1_lib.data.data_sets.collect import assign_shots
+        from finer1_lib.data.sources import assign_shots
 
         there = set(found.table["super_category"])
         try:
@@ -334,7 +334,7 @@ def _read(
     values: Values, root: Path, word: str, broken: dict[str, str], progress: Progress
 ) -> tuple[Any, Row]:
     """One data set's table (None where it cannot be read) and its row."""
-    from finer1_lib.data.data_sets.collect import read_data_sets
+    from finer1_lib.data.sources import read_data_sets
 
     def read(allow_incomplete: bool) -> tuple:
         return read_data_sets(

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Optional, 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, parse_json
 from finer1_lib.core.network import client_options, settings_named
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.release_paths import find_images
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, find_images
 
 if TYPE_CHECKING:
     import pandas

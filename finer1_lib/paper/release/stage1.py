@@ -18,7 +18,7 @@ from finer1_lib.core.completions import is_target, one_answer
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_json, parse_json, read_text
 from finer1_lib.core.images import split_crop
-from finer1_lib.data.data_sets.release_paths import find_images, word_of
+from finer1_lib.data.data_sets.catalogue import find_images, word_of
 from finer1_lib.data.rationales.parsing import parse
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Seque
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import clustered_mean
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import name_of_path
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, name_of_path
 from finer1_lib.evaluation.requests import always_first
 from finer1_lib.evaluation.scores.official import official_word
 from finer1_lib.evaluation.scores.scoring import make_scorer
