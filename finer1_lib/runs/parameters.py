@@ -24,9 +24,7 @@ from typing import Any, Iterable, Optional
 from finer1_lib.core.errors import UserError
 
 _KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list}
-_WORDS = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list",
-}  # fmt: skip
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 _RULES = (  # (in words, test, the parameters of any notebook that it is for); every other number is 0 or more
     ("a number", lambda value: True, "layer layers"),
     ("from 0 to 2147483647", lambda value: 0 <= value < 2**31, "seed"),  # what numpy and torch both take
