@@ -11,7 +11,7 @@ them (`systems.rows`). Controls (`CONTROLS`) are no rows of the main table: they
 stand beside it, drawn hollow or hatched. No later stage assumes that a method is among them. What `baselines`
 calls its methods stands there; a name that neither knows gets a colour made from its letters.
 
-Source: METHOD 3 (the baselines) and 4; the colours are our choice: found by a search that keeps any two apart
+The colours were found by a search that keeps any two apart
 for normal, red-blind and green-blind eyes (CIELAB distance 20 and more, Machado 2009) and in lightness, so
 that a grey print can be read too.
 
@@ -23,8 +23,6 @@ Rows that a run did not train: checkpoints from elsewhere, systems of the regist
     more_models = ["mine=Qwen/Qwen2.5-VL-3B-Instruct+my_adapter"]   an adapter, on a base of its own
     systems = ["siglip-l", "siglip-l-ensemble"]                     of `systems.registry`
     strategies = ["cot_sft=self_consistency", "base=in_context"]    any row once more, asked in another way
-
-Source: our choice (METHOD 4: strategies; audit A6: every model under every prompt set).
 """
 
 import importlib.util
@@ -156,7 +154,7 @@ def pairs_of(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     that `ROWS` names (TAPO against DAPO, for one) where both were trained, and our TAPO against every
     checkpoint from elsewhere that thinks.
 
-    Source: paper Fig. 3a to 3c; METHOD 3.
+    Source: Fine-R1 (arXiv 2602.07605), Figure 3a to 3c.
     """
     pairs = [("base_cot_prompt", "base"), ("sft_answer_only", "base"), ("cot_sft", "sft_answer_only")]
     trained = entries[len(FIXED) :]

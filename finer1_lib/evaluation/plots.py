@@ -3,22 +3,17 @@
 The place of the truth among the options: a model that looks is level. The length of the answer: a model that
 thinks longer is compared with others at the same length.
 
-Source: audit A1 and 4.3 (accuracy at equal output length); the figure is our choice.
 
 Figure: every data set by itself, for an average over six may hide one that went the other way.
 
-Source: issue 6 (per-data-set bars); METHOD 4 (the average is over data sets, seen and unseen apart).
 
 Figures of the evaluation beside the main table: what the order of the options is worth.
 
 A model that looks at the picture answers the same under any order; one that leans on the first place gains in
 the release's order, where the truth stands first, and breaks when the options are turned.
 
-Source: audit A1; the figure is our choice.
 
 Figure: which neighbour a model answers for which, a matrix for each genus with the most such errors.
-
-Source: issue 6; the figure is our choice.
 """
 
 import re

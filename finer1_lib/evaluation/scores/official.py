@@ -1,6 +1,6 @@
 """The release's evaluation, bug for bug; `scored_by_release.jsonl` is its oracle.
 
-Source: release eval/evaluation.py; audit A3, A4, B1, B3, B4.
+Source: release eval/evaluation.py.
 """
 
 from typing import Any, Iterable, Mapping, Optional, Sequence
@@ -27,7 +27,7 @@ def official_answer(completion: str) -> Optional[str]:
 def official_word(path: str) -> str:
     """The super-category's word as the release guesses it from the image's path ("object" for its own birds).
 
-    Source: release eval/evaluation.py; audit B1.
+    Source: release eval/evaluation.py.
     """
     return next((word for sign, word in PATH_WORDS if sign in path), ELSE_WORD)
 

@@ -2,15 +2,10 @@
 
 Everything here is computed from the records alone, so a metric can change without a model being run again.
 
-Source: METHOD 4 (averages: unweighted over data sets, seen and unseen apart), DESIGN 7 (n, seed and a 95 %
-interval for every number).
-
 What a scorer says of each question: of the answer that counts, of all that were drawn, of all rotations.
 
 Every question has one record (`samples.settle`). The closed world and the choice among all labels are both
 right or wrong, so they are scored alike; a question in rotations counts only if none of its turns is missed.
-
-Source: METHOD 4; audit A1 (rotations), 4.3 (samples).
 """
 
 from dataclasses import replace
@@ -145,9 +140,7 @@ def compare(
 
     Raises:
         ValueError: the two models did not answer the same items.
-
-    Source: METHOD 3 ("no win of TAPO over DAPO is presumed: intervals, and the n needed to tell").
-    """
+        """
     where = (setting, metric, categories)
     cells = _cells(scores, scorer, [(setting, metric)])
     values, clusters, groups = _paired(cells, first, second, *where)
@@ -192,9 +185,7 @@ def compare_all(
 
     Raises:
         ValueError: two models did not answer the same items.
-
-    Source: METHOD 3; audit 4.3 (McNemar); Holm's correction is our choice.
-    """
+        """
     import pandas as pd
 
     cells, rows, estimates, sharp = _cells(scores, scorer, metrics), [], [], []
@@ -233,9 +224,7 @@ def order_effects(scores, *, scorer: str, seed: int):
     Returns:
         The table of `compare_all` with the columns model and option_order in place of first and second; empty
         where only the shuffled order was asked.
-
-    Source: audit A1; paired as every other difference of the kit.
-    """
+        """
     closed = scores[(scores["setting"] == "closed_world") & (scores["metric"] == "accuracy")]
     # each order stands for a model of its own, so that the one comparison of the kit serves here too
     named = closed.assign(model=list(zip(closed["model"], closed["option_order"])), option_order="shuffled")

@@ -14,8 +14,6 @@ Two kinder readings stand beside the strict one, as rows of their own: `..._with
 label, only for data sets that the alias table covers) and `boundary_inclusion` (both worlds: the label or
 another name of it, bare or stated in a plain sentence, `answers.stated`). Of cars, whose body and year nobody
 says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
-
-Source: our choice.
 """
 
 import re
