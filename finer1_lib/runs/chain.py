@@ -39,9 +39,9 @@ def kit_folder() -> Optional[Path]:
 def find_run(output_root: Optional[str], run_name: str) -> Path:
     """The absolute folder of a run; UserError for a name that could leave the output root, or a file there.
 
-    A relative `output_root`, of a preset or a parameters cell, counts from the kit, and None is "outputs" there:
-    a command given anywhere and a notebook opened by hand find the same runs. Without a kit it counts from the
-    current folder. (The command line makes `--output-root` absolute itself.)
+    A relative `output_root`, of a preset or a parameters cell, counts from the kit, and None is "outputs"
+    there: a command given anywhere and a notebook opened by hand find the same runs. Without a kit it counts
+    from the current folder. (The command line makes `--output-root` absolute itself.)
     """
     check_run_name(run_name)
     output_root = "outputs" if output_root is None else output_root

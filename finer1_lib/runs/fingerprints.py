@@ -1,9 +1,9 @@
 """When a stage is finished, and when its outputs are still what the next stage should read.
 
-The *signature* identifies what was computed: parameters, earlier stages, the user's files. A stage with another
-signature is never resumed. `made_by` identifies the code: the notebook's code cells and the kit's version.
-`finer1 run` recomputes what other code made, unless --keep-finished is given; a notebook opened by hand resumes
-and prints a note, because whoever edits a cell wants to keep the training above.
+The *signature* identifies what was computed: parameters, earlier stages, the user's files. A stage with
+another signature is never resumed. `made_by` identifies the code: the notebook's code cells and the kit's
+version. `finer1 run` recomputes what other code made, unless --keep-finished is given; a notebook opened by
+hand resumes and prints a note, because whoever edits a cell wants to keep the training above.
 
 A parameter that names a path (`parameters.path_kind`) is fingerprinted by the names, sizes and times of its
 files. Where a stage reads less or more, a room's module `fingerprints` declares its own {parameter:
@@ -199,9 +199,9 @@ def recorded_file(run_dir: Path, path: str) -> Path:
 def is_finished(folder: Path, signature: str) -> bool:
     """Whether stage.json has this signature and everything it lists is as it was recorded.
 
-    False too where the notebook can make the rest again: missing outputs, figures, and what a reopened notebook
-    had begun to write when it was stopped. Any other changed output is a UserError: going on from it would pass
-    it off as computed.
+    False too where the notebook can make the rest again: missing outputs, figures, and what a reopened
+    notebook had begun to write when it was stopped. Any other changed output is a UserError: going on from it
+    would pass it off as computed.
     """
     record = _checked_record(folder)
     if record.get("signature") != signature:
@@ -234,7 +234,7 @@ def _matches_earlier(run_dir: Path, record: Mapping[str, Any]) -> bool:
 
 
 def earlier_digests(run_dir: Path, notebook: str) -> dict[str, str]:
-    """Digest of each stage that a notebook reads; UserError for one that is unfinished, outdated or changed."""
+    """Digest of each stage that a notebook reads; UserError for one unfinished, outdated or changed."""
     digests = {}
     for need in NEEDS[notebook]:
         record = read_record(run_dir / need)

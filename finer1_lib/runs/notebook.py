@@ -37,8 +37,8 @@ stage = open_stage(globals())
 def open_stage(namespace: dict[str, Any]) -> Stage:
     """Open the stage of the running notebook, whose `globals()` are given.
 
-    The parameters are the names that the parameters cell assigns (the latest cell run that sets `notebook` to a
-    stage's name), with their present values, so papermill's injected values and edits by hand both count.
+    The parameters are the names that the parameters cell assigns (the latest cell run that sets `notebook` to
+    a stage's name), with their present values, so papermill's injected values and edits by hand both count.
 
     Raises: UserError: no parameters cell was run, an injected key that it lacks, or as `Stage.open`.
     """
@@ -56,7 +56,8 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
     def values_now() -> dict[str, Any]:
         if gone := [name for name in known if name not in namespace]:
             raise UserError(f"{where}: {', '.join(gone)} of the parameters cell is deleted: run it again")
-        return check_parameters({name: namespace[name] for name in known}, known, f"the parameters of {where}")
+        now = {name: namespace[name] for name in known}
+        return check_parameters(now, known, f"the parameters of {where}")
 
     values = values_now()
     stage = Stage.open(values["notebook"], {**values}, values_now)

@@ -1,10 +1,10 @@
 """A notebook's parameters cell, read without running it, and the check of given values against it.
 
-papermill injects a misspelt key with no more than a warning, and YAML reads `5e-6` as text. So every value, from
-a preset, from `--set` or from papermill's own command line, is checked against the names and types of the
-parameters cell, and a mistake is one clear line. papermill's own reader (`inspect_notebook`) is not used: it
-skips what is not a plain assignment, which must be refused here because a record has to state every value, and
-importing it takes three seconds in every notebook.
+papermill injects a misspelt key with no more than a warning, and YAML reads `5e-6` as text. So every value,
+from a preset, from `--set` or from papermill's own command line, is checked against the names and types of
+the parameters cell, and a mistake is one clear line. papermill's own reader (`inspect_notebook`) is not used:
+it skips what is not a plain assignment, which must be refused here because a record has to state every value,
+and importing it takes three seconds in every notebook.
 
     >>> defaults = parse_parameters('seed = 0  # random seed\\nrate = 5.0e-6  # learning rate')
     >>> check_parameters({"rate": 1}, defaults, "params/mine/03_tapo.yaml")
@@ -151,7 +151,7 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
 
 
 def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], where: str) -> dict[str, Any]:
-    """The values, whole numbers as floats where the cell has a float; UserError, naming `where`, for a wrong one.
+    """The values, whole numbers as floats where the cell has a float; UserError (naming `where`) if wrong.
 
     Names and types are those of the parameters cell; numbers must be within their bounds.
     """

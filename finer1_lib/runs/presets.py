@@ -3,8 +3,8 @@
 A preset is a folder params/PRESET/ with `common.yaml` and at most one file per notebook, e.g. `03_tapo.yaml`.
 Order, later wins: the notebook's parameters cell, common.yaml, the notebook's file, `--run-name`,
 `--output-root` and `--seed`, then `--set`. A line `extends: OTHER` in common.yaml puts every file of another
-preset below the one of the same name here, so that a preset contains only its differences; the other's run_name
-is not inherited, and the other may not extend a third.
+preset below the one of the same name here, so that a preset contains only its differences; the other's
+run_name is not inherited, and the other may not extend a third.
 """
 
 import json
@@ -79,7 +79,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def read_preset(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
-    """The files of a preset, {"common" or stage: values}, merged with those that it extends; else UserError."""
+    """The files of a preset, {"common" or stage: values}, merged with those it extends; else UserError."""
     values, below = _read_folder(kit, preset), {}
     if "extends" in values["common"]:
         other, where = values["common"].pop("extends"), f"params/{preset}/common.yaml: extends"
@@ -158,16 +158,17 @@ def make_plan(
     return Plan(notebooks, given, merged, run_dir)
 
 
-def _read_settings(settings: Sequence[str], cells: dict[str, dict[str, Parameter]]) -> dict[str, dict[str, Any]]:
+def _read_settings(settings: Sequence[str], cells: dict[str, dict[str, Parameter]]) -> dict[str, dict]:
     """Parse `--set STAGE.KEY=VALUE` by the types of the parameters cells."""
-    typed: dict[str, dict[str, Any]] = {stage: {} for stage in cells}
+    typed: dict[str, dict] = {stage: {} for stage in cells}
     for setting in settings:
         left, equals, text = setting.partition("=")
         stage, dot, name = left.strip().partition(".")
         if not (equals and dot and stage and name):
             raise UserError(f"--set {setting}: write STAGE.KEY=VALUE, for example --set 03_tapo.seed=1")
         if stage not in cells:
-            raise UserError(f"--set {setting}: unknown stage {stage!r}{nearest(stage, cells, 'the stages are')}")
+            hint = nearest(stage, cells, "the stages are")
+            raise UserError(f"--set {setting}: unknown stage {stage!r}{hint}")
         if name in _RUN_WIDE:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"--set {setting}: {name} is the same for all notebooks: use {option}")

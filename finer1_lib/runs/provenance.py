@@ -1,8 +1,8 @@
 """Where a result comes from (versions, commit, device, time, peak memory), and a clean environment for a run.
 
 `finer1 run` starts its kernels without the variables below; the set-up cell of a notebook run by hand removes
-them from its own process before anything reads them. stage.json records the names of those that were left out,
-and the values of those that remain and can change a number or its cost.
+them from its own process before anything reads them. stage.json records the names of those that were left
+out, and the values of those that remain and can change a number or its cost.
 """
 
 import importlib.metadata
@@ -28,7 +28,7 @@ _PACKAGES = (
 
 
 def collect(seconds: float, opened: int) -> dict[str, Any]:
-    """The part of stage.json about how it was made: wall time of this session and the number of sessions too."""
+    """The part of stage.json about how it was made: `seconds` of this session, the number of sessions."""
     return {
         "seconds": round(seconds, 1), "opened": opened, "peak_memory_gb": peak_memory(), "device": device(),
         "versions": versions(), "environment": recorded(), "git_commit": git_commit(),

@@ -1,8 +1,8 @@
 """The chain as one command: which stages are due, each run by papermill with its lines shown as they come.
 
-The kernel is the interpreter that runs this code, whatever `python` on PATH or a user's kernel specs name. Its
-current folder is the run's, so that files a library drops there land nowhere else. When this process ends, by
-Ctrl-C or by kill -9, the kernel ends too (ipykernel watches its parent).
+The kernel is the interpreter that runs this code, whatever `python` on PATH or a user's kernel specs name.
+Its current folder is the run's, so that files a library drops there land nowhere else. When this process
+ends, by Ctrl-C or by kill -9, the kernel ends too (ipykernel watches its parent).
 """
 
 import logging
@@ -44,7 +44,7 @@ class NotebookFailure(Exception):
 
 
 def chosen_stages(first: Optional[str], last: Optional[str], settings: Sequence[str] = ()) -> tuple[str, ...]:
-    """The stages from `first` to `last`, both included; UserError for an option that names or hits none of them."""
+    """The stages from `first` to `last`, both included; UserError for an option that fits none of them."""
     for option, stage in (("--from", first), ("--to", last)):
         if stage is not None and stage not in STAGES:
             raise UserError(f"{option} {stage}: unknown stage{nearest(stage, STAGES, 'the stages are')}")
@@ -64,8 +64,9 @@ def run_chain(
 ) -> Optional[Path]:
     """Run the stages (a consecutive part of the chain) that are due; returns `finish(run_dir, stages, say)`.
 
-    A stage is skipped if it finished with the same parameters, inputs and code (`keep_finished`: any code), its
-    outputs are what it recorded, and its executed notebook is there. `finish` is called while the run is locked.
+    A stage is skipped if it finished with the same parameters, inputs and code (`keep_finished`: any code),
+    its outputs are what it recorded, and its executed notebook is there. `finish` is called while the run is
+    locked.
 
     Raises: UserError: a missing earlier stage, a folder in use, removed or changed by hand, or one that a
         notebook raised. NotebookFailure: a notebook failed otherwise.

@@ -1,12 +1,12 @@
 """The hand-over between notebooks: what a stage finds, where it writes, and the record it leaves.
 
-A notebook opens its stage in the set-up cell (`notebook.open_stage`), reads earlier stages by `stage.input(...)`,
-writes under `stage.path(...)`, and closes it in its last cell with `stage.finish({...})`.
+A notebook opens its stage in the set-up cell (`notebook.open_stage`), reads earlier stages by
+`stage.input(...)`, writes under `stage.path(...)`, and closes it in its last cell with `stage.finish({...})`.
 
-A stage is known by its *signature* (`fingerprints.signature_of`). A folder with another signature is moved aside
-to `NN_stage.previous` (one is kept) and begun again. With the same signature everything in the folder is kept,
-so heavy functions load or resume. The record must describe what was written: a parameter changed below the
-set-up cell, or a folder that was removed meanwhile, is refused.
+A stage is known by its *signature* (`fingerprints.signature_of`). A folder with another signature is moved
+aside to `NN_stage.previous` (one is kept) and begun again. With the same signature everything in the folder
+is kept, so heavy functions load or resume. The record must describe what was written: a parameter changed
+below the set-up cell, or a folder that was removed meanwhile, is refused.
 """
 
 import os
@@ -77,10 +77,12 @@ class Stage:
     ) -> "Stage":
         """Open a stage for writing.
 
-        `values_now` returns the parameters' present values, which must not have changed when something is written.
+        `values_now` returns the parameters' present values, which must not have changed when something is
+        written.
 
-        Raises: UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing or was
-            made from other inputs, a folder that another process is writing, or one that may not be written.
+        Raises: UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing
+            or was made from other inputs, a folder that another process is writing, or one that may not be
+            written.
         """
         if notebook not in STAGES:
             raise UserError(f"unknown stage {notebook!r}{nearest(notebook, STAGES)}")
@@ -105,7 +107,8 @@ class Stage:
         started = read_start(self.dir)
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
             before = {**started, **files.read_json(self.dir / "stage.json")}
-            changed = other_inputs(before, self.parameters, self.needs) if before else "it was not a stage's folder"
+            unknown = "it was not a stage's folder"
+            changed = other_inputs(before, self.parameters, self.needs) if before else unknown
             set_aside(self.dir)
             self.note, started = f"restarted: {changed}; the earlier folder is {self.name}.previous", {}
         self.dir.mkdir(exist_ok=True)
@@ -144,8 +147,8 @@ class Stage:
     def input(self, path: str, needed: bool = True) -> Path:
         """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
 
-        UserError if it is no longer what that stage recorded or, unless `needed` is False (it may not be read at
-        all), missing.
+        UserError if it is no longer what that stage recorded or, unless `needed` is False (it may not be read
+        at all), missing.
         """
         stage, _, rest = path.partition("/")
         if stage not in NEEDS[self.name]:
@@ -206,7 +209,8 @@ class Stage:
         outputs = hashing.recorded_hashes(self.dir, skip=_OWN)
         hashing.remember(self.dir, outputs, began)
         # a stage that was only loaded keeps the cost and the environment of its computation
-        cost = provenance.of_record(earlier) or provenance.collect(time.monotonic() - self._began, self.opened)
+        seconds = time.monotonic() - self._began
+        cost = provenance.of_record(earlier) or provenance.collect(seconds, self.opened)
         files.atomic_write_json(self.dir / "stage.json", {
             "stage": self.name, "signature": self.signature, "made_by": self.made_by,
             "parameters": recorded(self.parameters), "needs": self.needs,
