@@ -39,10 +39,9 @@ _GAVE_UP = ("error", "abort")  # finishes of an answer that a server did not fin
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 _UNWANTED = re.compile(r"unsupported|(?:not|n't) support|unknown|unrecogni[sz]ed|unexpected"
                        r"|not (?:permitted|allowed)", re.IGNORECASE)
+_KEY = "check the key in the variable that teacher_key_variable names"
 _FIXES = {
-    401: "check the key in the variable that teacher_key_variable names",
-    402: "the account has no credit left",
-    403: "check the key in the variable that teacher_key_variable names, and what it may use",
+    401: _KEY, 402: "the account has no credit left", 403: f"{_KEY}, and what it may use",
     404: "check teacher_url (up to and with /v1) and teacher_name",
     413: "send smaller images: lower max_pixels",
 }
