@@ -22,10 +22,9 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_text, read_json, read_jsonl
+from finer1_lib.evaluation import summary
 from finer1_lib.evaluation.items import coverage_of
-from finer1_lib.evaluation.summary import (
-    CATEGORIES, KEYS, MAIN_SETTINGS, SOURCES, fault_table, join_summary, labels_in, main_table,
-)  # fmt: skip
+from finer1_lib.evaluation.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
 from finer1_lib.paper import comparison
 from finer1_lib.paper.orderings import COLUMNS, findings
 from finer1_lib.runs.chain import STAGES
@@ -58,14 +57,14 @@ _VISIBLE = 0.5  # mean change of a colour value (of 255) beyond which a palette 
 
 def finish_run(run_dir: Path, stages: Sequence[str], say: Callable[[str], None]) -> Optional[Path]:
     """Write summary.json and report.html if a stage with rows was run; returns the report's path or None."""
-    if not set(stages) & set(SOURCES):
+    if not set(stages) & set(summary.SOURCES):
         say(f"stopped after {stages[-1]} (--to)")
         return None
     report = run_dir / "report.html"
     if report.is_file() and not os.access(run_dir, os.W_OK):
         say("nothing is due, and the folder may not be written: summary and report stay as they are")
         return report
-    rows = join_summary(run_dir)
+    rows = summary.join_summary(run_dir)
     return None if rows is None else write_report(run_dir, rows)
 
 
