@@ -24,7 +24,14 @@ from finer1_lib.data.rationales.making import make_rationales
 from finer1_lib.data.rationales.teachers import Description, EndpointTeacher, PromptedTeacher, Rationale
 from finer1_lib.models import endpoint as chat_endpoint
 from finer1_lib.models.endpoint import (
-    Answer, ChatEndpoint, Pace, Question, Stopped, backoff, spent, spent_line,
+    Answer,
+    ChatEndpoint,
+    Pace,
+    Question,
+    Stopped,
+    backoff,
+    spent,
+    spent_line,
 )  # fmt: skip
 from finer1_lib.models.endpoint_replies import FILTERED, Later, Unwanted, read_reply, retry_after
 

@@ -18,7 +18,14 @@ from finer1_lib.core.files import read_jsonl
 from finer1_lib.evaluation.records import collect_records, without_text as rows_without_text
 from finer1_lib.models import endpoint as chat_endpoint
 from finer1_lib.models.endpoint import (
-    Answer, ChatEndpoint, Question, advice, read_answers, spent, spent_line, without_text,
+    Answer,
+    ChatEndpoint,
+    Question,
+    advice,
+    read_answers,
+    spent,
+    spent_line,
+    without_text,
 )  # fmt: skip
 from finer1_lib.models.endpoint_replies import NO_TEXT, read_reply
 
