@@ -12,14 +12,8 @@ from typing import Any, Callable, Optional
 
 from finer1_lib.core.prompts import PROMPTS, question_for
 from finer1_lib.data.guide import (
-    _article,
-    analysis_text,
-    claim,
-    comparison_text,
-    describe,
-    four_parts,
-    nearest,
-)
+    _article, analysis_text, claim, comparison_text, describe, four_parts, nearest,
+)  # fmt: skip
 
 Guide = dict[str, Any]
 Sample = dict[str, Any]
