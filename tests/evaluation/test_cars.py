@@ -1,4 +1,4 @@
-"""Readings of a car's name, held against the counts of the audit."""
+"""Readings of a car's name, with the counts that the data sets' names give."""
 
 import time
 from collections import defaultdict
