@@ -30,7 +30,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from finer1_lib.core.statistics import clustered_mean, paired_difference
+from finer1_lib.core.statistics import clustered_mean, holm, paired_difference
 from finer1_lib.evaluation.scores.scoring import reading
 from finer1_lib.probing.items import CONTROLS
 from finer1_lib.probing.probes import grouped_folds
@@ -187,16 +187,6 @@ def attribute_table(items: Any, *, seed: int):
             found = clustered_mean(part[column].to_numpy(), list(part["unit"]), list(part[balanced]), seed=seed)
             rows.append({**known, "variant": variant, **found.as_row()})
     return pd.DataFrame(rows, columns=list(_TABLE))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction: p-values that stay below 0.05 with all tests of the family counted.
-
-    Source: Holm 1979: the k-th smallest of m times m - k + 1, and never below the one before.
-    """
-    p, order = np.asarray(p_values, dtype=float), np.argsort(p_values)
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    return [float(min(1.0, raised[place])) for place in np.argsort(order)]
 
 
 def attribute_differences(items: Any, pairs: Sequence[tuple[str, str]], *, seed: int):

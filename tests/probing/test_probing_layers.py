@@ -218,19 +218,6 @@ def test_balanced_accuracy_and_shares_by_hand():
     assert shares.to_dict() == {"u": 1, "v": 1, "w": 1, "x": 0.5, "y": 0.5, "z": 0.5}
 
 
-def test_holm_by_hand():
-    assert pa.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert pa.holm([0.9, 0.6]) == [1.0, 1.0] and pa.holm([]) == []
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
-def test_holm_lies_between_no_correction_and_bonferroni(p):
-    found = np.array(pa.holm(p))
-    assert (found >= np.array(p)).all() and (found <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
-    assert (np.diff(found[np.argsort(p, kind="stable")]) >= 0).all()
-
-
 def test_one_attribute_changed_and_only_that_is_claimed():
     images, guide = birds(24, images=2)
     plan, _ = pa.plan_attributes(images, guide, seed=0)
