@@ -1,15 +1,8 @@
-"""Figures of the probes by layer, of the attributes, and of what changed: a DataFrame in, a figure out.
+"""Figures of notebook 05: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
-Colours are the models' own (`entries.ROWS`). A probe is a full line with filled dots, a control a dashed
-one with hollow marks; a dotted line is guessing.
-
-Source: our choice.
-
-Figures of notebook 05: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
-
-Colours are the models' own (`entries.ROWS`); controls are hollow, so that a grey print reads the same.
-
-Source: paper section 5.4 and Table 4 (what is probed); the drawing is our choice.
+Colours are the models' own. A probe is a bar or a full line with filled dots, a control a hollow mark or a
+dashed line, so that a grey print reads the same; a dotted line is guessing. Drawn with matplotlib: seaborn
+takes no ready intervals, and would compute its own.
 """
 
 from typing import Mapping, Optional
@@ -20,7 +13,7 @@ from finer1_lib.training.methods import colour_of, in_order, label_of
 
 Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `entries.labels_of`
 CONTROL_MARKERS = {"majority": "v", "shuffled_labels": "D", "epithet_only": "P", "text_only": "s",
-                   "swapped_image": "^"}  # what else has a variant stands in tables alone
+                   "swapped_image": "^"}  # what else has a variant is in tables alone
 CONTROL_LABELS = {"majority": "always the commonest class", "shuffled_labels": "labels shuffled in training",
                   "epithet_only": "names without their last word",
                   "text_only": "question without the image", "swapped_image": "question over another image"}
@@ -255,8 +248,8 @@ def change_dots(df, labels: Labels = None):
             if has_interval(row.low):
                 axis.plot([100 * row.low, 100 * row.high], [place, place], color="black", linewidth=1.6)
             axis.plot(100 * row.difference, place, "o", ms=10, color=colour_of(first), mec="black", zorder=3)
-            said = "" if row.reading == "cannot tell" else f" {row.reading}"
-            axis.text(100 * row.difference, place - 0.27, f"{100 * row.difference:+.1f}{said}", ha="center",
+            word = "" if row.reading == "cannot tell" else f" {row.reading}"
+            axis.text(100 * row.difference, place - 0.27, f"{100 * row.difference:+.1f}{word}", ha="center",
                       fontsize=11, zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         axis.axvline(0, color="black", linestyle=":", linewidth=1)
         axis.axhline(reading - 0.5, color="#BBBBBB", linewidth=1)

@@ -1,4 +1,4 @@
-"""The choices of notebook 05: which checkpoints, layers and items, every probe on them, and guards for empty data.
+"""The choices of notebook 05: checkpoints, layers and items, every probe on them, guards for empty data.
 
     models = choose_models(...)                       who is probed, what is compared, at which layers
     plans = make_plans(...)                           what is probed, and a note for everything left out
@@ -20,7 +20,7 @@ from finer1_lib.probing.swaps import check_wrong_names
 
 
 class Models(NamedTuple):
-    """Who is probed: `probed` entries, `pairs` (first, second) to compare, `depths` layers, `at` for the summary."""
+    """Who is probed, `pairs` (first, second) to compare, layers `depths`, the summary's layer `at`."""
 
     labels: Mapping[str, str]
     probed: list[Entry]
@@ -73,7 +73,8 @@ def make_plans(
         states: from H1's plan to the image states by which the nearest-looking names are found; called for
             `wrong_names` "near" alone.
     """
-    ordered = {name: taxonomy[name] for name in [*guide.get("sub_categories", ()), *taxonomy] if name in taxonomy}
+    names = [*guide.get("sub_categories", ()), *taxonomy]
+    ordered = {name: taxonomy[name] for name in names if name in taxonomy}
     some, notes = items.some_sub_categories(table, most, seed=seed)
     h1, h1_notes = items.plan_h1(some, train_images=train_images, test_images=test_images, seed=seed)
     h2, h2_notes = items.plan_h2(ordered, table)
@@ -115,7 +116,8 @@ class Study:
     def averages(self, *metrics: str):
         """Rows of layers.csv over all super-categories and sub-categories."""
         part = layers.layers_table(self.curves)
-        return part[part["metric"].isin(metrics) & (part["dataset"] == "average") & (part["categories"] == "all")]
+        part = part[(part["dataset"] == "average") & (part["categories"] == "all")]
+        return part[part["metric"].isin(metrics)]
 
     def _every_layer(self, what: str, probe: Callable, depths: Optional[Sequence[int]] = None):
         return layers.probe_layers(self.states, what, depths or self.models.depths, probe)
@@ -144,7 +146,7 @@ class Study:
         return pd.DataFrame(self.comparisons)
 
     def h1_by_adam(self, epochs: int):
-        """H1 with the paper's classifier, at the summary's layer; returns all accuracies, none for 0 epochs."""
+        """H1 with the paper's classifier, at the summary's layer; the accuracies, none for 0 epochs."""
         import pandas as pd
 
         if not epochs:
@@ -158,10 +160,11 @@ class Study:
         return shown[shown["variant"].isin(["adam", "adam_best_test"])]
 
     def h2(self, repeats: int):
-        """H2, knowledge: names of one genus against names of others, and the control without the last word."""
+        """H2, knowledge: names of one genus against others, and the control without the last word."""
         plans = {"names": self.plans.h2, "epithets": items.with_epithet(self.plans.h2)}
-        parts = self._variants("h2_genus_gap", "h2_items", {"names": None, "epithets": "epithet_only"}, "name",
-                               lambda what, x: items.probe_h2(plans[what], x, seed=self.seed, repeats=repeats))
+        parts = self._variants(
+            "h2_genus_gap", "h2_items", {"names": None, "epithets": "epithet_only"}, "name",
+            lambda what, x: items.probe_h2(plans[what], x, seed=self.seed, repeats=repeats))
         for variant, part in parts.items():
             self._compare(part, "h2_genus_gap", variant)
         self.h2_names = parts[None]
@@ -183,7 +186,7 @@ class Study:
         return self.table("h3_auc", categories="all").dropna(axis=1, how="all")
 
     def _variants(self, metric: str, name: str, variants: Mapping, own: str, probe: Callable) -> dict:
-        """{variant: items at the summary's layer}: the probe itself (None, called `own` in the table) and controls."""
+        """{variant: items at the summary's layer}: the probe (None, called `own` in the table), controls."""
         import pandas as pd
 
         parts = {}
@@ -195,7 +198,7 @@ class Study:
         return parts
 
     def picture(self, layer: Optional[int] = None):
-        """H3 as Figure 3 shows it: two principal components of one super-category's questions, with the AUC."""
+        """H3 as in Figure 3: two principal components of one super-category's questions, with the AUC."""
         import pandas as pd
 
         group, parts = self.pictured, []
@@ -213,7 +216,7 @@ class Study:
         return min(self.plans.h3["super_category"], default=None)
 
     def picture_elsewhere(self):
-        """(layer, picture) at the layer that is best on what the picture does not show; (None, empty) if none."""
+        """(layer, image) at the layer that is best on what the image does not show; (None, empty) if none."""
         import pandas as pd
 
         layer = layers.layer_for_the_image(self.curves, self.models.probed[0].model, self.pictured)
@@ -227,12 +230,12 @@ class Study:
         if not len(control):
             return "H3 has no control here."
         away = control[(control["low"] > 0.5) | (control["high"] < 0.5)]
-        return (f"H3 over another image lies from {control['value'].min():.2f} to {control['value'].max():.2f}; "
-                f"{len(away)} of {len(control)} intervals leave out 0.5 (models and layers share the questions "
-                "and err together; another seed draws others)")
+        low, high = control["value"].min(), control["value"].max()
+        return (f"H3 over another image lies from {low:.2f} to {high:.2f}; {len(away)} of {len(control)} "
+                "intervals leave out 0.5 (models and layers share the questions, so their errors go together)")
 
     def attributes(self):
-        """Attributes at the image tokens and the last prompt token, and the sub-category there; returns averages."""
+        """Averages of the attributes at both places, and of the sub-category at the last prompt token."""
         import pandas as pd
 
         metrics, plan = attributes.METRICS, self.plans.attributes
@@ -241,7 +244,8 @@ class Study:
                 plan, x, seed=self.seed)).assign(place=place) for place in metrics], ignore_index=True)
             self._shares, self.items["attribute_items"] = attributes.image_shares(found), found
             for place, metric in metrics.items():
-                self._curve(self._shares[self._shares["place"] == place], metric, controls=attributes.CONTROLS)
+                part = self._shares[self._shares["place"] == place]
+                self._curve(part, metric, controls=attributes.CONTROLS)
         self._named = self._every_layer("prompts", self._who)
         self._curve(self._named, "name_prompt_accuracy", controls=items.CONTROLS)
         return self.averages(*metrics.values(), "name_prompt_accuracy")
@@ -253,7 +257,8 @@ class Study:
             return found, {}, found
         table = attributes.attribute_table(found, seed=self.seed)
         held = table[(table["layer"] == self.models.at) & table["variant"].isna()].pivot_table(
-            index=["super_category", "attribute", "held_out"], columns=["place", "model"], values="value", sort=False)
+            index=["super_category", "attribute", "held_out"], columns=["place", "model"], values="value",
+            sort=False)
         places = {place: table[table["place"] == place] for place in attributes.METRICS}
         return table, places, (100 * held).round().astype(int)
 
@@ -267,21 +272,21 @@ class Study:
         return changes.changes(measured, self.models.pairs, seed=self.seed)
 
     def attribute_changes(self):
-        """(attribute_differences.csv, a line per pair): tested one by one at the summary's layer; empty without a guide."""
+        """(attribute_differences.csv, its clear rows, a line per pair); empty without a guide."""
         found = self.items["attribute_items"]
         if not len(found):
-            return found, ""
+            return found, found, ""
         found = self.items["attribute_items"] = self._here(found)
         table = attributes.attribute_differences(found, self.models.pairs, seed=self.seed)
         lines = [f"{first} minus {second}: changed are {changes.attribute_findings(table, first, second)}"
                  for first, second in self.models.pairs]
-        return table, "\n".join(lines)
+        return table, table[table["reading"] != "cannot tell"], "\n".join(lines)
 
     def in_words(self, changed: Any, attribute_changed: Any) -> dict[str, str]:
         """What the closing table of the notebook reports: a sentence per hypothesis and control."""
         h1 = self.items["h1_items"]
         full = len(h1) > 0 and h1.groupby("model")["correct"].mean().min() > 0.98
-        last, before = self.models.pairs[-1] if self.models.pairs else (self.models.probed[0].model, "nothing")
+        last, before = [(self.models.probed[0].model, "nothing"), *self.models.pairs][-1]
         single = (changes.attribute_findings(attribute_changed, last, before) if len(attribute_changed)
                   else "none was probed")
         found = {metric: rows.findings(self.rows, self.comparisons, metric)
@@ -289,7 +294,7 @@ class Study:
         verdicts = {f"{metric}_verdict": rows.verdict(self.comparisons, metric) for metric in found}
         return {**found, **verdicts, "pair": f"{last} minus {before}",
                 "ceiling": "The probe is at its ceiling, so better sight could not be shown." if full else "",
-                "epithets": rows.findings(self.rows, self.comparisons, "h2_genus_gap", variant="epithet_only"),
+                "epithets": rows.findings(self.rows, self.comparisons, "h2_genus_gap", "epithet_only"),
                 "changes": changes.findings(changed, last, before), "attributes": single}
 
     def tables(self) -> dict[str, Any]:

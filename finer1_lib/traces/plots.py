@@ -1,16 +1,9 @@
 """Figures of reasoning traces: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
-Steps and turns have colours that the colour-blind can tell apart, and hatches, so that a grey print reads the
-same; models keep their own colour (`entries.ROWS`) and get a marker each.
-
-Source: our choice.
-
-The flow of traces between two models: which step each item left the truth at, before and after.
-
-On each side stand the steps as blocks, as high as they have items; a band joins the two blocks an item lies
-in. What was mended, what was broken and what stayed are told apart by colour and hatch.
-
-Source: our choice (an alluvial diagram, drawn with matplotlib's paths).
+Steps and changes have colours that are distinct for the colour-blind, and hatches, so that a grey print reads
+the same; models keep their own colour and get a marker each. `flow_figure` is an alluvial diagram: on each
+side the steps are blocks as high as they have items, and a band joins the two blocks of the same items. It
+and the stacked bars are drawn with matplotlib: seaborn has neither.
 """
 
 import textwrap

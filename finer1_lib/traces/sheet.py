@@ -6,12 +6,13 @@
 An example is a plain dictionary: model, label, colour, role ("before", "after", "right", "wrong"), pair, the
 item's keys, step, raw (the whole completion where a part cannot be read) and
 
-    "parts": {"analysis": [("red crown", "right", ""), (", ", "", ""), ("plain wings", "wrong", "guide: barred")],
+    "parts": {"analysis": [("red crown", "right", ""), (", ", "", ""),
+                           ("plain wings", "wrong", "guide: barred")],
               "options": .., "comparison": .., "prediction": .., "answer": ..}
 
 Examples are chosen in turn from every kind, so rare kinds are seen; they are not a sample, and shares must be
-read from the tables. Marks are signs as well as colours. sheet.html (jinja2, autoescape) holds the markup: all
-text of models is escaped, and the page's Content-Security-Policy forbids any script but its own.
+read from the tables. Marks are signs as well as colours. sheet.html (jinja2, autoescape) holds the markup:
+all text of models is escaped, and the page's Content-Security-Policy forbids any script but its own.
 """
 
 import base64
@@ -226,7 +227,8 @@ def _pair(found: Sequence[Mapping], rows, guide, labels) -> list[dict[str, Any]]
 
 MAX_CARDS, MAX_BYTES, SIDE = 60, 3_000_000, 224
 SIGNS = {"right": "\u00a0✓", "wrong": "\u00a0✗", "doubt": "\u00a0?"}  # kept on one line with what they mark
-STYLE, _SCRIPT = (Path(__file__).with_name(f"sheet.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+STYLE, _SCRIPT = (Path(__file__).with_name(f"sheet.{kind}").read_text(encoding="utf-8")
+                  for kind in ("css", "js"))
 
 
 @cache

@@ -28,7 +28,8 @@ class Traces:
         if self.pair:
             self.compared = f"before and after: {labels[self.pair[0]]}, {labels[self.pair[1]]}"
         else:
-            self.compared = f"nothing to compare: {len(self.thinking)} model(s) of this run think before they answer"
+            self.compared = (f"nothing to compare: {len(self.thinking)} model(s) of this run think "
+                             "before they answer")
 
     def problems(self):
         """What could not be read, by kind, a column per model."""
@@ -41,22 +42,22 @@ class Traces:
         return found, shown[shown["unit"] == "words"], shown[shown["unit"] == "share"]
 
     def changes(self) -> tuple[Any, Any, str]:
-        """(every paired difference, those that are clear, a sentence); without columns where none is compared."""
+        """(all paired differences, the clear ones, a sentence); without columns where none is compared."""
         import pandas as pd
 
         if not self.pair:
             return pd.DataFrame(), pd.DataFrame(), "nothing to compare: fewer than two models think"
         found = changes.changes(self.table, *self.pair, seed=self.seed)
         clear = found[found["reading"] != "cannot tell"].drop(columns="quantity").round(4)
-        return found, clear, (f"{len(clear)} of {len(found)} differences are clear (of so many tests, a few would "
-                              "be by luck)")
+        return found, clear, (f"{len(clear)} of {len(found)} differences are clear (of so many tests, "
+                              "a few would be by luck)")
 
     def steps(self):
         """At which step the wrong answers of each model first went wrong."""
         return statistics.tally_steps(self.table, seed=self.seed)
 
     def flow(self) -> tuple[Any, dict]:
-        """(how many items went from which step to which, and per categories how many were fixed or broken)."""
+        """(how many items went from which step to which, and how many were fixed or broken)."""
         import pandas as pd
 
         if not self.pair:
@@ -67,5 +68,6 @@ class Traces:
     def gains(self) -> tuple[Any, Any, str]:
         """(how well each model reads and uses what it reads, the parts of the gain, the gain in words)."""
         levels, gains = changes.reading_and_use(self.table, self.pair or self.thinking, seed=self.seed)
-        words = [f"{kind}: {changes.findings(gains, self.pair[1], kind)}" for kind in gains["categories"].unique()]
+        words = [f"{kind}: {changes.findings(gains, self.pair[1], kind)}"
+                 for kind in gains["categories"].unique()]
         return levels, gains, "\n".join(words) or _NOTHING

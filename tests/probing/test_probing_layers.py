@@ -270,7 +270,7 @@ def test_who_is_compared_and_who_cannot_be_probed():
     probed = probing_changes.entries_to_probe(known, ["base", "cot_sft_tapo"])
     assert probing_changes.pairs_to_compare(probed) == [("cot_sft_tapo", "base")]
     for models, said in ((["base", "papo"], "'papo' was not trained"), ([], "empty"),
-                         (["base", "base"], "base stands twice")):
+                         (["base", "base"], "base is listed twice")):
         with pytest.raises(UserError, match=said):
             probing_changes.entries_to_probe(known, models)
 
@@ -314,7 +314,7 @@ def test_a_verdict_never_turns_undecided_into_equal():
                 "reading": reading, "difference": difference}
 
     for reading, difference, said in (
-            ("undecided", 0.0, "cannot be told"), ("different", 0.1, "more"), ("different", -0.1, "less"),
+            ("undecided", 0.0, "undecided"), ("different", 0.1, "more"), ("different", -0.1, "less"),
             ("equivalent", 0.0, "the same, within the margin"),
             ("different, but within the margin", -0.01, "less, but within the margin")):
         told = probing_rows.verdict([test(reading, difference), test("different", 1, "h3_auc"),
