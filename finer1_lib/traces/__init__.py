@@ -5,7 +5,6 @@ Files in reading order:
     steps       what a trace claims, and the first step at which it goes wrong
     statistics  one row per trace; averages and counts with intervals
     changes     two models on the same items: what changed, and whether in reading or in use
-    study       the comparison that notebook 05 shows, with guards for models that do not think
     plots       figures
     sheet       an HTML page of marked traces
 """
@@ -14,7 +13,7 @@ from finer1_lib.core.faces import face
 
 __getattr__, __all__ = face(__name__, {
     "statistics": "trace_table problems",
-    "study": "Traces",
+    "changes": "Traces",
     "sheet": "STYLE card choose_examples image_bytes write_sheet",
     "plots": "dots wrong_steps flow_figure parts_of_gain",
 })

@@ -4,6 +4,7 @@
     changes(table, "cot_sft", "cot_sft_tapo", seed=0)   every quantity, paired and tested
     flow(table, "cot_sft", "cot_sft_tapo")              how many items went from which step to which
     reading_and_use(table, models, seed=0)              the two parts of a gain
+    Traces(records, guide, labels, seed=0)              all of it for a run, empty where nothing is compared
 
 With P the share of traces that read every attribute right,
 
@@ -20,7 +21,7 @@ What a trace says need not be what the model saw; the probes read the states ins
 Source: the decomposition is that of Kitagawa 1955 (doi 10.1080/01621459.1955.10501299).
 """
 
-from typing import Optional, Sequence
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import (
@@ -34,7 +35,17 @@ from finer1_lib.core.statistics import (
     paired_difference,
 )
 from finer1_lib.evaluation.scores.scoring import reading
-from finer1_lib.traces.statistics import CATEGORIES, QUANTITIES, STEPS, scaled
+from finer1_lib.traces.statistics import (
+    CATEGORIES,
+    QUANTITIES,
+    STEPS,
+    problems,
+    scaled,
+    statistics,
+    tally_steps,
+    trace_table,
+)
+from finer1_lib.training.methods import in_order
 
 LEVELS = {
     "all_read": "all attributes read right",
@@ -244,3 +255,66 @@ def turns(flows, categories: str) -> dict[str, int]:
     was, is_ = part["from_step"] == "right", part["to_step"] == "right"
     cells = {"mended": ~was & is_, "broken": was & ~is_, "right_twice": was & is_, "wrong_twice": ~was & ~is_}
     return {name: int(part.loc[here, "count"].sum()) for name, here in cells.items()}
+
+
+_NOTHING = "nothing to compare: this needs a guide with attributes and two models that think"
+
+
+class Traces:
+    """All traces of a run as a table, and the two models to compare, if two models think.
+
+    Args:
+        records: lines of 04's records.jsonl; guide: guide.json or {}; labels: {model: label} in table order.
+    """
+
+    def __init__(self, records: Iterable[Mapping], guide: Optional[Mapping], labels: Mapping[str, str], *,
+                 seed: int) -> None:
+        self.table, self.labels, self.seed = trace_table(records, guide), labels, seed
+        self.thinking = in_order(self.table["model"], labels)
+        self.pair = before_and_after(self.thinking)
+        if self.pair:
+            self.compared = f"before and after: {labels[self.pair[0]]}, {labels[self.pair[1]]}"
+        else:
+            self.compared = (f"nothing to compare: {len(self.thinking)} model(s) of this run think "
+                             "before they answer")
+
+    def problems(self):
+        """What could not be read, by kind, a column per model."""
+        return problems(self.table, self.labels).rename(index=self.labels).T
+
+    def numbers(self):
+        """(all averages, those of the two models in words, those in shares)."""
+        found = statistics(self.table, seed=self.seed, labels=self.labels)
+        shown = found[found["model"].isin(self.pair or self.thinking)]
+        return found, shown[shown["unit"] == "words"], shown[shown["unit"] == "share"]
+
+    def changes(self) -> tuple[Any, Any, str]:
+        """(all paired differences, the clear ones, a sentence); without columns where none is compared."""
+        import pandas as pd
+
+        if not self.pair:
+            return pd.DataFrame(), pd.DataFrame(), "nothing to compare: fewer than two models think"
+        found = changes(self.table, *self.pair, seed=self.seed)
+        clear = found[found["reading"] != "cannot tell"].drop(columns="quantity").round(4)
+        return found, clear, (f"{len(clear)} of {len(found)} differences are clear (of so many tests, "
+                              "a few would be by luck)")
+
+    def steps(self):
+        """At which step the wrong answers of each model first went wrong."""
+        return tally_steps(self.table, seed=self.seed)
+
+    def flow(self) -> tuple[Any, dict]:
+        """(how many items went from which step to which, and how many were fixed or broken)."""
+        import pandas as pd
+
+        if not self.pair:
+            return pd.DataFrame(), {}
+        found = flow(self.table, *self.pair)
+        return found, {kind: turns(found, kind) for kind in found["categories"].unique()}
+
+    def gains(self) -> tuple[Any, Any, str]:
+        """(how well each model reads and uses what it reads, the parts of the gain, the gain in words)."""
+        levels, gains = reading_and_use(self.table, self.pair or self.thinking, seed=self.seed)
+        words = [f"{kind}: {findings(gains, self.pair[1], kind)}"
+                 for kind in gains["categories"].unique()]
+        return levels, gains, "\n".join(words) or _NOTHING
