@@ -387,3 +387,23 @@ def test_figures_by_layer_attribute_and_change():
                             for kind in ("reading", "use")])
     texts = [text.get_text() for text in plots.change_dots(changed).axes[0].texts]
     assert texts == ["+10.0 higher"] * 2
+
+
+def test_nothing_to_probe_gives_empty_tables_and_no_figures():
+    from types import SimpleNamespace
+
+    from finer1_lib.probing import Study, make_plans, right_wrong_images, saved
+    from finer1_lib.probing.study import Models
+
+    table = pd.DataFrame(columns=["image_id", "super_category", "sub_category", "categories", "shot", "split"])
+    plans = make_plans(table, {}, {}, most=0, train_images=4, test_images=4, num_images=2, num_folds=5,
+                       wrong_names="near", seed=0, states=lambda images: pytest.fail("states were read"))
+    assert len(plans.notes) == 2  # H2 and the attributes say why
+    study = Study(Models({}, [SimpleNamespace(model="base")], [], 0, [0]), plans, {"base": {}}, seed=0)
+    shown = [study.h1(), study.h1_by_adam(0), study.h2(2), study.h3(), study.attributes(), study.picture(),
+             study.picture_elsewhere()[1], study.averages("h3_auc"), *study.attribute_tables()[::2],
+             *study.attribute_changes()[:2], study.changes(), *study.tables().values()]
+    assert not any(map(len, shown)) and study.rows == [] == study.comparisons
+    assert saved(None, "h3_picture", right_wrong_images, study.picture()) is None
+    words = study.in_words(study.changes(), study.attribute_changes()[0])
+    assert "left out" in words["h3_auc"] and words["attributes"] == "none was probed"
