@@ -228,20 +228,20 @@ def plan_h3(
         group = None
         if wrong_names == "near":
             group = partial(_near, super_category=super_category, genera=genera, looks=looks, seed=seed)
-        asked = pd.DataFrame(balanced_questions(images, num_images=num_images, seed=seed, group=group))
-        swaps = asked["swap"].nunique() if len(asked) else 0
+        planned = pd.DataFrame(balanced_questions(images, num_images=num_images, seed=seed, group=group))
+        swaps = planned["swap"].nunique() if len(planned) else 0
         if swaps < probes.MIN_SWAPS:
             notes.append(f"H3 leaves out {super_category}: {swaps} swaps of names can be made from its test "
                          f"images, {probes.MIN_SWAPS} are needed")
             continue
         if wrong_names == "near":
-            count = asked.groupby("wrong_name")["sub_category"].nunique()
-            out = part["sub_category"].nunique() - asked["sub_category"].nunique()
+            count = planned.groupby("wrong_name")["sub_category"].nunique()
+            out = part["sub_category"].nunique() - planned["sub_category"].nunique()
             notes.append(f"H3, {super_category}: wrong names of the same genus for {count.get('genus', 0)} "
                          f"sub-categories, of the nearest-looking other one for {count.get('nearest', 0)}"
                          + (f"; {out} left out" if out else ""))
-        folds = probes.grouped_folds(asked["swap"], num_folds, seed, strata=asked["categories"])
-        parts.append(asked.assign(super_category=super_category, fold=folds))
+        folds = probes.grouped_folds(planned["swap"], num_folds, seed, strata=planned["categories"])
+        parts.append(planned.assign(super_category=super_category, fold=folds))
     columns = ["image_id", "swapped_image_id", "sub_category", "name", "right", "swap", "categories",
                "wrong_name", "super_category", "fold"]
     return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)), notes

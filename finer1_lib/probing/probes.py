@@ -8,7 +8,7 @@ All functions take arrays and return arrays, so planted data can test them; `fea
 `rows` adds intervals and equivalence tests. Two departures from the paper:
 
 * H1 chooses its regularisation on a validation split; the paper reports the best TEST accuracy of 500 epochs.
-* H3 is a number beside the image: the AUC of a cross-validated separator, on questions asked in swaps
+* H3 is a number beside the image: the AUC of a cross-validated separator, on questions in swaps
   (`swaps`), so that neither image nor name alone separates right from wrong. A whole swap is in one fold:
   if only images were grouped, a name would be mostly right in training and mostly wrong in the test fold.
 

@@ -8,9 +8,9 @@ Means and their differences come from `core.statistics`; the AUC joins them here
 pairs of questions. It is kept as counts between clusters: with clusters A and B
 
     ordered = [[2, 1], [3, 4]]   pairs (right question of row, wrong question of column) put in order
-    asked   = [[4, 4], [4, 4]]   pairs there are            ->  AUC 10/16
+    pairs   = [[4, 4], [4, 4]]   pairs there are            ->  AUC 10/16
 
-    a resample that draws A twice and B never has weights [2, 0]  ->  w' ordered w / w' asked w = 8/16
+    a resample that draws A twice and B never has weights [2, 0]  ->  w' ordered w / w' pairs w = 8/16
 
 The functions take DataFrames that the stage keeps as CSV, so every number can be recomputed without a model.
 
@@ -40,7 +40,7 @@ class PairCounts:
     """An AUC divided by pair of clusters."""
 
     ordered: np.ndarray  # [G, G] (right, wrong) pairs in order, ties half
-    asked: np.ndarray  # [G, G] all pairs
+    pairs: np.ndarray  # [G, G] all pairs
     groups: np.ndarray  # [G] super-category of each cluster
     n: int  # questions
 
@@ -50,9 +50,9 @@ class PairCounts:
         parts = []
         for group in np.unique(self.groups):
             w = weights * (self.groups == group)
-            ordered, asked = (np.einsum("dg,gh,dh->d", w, counts, w, optimize=True)
-                              for counts in (self.ordered, self.asked))
-            parts.append(ordered / asked)
+            ordered, pairs = (np.einsum("dg,gh,dh->d", w, counts, w, optimize=True)
+                              for counts in (self.ordered, self.pairs))
+            parts.append(ordered / pairs)
         return np.mean(parts, axis=0)
 
 
@@ -69,7 +69,7 @@ def pair_counts(
     groups = np.asarray(groups)
     keys = {key: code for code, key in enumerate(dict.fromkeys(zip(groups, clusters)))}
     codes = np.array([keys[key] for key in zip(groups, clusters)])
-    ordered, asked = np.zeros((2, len(keys), len(keys)))
+    ordered, pairs = np.zeros((2, len(keys), len(keys)))
     for group in np.unique(groups):
         for fold in np.unique(folds):
             here = (folds == fold) & (groups == group)
@@ -77,8 +77,8 @@ def pair_counts(
             gap = scores[a][:, None] - scores[b][None, :]
             cell = (codes[a][:, None], codes[b][None, :])
             np.add.at(ordered, cell, (gap > 0) + 0.5 * (gap == 0))
-            np.add.at(asked, cell, 1.0)
-    return PairCounts(ordered, asked, np.array([group for group, _ in keys]), len(scores))
+            np.add.at(pairs, cell, 1.0)
+    return PairCounts(ordered, pairs, np.array([group for group, _ in keys]), len(scores))
 
 
 def auc(counts: PairCounts, *, seed: int, level: float = LEVEL, resamples: int = RESAMPLES) -> Estimate:
@@ -94,8 +94,8 @@ def auc_difference(
     first: PairCounts, second: PairCounts, *, seed: int, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> Estimate:
     """AUC of `first` minus AUC of `second` over the same swaps, resampled together."""
-    if first.asked.shape != second.asked.shape or not np.array_equal(first.groups, second.groups):
-        raise ValueError("the two checkpoints were not asked about the same swaps")
+    if first.pairs.shape != second.pairs.shape or not np.array_equal(first.groups, second.groups):
+        raise ValueError("the two checkpoints were not probed on the same swaps")
 
     def difference(weights):
         return first.value(weights) - second.value(weights)
@@ -126,11 +126,11 @@ def reading(wide: Ends, narrow: Ends, margin: Optional[float] = None, p: Optiona
     """
     if None in wide or None in narrow:
         return "undecided"
-    apart = (wide[0] > 0 or wide[1] < 0) and (p is None or p <= 1 - LEVEL)
+    differ = (wide[0] > 0 or wide[1] < 0) and (p is None or p <= 1 - LEVEL)
     inside = margin is not None and max(map(abs, narrow)) < margin
     if inside:
-        return "different, but within the margin" if apart else "equivalent"
-    return "different" if apart else "undecided"
+        return "different, but within the margin" if differ else "equivalent"
+    return "different" if differ else "undecided"
 
 
 def compare_accuracy(

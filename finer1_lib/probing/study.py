@@ -212,7 +212,7 @@ class Study:
 
     @property
     def pictured(self) -> Optional[str]:
-        """The super-category that the picture shows."""
+        """The super-category that the image of H3 shows."""
         return min(self.plans.h3["super_category"], default=None)
 
     def picture_elsewhere(self):

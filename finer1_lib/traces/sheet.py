@@ -45,9 +45,9 @@ Segment = tuple[str, str, str]  # text, mark ("", "right", "wrong", "doubt" or "
 def choose_examples(
     records: Iterable[Mapping], *, guide: Optional[Mapping], labels: Mapping[str, str], number: int, seed: int
 ) -> list[dict[str, Any]]:
-    """A few examples in pairs, for a page: the same picture before and after, then a right and a wrong trace.
+    """A few examples in pairs, for a page: the same image before and after, then a right and a wrong trace.
 
-    Half of the pairs are of one picture under the two models of `before_and_after`, those that changed sides
+    Half of the pairs are of one image under the two models of `before_and_after`, those that changed sides
     first; the other half are of the later model, a wrong trace (steps in turn) and a right one of the same
     sub-category, or else super-category. With one thinking model all are of the second kind.
 
@@ -77,9 +77,9 @@ def choose_examples(
 def choose_for_sheet(
     records: Iterable[Mapping], *, guide: Optional[Mapping], labels: Mapping[str, str], number: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Many examples for a sheet: every kind of change between two models in turn, each picture under both.
+    """Many examples for a sheet: every kind of change between two models in turn, each image under both.
 
-    With one thinking model: every step in turn, one trace a picture. Arguments as in `choose_examples`.
+    With one thinking model: every step in turn, one trace an image. Arguments as in `choose_examples`.
     """
     table, models, pair = _read(records, guide, labels)
     if pair:
@@ -113,7 +113,7 @@ def mark(
             place, key = start + len(name), normalise(name)
             verdict = ("right", "") if same_name(data_set, name, sub_category) else ("", "")
             if key in met:
-                verdict = "doubt", "stands twice"
+                verdict = "doubt", "listed twice"
             elif name in unknown:
                 verdict = "wrong", "not in the guide"
             options.append((start, place, *verdict))

@@ -144,7 +144,7 @@ def statistics(table, *, seed: int, labels: Optional[Mapping[str, str]] = None):
 
 
 def scaled(function, columns: Sequence, items, seed: int, unit: str = "share") -> Estimate:
-    """`clustered_mean` or `paired_difference` of columns that need not lie in [0, 1].
+    """`clustered_mean` or `paired_difference` of columns that need not be in [0, 1].
 
     They (one or two Series of items) are divided by their greatest value, since the interval of equal values
     is one of shares; for a count that never varies that interval would mean nothing, and is left out.

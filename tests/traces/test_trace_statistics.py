@@ -28,7 +28,7 @@ from finer1_lib.traces import (  # noqa: E402
 from finer1_lib.traces.plots import flow_figure  # noqa: E402
 from finer1_lib.traces.steps import WRONG_STEPS  # noqa: E402
 
-TWICE = "Dunen Wren, Dunen Wren, Marmo Wren"  # one stands twice, one is made up
+TWICE = "Dunen Wren, Dunen Wren, Marmo Wren"  # one is listed twice, one is invented
 MARKERS = ("<think> Small.\nThe analysis of candidate subcategories:\n1. Dunen Wren\n2. Marlo Wren\n\n"
            "Comparison\npaler\nThe prediction is: Dunen Wren</think>\n<answer>Dunen Wren</answer>")
 
