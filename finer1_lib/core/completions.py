@@ -81,20 +81,14 @@ def read_tag(text: str, tag: str) -> tuple[Optional[str], str]:
 
 
 class Reading(NamedTuple):
-    """The parts of a completion.
+    """The parts of a completion."""
 
-    Attributes:
-        thinking: None without thinking, or where its tags are broken.
-        before, after: the text around it; without thinking all is after.
-        answer: the one well-formed answer, else None.
-        problem: "well_formed", or why there is no answer: the reasons of `read_tag`, "misplaced" for an
-            answer inside or before the thinking, "unclosed" where the thinking's own tags are broken.
-    """
-
-    thinking: Optional[str]
-    before: str
+    thinking: Optional[str]  # None without thinking, or where its tags are broken
+    before: str  # the text around the thinking; without thinking all is after
     after: str
-    answer: Optional[str]
+    answer: Optional[str]  # the one well-formed answer
+    # "well_formed", or why there is no answer: the reasons of `read_tag`, "misplaced" for an answer inside or
+    # before the thinking, "unclosed" where the thinking's own tags are broken
     problem: str
 
 
@@ -129,8 +123,7 @@ def read_completion(completion: str) -> Reading:
 
 def one_answer(completion: str) -> tuple[Optional[str], str]:
     """(answer, problem) of `read_completion`."""
-    reading = read_completion(completion)
-    return reading.answer, reading.problem
+    return read_completion(completion)[3:]
 
 
 def strict(completion: str, label: str) -> float:

@@ -5,8 +5,7 @@ are written under a hidden temporary name beside the target and renamed into pla
 `.jsonl` file, which grows line by line; a kill can tear its last line, which reading and appending drop.
 
 New files and folders get the rights that the umask and the folder give: nothing here calls chmod, which a
-mount or another owner's folder may refuse. Text, JSON and YAML that a user wrote fail with one line that says
-where.
+mount or another owner's folder may refuse.
 """
 
 import errno
@@ -30,10 +29,9 @@ def plain(value: Any) -> Any:
     """Numpy scalars, paths, tuples and sets as JSON's types, else TypeError; NaN and infinities as None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(plain(item) for item in value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = [plain(item) for item in value]
+        return sorted(items) if isinstance(value, (set, frozenset)) else items
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -54,11 +52,9 @@ _REFUSED = re.compile("Permission denied|Operation not permitted|Access is denie
 
 
 def system_line(error: str, folder: Path) -> Optional[str]:
-    """What to do about a full disk, missing rights and the like; None for any other error.
+    """What to do about a full disk, missing rights and the like in `folder`; None for any other error.
 
-    Args:
-        error: the error's text; libraries wrap the system's words in exceptions of their own.
-        folder: what was written to, where the error names no file.
+    `error` is the error's text: libraries wrap the system's words in exceptions of their own.
     """
     if _FULL.search(error):
         while not folder.exists():
@@ -120,7 +116,7 @@ def make_folder(folder: Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         line = (f"the folder {folder} cannot be made ({error.strerror}): choose another place"
-                " (--output-root, for a run)")
+                " (--output-root, for a run)")  # fmt: skip
         raise UserError(system_line(str(error), folder) or line) from error
 
 
@@ -134,21 +130,20 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or nothing; parents are made."""
     temporary = _beside(Path(path))
     try:
-        with temporary.open("xb") as file, _naming(path):
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with temporary.open("xb") as file:
+            _write(file, content, path)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file in an error that a write through a handle raises."""
+def _write(file: Any, content: bytes, path: Path) -> None:
+    """Write through a handle and flush to the disk; an error names the file."""
     try:
-        yield
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     except OSError as error:
         error.filename = str(path)
         raise
@@ -187,10 +182,7 @@ def check_targets(*names: Optional[str]) -> None:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder that becomes `path` on success and vanishes on failure.
-
-    An older `path` is replaced, and restored if that fails.
-    """
+    """Yield an empty temporary folder that replaces `path` on success and vanishes on failure."""
     path = Path(path)
     temporary, older = _beside(path), _beside(path)
     temporary.mkdir()
@@ -234,45 +226,38 @@ def append_jsonl(path: Path, *values: Any) -> None:
     path = Path(path)
     make_folder(path.parent)
     lines = "".join(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
-    with path.open("ab+") as file, _naming(path):
+    with path.open("ab+") as file:
         _cut_torn_line(file)
-        file.write(lines.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+        _write(file, lines.encode("utf-8"), path)
 
 
 def _cut_torn_line(file: Any) -> None:
-    """Truncate an open binary file after its last newline."""
-    end = file.seek(0, os.SEEK_END)
-    position = end
-    while position > 0:
-        start = max(0, position - 65536)
+    """Truncate an open binary file after its last newline, searched for from the end in pieces."""
+    end = start = file.seek(0, os.SEEK_END)
+    kept = newline = 0
+    while start > 0 and not newline:
+        stop, start = start, max(0, start - 65536)
         file.seek(start)
-        newline = file.read(position - start).rfind(b"\n")
-        if newline >= 0:
-            position = start + newline + 1
-            break
-        position = start
-    if position < end:
-        file.truncate(position)
+        newline = file.read(stop - start).rfind(b"\n") + 1
+        kept = start + newline if newline else 0
+    if kept < end:
+        file.truncate(kept)
     file.seek(0, os.SEEK_END)
 
 
 def read_jsonl(path: Path, truncate: bool = False, fix: str = "delete the file and run again") -> list[Any]:
     """Read JSON lines, none without a file; a last line without a newline (torn by a kill) is dropped.
 
-    Args:
-        truncate: also cut the torn line from the file.
-        fix: the end of the message about a whole line that is not JSON (UserError), which no kill can cause.
+    `truncate` also cuts it from the file. `fix` ends the message (UserError) about a whole line that is not
+    JSON, which no kill can cause.
     """
-    path = Path(path)
+    path, values = Path(path), []
     if not path.exists():
         return []
-    if truncate:
-        with path.open("rb+") as file:
+    with path.open("rb+" if truncate else "rb") as file:
+        if truncate:
             _cut_torn_line(file)
-    values = []
-    with path.open("rb") as file:
+            file.seek(0)
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
@@ -293,19 +278,12 @@ def sweep(folder: Path) -> None:
 
 
 def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
-    """Take a lock that this process holds until `unlock` or its death, however it dies.
+    """Take a lock that this process holds until `unlock` (which takes the result) or its death.
 
     Own code, not filelock: the file keeps the holder's process id for the message, a user who may only read
-    the lock file of a shared folder can still lock it, and a file system without locks is no error.
-
-    Args:
-        what: what the message says is in use.
-        patience: seconds to wait; a kernel whose runner was killed lives on for about a second.
-
-    Returns: A handle for `unlock`; None where there are no locks (Windows, some mounts) or nothing may be
-        written.
-
-    Raises: UserError: another process holds it for longer than `patience`.
+    the lock file of a shared folder can still lock it, and a file system without locks is no error (None).
+    Raises UserError if another process holds `what` for longer than `patience` seconds: a kernel whose runner
+    was killed lives on for about one.
     """
     try:
         import fcntl
@@ -328,12 +306,10 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
             break
         except BlockingIOError:
             if time.monotonic() > deadline:
-                holder = os.read(handle, 20).decode("ascii", "replace").strip()
+                holder = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
                 os.close(handle)
-                raise UserError(
-                    f"{what} is in use by process {holder or 'unknown'}:"
-                    " wait for it, or shut that notebook's kernel down, or choose another --run-name"
-                ) from None
+                raise UserError(f"{what} is in use by process {holder}: wait for it, or shut that notebook's"
+                                " kernel down, or choose another --run-name") from None
             time.sleep(0.1)
         except OSError as error:
             # EBADF: over NFS a handle that only reads cannot lock
@@ -354,10 +330,7 @@ def unlock(handle: Optional[int]) -> None:
 
 
 def read_text(path: "str | Path") -> str:
-    """The text of a UTF-8 file, without a byte order mark.
-
-    Raises: ValueError: a line that is not UTF-8, by its number. OSError: missing, a folder, not readable.
-    """
+    """The text of a UTF-8 file, without a byte order mark; ValueError for a line that is not UTF-8."""
     content = Path(path).read_bytes()
     try:
         return content.decode("utf-8-sig")
@@ -367,7 +340,7 @@ def read_text(path: "str | Path") -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text, all of which can be written again.
+    """The value of a JSON text, which can be written again.
 
     Raises: ValueError: not JSON, a key twice in one object, nested too deeply, or a lone surrogate.
     """

@@ -43,20 +43,17 @@ def sha256_tree(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, str]:
 
 def digest(value: Any) -> str:
     """sha256 of a value's canonical JSON: equal for equal values, whatever the order of the keys."""
-    text = json.dumps(
-        files.plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )  # a file name that is not UTF-8 holds lone surrogates
+    form = dict(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(files.plain(value), **form)
+    # a file name that is not UTF-8 holds lone surrogates
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, str]:
     """{path relative to the stage's folder: sha256} of a file or folder of a stage, as stage.json lists it.
 
-    A top folder of more than 200 files is one entry whose name ends in "/".
-
-    Args:
-        prefix: the target's path relative to the stage's folder; "" for the whole folder.
-        skip: names directly under the target that are not outputs.
+    `prefix` is the target's path relative to the stage's folder, "" for the whole; `skip` are names directly
+    under it. A top folder of more than 200 files is one entry whose name ends in "/".
     """
     if target.is_file():
         return {prefix: sha256_file(target)}
@@ -83,10 +80,11 @@ def changed_outputs(folder: Path, outputs: Mapping[str, str]) -> list[str]:
     began, changed, same = time.time_ns(), [], {}
     for name, sha256 in outputs.items():
         state = _state(folder, name)
-        if state is None or seen.get(name) != [sha256, *state] and _hash_of(folder, name) != sha256:
-            changed.append(name)
-        else:
+        known = state is not None and seen.get(name) == [sha256, *state]
+        if known or state is not None and _hash_of(folder, name) == sha256:
             same[name] = [sha256, *state]
+        else:
+            changed.append(name)
     _note(folder, same, began, seen)
     return changed
 
@@ -132,8 +130,5 @@ def listing_digest(path: Path, deep: bool = True) -> str:
     found = [path] if path.is_file() else sorted(
         file for file in (path.rglob("*") if deep else path.glob("*"))
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
-    seen = []
-    for file in found:
-        status = file.stat()
-        seen.append([file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns])
-    return digest(seen)
+    states = [(file.relative_to(path).as_posix(), file.stat()) for file in found]
+    return digest([[name, status.st_size, status.st_mtime_ns] for name, status in states])

@@ -35,11 +35,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no reader that start
 def load_image(image_root: "str | Path", image_id: str) -> "Image":
     """Open one image fully: first frame, EXIF orientation applied, RGB (transparency on white).
 
-    Args:
-        image_id: posix path relative to the root; "#bottom=20" at its end leaves out the last 20 pixel rows.
-
-    Raises: UserError: the path leaves the root (also through a symbolic link), is missing, or is not a whole
-        image.
+    The id is a posix path below the root; "#bottom=20" at its end leaves out the last 20 pixel rows.
+    UserError if it leaves the root (also through a symbolic link), is missing, or is not a whole image.
     """
     from PIL import Image, ImageOps
 
@@ -110,21 +107,20 @@ def _kept(path: Path, height: int, rows: int) -> int:
 
 
 def _below(root: Path, file: str) -> Path:
-    """The path of a file below the root; only a link directly in the root may lead elsewhere."""
+    """The path of a file below the root, UserError if it leaves it by `..` or a symbolic link.
+
+    Only a link directly in the root may lead elsewhere; the root itself may be a link.
+    """
     first, _, _ = file.partition("/")
+    path = root / file
     if not file or file.startswith("/") or first in ("", ".", ".."):
-        raise UserError(f"{root / file}: leads out of {root}; give a path below it")
-    return _inside(root / first, root / file)
-
-
-def _inside(root: Path, path: Path) -> Path:
-    """Refuse a path that leaves the root, by `..` or by a symbolic link; the root itself may be a link."""
+        raise UserError(f"{path}: leads out of {root}; give a path below it")
     try:
-        inside = path.resolve().is_relative_to(root.resolve())
+        inside = path.resolve().is_relative_to((root / first).resolve())
     except (OSError, RuntimeError) as error:  # a link that leads to itself
         raise UserError(f"{path}: a link that cannot be followed ({error}); remove it") from None
     if not inside:
-        raise UserError(f"{path}: leads out of {root}; copy the images in instead of linking them")
+        raise UserError(f"{path}: leads out of {root / first}; copy the images in instead of linking them")
     return path
 
 

@@ -47,8 +47,7 @@ _named: set[str] = set()  # packages already reported in this process
 def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) -> bytes:
     """The bytes of a matplotlib figure as png, pdf or svg; its texts get the fonts that they lacked.
 
-    Args:
-        say: called with the line about glyphs that no installed font has, once for each package.
+    `say` is called with a line about glyphs that no installed font has, once for each package.
     """
     from matplotlib import rcParams
     from matplotlib.text import Text
@@ -64,10 +63,8 @@ def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) 
     for package in sorted({_package(sign) for sign in missing} - _named):
         _named.add(package)
         signs = "".join(sorted(sign for sign in missing if _package(sign) == package))
-        say(
-            f"no installed font shows {signs[:8]} ({len(signs)} signs): names in figures have boxes; install"
-            f" the package {package} (so named on Debian and Ubuntu) and run again"
-        )
+        say(f"no installed font shows {signs[:8]} ({len(signs)} signs): names in figures have boxes; install"
+            f" the package {package} (so named on Debian and Ubuntu) and run again")
     return content
 
 

@@ -3,10 +3,6 @@
 Evaluation, CoT SFT and TAPO share them: a model trained under one wording and tested under another measures
 the wording (the release uses three). The wordings are the kit's own; the four parts of the thinking are those
 of Fine-R1's stage 1 (arXiv 2602.07605).
-
-Example:
-    >>> PROMPTS["answer_open"].text(question="What species is this bird?")
-    'What species is this bird? Give only the name in <answer></answer>.'
 """
 
 import hashlib
@@ -42,15 +38,13 @@ class Prompt:
     def text(self, question: str = "", options: Optional[Sequence[str]] = None) -> str:
         """Fill the template; `options` are the names offered in the closed world, in the order shown.
 
-        Raises: ValueError: options without a field for them or the other way round, or more options than
-            letters.
+        ValueError for options without a field or the other way round, or more options than letters.
         """
         if self.takes_options != (options is not None):
             raise ValueError(f"prompt {self.name!r} {'needs' if options is None else 'takes no'} options")
         shown = list(options or [])
         if self.lettered and len(shown) > len(ascii_uppercase):
-            raise ValueError(
-                f"prompt {self.name!r} has {len(ascii_uppercase)} letters for {len(shown)} options")
+            raise ValueError(f"prompt {self.name!r} has 26 letters for {len(shown)} options")
         lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, shown))
         values = {"{question}": question, "{options}": ", ".join(shown), "{options_list}": str(shown),
                   "{options_lettered}": lettered}

@@ -6,18 +6,16 @@ clusters, and one draw may weigh them [2, 0, 1, 1]. The same seed draws the same
 clusters a percentile interval is too narrow; it is widened as in Hesterberg's expanded percentile interval.
 No library has this stratified cluster bootstrap; Holm, McNemar and the sample size are statsmodels'.
 
-Example:
-    >>> clustered_mean([1, 1, 0, 0], ["a", "a", "b", "b"]).value
-    0.5
-
-Source: Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x (cluster bootstrap); Hesterberg 2015,
-doi 10.1080/00031305.2015.1089789 (expanded percentile interval); Kish 1965, Survey Sampling (design effect).
+Source: Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x (cluster bootstrap); Hesterberg 2015, doi
+10.1080/00031305.2015.1089789 (expanded percentile interval); Kish 1965, Survey Sampling (design effect).
 Fine-R1 (arXiv 2602.07605) reports no intervals.
 """
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Callable, Hashable, Optional, Sequence
+
+import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -27,8 +25,6 @@ EXACT_CLUSTERS = 14  # sign flips are enumerated up to here (16,384), sampled ab
 
 def codes_of(keys: Sequence[Hashable]) -> Any:
     """The code of each key, 0, 1, ... in the order of first appearance: (n,)."""
-    import numpy as np
-
     codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
     return np.array([codes[key] for key in keys])
 
@@ -36,12 +32,8 @@ def codes_of(keys: Sequence[Hashable]) -> Any:
 def cluster_weights(groups: Any, seed: Any, resamples: int = RESAMPLES) -> Any:
     """How often each cluster is drawn, (resamples, K): as many in each group as it has, with replacement.
 
-    Args:
-        groups: (K,) codes 0, 1, ...; the groups are drawn in the order of their codes.
-        seed: a number, or a generator that has drawn before.
+    `groups` (K,) has codes 0, 1, ..., drawn in their order; `seed` may be a generator that has drawn before.
     """
-    import numpy as np
-
     weights = np.zeros((resamples, len(groups)))
     counts = tuple(np.bincount(groups).tolist())
     draw = _drawn if hasattr(seed, "multinomial") else drawn_by_seed
@@ -53,8 +45,6 @@ def cluster_weights(groups: Any, seed: Any, resamples: int = RESAMPLES) -> Any:
 @lru_cache(maxsize=32)  # most tables need the same draws: some 50 MB on the paper's six data sets
 def drawn_by_seed(counts: tuple[int, ...], seed: int, resamples: int) -> tuple:
     """The weights of each group, (resamples, clusters of the group), cached."""
-    import numpy as np
-
     drawn = _drawn(counts, np.random.default_rng(seed), resamples)
     for own in drawn:
         own.setflags(write=False)  # the next caller gets the same arrays
@@ -62,19 +52,14 @@ def drawn_by_seed(counts: tuple[int, ...], seed: int, resamples: int) -> tuple:
 
 
 def _drawn(counts: Sequence[int], rng: Any, resamples: int) -> tuple:
-    import numpy as np
-
     drawn = [rng.multinomial(count, np.full(count, 1 / count), size=resamples) for count in counts]
     return tuple(own.astype(float) for own in drawn)
 
 
 def reach_of(clusters: int, groups: int, tail: float) -> float:
-    """How many bootstrap standard errors an interval must reach: Student's t, times sqrt(n / (n - groups)).
-
-    Args:
-        tail: the share left out on one side, or all but that.
+    """How many standard errors an interval reaches that leaves out `tail` on one side (or all but that):
+    Student's t, times sqrt(n / (n - groups)).
     """
-    import numpy as np
     from scipy.stats import t
 
     freedom = clusters - groups
@@ -85,12 +70,8 @@ def expanded_interval(value, draws, clusters, groups, level, bounds) -> tuple[fl
     """The percentile interval of the draws (resamples,), widened for few clusters; it always holds the value.
 
     Where the draws never vary (every cluster alike) a bootstrap would claim certainty: the interval is then
-    the exact binomial one for 0 of so many clusters.
-
-    Args:
-        bounds: the least and the greatest value possible.
+    the exact binomial one for 0 of so many clusters. `bounds`: the least and the greatest value possible.
     """
-    import numpy as np
     from scipy.stats import norm
 
     if np.ptp(draws) <= 1e-12:
@@ -127,14 +108,11 @@ def clusters_needed(
     first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], *,
     power: float = POWER, level: float = LEVEL,
 ) -> Optional[int]:
-    """Required number of sub-categories for a paired comparison to detect the observed difference.
+    """Required number of sub-categories for a paired comparison to detect the difference; None for 0.
 
     Scores of two models on the same items, shape (n,). With differences of six sub-categories 1, 0, 1, 0, 1,
-    0 (mean 0.5, standard deviation 0.55): ((1.96 + 0.84) * 0.55 / 0.5) ** 2 = 9.4, so 10. None for a
-    difference of 0.
+    0 (mean 0.5, standard deviation 0.55): ((1.96 + 0.84) * 0.55 / 0.5) ** 2 = 9.4, so 10.
     """
-    import numpy as np
-
     values, codes = np.subtract(first, second, dtype=float), codes_of(clusters)
     means = np.bincount(codes, values) / np.bincount(codes)
     if len(means) < 2 or means.mean() == 0:
@@ -151,8 +129,6 @@ def items_needed(
     The design effect is 1 + (m - 1) * ICC for m items a sub-category: how many more items are needed than if
     they were independent. The intraclass correlation is that of a one-way analysis of variance, at least 0.
     """
-    import numpy as np
-
     values, codes = np.subtract(first, second, dtype=float), codes_of(clusters)
     sizes, mean = np.bincount(codes), values.mean()
     count, n = len(sizes), len(values)
@@ -169,7 +145,6 @@ def items_needed(
 
 def _sample_size(difference: float, deviation: float, power: float, level: float) -> int:
     """Sample size of a two-sided paired comparison in the normal approximation, at least 2."""
-    import numpy as np
     from statsmodels.stats.power import normal_sample_size_one_tail
 
     n = normal_sample_size_one_tail(difference, power, (1 - level) / 2, deviation)
@@ -178,20 +153,14 @@ def _sample_size(difference: float, deviation: float, power: float, level: float
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; `low` and `high` are None where the data allow none.
-
-    Attributes:
-        n: number of scores (pairs, in a paired comparison).
-        clusters: number of sub-categories behind them.
-        p: two-sided p-value of a paired comparison, else None.
-    """
+    """A value with its 95 % interval; `low` and `high` are None where the data allow none."""
 
     value: float
     low: Optional[float]
     high: Optional[float]
-    n: int
-    clusters: int
-    p: Optional[float] = None
+    n: int  # scores (pairs, in a paired comparison)
+    clusters: int  # sub-categories behind them
+    p: Optional[float] = None  # two-sided, of a paired comparison
 
     def as_row(self) -> dict[str, Any]:
         """value, low, high, n: the columns of a summary row."""
@@ -209,12 +178,9 @@ def clustered_mean(
 ) -> Estimate:
     """Mean of scores in [0, 1], shape (n,), with a bootstrap interval over whole clusters.
 
-    Args:
-        groups: the super-category of each score, shape (n,). When given, the value is the unweighted mean
-            over groups of the groups' means, as in Fine-R1 (arXiv 2602.07605), Section 4, and clusters are
-            resampled inside their group.
-
-    Raises: ValueError: no scores, lengths that differ, or a score that is not finite.
+    With `groups`, the super-category of each score, the value is the unweighted mean over groups of their
+    means, as in Fine-R1 (arXiv 2602.07605), Section 4, and clusters are resampled inside their group.
+    ValueError for no scores, lengths that differ, or a score that is not finite.
     """
     return _estimate(*_summed(values, clusters, groups), seed, resamples, level, lowest=0.0)
 
@@ -223,14 +189,10 @@ def clustered_mean_of(
     sums: Sequence[float], sizes: Sequence[float], groups: Optional[Sequence[Hashable]] = None, *,
     seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL,
 ) -> Estimate:
-    """`clustered_mean` from each cluster's sum and number of scores, and its group, shape (K,).
+    """`clustered_mean` from each cluster's sum and number of scores, and its group, (K,) each.
 
     The order of the clusters must be the one in which `clustered_mean` meets them: the draws depend on it.
-
-    Raises: ValueError: no clusters, lengths that differ, an empty cluster, or a sum that is not finite.
     """
-    import numpy as np
-
     sums, sizes = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
     groups = ["all"] * len(sums) if groups is None else list(groups)
     if not len(sums) or not len(sums) == len(sizes) == len(groups):
@@ -248,11 +210,9 @@ def paired_difference(
     """Mean of `first - second` over the same items, with a clustered interval and a sign-flip p-value.
 
     The test flips the sign of whole clusters: under the null either model could have been the first one. All
-    flips are enumerated for at most 14 clusters, else `flips` of them are drawn; p is then at least
-    1 / (flips + 1). Other arguments and errors as in `clustered_mean`.
-
-    Args:
-        flips: by default as many as `resamples`; many tests at once need more.
+    flips are enumerated for at most 14 clusters, else `flips` (by default `resamples`; many tests at once
+    need more) are drawn; p is then at least 1 / (flips + 1). Other arguments and errors as in
+    `clustered_mean`.
     """
     if len(first) != len(second):
         raise ValueError(f"paired scores differ in number: {len(first)} and {len(second)}")
@@ -269,15 +229,12 @@ def resampled(
 ) -> Estimate:
     """Any statistic of clusters with a bootstrap interval; none where a group has a single cluster.
 
-    Args:
-        statistic: takes weights (draws, K), how often each cluster was drawn, and returns (draws,) values.
-        groups: (K,) codes 0, 1, ... of `codes_of`; clusters are resampled inside their group.
-        n: number of scores behind the clusters, for the estimate.
-        bounds: the least and the greatest value possible.
-        stretched: stretch the percentile interval about the value instead of taking further percentiles,
-            which cannot reach beyond the resamples (of four clusters there are few).
+    Args: statistic: takes weights (draws, K), how often each cluster was drawn, and returns (draws,) values.
+        groups: (K,) codes 0, 1, ... of `codes_of`; clusters are resampled inside their group. n: number of
+        scores behind the clusters. bounds: the least and the greatest value possible. stretched: stretch the
+        percentile interval about the value instead of taking further percentiles, which
+            cannot reach beyond the resamples (of four clusters there are few).
     """
-    import numpy as np
     from scipy.stats import norm
 
     groups = np.asarray(groups)
@@ -297,26 +254,20 @@ def resampled(
 
 def _summed(values, clusters, groups) -> tuple[Any, Any, Any]:
     """Each cluster's sum, number and group code, (K,) each; a name in two groups is two clusters."""
-    import numpy as np
-
     values = np.asarray(values, dtype=float)
     groups = ["all"] * len(values) if groups is None else list(groups)
     if not len(values) or not len(values) == len(clusters) == len(groups):
-        raise ValueError(
-            f"{len(values)} scores, {len(clusters)} clusters, {len(groups)} groups: give equally many"
-        )
+        numbers = f"{len(values)} scores, {len(clusters)} clusters, {len(groups)} groups"
+        raise ValueError(f"{numbers}: give equally many")
     if not np.isfinite(values).all():
         raise ValueError("a score is not a finite number")
     keys = list(zip(groups, clusters))
-    codes = codes_of(keys)
-    around = codes_of([group for group, _ in dict.fromkeys(keys)])
+    codes, around = codes_of(keys), codes_of([group for group, _ in dict.fromkeys(keys)])
     return np.bincount(codes, values), np.bincount(codes), around
 
 
 def _estimate(sums, sizes, group_of, seed, resamples, level, lowest) -> Estimate:
     """The unweighted mean over groups of their means, with its interval."""
-    import numpy as np
-
     kinds, count = np.bincount(group_of), len(group_of)
     inside = [group_of == group for group in range(len(kinds))]
     value = float(np.mean([sums[own].sum() / sizes[own].sum() for own in inside]))
@@ -332,8 +283,6 @@ def _estimate(sums, sizes, group_of, seed, resamples, level, lowest) -> Estimate
 
 def _sign_flip_p(sums, sizes, group_of, seed, draws) -> float:
     """Two-sided p of the mean difference under flips of whole clusters."""
-    import numpy as np
-
     count = len(group_of)
     per_group = np.bincount(group_of, sizes)[group_of] * (group_of.max() + 1)
     shares = sums / per_group  # each cluster's part in the value: the value is their sum

@@ -95,10 +95,6 @@ def guide_similarity(guide: Mapping) -> Similarity:
     return lambda super_category, first, second: -float(distance(guide, first, second))
 
 
-def _article(word: str) -> str:
-    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
-
-
 def describe(super_category: str, attributes: dict[str, str], rng: random.Random) -> str:
     """A description in one of several wordings, e.g. "A bird with red crown, needle bill."."""
     items = list(attributes.items())
@@ -107,7 +103,8 @@ def describe(super_category: str, attributes: dict[str, str], rng: random.Random
     style = rng.randrange(4)
     claims = analysis_text(dict(items))
     if style == 0:
-        return f"{_article(super_category).capitalize()} with {claims}."
+        article = "An" if super_category[0] in "aeiou" else "A"
+        return f"{article} {super_category.lower()} with {claims}."
     if style == 1:
         return f"{super_category}: " + ", ".join(f"{k} {v}" for k, v in items) + "."
     if style == 2:

@@ -9,7 +9,7 @@ The interval of such a mean is the clustered one of every other table, as if the
 That is on the safe side: it knows neither that the strata are finite nor that even spacing leaves out less
 than chance would.
 
-Source: our choice (35,566 items are days of computing for a large model); audit A7 (intervals over classes).
+Why: 35,566 items are days of computing for a large model.
 
 How much of the paper's data a run stands on, in the one line that every table of a partial run carries.
 
@@ -19,7 +19,7 @@ How much of the paper's data a run stands on, in the one line that every table o
 
 A run on the drawn world or on a folder of one's own is no part of the paper's data, and gets no such line.
 
-Source: DESIGN 7 (nothing is called reproduced that was not run); the paper's averages are over six data sets.
+The paper's averages are over six data sets.
 """
 
 import random

@@ -3,7 +3,6 @@
 A line that is no record is refused with its number. A last line that a kill tore is left out, and its number
 kept: a whole JSON object without a line end is no torn one.
 
-Source: our choice.
 
 Notebook 04's engine: questions become records, one JSON line each, as they are answered.
 
@@ -15,8 +14,8 @@ A killed run resumes: windows and batches are cut the same way again, whole batc
 skipped, and a torn one is generated anew as a whole, so that each completion is what an uninterrupted run
 would have written.
 
-Source: METHOD 4, audit A8 (the release loads a model per split, asks two questions at a time, and writes its
-results at the end).
+The release (eval/evaluation.py) loads a model per split, asks two questions at a time, and writes its
+results at the end.
 """
 
 import gzip

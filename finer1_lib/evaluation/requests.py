@@ -14,7 +14,7 @@ before there was a choice went by `item_id`.
 An encoder, which compares and does not write, chooses among all sub-categories of the item's super-category
 in place of the open world ("all_labels").
 
-Source: METHOD 4, audit A1; release eval/evaluation.py.
+Source: release eval/evaluation.py.
 
 Controls of the evaluation: policies that know nothing of the picture, scored like any model.
 
@@ -28,8 +28,6 @@ Example:
     ...         "options": ["Rock Wren", "House Wren", "Marsh Wren", "Cactus Wren"]}
     >>> always_first([item], ["release"], seed=0)[0]["completion"]
     '<answer>Rock Wren</answer>'
-
-Source: audit A1 (the control is our choice).
 """
 
 import hashlib
@@ -61,7 +59,7 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
         seed: of the shuffle.
         rotation: by how many places the order is turned; for "rotations", whose rotation 0 is "shuffled".
 
-    Source: audit A1; the shuffle is the kit's default, the release prints the order as stored.
+    The shuffle is the kit's default; the release prints the order as stored (eval/evaluation.py).
     """
     if order not in OPTION_ORDERS:
         raise UserError(f"option_orders: {order!r} is not one of {', '.join(OPTION_ORDERS)}")

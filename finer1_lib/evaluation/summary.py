@@ -2,8 +2,6 @@
 
 Every later table reads `OUTPUT_ROOT/RUN/summary.json`, a list of rows with the keys `KEYS`; values and their
 95 % interval (low, high) are fractions.
-
-Source: our choice.
 """
 
 from pathlib import Path
@@ -149,9 +147,7 @@ def fault_table(
 
     Args:
         setting: "closed_world" (with a line for each control) or "open_world".
-
-    Source: our choice (rates to report beside accuracy).
-    """
+        """
     found = {row["metric"] for row in rows if row["setting"] == setting}
     columns = {f"{words}, {kind}": (setting, metric, kind)
                for metric, words in FAULTS.items() if metric in found for kind in CATEGORIES}  # fmt: skip

@@ -7,8 +7,6 @@ stands, and takes the place of the kit's prompt of the same name:
                                 cls_thinking.jinja  -> tapo_open (the wording that its TAPO trains under)
     cls_thinking.jinja alone                        -> cot_open
     my_prompts.yaml             answer_open: "{question} Only the name, in <answer></answer>."
-
-Source: METHOD 4 ("read from a checkout of the release ... or from a YAML file"); audit.md A5, A6.
 """
 
 import ast

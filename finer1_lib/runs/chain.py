@@ -37,22 +37,17 @@ def kit_folder() -> Optional[Path]:
 
 
 def find_run(output_root: Optional[str], run_name: str) -> Path:
-    """The absolute folder of a run.
+    """The absolute folder of a run; UserError for a name that could leave the output root, or a file there.
 
     A relative `output_root`, of a preset or a parameters cell, counts from the kit, and None is "outputs"
     there: a command given anywhere and a notebook opened by hand find the same runs. Without a kit it counts
     from the current folder. (The command line makes `--output-root` absolute itself.)
-
-    Raises: UserError: the run name could leave the output root, or a file is in a folder's place.
     """
     check_run_name(run_name)
     output_root = "outputs" if output_root is None else output_root
     if not isinstance(output_root, str) or not output_root.strip():
         raise UserError(f"output root {output_root!r} is not a folder: give a path, for example 'outputs'")
-    root = Path(os.path.expanduser(output_root))
-    if not root.is_absolute():
-        root = (kit_folder() or Path.cwd()) / root
-    root = Path(os.path.abspath(root))
+    root = Path(os.path.abspath((kit_folder() or Path.cwd()) / os.path.expanduser(output_root)))
     check_utf8(str(root), "output root")
     if "\0" in str(root):
         raise UserError(f"output root {output_root!r} is not a folder: it has a zero character")

@@ -1,14 +1,13 @@
 """When a stage is finished, and when its outputs are still what the next stage should read.
 
-Two things are recorded. The *signature* identifies what was computed: parameters, earlier stages, the user's
-files. A stage with another signature is never resumed. `made_by` identifies the code: the notebook's code
-cells and the kit's version. `finer1 run` recomputes what other code made, unless --keep-finished is given; a
-notebook opened by hand resumes and prints a note, because whoever edits a cell wants to keep the training
-above.
+The *signature* identifies what was computed: parameters, earlier stages, the user's files. A stage with
+another signature is never resumed. `made_by` identifies the code: the notebook's code cells and the kit's
+version. `finer1 run` recomputes what other code made, unless --keep-finished is given; a notebook opened by
+hand resumes and prints a note, because whoever edits a cell wants to keep the training above.
 
 A parameter that names a path (`parameters.path_kind`) is fingerprinted by the names, sizes and times of its
-files. Where a stage reads less than that, or more than a path, a room declares its own fingerprint in its
-module `fingerprints` as {parameter: function(value, parameters) -> entries}; these modules are found by name.
+files. Where a stage reads less or more, a room's module `fingerprints` declares its own {parameter:
+function(value, parameters) -> entries}; these modules are found by name.
 """
 
 import ast
@@ -49,11 +48,7 @@ def _declared() -> dict[str, Callable[[Any, Mapping[str, Any]], dict[str, Any]]]
 
 
 def signature_of(parameters: Mapping[str, Any], needs: Mapping[str, str]) -> str:
-    """sha256 of what decides a stage's results: its parameters, the user's files they name, and `needs`.
-
-    Args:
-        needs: digests of the stages it reads, from `earlier_digests`.
-    """
+    """sha256 of a stage's parameters, the user's files they name, and `needs`, the `earlier_digests`."""
     identity = {name: value for name, value in parameters.items() if name not in _PLACE}
     outside: dict[str, Any] = {}
     for name, value in identity.items():
@@ -75,11 +70,11 @@ def made_by(stage: str) -> dict[str, Any]:
 
     Parameters, exercises, blanks and comments do not count; `code` is None without a notebook, as on Colab.
     """
-    code = None
     try:
         notebook = find_kit() / "notebooks" / f"{stage}.ipynb"
     except UserError:
         notebook = None
+    code = None
     if notebook is not None and notebook.is_file():
         code = hashing.digest([_meaning(cell["source"]) for cell in read_cells(notebook)
                                if cell.get("cell_type") == "code" and not cell["tags"] & _OWN_TAGS])  # fmt: skip
@@ -133,11 +128,7 @@ def digest_of(outputs: Mapping[str, str]) -> str:
 
 
 def read_record(folder: Path, *more: str) -> dict[str, Any]:
-    """A stage's stage.json; {} where it has not finished.
-
-    Args:
-        more: keys that the caller reads beside needs, outputs and digest; UserError if one is missing.
-    """
+    """A stage's stage.json, {} where it has not finished; UserError if it lacks a key, or one of `more`."""
     record = _read(folder, "stage.json")
     if not record:
         return {}
@@ -195,10 +186,7 @@ def check_outputs(folder: Path, outputs: Mapping[str, str]) -> None:
 
 
 def recorded_file(run_dir: Path, path: str) -> Path:
-    """A file of a finished stage, e.g. "04_evaluation/summary_rows.json", unchanged since it was recorded.
-
-    Raises: UserError: it is missing, was changed, or the stage did not record it.
-    """
+    """A file of a finished stage, "04_evaluation/summary_rows.json"; UserError if it is not as recorded."""
     stage, _, name = path.partition("/")
     outputs = read_record(run_dir / stage).get("outputs", {})
     if name not in outputs:
@@ -212,9 +200,8 @@ def is_finished(folder: Path, signature: str) -> bool:
     """Whether stage.json has this signature and everything it lists is as it was recorded.
 
     False too where the notebook can make the rest again: missing outputs, figures, and what a reopened
-    notebook had begun to write when it was stopped.
-
-    Raises: UserError: any other output was changed; going on from it would pass it off as computed.
+    notebook had begun to write when it was stopped. Any other changed output is a UserError: going on from it
+    would pass it off as computed.
     """
     record = _checked_record(folder)
     if record.get("signature") != signature:
@@ -229,10 +216,7 @@ def is_finished(folder: Path, signature: str) -> bool:
 def is_current(run_dir: Path, stage: str, outputs: bool = True) -> bool:
     """Whether a stage has finished and was made from the earlier stages as their records describe them now.
 
-    Args:
-        outputs: False skips its files, for a caller that reads each by `recorded_file`.
-
-    Raises: UserError: its record is invalid, or an output is not what was recorded.
+    UserError for an invalid record or, unless `outputs` is False, an output that is not what was recorded.
     """
     record = _checked_record(run_dir / stage)
     if not record or not _matches_earlier(run_dir, record):
@@ -250,10 +234,7 @@ def _matches_earlier(run_dir: Path, record: Mapping[str, Any]) -> bool:
 
 
 def earlier_digests(run_dir: Path, notebook: str) -> dict[str, str]:
-    """Digest of each stage that a notebook reads.
-
-    Raises: UserError: one has not finished, was made from another state of its own inputs, or has changed.
-    """
+    """Digest of each stage that a notebook reads; UserError for one unfinished, outdated or changed."""
     digests = {}
     for need in NEEDS[notebook]:
         record = read_record(run_dir / need)

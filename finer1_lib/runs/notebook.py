@@ -1,17 +1,14 @@
 """The chain as a notebook sees it: its set-up cell, and `open_stage`.
 
-Every notebook's set-up cell is `SET_UP_CELL`, byte for byte. It ends in
-
-    from finer1_lib.runs import open_stage
-    stage = open_stage(globals())
-
-after which the notebook reads earlier stages by `stage.input("01_data/images.parquet")`, writes under
-`stage.path("records.jsonl")`, and ends with `stage.finish({...})`. All paths come from the stage, because the
-current folder differs: `finer1 run` starts kernels in the run's folder, JupyterLab in notebooks/.
+Every notebook's set-up cell is `SET_UP_CELL`, byte for byte. After it the notebook reads earlier stages by
+`stage.input("01_data/images.parquet")`, writes under `stage.path("records.jsonl")`, and ends with
+`stage.finish({...})`. All paths come from the stage, because the current folder differs: `finer1 run` starts
+kernels in the run's folder, JupyterLab in notebooks/.
 """
 
 import ast
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +49,12 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
     position = _find_parameters_cell(history)
     known = parse_parameters(history[position])
     where = namespace.get("notebook")
-    after = history[position + 1] if position + 1 < len(history) else ""
+    after = "".join(history[position + 1 : position + 2])
     if after.partition("\n")[0].strip() == "# Parameters":  # papermill's own cell
         check_parameters(_assigned(after), known, f"parameters injected into {where}")
 
     def values_now() -> dict[str, Any]:
-        gone = [name for name in known if name not in namespace]
-        if gone:
+        if gone := [name for name in known if name not in namespace]:
             raise UserError(f"{where}: {', '.join(gone)} of the parameters cell is deleted: run it again")
         now = {name: namespace[name] for name in known}
         return check_parameters(now, known, f"the parameters of {where}")
@@ -67,10 +63,9 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
     stage = Stage.open(values["notebook"], {**values}, values_now)
     _one_line_for_the_system(stage.run_dir)
     state = "finished already: loading" if stage.finished else "resuming" if stage.opened > 1 else "new"
-    print(f"[{stage.name}] {state}, seed {stage.seed}, folder {stage._shown()}", flush=True)
-    if stage.note:
-        print(f"[{stage.name}] {stage.note}", flush=True)
-    print(f"[{stage.name}] {provenance.line()}", flush=True)
+    for line in (f"{state}, seed {stage.seed}, folder {stage._shown()}", stage.note, provenance.line()):
+        if line:
+            print(f"[{stage.name}] {line}", flush=True)
     return stage
 
 
@@ -107,12 +102,9 @@ def _assigned(source: str) -> dict[str, Any]:
         return {}
     found = {}
     for statement in statements:
-        if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or not statement.value:
-            continue
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-        if isinstance(target, ast.Name):
-            try:
-                found[target.id] = ast.literal_eval(statement.value)
-            except (ValueError, TypeError, RecursionError):
-                continue
+        if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            if isinstance(target, ast.Name):
+                with suppress(ValueError, TypeError, RecursionError):
+                    found[target.id] = ast.literal_eval(statement.value)
     return found

@@ -6,7 +6,6 @@ the parameters cell, and a mistake is one clear line. papermill's own reader (`i
 it skips what is not a plain assignment, which must be refused here because a record has to state every value,
 and importing it takes three seconds in every notebook.
 
-Example:
     >>> defaults = parse_parameters('seed = 0  # random seed\\nrate = 5.0e-6  # learning rate')
     >>> check_parameters({"rate": 1}, defaults, "params/mine/03_tapo.yaml")
     {'rate': 1.0}
@@ -24,9 +23,7 @@ from typing import Any, Iterable, Optional
 from finer1_lib.core.errors import UserError
 
 _KINDS = {"bool": bool, "int": int, "float": float, "str": str, "list": list}
-_WORDS = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list",
-}  # fmt: skip
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 _RULES = (  # (in words, test, the parameters of any notebook that it is for); every other number is 0 or more
     ("a number", lambda value: True, "layer layers"),
     ("from 0 to 2147483647", lambda value: 0 <= value < 2**31, "seed"),  # what numpy and torch both take
@@ -56,11 +53,8 @@ _PATHS = {  # endings of parameters' names
 
 
 def path_kind(name: str) -> str:
-    """What a parameter points to, by its name: "" for nothing outside the run.
-
-    "path" is a file or folder of the user's, "checkpoint" a folder or a Hub id, "entries" a list of
-    LABEL=CHECKPOINT.
-    """
+    """By a parameter's name: "path" (a file or folder of the user's), "checkpoint" (a folder or a Hub id),
+    "entries" (a list of LABEL=CHECKPOINT), or "" for nothing outside the run."""
     return next((kind for ending, kind in _PATHS.items() if name.endswith(ending)), "")
 
 
@@ -86,31 +80,27 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     lines = source.splitlines()
     for statement in statements:
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            continue  # a bare string
+        text = lines[statement.lineno - 1].partition("#")[0].strip()
+        place = f"the parameters cell's line {statement.lineno} ({text[:60]})"
+        bare = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        if bare or isinstance(statement, (ast.Import, ast.ImportFrom)):
+            continue  # a text, or `from typing import Optional`
         if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             target, annotation = statement.targets[0], ""
         elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
             target, annotation = statement.target, ast.unparse(statement.annotation)
-        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-            continue  # `from typing import Optional`
         else:
-            raise UserError(f"{_place(statement, lines)} is not `name = value`{_BELOW}")
+            raise UserError(f"{place} is not `name = value`{_BELOW}")
         try:
             default = ast.literal_eval(statement.value)
             json.dumps(default)  # a record is JSON
         except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{_place(statement, lines)} is not a plain value{_BELOW}") from error
+            raise UserError(f"{place} is not a plain value{_BELOW}") from error
         if not isinstance(target, ast.Name):
-            raise UserError(f"{_place(statement, lines)} does not assign one name: write a line for each")
+            raise UserError(f"{place} does not assign one name: write a line for each")
         _, _, help_text = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("#")
         found[target.id] = _parameter(default, annotation, help_text.strip())
     return found
-
-
-def _place(statement: ast.stmt, lines: list[str]) -> str:
-    text = lines[statement.lineno - 1].partition("#")[0].strip()
-    return f"the parameters cell's line {statement.lineno} ({text[:60]})"
 
 
 def _parameter(default: Any, annotation: str, help_text: str) -> Parameter:
@@ -132,11 +122,9 @@ def nearest(name: str, known: Iterable[str], words: str = "there are") -> str:
 
 
 def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
-    """Read a value typed on the command line ("5e-6", "true", "a,b" or "[a, b]") as the parameter's type.
+    """A value typed on the command line ("5e-6", "true", "a,b" or "[a, b]") as the parameter's type.
 
-    Args:
-        parameter: None for a name that `check_parameters` will refuse.
-        where: what the message names.
+    `parameter` is None for a name that `check_parameters` will refuse; `where` is what a message names.
     """
     check_utf8(str(text), where)
     if parameter is None or parameter.kind is str and not (parameter.optional and text == "null"):
@@ -163,12 +151,9 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
 
 
 def check_parameters(given: dict[str, Any], parameters: dict[str, Parameter], where: str) -> dict[str, Any]:
-    """Check values against the parameters cell's names and types, and numbers against their bounds.
+    """The values, whole numbers as floats where the cell has a float; UserError (naming `where`) if wrong.
 
-    Args:
-        where: what a message (UserError) names, e.g. "params/miniature/03_tapo.yaml" or "--set 03_tapo".
-
-    Returns: The values, with whole numbers turned into floats where the cell has a float.
+    Names and types are those of the parameters cell; numbers must be within their bounds.
     """
     for name in given:
         if name not in parameters:

@@ -25,26 +25,19 @@ from finer1_lib.runs.parameters import (
     nearest,
     parse_parameters,
     path_kind,
-)
+)  # fmt: skip
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command is going to run.
+    """What a command is going to run."""
 
-    Attributes:
-        notebooks: stage -> its notebook file.
-        given: stage -> the values that differ from the parameters cell's, for papermill.
-        parameters: stage -> all values.
-        run_dir: absolute folder of the run.
-    """
-
-    notebooks: dict[str, Path]
-    given: dict[str, dict[str, Any]]
-    parameters: dict[str, dict[str, Any]]
-    run_dir: Path
+    notebooks: dict[str, Path]  # of each stage
+    given: dict[str, dict[str, Any]]  # stage -> the values for papermill
+    parameters: dict[str, dict[str, Any]]  # stage -> all values
+    run_dir: Path  # absolute
 
 
 def find_kit() -> Path:
@@ -86,11 +79,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def read_preset(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
-    """The files of a preset, {"common" or stage: values}, merged with those that it extends.
-
-    Raises: UserError: unknown preset, a file that belongs to no notebook, YAML that is not a mapping, or a
-        wrong `extends`.
-    """
+    """The files of a preset, {"common" or stage: values}, merged with those it extends; else UserError."""
     values, below = _read_folder(kit, preset), {}
     if "extends" in values["common"]:
         other, where = values["common"].pop("extends"), f"params/{preset}/common.yaml: extends"
@@ -114,43 +103,31 @@ def _read_folder(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
     for file in sorted((kit / "params" / preset).iterdir()):
         if file.suffix not in (".yaml", ".yml") or file.name.startswith("."):  # macOS leaves "._common.yaml"
             continue
+        where = f"params/{preset}/{file.name}"
         if file.stem not in values or file.suffix != ".yaml":
-            raise UserError(f"params/{preset}/{file.name} belongs to no notebook{nearest(file.stem, values)}")
-        values[file.stem] = _read_yaml(file, f"params/{preset}/{file.name}")
+            raise UserError(f"{where} belongs to no notebook{nearest(file.stem, values)}")
+        found = read_yaml(file, where)
+        found = {} if found is None else found
+        if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+            raise UserError(f"{where} must hold lines `key: value`")
+        values[file.stem] = found
     return values
-
-
-def _places(kit: Path, preset: str) -> dict[str, str]:
-    """The file that a message names, and the preset that it extends."""
-    other = _read_folder(kit, preset)["common"].get("extends")
-    also = f" (or params/{other}, which it extends)" if other else ""
-    return {name: f"params/{preset}/{name}.yaml{also}" for name in ("common", *STAGES)}
-
-
-def _read_yaml(file: Path, where: str) -> dict[str, Any]:
-    value = read_yaml(file, where)
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{where} must hold lines `key: value`")
-    return value
 
 
 def make_plan(
     kit: Path, preset: str, run_name: Optional[str] = None, output_root: Optional[str] = None,
     seed: Optional[int] = None, settings: Sequence[str] = (),
 ) -> Plan:
-    """Merge a preset with the command line and check every name and type against the notebooks.
+    """Merge a preset with the command line; UserError for the first name or type that the notebooks lack.
 
     Args:
         run_name: default: the preset's own, else the preset's name.
         output_root: counts from the current folder; default: the preset's, else `outputs` in the checkout.
-        seed: for every notebook.
         settings: "STAGE.KEY=VALUE" each.
-
-    Raises: UserError: the first mistake found.
     """
-    values, places = read_preset(kit, preset), _places(kit, preset)
+    values, other = read_preset(kit, preset), _read_folder(kit, preset)["common"].get("extends")
+    also = f" (or params/{other}, which it extends)" if other else ""
+    places = {name: f"params/{preset}/{name}.yaml{also}" for name in values}
     notebooks = {stage: kit / "notebooks" / f"{stage}.ipynb" for stage in STAGES}
     cells = {stage: read_parameters(file) for stage, file in notebooks.items()}
     common = values.pop("common")
@@ -159,11 +136,8 @@ def make_plan(
     typed = _read_settings(settings, cells)
     wide: dict[str, Any] = {} if seed is None else {"seed": seed}
     wide["run_name"] = run_name if run_name is not None else common.get("run_name", preset)
-    if output_root:
-        root = os.path.abspath(os.path.expanduser(output_root))
-    else:
-        root = os.path.join(kit, os.path.expanduser(common.get("output_root") or "outputs"))
-    run_dir = find_run(root, wide["run_name"])
+    root = output_root or os.path.join(kit, os.path.expanduser(common.get("output_root") or "outputs"))
+    run_dir = find_run(os.path.abspath(os.path.expanduser(root)), wide["run_name"])
     wide["output_root"] = str(run_dir.parent)
     given, merged = {}, {}
     for stage, cell in cells.items():
@@ -184,11 +158,9 @@ def make_plan(
     return Plan(notebooks, given, merged, run_dir)
 
 
-def _read_settings(
-    settings: Sequence[str], cells: dict[str, dict[str, Parameter]]
-) -> dict[str, dict[str, Any]]:
+def _read_settings(settings: Sequence[str], cells: dict[str, dict[str, Parameter]]) -> dict[str, dict]:
     """Parse `--set STAGE.KEY=VALUE` by the types of the parameters cells."""
-    typed: dict[str, dict[str, Any]] = {stage: {} for stage in cells}
+    typed: dict[str, dict] = {stage: {} for stage in cells}
     for setting in settings:
         left, equals, text = setting.partition("=")
         stage, dot, name = left.strip().partition(".")
@@ -215,20 +187,19 @@ def _absolute(name: str, value: Any, kit: Path) -> Any:
     unchanged, except a folder that is still to be filled.
     """
     if isinstance(value, list) and path_kind(name) == "entries":
-        wheres = [read_entry(str(entry))[2] for entry in value]
-        return [str(entry).removesuffix(where) + _absolute_weights(where, kit)
-                for entry, where in zip(value, wheres)]
+        return [_absolute_entry(str(entry), kit) for entry in value]
     if name == "output_root" or not path_kind(name) or not isinstance(value, str) or not value:
         return value
     for folder in (Path.cwd(), kit):
         path = folder / os.path.expanduser(value)
         if os.path.exists(path):
-            return str(Path(os.path.abspath(path)))
+            return os.path.abspath(path)
     return os.path.abspath(os.path.expanduser(value)) if name.endswith("_root") else value
 
 
-def _absolute_weights(where: str, kit: Path) -> str:
-    """`_absolute` of an entry's CHECKPOINT, ADAPTER or BASE+ADAPTER."""
+def _absolute_entry(entry: str, kit: Path) -> str:
+    """`_absolute` of the CHECKPOINT, ADAPTER or BASE+ADAPTER at the end of an entry."""
+    where = read_entry(entry)[2]
     cuts = [split_adapter(where, root) for root in (Path.cwd(), kit)]
-    base, adapter = next((cut for cut in cuts if None not in cut), (where, None))
-    return "+".join(_absolute("checkpoint", part, kit) for part in (base, adapter) if part)
+    parts = next((cut for cut in cuts if None not in cut), (where, None))
+    return entry.removesuffix(where) + "+".join(_absolute("checkpoint", part, kit) for part in parts if part)

@@ -28,22 +28,12 @@ _PACKAGES = (
 
 
 def collect(seconds: float, opened: int) -> dict[str, Any]:
-    """The part of stage.json about how it was made.
-
-    Args:
-        seconds: wall time of this session of the stage.
-        opened: number of sessions; above 1 it was interrupted and resumed.
-    """
+    """The part of stage.json about how it was made: `seconds` of this session, the number of sessions."""
     return {
-        "seconds": round(seconds, 1),
-        "opened": opened,
-        "peak_memory_gb": peak_memory(),
-        "device": device(),
-        "versions": versions(),
-        "environment": recorded(),
-        "git_commit": git_commit(),
+        "seconds": round(seconds, 1), "opened": opened, "peak_memory_gb": peak_memory(), "device": device(),
+        "versions": versions(), "environment": recorded(), "git_commit": git_commit(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    }  # fmt: skip
 
 
 def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,17 +51,21 @@ def peak_memory() -> dict[str, float]:
         found["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
     except ImportError:  # Windows has no such counter in the standard library
         pass
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        found["gpu"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    if cuda := _cuda():
+        found["gpu"] = round(cuda.max_memory_allocated() / 1e9, 3)
     return found
 
 
-def device() -> str:
-    """Name of the GPU that torch sees, else kind and number of CPU cores; torch is not imported for it."""
+def _cuda() -> Any:
+    """torch.cuda where there is a GPU and torch was imported; it is not imported for this."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
+def device() -> str:
+    """Name of the GPU, else kind and number of CPU cores."""
+    if cuda := _cuda():
+        return cuda.get_device_name(0)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"cpu {platform.machine()}, {cores} cores"
 
@@ -93,17 +87,14 @@ def git_commit() -> Optional[str]:
     if checkout is None or not (checkout / ".git").exists():
         return None
 
-    def git(*words: str) -> Optional[str]:
-        try:
-            done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, timeout=20,
+                              check=True).stdout.strip()  # fmt: skip
 
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def line() -> str:
@@ -153,9 +144,8 @@ def cleaned(environment: Mapping[str, str]) -> dict[str, str]:
 def clean_this_process(figures: bool = True) -> None:
     """Do for a command, or a notebook run by hand, what `cleaned` does for a kernel.
 
-    Args:
-        figures: also give figures matplotlib's own style and a backend that works here: an unknown MPLBACKEND
-            or a user's matplotlibrc (LaTeX for every text) would make the first figure fail.
+    With `figures` they get matplotlib's own style and a backend that works here: an unknown MPLBACKEND or a
+    user's matplotlibrc (LaTeX for every text) would make the first figure fail.
     """
     check_one_process()
     backend = os.environ.get("MPLBACKEND", "")

@@ -30,7 +30,7 @@ from finer1_lib.runs.fingerprints import (
     read_record,
     read_start,
     signature_of,
-)
+)  # fmt: skip
 from finer1_lib.runs.parameters import nearest
 from finer1_lib.runs.presets import Plan
 from finer1_lib.runs.stage import set_aside
@@ -44,10 +44,7 @@ class NotebookFailure(Exception):
 
 
 def chosen_stages(first: Optional[str], last: Optional[str], settings: Sequence[str] = ()) -> tuple[str, ...]:
-    """The stages from `first` (--from) to `last` (--to), both included; None for the chain's ends.
-
-    Raises: UserError: unknown stage, `--from` after `--to`, or a `--set` for a stage that will not run.
-    """
+    """The stages from `first` to `last`, both included; UserError for an option that fits none of them."""
     for option, stage in (("--from", first), ("--to", last)):
         if stage is not None and stage not in STAGES:
             raise UserError(f"{option} {stage}: unknown stage{nearest(stage, STAGES, 'the stages are')}")
@@ -65,16 +62,11 @@ def chosen_stages(first: Optional[str], last: Optional[str], settings: Sequence[
 def run_chain(
     plan: Plan, stages: Sequence[str], say: Say, keep_finished: bool = False, finish: Optional[Finish] = None
 ) -> Optional[Path]:
-    """Run the stages that are due, then `finish(run_dir, stages, say)` while the run is still locked.
+    """Run the stages (a consecutive part of the chain) that are due; returns `finish(run_dir, stages, say)`.
 
-    A stage is skipped if it finished with the same parameters, inputs and code, its outputs are what it
-    recorded, and its executed notebook is there.
-
-    Args:
-        stages: a consecutive part of the chain.
-        keep_finished: also keep what other code of a notebook, or another version of the kit, made.
-
-    Returns: what `finish` returns.
+    A stage is skipped if it finished with the same parameters, inputs and code (`keep_finished`: any code),
+    its outputs are what it recorded, and its executed notebook is there. `finish` is called while the run is
+    locked.
 
     Raises: UserError: a missing earlier stage, a folder in use, removed or changed by hand, or one that a
         notebook raised. NotebookFailure: a notebook failed otherwise.
@@ -87,7 +79,7 @@ def run_chain(
     with files.one_line_for_the_system(run_dir):
         files.make_folder(run_dir)
         held = None
-        if not all(_is_done(plan, stage, _status(plan, stage), keep_finished) for stage in stages):
+        if not all(_status(plan, stage).is_done(keep_finished) for stage in stages):
             held = files.lock(run_dir / ".run.lock", f"run {run_dir.name!r}", patience=2.0)
         try:
             say(f"run {run_dir.name!r} in {run_dir}")
@@ -103,17 +95,15 @@ def run_chain(
 
 
 class _Status(NamedTuple):
-    """The state of a stage's folder.
+    """The state of a stage's folder."""
 
-    Attributes:
-        finished: with the plan's signature, and its outputs as recorded.
-        other_code: which other code made or began it; "" for none.
-        why: how its parameters and inputs differ from the plan's; "" if they do not, or nothing is there.
-    """
+    finished: bool  # with the plan's signature, and its outputs as recorded
+    other_code: str = ""  # which other code made or began it
+    why: str = ""  # how its parameters and inputs differ from the plan's
+    executed: bool = False  # whether the executed notebook is there
 
-    finished: bool
-    other_code: str
-    why: str
+    def is_done(self, keep_finished: bool) -> bool:
+        return self.finished and self.executed and (keep_finished or not self.other_code)
 
 
 def _status(plan: Plan, stage: str) -> _Status:
@@ -121,20 +111,16 @@ def _status(plan: Plan, stage: str) -> _Status:
     signature = signature_of(plan.parameters[stage], needs)
     finished = is_finished(folder, signature)
     before = {**read_start(folder), **(read_record(folder) if finished else {})}
-    if before.get("signature") == signature:
-        return _Status(finished, other_code(before.get("made_by", {}), stage), "")
-    return _Status(False, "", other_inputs(before, plan.parameters[stage], needs) if before else "")
-
-
-def _is_done(plan: Plan, stage: str, found: _Status, keep_finished: bool) -> bool:
-    wanted = found.finished and (keep_finished or not found.other_code)
-    return wanted and (plan.run_dir / f"{stage}.ipynb").is_file()
+    if before.get("signature") != signature:
+        return _Status(False, why=other_inputs(before, plan.parameters[stage], needs) if before else "")
+    code = other_code(before.get("made_by", {}), stage)
+    return _Status(finished, code, executed=(plan.run_dir / f"{stage}.ipynb").is_file())
 
 
 def _run_stage(plan: Plan, stage: str, say: Say, keep_finished: bool) -> None:
     run_dir, number = plan.run_dir, f"{STAGES.index(stage) + 1}/{len(STAGES)}"
     found = _status(plan, stage)
-    if _is_done(plan, stage, found, keep_finished):
+    if found.is_done(keep_finished):
         kept = f"kept, though {found.other_code}" if found.other_code else "skipped"
         say(f"{number} {stage} finished earlier with the same parameters and inputs: {kept}")
         return
@@ -170,10 +156,7 @@ def clock(seconds: float) -> str:
 def run_notebook(stage: str, source: Path, parameters: dict[str, Any], run_dir: Path, show: Say) -> None:
     """Execute a notebook into RUN/STAGE.ipynb, or RUN/STAGE.failed.ipynb after a failure.
 
-    Args:
-        parameters: values to inject.
-        run_dir: an existing folder.
-        show: called with each printed line that begins with "[STAGE]".
+    `show` is called with each printed line that begins with "[STAGE]".
 
     Raises: UserError: the notebook raised one; the same message. NotebookFailure: it failed otherwise.
     """
@@ -195,20 +178,22 @@ def run_notebook(stage: str, source: Path, parameters: dict[str, Any], run_dir: 
             )  # fmt: skip
     except PapermillExecutionError as error:
         os.replace(running, failed)
+        message = str(error.evalue)
         if error.ename == "UserError":
-            message = str(error.evalue)
             raise UserError(message if message.startswith(stage) else f"{stage}: {message}") from None
-        if line := system_line(str(error.evalue), run_dir):
+        if line := system_line(message, run_dir):
             raise UserError(f"{stage}: {line}") from None
-        raise NotebookFailure(_report(stage, error, failed)) from None
+        arrows = re.findall(r"^\s*-+> ?(\d+ .*)", _plain("\n".join(error.traceback)), re.MULTILINE)
+        line = f"\n  in the line {arrows[0].strip()}" if arrows else ""
+        what = f"{error.ename}: {_plain(message).strip()[:500]}"
+        raise NotebookFailure(f"{stage} failed in cell {error.cell_index} of the notebook: {what}{line}"
+                              f"\n  executed notebook: {failed}") from None
     except DeadKernelError:
         os.replace(running, failed)
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise NotebookFailure(
-            f"{stage} failed: its kernel died, most often for want of memory"
-            f"{'; it last said: ' + last[0][:300] if last else ''}"
-            f"\n  executed notebook: {failed}\n  log: {log}"
-        ) from None
+        said = f"; it last said: {last[0][:300]}" if last else ""
+        raise NotebookFailure(f"{stage} failed: its kernel died, most often for want of memory{said}"
+                              f"\n  executed notebook: {failed}\n  log: {log}") from None
     except BaseException:  # Ctrl-C above all: nothing half done stays under a notebook's name
         running.unlink(missing_ok=True)
         raise
@@ -216,16 +201,9 @@ def run_notebook(stage: str, source: Path, parameters: dict[str, Any], run_dir: 
     os.replace(running, run_dir / f"{stage}.ipynb")
 
 
-def _report(stage: str, error: Any, failed: Path) -> str:
-    """Three lines: what was raised, the notebook's own line, and where to look."""
-    def plain(text: str) -> str:
-        return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-    arrows = re.findall(r"^\s*-+> ?(\d+ .*)", plain("\n".join(error.traceback)), re.MULTILINE)
-    line = f"\n  in the line {arrows[0].strip()}" if arrows else ""
-    what = f"{error.ename}: {plain(str(error.evalue)).strip()[:500]}"
-    return (f"{stage} failed in cell {error.cell_index} of the notebook: {what}{line}"
-            f"\n  executed notebook: {failed}")
+def _plain(text: str) -> str:
+    """Text without the colours of a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 class _Lines:
@@ -247,8 +225,7 @@ class _Lines:
 def _kernel_environment(settings: str) -> dict[str, str]:
     """A clean environment, without telemetry, in which this very kit is importable.
 
-    Args:
-        settings: an empty folder in place of the user's ~/.ipython, whose start-up files a run does not need.
+    `settings` is an empty folder in place of the user's ~/.ipython, whose start-up files a run does not need.
     """
     environment = provenance.cleaned(os.environ)
     environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "IPYTHONDIR": settings}

@@ -1,8 +1,7 @@
 """The hand-over between notebooks: what a stage finds, where it writes, and the record it leaves.
 
-A notebook opens its stage in the set-up cell (`notebook.open_stage`) and closes it in its last cell with
-`stage.finish({...})`. Between the two, earlier stages are read through `stage.input(...)` and files written
-under `stage.path(...)`.
+A notebook opens its stage in the set-up cell (`notebook.open_stage`), reads earlier stages by
+`stage.input(...)`, writes under `stage.path(...)`, and closes it in its last cell with `stage.finish({...})`.
 
 A stage is known by its *signature* (`fingerprints.signature_of`). A folder with another signature is moved
 aside to `NN_stage.previous` (one is kept) and begun again. With the same signature everything in the folder
@@ -35,7 +34,7 @@ from finer1_lib.runs.fingerprints import (
     read_start,
     short,
     signature_of,
-)
+)  # fmt: skip
 from finer1_lib.runs.parameters import nearest
 
 SCRATCH = "checkpoints"  # what a stage needs only to resume; removed when it finishes
@@ -47,10 +46,8 @@ class Stage:
     """One notebook's place in a run.
 
     Attributes:
-        name: e.g. "02_cot_sft".
         run_dir, dir: absolute folders of the run and of this stage.
         parameters: the notebook's parameters, read-only.
-        signature: sha256 of what decides the results.
         finished: whether stage.json has this signature and its outputs are in place.
         made_by: the code that made what the folder holds, of `fingerprints.made_by`.
         note: a line for the reader: why the stage begins again, or which other code made what is kept.
@@ -62,7 +59,7 @@ class Stage:
     ) -> None:
         self.name, self.run_dir, self.dir, self.needs = name, run_dir, run_dir / name, needs
         self.parameters = MappingProxyType({key: value for key, value in parameters.items() if key != "notebook"})
-        self._values_now, self._opened_with = values_now, parameters
+        self._values_now, self._opened_with = values_now or (lambda: parameters), parameters
         self.signature = signature_of(parameters, needs)
         self.finished = is_finished(self.dir, self.signature)
         self.inputs: dict[str, str] = {}
@@ -80,10 +77,8 @@ class Stage:
     ) -> "Stage":
         """Open a stage for writing.
 
-        Args:
-            parameters: `run_name`, `output_root`, `seed` and the notebook's own scalars and lists.
-            values_now: returns the same names' present values, which must not have changed when something is
-                written.
+        `values_now` returns the parameters' present values, which must not have changed when something is
+        written.
 
         Raises: UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing
             or was made from other inputs, a folder that another process is writing, or one that may not be
@@ -113,10 +108,9 @@ class Stage:
         if self.dir.exists() and any(self.dir.iterdir()) and started.get("signature") != self.signature:
             before = {**started, **files.read_json(self.dir / "stage.json")}
             unknown = "it was not a stage's folder"
-            why = other_inputs(before, self.parameters, self.needs) if before else unknown
+            changed = other_inputs(before, self.parameters, self.needs) if before else unknown
             set_aside(self.dir)
-            self.note = f"restarted: {why}; the earlier folder is {self.name}.previous"
-            started = {}
+            self.note, started = f"restarted: {changed}; the earlier folder is {self.name}.previous", {}
         self.dir.mkdir(exist_ok=True)
         files.sweep(self.dir)
         self.opened = started.get("opened", 0)  # sessions that worked on this stage
@@ -143,8 +137,7 @@ class Stage:
         if read_start(self.dir).get("signature") != self.signature:
             raise UserError(f"{self.name}: {self.dir} was removed or replaced while the stage was open:"
                             " run the notebook again from its set-up cell")
-        then = self._opened_with
-        now = self._values_now() if self._values_now else then
+        then, now = self._opened_with, self._values_now()
         changed = [f"{name} is {short(now, name)} and was {short(then, name)} when the stage was opened"
                    for name in then if now[name] != then[name]]
         if changed:
@@ -154,10 +147,8 @@ class Stage:
     def input(self, path: str, needed: bool = True) -> Path:
         """A file or folder of an earlier stage, e.g. "01_data/images.parquet"; its sha256 is recorded.
 
-        Args:
-            needed: False for one that may be missing because it may not be read at all.
-
-        Raises: UserError: it is missing or no longer what that stage recorded.
+        UserError if it is no longer what that stage recorded or, unless `needed` is False (it may not be read
+        at all), missing.
         """
         stage, _, rest = path.partition("/")
         if stage not in NEEDS[self.name]:
@@ -182,7 +173,7 @@ class Stage:
     def path(self, path: str) -> Path:
         """Where to write an output, e.g. "records.jsonl"; parents are made. "checkpoints/..." is scratch.
 
-        Raises: UserError: a parameter is not what it was when the stage was opened, or the folder is gone.
+        UserError if a parameter is not what it was when the stage was opened, or the folder is gone.
         """
         target = Path(os.path.abspath(self.dir / path))
         if not target.is_relative_to(self.dir) or target == self.dir:
@@ -217,20 +208,14 @@ class Stage:
         began = time.time_ns()
         outputs = hashing.recorded_hashes(self.dir, skip=_OWN)
         hashing.remember(self.dir, outputs, began)
-        record = {
-            "stage": self.name,
-            "signature": self.signature,
-            "made_by": self.made_by,
-            "parameters": recorded(self.parameters),
-            "needs": self.needs,
-            "inputs": dict(sorted(self.inputs.items())),
-            "outputs": outputs,
-            "digest": digest_of(outputs),
-            "seed": self.seed,
-            # a stage that was only loaded keeps the cost and the environment of its computation
-            **(provenance.of_record(earlier) or provenance.collect(time.monotonic() - self._began, self.opened)),
-        }
-        files.atomic_write_json(self.dir / "stage.json", record)
+        # a stage that was only loaded keeps the cost and the environment of its computation
+        seconds = time.monotonic() - self._began
+        cost = provenance.of_record(earlier) or provenance.collect(seconds, self.opened)
+        files.atomic_write_json(self.dir / "stage.json", {
+            "stage": self.name, "signature": self.signature, "made_by": self.made_by,
+            "parameters": recorded(self.parameters), "needs": self.needs,
+            "inputs": dict(sorted(self.inputs.items())), "outputs": outputs, "digest": digest_of(outputs),
+            "seed": self.seed, **cost})  # fmt: skip
         self._note_start()
         self.finished = True
         shutil.rmtree(self.dir / SCRATCH, ignore_errors=True)

@@ -141,7 +141,7 @@ def _trainer_class(base: type) -> type:
             self.tapo, self.triplets = tapo, list(triplets)
             self.update_tokens = 0
             self._sums: dict[str, tuple] = {}    # (sum, tokens) of this update's metrics
-            self._metrics: dict[str, float] = {}  # of the rollout batch
+            self._rollout_metrics: dict[str, float] = {}  # of the rollout batch
             self._counts: dict[str, float] = {}  # of the rollout batch, logged once
             self.step_began = 0.0
             super().__init__(*args, **kwargs)
@@ -162,7 +162,7 @@ def _trainer_class(base: type) -> type:
                 batch = self.sampler.batch(slots, number)
             began = time.monotonic()
             result = self._as_rows(batch, len(slots))
-            self._metrics = batch.metrics
+            self._rollout_metrics = batch.metrics
             self._counts = {**batch.counts, "seconds_scoring": time.monotonic() - began}
             torch.manual_seed(mix(self.tapo.seed, number))  # TRL shuffles next, by the global generator
             return bundle(result, self.tapo.group_size, self.tapo.micro_batch_size)
@@ -278,7 +278,7 @@ def _trainer_class(base: type) -> type:
                 counts, self._counts = self._counts or dict.fromkeys(COUNTS, 0.0), {}
                 spent = counts["seconds_rollout"] + counts["seconds_scoring"]
                 update = time.monotonic() - self.step_began - spent
-                logs = {**logs, **self._metrics, **means, **counts, "seconds_update": update}
+                logs = {**logs, **self._rollout_metrics, **means, **counts, "seconds_update": update}
                 self._sums.clear()
             super().log(logs, start_time)
 

@@ -195,6 +195,7 @@ def test_holm_by_hand():
     assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
 
 
+@settings(max_examples=20, deadline=None)  # multipletests collects garbage at each call: a tenth of a second
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_never_makes_a_find(p_values):
     corrected = holm(p_values)

@@ -7,9 +7,21 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from finer1_lib.data.rationales.filters import REASONS, write_rationale
 from finer1_lib.data.rationales.making import kept_concepts, query_until_good
-from finer1_lib.data.rationales.quality import (compare_concepts, concept_report, found_and_missed, is_true,
-                                                label_order, longest, misread, misread_share, quality_report,
-                                                query_again, share, steps, switched_off)
+from finer1_lib.data.rationales.quality import (
+    compare_concepts,
+    concept_report,
+    found_and_missed,
+    is_true,
+    label_order,
+    longest,
+    misread,
+    misread_share,
+    quality_report,
+    query_again,
+    share,
+    steps,
+    switched_off,
+)
 from finer1_lib.miniature.teacher import GuideTeacher, Rates
 
 # A busy machine is no fault of the code's.

@@ -13,10 +13,23 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
 from finer1_lib.data.rationales.concepts import TfidfEncoder, concept_scores, keep_concepts, select_concepts
-from finer1_lib.data.rationales.filters import (CUT_OFF, REASONS, check_filters, fix_punctuation, flaws,
-                                                reject_reason, settle, write_rationale)
-from finer1_lib.data.rationales.making import (choose_concepts, label_places, make_rationales, query_all,
-                                               query_until_good)
+from finer1_lib.data.rationales.filters import (
+    CUT_OFF,
+    REASONS,
+    check_filters,
+    fix_punctuation,
+    flaws,
+    reject_reason,
+    settle,
+    write_rationale,
+)
+from finer1_lib.data.rationales.making import (
+    choose_concepts,
+    label_places,
+    make_rationales,
+    query_all,
+    query_until_good,
+)
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import Teacher, draw_seed
 

@@ -16,8 +16,15 @@ from finer1_lib.data.guide import analysis_text, distance, four_parts, nearest
 from finer1_lib.data.rationales.filters import CUT_OFF, REASONS, fix_punctuation, flaws, reject_reason
 from finer1_lib.data.rationales.making import query_until_good
 from finer1_lib.data.rationales.parsing import parse
-from finer1_lib.data.rationales.teachers import (TEACHER_PROMPTS, Description, PromptedTeacher, Rationale,
-                                                 SelfTeacher, draw_seed, fill)
+from finer1_lib.data.rationales.teachers import (
+    TEACHER_PROMPTS,
+    Description,
+    PromptedTeacher,
+    Rationale,
+    SelfTeacher,
+    draw_seed,
+    fill,
+)
 from finer1_lib.miniature.teacher import GuideTeacher, Rates
 
 # A busy machine is no fault of the code's.

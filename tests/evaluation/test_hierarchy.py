@@ -36,7 +36,7 @@ def test_the_right_name_is_right_everywhere():
 def test_a_sibling_is_a_near_miss():
     assert of("House Wren", "Winter Wren") == {
         "path_order": 1, "path_family": 1, "path_genus": 1, "path_sub_category": 0, "path_hca": 0,
-        "path_por": 3 / 4, "path_s_por": 3 / 4, "path_tor": 2 / 3, "path_f1": 6 / 8,
+        "path_tor": 2 / 3, "path_f1": 6 / 8,
         "path_depth": 3 / 4, "path_near_miss": 1}  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_an_inner_node_is_as_deep_as_it_is():
     cousin, genus = of("House Wren", "Rock Wren"), of("House Wren", "Troglodytes")
     assert (cousin["path_depth"], genus["path_depth"]) == (2 / 4, 3 / 4)
     assert genus["path_f1"] == 6 / 7 and genus["path_near_miss"] == 1  # three nodes said, all right
-    assert of("House Wren", "Troglodytidae")["path_por"] == 2 / 4
+    assert of("House Wren", "Troglodytidae")["path_depth"] == 2 / 4
 
 
 @pytest.mark.parametrize("said", ["", "a bird", "wren", "P", "Sparrow", "House Wren, Rock Wren", None])
@@ -60,8 +60,8 @@ def test_what_cars_share_without_a_model_is_no_nearness():
     assert tree.ranks == ("genus", "model", "body", "year", "sub_category")
     assert set(path_scores(truth, tree.path_of("Toyota Camry Sedan 2012")).values()) == {0.0}
     sibling = path_scores(truth, tree.path_of("Audi S5 Coupe 2012"))
-    assert sibling["path_por"] == sibling["path_f1"] == 1 / 5 and sibling["path_near_miss"] == 1
-    assert path_scores(truth, tree.path_of("Audi S4 Sedan 2007"))["path_por"] == 3 / 5
+    assert sibling["path_depth"] == sibling["path_f1"] == 1 / 5 and sibling["path_near_miss"] == 1
+    assert path_scores(truth, tree.path_of("Audi S4 Sedan 2007"))["path_depth"] == 3 / 5
 
 
 @pytest.mark.parametrize("said, nodes", [
@@ -106,7 +106,7 @@ def test_a_drawn_name_keeps_its_number():
 def test_a_rank_that_the_truth_lacks_is_not_asked_and_moves_no_other():
     tree = Tree("car", genera("car"))
     scores = path_scores(tree.path_of("Buick Regal GS 2012"), tree.path_of("Buick Verano Sedan 2012"))
-    assert "path_body" not in scores and scores["path_por"] == 1 / 4
+    assert "path_body" not in scores and scores["path_depth"] == 1 / 4
 
 
 def test_names_that_nobody_asked_for_are_nodes_too():
@@ -129,9 +129,8 @@ def test_a_taxonomy_of_genera_alone_stands_below_the_super_category():
 
 
 @given(st.sampled_from(sorted(TAXONOMY)), st.sampled_from([*sorted(TAXONOMY), "Anas", "nothing", None]))
-def test_in_a_tree_the_overlaps_agree(truth, said):
+def test_path_scores_are_shares(truth, said):
     scores = of(truth, said)
-    assert scores["path_por"] == scores["path_s_por"] == scores["path_depth"]
     assert all(0 <= value <= 1 for value in scores.values())
     assert scores["path_hca"] == scores["path_sub_category"] == float(said == truth)
 

@@ -27,11 +27,12 @@ def world(tmp_path_factory):
     def run(name, *settings, words=WORDS):
         given = {"data_sets": f"[{','.join(words)}]", "data_root": root / "data", "allow_incomplete": "true"}
         chosen = [f"01_data.{key}={value}" for key, value in given.items()] + list(settings)
-        chosen += ["01_data.prototype_images=2", "00_miniature_world.images_per_sub_category=2",
+        chosen += ["01_data.prototype_images=1", "00_miniature_world.images_per_sub_category=2",
                    "00_miniature_world.card_pictures=0"]
         command = ["run", "miniature", "--run-name", name, "--output-root", str(root / "runs"), "--to", "01_data"]
         if (root / "runs/released").exists():  # the drawn world is the same for all: drawn once
             shutil.copytree(root / "runs/released/00_miniature_world", root / "runs" / name / "00_miniature_world")
+            shutil.copy(root / "runs/released/00_miniature_world.ipynb", root / "runs" / name)
         return finer1(CHECKOUT, *command, *(part for one in chosen for part in ("--set", one))), root / "runs" / name
 
     return root, run
@@ -61,7 +62,7 @@ def test_questions_and_rationales_are_the_release_s(released):
         assert set(seen) == set(NAMES[word][:SEEN])
 
 
-def test_what_later_notebooks_are_told(released):
+def test_what_later_notebooks_read(released):
     data = json.loads((released / "data.json").read_text())
     assert set(data["data_sets"]) == set(WORDS) and data["missing"] == {}
     assert {(one["split"], one["complete"]) for one in data["data_sets"].values()} == {("release", False)}
@@ -71,14 +72,14 @@ def test_what_later_notebooks_are_told(released):
     assert len(triplets) == SEEN * len(WORDS) * 3
 
 
-def test_a_missing_set_is_told_and_triplets_are_read_back(world, released):
+def test_a_missing_set_is_reported_and_triplets_are_read_back(world, released):
     root, run = world
     code, out, err = finer1(CHECKOUT, "export-stage2", "released", str(root / "stage2"), "--output-root",
                             str(root / "runs"))
     assert code == 0, err
     (root / "data/stanford_cars").rename(root / "data/hidden")
     try:
-        (code, out, err), folder = run("fewer", f"01_data.release={root / 'release'}",
+        (code, out, err), folder = run("fewer", f"01_data.release={root / 'release'}", "01_data.descriptions_per_focus=1",
                                        f"01_data.triplets_file={root / 'stage2'}")
     finally:
         (root / "data/hidden").rename(root / "data/stanford_cars")

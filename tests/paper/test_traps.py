@@ -1,7 +1,6 @@
 """Every trap of the released evaluation: `official`, bug for bug the release, falls in; the kit does not.
 
-The tests bear the audit's numbers: A of the closed world, B of the open world. Answers are planted, names
-invented or common. Where a trap lies outside of scoring (distractors, prompts, trials, scripts, pixels) the
+finer1_lib/paper/README.md lists them with the release's lines. Answers are planted, names invented or common. Where a trap lies outside of scoring (distractors, prompts, trials, scripts, pixels) the
 test shows what the kit does in its place. Kinder or fuller readings stand in rows of their own: the similarity
 unclipped (B2), aliases and whole words (B5).
 """
@@ -52,7 +51,7 @@ def opened(completion, *given, **known):
 
 @pytest.fixture
 def items(tmp_path):
-    """(folder of pictures, 60 items): ten pictures of each name, truth first as in the release."""
+    """(folder of pictures, 60 items): ten images of each name, truth first as in the release."""
     found = []
     for name in NAMES:
         for number in range(10):
@@ -81,7 +80,7 @@ def ask(items, answer, entry=FIXED[0], setting="closed_world", order="shuffled",
 # ---------------------------------------------------------------- A: the closed world
 
 
-def test_A1_the_truth_is_always_the_first_option(items):
+def test_the_truth_is_always_the_first_option(items):
     records = always_first(items[1], ["release", "shuffled", "rotations"], seed=0)
     scores = score_records(records, [OFFICIAL, STRICT])
     mean = scores[scores["metric"] == "accuracy"].groupby(["scorer", "option_order"])["value"].mean()
@@ -92,7 +91,7 @@ def test_A1_the_truth_is_always_the_first_option(items):
     assert set(chose["value"]) == {1.0}  # and the kit says how it was done
 
 
-def test_A2_distractors_mined_by_the_encoder_that_is_tested():
+def test_distractors_mined_by_the_encoder_that_is_tested():
     """The three nearest by an encoder's own measure are its hardest; the kit's guide knows no encoder."""
     from finer1_lib.data.guide import guide_similarity
     from finer1_lib.data.split import evaluation_items
@@ -126,7 +125,7 @@ def test_A2_distractors_mined_by_the_encoder_that_is_tested():
     "said",
     ["House Wren, Rock Wren, Marsh Wren", "not a Rock Wren", "House Wren or Rock Wren", "Great Rock Wren"],
 )
-def test_A3_containment_pays_for_lists_and_for_longer_names(said):
+def test_containment_rewards_lists_and_for_longer_names(said):
     assert closed(f"<answer>{said}</answer>") == (1, 0)
     assert closed("<answer>Border Collie</answer>", "Collie") == (1, 0)  # a wrong option that holds the label
     assert closed("<answer>Collie</answer>", "Collie") == (1, 1)
@@ -148,7 +147,7 @@ def test_A3_containment_pays_for_lists_and_for_longer_names(said):
         ("", (0, 0), 0, 1),
     ],
 )
-def test_A4_three_parsers_where_one_should_be(completion, official, reward, failure):
+def test_three_parsers_where_one_should_be(completion, official, reward, failure):
     assert (closed(completion)[0], opened(completion)[0]) == official
     assert contains_answer(completion, "Rock Wren") == reward  # the release's training reads otherwise
     for scores in (STRICT.closed(record(completion)), STRICT.open(record(completion))):
@@ -157,7 +156,7 @@ def test_A4_three_parsers_where_one_should_be(completion, official, reward, fail
         assert scores["format_failure"] == failure
 
 
-def test_A5_prompts_under_each_other_s_labels(items, monkeypatch):
+def test_prompts_under_each_other_s_labels(items, monkeypatch):
     """Scores do not tell what was asked, so every record carries its text and hash, and no other may pass."""
     (first, *_) = ask(items, lambda prompt: "<answer>Dunen Wren</answer>", setting="open_world")
     exchanged = {**first, "prompt": "Choose from: Dunen Wren, Marlo Wren.", "prompt_name": "answer_closed"}
@@ -172,7 +171,7 @@ def test_A5_prompts_under_each_other_s_labels(items, monkeypatch):
         ask(items, lambda prompt: "", setting="open_world")
 
 
-def test_A6_a_baseline_asked_under_another_prompt(items):
+def test_a_baseline_queried_under_another_prompt(items):
     """Weights that cannot follow the four-part prompt: which of their two scores is the baseline's?"""
 
     def answer(prompt):
@@ -192,7 +191,7 @@ def test_A6_a_baseline_asked_under_another_prompt(items):
         (c.model, f"{c.prompts}_closed", PROMPTS[f"{c.prompts}_closed"].hash) for c in (short, long)}
 
 
-def test_A7_three_greedy_trials_are_one_trial(items):
+def test_three_greedy_trials_are_one_trial(items):
     answer = lambda prompt: f"<answer>{random.Random(prompt).choice(NAMES)}</answer>"  # noqa: E731
     trials = [ask(items, answer, file=f"{n}.jsonl") for n in range(3)]
     means = [np.mean([OFFICIAL.closed(r)["accuracy"] for r in trial]) for trial in trials]
@@ -202,7 +201,7 @@ def test_A7_three_greedy_trials_are_one_trial(items):
     assert row["low"] < row["value"] < row["high"] and row["n"] == 60  # the kit's: over sub-categories
 
 
-def test_A8_nothing_evaluated_and_no_error(items, tmp_path):
+def test_nothing_evaluated_and_no_error(items, tmp_path):
     """The release's script skips what is missing and ends well; each of these ends in one line."""
     from finer1_lib.runs.stage import Stage
 
@@ -227,7 +226,7 @@ def test_A8_nothing_evaluated_and_no_error(items, tmp_path):
     assert not (items[0] / "r.jsonl").exists()
 
 
-def test_A9_one_pixel_budget_in_training_and_in_evaluation(tmp_path):
+def test_one_pixel_budget_in_training_and_in_evaluation(tmp_path):
     """The release reads one photograph in two sizes; the kit's weights carry one processor with them."""
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -253,7 +252,7 @@ def test_A9_one_pixel_budget_in_training_and_in_evaluation(tmp_path):
 # ---------------------------------------------------------------- B: the open world
 
 
-def test_B1_the_super_category_is_guessed_from_the_path():
+def test_the_super_category_is_guessed_from_the_path():
     near = "<answer>bird</answer>"  # the word itself, which is worth nothing
     assert OFFICIAL.open(record(near, "Blackbird"))["relative_semantic_similarity"] > 0  # against "object"
     assert OFFICIAL.open(record(near, "Blackbird", "birds/1.jpg"))["relative_semantic_similarity"] == 0
@@ -265,7 +264,7 @@ def test_B1_the_super_category_is_guessed_from_the_path():
 
 
 @pytest.mark.parametrize("said", ["rock wren", "ROCK WREN", "Rock-Wren", "rock_wren"])
-def test_B2_relative_similarity_of_spellings(said):
+def test_relative_similarity_of_spellings(said):
     """A right name in another spelling. (That no weight is drawn anew: test_similarity.)"""
     for label in ("Rock Wren", "Rock_Wren"):
         item = record(f"<answer>{said}</answer>", label)
@@ -273,7 +272,7 @@ def test_B2_relative_similarity_of_spellings(said):
         assert STRICT.open(item)["relative_semantic_similarity"] == 1 == STRICT.open(item)["text_inclusion"]
 
 
-def test_B2_clipping_hides_answers_that_are_worse_than_the_super_category_s_word():
+def test_clipping_hides_answers_that_are_worse_than_the_super_category_s_word():
     """A car for a bird, and "bird" for a bird: both 0, unless nothing is clipped."""
     path, key = {"path": "birds/1.jpg"}, "relative_semantic_similarity"
     for scorer in (OFFICIAL, STRICT):
@@ -284,7 +283,7 @@ def test_B2_clipping_hides_answers_that_are_worse_than_the_super_category_s_word
         assert far[f"{key}_unclipped"] == pytest.approx((0 - 1 / 4) / (1 - 1 / 4))
 
 
-def test_B2_a_second_encoder_is_a_row_of_its_own():
+def test_a_second_encoder_is_a_row_of_its_own():
     class Blind:
         """Sees one thing in every text."""
 
@@ -308,7 +307,7 @@ def test_B2_a_second_encoder_is_a_row_of_its_own():
 
 
 @pytest.mark.parametrize("ending", ["", "<answer></answer>", "<answer> </answer>"])
-def test_B3_without_an_answer_the_reasoning_is_scored(ending):
+def test_without_an_answer_the_reasoning_is_scored(ending):
     thought = "<think>It might be a Rock Wren, but the bill says no.</think>"
     assert opened(thought + ending) == (1, 0)
     assert opened(thought + "<answer>House Wren</answer>") == (0, 0)  # whoever commits himself loses
@@ -319,7 +318,7 @@ def test_B3_without_an_answer_the_reasoning_is_scored(ending):
     assert OFFICIAL.open(item)["fallback"] == 1 > OFFICIAL.open(record("<answer>x</answer>"))["fallback"]
 
 
-def test_B4_cars_lose_their_last_two_words():
+def test_cars_lose_their_last_two_words():
     car = {"path": "stanford-cars/1.jpg", "super_category": "car"}
     for said in ("Dacar Falcon", "Dacar Falcon Estate 2012", "Dacar Falcon Type-Z 2007"):
         assert opened(f"<answer>{said}</answer>", "Dacar Falcon Type-S 2012", **car) == (1, 0)
@@ -329,7 +328,7 @@ def test_B4_cars_lose_their_last_two_words():
 
 
 @pytest.mark.parametrize("said, label", [("primrose", "Rose"), ("Border Collie", "Collie"), ("fowl", "Owl")])
-def test_B5_labels_inside_longer_words_and_names(said, label):
+def test_labels_inside_longer_words_and_names(said, label):
     assert opened(f"<answer>{said}</answer>", label) == (1, 0)
     assert opened(f"<answer>{label}</answer>", label) == (1, 1)
     item = record(f"<answer>{said}</answer>", label, super_category="dog" if "Collie" in label else "x")
@@ -344,7 +343,7 @@ def test_B5_labels_inside_longer_words_and_names(said, label):
     ("Greater Roadrunner", "Geococcyx", "bird"), ("727-200", "Boeing 727-200", "aircraft"),
     ("German Shorthaired Pointer", "German Shorthaired", "pet"), ("coltsfoot", "colt's foot", "flower"),
 ])
-def test_B5_another_name_of_the_right_thing_is_wrong_for_the_release(said, label, data_set):
+def test_another_name_of_the_right_thing_is_wrong_for_the_release(said, label, data_set):
     item = record(f"<answer>{said}</answer>", label, super_category=data_set)
     shorter = label.lower() in said.lower()  # "German Shorthaired" happens to stand in its full name
     assert OFFICIAL.open(item)["text_inclusion"] == shorter

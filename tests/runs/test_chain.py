@@ -16,12 +16,12 @@ from finer1_lib.evaluation.summary import CATEGORIES, KEYS, labels_in
 from finer1_lib.runs.chain import STAGES
 from finer1_lib.training.methods import CONTROLS
 
-SUB_CATEGORIES = 8  # of each super-category: 5 seen, 3 unseen
-IMAGES = 6          # 3 shots and 3 for testing
+SEEN, UNSEEN = 4, 2  # sub-categories of each super-category
+IMAGES = 5  # 3 shots and 2 for testing
 SIZES = {
     "00_miniature_world": {"images_per_sub_category": 2, "card_pictures": 1, "card_wordings": 1},
-    "01_data": {"num_shots": 3, "attempts": 3},
-    "02_cot_sft": {"cot_epochs": 2, "answer_epochs": 1, "max_new_tokens": 32,
+    "01_data": {"num_shots": 3, "attempts": 3, "prototype_images": 2, "quality_draws": 2},
+    "02_cot_sft": {"cot_epochs": 1, "answer_epochs": 1, "max_new_tokens": 32,
                    "settings_compared": "[cot_full]"},
     "03_tapo": {"n_anchor": 2, "n_positive": 2, "steps": 2, "prompts_per_step": 2, "micro_batch_size": 8,
                 "max_sampling_rounds": 1, "max_new_tokens": 140, "methods": "[tapo,no_thinking_rl]",
@@ -45,8 +45,8 @@ def small_guide():
     entries = guide["sub_categories"]
     for super_category in guide["super_categories"]:
         own = [name for name in entries if entries[name]["super_category"] == super_category]
-        kept += [name for name in own if name in guide["seen"]][:5]
-        kept += [name for name in own if name in guide["unseen"]][: SUB_CATEGORIES - 5]
+        kept += [name for name in own if name in guide["seen"]][:SEEN]
+        kept += [name for name in own if name in guide["unseen"]][:UNSEEN]
     return {**guide, "sub_categories": {name: entries[name] for name in kept},
             "seen": [name for name in guide["seen"] if name in kept],
             "unseen": [name for name in guide["unseen"] if name in kept]}
@@ -125,7 +125,7 @@ def test_every_score_comes_from_the_records(chain):
     run = chain[1]
     records, models = read_jsonl(run / "04_evaluation" / "records.jsonl"), labels_in(run)
     asked = {(r["model"], r["setting"], r["option_order"], r["rotation"], r["item_id"]) for r in records}
-    assert len(asked) == len(records) == len(models) * 3 * 16  # shuffled, release, open world
+    assert len(asked) == len(records) == len(models) * 3 * 2 * (SEEN + UNSEEN)  # shuffled, release, open world
     rows = json.loads((run / "summary.json").read_text())
     control = [row for row in rows if row["model"] == "always_first" and row["metric"] == "accuracy"]
     assert {row["value"] for row in control if row["option_order"] == "release"} == {1.0}
@@ -137,7 +137,7 @@ def test_every_score_comes_from_the_records(chain):
         keys = ("model", "dataset", "metric", "categories", "scorer", "option_order")
         wanted = (model, "bird", "accuracy", "seen", "strict", "shuffled")
         (row,) = [row for row in rows if tuple(row[key] for key in keys) == wanted]
-        assert row["n"] == len(said) == 5 and row["value"] == pytest.approx(sum(right) / len(right))
+        assert row["n"] == len(said) == SEEN and row["value"] == pytest.approx(sum(right) / len(right))
 
 
 def test_the_same_command_again_skips_every_stage(chain):

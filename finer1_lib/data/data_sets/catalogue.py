@@ -12,11 +12,13 @@ Sources: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' class lists; fo
 import csv
 import importlib.resources
 import re
-import yaml
-from finer1_lib.core.errors import UserError
 from functools import cache
 from pathlib import PurePosixPath
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NamedTuple, Optional
+
+import yaml
+
+from finer1_lib.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas

@@ -8,9 +8,6 @@ The sums are all that is needed, so records can be counted as they are read and 
 harmonic mean of seen S and unseen U, 2SU / (S + U), is high only where both are; of the average over
 super-categories it is the harmonic mean of the two averages. In its interval, and wherever both kinds are
 taken together, seen and unseen sub-categories are resampled apart.
-
-Source: METHOD 4 (averages: unweighted over data sets, seen and unseen apart); audit 4.3 (macro accuracy,
-harmonic mean); intervals over whole sub-categories are our choice.
 """
 
 from dataclasses import replace

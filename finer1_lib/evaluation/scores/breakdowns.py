@@ -12,8 +12,6 @@ each quarter counts as often as the model that has fewer answers of it,
 
 so lengths that only one of them writes say nothing, and `n` is the sum of m. It describes and proves nothing:
 an answer that goes wrong may be long because it does.
-
-Source: audit A1 (position), C2 (rationales), 4.3 ("accuracy at equal output length"); levels are our choice.
 """
 
 from dataclasses import replace

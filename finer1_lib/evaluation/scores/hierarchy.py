@@ -12,20 +12,19 @@ node at all and stays in every denominator with 0. Of the path y of the truth an
 
     path_<rank>     y'_l = y_l                           the share right at each rank
     path_hca        all levels right                     hierarchical consistent accuracy
-    path_por        right levels / L                     path overlap ratio
-    path_s_por      longest right beginning / L          strict POR, as TARA's code counts
     path_tor        right pairs of neighbours / (L - 1)  top-down overlap ratio
     path_f1         F1 of the two sets of nodes
-    path_depth      depth of the lowest common ancestor / L, in a tree the same as path_s_por
+    path_depth      right levels / L: depth of the lowest common ancestor
     path_near_miss  the right genus, another name
 
 A node is right only below right nodes: two cars of one year are no nearer for that. One answer so has one right
-beginning, and por, s_por and depth agree; TARA asks each level by itself, where they part.
+beginning: TARA's path overlap ratio (POR) and its strict form would both equal path_depth and are not listed.
+TARA queries each level separately; only there do they differ.
 
 Levels are matched by their rank, so a rank that the truth lacks (a car without a body in its name) is not
 asked for it, and the others stay in their places.
 
-Source: TARA's metrics; paths from plain answers, and all trees but CUB's, are our choice.
+Metrics as TARA defines them, on paths read from plain answers.
 
 Which neighbour is answered for which: the answers about the sub-categories of one genus, counted.
 
@@ -37,8 +36,6 @@ Which neighbour is answered for which: the answers about the sub-categories of o
 
 A sub-category whose genus nobody knows takes no part. Of cars and aircraft "genus" is what the taxonomy puts
 there: the maker, the family.
-
-Source: our choice.
 """
 
 import re
@@ -131,14 +128,12 @@ def path_scores(truth: Path, said: Path) -> dict[str, float]:
     alike = [said.get(rank) == value for rank, value in truth.items()]
     right = [all(alike[: depth + 1]) for depth in range(len(alike))]
     levels, genus = len(right), dict(zip(truth, right)).get(GENUS, False)
-    beginning = sum(right)
     pairs = sum(one and two for one, two in zip(right, right[1:]))
     scores = {f"path_{rank}": float(hit) for rank, hit in zip(truth, right)}
     return {
-        **scores, "path_hca": float(all(right)), "path_por": sum(right) / levels,
-        "path_s_por": beginning / levels,
+        **scores, "path_hca": float(all(right)),
         "path_tor": pairs / (levels - 1) if levels > 1 else float(all(right)),
-        "path_f1": 2 * sum(right) / (levels + len(said)), "path_depth": beginning / levels,
+        "path_f1": 2 * sum(right) / (levels + len(said)), "path_depth": sum(right) / levels,
         "path_near_miss": float(genus and not right[-1]),
     }  # fmt: skip
 

@@ -8,8 +8,8 @@ The scorers see one record a question, the majority's. Answers are told apart af
 completion without a single answer casts no vote, but stays in the denominator of the share. Of equally many
 votes the answer drawn first wins.
 
-Source: audit 4.3 (pass@k and majority of k: DiVE-k); Chen et al. 2021 (the unbiased pass@k); Wang et al. 2023
-(self-consistency); ties and empty answers are our choice.
+Source: Chen et al. 2021, arXiv 2107.03374 (the unbiased pass@k); Wang et al. 2023, arXiv 2203.11171
+(self-consistency).
 """
 
 from collections import Counter
@@ -79,7 +79,7 @@ def sample_scores(record: Record, right: Sequence[float]) -> dict[str, float]:
         record: of `settle`, with `drawn`.
         right: 1 for each draw that is right, else 0.
 
-    Source: Chen et al. 2021; audit 4.3 (consistency as the majority's share).
+    Source: Chen et al. 2021, arXiv 2107.03374.
     """
     n, c = len(right), int(sum(right))
     sizes = sorted({n, *(2**power for power in range(n.bit_length()) if 2**power <= n)})

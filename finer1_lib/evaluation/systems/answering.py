@@ -4,8 +4,6 @@
     answerer.answer(requests, max_new_tokens=256, seed=0)  ->  [Generation("<think>...", 63, False), ...]
 
 `evaluation.collect_records` asks for nothing else, so that every row of a table comes out of one loop.
-
-Source: our choice.
 """
 
 from pathlib import Path

@@ -12,7 +12,7 @@ alphabet is answered, and the completion names them all.
 Time is linear in pictures plus names; memory holds `KEPT` pictures' vectors.
 
 Source: paper Table 1 (CLIP-L, EVA-G, SigLIP-L, SigLIP2-L); prompt ensembles: Radford et al. 2021, Section
-3.1.4. How the paper asked its encoders is not said; the release has no code for them (audit A2).
+3.1.4. How the paper asked its encoders is not said; the release has no code for them.
 
 The sentences that an encoder compares a picture with: one template, or several and their mean.
 
@@ -26,7 +26,7 @@ hash. A super-category that nobody listed (a drawn one, a data set of one's own)
 
 Source: `clip_photo` and the cars' templates are CLIP's published prompts (data/prompts.md of openai/CLIP:
 FGVC Aircraft, Birdsnap, Stanford Cars, Flowers102, OxfordPets; it has none for CUB and Stanford Dogs, which
-are worded alike). The paper does not say what it asked its encoders: `clip_ensemble` is our choice of forms
+are worded alike). The paper does not say what it asked its encoders: `clip_ensemble` is the kit's choice of forms
 that CLIP lists for ImageNet, each with the super-category.
 """
 

@@ -15,7 +15,7 @@ Each entry says by which prompts it is asked: baselines for the name alone, as t
 when asked, Fine-R1 in the way it was trained to think. `ambiguous` says why the id may not be the one that
 the paper used, `blocked` why it would not run here.
 
-Source: paper Tables 1, 2, 3c, 6, 7; data.md 4.2 (ids), audit A5 and A6 (prompts), part 2 (DeepPerception).
+Source: Fine-R1 (arXiv 2602.07605), Tables 1, 2, 3c, 6, 7.
 """
 
 import re

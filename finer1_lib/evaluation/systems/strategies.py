@@ -8,8 +8,6 @@
 Examples are the training's shots of the same super-category, never of a sub-category that is among the item's
 options: else the answer could be read off the context, or an option be ruled out by it. They are drawn by seed
 and item, the same ones in both settings and for every model.
-
-Source: METHOD 4 (strategies); audit 4.3 (pass@k, majority); how they are drawn is our choice.
 """
 
 import random

@@ -1,3 +1,1 @@
-"""The files of the official release: evaluation lists, rationales, triplets and prompts, read and written."""
-
-
+"""The files of the official release, read and written: evaluation questions, rationales, triplets."""
