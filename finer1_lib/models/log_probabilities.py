@@ -12,8 +12,7 @@ in 12 lines, but needs 31 % more peak memory (N = 4,096 tokens, V = 16,000 words
 TRL's losses are Triton kernels (no CPU), Unsloth's log-prob method returns no gradient, and what
 `model(...).logits` holds depends on environment variables there.
 
-Source: these are the quantities of Fine-R1 (arXiv 2602.07605), Section 4.2: pi_theta(o_t | ...) and the KL
-divergence between the two images' distributions.
+Source: Fine-R1 (arXiv 2602.07605), Section 4.2: pi_theta(o_t | ...) and the two images' KL divergence.
 """
 
 import functools

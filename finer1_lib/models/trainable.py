@@ -6,7 +6,6 @@
     Trainable("full", vision_tower=True, projector=True)   # everything
 
 LoRA is kept as plain PEFT, full fine-tuning as a checkpoint with trainable.json; either with the processor.
-
 Source: full fine-tuning: Fine-R1 (arXiv 2602.07605), Section 5.1. The release freezes vision tower and
 projector in stage 1 (LLaMA-Factory/examples/train_full/qwen2_5vl_full_sft.yaml:11) and trains them in stage 2
 (TAPO/examples/configs/config_tapo.yaml:68). LoRA: arXiv 2106.09685.
