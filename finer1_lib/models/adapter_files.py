@@ -20,12 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from finer1_lib.core.checkpoint_names import CONFIG, HUB_ID, is_folder, split_revision
 from finer1_lib.core.errors import CONTROL, UserError
 from finer1_lib.models.checkpoint_files import (
-    check_checkpoint,
-    open_weights,
-    read_object,
-    refuse_bad_weights,
-    weight_files,
-)
+    check_checkpoint, open_weights, read_object, refuse_bad_weights, weight_files,
+)  # fmt: skip
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before every name in a file of PEFT's
@@ -77,26 +73,24 @@ class Config(BaseModel):
 
 
 class Adapter(NamedTuple):
-    """An adapter as its files have it: the fields of `Config` that are set, the folder name or
-    "owner/name[@revision]" of its base ("" if not recorded), and {name as PEFT writes it: torch tensor}."""
+    """An adapter as its files have it."""
 
     folder: Path
-    config: dict[str, Any]
-    base: str
-    weights: dict[str, Any]
+    config: dict[str, Any]  # the fields of `Config` that are set
+    base: str  # folder name or "owner/name[@revision]"; "" if not recorded
+    weights: dict[str, Any]  # {name as PEFT writes it: torch tensor}
 
 
 def read_adapter(folder: "str | Path") -> Adapter:
-    """An adapter's configuration and weights.
-
-    Raises: UserError: no such folder, not a LoRA adapter, a damaged file, a value of a wrong type, a pattern
-    that takes too long, or weights that are not finite.
-    """
+    """An adapter's configuration and weights. Raises: UserError: none there, or not a sound LoRA adapter."""
     folder = Path(folder).expanduser()
     raw = _raw_config(folder)
-    config = _config(folder / CONFIG, raw)
-    weights = _read_weights(folder)
-    adapter = Adapter(folder, config, _recorded_base(raw), weights)
+    config, weights = _config(folder / CONFIG, raw), _read_weights(folder)
+    base, revision = raw.get("base_model_name_or_path"), raw.get("revision")
+    base = CONTROL.sub("?", base) if isinstance(base, str) else ""
+    if base and isinstance(revision, str) and revision and "@" not in base:
+        base = f"{base}@{revision}"
+    adapter = Adapter(folder, config, base, weights)
     check_patterns(adapter, sorted({module_of(name) for name in weights}))
     return adapter
 
@@ -135,20 +129,12 @@ def _config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _recorded_base(raw: Mapping[str, Any]) -> str:
-    base, revision = raw.get("base_model_name_or_path"), raw.get("revision")
-    if not isinstance(base, str):
-        return ""
-    base = CONTROL.sub("?", base)
-    return f"{base}@{revision}" if isinstance(revision, str) and revision and "@" not in base else base
-
-
 def _read_weights(folder: Path) -> dict[str, Any]:
     """{name: tensor}, the names as PEFT writes them."""
     path = folder / WEIGHTS
     if not path.is_file():
-        pickled = " (adapter_model.bin is a pickle, which could run code and is never read: save it again as"
-        pickled = f"{pickled} safetensors)" if (folder / "adapter_model.bin").exists() else ""
+        pickled = (" (adapter_model.bin is a pickle, which could run code and is never read: save it again as"
+                   " safetensors)") if (folder / "adapter_model.bin").exists() else ""
         raise UserError(f"{folder} is not an adapter: {WEIGHTS} is missing{pickled}")
     with open_weights(path) as file:
         held = {name: file.get_tensor(name) for name in file.keys()}
@@ -170,8 +156,7 @@ def module_of(name: str) -> str:
 
 
 def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
-    """Refuse (UserError) invalid patterns, and those that take longer than `PATTERN_SECONDS` on these
-    modules.
+    """Refuse (UserError) patterns that are invalid or take too long on these modules.
 
     They are tried in a separate process, which can be killed; PEFT then matches the very same.
     """
@@ -205,8 +190,7 @@ def check_patterns(adapter: Adapter, modules: Sequence[str]) -> None:
 
 
 def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
-    """The adapter with the names of the bare model's modules, where an older transformers named them
-    otherwise.
+    """The adapter with the bare model's names of modules, where an older transformers had others.
 
     Raises: Misfit: modules that the model does not have. UserError: patterns that are wrong or take too long.
     """
@@ -241,11 +225,7 @@ def in_layout(adapter: Adapter, modules: Sequence[str]) -> Adapter:
 
 
 def check_base(adapter: Adapter, folder: "str | Path", checkpoint: str) -> None:
-    """Refuse (UserError) an adapter for another model by the headers of its base's files, before either is
-    loaded.
-
-    That is: weights for modules that the base does not have, or of another width.
-    """
+    """Refuse (UserError) an adapter whose modules or widths the headers of its base do not have."""
     shapes: dict[str, Any] = {"lm_head": None}  # often tied to the embeddings and left out
     for file in weight_files(Path(folder)):
         with open_weights(file) as weights:

@@ -22,11 +22,9 @@ MODEL_TYPE = "qwen2_5_vl"
 TRAINABLE = "trainable.json"  # beside the weights of full fine-tuning: which of them were trained
 INDEX = "model.safetensors.index.json"
 OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
-CONFIGS = (
-    "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
-    "video_preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.json", "open_clip_config.json", "audio_tokenizer_config.json",
-)  # fmt: skip
+CONFIGS = tuple(f"{name}.json" for name in (
+    "config generation_config processor_config preprocessor_config video_preprocessor_config "
+    "tokenizer_config special_tokens_map chat_template open_clip_config audio_tokenizer_config").split())
 VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")  # their keys are words, not settings
 TEXTS = ("chat_template.jinja", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
          "sentencepiece.bpe.model")  # fmt: skip
@@ -45,9 +43,7 @@ _BUFFERS = (".inv_freq", ".position_ids", ".token_type_ids", ".num_batches_track
 
 
 def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
-    """The folder of a checkpoint whose files a loader may read; a Hub id is downloaded, or cached already.
-
-    Named by a folder, "owner/name" or "owner/name@revision"; `weights`: whether they are needed too.
+    """The folder of a checkpoint, given by folder, "owner/name" or "owner/name@revision" (then downloaded).
 
     Raises: UserError: nothing there, or what `check_files` refuses.
     """
@@ -66,10 +62,7 @@ def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
 
 @contextmanager
 def loading(checkpoint: Any, doing: str = "load", fix: str = AGAIN) -> Iterator[None]:
-    """Report in one line (UserError) why the block cannot load a checkpoint; the loader's reports are silent.
-
-    `doing` is what cannot be done, `fix` what to do where the files do not fit together.
-    """
+    """Report in one line (UserError) why the block cannot load a checkpoint; `doing` is what it cannot do."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -87,7 +80,6 @@ def loading(checkpoint: Any, doing: str = "load", fix: str = AGAIN) -> Iterator[
 
 
 def _why(checkpoint: Any, doing: str, error: BaseException, fix: str) -> str:
-    """One line for what a loader raised."""
     text = str(error)
     if type(error).__name__ == "SafetensorError":  # a Rust class without an importable Python base
         return f"{checkpoint}: a weights file is damaged ({first_line(error)}); copy or download it again"
@@ -114,9 +106,6 @@ def pick_device(name: str = "auto") -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-# What lies in the folder -------------------------------------
-
-
 def check_files(folder: Path, *, weights: bool = True) -> None:
     """Refuse (UserError) a folder with files that are not JSON objects, or that name code or other places."""
     try:
@@ -141,8 +130,7 @@ def check_files(folder: Path, *, weights: bool = True) -> None:
 
 
 def read_object(path: Path) -> dict:
-    """A JSON file that holds an object. Raises: UserError: unreadable, not JSON (or too deep), not an
-    object."""
+    """A JSON file that holds an object. Raises: UserError: any other."""
     try:
         found = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
@@ -171,8 +159,9 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
         one = waiting.pop()
         if isinstance(one, dict):
             yield from one.items()
-        if isinstance(one, (dict, list)):
-            waiting += one.values() if isinstance(one, dict) else one
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
 
 
 def _refuse_code(path: Path, config: dict) -> None:
@@ -212,26 +201,22 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in _shards(folder / INDEX)]
 
 
-def check_checkpoint(folder: Path) -> None:
+def check_checkpoint(folder: Path, *, any_family: bool = False) -> None:
     """Refuse (UserError) a folder that lacks what loading a Qwen2.5-VL and generating need."""
     check_files(folder)
     need(folder, "config.json", "no checkpoint")
     kind = read_object(folder / "config.json").get("model_type")
-    if kind != MODEL_TYPE:
+    if kind != MODEL_TYPE and not any_family:
         raise UserError(f"{folder} holds a model of type {kind!r}: the kit needs {MODEL_TYPE!r} (Qwen2.5-VL)")
     weight_files(folder)
-    need(folder, "processor_config.json|preprocessor_config.json", "a checkpoint without a processor")
-    need(folder, "tokenizer.json|vocab.json", "a checkpoint without a tokenizer")
+    if kind == MODEL_TYPE:
+        need(folder, "processor_config.json|preprocessor_config.json", "a checkpoint without a processor")
+        need(folder, "tokenizer.json|vocab.json", "a checkpoint without a tokenizer")
 
 
 def check_any(folder: Path) -> None:
-    """Refuse (UserError) a folder without a checkpoint of any family; a Qwen2.5-VL is checked more
-    closely."""
-    check_files(folder)
-    need(folder, "config.json", "no checkpoint")
-    if read_object(folder / "config.json").get("model_type") == MODEL_TYPE:
-        return check_checkpoint(folder)
-    weight_files(folder)
+    """Refuse (UserError) a folder without a checkpoint of any family."""
+    check_checkpoint(folder, any_family=True)
 
 
 def need(folder: Path, names: str, what: str) -> None:
@@ -251,14 +236,8 @@ def read_config(checkpoint: "str | Path") -> Any:
     return config
 
 
-# What the weights hold ---------------------------------------
-
-
 def refuse_bad_weights(named: Iterable[tuple[str, Any]], where: Any) -> None:
-    """Refuse (UserError) weights with NaN or infinite numbers: a model of them silently answers nothing.
-
-    `named` are (name, tensor) pairs, read one by one and not copied; `where` is for the message.
-    """
+    """Refuse (UserError) (name, tensor) pairs with NaN or infinite numbers; they are read one by one."""
     bad = [name for name, tensor in named if not is_finite(tensor)]
     if bad:
         raise UserError(f"{where}: {len(bad)} weights hold NaN or infinite numbers (first: {bad[0]});"
@@ -276,16 +255,12 @@ def is_finite(tensor: Any) -> bool:
     return bool(torch.stack(tensor.aminmax()).isfinite().all())  # a NaN anywhere makes both NaN
 
 
-def refuse_partial(
-    report: Any, where: Any, *, unused: Sequence[str] = (), parts: "Optional[Iterable[str]]" = None
-) -> None:
-    """Refuse (UserError) a model that was not loaded whole, by transformers' loading report.
+def refuse_partial(report: Any, where: Any, *, unused: Sequence[str] = (),
+                   parts: "Optional[Iterable[str]]" = None) -> None:  # fmt: skip
+    """Refuse (UserError) a model that was not loaded whole, by `from_pretrained`'s loading report.
 
-    Args:
-        report: of `from_pretrained`, with ignore_mismatched_sizes and output_loading_info; tied weights are
-            not among its missing keys.
-        unused: prefixes of keys that are not used.
-        parts: the model's own parts, where the checkpoint may hold more; None refuses all that is left over.
+    `unused`: prefixes of keys that are not needed; `parts`: the model's parts, where the checkpoint may hold
+    more (None: it may not).
     """
     def used(keys: Iterable[Any]) -> list[str]:
         return sorted(str(key) for key in keys if not str(key).startswith(tuple(unused)))
@@ -294,16 +269,16 @@ def refuse_partial(
             and (parts is None or key.split(".")[0] in parts)]  # fmt: skip
     shapes = {str(key): f"{key} is {tuple(found)} in place of {tuple(wanted)}"
               for key, found, wanted in report["mismatched_keys"]}  # fmt: skip
-    if missing := used(report["missing_keys"]):
-        raise UserError(f"{where} lacks {len(missing)} of its model's weights (first: {missing[0]}), which"
-                        " would be random; use a whole checkpoint")
-    if other := used(shapes):
-        raise UserError(f"{where} has {len(other)} weights of another shape than its config.json says "
-                        f"(first: {shapes[other[0]]}); use the config.json that belongs to it")  # fmt: skip
-    if left := used(left):
-        raise UserError(f"{where} has {len(left)} weights that its model has no place for (first: {left[0]}),"
-                        " so they would not be used; use the config.json that belongs to it, or merge its"
-                        " adapter")
+    for found, what, rest in (
+        (used(report["missing_keys"]), "lacks {} of its model's weights (first: {})",
+         ", which would be random; use a whole checkpoint"),
+        ([shapes[key] for key in used(shapes)], "has {} weights of another shape than its config.json says"
+         " (first: {})", "; use the config.json that belongs to it"),
+        (used(left), "has {} weights that its model has no place for (first: {})",
+         ", so they would not be used; use the config.json that belongs to it, or merge its adapter"),
+    ):
+        if found:
+            raise UserError(f"{where} {what.format(len(found), found[0])}{rest}")
     if errors := list(report.get("error_msgs") or ()):
         raise UserError(f"{where}: {len(errors)} weights cannot be read (first: {errors[0]}); {AGAIN}")
 
@@ -321,14 +296,11 @@ def refuse_larger(tokenizer: Any, config: Any, where: Any) -> None:
                         "tokenizer that belongs to it")  # fmt: skip
 
 
-def load_model(
-    kind: Any, folder: Optional[str], where: Any, *, unused: Sequence[str] = (), whole: bool = True,
-    **options: Any,
-) -> Any:
+def load_model(kind: Any, folder: Optional[str], where: Any, *, unused: Sequence[str] = (),
+               whole: bool = True, **options: Any) -> Any:  # fmt: skip
     """`kind.from_pretrained(folder, **options)` with every weight from the checkpoint, or a UserError.
 
-    `folder` is None where the options hold the weights; `where` is the checkpoint as given, for messages;
-    `whole`: whether all of the checkpoint must have a place in the model.
+    `folder` is None where the options hold the weights; `whole`: all of the checkpoint must have a place.
     """
     import torch
     import transformers
@@ -351,9 +323,9 @@ def load_model(
 
 
 def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
-    """Refuse (UserError) what `load_model` would refuse of a checkpoint, from its files' headers.
+    """Whether it is a vision-language model; refuse (UserError) from the headers what `load_model` would.
 
-    `numbers`: look for NaN too, which reads every weight once. Returns whether it is a vision-language model.
+    `numbers`: look for NaN too, which reads every weight once.
     """
     import torch
     import transformers
@@ -387,10 +359,7 @@ def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
 
 @contextmanager
 def open_weights(file: Path) -> Iterator[Any]:
-    """A safetensors file, open: names and shapes cost nothing, tensors are read one by one.
-
-    Raises: UserError: it is damaged, or a Git LFS pointer.
-    """
+    """A safetensors file, open. Raises: UserError: it is damaged, or a Git LFS pointer."""
     from safetensors import safe_open
 
     with loading(file, "read"):

@@ -142,8 +142,8 @@ def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
     })
 
 
-def stored_rows(folder, key: str, count: int, compute: Callable[[int, int], "numpy.ndarray"]
-                ) -> "numpy.ndarray":  # fmt: skip
+def stored_rows(folder, key: str, count: int,
+                compute: Callable[[int, int], "numpy.ndarray"]) -> "numpy.ndarray":  # fmt: skip
     """(count, width) rows from `compute(start, stop)`, each chunk written to `folder` as it is computed.
 
     Chunks already there under the same key are read, not computed; a store under another key is deleted.

@@ -8,7 +8,6 @@ the processor does, which would cost more than the model's forward if called for
 
 A smaller image is enlarged to `min_pixels`, a larger one reduced to `max_pixels`, and both sides are rounded
 to 28 pixels; 28 x 28 pixels are one image token. The checkpoints' own bounds are 3,136 and 12,845,056 pixels.
-
 Source: transformers' Qwen2_5_VLProcessor and Qwen2VLImageProcessor, whose behaviour this reproduces.
 """
 

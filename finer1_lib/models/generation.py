@@ -3,26 +3,17 @@
     generate(loaded, [user_message("Describe the bird.", ImageFile(root, "bird/a.jpg"))], max_new_tokens=256)
         -> [Generation(text="A small bird with ...", tokens=61, truncated=False)]
 
-What keeps Qwen2.5-VL quick on two CPU cores (measured on one: 3.7 M parameters, 63 tokens of prompt, 110
-new):
-* large batches: 16 rows cost 1.3 s, 64 rows 2.6 s;
-* rows of equal prompt length together: a batch without padding has no attention mask, and that spares
-  transformers a copy of every key and value for each query head (2.6 s against 3.9 s);
-* each distinct image goes through the image processor once (`encoding.Encoder`), and each distinct prompt
-  through the model (`sharing.read_prompts`): of 64 rollouts of 16 prompts, a tenth of the time;
-* a cache with room to grow (`sharing.preallocated_cache`): another tenth.
+Prompts of one length go in one batch: it then has no attention mask, which spares transformers a copy of
+every key and value. Each distinct image and prompt is read once (`encoding.Encoder`, `sharing`). `AnyModel`,
+another family, answers through its own processor and chat template.
 
-transformers' own `generate` does the rest: what remains in its profile is arithmetic, not its loop. A model
-of another family (`AnyModel`) answers through its own processor and chat template; nothing here knows its
-architecture. Placeholder ids are never sampled: one image token inside a completion makes every later forward
-fail, because no image belongs to it.
-
-Source: the release's rollouts sample with temperature 1.0 and top-p 0.99
-(TAPO/examples/configs/config_tapo.yaml:85); the other families are those of Fine-R1 (arXiv 2602.07605),
-Tables 1, 2 and 7.
+Source: release TAPO/examples/configs/config_tapo.yaml:85 (temperature 1.0, top-p 0.99); the other families
+are those of Fine-R1 (arXiv 2602.07605), Tables 1, 2 and 7.
 """
 
 import copy
+import hashlib
+from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Iterator, NamedTuple, Optional, Sequence
@@ -32,59 +23,44 @@ from finer1_lib.core.images import ImageFile, fitted
 from finer1_lib.models.encoding import Encoded, Encoder, bounded, pad, vision_inputs
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import (
-    forget_positions,
-    preallocated_cache,
-    read_prompts,
-    shares_prompts,
-    unwrap_base,
-)
+    forget_positions, preallocated_cache, read_prompts, shares_prompts, unwrap_base,
+)  # fmt: skip
 from finer1_lib.models.trainable import LoadedModel
 
 EQUAL_LENGTH_ROWS = 16  # so many prompts of one length are worth their own batch; fewer are padded together
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "bad_words_ids",
              "suppress_tokens", "begin_suppress_tokens")  # fmt: skip
+# never sampled: no image belongs to one inside a completion, so every later forward would fail
 PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
 class Generation(NamedTuple):
-    """One completion: text without special tokens, its number of tokens with the ending one, whether the
-    limit was reached before an ending token, and for an endpoint's empty answer a key of
-    `endpoint_replies.NO_TEXT`."""
+    """One completion."""
 
-    text: str
-    tokens: int
-    truncated: bool
-    no_text: str = ""
+    text: str  # without special tokens
+    tokens: int  # with the ending one
+    truncated: bool  # the limit was reached before an ending token
+    no_text: str = ""  # an endpoint's empty answer: a key of `endpoint_replies.NO_TEXT`
 
 
 @dataclass(frozen=True)
 class AnyModel:
-    """A vision-language model of any family, for generation only (`loading.load_any`).
-
-    Its processor has a chat template; larger images than `max_pixels` are reduced, 0 leaves them to it.
-    """
+    """A vision-language model of any family, for generation only (`loading.load_any`)."""
 
     model: Any
     processor: Any
     device: str
     checkpoint: str
-    max_pixels: int = 0
+    max_pixels: int = 0  # larger images are reduced; 0 leaves them to the processor
 
 
-def generate(
-    loaded: "LoadedModel | AnyModel", prompts: Sequence[Sequence[dict]], *, max_new_tokens: int,
-    temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, batch_size: Optional[int] = None,
-    encoder: Optional[Encoder] = None,
-) -> list[Generation]:
-    """Answer chat prompts: one completion a prompt, in their order.
+def generate(loaded: "LoadedModel | AnyModel", prompts: Sequence[Sequence[dict]], *, max_new_tokens: int,
+             temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, batch_size: Optional[int] = None,
+             encoder: Optional[Encoder] = None) -> list[Generation]:  # fmt: skip
+    """Answer chat prompts: one completion a prompt, in their order; torch's own generators stay as they were.
 
-    Args:
-        prompts: conversations; an image is {"type": "image", "image": PIL image or ImageFile}.
-        temperature: 0 is greedy.
-        seed: of the sampling; torch's own generators are left as they were.
-        batch_size: prompts a forward (default 32, another family 8); part of the result when sampling, and of
-            its last digits when greedy.
-        encoder: one that already holds the images, of a Qwen2.5-VL.
+    An image is {"type": "image", "image": PIL image or ImageFile}; temperature 0 is greedy; `batch_size` (32,
+    another family 8) is part of the result when sampling; `encoder`: one that already holds the images.
 
     Raises: UserError: memory ran out, a limit below 1, an unreadable image.
     """
@@ -93,7 +69,11 @@ def generate(
     tokenizer, now = loaded.processor.tokenizer, {"max_new_tokens": max_new_tokens}
     sampling = {**now, "temperature": temperature, "top_p": top_p}
     if isinstance(loaded, AnyModel):
-        batches, now["max_pixels"] = _by_sight(prompts, size), loaded.max_pixels
+        seeing = [any(part["type"] == "image" for turn in prompt if not isinstance(turn["content"], str)
+                      for part in turn["content"]) for prompt in prompts]  # fmt: skip
+        groups = [[i for i, sees in enumerate(seeing) if sees is kind] for kind in (True, False)]
+        batches = [group[k : k + size] for group in groups for k in range(0, len(group), size)]
+        now["max_pixels"] = loaded.max_pixels
     else:
         encode = encoder or Encoder(loaded.processor)
         each = {id(messages): messages for messages in prompts}  # samples of one prompt share its encoding
@@ -121,9 +101,9 @@ def cut_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices in batches: prompts of one length together where there are enough, the others by length."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be positive")
-    by_length: dict[int, list[int]] = {}
+    by_length = defaultdict(list)
     for i, length in enumerate(lengths):
-        by_length.setdefault(length, []).append(i)
+        by_length[length].append(i)
     groups, mixed = [], []
     for _, group in sorted(by_length.items()):
         if len(group) >= min(EQUAL_LENGTH_ROWS, batch_size):
@@ -133,23 +113,24 @@ def cut_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [g[k : k + batch_size] for g in [*groups, mixed] for k in range(0, len(g), batch_size)]
 
 
-def sample_ids(
-    model: Any, tokenizer: Any, rows: Sequence[Encoded], *, max_new_tokens: int, temperature: float,
-    top_p: float, seed: tuple[int, ...],
-) -> list[list[int]]:
+def sample_ids(model: Any, tokenizer: Any, rows: Sequence[Encoded], *, max_new_tokens: int,
+               temperature: float, top_p: float, seed: tuple[int, ...]) -> list[list[int]]:  # fmt: skip
     """Token ids of one batch of completions, each up to and with its ending token.
 
-    Rows that share one `Encoded` object share its pass through the vision tower and the language model
-    (`sharing`); what is drawn is the same with and without. The model's mode and torch's generator, which
-    transformers draws from, are restored.
+    Rows that share one `Encoded` object share its forward pass (`sharing`); what is drawn stays the same.
     """
+    from transformers import GenerationConfig
 
     check_length(max_new_tokens)
     device = next(model.parameters()).device
     ids, mask = pad([row.ids for row in rows], tokenizer.pad_token_id, "left")
     ids, mask = ids.to(device), mask.to(device)
-    ends = ending_ids(model, tokenizer)
-    config = _generation_config(model, tokenizer, ends, max_new_tokens, temperature, top_p)
+    ends, known = ending_ids(model, tokenizer), tokenizer.get_vocab()
+    sampling = dict(temperature=temperature, top_p=top_p, top_k=0) if temperature > 0 else {}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=temperature > 0, num_beams=1, repetition_penalty=1.0,
+        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True, disable_compile=True,
+        suppress_tokens=sorted({known[one] for one in PLACEHOLDERS if one in known}), **sampling)
     with evaluating(model), _seeded(device, mix(*seed)):
         base = unwrap_base(model)
         if shares_prompts(base):
@@ -180,16 +161,11 @@ def _until_end(rows: Any, ends: Sequence[int]) -> list[list[int]]:
 
 def mix(*numbers: int) -> int:
     """One seed out of several: different for (1, 0) and (0, 1), the same on every machine."""
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1
 
 
 def in_half(loaded: LoadedModel) -> Any:
-    """A context in which a model trained in full, whose weights are float32, computes in its half precision.
-
-    Else its rows would be evaluated in another precision than the base's beside them, and much slower.
-    """
+    """A context in which a model trained in full (float32 weights) computes in half precision."""
     import torch
 
     half = loaded.full_finetuning and loaded.dtype in (torch.float16, torch.bfloat16)
@@ -198,10 +174,7 @@ def in_half(loaded: LoadedModel) -> Any:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Hold a model in evaluation mode and restore it; no M-RoPE offsets come in or stay behind.
-
-    A model of Unsloth's also has its own switch, which stops gradient checkpointing and allows the cache.
-    """
+    """Hold a model in evaluation mode (Unsloth's has a switch of its own); no M-RoPE offsets stay behind."""
     training = model.training
     forget_positions(model)
     model.for_inference() if hasattr(model, "for_inference") else model.eval()
@@ -213,12 +186,9 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def own_settings(config: Any, where: Any, vocabulary: Optional[int] = None) -> Any:
-    """The token ids of a checkpoint's generation configuration.
+    """The token ids of a checkpoint's generation configuration; its sampling settings are not kept.
 
-    The rest (sampling, penalties, several answers a prompt, methods that are code on the Hub) would fill what
-    a caller leaves out, so it is not kept. Ids lie below `vocabulary`, but for padding.
-
-    Raises: UserError: what is not a token id, or a list of them.
+    Raises: UserError: what is not a token id (below `vocabulary`, but for padding), or a list of them.
     """
     from transformers import GenerationConfig
 
@@ -251,35 +221,8 @@ def ending_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted({*named, tokenizer.eos_token_id})
 
 
-def _generation_config(model: Any, tokenizer: Any, ends: list[int], max_new_tokens: int, temperature: float,
-                       top_p: float) -> Any:
-    """A complete configuration; transformers fills what is left out from the model's own (`own_settings`)."""
-    from transformers import GenerationConfig
-
-    known = tokenizer.get_vocab()
-    suppressed = sorted({known[token] for token in PLACEHOLDERS if token in known})
-    sampling = dict(temperature=temperature, top_p=top_p, top_k=0) if temperature > 0 else {}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=temperature > 0, num_beams=1, repetition_penalty=1.0,
-        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, suppress_tokens=suppressed, use_cache=True,
-        disable_compile=True, **sampling)
-
-
-# Other families ----------------------------------------------
-
-
-def _by_sight(prompts: Sequence[Sequence[dict]], batch_size: int) -> list[list[int]]:
-    """Indices in batches, prompts with and without images in batches of their own."""
-    seeing = [any(part["type"] == "image" for turn in prompt if not isinstance(turn["content"], str)
-                  for part in turn["content"]) for prompt in prompts]
-    groups = [[i for i, sees in enumerate(seeing) if sees is kind] for kind in (True, False)]
-    return [group[k : k + batch_size] for group in groups for k in range(0, len(group), batch_size)]
-
-
-def _sample_any(
-    loaded: AnyModel, prompts: Sequence[Sequence[dict]], *, max_new_tokens: int, temperature: float,
-    top_p: float, seed: tuple[int, ...],
-) -> list[list[int]]:
+def _sample_any(loaded: AnyModel, prompts: Sequence[Sequence[dict]], *, max_new_tokens: int,
+                temperature: float, top_p: float, seed: tuple[int, ...]) -> list[list[int]]:  # fmt: skip
     """As `sample_ids`, of conversations."""
     model, tokenizer = loaded.model, loaded.processor.tokenizer
     with bounded(loaded.checkpoint):
@@ -300,11 +243,7 @@ def _sample_any(
 
 
 def _opened(prompt: Sequence[dict], max_pixels: int) -> list[dict]:
-    """The conversation with its images read; a copy, for a processor may write into it.
-
-    A turn that is a bare text becomes a list of one part: most families' templates iterate over the parts of
-    a turn and would silently leave such a text out.
-    """
+    """A copy with its images read, and bare texts as one part: most templates would leave them out."""
     def read(part: dict) -> dict:
         if part["type"] != "image":
             return dict(part)

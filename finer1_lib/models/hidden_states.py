@@ -23,20 +23,14 @@ WHERE = ("image", "last", "span")
 FORWARD_TOKENS = 8192  # in one forward: 37 layers of a 3B model's states for as many take 1.2 GB in 16 bits
 
 
-def pooled_states(
-    loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *, layers: Optional[Sequence[int]] = None,
-    where: Union[str, Sequence[str]] = "image", spans: Optional[Sequence[str]] = None,
-    add_generation_prompt: bool = True, batch_size: int = 32,
-) -> "numpy.ndarray":
+def pooled_states(loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *,
+                  layers: Optional[Sequence[int]] = None, where: Union[str, Sequence[str]] = "image",
+                  spans: Optional[Sequence[str]] = None, add_generation_prompt: bool = True,
+                  batch_size: int = 32) -> "numpy.ndarray":  # fmt: skip
     """Mean state of the chosen tokens of every prompt: (layers, prompts, hidden) float32, layers as given.
 
-    Args:
-        layers: 0 are the embeddings, -1 is the last; None for all.
-        where: "image" (all image tokens), "last" (the prompt's last token) or "span"; several at once cost
-            one forward and give (places, layers, prompts, hidden).
-        spans: for "span", one text per prompt; the tokens of its last occurrence are pooled.
-        add_generation_prompt: end the prompt with the start of the assistant's turn.
-        batch_size: prompts a forward, at most; long ones are fewer (`FORWARD_TOKENS`).
+    `where`: "image" (all image tokens), "last" (the prompt's last token) or "span" (the last occurrence of
+    the prompt's text in `spans`); several at once give (places, layers, prompts, hidden). `layers` None: all.
 
     Raises: ValueError: an unknown `where`, a layer that does not exist, a prompt without image or without its
     span. UserError: memory ran out.
@@ -54,13 +48,14 @@ def pooled_states(
         tokens = encode.tokenizer(text, add_special_tokens=False, return_offsets_mapping="span" in places)
         ids = tokens["input_ids"]
         rows.append(Encoded(ids, pixels, grid))
-        picked = {
-            "image": lambda: [i for i, token in enumerate(ids) if token == image_id],
-            "last": lambda: [len(ids) - 1],
-            "span": lambda: _span_tokens(text, spans[number], tokens["offset_mapping"]),
-        }
-        chosen.append([picked[place]() for place in places])
-        for place, found in zip(places, chosen[-1]):
+        chosen.append([])
+        for place in places:
+            found = [len(ids) - 1]
+            if place == "image":
+                found = [i for i, token in enumerate(ids) if token == image_id]
+            elif place == "span":
+                found = _span_tokens(text, spans[number], tokens["offset_mapping"])
+            chosen[-1].append(found)
             if not found:
                 what = "image" if place == "image" else repr(spans[number])
                 raise ValueError(f"prompt {number} has no {what}")

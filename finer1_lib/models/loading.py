@@ -7,14 +7,9 @@
     save_merged(loaded, folder)                              # base and adapter as one checkpoint
     load_any("llava-hf/llava-onevision-qwen2-7b-ov-hf")      # any family, for generation only
 
-`backend="unsloth"` gives the same object from Unsloth's FastVisionModel. It is never a silent default: two
-runs that look alike must come from one loader.
-
-A checkpoint's chat template is a program of its own: it is first rendered in a separate process, which is
-killed when it takes too long or too much memory; later `encoding.bounded` limits it.
-
-Source: the model is that of Fine-R1 (arXiv 2602.07605), Section 5.1; the other families are those of its
-Tables 1, 2 and 7; four bits as in QLoRA (arXiv 2305.14314): NF4, its scales quantised once more.
+`backend="unsloth"` gives the same object from Unsloth's FastVisionModel; it is never a silent default.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1; the other families are those of its Tables 1, 2 and 7; four
+bits as in QLoRA (arXiv 2305.14314).
 """
 
 import dataclasses
@@ -31,31 +26,15 @@ from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.models.adapter_files import check_trained
 from finer1_lib.models.checkpoint_files import (
-    AGAIN,
-    MODEL_TYPE,
-    check_checkpoint,
-    examine,
-    is_finite,
-    load_model,
-    loading,
-    local_copy,
-    pick_device,
-    read_config,
-    refuse_bad_weights,
-    refuse_larger,
-    vocabulary_of,
-)
+    AGAIN, MODEL_TYPE, check_checkpoint, examine, is_finite, load_model, loading, local_copy, pick_device,
+    read_config, refuse_bad_weights, refuse_larger, vocabulary_of,
+)  # fmt: skip
 from finer1_lib.models.encoding import OWN, bounded, set_pixels, take_pixels, trained_with_other_pixels
 from finer1_lib.models.generation import AnyModel, own_settings
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.trainable import (
-    LoadedModel,
-    attach_adapter,
-    make_trainable,
-    read_trainable,
-    save_adapter,
-    save_whole,
-)
+    LoadedModel, attach_adapter, make_trainable, read_trainable, save_adapter, save_whole,
+)  # fmt: skip
 
 BACKENDS = ("transformers", "unsloth")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -66,10 +45,8 @@ MEMORY = 2**30
 IMAGE, WORDS = {"type": "image"}, "What is seen here?"
 QUERY = [{"role": "user", "content": [IMAGE, {"type": "text", "text": WORDS}]}]
 REPLY = {"role": "assistant", "content": [{"type": "text", "text": "A wren."}]}
-CONVERSATIONS = (
-    QUERY, [*QUERY, REPLY, *QUERY],
-    [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *QUERY],
-)  # fmt: skip
+SYSTEM = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+CONVERSATIONS = (QUERY, [*QUERY, REPLY, *QUERY], [SYSTEM, *QUERY])
 # What a template may not do without end, with all that transformers gives it: a template that finds something
 # missing here would stop before its bomb. Its mistakes are left to transformers' own environment afterwards.
 _TRIAL = """
@@ -114,9 +91,9 @@ def pick_dtype(name: str, device: str) -> Any:
     """The torch type; "auto" is float32 on a CPU, on a GPU bfloat16, or float16 where it has no bfloat16."""
     import torch
 
-    if name == "auto":
-        name = "float32" if not device.startswith("cuda") else (
-            "bfloat16" if torch.cuda.is_bf16_supported() else "float16")
+    if name == "auto" and device.startswith("cuda"):
+        name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    name = "float32" if name == "auto" else name
     if name not in DTYPES:
         raise UserError(f"dtype {name!r}: one of auto, {', '.join(DTYPES)}")
     return getattr(torch, name)
@@ -134,31 +111,23 @@ def four_bits(device: str, dtype: Any, unquantized: Sequence[str]) -> Any:
         bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(unquantized))
 
 
-def load(
-    checkpoint: "str | Path", adapter: "str | Path | None" = None, *, backend: str = "transformers",
-    device: str = "auto", dtype: str = "auto", load_in_4bit: bool = False, full_finetuning: bool = False,
-    max_seq_length: int = 4096, min_pixels: int = 0, max_pixels: int = 0,
-    gradient_checkpointing: bool = False,
-) -> LoadedModel:
+def load(checkpoint: "str | Path", adapter: "str | Path | None" = None, *, backend: str = "transformers",
+         device: str = "auto", dtype: str = "auto", load_in_4bit: bool = False, full_finetuning: bool = False,
+         max_seq_length: int = 4096, min_pixels: int = 0, max_pixels: int = 0,
+         gradient_checkpointing: bool = False) -> LoadedModel:  # fmt: skip
     """Load a Qwen2.5-VL, and what was trained from it, in evaluation mode.
-
-    Unreferenced models are freed first, so that two never share the memory unintended.
 
     Args:
         checkpoint: a folder (read without network) or a Hub id, "owner/name" or "owner/name@revision".
-        adapter: folder written by `save_trained` (or by PEFT). An adapter's LoRA weights stay trainable. A
-            whole checkpoint (of full fine-tuning: config.json in place of adapter_config.json) is loaded in
-            place of `checkpoint`, with the same weights trainable as before.
-        device, dtype: of `pick_device` and `pick_dtype`.
+        adapter: folder written by `save_trained` (or by PEFT): an adapter, or a whole checkpoint, which is
+            loaded in place of `checkpoint`; the same weights are trainable as before.
         load_in_4bit: NF4 weights; needs a GPU, and an adapter to train.
         full_finetuning: prepare for `make_trainable` with all weights.
         max_seq_length: tokens of prompt and completion that Unsloth prepares for; transformers has no limit.
-        min_pixels, max_pixels: bounds of an image's size; 0 for the checkpoint's own. Where `adapter` was
-            trained with others, a line reports it.
+        min_pixels, max_pixels: bounds of an image's size; 0 for the checkpoint's own.
         gradient_checkpointing: save memory in training by a second forward pass. Unsloth always does.
 
-    Raises: UserError: a missing or incomplete folder, an adapter of another model, an unknown backend, no GPU
-    for 4 bits, 4 bits for full fine-tuning, impossible bounds.
+    Raises: UserError: a missing or incomplete folder, an adapter of another model, impossible settings.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend!r}: one of {', '.join(BACKENDS)}")
@@ -172,14 +141,19 @@ def load(
     if load_in_4bit and full_finetuning:
         raise UserError("full fine-tuning has no 4-bit weights: set load_in_4bit to false")
     read = adapter if whole else checkpoint
-    where = dict(device=device, dtype=pick_dtype(dtype, device), load_in_4bit=load_in_4bit)
+    where = dict(device=device, dtype=pick_dtype(dtype, device))
     can = device.startswith("cuda") and not full_finetuning
     with loading(read), memory_advice(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
         if backend == "unsloth":
-            model, processor = _load_unsloth(
-                read, max_seq_length=max_seq_length, full_finetuning=full_finetuning, **where)
+            model, processor = _load_unsloth(read, max_seq_length=max_seq_length, load_in_4bit=load_in_4bit,
+                                             full_finetuning=full_finetuning, **where)  # fmt: skip
         else:
-            model, processor = _load_transformers(read, **where)
+            options: dict[str, Any] = {}
+            if load_in_4bit:  # the head and the vision tower keep 16 bits, as in Unsloth's 4-bit checkpoints
+                options = dict(device_map={"": device}, quantization_config=four_bits(
+                    device, where["dtype"], unquantized=["lm_head", "visual"]))  # fmt: skip
+            model = _complete(read, dtype=where["dtype"], **options)
+            model, processor = model if load_in_4bit else model.to(device), load_processor(read)
     check_processor(processor, model.config, read)
     model.generation_config = own_settings(model.generation_config, read, vocabulary_of(model.config))
     if whole and not (min_pixels and max_pixels):
@@ -206,15 +180,6 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _load_transformers(checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool) -> tuple:
-    options: dict[str, Any] = {}
-    if load_in_4bit:  # the head and the vision tower keep 16 bits, as in Unsloth's 4-bit checkpoints
-        options["device_map"] = {"": device}
-        options["quantization_config"] = four_bits(device, dtype, unquantized=["lm_head", "visual"])
-    model = _complete(checkpoint, dtype=dtype, **options)
-    return model if load_in_4bit else model.to(device), load_processor(checkpoint)
-
-
 def _complete(checkpoint: str, **options: Any) -> Any:
     """A vision-language model, its checkpoint checked in a second before large tensors are made."""
     import transformers
@@ -224,10 +189,7 @@ def _complete(checkpoint: str, **options: Any) -> Any:
     return load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, **options)
 
 
-def _load_unsloth(
-    checkpoint: str, *, device: str, dtype: Any, load_in_4bit: bool, max_seq_length: int,
-    full_finetuning: bool,
-) -> tuple:
+def _load_unsloth(checkpoint: str, *, device: str, dtype: Any, **options: Any) -> tuple:
     if importlib.util.find_spec("unsloth") is None:
         raise UserError('backend "unsloth" needs the package unsloth: install the extra "gpu"')
     try:
@@ -238,11 +200,10 @@ def _load_unsloth(
     if is_folder(name):  # Unsloth does not report what it left random
         examine(Path(name), name, numbers=False)
     model, processor = FastVisionModel.from_pretrained(
-        name, dtype=dtype, load_in_4bit=load_in_4bit, full_finetuning=full_finetuning,
-        float32_mixed_precision=True, device_map={"": device}, local_files_only=is_folder(name),
-        max_seq_length=max_seq_length, use_gradient_checkpointing="unsloth", offload_embedding=False,
+        name, dtype=dtype, float32_mixed_precision=True, device_map={"": device},
+        local_files_only=is_folder(name), use_gradient_checkpointing="unsloth", offload_embedding=False,
         # a revision belongs to the repository that was named, not to Unsloth's copy of it in 4 bits
-        revision=revision, use_exact_model_name=revision is not None)
+        revision=revision, use_exact_model_name=revision is not None, **options)
     refuse_bad_weights(model.state_dict().items(), checkpoint)
     return model, processor
 
@@ -252,13 +213,11 @@ def is_qwen(checkpoint: str) -> bool:
     return read_config(checkpoint).model_type == MODEL_TYPE
 
 
-def load_any(
-    checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0, device: str = "auto"
-) -> "LoadedModel | AnyModel":
+def load_any(checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0,
+             device: str = "auto") -> "LoadedModel | AnyModel":  # fmt: skip
     """Load a vision-language model of any family that transformers has a class for; a Qwen2.5-VL by `load`.
 
-    Raises: UserError: no such checkpoint, none that transformers knows without foreign code, none that sees
-    and chats, no safetensors, weights that lack a part of the model, no GPU for 4 bits, too little memory.
+    Raises: UserError: it cannot be loaded whole, from safetensors, without foreign code; it sees no images.
     """
     import transformers
 
@@ -288,12 +247,9 @@ def load_any(
 def save_merged(loaded: LoadedModel, folder: "str | Path") -> None:
     """Write base and adapter as one checkpoint with its processor; the model in memory stays as it is.
 
-    `transformers`: the base is read once more, in float32 and on the CPU, merged, and rounded once to the
-    dtype in use; so a 4-bit model is merged into the weights it was quantised from. `unsloth`: by Unsloth's
-    own `save_pretrained_merged`, which always rounds to 16 bits. Without an adapter the weights are written
-    as they are.
-
-    Raises: UserError: a 4-bit model without an adapter: its rounded weights are not a checkpoint.
+    The base is read once more in float32, merged, and rounded once to the dtype in use (Unsloth: to 16 bits);
+    so a 4-bit model is merged into the weights it was quantised from. Raises: UserError: a 4-bit model
+    without an adapter: its rounded weights are not a checkpoint.
     """
     if not hasattr(loaded.model, "peft_config"):
         if getattr(loaded.model, "is_loaded_in_4bit", False):
@@ -311,9 +267,6 @@ def save_merged(loaded: LoadedModel, folder: "str | Path") -> None:
     save_whole(loaded, again.model.merge_and_unload(), folder)
 
 
-# Processors --------------------------------------------------
-
-
 def load_processor(checkpoint: "str | Path") -> Any:
     """A checkpoint's processor (tokenizer and image processor) without its weights; named as for `load`."""
     import transformers
@@ -327,10 +280,9 @@ def load_processor(checkpoint: "str | Path") -> Any:
 
 
 def check_processor(processor: Any, config: Any, where: Any) -> None:
-    """Refuse (UserError) a processor with which a model would not see, stop, or answer anything.
+    """Refuse (UserError) a processor with which a model (of this config) would not see, stop, or answer.
 
-    That is: no chat template; one that does not end, fails, or drops image or text; a tokenizer that is
-    larger than the embedding; one that cannot process a small image. `config` is the model's.
+    A chat template is a program of its own: it is first rendered in a separate process, which can be killed.
     """
     from PIL import Image
 
@@ -376,7 +328,7 @@ def check_processor(processor: Any, config: Any, where: Any) -> None:
 
 @lru_cache(maxsize=64)
 def _ends(template: str, tokens: str) -> bool:
-    """Whether a template is rendered within bounds, whatever else is wrong with it; `tokens` is JSON."""
+    """Whether a template is rendered within bounds; `tokens` is JSON."""
     given = json.dumps({"template": template, "conversations": CONVERSATIONS, "tokens": json.loads(tokens)})
     try:
         done = subprocess.run([sys.executable, "-I", "-c", _TRIAL], input=given, text=True,

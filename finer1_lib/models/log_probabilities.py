@@ -12,8 +12,7 @@ in 12 lines, but needs 31 % more peak memory (N = 4,096 tokens, V = 16,000 words
 TRL's losses are Triton kernels (no CPU), Unsloth's log-prob method returns no gradient, and what
 `model(...).logits` holds depends on environment variables there.
 
-Source: these are the quantities of Fine-R1 (arXiv 2602.07605), Section 4.2: pi_theta(o_t | ...) and the KL
-divergence between the two images' distributions.
+Source: Fine-R1 (arXiv 2602.07605), Section 4.2: pi_theta(o_t | ...) and the two images' KL divergence.
 """
 
 import functools
@@ -49,10 +48,9 @@ class Scored(NamedTuple):
     states: "Optional[torch.Tensor]" = None  # (N, D) of the last layer: they predict the scored tokens
 
 
-def score_tokens(
-    model: Any, ids: "torch.Tensor", mask: "torch.Tensor", scored: "torch.Tensor", vision: Mapping[str, Any],
-    *, temperature: float = 1.0, chunk: int = 0,
-) -> Scored:
+def score_tokens(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", scored: "torch.Tensor",
+                 vision: Mapping[str, Any], *, temperature: float = 1.0,
+                 chunk: int = 0) -> Scored:  # fmt: skip
     """Log-probability of chosen tokens given everything before them, and the entropy of each distribution.
 
     `ids` (B, L) are padded on either side; `scored` (B, L) is true on the tokens to score, never in the first
@@ -76,10 +74,9 @@ def score_tokens(
     return Scored(empty.masked_scatter(where, logp), empty.masked_scatter(where, entropy))
 
 
-def score_completions(
-    model: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor", completion_mask: "torch.Tensor",
-    *, pad_token_id: int, temperature: float = 1.0, chunk: int = 0, keep_states: bool = False,
-) -> Scored:
+def score_completions(model: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor",
+                      completion_mask: "torch.Tensor", *, pad_token_id: int, temperature: float = 1.0,
+                      chunk: int = 0, keep_states: bool = False) -> Scored:  # fmt: skip
     """Log-probability and entropy of every completion token given its prompt, as two (B, T) tensors.
 
     Rows that share one `Encoded` object share its forward pass (`sharing`). Completions are (B, T),
@@ -108,10 +105,8 @@ def score_completions(
                   predicting if keep_states else None)
 
 
-def _after_shared_prompts(
-    base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor", completion_mask: "torch.Tensor",
-    pad_token_id: int,
-) -> "torch.Tensor":
+def _after_shared_prompts(base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor",
+                          completion_mask: "torch.Tensor", pad_token_id: int) -> "torch.Tensor":  # fmt: skip
     """(B, T, D) states that predict each completion token; every distinct prompt is read once."""
     import torch
     from transformers import DynamicCache
@@ -126,10 +121,8 @@ def _after_shared_prompts(
         use_cache=True).last_hidden_state
 
 
-def _whole_rows(
-    base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor", completion_mask: "torch.Tensor",
-    pad_token_id: int,
-) -> "torch.Tensor":
+def _whole_rows(base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor",
+                completion_mask: "torch.Tensor", pad_token_id: int) -> "torch.Tensor":  # fmt: skip
     """The same states from whole rows of prompt and completion; every distinct image is encoded once."""
     import torch
 
@@ -142,10 +135,9 @@ def _whole_rows(
     return states[:, -width - 1 : -1]
 
 
-def logp_and_entropy(
-    hidden: "torch.Tensor", weight: "torch.Tensor", targets: "torch.Tensor", temperature: float = 1.0,
-    chunk: int = 1024,
-) -> "tuple[torch.Tensor, torch.Tensor]":
+def logp_and_entropy(hidden: "torch.Tensor", weight: "torch.Tensor", targets: "torch.Tensor",
+                     temperature: float = 1.0,
+                     chunk: int = 1024) -> "tuple[torch.Tensor, torch.Tensor]":  # fmt: skip
     """Log-probability of each target (N,) and entropy of each distribution, straight from hidden states.
 
     From hidden (N, D) and the output head's weight (V, D), `chunk` rows of logits at a time. Returns (N,) and
@@ -154,10 +146,8 @@ def logp_and_entropy(
     return _functions()[0].apply(hidden, weight, targets, temperature, chunk)
 
 
-def full_divergence(
-    hidden: "torch.Tensor", hidden_negative: "torch.Tensor", weight: "torch.Tensor",
-    temperature: float = 1.0, chunk: int = 1024,
-) -> "torch.Tensor":
+def full_divergence(hidden: "torch.Tensor", hidden_negative: "torch.Tensor", weight: "torch.Tensor",
+                    temperature: float = 1.0, chunk: int = 1024) -> "torch.Tensor":  # fmt: skip
     """KL(p || q) of each pair of next-token distributions over the whole vocabulary (nats), (N,).
 
     `hidden` (N, D) gives p, under the anchor image, `hidden_negative` q, under the negative image. Gradients

@@ -5,9 +5,7 @@
 
     the GPU's memory (14.6 GiB) ran out in training: set micro_batch_size to 8 (now 16)
 
-The fallbacks, from what costs nothing but time to what changes the experiment: smaller (micro-)batches,
-gradient checkpointing, smaller images, shorter completions, 4 bits (LoRA in place of all weights), a smaller
-model.
+The fallbacks go from what costs nothing but time to what changes the experiment.
 """
 
 import traceback
@@ -36,10 +34,8 @@ REASONS = {
 
 
 class Fallback(NamedTuple):
-    """One thing to change: the parameter and the value to try next."""
-
-    name: str
-    value: Any
+    name: str  # the parameter
+    value: Any  # to try next
 
 
 @contextmanager
@@ -48,14 +44,9 @@ def memory_advice(
 ) -> Iterator[None]:
     """Turn running out of memory inside the block into one line (UserError).
 
-    Frames below this block are cleared, so their tensors are freed. Tensors held by the caller stay until the
-    kernel restarts: in Jupyter restart it before a smaller try (`finer1 run` starts one each time).
-
-    Args:
-        doing: e.g. "training". loaded: the model; its own settings are added to `now`, the current values of
-        `next_fallback`. final: whether to advise even if nothing is left but a smaller model; else the error
-        is raised again, for
-            a block around this one that knows more.
+    `now` are the current values of `next_fallback`, with those of `loaded`. Unless `final`, the error is
+    raised again if nothing is left but a smaller model, for a block around this one that knows more. In
+    Jupyter restart the kernel before a smaller try: tensors held by the caller stay.
     """
     try:
         yield
@@ -98,8 +89,7 @@ def next_fallback(
 ) -> Optional[Fallback]:
     """The first fallback that is left; None where only a smaller model or a larger GPU is.
 
-    `micro_batch_size` are the rows of a forward with gradient, which must divide `divides`; `prompts` the
-    rows that are generated together; `max_new_tokens` is 0 where it is not a parameter.
+    `micro_batch_size` must divide `divides`; `prompts` are generated together; 0 is not a parameter.
     """
     if prompts > 1:
         return Fallback("prompts", prompts // 2)

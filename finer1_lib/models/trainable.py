@@ -5,13 +5,7 @@
     Trainable("full")                                      # vision tower and projector frozen
     Trainable("full", vision_tower=True, projector=True)   # everything
 
-    folder/adapter_config.json, adapter_model.safetensors    LoRA: plain PEFT
-    folder/config.json, model.safetensors, trainable.json    full: a checkpoint, and what of it was trained
-    folder/processor_config.json, tokenizer.json, ...        either: the processor
-
-The language model is always trained. `loading.load(checkpoint, folder)` reads either folder, so no later
-stage needs to know which of them it was.
-
+LoRA is kept as plain PEFT, full fine-tuning as a checkpoint with trainable.json; either with the processor.
 Source: full fine-tuning: Fine-R1 (arXiv 2602.07605), Section 5.1. The release freezes vision tower and
 projector in stage 1 (LLaMA-Factory/examples/train_full/qwen2_5vl_full_sft.yaml:11) and trains them in stage 2
 (TAPO/examples/configs/config_tapo.yaml:68). LoRA: arXiv 2106.09685.
@@ -36,17 +30,13 @@ PROJECTOR_TARGETS = r"(?:.*\.)?visual\.merger\.mlp\.[02]"  # 1 is the GELU betwe
 
 @dataclasses.dataclass(frozen=True)
 class Trainable:
-    """The trained part of a model, by "lora" or "full".
-
-    LoRA's update of this rank is scaled by alpha / rank. `vision_tower`: its blocks too (full: with its patch
-    embedding); `projector`: the "merger" between tower and language model too; else frozen.
-    """
+    """The trained part of a model: always the language model, by "lora" or "full"."""
 
     kind: str = "lora"
     rank: int = 8
-    alpha: int = 16
-    vision_tower: bool = False
-    projector: bool = False
+    alpha: int = 16  # LoRA's update is scaled by alpha / rank
+    vision_tower: bool = False  # its blocks too (full: with its patch embedding)
+    projector: bool = False  # the "merger" between tower and language model too
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -56,7 +46,6 @@ class Trainable:
 
     @property
     def full(self) -> bool:
-        """Whether the weights themselves are trained."""
         return self.kind == "full"
 
     @property
@@ -75,28 +64,17 @@ class Trainable:
 
 @dataclasses.dataclass
 class LoadedModel:
-    """A Qwen2.5-VL ready to generate and to train.
+    """A Qwen2.5-VL ready to generate and to train."""
 
-    Attributes:
-        model: Qwen2_5_VLForConditionalGeneration, inside a PeftModel when an adapter is attached.
-        processor: its Qwen2_5_VLProcessor.
-        checkpoint: folder or Hub id (with its @revision) of the base weights, as given.
-        adapter: folder of the trained weights, as given; None for none or for fresh ones.
-        dtype: torch dtype that is computed in.
-        full_finetuning: whether the weights themselves may be trained.
-        trainable: which weights training changes; None until `make_trainable` or a trained folder decides.
-        gradient_checkpointing: whether training keeps each layer's input alone and recomputes the rest.
-    """
-
-    model: Any
+    model: Any  # Qwen2_5_VLForConditionalGeneration, inside a PeftModel when an adapter is attached
     processor: Any
     device: str
     backend: str
-    checkpoint: str
-    adapter: Optional[str] = None
-    dtype: Any = None
-    full_finetuning: bool = False
-    trainable: Optional[Trainable] = None
+    checkpoint: str  # folder or Hub id (with its @revision) of the base weights, as given
+    adapter: Optional[str] = None  # folder of the trained weights; None for none or for fresh ones
+    dtype: Any = None  # torch dtype that is computed in
+    full_finetuning: bool = False  # whether the weights themselves may be trained
+    trainable: Optional[Trainable] = None  # None until `make_trainable` or a trained folder decides
     gradient_checkpointing: bool = False
 
 
@@ -125,10 +103,9 @@ def make_trainable(loaded: LoadedModel, trainable: Trainable, seed: int = 0) -> 
     return dataclasses.replace(loaded, model=loaded.model.eval(), trainable=trainable)
 
 
-def add_lora(
-    loaded: LoadedModel, rank: int, alpha: int, *, vision_layers: bool = False, seed: int = 0
-) -> LoadedModel:
-    """`make_trainable` for an adapter on the language model and, if asked for, the vision tower."""
+def add_lora(loaded: LoadedModel, rank: int, alpha: int, *, vision_layers: bool = False,
+             seed: int = 0) -> LoadedModel:  # fmt: skip
+    """`make_trainable` for an adapter on the language model, with `vision_layers` on the vision tower too."""
     return make_trainable(loaded, Trainable("lora", rank, alpha, vision_tower=vision_layers), seed)
 
 
@@ -157,9 +134,6 @@ def wrap_in_lora(loaded: LoadedModel, config: Any, seed: int) -> LoadedModel:
             torch.manual_seed(seed)
             model = get_peft_model(loaded.model, config)
     return dataclasses.replace(loaded, model=model.eval(), adapter=None)
-
-
-# On the disk -------------------------------------------------
 
 
 def save_trained(loaded: LoadedModel, folder: "str | Path") -> None:
@@ -196,8 +170,8 @@ def load_weights(loaded: LoadedModel, folder: "str | Path") -> None:
     try:
         loaded.model.load_state_dict(read.state_dict())
     except RuntimeError as error:
-        whose = "its weights are another model's"
-        raise UserError(f"{folder} does not fit {loaded.checkpoint}: {whose}") from error
+        raise UserError(
+            f"{folder} does not fit {loaded.checkpoint}: its weights are another model's") from error
 
 
 def read_trainable(folder: "str | Path") -> Trainable:
@@ -229,7 +203,13 @@ def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
                 adapter = in_layout(adapter, [name for name, _ in loaded.model.named_modules()])
             except Misfit as error:
                 raise misfit(adapter, loaded.checkpoint, str(error)) from error
-            loaded = _wrapped(loaded, PeftConfig.from_peft_type(**adapter.config))
+            config = PeftConfig.from_peft_type(**adapter.config)
+            loaded = wrap_in_lora(loaded, config, seed=0)
+            names = [name for name, one in loaded.model.named_parameters() if one.requires_grad]
+            parts = dict(projector=any(PROJECTOR in name for name in names),
+                         vision_tower=any(VISION in name and PROJECTOR not in name for name in names))
+            loaded = dataclasses.replace(
+                loaded, trainable=Trainable("lora", config.r, config.lora_alpha, **parts))
             if warning := other_base(adapter.base, loaded.checkpoint):
                 print(f"{folder}: {warning}", flush=True)
         wanted = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
@@ -250,15 +230,6 @@ def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
         raise misfit(adapter, loaded.checkpoint, f"it has {len(left)} weights that nothing takes (first: "
                      f"{left[0]})")  # fmt: skip
     return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
-
-
-def _wrapped(loaded: LoadedModel, config: Any) -> LoadedModel:
-    """A bare model inside a fresh adapter of this configuration."""
-    loaded = wrap_in_lora(loaded, config, seed=0)
-    names = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
-    parts = dict(projector=any(PROJECTOR in name for name in names),
-                 vision_tower=any(VISION in name and PROJECTOR not in name for name in names))
-    return dataclasses.replace(loaded, trainable=Trainable("lora", config.r, config.lora_alpha, **parts))
 
 
 def save_adapter(loaded: LoadedModel, folder: "str | Path") -> None:

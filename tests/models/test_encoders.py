@@ -14,13 +14,8 @@ from finer1_lib.core.completions import one_answer, strict
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.systems import encoders
 from finer1_lib.evaluation.systems.encoders import (
-    KINDS,
-    Encoder,
-    encoder_prompt,
-    open_encoder,
-    sentences,
-    templates,
-)
+    KINDS, Encoder, encoder_prompt, open_encoder, sentences, templates,
+)  # fmt: skip
 from finer1_lib.models import encoders as encoder_towers
 
 NAMES = ["Rock Wren", "Sand Gull", "Tern", "Jay", "Marsh Wren"]

@@ -19,15 +19,9 @@ from finer1_lib.models.generation import PLACEHOLDERS, cut_batches, generate, mi
 from finer1_lib.models.hidden_states import pooled_states
 from finer1_lib.models.log_probabilities import score_completions
 from finer1_lib.models.trainable import (
-    Trainable,
-    add_lora,
-    attach_adapter,
-    has_trainable,
-    load_trained,
-    make_trainable,
-    save_adapter,
+    Trainable, add_lora, attach_adapter, has_trainable, load_trained, make_trainable, save_adapter,
     save_trained,
-)
+)  # fmt: skip
 
 QUESTION = "What species is this bird?"
 

@@ -26,17 +26,17 @@ def full(*args, **kwargs):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 14.75 GiB")
 
 
-# The ladder --------------------------------------------------
+# The fallbacks ----------------------------------------------
 
 
-def test_the_ladder_from_top_to_bottom():
+def test_the_fallbacks_in_their_order():
     now = dict(micro_batch_size=4, divides=8, training=True, gradient_checkpointing=False, max_pixels=401408,
                max_new_tokens=300, finetuning="full")
     steps = []
-    while rung := next_fallback(**now):
-        steps.append(rung)
-        now[rung.name] = rung.value
-        if rung.name == "finetuning":
+    while step := next_fallback(**now):
+        steps.append(step)
+        now[step.name] = step.value
+        if step.name == "finetuning":
             now["can_4bit"] = True
     assert steps == [
         ("micro_batch_size", 2), ("micro_batch_size", 1), ("gradient_checkpointing", True),
@@ -47,18 +47,18 @@ def test_the_ladder_from_top_to_bottom():
 @settings(deadline=None, max_examples=60)
 @given(divides=st.integers(1, 96), data=st.data(), pixels=st.integers(0, 2 * 10**7),
        tokens=st.integers(0, 4096), prompts=st.integers(1, 300))
-def test_every_rung_is_smaller_fits_and_ends(divides, data, pixels, tokens, prompts):
+def test_every_fallback_is_smaller_fits_and_ends(divides, data, pixels, tokens, prompts):
     micro = data.draw(st.sampled_from([d for d in range(1, divides + 1) if divides % d == 0]))
     now = dict(micro_batch_size=micro, divides=divides, max_pixels=pixels, max_new_tokens=tokens,
                prompts=prompts)
     for _ in range(60):
-        rung = next_fallback(**now)
-        if rung is None:
+        step = next_fallback(**now)
+        if step is None:
             break
-        assert 1 <= rung.value < now[rung.name]
-        now[rung.name] = rung.value
+        assert 1 <= step.value < now[step.name]
+        now[step.name] = step.value
         assert divides % now["micro_batch_size"] == 0
-    assert rung is None and now["micro_batch_size"] == now["prompts"] == 1
+    assert step is None and now["micro_batch_size"] == now["prompts"] == 1
 
 
 def test_images_above_the_releases_bound_are_brought_to_it_first():
@@ -122,7 +122,7 @@ def test_answering_and_loading_report(folder, monkeypatch):
         with pytest.raises(UserError) as caught:
             generate(loaded, [user_message("a")] * size, max_new_tokens=200, batch_size=8)
         one_line(caught, "in answering", said)
-    monkeypatch.setattr(loading, "_load_transformers", full)
+    monkeypatch.setattr(loading, "_complete", full)
     with pytest.raises(UserError) as caught:
         models.load(folder / "base", device="cpu")
     one_line(caught, "loading", "a smaller checkpoint")
