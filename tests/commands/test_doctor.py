@@ -216,7 +216,7 @@ def test_a_table_of_genera_is_compared_with_the_names(world, tmp_path):
     assert "a genus is given to 5 of 5 names" in said(found, "data", "pass")
 
 
-def test_a_disk_that_fails_is_no_fault_of_the_kit():
+def test_a_disk_that_fails_is_not_a_fault_of_the_kit():
     def check(subject):
         raise PermissionError(13, "Permission denied", "/photos/x")
 
