@@ -9,5 +9,4 @@
     doctor      checks of data, texts and machine before a run
     gpu_check   the first minutes on a GPU
     export      a merged checkpoint for lmms-eval
-    benchmarks  scripts of the checkout (tests/benchmarks)
 """

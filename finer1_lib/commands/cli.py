@@ -4,14 +4,15 @@ Exit codes: 0 done; 2 a mistake of the user's (one line on stderr); 1 a fault of
 What a single command needs is imported inside it, so that `finer1 --help` starts without torch or pandas.
 """
 
+import importlib
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Callable, Optional, Sequence
 
 import typer
 
-from finer1_lib.commands.benchmarks import add_benchmarks
 from finer1_lib.commands.findings import Finding, as_json, counts, examine
 from finer1_lib.commands.rescore import rescore
 from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table, write_json
@@ -219,7 +220,28 @@ def seeds(
         draw(pooled, Path(figure))
 
 
-add_benchmarks(app)
+_BENCHMARKS = {  # their options are those of the scripts in tests/benchmarks
+    "benchmark": "Time a step of TAPO against one of DAPO with equal rollouts, and what shared prompts save.",
+    "benchmark-triplets": "Time the mining of negatives by prototypes against all pairs of images.",
+    "benchmark-evaluation": "Time an evaluation against the release's: same model, items, prompts, threads.",
+}
+
+
+def _run_script(context: typer.Context) -> None:
+    """Run tests/benchmarks/NAME.py of the checkout with the arguments as they are."""
+    name, tests = context.info_name, find_kit() / "tests"
+    script = name.replace("-", "_")
+    if not (tests / "benchmarks" / f"{script}.py").is_file():
+        raise UserError(f"{name}: no {tests / 'benchmarks' / script}.py: run it from a checkout of the kit")
+    sys.path.insert(0, str(tests))
+    module = importlib.import_module(f"benchmarks.{script}")
+    if code := module.app(context.args, prog_name=f"finer1 {name}", standalone_mode=False):
+        raise typer.Exit(code)
+
+
+for _name, _help in _BENCHMARKS.items():
+    app.command(_name, help=_help, add_help_option=False, context_settings={
+        "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(_run_script)
 
 
 @app.command()

@@ -1,10 +1,7 @@
 """General abilities (Table 8) by lmms-eval: a merged checkpoint, and the command that measures it.
 
-    finer1 export-lmms paper_3b cot_sft_tapo tapo-checkpoint
-
 The kit does not score MME, MMBench or SEED-Bench itself: lmms-eval is the common tool, and a second scorer
-would only add a second number. A run's training is merged into its base and written as one safetensors
-checkpoint with its processor; lmms-eval, vLLM and transformers read the same folder. ImageWikiQA, the fourth
+would only add a second number. lmms-eval, vLLM and transformers read the same folder. ImageWikiQA, the fourth
 column of the table, has no task in lmms-eval. Which split of MMBench and which part of MME the paper reports
 is not stated.
 
@@ -16,10 +13,12 @@ from pathlib import Path
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_directory, read_json
+from finer1_lib.evaluation.entries import weights_at
+from finer1_lib.evaluation.summary import entries_in
+from finer1_lib.models import loading as models
 from finer1_lib.runs.fingerprints import parameters_of
 
-# the paper's name -> lmms-eval's
-TASKS = {"MME": "mme", "MMBench": "mmbench_en_dev", "SEED-Bench": "seedbench"}
+TASKS = {"MME": "mme", "MMBench": "mmbench_en_dev", "SEED-Bench": "seedbench"}  # the paper's name -> lmms-eval's
 WITHOUT_TASK = ("ImageWikiQA",)
 JUDGE = ("MMBench: answers that name no option go to a judge (OPENAI_API_KEY); without its key lmms-eval "
          "draws a random letter, so count them in its samples")  # fmt: skip
@@ -28,16 +27,11 @@ JUDGE = ("MMBench: answers that name no option go to a judge (OPENAI_API_KEY); w
 def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -> Path:
     """Write a model of a run (a name of `entries_in`) as one checkpoint in bfloat16, with its processor.
 
-    Merged on the CPU in float32 and rounded once; a 7B model takes about 50 GB of memory. Returns the target,
-    which must not exist before.
+    Merged on the CPU in float32 and rounded once; a 7B model takes about 50 GB of memory.
 
     Raises: UserError: no such model, a target that exists, a model whose weights are not of this run, or
     weights that cannot be loaded.
     """
-    from finer1_lib.evaluation.entries import weights_at
-    from finer1_lib.evaluation.summary import entries_in
-    from finer1_lib.models import loading as models
-
     run_dir, target = Path(run_dir), Path(target)
     if target.exists():
         raise UserError(f"{target} exists: name a folder that does not, or move it away")
@@ -69,12 +63,10 @@ def lmms_command(run_dir: "str | Path", checkpoint: "str | Path") -> str:
 
     The pixel bounds are those of the run's 04, where it set any: a model is not the same model under others.
     """
-    parameters = parameters_of(Path(run_dir) / "04_evaluation")
+    parameters, folder = parameters_of(Path(run_dir) / "04_evaluation"), Path(checkpoint)
     bounds = [f"{name}={parameters[name]}" for name in ("min_pixels", "max_pixels") if parameters.get(name)]
-    folder = Path(checkpoint)
     _check_commas(folder)
     arguments = ",".join([f"pretrained={folder}", *bounds, "attn_implementation=sdpa"])
-    words = ["python", "-m", "lmms_eval", "--model", "qwen2_5_vl", "--model_args", arguments, "--tasks",
-             ",".join(TASKS.values()), "--batch_size", "1", "--log_samples", "--output_path",
-             str(folder.with_name(folder.name + "-lmms"))]
-    return shlex.join(words)
+    return shlex.join(["python", "-m", "lmms_eval", "--model", "qwen2_5_vl", "--model_args", arguments, "--tasks",
+                       ",".join(TASKS.values()), "--batch_size", "1", "--log_samples", "--output_path",
+                       str(folder.with_name(folder.name + "-lmms"))])

@@ -23,11 +23,19 @@ from typing import Annotated, Any, Callable, Mapping, Optional, Sequence
 
 import typer
 
-from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table
+from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table, write_json
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import check_targets, read_json
+from finer1_lib.core.prompts import user_message
+from finer1_lib.models import loading as models
+from finer1_lib.models.encoding import Encoder, pad
+from finer1_lib.models.generation import cut_batches, sample_ids
+from finer1_lib.models.log_probabilities import score_completions
 from finer1_lib.models.trainable import add_lora
+from finer1_lib.runs.chain import find_run
 from finer1_lib.training.methods import METHODS, method_config
-from finer1_lib.training.tapo_config import TapoConfig
+from finer1_lib.training.tapo import build_trainer, triplet_rows
+from finer1_lib.training.tapo_config import TapoConfig, make_config
 
 PARTS = ("rollout", "scoring", "update", "step")
 LEVELS = ("nothing", "pictures", "prompts")
@@ -45,12 +53,6 @@ def measure_run(
     Raises: UserError: 03 is not finished there.
     """
     import pandas
-
-    from finer1_lib import models
-    from finer1_lib.core.files import read_json
-    from finer1_lib.runs.chain import find_run
-    from finer1_lib.training.tapo import triplet_rows
-    from finer1_lib.training.tapo_config import make_config
 
     folder = find_run(output_root, run_name)
     stage = folder / "03_tapo/stage.json"
@@ -74,22 +76,13 @@ def measure(
     loaded: Any, rows: Sequence[Any], config: TapoConfig, *, repeats: int = 5,
     methods: Sequence[str] = ("dapo", "tapo"), say: Optional[Callable[[str], None]] = None,
 ) -> dict[str, Any]:
-    """Measure steps of the methods and what sharing saves.
+    """Measure steps of the methods (the others are compared with the first) and what sharing saves.
 
-    Args:
-        loaded: a model with something to train; its weights are put back.
-        rows: triplets.
-        config: of the TAPO run; a step is one of its rollout batches, divided by `updates_per_rollout`.
-        repeats: turns that count; one more goes before, to warm up.
-        methods: the first is what the others are compared with.
-        say: called with one line per turn.
+    The model's weights are put back. A step is a rollout batch of `config`, divided by `updates_per_rollout`;
+    one more turn than `repeats` goes before, to warm up. Ready for JSON: `machine`, `settings`, `steps` (method
+    -> part -> seconds of every turn, and tokens), `sharing` (what was done -> level -> seconds of every turn).
 
-    Returns:
-        Ready for JSON: `machine`, `settings`, `steps` (method -> part -> seconds of every turn, and tokens),
-        `sharing` (what was done -> level -> seconds of every turn).
-
-    Raises:
-        UserError: no turn, an unknown method, or no triplets.
+    Raises: UserError: no turn, an unknown method, or no triplets.
     """
     import torch
 
@@ -120,8 +113,6 @@ def measure(
 
 def _step(loaded: Any, rows: Sequence[Any], config: TapoConfig) -> dict[str, float]:
     """Seconds of one optimizer step and its parts, and tokens sampled for it: one rollout batch's share."""
-    from finer1_lib.training.tapo import build_trainer
-
     kept = {name: p.detach().clone() for name, p in loaded.model.named_parameters() if p.requires_grad}
     with tempfile.TemporaryDirectory() as scratch:
         trainer = build_trainer(loaded, rows, config, Path(scratch))
@@ -147,11 +138,6 @@ def _step(loaded: Any, rows: Sequence[Any], config: TapoConfig) -> dict[str, flo
 def _sharing(loaded: Any, rows: Sequence[Any], config: TapoConfig, turn: int) -> dict[str, dict[str, float]]:
     """Seconds of sampling and of scoring an update's rollouts, for every level of sharing."""
     import torch
-
-    from finer1_lib.core.prompts import user_message
-    from finer1_lib.models.encoding import Encoder, pad
-    from finer1_lib.models.generation import cut_batches, sample_ids
-    from finer1_lib.models.log_probabilities import score_completions
 
     encode, tokenizer = Encoder(loaded.processor), loaded.processor.tokenizer
     chosen = [rows[(turn * config.prompts_per_step + i) % len(rows)] for i in range(config.prompts_per_step)]
@@ -235,9 +221,8 @@ def benchmark(
     run_name: Annotated[str, typer.Argument(help="A run that finished 03_tapo: its triplets and settings.")],
     output_root: OutputRoot = None,
     checkpoint: Annotated[Optional[str], typer.Option(help="Another base.", show_default="the run's")] = None,
-    adapter: Annotated[
-        Optional[str], typer.Option(help="Another start.", show_default="the run's CoT SFT")
-    ] = None,
+    adapter: Annotated[Optional[str], typer.Option(
+        help="Another start.", show_default="the run's CoT SFT")] = None,
     backend: Annotated[str, typer.Option(help="transformers or unsloth.")] = "transformers",
     repeats: Annotated[int, typer.Option(min=1, help="Turns that count.")] = 5,
     json_file: Json = None,
@@ -246,14 +231,11 @@ def benchmark(
 
     Example: finer1 benchmark miniature --repeats 3 --json cost.json
     """
-    from finer1_lib.core.files import atomic_write_json, check_targets
-
     check_targets(json_file)
     result = measure_run(run_name, output_root, checkpoint, adapter, backend, repeats, say=print)
     for title, (titles, rows) in tables(result).items():
         show_table(title, titles, rows)
-    if json_file is not None:
-        atomic_write_json(Path(json_file), result)
+    write_json(json_file, result)
 
 
 if __name__ == "__main__":

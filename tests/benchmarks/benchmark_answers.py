@@ -76,7 +76,7 @@ def watched(model: Any, clock: Clock) -> Iterator[None]:
 
     hooks = []
     for name, module in (("vision", base.model.visual), ("language", base.model.language_model),
-                         ("head", base.lm_head)):  # fmt: skip
+                         ("head", base.lm_head)):
         hooks.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
         hooks.append(module.register_forward_hook(after(name), with_kwargs=True))
     try:
@@ -104,9 +104,9 @@ def release_answers(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
         eos_token_id=ending_ids(loaded.model, tokenizer), pad_token_id=tokenizer.pad_token_id,
         use_cache=True, disable_compile=True,
-        suppress_tokens=[known[token] for token in PLACEHOLDERS if token in known])  # fmt: skip
+        suppress_tokens=[known[token] for token in PLACEHOLDERS if token in known])
     batches = [requests[start : start + RELEASE_BATCH] for requests in asked
-               for start in range(0, len(requests), RELEASE_BATCH)]  # fmt: skip
+               for start in range(0, len(requests), RELEASE_BATCH)]
     for batch in batches:
         with clock.part("preprocessing"):
             texts = [processor.apply_chat_template(messages_for(request, image_root), tokenize=False,
@@ -139,7 +139,7 @@ def kit_records(
     answerer = ChatAnswerer(loaded, image_root, generate=partial(generate, encoder=encoder))
     with tempfile.TemporaryDirectory() as folder:
         return collect_records(asked, Path(folder) / "records.jsonl", lambda: answerer,
-                               max_new_tokens=max_new_tokens, batch_size=batch_size)  # fmt: skip
+                               max_new_tokens=max_new_tokens, batch_size=batch_size)
 
 
 def measure_answers(
@@ -148,15 +148,10 @@ def measure_answers(
 ) -> dict[str, Any]:
     """Both ways' seconds for one model.
 
-    Args:
-        load: gives the `models.LoadedModel`; its seconds are reported separately.
-        asked: of `all_requests`; the release's way takes one list after the other.
-        splits: how often the release would load the model.
-
-    Returns:
-        Ready for JSON but for `records`, the kit's: seconds of `release` and `kit` by part, `ratio` of their
-        totals, `same_answers` as a share, `loading` in seconds and `loads` of each way, and what was asked.
-        `processor_ratio` is of the processor's seconds, which others' work on the machine changes less.
+    `asked` is of `all_requests`; the release's way takes one list after the other and would load the model
+    `splits` times. Ready for JSON but for `records`, the kit's: seconds of `release` and `kit` by part, `ratio`
+    of their totals, `same_answers` as a share, `loading` in seconds and `loads` of each way, and what was
+    asked. `processor_ratio` is of the processor's seconds, which others' work on the machine changes less.
     """
     from finer1_lib.models.sharing import unwrap_base
 
@@ -171,7 +166,7 @@ def measure_answers(
                "questions": len(flat), "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     options = dict(image_root=image_root, max_new_tokens=max_new_tokens)
     ways = {"release": partial(release_answers, loaded, **options),
-            "kit": partial(kit_records, loaded, batch_size=batch_size, **options)}  # fmt: skip
+            "kit": partial(kit_records, loaded, batch_size=batch_size, **options)}
     found, processor = {}, {}
     for name, way in ways.items():
         way([asked[0][:RELEASE_BATCH]], clock=Clock())  # to warm up

@@ -17,6 +17,7 @@ Source: release eval/evaluation.py:79-165 (closed world), :169-270 (open world),
 import platform
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Mapping, Optional, Sequence
 
@@ -24,8 +25,17 @@ import typer
 from benchmarks.benchmark_answers import PARTS, Say, measure_answers
 from benchmarks.benchmark_similarity import BASE_SIZE, measure_similarity, random_tower
 
-from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table
+from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table, write_json
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import check_targets, read_json, read_jsonl
+from finer1_lib.evaluation.entries import all_entries
+from finer1_lib.evaluation.items import select_items
+from finer1_lib.evaluation.requests import all_requests
+from finer1_lib.evaluation.scores.official import official_answer
+from finer1_lib.evaluation.scores.scoring import make_scorer, score_records
+from finer1_lib.models import loading as models
+from finer1_lib.models.checkpoint_files import read_config
+from finer1_lib.runs.chain import find_run
 
 SIZES = ("shipped", "larger")
 SETTINGS_ASKED = 2  # closed and open world: the release loads the model again for each, seen and unseen too
@@ -39,26 +49,15 @@ def measure_run(
 ) -> dict[str, Any]:
     """Both methods on a run's items, with its CoT SFT and with a larger model of random weights.
 
-    Args:
-        items: how many, in equal shares of data sets, seen and unseen.
-        larger_tokens: of the larger size, which does not end its answers; 125 is the shipped one's average.
-        similarity: also measure it, on the open-world answers of the first size, with a random text tower.
-        seed: of the items, the options' order and the random weights.
-
-    Returns:
-        Ready for JSON: `machine`, `items`, `answers` (size -> of `measure_answers`), `scoring` (seconds of
-        both scorers on the first size's records, without the similarity), `similarity` (of
-        `measure_similarity`), `overall` (size -> ratio of answering and similarity together).
+    `items` are in equal shares of data sets, seen and unseen. The larger size does not end its answers; 125
+    tokens are the shipped one's average. The similarity is of the open-world answers of the first size, with a
+    random text tower. Ready for JSON: `machine`, `items`, `answers` (size -> of `measure_answers`), `scoring`
+    (seconds of both scorers on the first size's records), `similarity`, `overall` (size -> ratio of answering
+    and similarity together).
 
     Raises: UserError: no run that has finished 02, an unknown size, too few items.
     """
-    from functools import partial
-
     import torch
-
-    from finer1_lib import models
-    from finer1_lib.evaluation.entries import all_entries
-    from finer1_lib.evaluation.requests import all_requests
 
     if not sizes or set(sizes) - set(SIZES):
         raise UserError(f"benchmark-evaluation: sizes are some of {', '.join(SIZES)}, not {', '.join(sizes)}")
@@ -69,7 +68,7 @@ def measure_run(
     result: dict[str, Any] = {
         "machine": {"processor": platform.processor() or platform.machine(),
                     "threads": torch.get_num_threads(), "torch": torch.__version__},
-        "items": len(chosen), "answers": {}}  # fmt: skip
+        "items": len(chosen), "answers": {}}
     records = []
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
@@ -100,16 +99,12 @@ def _run(
     """(folder of the run, its images' root, its base, the items)."""
     import pandas as pd
 
-    from finer1_lib.core.files import read_json, read_jsonl
-    from finer1_lib.evaluation.items import select_items
-    from finer1_lib.runs.chain import find_run
-
     run = find_run(output_root, run_name)
     if not (run / "02_cot_sft/stage.json").is_file():
         raise UserError(f"run {run_name!r} in {run.parent} has not finished 02_cot_sft: run it first")
     images = pd.read_parquet(run / "01_data/images.parquet")
     items = select_items(read_jsonl(run / "01_data/items.jsonl"), images, images_per_class=0, seed=seed,
-                         budget=count)  # fmt: skip
+                         budget=count)
     if len(items) < count:
         raise UserError(f"benchmark-evaluation: run {run_name!r} has {len(items)} items, not {count}")
     root = run / read_json(run / "01_data/data.json")["image_root"]
@@ -121,21 +116,18 @@ def larger_checkpoint(base: str, folder: Path, seed: int) -> None:
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from finer1_lib.models.checkpoint_files import read_config
-    from finer1_lib.models.loading import load_processor
-
     config = read_config(base).to_dict()
     for part in ("text_config", "vision_config"):
         config[part].pop("layer_types", None)
     config["text_config"].update(
         hidden_size=512, intermediate_size=1536, num_hidden_layers=9, num_attention_heads=8,
         num_key_value_heads=2, rope_parameters=dict(
-            rope_type="default", mrope_section=[8, 12, 12], rope_theta=10000.0))  # fmt: skip
+            rope_type="default", mrope_section=[8, 12, 12], rope_theta=10000.0))
     config["vision_config"].update(depth=6, hidden_size=256, intermediate_size=704, num_heads=4,
-                                   out_hidden_size=512, fullatt_block_indexes=[2, 5])  # fmt: skip
+                                   out_hidden_size=512, fullatt_block_indexes=[2, 5])
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config))
-    processor = load_processor(base)
+    processor = models.load_processor(base)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -143,8 +135,6 @@ def larger_checkpoint(base: str, folder: Path, seed: int) -> None:
 
 def _scoring(records: Sequence[Mapping]) -> dict[str, float]:
     """Seconds of each scorer on the records; trigrams in place of an encoder."""
-    from finer1_lib.evaluation.scores.scoring import make_scorer, score_records
-
     seconds = {}
     for name in ("official", "strict"):
         began = time.perf_counter()
@@ -155,8 +145,6 @@ def _scoring(records: Sequence[Mapping]) -> dict[str, float]:
 
 def _triples(records: Sequence[Mapping]) -> list[tuple[str, str, str]]:
     """(answer, label, word) of the open world, as the official scorer takes them."""
-    from finer1_lib.evaluation.scores.official import official_answer
-
     opened = [record for record in records if record["setting"] == "open_world"]
     return [(official_answer(record["completion"]) or record["completion"], record["sub_category"],
              record["super_category"]) for record in opened]
@@ -171,17 +159,17 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
                  f"{machine['threads']} threads; {one['same_answers']:.1%} of the answers the same\n"
                  f"{one['ratio']:.1f} times as quick, {one['processor_ratio']:.1f} by processor seconds")
         rows = [[words, *(f"{one[way][part]:.1f}" for part in (*PARTS, "rest", "total")),
-                 f"{one['loads'][way]} x {one['loading']:.1f}"] for way, words in WAYS.items()]  # fmt: skip
+                 f"{one['loads'][way]} x {one['loading']:.1f}"] for way, words in WAYS.items()]
         found[title] = ["seconds", *PARTS, "rest", "total", "loading"], rows
     scoring = result["scoring"]
     rows = [[f"{name} scorer, kit", f"{scoring[name]:.2f}", f"{scoring['records']} records"]
-            for name in ("official", "strict")]  # fmt: skip
+            for name in ("official", "strict")]
     if near := result.get("similarity"):
         rows += [[f"similarity, {words}", f"{near[way]:.2f}", f"{near['answers']} answers"]
-                 for way, words in WAYS.items()]  # fmt: skip
+                 for way, words in WAYS.items()]
         rows.append(["similarity, times as quick", f"{near['ratio']:.1f}", f"{near['texts']} texts"])
         rows += [[f"answers and similarity, {size}, times as quick", f"{ratio:.1f}", ""]
-                 for size, ratio in result["overall"].items()]  # fmt: skip
+                 for size, ratio in result["overall"].items()]
     found["scoring"] = ["what", "seconds", "of"], rows
     return found
 
@@ -203,15 +191,12 @@ def benchmark_evaluation(
 
     Example: finer1 benchmark-evaluation miniature --items 100 --sizes shipped --json throughput.json
     """
-    from finer1_lib.core.files import atomic_write_json, check_targets
-
     check_targets(json_file)
     result = measure_run(run_name, output_root, items=items, sizes=sizes.split(","), similarity=similarity,
-                         larger_tokens=larger_tokens, say=lambda line: print(line, flush=True))  # fmt: skip
+                         larger_tokens=larger_tokens, say=lambda line: print(line, flush=True))
     for title, (titles, rows) in tables(result).items():
         show_table(title, titles, rows)
-    if json_file is not None:
-        atomic_write_json(Path(json_file), result)
+    write_json(json_file, result)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ from typing import Any, Mapping, Optional, Sequence
 
 # SigLIP base's text tower (google/siglip-base-patch16-256, config.json)
 BASE_SIZE = {"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-             "num_attention_heads": 12, "max_position_embeddings": 64}  # fmt: skip
+             "num_attention_heads": 12, "max_position_embeddings": 64}
 
 
-def random_tower(
-    folder: "str | Path", tokenizer: Any, size: Mapping[str, int] = BASE_SIZE, seed: int = 0
-) -> Path:
+def random_tower(folder: "str | Path", tokenizer: Any, size: Mapping[str, int] = BASE_SIZE, seed: int = 0) -> Path:
     """A folder with a SigLIP text tower of random weights and any tokenizer of at most as many words."""
     import torch
     from transformers import SiglipTextConfig, SiglipTextModel
@@ -63,9 +61,8 @@ def in_batches(tower: "str | Path", triples: Sequence[tuple[str, str, str]]) -> 
     return time.perf_counter() - began, values
 
 
-def measure_similarity(
-    tower: "str | Path", triples: Sequence[tuple[str, str, str]], say: Optional[Any] = None
-) -> dict[str, Any]:
+def measure_similarity(tower: "str | Path", triples: Sequence[tuple[str, str, str]],
+                       say: Optional[Any] = None) -> dict[str, Any]:
     """Seconds of both ways, ready for JSON; `apart` is the greatest difference of their cosines."""
     seconds, values = {}, {}
     for name, way in (("kit", in_batches), ("release", one_by_one)):
@@ -74,4 +71,4 @@ def measure_similarity(
             say(f"similarity, {name}: {len(triples)} answers in {seconds[name]:.1f} s")
     return {**seconds, "answers": len(triples), "texts": len({text for triple in triples for text in triple}),
             "ratio": seconds["release"] / seconds["kit"],
-            "apart": max(abs(a - b) for a, b in zip(values["release"], values["kit"]))}  # fmt: skip
+            "apart": max(abs(a - b) for a, b in zip(values["release"], values["kit"]))}

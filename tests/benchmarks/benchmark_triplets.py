@@ -18,8 +18,11 @@ from typing import Annotated, Any, Callable, Mapping, Optional, Sequence
 
 import typer
 
-from finer1_lib.commands.terminal import Json, new_app, run_app, show_table
+from finer1_lib.commands.terminal import Json, new_app, run_app, show_table, write_json
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import check_targets
+from finer1_lib.data.triplets import build_triplets, prototype_similarity, prototypes
+from finer1_lib.models.encoders import stored_rows
 
 SHOTS = 4  # per sub-category, as in the paper
 _PLAIN = "all pairs of images"
@@ -76,23 +79,19 @@ def plain_nearest(features: Any, table: Any, rows: int = 1024) -> dict[str, str]
 
 def linear_steps(features: Any, table: Any, store: Path) -> dict[str, Callable[[], Any]]:
     """The steps of the kit's way, each to be called once, in this order."""
-    from finer1_lib.data.triplets import build_triplets, prototype_similarity, prototypes
-    from finer1_lib.models.encoders import stored_rows
-
-    made: dict[str, Any] = {}
+    made: list[Any] = []
 
     def read() -> Any:
         return stored_rows(store, "drawn", len(features), lambda start, stop: features[start:stop])
 
     def prototype() -> Any:
-        made["similarity"] = prototype_similarity(prototypes(features, table))
+        made.append(prototype_similarity(prototypes(features, table)))
 
     def mine() -> Any:
-        made["triplets"] = build_triplets(table, made["similarity"], seed=0)
-        return made["triplets"]
+        return build_triplets(table, made[-1], seed=0)
 
     return {"store, written": read, "store, read": read, "prototypes": prototype,
-            "negatives and triplets": mine}  # fmt: skip
+            "negatives and triplets": mine}
 
 
 def measure(
@@ -101,29 +100,19 @@ def measure(
 ) -> dict[str, Any]:
     """Seconds and peak memory of both ways, each at a quarter, a half and the whole of its size.
 
-    Args:
-        embeddings: images of the kit's way.
-        classes: sub-categories, all of one super-category.
-        width: numbers per embedding (SigLIP base 768, SO400M 1152, the 3B's own tower 2048).
-        plain: images of the plain way.
-        repeats: turns; the median seconds and the highest peak are reported.
-        say: called with one line per size.
+    Parameters as the command's options; `width` is 768 for SigLIP base, 1152 for SO400M, 2048 for the 3B's own
+    tower. Ready for JSON: `kit` and `plain`, lists of {images, seconds: part -> seconds, peak: part -> bytes
+    beyond the embeddings}; `exponent` of either (1 is linear, 2 quadratic); `agree`, the share of classes for
+    which both ways name the same negative, at `plain` images; `plain_at_full` (seconds, estimated).
 
-    Returns:
-        Ready for JSON: `kit` and `plain`, lists of {images, seconds: part -> seconds, peak: part -> bytes
-        beyond the embeddings}; `exponent` of either (1 is linear, 2 quadratic; below 1 while what a class
-        costs outweighs what an image costs); `agree` (share of classes for which both ways name the same
-        negative, at `plain` images); `plain_at_full` (seconds, estimated).
-
-    Raises:
-        UserError: a class would have fewer than four images, or there are fewer than two classes.
+    Raises: UserError: a class would have fewer than four images, or there are fewer than two classes.
     """
     if classes < 2 or repeats < 1 or min(embeddings, plain) < 4 * SHOTS * classes:
         raise UserError(f"benchmark-triplets: {classes} classes need at least {4 * SHOTS * classes} images "
-                        "(four each at a quarter of the size), two classes and one repeat")  # fmt: skip
+                        "(four each at a quarter of the size), two classes and one repeat")
     result: dict[str, Any] = {"settings": {"embeddings": embeddings, "classes": classes, "width": width,
                                            "plain": plain, "repeats": repeats, "seed": seed},
-                              "kit": [], "plain": []}  # fmt: skip
+                              "kit": [], "plain": []}
     _measured(lambda: plain_nearest(*drawn_embeddings(SHOTS * classes, classes, width)))  # to warm up
     for kind, whole in (("kit", embeddings), ("plain", plain)):
         for images in (whole // 4, whole // 2, whole):
@@ -132,11 +121,11 @@ def measure(
             for _ in range(repeats):
                 with tempfile.TemporaryDirectory() as store:
                     steps = (linear_steps(features, table, Path(store) / "rows") if kind == "kit" else
-                             {_PLAIN: lambda: plain_nearest(features, table)})  # fmt: skip
+                             {_PLAIN: lambda: plain_nearest(features, table)})
                     turns.append({part: _measured(step) for part, step in steps.items()})
             row = {"images": images,
                    "seconds": {part: statistics.median(turn[part][0] for turn in turns) for part in turns[0]},
-                   "peak": {part: max(turn[part][1] for turn in turns) for part in turns[0]}}  # fmt: skip
+                   "peak": {part: max(turn[part][1] for turn in turns) for part in turns[0]}}
             result[kind].append(row)
             if say:
                 say(f"{kind}: {images} images in {sum(row['seconds'].values()):.2f} s")
@@ -159,8 +148,6 @@ def _measured(step: Callable[[], Any]) -> tuple[float, int, Any]:
 
 
 def _agreement(plain: Mapping[str, str], features: Any, table: Any) -> float:
-    from finer1_lib.data.triplets import prototype_similarity, prototypes
-
     found = prototype_similarity(prototypes(features, table)).nearest(_WORD, sorted(plain), 0)
     return statistics.mean(found[name] == other for name, other in plain.items())
 
@@ -180,7 +167,7 @@ def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for kind, label in (("kit", "prototypes"), ("plain", "plain way")):
         for part in result[kind][0]["seconds"]:
             cells = [f"{row['images']:,}: {row['seconds'][part]:.2f} s\n({row['peak'][part] / 2**20:.0f} MiB)"
-                     for row in result[kind]]  # fmt: skip
+                     for row in result[kind]]
             rows.append([label, part, *cells])
     return ["way", "part", "a quarter", "a half", "whole"], rows
 
@@ -201,8 +188,6 @@ def benchmark_triplets(
 
     Example: finer1 benchmark-triplets --embeddings 100000 --classes 1000
     """
-    from finer1_lib.core.files import atomic_write_json, check_targets
-
     check_targets(json_file)
     result = measure(embeddings, classes, width, plain, repeats, say=print)
     title = f"{classes:,} sub-categories, {width} numbers per image: seconds (peak memory)"
@@ -210,9 +195,8 @@ def benchmark_triplets(
     kit, plainly = result["exponent"]["kit"], result["exponent"]["plain"]
     print(f"seconds grow with images to the power of {kit:.2f} (prototypes) and {plainly:.2f} (plain)\n"
           f"the plain way for {embeddings:,} images: about {result['plain_at_full']:.0f} s (estimated)\n"
-          f"both name the same negative for {result['agree']:.1%} of the classes")  # fmt: skip
-    if json_file is not None:
-        atomic_write_json(Path(json_file), result)
+          f"both name the same negative for {result['agree']:.1%} of the classes")
+    write_json(json_file, result)
 
 
 if __name__ == "__main__":

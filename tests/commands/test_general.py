@@ -65,7 +65,7 @@ def test_an_adapter_from_elsewhere_is_merged_into_its_base(run_dir, tmp_path):
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
-def test_a_row_that_only_asks_otherwise_is_the_base(run_dir, tmp_path):
+def test_a_row_that_only_prompts_otherwise_is_the_base(run_dir, tmp_path):
     target = general.export_checkpoint(run_dir, "base_cot_prompt", tmp_path / "out")
     weights = [dict(models.load(folder, dtype="bfloat16").model.named_parameters())
                for folder in (target, run_dir / "base")]
@@ -101,7 +101,7 @@ def test_a_target_that_exists_is_left_alone(run_dir, tmp_path):
         general.export_checkpoint(run_dir, "cot_sft", tmp_path / "out")
 
 
-def test_the_command_line_writes_and_tells(run_dir, tmp_path):
+def test_the_command_line_writes_and_reports(run_dir, tmp_path):
     app = typer.Typer()
     app.command()(export_lmms)
     target, root = tmp_path / "out", str(run_dir.parent)

@@ -129,7 +129,7 @@ def test_the_largest_micro_batch_is_as_large_as_it_says(ready, monkeypatch):
     assert any(p.grad.abs().sum() > 0 for p in trained)
 
 
-def test_running_out_of_memory_is_a_row_with_the_next_rung(ready, monkeypatch):
+def test_running_out_of_memory_is_a_row_with_the_next_fallback(ready, monkeypatch):
     def full(work):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -152,7 +152,7 @@ def test_samples_by_hand(tmp_path):
     ({"release_path": 5}, "'release_path' is no text"), ({"sample": [1]}, "'sample'"), ({"sample": 1}, "'sample'"),
     ({"option_order": "\ud83d"}, "'option_order' holds half"), ({"setting": "x" * 9999}, "its setting is 'x{40}'"),
 ])  # fmt: skip
-def test_a_line_that_is_no_record_is_told_with_its_number(tmp_path, change, words):
+def test_a_line_that_is_not_a_record_is_reported_with_its_number(tmp_path, change, words):
     records = [record(), record(number=1), {**record(number=2), **change}, record(number=3)]
     with pytest.raises(UserError, match=f"records.jsonl line 3 .*{words}"):
         rescore(write(tmp_path / "records.jsonl", records), scorers_of())
@@ -165,7 +165,7 @@ def test_what_is_no_object_and_what_lacks_an_order():
     assert "option_order" in fault_of(without)
 
 
-def test_a_torn_last_line_is_left_out_and_told_and_one_in_the_middle_refused(tmp_path):
+def test_a_torn_last_line_is_left_out_and_reported_and_one_in_the_middle_refused(tmp_path):
     records, path = [record(number=number) for number in range(3)], tmp_path / "records.jsonl"
     whole = json.dumps(records[2])
     for end in range(1, len(whole)):
@@ -181,7 +181,7 @@ def test_a_torn_last_line_is_left_out_and_told_and_one_in_the_middle_refused(tmp
         list(RecordFile(path))
 
 
-def test_a_doubled_line_counts_once_wherever_it_stands(tmp_path, expected):
+def test_a_doubled_line_counts_once_wherever_it_is(tmp_path, expected):
     records = world()
     path = tmp_path / "records.jsonl"
     found = rescore(write(path, [*records, records[0], records[-1], records[40]]), scorers_of(), similarity="trigram")
@@ -299,7 +299,7 @@ def test_the_command_reads_a_file_and_a_run(tmp_path, command):
     assert list(pd.read_csv(table).columns) == list(KEYS) and len(pd.read_csv(table)) == len(expected)
 
 
-def test_the_command_tells_what_is_not_there(tmp_path, command):
+def test_the_command_reports_what_is_not_there(tmp_path, command):
     for words, told in (
         (("no_such_run", "--output-root", tmp_path), "no run with answers"),
         ((tmp_path / "none.jsonl",), "is no file"),
