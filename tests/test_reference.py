@@ -121,7 +121,7 @@ def test_what_the_readme_says_of_the_orderings_is_what_the_ablation_found():
     counts = {word: sum(row["holds"] == word for row in ablation["orderings"])
               for word in ("holds", "reversed", "cannot tell")}
     told = (f"of {len(ablation['orderings'])} orderings {counts['holds']} hold, {counts['reversed']} are reversed and "
-            f"{counts['cannot tell']} cannot be told")
+            f"{counts['cannot tell']} are undecided")
     text = " ".join((REFERENCE / "README.md").read_text(encoding="utf-8").split())
     assert told in text
     assert set(left_out({row["model"] for row in ablation["rows"]})) == {"Figure 3b"} and len(ablation["runs"]) >= 2

@@ -7,41 +7,36 @@ What a single command needs is imported inside it, so that `finer1 --help` start
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any, Optional, Sequence
+from typing import Annotated, Any, Callable, Optional, Sequence
 
 import typer
 
 from finer1_lib.commands.benchmarks import add_benchmarks
 from finer1_lib.commands.findings import Finding, as_json, counts, examine
 from finer1_lib.commands.rescore import rescore
-from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table
+from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table, write_json
 from finer1_lib.core.errors import UserError
-from finer1_lib.core.files import atomic_write_json, atomic_write_text, check_targets, read_json, read_jsonl
+from finer1_lib.core.files import atomic_write_text, check_targets, read_json, read_jsonl
 from finer1_lib.runs.chain import NEEDS, find_run
-from finer1_lib.runs.presets import find_kit, list_presets, make_plan, read_parameters
+from finer1_lib.runs.presets import Plan, find_kit, list_presets, make_plan, read_parameters
 
 app = new_app(
-    help="Fine-R1, step by step: run the notebooks of the kit as one chain.",
+    help="Fine-R1, step by step: run the notebooks of the kit as one chain.", no_args_is_help=True,
     epilog="Environment: FINER1_KIT names a folder with notebooks/ and params/ in place of the checkout.",
-    no_args_is_help=True,
 )
 
 Preset = Annotated[str, typer.Argument(help="Folder in params/, e.g. miniature; `finer1 list` shows all.")]
-RunName = Annotated[
-    Optional[str],
-    typer.Option(help="Folder of this run inside the output root.", show_default="the preset's run_name"),
-]
-PresetRoot = Annotated[
-    Optional[str],
-    typer.Option(help="Folder for all runs.", show_default="the preset's, else outputs/ in the checkout"),
-]
-Settings = Annotated[
-    Optional[list[str]],
-    typer.Option("--set", metavar="STAGE.KEY=VALUE",
-                 help="One parameter of one notebook; may be repeated. Lists as \\[a, b]. A relative folder"
-                 " or file counts from the current folder."),
-]  # fmt: skip
+RunName = Annotated[Optional[str], typer.Option(
+    help="Folder of this run inside the output root.", show_default="the preset's run_name")]
+PresetRoot = Annotated[Optional[str], typer.Option(
+    help="Folder for all runs.", show_default="the preset's, else outputs/ in the checkout")]
+Settings = Annotated[Optional[list[str]], typer.Option(
+    "--set", metavar="STAGE.KEY=VALUE",
+    help="One parameter of one notebook; may be repeated. Lists as \\[a, b]. A relative folder"
+    " or file counts from the current folder.")]
 Seed = Annotated[Optional[int], typer.Option(help="Seed of every notebook.", show_default="the preset's")]
+WithData = Annotated[str, typer.Argument(help="A run that finished 01_data.")]
+NewFolder = Annotated[str, typer.Argument(help="The folder to write; it must not exist.")]
 
 # Running a preset ---------------------------------------------------------------------------------
 
@@ -64,48 +59,45 @@ _RUN_HELP = "\n\n".join((
 
 @app.command(help=_RUN_HELP)
 def run(
-    preset: Preset,
-    run_name: RunName = None,
-    output_root: PresetRoot = None,
-    first: Annotated[
-        Optional[str],
-        typer.Option("--from", metavar="STAGE", help="First stage to run; the ones before must be finished."),
-    ] = None,
+    preset: Preset, run_name: RunName = None, output_root: PresetRoot = None,
+    first: Annotated[Optional[str], typer.Option(
+        "--from", metavar="STAGE", help="First stage to run; the ones before must be finished.")] = None,
     last: Annotated[Optional[str], typer.Option("--to", metavar="STAGE", help="Last stage to run.")] = None,
-    settings: Settings = None,
-    seed: Seed = None,
-    keep_finished: Annotated[
-        bool,
-        typer.Option("--keep-finished", help="Also keep what other code of a notebook or another version of"
-                     " the kit made; without it such a stage is computed again."),
-    ] = False,
+    settings: Settings = None, seed: Seed = None,
+    keep_finished: Annotated[bool, typer.Option(
+        "--keep-finished", help="Also keep what other code of a notebook or another version of"
+        " the kit made; without it such a stage is computed again.")] = False,
 ) -> None:
     from finer1_lib.commands.report.page import finish_run
-    from finer1_lib.runs.runner import chosen_stages, clock, run_chain
-
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        print(f"{clock(time.monotonic() - began):>7}  {line}", flush=True)
-
-    settings = settings or []
-    stages = chosen_stages(first, last, settings)
-    plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings)
-    report = run_chain(plan, stages, say, keep_finished, finish_run)
-    if report is not None:
-        _print_table(plan.run_dir)
-        say(f"report: {report}")
-
-
-def _print_table(run_dir: Path) -> None:
-    """The main table on the terminal."""
     from finer1_lib.evaluation.items import coverage_of
     from finer1_lib.evaluation.summary import labels_in, main_table
+    from finer1_lib.runs.runner import chosen_stages, run_chain
 
+    say, settings = _timed(), settings or []
+    stages = chosen_stages(first, last, settings)
+    plan = _plan(preset, run_name, output_root, settings, seed)
+    report = run_chain(plan, stages, say, keep_finished, finish_run)
+    if report is None:
+        return
+    run_dir = plan.run_dir
     titles, rows = main_table(read_json(run_dir / "summary.json", list), labels=labels_in(run_dir))
     if rows:
         title = "percent [95 % interval], strict scorer, average over super-categories"
         show_table("\n".join(filter(None, (title, coverage_of(run_dir)))), titles, rows)
+    say(f"report: {report}")
+
+
+def _plan(preset: str, run_name: Optional[str], output_root: Optional[str], settings: Optional[list[str]],
+          seed: Optional[int]) -> Plan:
+    return make_plan(find_kit(), preset, run_name, output_root, seed, settings or [])
+
+
+def _timed() -> Callable[[str], None]:
+    """A function that prints a line after the time since now."""
+    from finer1_lib.runs.runner import clock
+
+    began = time.monotonic()
+    return lambda line: print(f"{clock(time.monotonic() - began):>7}  {line}", flush=True)
 
 
 @app.command("list")
@@ -140,10 +132,8 @@ def doctor(
     preset: Preset, run_name: RunName = None, output_root: PresetRoot = None, settings: Settings = None,
     seed: Seed = None,
     quick: Annotated[bool, typer.Option("--quick", help="Open only a sample of the images.")] = False,
-    gpu_gib: Annotated[
-        Optional[float],
-        typer.Option(min=0.1, help="Memory of the GPU that will be used.", show_default="this one's"),
-    ] = None,
+    gpu_gib: Annotated[Optional[float], typer.Option(
+        min=0.1, help="Memory of the GPU that will be used.", show_default="this one's")] = None,
     json_file: Json = None,
 ) -> None:
     """Check a preset's data, texts and machine before it runs: pass, warn, fail, and how to fix it.
@@ -157,7 +147,7 @@ def doctor(
     from finer1_lib.commands.doctor.subject import Subject
 
     check_targets(json_file)
-    plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings or [])
+    plan = _plan(preset, run_name, output_root, settings, seed)
 
     def progress(what: str, done: int, total: int) -> None:
         if done % 2000 == 0 or (done == total and total >= 2000):
@@ -185,22 +175,19 @@ def gpu_check(
     from finer1_lib.commands.gpu_check import run
 
     check_targets(json_file)
-    findings = run(make_plan(find_kit(), preset, run_name, output_root, seed, settings or []), vllm=vllm)
+    findings = run(_plan(preset, run_name, output_root, settings, seed), vllm=vllm)
     _report("gpu-check", {"preset": preset}, findings, json_file)
 
 
-def _report(
-    command: str, about: dict[str, Any], findings: Sequence[Finding], json_file: Optional[str],
-    more: Sequence[str] = (),
-) -> None:
+def _report(command: str, about: dict[str, Any], findings: Sequence[Finding], json_file: Optional[str],
+            more: Sequence[str] = ()) -> None:
     """Print and write the findings, and end in an error if something fails."""
     title = f"{command}: {about['preset']}" + (f", run {about['run']}" if "run" in about else "")
     show_table(title, ["check", "", "what, and where", "how to fix it"],
                [[one.check, one.level, f"{one.what}\n{one.where}".strip(), one.mend] for one in findings])
     print(*more, sep="\n", end="\n" if more else "")
     print(", ".join(f"{number} {level}" for level, number in counts(findings).items()))
-    if json_file is not None:
-        atomic_write_json(Path(json_file), {**about, **as_json(findings)})
+    write_json(json_file, {**about, **as_json(findings)})
     if failed := dict.fromkeys(one.check for one in findings if one.level == "fail"):
         raise UserError(f"{command}: {', '.join(failed)}: fix the failed checks and rerun")
 
@@ -227,8 +214,7 @@ def seeds(
     partial = sorted({coverage_of(find_run(output_root, name)) for name in runs} - {""})
     for title, (titles, rows) in tables(pooled).items():
         show_table("\n".join([title, *partial]), titles, rows)
-    if json_file is not None:
-        atomic_write_json(Path(json_file), pooled)
+    write_json(json_file, pooled)
     if figure is not None:
         draw(pooled, Path(figure))
 
@@ -240,9 +226,8 @@ add_benchmarks(app)
 def compare(
     run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
     released: Annotated[Optional[str], typer.Option(help="A run of the released checkpoint.")] = None,
-    to: Annotated[
-        Optional[str], typer.Option(help="All lines as CSV.", show_default="comparison.csv in the run")
-    ] = None,
+    to: Annotated[Optional[str], typer.Option(
+        help="All lines as CSV.", show_default="comparison.csv in the run")] = None,
     output_root: OutputRoot = None,
 ) -> None:
     """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
@@ -262,12 +247,10 @@ def compare(
 
 # Exporting, and the paper's and the release's side ------------------------------------------------
 
-_TRAINED = Annotated[str, typer.Argument(help="A run that finished 01_data.")]
-
 
 @app.command("export-stage1")
 def export_stage1(
-    run_name: _TRAINED, target: Annotated[str, typer.Argument(help="The JSON file to write.")],
+    run_name: WithData, target: Annotated[str, typer.Argument(help="The JSON file to write.")],
     output_root: OutputRoot = None,
 ) -> None:
     """Write a run's kept rationales as the JSON list that the release trains Stage 1 on.
@@ -283,12 +266,9 @@ def export_stage1(
 
 @app.command("export-stage2")
 def export_stage2(
-    run_name: _TRAINED,
-    target: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
-    output_root: OutputRoot = None,
-    resize: Annotated[
-        bool, typer.Option("--resize", help="Stretch positive and negative to the anchor's size.")
-    ] = False,
+    run_name: WithData, target: NewFolder, output_root: OutputRoot = None,
+    resize: Annotated[bool, typer.Option(
+        "--resize", help="Stretch positive and negative to the anchor's size.")] = False,
 ) -> None:
     """Write a run's triplets, images inside, as the parquet files that the release trains Stage 2 on.
 
@@ -316,8 +296,7 @@ def _data(run_name: str, output_root: Optional[str]) -> Path:
 def export_lmms(
     run_name: Annotated[str, typer.Argument(help="A run that trained the model.")],
     model: Annotated[str, typer.Argument(help="Its name in the records, e.g. cot_sft_tapo.")],
-    target: Annotated[str, typer.Argument(help="The folder to write; it must not exist.")],
-    output_root: OutputRoot = None,
+    target: NewFolder, output_root: OutputRoot = None,
 ) -> None:
     """Write a trained model as a merged checkpoint, and print the commands for lmms-eval and vLLM.
 
@@ -327,12 +306,11 @@ def export_lmms(
 
     run_dir = find_run(output_root, run_name)
     folder = export_checkpoint(run_dir, model, target)
-    print(f"checkpoint: {folder}")
-    print(f"{', '.join(TASKS)} (lmms-eval is installed separately: pip install lmms_eval qwen-vl-utils):")
-    print(f"  {lmms_command(run_dir, folder)}")
-    print(JUDGE)
-    print(f"{', '.join(WITHOUT_TASK)}: lmms-eval has no task for it")
-    print(f"to serve it:\n  vllm serve {folder} --generation-config vllm")
+    print(f"checkpoint: {folder}",
+          f"{', '.join(TASKS)} (lmms-eval is installed separately: pip install lmms_eval qwen-vl-utils):",
+          f"  {lmms_command(run_dir, folder)}", JUDGE,
+          f"{', '.join(WITHOUT_TASK)}: lmms-eval has no task for it",
+          f"to serve it:\n  vllm serve {folder} --generation-config vllm", sep="\n")
 
 
 app.command()(rescore)
@@ -350,12 +328,10 @@ def systems(
     from finer1_lib.paper.rows import notes, systems_table
 
     if systems_from:
-        entries = read_systems(systems_from).values()
-        lines = [[one.name, one.label, one.kind, one.checkpoint, one.prompts] for one in entries]
-        show_table(f"systems of {systems_from}", ["name", "label", "kind", "checkpoint", "prompts"], lines)
-        return
-    titles, lines = systems_table()
-    show_table("systems for the rows of the paper's tables", titles, lines)
+        columns = ["name", "label", "kind", "checkpoint", "prompts"]
+        lines = [[getattr(one, name) for name in columns] for one in read_systems(systems_from).values()]
+        return show_table(f"systems of {systems_from}", columns, lines)
+    show_table("systems for the rows of the paper's tables", *systems_table())
     for label, why in notes().items():
         print(f"{label}: {why}.")
 
@@ -363,9 +339,8 @@ def systems(
 @app.command()
 def traps(
     folder: Annotated[str, typer.Argument(help="A checkout of the release, or the folder of its files.")],
-    words: Annotated[
-        Optional[list[str]], typer.Argument(help="Data sets, e.g. bird pet.", show_default="those there")
-    ] = None,
+    words: Annotated[Optional[list[str]], typer.Argument(
+        help="Data sets, e.g. bird pet.", show_default="those there")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of the options.")] = 0,
     json_file: Json = None,
 ) -> None:
@@ -378,8 +353,7 @@ def traps(
     check_targets(json_file)
     rows = count_traps(folder, words or (), seed=seed)
     show_table(f"traps: {folder}", *table(rows))
-    if json_file is not None:
-        atomic_write_json(Path(json_file), rows)
+    write_json(json_file, rows)
 
 
 # Teaching -----------------------------------------------------------------------------------------
@@ -388,29 +362,27 @@ def traps(
 @app.command()
 def lesson(
     run_name: Annotated[str, typer.Option(help="Folder of the lesson inside the output root.")] = "lesson",
-    output_root: Annotated[
-        Optional[str], typer.Option(help="Folder for all runs.", show_default="outputs/ in the checkout")
-    ] = None,
+    output_root: Annotated[Optional[str], typer.Option(
+        help="Folder for all runs.", show_default="outputs/ in the checkout")] = None,
 ) -> None:
     """Prepare notebooks 04 and 05 for a lesson of 50 minutes, without training.
 
     Runs 00 and 01 of the preset miniature (under a minute), takes adapters and answers from
     outputs/reference, and prints what to open.
     """
-    from finer1_lib.runs.runner import clock
     from finer1_lib.teaching.lesson import PRESET, make_lesson
 
-    began, kit = time.monotonic(), find_kit()
+    say, kit = _timed(), find_kit()
     plan = make_plan(kit, PRESET, run_name, output_root)
-    copies = make_lesson(plan, kit / "outputs" / "reference",
-                         lambda line: print(f"{clock(time.monotonic() - began):>7}  {line}", flush=True))
-    print("\nready; no model was trained. Now open, and run from the top, one after the other:")
-    print("\n".join(f"  jupyter lab {_short(copy)}" for copy in copies))
+    copies = make_lesson(plan, kit / "outputs" / "reference", say)
     where = "" if output_root is None else f" --output-root {output_root}"
-    print("when both have run, the report of the lesson:")
-    print(f"  finer1 run {PRESET} --run-name {run_name} --from 04_evaluation{where}")
-    print("copies without solutions, for students:")
-    print(f"  finer1 student-copy {' '.join(map(_short, copies))} --to {_short(plan.run_dir / 'students')}")
+    print("\nready; no model was trained. Now open, and run from the top, one after the other:",
+          *(f"  jupyter lab {_short(copy)}" for copy in copies),
+          "when both have run, the report of the lesson:",
+          f"  finer1 run {PRESET} --run-name {run_name} --from 04_evaluation{where}",
+          "copies without solutions, for students:",
+          f"  finer1 student-copy {' '.join(map(_short, copies))} --to {_short(plan.run_dir / 'students')}",
+          sep="\n")
 
 
 def _short(path: Path) -> str:
@@ -421,9 +393,8 @@ def _short(path: Path) -> str:
 @app.command("student-copy")
 def student_copy(
     folder: Annotated[str, typer.Option("--to", metavar="FOLDER", help="Where the copies go.")],
-    notebooks: Annotated[
-        Optional[list[str]], typer.Argument(help="Names like 03_tapo, or files; all six if none is given.")
-    ] = None,
+    notebooks: Annotated[Optional[list[str]], typer.Argument(
+        help="Names like 03_tapo, or files; all six if none is given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing copies.")] = False,
 ) -> None:
     """Copy notebooks without their solutions and outputs.
@@ -432,8 +403,7 @@ def student_copy(
     """
     from finer1_lib.teaching.student_copy import find_notebooks, write_copies
 
-    found = find_notebooks(find_kit(), notebooks or [])
-    for path in write_copies(found, Path(folder).expanduser(), force):
+    for path in write_copies(find_notebooks(find_kit(), notebooks or []), Path(folder).expanduser(), force):
         print(path)
 
 

@@ -16,29 +16,16 @@ LEVELS = ("pass", "warn", "fail", "skip")
 
 
 class Row(NamedTuple):
-    """One finding of a check.
+    """One finding of a check."""
 
-    Attributes:
-        level: one of `LEVELS`; "skip" where there was nothing to check yet.
-        what: what was found, with its numbers.
-        where: the parameter, file or image it is about.
-        mend: how to fix it; "" where nothing is to be done.
-    """
-
-    level: str
-    what: str
-    where: str = ""
-    mend: str = ""
+    level: str  # one of `LEVELS`; "skip" where there was nothing to check yet
+    what: str  # what was found, with its numbers
+    where: str = ""  # the parameter, file or image it is about
+    mend: str = ""  # how to fix it; "" where nothing is to be done
 
 
-class Finding(NamedTuple):
-    """A check's name and one of its rows."""
-
-    check: str
-    level: str
-    what: str
-    where: str
-    mend: str
+# a check's name and one of its rows
+Finding = NamedTuple("Finding", [("check", str), ("level", str), ("what", str), ("where", str), ("mend", str)])
 
 
 class NotYet(Exception):
@@ -68,8 +55,7 @@ def refused(error: Exception, where: str) -> Row:
 
 def shortly(names: "list[str]", most: int = 3) -> str:
     """The first names of a list and how many more there are: "a, b, c and 4 more"."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 Check = Callable[[Any], "list[Row]"]
@@ -89,8 +75,8 @@ def _run(check: Check, subject: Any) -> list[Row]:
     except UserError as error:
         return [refused(error, "")]
     except OSError as error:  # a disk, a share or another user's file: not a fault of the kit
-        where = str(error.filename or "")
-        return [fail(error.strerror or str(error), where, "make it readable, or take it out")]
+        return [fail(error.strerror or str(error), str(error.filename or ""),
+                     "make it readable, or take it out")]
     except Exception as error:  # whatever it is, the other checks still run
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return [fail(f"this check broke: {text}", "", "a fault of the kit: please report it with this line")]

@@ -2,30 +2,33 @@
 
     finer1 gpu-check colab_t4
 
-    a small run           SFT and TAPO on the kit's miniature, on the preset's backend (with torch.compile)
-    fp16 scaler           its scale does not collapse (float16 only: a T4)
-    log-probabilities     the kit's own against the model's logits
-    Unsloth's             the kit's own against Unsloth's
-    gradients             finite, and equal with and without checkpointing
-    memory of a step      of both trainings, against the plan
-    vLLM                  if requested: whether it needs the installed torch
-
-Every check is a function from a `Bench` (a preset's model, its settings, batches as large as they get) to
-rows, as the doctor's; one that breaks stops no other.
+`CHECKS` lists the checks, each a function from a `Bench` (a preset's model, its settings, batches as large as
+they get) to rows, as the doctor's; one that breaks stops no other.
 """
 
+import importlib.metadata
 import math
 import tempfile
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+import torch
+
 from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, passed, warn
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.images import ImageFile
+from finer1_lib.core.prompts import PROMPTS, question_for, user_message
 from finer1_lib.miniature.base import WEIGHTS
+from finer1_lib.models import loading as models
+from finer1_lib.models.encoding import Encoder, pixels_of, set_pixels, vision_inputs
+from finer1_lib.models.log_probabilities import score_completions
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.trainable import make_trainable
 from finer1_lib.runs.presets import Plan
+from finer1_lib.training import memory as plans, sft, tapo
+from finer1_lib.training.tapo_config import TripletRow, make_config
 
 WORLD, SFT, TAPO = "00_miniature_world", "02_cot_sft", "03_tapo"
 SIDE = 28  # pixels of an image token
@@ -42,16 +45,14 @@ class Update(NamedTuple):
     completion: int
 
 
+@dataclass
 class Bench:
-    """A preset on a device ("cuda", or another for tests), with a scratch folder for small trainings.
+    """A preset on a device ("cuda", or another for tests), with a scratch folder for small trainings."""
 
-        bench = Bench(plan, device="cuda", folder=Path("/tmp/x"))
-        bench.loaded                       # the preset's checkpoint ready for training, loaded on first use
-        bench.largest("03_tapo")           # one micro-batch with the largest images and completions
-    """
-
-    def __init__(self, plan: Plan, device: str, folder: Path, vllm: bool = False) -> None:
-        self.plan, self.device, self.folder, self.vllm = plan, device, Path(folder), vllm
+    plan: Plan
+    device: str
+    folder: Path
+    vllm: bool = False
 
     def get(self, stage: str, name: str) -> Any:
         """A stage's value."""
@@ -64,14 +65,9 @@ class Bench:
 
     def load(self, checkpoint: str) -> Any:
         """A checkpoint as stage 02 trains it."""
-        from finer1_lib.models import loading as models
-        from finer1_lib.training.memory import work_of
-
-        trainable = work_of(SFT, self.plan.parameters[SFT]).trainable
-        loaded = models.load(
-            checkpoint, backend=self.get(SFT, "backend"), device=self.device,
-            load_in_4bit=self.get(SFT, "load_in_4bit"), full_finetuning=trainable.full,
-            gradient_checkpointing=self.get(SFT, "gradient_checkpointing"))
+        trainable = plans.work_of(SFT, self.plan.parameters[SFT]).trainable
+        given = {name: self.get(SFT, name) for name in ("backend", "load_in_4bit", "gradient_checkpointing")}
+        loaded = models.load(checkpoint, device=self.device, full_finetuning=trainable.full, **given)
         return make_trainable(loaded, trainable)
 
     @cached_property
@@ -83,12 +79,8 @@ class Bench:
         """The reasoning prompt with a square image of noise, as large as the stage allows, encoded."""
         from PIL import Image
 
-        from finer1_lib.core.prompts import PROMPTS, question_for, user_message
-        from finer1_lib.models.encoding import Encoder, pixels_of, set_pixels
-        from finer1_lib.training.memory import LARGEST_PICTURE
-
         set_pixels(self.loaded.processor, self.get(stage, "min_pixels"), self.get(stage, "max_pixels"))
-        most = min(pixels_of(self.loaded.processor)["max_pixels"], LARGEST_PICTURE)
+        most = min(pixels_of(self.loaded.processor)["max_pixels"], plans.LARGEST_PICTURE)
         side = max(1, math.isqrt(most) // SIDE) * SIDE
         image = Image.effect_noise((side, side), 40 + seed).convert("RGB")
         text = PROMPTS["cot_open"].text(question=question_for("bird"))
@@ -100,8 +92,6 @@ class Bench:
         The last of several rows is a token shorter: rows without padding need no mask, and attention without
         one takes less memory than real, unequal rows.
         """
-        import torch
-
         letter = self.loaded.processor.tokenizer(" a", add_special_tokens=False)["input_ids"][-1]
         ids = torch.full((rows, tokens), letter, device=self.loaded.device)
         mask = torch.ones_like(ids)
@@ -110,25 +100,17 @@ class Bench:
 
     def autocast(self) -> Any:
         """The precision that training computes in."""
-        import torch
-
         half = self.loaded.dtype != torch.float32
         return torch.autocast(self.loaded.device.partition(":")[0], dtype=self.loaded.dtype, enabled=half)
 
     def scored(self, prompts: list, ids: Any, mask: Any) -> Any:
         """`score_completions` under `autocast`."""
-        from finer1_lib.models.log_probabilities import score_completions
-
         pad = self.loaded.processor.tokenizer.pad_token_id
         with self.autocast():
             return score_completions(self.loaded.model, prompts, ids, mask, pad_token_id=pad)
 
     def answered(self) -> tuple:
         """A prompt and `ANSWER`: (prompt, ids and mask of the answer, a forward's inputs for both)."""
-        import torch
-
-        from finer1_lib.models.encoding import Encoder, vision_inputs
-
         loaded, prompt = self.loaded, self.prompt(SFT)
         ids = torch.tensor([Encoder(loaded.processor).completion(ANSWER)], device=loaded.device)
         both = torch.cat([torch.tensor([prompt.ids], device=ids.device), ids], 1)
@@ -149,30 +131,25 @@ class Bench:
 
     def largest(self, stage: str) -> Update:
         """The largest micro-batch of a stage: all its rows with full completions, as the plan counts them."""
-        from finer1_lib.training.memory import RATIONALE_TOKENS
-
         rows = self.get(stage, "micro_batch_size")
         if stage == SFT:
-            ids, mask = self.completions(rows, RATIONALE_TOKENS)
-            own, other = [self.prompt(stage, seed) for seed in range(rows)], []
+            ids, mask = self.completions(rows, plans.RATIONALE_TOKENS)
+            sides = [[self.prompt(stage, seed) for seed in range(rows)]]
         else:
             group = self.get(stage, "n_anchor") + self.get(stage, "n_positive")
             ids, mask = self.completions(rows, self.get(stage, "max_new_tokens"))
             together = math.gcd(group, rows)  # rows of one group, as `sharing.bundle` keeps them
             prompts = [self.prompt(stage, seed) for seed in range(2 * rows // together)]
-            own, other = ([p for p in half for _ in range(together)]
-                          for half in (prompts[::2], prompts[1::2]))
+            sides = [[p for p in half for _ in range(together)] for half in (prompts[::2], prompts[1::2])]
 
         def backward() -> None:
-            parts = [self.scored(rows, ids, mask) for rows in (own, other) if rows]
+            parts = [self.scored(side, ids, mask) for side in sides]
             sum(part.logp.sum() + part.entropy.sum() for part in parts).backward()
 
         return Update(backward, ids.shape[1])
 
     def peak(self, work: Callable[[], Any]) -> int:
         """The peak of allocated bytes on the GPU while `work` runs."""
-        import torch
-
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         work()
@@ -184,15 +161,10 @@ def examples(folder: Path) -> tuple[list, list]:
     """Six images of noise as examples of SFT and as triplets of TAPO."""
     from PIL import Image
 
-    from finer1_lib.core.images import ImageFile
-    from finer1_lib.training.sft import SftExample
-    from finer1_lib.training.tapo_config import TripletRow
-
-    prompt, files = "What species is this bird?", []
+    prompt, files = "What species is this bird?", [ImageFile(str(folder), f"{k}.png") for k in range(6)]
     for number in range(6):
-        files.append(ImageFile(str(folder), f"{number}.png"))
         Image.effect_noise((112, 112), 20 + 10 * number).convert("RGB").save(folder / f"{number}.png")
-    return [SftExample(file, prompt, ANSWER) for file in files], [
+    return [sft.SftExample(file, prompt, ANSWER) for file in files], [
         TripletRow(files[k], files[k - 1], files[k - 2], prompt, "Dunen Wren") for k in range(6)]
 
 
@@ -201,8 +173,6 @@ def run(plan: Plan, *, device: str = "cuda", vllm: bool = False) -> list[Finding
 
     Raises: UserError: no GPU.
     """
-    import torch
-
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("gpu-check: there is no CUDA GPU here; run it on the machine that will train")
     with tempfile.TemporaryDirectory() as folder:
@@ -211,18 +181,14 @@ def run(plan: Plan, *, device: str = "cuda", vllm: bool = False) -> list[Finding
 
 def small_run(bench: Bench) -> list[Row]:
     """Both trainings for a few steps on the kit's miniature, by the calls of notebooks 02 and 03."""
-    from finer1_lib.training.sft import SftConfig, train_sft
-    from finer1_lib.training.tapo import train_tapo
-    from finer1_lib.training.tapo_config import make_config
-
     loaded, (given, triplets) = bench.load(str(WEIGHTS)), examples(bench.folder)
     where = f"{bench.get(SFT, 'backend')}, {str(loaded.dtype).removeprefix('torch.')}"
-    config = SftConfig(epochs=2, batch_size=4, micro_batch_size=2, warmup_steps=1)
-    loaded = train_sft(loaded, given, config, bench.folder / "sft")
+    config = sft.SftConfig(epochs=2, batch_size=4, micro_batch_size=2, warmup_steps=1)
+    loaded = sft.train_sft(loaded, given, config, bench.folder / "sft")
     config = make_config(
         "kit", n_anchor=2, n_positive=2, prompts_per_step=2, steps=2, micro_batch_size=4, max_new_tokens=16,
         nothing_survives="keep", max_sampling_rounds=1)
-    train_tapo(loaded, triplets, config, bench.folder / "tapo")
+    tapo.train_tapo(loaded, triplets, config, bench.folder / "tapo")
     return [_steps(bench.folder / name, what, where)
             for name, what in (("sft_log.csv", "SFT"), ("metrics_tapo.csv", "TAPO"))]
 
@@ -240,15 +206,11 @@ def _steps(log: Path, what: str, where: str) -> Row:
 
 def scaler(bench: Bench) -> list[Row]:
     """Eight steps in float16: a scaler that halves its scale at every step never takes one."""
-    import torch
-
-    from finer1_lib.training.sft import SftConfig, build_trainer
-
     loaded = bench.load(str(WEIGHTS))
     if loaded.dtype != torch.float16:
         raise NotYet(f"computed in {loaded.dtype}: no scaler is needed")
-    config = SftConfig(epochs=4, batch_size=3, micro_batch_size=3, warmup_steps=1)
-    trainer = build_trainer(loaded, examples(bench.folder)[0], config, bench.folder / "scaler")
+    config = sft.SftConfig(epochs=4, batch_size=3, micro_batch_size=3, warmup_steps=1)
+    trainer = sft.build_trainer(loaded, examples(bench.folder)[0], config, bench.folder / "scaler")
     trainer.train()
     norms = [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
     return [scale_row(trainer.accelerator.scaler.get_scale(), norms)]
@@ -265,8 +227,6 @@ def scale_row(scale: float, norms: list[float]) -> Row:
 
 def log_probabilities(bench: Bench) -> list[Row]:
     """The same completion scored by the kit (hidden states, head in chunks) and by the model's own logits."""
-    import torch
-
     prompt, ids, mask, given = bench.answered()
     bench.loaded.model.eval()
     with torch.no_grad(), bench.autocast():
@@ -278,16 +238,11 @@ def log_probabilities(bench: Bench) -> list[Row]:
 
 def unsloths(bench: Bench) -> list[Row]:
     """The same against the method of Unsloth's own GRPO."""
-    import torch
-
-    from finer1_lib.training.tapo import build_trainer
-    from finer1_lib.training.tapo_config import make_config
-
     if bench.get(SFT, "backend") != "unsloth":
         raise NotYet("the preset's backend is transformers")
     prompt, ids, mask, given = bench.answered()
     config = make_config("kit", n_anchor=1, n_positive=1, prompts_per_step=1, steps=2, micro_batch_size=2)
-    trainer = build_trainer(bench.loaded, examples(bench.folder)[1], config, bench.folder / "unsloths")
+    trainer = tapo.build_trainer(bench.loaded, examples(bench.folder)[1], config, bench.folder / "unsloths")
     both, attended = given.pop("input_ids"), given.pop("attention_mask")
     theirs = trainer._get_per_token_logps_and_entropies(
         trainer.model, both, attended, ids.shape[1], num_images=[1], **given)[0]
@@ -297,84 +252,88 @@ def unsloths(bench: Bench) -> list[Row]:
     return [_agree(ours, theirs, bench.loaded, "Unsloth's log-probabilities")]
 
 
-def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
-    import torch
+def _bound(loaded: Any) -> float:
+    return SINGLE if loaded.dtype == torch.float32 else HALF
 
+
+def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
     apart = (ours.float() - theirs.float()).abs()
-    bound = SINGLE if loaded.dtype == torch.float32 else HALF
-    text = f"differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, {apart.numel()} tokens"
-    if apart.mean() <= bound:  # false for nan
-        return passed(f"{whose}: {text}")
-    return fail(f"{whose}: {text}; at most {bound:g} on average is rounding", loaded.checkpoint,
+    text = (f"{whose}: differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, "
+            f"{apart.numel()} tokens")
+    if apart.mean() <= _bound(loaded):  # false for nan
+        return passed(text)
+    return fail(f"{text}; at most {_bound(loaded):g} on average is rounding", loaded.checkpoint,
                 "backend transformers, or the versions of constraints.txt")
 
 
 def gradients(bench: Bench) -> list[Row]:
     """The gradient norm of one row, with and without checkpointing."""
-    import torch
-
     prompt, (ids, mask), norms = bench.prompt(SFT), bench.completions(1, TOKENS), {}
+    model = bench.loaded.model
     for on in (True, False):
         bench.training(on)
-        bench.loaded.model.zero_grad()
+        model.zero_grad()
         with memory_advice("a step of one row"):
             bench.scored([prompt], ids, mask).logp.mean().backward()
-        squares = [p.grad.float().square().sum() for p in bench.loaded.model.parameters()
-                   if p.grad is not None]
+        squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
         norms[on] = float(sum(squares, torch.zeros(()))) ** 0.5
-    bench.loaded.model.zero_grad()
+    model.zero_grad()
     text = f"norm {norms[True]:.4g} with checkpointing, {norms[False]:.4g} without"
-    bound = SINGLE if bench.loaded.dtype == torch.float32 else HALF
-    if 0 < norms[True] < float("inf") and abs(norms[True] - norms[False]) <= bound * norms[False]:
+    close = abs(norms[True] - norms[False]) <= _bound(bench.loaded) * norms[False]
+    if close and 0 < norms[True] < float("inf"):
         return [passed(text)]
     return [fail(text, bench.checkpoint, "set gradient_checkpointing to false, or backend to transformers")]
 
 
 def memory(bench: Bench, stage: str) -> list[Row]:
     """Bytes of one micro-batch, as large as it can get, compared with the plan."""
-    from finer1_lib.training.memory import GiB, plan
-
-    update, loaded = bench.largest(stage), bench.loaded
+    update, loaded, values = bench.largest(stage), bench.loaded, bench.plan.parameters
     bench.training(loaded.gradient_checkpointing or loaded.backend == "unsloth")
     with memory_advice(f"a micro-batch of {stage}", loaded, training=True,
-                micro_batch_size=bench.get(stage, "micro_batch_size")):
+                       micro_batch_size=bench.get(stage, "micro_batch_size")):
         measured = bench.peak(update.backward)
     loaded.model.zero_grad()
-    rows = plan(stage, bench.plan.parameters[stage], bench.checkpoint, completion=update.completion,
-                trained=bench.plan.parameters[SFT])
+    rows = plans.plan(stage, values[stage], bench.checkpoint, completion=update.completion,
+                      trained=values[SFT])
     if rows is None:
-        return [warn(f"{measured / GiB:.2f} GiB measured", stage, "the plan does not know this checkpoint")]
+        return [warn(f"{measured / plans.GiB:.2f} GiB measured", stage,
+                     "the plan does not know this checkpoint")]
     planned = sum(row.bytes for row in rows  # without what this single step does not allocate
                   if row.moment in ("held", "update") and row.part not in ("optimizer", "pictures' features"))
-    text = f"{measured / GiB:.2f} GiB measured, {planned / GiB:.2f} planned, without the optimizer's moments"
-    if measured <= OVER * planned:
-        return [passed(text, stage) if measured >= UNDER * planned else warn(
-            text, stage, "the plan is too careful here: a larger micro-batch may fit")]
-    return [warn(text, stage, "the plan is too low here: leave more room, or take the next fallback")]
+    text = (f"{measured / plans.GiB:.2f} GiB measured, {planned / plans.GiB:.2f} planned, "
+            "without the optimizer's moments")
+    if measured > OVER * planned:
+        return [warn(text, stage, "the plan is too low here: leave more room, or take the next fallback")]
+    if measured < UNDER * planned:
+        return [warn(text, stage, "the plan is too careful here: a larger micro-batch may fit")]
+    return [passed(text, stage)]
 
 
 def vllm(bench: Bench) -> list[Row]:
     """Whether an installed vLLM needs the installed torch."""
     if not bench.vllm:
         raise NotYet("not requested: the kit samples with transformers or Unsloth; an endpoint may be vLLM's")
-    import importlib.metadata
-
     from packaging.requirements import Requirement
 
     try:
         version, needs = importlib.metadata.version("vllm"), importlib.metadata.requires("vllm") or []
     except importlib.metadata.PackageNotFoundError:
         return [fail("vLLM is not installed", "vllm", "install one that needs this torch, or do without")]
-    torch = importlib.metadata.version("torch")
+    own = importlib.metadata.version("torch")
     wanted = [one for one in map(Requirement, needs) if one.name == "torch"]
-    if all(one.specifier.contains(torch.partition("+")[0], prereleases=True) for one in wanted):
-        return [passed(f"vLLM {version} takes torch {torch}", "vllm")]
-    return [fail(f"vLLM {version} needs {wanted[0]}, torch is {torch}", "vllm",
+    if all(one.specifier.contains(own.partition("+")[0], prereleases=True) for one in wanted):
+        return [passed(f"vLLM {version} takes torch {own}", "vllm")]
+    return [fail(f"vLLM {version} needs {wanted[0]}, torch is {own}", "vllm",
                  "install vLLM in a separate environment")]
 
 
 CHECKS: dict[str, Check] = {
-    "a small run": small_run, "fp16 scaler": scaler, "log-probabilities": log_probabilities,
-    "Unsloth's": unsloths, "gradients": gradients, "memory of SFT": lambda bench: memory(bench, SFT),
-    "memory of TAPO": lambda bench: memory(bench, TAPO), "vLLM": vllm,
+    "a small run": small_run,  # SFT and TAPO on the kit's miniature, on the preset's backend
+    "fp16 scaler": scaler,  # its scale does not collapse (float16 only: a T4)
+    "log-probabilities": log_probabilities,  # the kit's own against the model's logits
+    "Unsloth's": unsloths,  # the kit's own against Unsloth's
+    "gradients": gradients,  # finite, and equal with and without checkpointing
+    "memory of SFT": lambda bench: memory(bench, SFT),  # a step, against the plan
+    "memory of TAPO": lambda bench: memory(bench, TAPO),
+    "vLLM": vllm,  # if requested: whether it needs the installed torch
 }

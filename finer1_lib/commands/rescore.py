@@ -1,44 +1,30 @@
-"""`finer1 rescore`: every score of a record file again, without a model.
-
-Source: our choice (DESIGN 4: records are kept, so that a metric can change without a model being run again).
-"""
+"""`finer1 rescore`: every score of a record file again, without a model, so that a metric can change later."""
 
 from pathlib import Path
 from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
 
 import typer
 
-from finer1_lib.commands.terminal import OutputRoot, show_table
+from finer1_lib.commands.terminal import OutputRoot, show_table, write_json
 from finer1_lib.core.errors import UserError, first_line
 
 
 class Source(NamedTuple):
-    """What stands behind the word that the user gave.
+    """What the word that the user gave stands for."""
 
-    Attributes:
-        path: the record file.
-        guide: field guide of a drawn world, or None.
-        taxonomy: {sub_category: {rank: value}} of a run.
-        names: {super_category: its sub-categories}; None to take those that the records speak of.
-        labels: {model: label} of a run.
-        similarities: names of Sim, the main one first.
-        told: lines to stand above the tables.
-    """
-
-    path: Path
-    guide: Optional[Mapping[str, Any]] = None
-    taxonomy: Mapping[str, Mapping[str, str]] = {}
-    names: Optional[Mapping[str, Sequence[str]]] = None
-    labels: Optional[Mapping[str, str]] = None
-    similarities: tuple[str, ...] = ("auto",)
-    told: str = ""
+    path: Path  # the record file
+    guide: Optional[Mapping[str, Any]] = None  # field guide of a drawn world
+    taxonomy: Mapping[str, Mapping[str, str]] = {}  # {sub_category: {rank: value}} of a run
+    names: Optional[Mapping[str, Sequence[str]]] = None  # {super_category: its sub-categories} of a run
+    labels: Optional[Mapping[str, str]] = None  # {model: label} of a run
+    similarities: tuple[str, ...] = ("auto",)  # names of Sim, the main one first
+    coverage: str = ""  # lines above the tables
 
 
 def find_source(records: str, output_root: Optional[str]) -> Source:
     """A record file by its path, or that of a run by the run's name, with all that the run knows.
 
-    Raises:
-        UserError: neither is there, or what the run's folders should hold is not what lies there.
+    Raises: UserError: neither exists, or the run's folders do not hold what they should.
     """
     import pandas as pd
 
@@ -65,8 +51,7 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
     taxonomy = read_json(data / "taxonomy.json")
     if not all(isinstance(ranks, dict) and all(isinstance(value, str) for value in ranks.values())
                for ranks in taxonomy.values()):
-        raise UserError(f"{data / 'taxonomy.json'} holds no taxonomy: run 01_data again, or give {path}"
-                        " itself")
+        raise UserError(f"{data / 'taxonomy.json'} holds no taxonomy: run 01_data again, or give {path} itself")
     known = parameters_of(path.parent)
     main, more = known.get("text_similarity", "auto"), known.get("more_similarities", [])
     if not isinstance(more, list) or not all(isinstance(name, str) for name in (main, *more)):
@@ -78,23 +63,17 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
 
 def rescore(
     records: Annotated[str, typer.Argument(help="A records.jsonl or .jsonl.gz, or the name of a run.")],
-    guide: Annotated[
-        Optional[str], typer.Option(help="guide.json of a drawn world.", show_default="the run's")
-    ] = None,
-    taxonomy: Annotated[
-        Optional[str],
-        typer.Option(help="Genera and further ranks, .csv or .json.", show_default="the run's, the guide's"),
-    ] = None,
-    similarity: Annotated[
-        Optional[list[str]],
-        typer.Option(help="Sim of the open world, the main one first; may be repeated.",
-                     show_default="the run's, else auto"),
-    ] = None,
+    guide: Annotated[Optional[str], typer.Option(
+        help="guide.json of a drawn world.", show_default="the run's")] = None,
+    taxonomy: Annotated[Optional[str], typer.Option(
+        help="Genera and further ranks, .csv or .json.", show_default="the run's, the guide's")] = None,
+    similarity: Annotated[Optional[list[str]], typer.Option(
+        help="Sim of the open world, the main one first; may be repeated.",
+        show_default="the run's, else auto")] = None,
     json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all rows here.")] = None,
     csv_file: Annotated[Optional[str], typer.Option("--csv", help="The same as a table.")] = None,
-    set_aside: Annotated[
-        bool, typer.Option("--set-aside", help="First move lines that are no records into a file beside.")
-    ] = False,
+    set_aside: Annotated[bool, typer.Option(
+        "--set-aside", help="First move lines that are no records into a file beside.")] = False,
     output_root: OutputRoot = None,
 ) -> None:
     """Compute every score again from the records alone, line by line: no model, and files of any length.
@@ -104,7 +83,7 @@ def rescore(
     import pandas as pd
 
     from finer1_lib.core.escaping import write_csv
-    from finer1_lib.core.files import atomic_write_json, check_targets, is_file
+    from finer1_lib.core.files import check_targets, is_file
     from finer1_lib.data.guide import read_guide
     from finer1_lib.data.taxonomy import find_taxonomy
     from finer1_lib.evaluation import records as record_file
@@ -117,7 +96,7 @@ def rescore(
     check_targets(json_file, csv_file)
     source = find_source(records, output_root)
     taken = {Path(name).resolve() for name in (source.path, guide, taxonomy) if name is not None}
-    for target in filter(None, (csv_file, json_file)):  # also one that stands twice
+    for target in filter(None, (csv_file, json_file)):  # also one that is named twice
         if Path(target).resolve() in taken:
             raise UserError(f"{target} is read or written already: give --json and --csv files of their own")
         taken.add(Path(target).resolve())
@@ -129,29 +108,27 @@ def rescore(
     if set_aside:
         print(record_file.set_aside(source.path))
     file = RecordFile(source.path)
-    spoken = names_in(file)
-    names = source.names or spoken
-    table = pd.DataFrame([(word, name) for word, all_names in spoken.items() for name in all_names],
-                         columns=["super_category", "sub_category"])  # fmt: skip
-    tree = dict(source.taxonomy)
+    found_names = names_in(file)
+    names, tree = source.names or found_names, dict(source.taxonomy)
     if guide is not None or taxonomy is not None or not tree:
+        table = pd.DataFrame([(word, name) for word, group in found_names.items() for name in group],
+                             columns=["super_category", "sub_category"])
         tree |= find_taxonomy(table, guide=known, path=taxonomy or "",
-                              data_sets=() if source.labels else list(spoken))  # a run says itself what it has
+                              data_sets=() if source.labels else list(found_names))  # a run says what it has
     main, *more = [make_similarity(name, known) for name in similarity or source.similarities]
     scorers = [make_scorer(name, similarity=main, guide=known, names=names, more=more)
-               for name in ("strict", "official")]  # fmt: skip
-    paths = paths_of({word: [*spoken[word], *names.get(word, ())] for word in spoken}, tree) if tree else None
-    found = rescored(file, scorers, similarity=main.name, paths=paths)
+               for name in ("strict", "official")]
+    both = {word: [*group, *names.get(word, ())] for word, group in found_names.items()}
+    found = rescored(file, scorers, similarity=main.name, paths=paths_of(both, tree) if tree else None)
     labels = source.labels or {row["model"]: row["model"] for row in found.rows}
     for scorer in scorers:
         title = f"{found.records:,} records, {scorer.name} scorer, similarity {main.name}: percent [95 % interval]"
-        titles, rows = main_table(found.rows, scorer.name, labels)
-        show_table("\n".join(filter(None, (title, source.told))), titles, rows)
+        show_table("\n".join(filter(None, (title, source.coverage))),
+                   *main_table(found.rows, scorer.name, labels))
     if found.torn is not None:
         print(f"line {found.torn}, the last one, is torn: left out")
     if found.doubled:
         print(f"{found.doubled} lines stand twice: counted once")
-    if json_file is not None:
-        atomic_write_json(Path(json_file), found.rows)
+    write_json(json_file, found.rows)
     if csv_file is not None:
         write_csv(csv_file, pd.DataFrame(found.rows, columns=list(KEYS)))

@@ -1,39 +1,31 @@
 """Pool runs that differ only in seed; intervals account for variance across seeds and across sub-categories.
 
-    finer1 seeds miniature seed1 seed2
-
-For every model in every setting of the main table: the mean over seeds of what each run scored (`strict`,
-unweighted over super-categories), the seeds' own values, and an interval. Then the paired differences of
-`entries.pairs_of`, and which of the paper's orderings hold. Records suffice: no model is loaded but the text
-encoder where text_similarity is siglip. The seed is that of all notebooks of a run: images, shots,
-rationales, training and the sample of test images change with it.
-
-One run's interval says nothing of training again. Several runs allow 2,000 resamples of
+The seed is that of all notebooks of a run: images, shots, rationales, training and the sample of test images
+change with it. No model is loaded but the text encoder where text_similarity is siglip. The interval is of
+2,000 resamples of
 
     seeds            as many as there are, with replacement; a run comes with everything it answered
     sub-categories   as many as there are in each super-category, with replacement, the SAME ones for every
                      seed drawn (a sub-category is as hard in one run as in the other)
 
-Images are not resampled: they come with their sub-category. Draws of so few vary too little: the deviation
-of R seeds is stretched by sqrt(R / (R - 1)), that of sub-categories to Student's t. Seeds alone would not do:
-three have two degrees of freedom and share their sub-categories. Over 400 simulated experiments with three
-seeds and 40 sub-categories, for seeds that differ not at all, a little and much, 95 % intervals contained the
-truth in
-
-    both resampled (here) 99, 99, 96 %   sub-categories alone 93, 87, 73 %   seeds alone 88, 92, 93 %
-
-No library has this interval: scipy.stats.bootstrap resamples rows, not the two sides of a crossed table.
+Draws of so few vary too little: the deviation of R seeds is stretched by sqrt(R / (R - 1)), that of
+sub-categories to Student's t. Over 400 simulated experiments with three seeds and 40 sub-categories, for
+seeds that differ not at all, a little and much, 95 % intervals contained the truth in 99, 99, 96 % (here),
+93, 87, 73 % (sub-categories alone), 88, 92, 93 % (seeds alone). No library has this interval:
+scipy.stats.bootstrap resamples rows, not the two sides of a crossed table.
 
 Source: Owen 2007, "The pigeonhole bootstrap" (doi 10.1214/07-AOAS122): rows and columns of a crossed table
 resampled independently.
 """
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.core.files import read_json, read_jsonl
+from finer1_lib.core.files import atomic_write_bytes, read_json, read_jsonl
+from finer1_lib.core.plots import file_of
 from finer1_lib.core.statistics import (
     LEVEL,
     RESAMPLES,
@@ -43,13 +35,18 @@ from finer1_lib.core.statistics import (
     reach_of,
 )
 from finer1_lib.evaluation.entries import Entry, labels_of, pairs_of
+from finer1_lib.evaluation.plots import seed_dots
+from finer1_lib.evaluation.scores.scoring import main_reading, make_scorer, reading, score_records
+from finer1_lib.evaluation.scores.similarity import make_similarity
+from finer1_lib.evaluation.summary import CATEGORIES, MAIN_SETTINGS, entries_in, percent
+from finer1_lib.paper.orderings import claims, judge
 from finer1_lib.runs.chain import NEEDS, find_run
 from finer1_lib.runs.fingerprints import is_current, read_record, recorded_file
+from finer1_lib.runs.provenance import clean_this_process
 from finer1_lib.training.methods import label_of
 
 STAGE = "04_evaluation"
 RECORDS, GUIDE = f"{STAGE}/records.jsonl", "01_data/guide.json"
-COLUMNS = ("value", "sub_category", "super_category")
 
 
 class Run(NamedTuple):
@@ -81,15 +78,16 @@ def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[R
             if one != two:
                 raise UserError(
                     f"runs {names[0]} and {name} differ in {key} ({one} and {two}): only seeds may differ")
-    seeds = [_seed(folder) for folder in folders]
-    for place, seed in enumerate(seeds):
-        if seed in seeds[:place]:
-            first = names[seeds.index(seed)]
-            raise UserError(f"runs {first} and {names[place]} have the same seed {seed}: one run twice")
-    runs = [_read(folder, seed) for folder, seed in zip(folders, seeds)]
+    known: dict[int, str] = {}
+    for name, folder in zip(names, folders):
+        seed = _seed(folder)
+        if seed in known:
+            raise UserError(f"runs {known[seed]} and {name} have the same seed {seed}: one run twice")
+        known[seed] = name
+    runs = [_read(folder, seed) for folder, seed in zip(folders, known)]
+    same = {"sub-categories": ["super_category", "sub_category", "categories"], "models": ["model"]}
     for run in runs[1:]:
-        for what, columns in (("sub-categories", ["super_category", "sub_category", "categories"]),
-                              ("models", ["model"])):
+        for what, columns in same.items():
             members = [set(one.scores[columns].itertuples(index=False, name=None)) for one in (runs[0], run)]
             if members[0] != members[1]:
                 raise UserError(f"runs {runs[0].name} and {run.name} were not evaluated on the same {what}")
@@ -118,10 +116,6 @@ def _seed(folder: Path) -> int:
 
 
 def _read(folder: Path, seed: int) -> Run:
-    from finer1_lib.evaluation.scores.scoring import main_reading, make_scorer, score_records
-    from finer1_lib.evaluation.scores.similarity import make_similarity
-    from finer1_lib.evaluation.summary import entries_in
-
     stage, records = read_record(folder / STAGE), read_jsonl(recorded_file(folder, RECORDS))
     guide = read_json(recorded_file(folder, GUIDE)) if (folder / GUIDE).exists() else None
     similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide or None)
@@ -135,17 +129,9 @@ def _read(folder: Path, seed: int) -> Run:
 def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
     """All that is reported of several runs, ready for JSON; `seed` is of the resampling.
 
-    Returns:
-        runs: name, seed and commit of each.
-        rows: model, label, setting, metric, categories, value, low, high, n (images of all seeds together),
-            clusters (sub-categories), per_seed (in the order of the runs).
-        differences: first, second and the same keys without label; p (signs of whole sub-categories
-            flipped, all seeds together) and `reading`.
-        orderings: of `orderings.judge` over such differences.
+    rows: n counts images of all seeds together, clusters sub-categories; per_seed is in the order of the runs.
+    differences: p flips the signs of whole sub-categories, all seeds together. orderings: `orderings.judge`.
     """
-    from finer1_lib.evaluation.summary import CATEGORIES, MAIN_SETTINGS
-    from finer1_lib.paper.orderings import claims, judge
-
     labels = labels_of(runs[0].entries)
     scored = runs[0].scores.groupby("setting")["model"].agg(set)  # an encoder has no open world
     models = [model for model in labels if model in set().union(*scored)]
@@ -177,8 +163,6 @@ def _cell(run: Run, model: str, **where: str) -> Any:
 
 def _difference(runs: Sequence[Run], first: str, second: str, seed: int, **where: str) -> dict[str, Any]:
     """The first model minus the second on the same items, over all seeds, with interval, p and reading."""
-    from finer1_lib.evaluation.scores.scoring import reading
-
     minus = []
     for run in runs:
         one, two = _cell(run, first, **where), _cell(run, second, **where)
@@ -191,10 +175,10 @@ def _difference(runs: Sequence[Run], first: str, second: str, seed: int, **where
 
 def _pooled(cells: Sequence[Any], seed: int, lowest: float = 0.0) -> tuple[Estimate, dict[str, Any]]:
     """The estimate over all seeds, with a p-value if it is of a difference, and its part of a row."""
-    columns = [[list(cell[name]) for cell in cells] for name in COLUMNS]
+    columns = [[list(cell[name]) for cell in cells] for name in ("value", "sub_category", "super_category")]
     estimate = crossed_mean(*columns, seed=seed, lowest=lowest)
     if lowest < 0:
-        flat, inside, around = ([value for cell in column for value in cell] for column in columns)
+        flat, inside, around = map(list, map(chain.from_iterable, columns))
         flips = paired_difference(flat, [0.0] * len(flat), inside, around, seed=seed)
         estimate = replace(estimate, p=flips.p)
     own = [float(cell.groupby("super_category")["value"].mean().mean()) for cell in cells]
@@ -207,16 +191,9 @@ def crossed_mean(
 ) -> Estimate:
     """Mean over seeds of the unweighted mean over groups, with the interval described above.
 
-    Args:
-        values: for each seed its scores, at most 1; seeds may differ in how many.
-        clusters, groups: sub-category and super-category of each score. Every seed has the same ones.
-        seed: of the resampling.
-        lowest: least possible value: 0 for scores, -1 for differences.
-
-    Returns:
-        The estimate; `n` counts all scores, `clusters` the sub-categories. There is no interval where a group
-        has a single sub-category or there is a single seed; where all scores are equal it is the exact one of
-        `statistics`.
+    For each seed its scores (at most 1, at least `lowest`: 0 for scores, -1 for differences), and sub-category
+    and super-category of each; every seed has the same ones. There is no interval where a group has a single
+    sub-category or there is a single seed; where all scores are equal it is the exact one of `statistics`.
     """
     import numpy as np
     from scipy.stats import norm
@@ -236,7 +213,7 @@ def crossed_mean(
         return Estimate(low=None, high=None, **known)
     flat = np.concatenate([np.asarray(scores, dtype=float) for scores in values])
     if np.ptp(flat) == 0:  # a bootstrap of equal values would claim certainty
-        inside, around = ([name for names in parts for name in names] for parts in (clusters, groups))
+        inside, around = (list(chain.from_iterable(parts)) for parts in (clusters, groups))
         exact = paired_difference(flat, np.zeros(len(flat)), inside, around, seed=seed)
         return Estimate(low=max(lowest, exact.low), high=exact.high, **known)
     tail = (1 - LEVEL) / 2
@@ -259,15 +236,17 @@ def crossed_mean(
 
 def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
     """The printed tables of `pool`, in percent: {title: (column titles, lines)}; no values of the paper."""
-    from finer1_lib.evaluation.summary import percent
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        each = ", ".join(f"{100 * value:.1f}" for value in row["per_seed"])
+        return [row["setting"].replace("_", " "), row["categories"], percent(row), each]
 
     seeds = ", ".join(str(run["seed"]) for run in pooled["runs"])
     labels = {row["model"]: row["label"] for row in pooled["rows"]}
-    means = [[row["label"], *_where(row), percent(row), _each(row), str(row["n"])] for row in pooled["rows"]]
-    minus = [[f"{labels[row['first']]} minus {labels[row['second']]}", *_where(row), percent(row), _each(row),
-              f"{row['p']:.2g}", row["reading"]] for row in pooled["differences"]]
-    orders = [[row["figure"], row["claim"], row["categories"], percent({**row, "value": row["difference"]}),
-               _each(row), f"{row['p']:.2g}", row["holds"]] for row in pooled["orderings"]]
+    means = [[row["label"], *cells(row), str(row["n"])] for row in pooled["rows"]]
+    minus = [[f"{labels[row['first']]} minus {labels[row['second']]}", *cells(row), f"{row['p']:.2g}",
+              row["reading"]] for row in pooled["differences"]]
+    orders = [[row["figure"], row["claim"], *cells({**row, "value": row["difference"]})[1:],
+               f"{row['p']:.2g}", row["holds"]] for row in pooled["orderings"]]
     titles = ["setting", "categories", "mean [95 % interval]", f"seeds {seeds}"]
     return {"percent right, strict scorer, mean over seeds": (["model", *titles, "n"], means),
             "paired differences, in points": (["difference", *titles, "p", "reading"], minus),
@@ -275,18 +254,8 @@ def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
                 ["figure", "the paper has", *titles[1:], "p", "here"], orders)}
 
 
-def _where(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["setting"].replace("_", " "), row["categories"]
-
-
-def _each(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{100 * value:.1f}" for value in row["per_seed"])
-
-
 def main_lines(pooled: Mapping[str, Any]) -> list[list[str]]:
     """The lines of the main table (`summary.main_table`) with means over seeds in its cells."""
-    from finer1_lib.evaluation.summary import CATEGORIES, MAIN_SETTINGS, percent
-
     cells = {(row["label"], row["setting"], row["categories"]): percent(row) for row in pooled["rows"]}
     columns = [(setting, kind) for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
     return [[label, *(cells.get((label, *column), "-") for column in columns)]
@@ -299,11 +268,6 @@ def draw(pooled: Mapping[str, Any], path: Path) -> None:
     Raises: UserError: a file type that matplotlib does not write.
     """
     import pandas as pd
-
-    from finer1_lib.core.files import atomic_write_bytes
-    from finer1_lib.core.plots import file_of
-    from finer1_lib.evaluation.plots import seed_dots
-    from finer1_lib.runs.provenance import clean_this_process
 
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--figure {path}: the name must end in .png, .pdf or .svg")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, Optional
 import typer
 
 from finer1_lib.core.errors import UserError, printable
-from finer1_lib.core.files import one_line_for_the_system
+from finer1_lib.core.files import atomic_write_json, one_line_for_the_system
 from finer1_lib.runs.provenance import clean_this_process
 
 
@@ -21,18 +21,20 @@ def _from_here(typed: Optional[str]) -> Optional[str]:
     return typed and os.path.abspath(os.path.expanduser(typed))
 
 
-OutputRoot = Annotated[  # where commands that read runs look for them
-    Optional[str],
-    typer.Option("--output-root", help="Folder for all runs.", show_default="outputs/ in the checkout",
-                 callback=_from_here),
-]  # fmt: skip
+OutputRoot = Annotated[Optional[str], typer.Option(  # where commands that read runs look for them
+    "--output-root", help="Folder for all runs.", show_default="outputs/ in the checkout", callback=_from_here)]
 Json = Annotated[Optional[str], typer.Option("--json", help="Also write all numbers to this file.")]
 
 
 def new_app(**options: Any) -> typer.Typer:
     """A Typer app whose errors `run_app` prints."""
-    return typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", **options)
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", **options)
+
+
+def write_json(file: Optional[str], content: Any) -> None:
+    """Write what a command found to the file of its option --json, if it was given."""
+    if file is not None:
+        atomic_write_json(Path(file), content)
 
 
 def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:

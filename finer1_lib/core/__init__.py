@@ -11,7 +11,7 @@ from finer1_lib.core.faces import face
 __getattr__, __all__ = face(__name__, {
     "completions": "normalise",
     "errors": "UserError",
-    "escaping": "markdown styled",
+    "escaping": "markdown styled write_csv",
     "files": "append_jsonl atomic_directory atomic_write_json atomic_write_text read_json read_jsonl",
     "images": "ImageFile load_image",
     "prompts": "PROMPTS question_for",

@@ -5,17 +5,12 @@
     "<answer>B. House Wren</answer>"                    unchanged: letter and name disagree
     "<answer>The bird is a Rock Wren.</answer>"         unchanged, or what the sentence states: Rock Wren
 
-Only sentences that state that something is so are read, by a list of their forms; denials, likenesses,
-guesses and questions state nothing. `KnownNames` finds names in a longer text, the longest first: "Border
-Collie" does not mention a "Collie".
-
-`names_several`: does one answer name one thing or several? A list is not an answer, and a containment reward
-can be hacked by one. Real names hold commas, slashes and "and", so known names are read first, the longest
-first, and only the rest is cut at separators: "House Wren, Rock Wren" and "Rock Wren or some finch" are two
-names, "F/A-18" and "C-47 (Skytrain)" are one.
+Only sentences that state that something is so are read; denials, likenesses, guesses and questions state
+nothing. A list is not an answer, and a containment reward can be hacked by one: `names_several` finds it.
 """
 
 import re
+from collections import defaultdict
 from functools import lru_cache
 from typing import Any, Iterable, Mapping, Optional
 
@@ -28,24 +23,14 @@ _AND = re.compile(r"\s(?:and|&)\s")
 
 
 def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool:
-    """Whether an answer names several things.
+    """Whether an answer names several things; `known` are options and labels, if any.
 
-    1. An answer that equals a known name (after normalisation) names one thing, whatever signs are in it; so
-       does a name with one of its own in brackets, or after "also known as".
-    2. Known names are found as whole words, from the left, the longest at each place; two of them are
-    several,
-       unless the data set has both for one thing.
-    3. The rest is cut at commas, semicolons, line ends, "or", and slashes with white space beside them; two
-       pieces are several. It is cut at "and" (or "&") too, unless one word stands before it and more than
-       one after it: that is how names have it (Black and White Warbler).
-
-    So "Collie/Poodle" is several only where both are known, and an apposition ("Rock Wren, a small bird")
-    counts as a list.
-
-    Args:
-        answer: what stands between the tags.
-        known: the options and labels that are known, if any.
-        data_set: whose other names count as one thing.
+    Real names hold commas, slashes and "and", so known names are read first, as whole words, the longest
+    first: an answer that equals one ("F/A-18"), or one beside a name of its own ("C-47 (Skytrain)"), is one
+    thing; two are several, unless both are names of one thing in `data_set`. The rest is cut at commas,
+    semicolons, line ends, "or", slashes with white space, and at "and" unless one word is before it and more
+    after it (Black and White Warbler); two pieces are several, also an apposition ("Rock Wren, a small
+    bird").
     """
     text = normalise(ALSO.sub(" | ", "; ".join(answer.splitlines())))
     names = _longest_first(frozenset(known), data_set)
@@ -80,10 +65,8 @@ Record = Mapping[str, Any]
 # B, (B), Option B: .., B - .., and "B)** .." whose stars before it are taken off
 _LETTER = re.compile(
     r"(?i:(?:option|choice)\s)?[(\[]?([A-Za-z])(?:[)\].:*_]+|\s[-–—]\s|\Z)\s*(.*)\Z", re.DOTALL)
-_KINDS = {
-    "aircraft": ("airplane", "plane", "jet"), "car": ("vehicle",), "flower": ("plant",),
-    "pet": ("cat", "dog"),
-}  # fmt: skip
+_KINDS = {"aircraft": ("airplane", "plane", "jet"), "car": ("vehicle",), "flower": ("plant",),
+          "pet": ("cat", "dog")}
 _PHOTO = "(?:image|picture|photo|photograph)"
 _ASKED = (
     "answer|option|choice|prediction|name|label|class|(?:sub-?)?category|variant|variety|(?:make and )?model")
@@ -100,14 +83,11 @@ _WORDS = re.compile(r"\w+")
 
 
 def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
-    """What a record answers, its letter read as the option it stood for; None without a well-formed answer.
+    """What a record answers, its letter read as the option; None without a well-formed answer.
 
-    What stands around it and an article are taken off (`completions.forms`), but where they are the label's
-    or an option's own.
-
-    Args:
-        record: with completion; `lettered` and options where its prompt showed letters.
-        sentence: take what a sentence states (`stated`) for the answer.
+    What is around it and an article are removed (`completions.forms`), unless they are part of a known name.
+    A record has completion, and `lettered` and options where its prompt showed letters. `sentence`: take what
+    a sentence states for the answer.
     """
     answer = one_answer(record["completion"])[0]
     if answer is None:
@@ -125,10 +105,8 @@ def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
 
 
 def stated(answer: str, word: str) -> str:
-    """The name in a plain sentence: "The bird is a Rock Wren." -> "a Rock Wren"; else the answer as it is.
-
-    Args:
-        word: of the super-category, which the sentence may say for the thing.
+    """The name in a plain sentence about a `word`: "The bird is a Rock Wren." -> "a Rock Wren"; else the
+    answer.
     """
     text = " ".join(forms(answer)[-1].replace("*", "").split())  # "**Answer:** a Rock Wren"
     found = _sentence(word).match(text)
@@ -147,10 +125,7 @@ def _sentence(word: str) -> re.Pattern:
 
 
 class KnownNames:
-    """Finds names in a text by whole words, in time linear in the text.
-
-    Args:
-        names: as the data set spells them.
+    """Finds names, as the data set spells them, in a text by whole words, the longest first, in linear time.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -162,9 +137,9 @@ class KnownNames:
 
     def _lengths(self, end: int) -> dict[str, list[int]]:
         """First or last word -> how many words its names have, the most first."""
-        found: dict[str, set[int]] = {}
+        found = defaultdict(set)
         for words in self._names:
-            found.setdefault(words[end], set()).add(len(words))
+            found[words[end]].add(len(words))
         return {word: sorted(lengths, reverse=True) for word, lengths in found.items()}
 
     def mentioned(self, text: str) -> list[str]:
@@ -179,7 +154,7 @@ class KnownNames:
         return found
 
     def last_mentioned(self, text: str) -> Optional[str]:
-        """The name that ends last in a text, the longest of those that end there; None if there is none."""
+        """The name that ends last in a text, the longest of those; None if there is none."""
         words = _WORDS.findall(normalise(text))
         for end in range(len(words), 0, -1):  # a conclusion stands at the end: few words are looked at
             for length in self._ending.get(words[end - 1], ()):
@@ -188,7 +163,4 @@ class KnownNames:
         return None
 
 
-@lru_cache(maxsize=4096)  # four options make a set of their own in every question
-def known_names(names: frozenset) -> KnownNames:
-    """`KnownNames`, made once for equal sets."""
-    return KnownNames(names)
+known_names = lru_cache(maxsize=4096)(KnownNames)  # of a frozen set; four options are a set in every question

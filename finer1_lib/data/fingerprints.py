@@ -29,8 +29,5 @@ def _checkout(name: str, value: str) -> dict[str, Any]:
     return {name: [listing_digest(part) for part in read if part.exists()]}
 
 
-FINGERPRINTS = {
-    "data_root": _data_root,
-    "release": lambda value, parameters: _checkout("release", value),
-    "prompts_from": lambda value, parameters: _checkout("prompts_from", value),
-}
+FINGERPRINTS = {"data_root": _data_root, "release": lambda value, parameters: _checkout("release", value),
+                "prompts_from": lambda value, parameters: _checkout("prompts_from", value)}

@@ -2,10 +2,9 @@
 
 The folder is `image_root/super_category/sub_category/*.png|jpg|webp` (JPEG under any of its endings), or one
 level less (`image_root/sub_category/*.jpg`, all of one super-category). Names are folder names with
-underscores shown as spaces. Hidden entries and a system's own folders are skipped, files that are no images
-ignored; images of other kinds, or not directly in a sub-category's folder, are counted and reported.
-
-Names of folders become labels; some cannot be one, and some look like a data set's own folders or numbers.
+underscores shown as spaces; some cannot be a label, and some look like a data set's own folders or numbers.
+Hidden entries and a system's own folders are skipped, files that are no images ignored; images of other
+kinds, or not directly in a sub-category's folder, are counted and reported.
 """
 
 import os
@@ -35,29 +34,18 @@ _LEFTOVER = re.compile(  # folders of file servers, drives and notebooks
     re.IGNORECASE)
 
 
-def read_table(
-    image_root, super_category: str = "object", progress: Optional[Callable] = None,
-    broken: Optional[dict[str, str]] = None, strip_names: bool = False,
-):
-    """List and check every image below a folder.
+def read_table(image_root, super_category: str = "object", progress: Optional[Callable] = None,
+               broken: Optional[dict[str, str]] = None, strip_names: bool = False):
+    """List and check every image below a folder, as a DataFrame sorted by image_id.
 
-    A DataFrame sorted by image_id: image_id, super_category, sub_category, width, height (pixels, after EXIF
-    orientation). `attrs["duplicates"]` lists files left out because an identical file is in the same
-    sub-category (they could end up on both sides of the split), `attrs["notes"]` what else was left out or
-    does not look like a label.
-
-    Args:
-        super_category: the word for everything where the folder has one level only.
-        broken: where given, images that cannot be read are noted in it (image_id -> why) and left out, and
-        mistakes
-            that leave other images readable go into `attrs["faults"]`.
-        strip_names: leave out catalogue numbers ("001.", "n02085620-"); a super-category that is a wrapper
-        ("images")
-            becomes `super_category`.
-
+    Columns: image_id, super_category (the parameter's where the folder has one level only), sub_category,
+    width, height (pixels, after EXIF orientation). `attrs["duplicates"]` lists files left out because an
+    identical one is in the same sub-category, `attrs["notes"]` what else was left out or does not look like a
+    label. `strip_names` leaves out catalogue numbers ("001.", "n02085620-"). With a dictionary `broken`,
+    unreadable images are noted in it (image_id -> why) and other mistakes go into `attrs["faults"]`.
     Raises: UserError: no folder, no images, a wrong layout, split folders above the sub-categories, a broken
-    image, a name that cannot be used, two folders of one name, one image under two names, or a link that
-    leaves the folder.
+    image, a name that cannot be used or is used twice, one image under two names, or a link out of the
+    folder.
     """
     import pandas
 
@@ -105,21 +93,16 @@ def _is_folder(path: Path) -> bool:
 
 
 class _Tree:
-    """What lies below a folder, read once.
-
-    Attributes:
-        images: folder -> the images in it that can be read, sorted.
-        unread: images of other kinds, hidden ones, links that lead nowhere.
-        first: folder -> the first image in it or below it, of either sort.
-        folders: depth below the root -> folders there, sorted.
-        skipped: folders of which nothing was looked at.
-        unfit: images whose names cannot be written down.
-        faults: what could not be read or followed, a line each.
-    """
+    """What lies below a folder, read once."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.images, self.first, self.folders = root, {}, {}, defaultdict(list)
-        self.unread, self.skipped, self.unfit, self.faults = [], [], [], []
+        self.root = root
+        self.images: dict = {}  # folder -> the images in it that can be read, sorted
+        self.first: dict = {}  # folder -> the first image in it or below it, of either sort
+        self.folders = defaultdict(list)  # depth below the root -> folders there, sorted
+        self.unread: list = []  # images of other kinds, hidden ones, links that lead nowhere
+        # folders that were not read, images whose names cannot be written down, what could not be followed
+        self.skipped, self.unfit, self.faults = [], [], []
         waiting = [root]
         while waiting:
             folder = waiting.pop()
@@ -128,7 +111,6 @@ class _Tree:
             waiting += reversed(inner)
 
     def depth(self, path: Path) -> int:
-        """Levels below the root."""
         return len(path.parts) - len(self.root.parts)
 
     def _read(self, folder: Path) -> list[Path]:
@@ -174,7 +156,9 @@ class _Tree:
         left = Counter((_kind(path), self.depth(path) - level - 1) for path in (*self.unread, *others))
         notes = []
         if left:
-            told = ", ".join(f"{number} {kind}{_place(depth)}"
+            place = {depth: f" {depth} folder{'s' * (depth > 1)} below a sub-category's" if depth > 0
+                     else " above the sub-categories" * (depth < 0) for _, depth in left}
+            told = ", ".join(f"{number} {kind}{place[depth]}"
                              for (kind, depth), number in sorted(left.items()))
             notes.append(f"{left.total()} images are not read: {told}; put them directly into the folders "
                          "of their sub-categories, as .jpg or .png")
@@ -189,13 +173,6 @@ class _Tree:
                 more = f" and {len(folders) - 5} more" if folders[5:] else ""
                 notes.append(f"{len(folders)} {what}: {names}{more}; {fix}")
         return notes
-
-
-def _place(depth: int) -> str:
-    """Where an image lies: so many folders below the folder of a sub-category, or above it."""
-    if depth <= 0:
-        return " above the sub-categories" if depth else ""
-    return f" {depth} folder{'s' * (depth > 1)} below a sub-category's"
 
 
 def _kind(path: Path) -> str:
@@ -216,9 +193,8 @@ def _looks_like_a_picture(path: Path) -> bool:
     return start.startswith(_SIGNS) or (start[4:8] == b"ftyp" and start[8:12] in _BRANDS)
 
 
-def _folders(
-    tree: _Tree, super_category: str, strip_names: bool
-) -> tuple[dict[tuple[str, str], Path], list[str], list[str]]:
+def _folders(tree: _Tree, super_category: str,
+             strip_names: bool) -> tuple[dict[tuple[str, str], Path], list[str], list[str]]:
     """((super-category, sub-category) -> folder, mistakes, what is left out or looks like no label)."""
     root, kinds = tree.root, ", ".join(SUFFIXES)
     tops, inner = ([path for path in tree.folders[depth] if path in tree.first] for depth in (1, 2))
@@ -227,17 +203,15 @@ def _folders(
     for top in [] if flat else tops:
         refuse_splits(top, [path for path in inner if path.parent == top], labels=True)
     if flat and deep:
-        raise UserError(
-            f"{root}: images both in {flat[0].name}/ and in {deep[0].parent.name}/{deep[0].name}/; "
-            "use super_category/sub_category/image everywhere, or sub_category/image everywhere"
-        )
+        raise UserError(f"{root}: images both in {flat[0].name}/ and in "
+                        f"{deep[0].parent.name}/{deep[0].name}/; use super_category/sub_category/image "
+                        "everywhere, or sub_category/image everywhere")
     if not flat and not deep and (deeper := next(filter(tree.images.get, tree.images), None)):
         raise UserError(f"{root}: its images lie neither in sub_category/ nor in super_category/sub_category/,"
                         f" as {tree.images[deeper][0]}; move those of parts of a sub-category up into its"
                         f" own folder, or give image_root the folder above the sub-categories, as {deeper.parent}")
-    faults = tree.faults + [
-        f"{path}: an image outside any sub-category folder; move or remove it" for path in tree.images[root]
-    ] + [
+    faults = tree.faults + [f"{path}: an image outside any sub-category folder; move or remove it"
+                            for path in tree.images[root]] + [
         f"{tree.first[path]}: an image that is not read: {path.name}/ must hold its {kinds} directly; move "
         "or convert it, or take the folder out" for path in (tops if flat else inner) if not tree.images[path]
     ]
@@ -308,9 +282,8 @@ def is_wrapper(name: str) -> bool:
 
 
 def refuse_splits(parent: Path, folders: list[Path], labels: bool) -> None:
-    """Refuse train/, test/, ... where names belong.
-
-    Among labels one such word may be a name, or part of names (a train among vehicles), unless all are such.
+    """Refuse train/, test/, ... where names belong. Among labels one such word may be a name, or part of one
+    (a train among vehicles), unless all are such.
     """
     held = {folder: _SPLITS.intersection(_words(folder.name)) for folder in folders}
     alone = [folder for folder, words in held.items()
@@ -335,14 +308,12 @@ def no_labels(names: Iterable[tuple[str, str]]) -> list[str]:
         held[outer].append(inner)
     for outer, inside in held.items():
         if NUMBER.search(outer):
-            notes.append(
-                f"{outer!r} carries a number: the question would be {question_for(outer)!r}; set "
-                "01_data.strip_names=true to leave it out, or rename the folder")
+            notes.append(f"{outer!r} carries a number: the question would be {question_for(outer)!r}; set "
+                         "01_data.strip_names=true to leave it out, or rename the folder")
         if is_wrapper(outer):
-            notes.append(
-                f"{outer!r} looks like a wrapper around the sub-categories: the question would be "
-                f"{question_for(outer)!r}; give the folder below as image_root, or set "
-                "01_data.strip_names=true, and super_category to the word for all")
+            notes.append(f"{outer!r} looks like a wrapper around the sub-categories: the question would be "
+                         f"{question_for(outer)!r}; give the folder below as image_root, or set "
+                         "01_data.strip_names=true, and super_category to the word for all")
         numbered = [name for name in inside if NUMBER.search(name)]
         bare = [name for name in inside if not _words(re.sub(r"^n(?=\d{8}$)", "", name))]
         odd = [name for name in inside if _words(name) and set(_words(name)) <= _SPLITS | _WRAPPERS]
@@ -363,8 +334,7 @@ def label_of(text: str, where) -> str:
     whole = split_names(f"{name}, {name}") == (name, name)
     shown = re.sub("(?<=\\S)[\u200c\u200d](?=\\S)", "", name)  # joiners, of Persian, Malayalam and emoji
     if not normalise(name) or not whole or set(name) & set("<>") or not shown.isprintable():
-        raise UserError(
-            f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, sentences, "
-            "final full stop, signs that do not print, bytes that are not UTF-8); rename the folder"
-        )
+        raise UserError(f"{where}: {text!r} cannot stand in a list of names (no , ; : < > brackets, bullets, "
+                        "sentences, final full stop, signs that do not print, bytes that are not UTF-8); "
+                        "rename the folder")
     return name

@@ -1,13 +1,7 @@
-"""The miniature's one rationale writer: four tagged parts over the guide's attributes.
+"""The miniature's one rationale writer: four tagged parts (Fine-R1, arXiv 2602.07605, Table 5) over a guide.
 
 The teacher (images) and the pretraining data (text only) import this same writer, so that a rationale differs
 from what the base has read in its evidence, not in its wording.
-
-The guide is the dictionary of `guide.json`:
-`{"super_categories": {name: {"attributes": {attr: [values]}, "genus_attributes": [attr]}}, "sub_categories":
-{name: {"super_category", "genus", "attributes": {attr: value}}}, "seen": [names], "unseen": [names]}`.
-
-Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts).
 """
 
 import random
@@ -21,15 +15,12 @@ Similarity = Callable[[str, str, str], float]  # super_category, one sub_categor
 
 
 def read_guide(path, table=None) -> dict:
-    """Read a `guide.json` and check that it speaks of exactly the table's sub-categories, where one is given.
+    """Read a `guide.json` and check that it fits exactly the table's sub-categories, where one is given.
 
     It holds `super_categories` {name: {"attributes": {attribute: [values]}, "genus_attributes": [attributes
     that a genus shares]}}, `sub_categories` {name: {"super_category", "genus", "attributes": {attribute:
     value}}}, `seen` and `unseen` [names].
-
-    Raises:
-        UserError: unreadable, something is missing or of another type, or its names and its seen / unseen
-            lists do not fit the folder.
+    Raises: UserError: unreadable, something missing or of another type, or names that do not fit the folder.
     """
     try:
         guide = parse_json(read_text(path))
@@ -101,31 +92,24 @@ def _value_faults(guide: Mapping) -> list[str]:
 def guide_similarity(guide: Mapping) -> Similarity:
     """Nearness by the guide: minus the number of attributes in which two sub-categories differ."""
 
-    def similarity(super_category: str, first: str, second: str) -> float:
-        one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
-        return -float(sum(one[attribute] != two.get(attribute) for attribute in one))
-
-    return similarity
-
-
-def _article(word: str) -> str:
-    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+    return lambda super_category, first, second: -float(distance(guide, first, second))
 
 
 def describe(super_category: str, attributes: dict[str, str], rng: random.Random) -> str:
-    """A description in one of several wordings, attributes in any order, e.g. "A bird: crown red, bill
-    needle." """
+    """A description in one of several wordings, e.g. "A bird with red crown, needle bill."."""
     items = list(attributes.items())
     if rng.random() < 0.5:
         rng.shuffle(items)
     style = rng.randrange(4)
+    claims = analysis_text(dict(items))
     if style == 0:
-        return f"{_article(super_category).capitalize()} with " + ", ".join(claim(k, v) for k, v in items) + "."
+        article = "An" if super_category[0] in "aeiou" else "A"
+        return f"{article} {super_category.lower()} with {claims}."
     if style == 1:
         return f"{super_category}: " + ", ".join(f"{k} {v}" for k, v in items) + "."
     if style == 2:
-        return f"The {super_category} shows " + ", ".join(claim(k, v) for k, v in items) + "."
-    return f"<analysis>{analysis_text(dict(items))}</analysis>"
+        return f"The {super_category} shows {claims}."
+    return f"<analysis>{claims}</analysis>"
 
 
 class Shuffler(Protocol):
@@ -140,10 +124,7 @@ def claim(attribute: str, value: str) -> str:
 
 
 def distance(guide: Mapping, first: str, second: str) -> int:
-    """In how many attributes two sub-categories of one super-category differ.
-
-    Every attribute counts the same; a genus shares some, so its members are nearest.
-    """
+    """In how many attributes two sub-categories of one super-category differ."""
     one, two = (guide["sub_categories"][name]["attributes"] for name in (first, second))
     return sum(one[attribute] != two.get(attribute) for attribute in one)
 
@@ -151,24 +132,16 @@ def distance(guide: Mapping, first: str, second: str) -> int:
 def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[str]:
     """The k (or fewer) other sub-categories of the super-category that share most attributes, nearest first.
 
-    At equal distance the own genus comes first, as in a field guide; remaining ties are shuffled by `rng`,
-    which is consumed once per call.
-
-    Source: Fine-R1 (arXiv 2602.07605), Table 5 (candidates of the same super-category).
+    At equal distance the own genus comes first; remaining ties are shuffled by `rng`, which is used once per
+    call.
     """
-    own = guide["sub_categories"][sub_category]
-    super_category, genus = own["super_category"], own["genus"]
-    others = [
-        name
-        for name in sorted(guide["sub_categories"])
-        if name != sub_category and guide["sub_categories"][name]["super_category"] == super_category
-    ]
+    entries = guide["sub_categories"]
+    own = entries[sub_category]
+    others = [name for name in sorted(entries)
+              if name != sub_category and entries[name]["super_category"] == own["super_category"]]
     rng.shuffle(others)  # sorted() below is stable: equal distances keep this order
-
-    def rank(name: str) -> tuple[int, bool]:
-        return distance(guide, sub_category, name), guide["sub_categories"][name]["genus"] != genus
-
-    return sorted(others, key=rank)[:k]
+    return sorted(others, key=lambda name: (distance(guide, sub_category, name),
+                                            entries[name]["genus"] != own["genus"]))[:k]
 
 
 def analysis_text(analysis: Mapping[str, str]) -> str:
@@ -179,22 +152,19 @@ def analysis_text(analysis: Mapping[str, str]) -> str:
 def comparison_text(analysis: Mapping[str, str], candidates: Sequence[str], guide: Mapping) -> str:
     """What the guide says of each candidate, with " (differs)" after what the analysis contradicts.
 
-    A hidden attribute (absent from the analysis) contradicts nothing. Genus attributes are not listed: a
-    candidate whose genus attributes disagree with the analysis ends with "other genus (differs)" instead.
+    A hidden attribute (absent from the analysis) contradicts nothing. Genus attributes are not listed: where
+    they disagree, the entry ends with "other genus (differs)".
     """
     return "; ".join(f"{name}: {_entry(analysis, name, guide)}" for name in candidates)
 
 
-def four_parts(
-    analysis: Mapping[str, str], label: str, candidates: Sequence[str], guide: Mapping, rng: Shuffler
-) -> str:
+def four_parts(analysis: Mapping[str, str], label: str, candidates: Sequence[str], guide: Mapping,
+               rng: Shuffler) -> str:
     """A rationale (`write_rationale`) over the guide: analysis, options, comparison, prediction and answer.
 
-    `analysis` maps observed attributes to values and is written in the guide's order; a hidden attribute is
-    absent. `candidates` are ALL names for the options, the label included (leave it out to write the mistake
-    of a missing candidate); one `rng.shuffle` call orders them.
-
-    Source: Fine-R1 (arXiv 2602.07605), Table 5.
+    `analysis` maps observed attributes to values, without hidden ones, and is written in the guide's order.
+    `candidates` are ALL names for the options (without the label, to write that mistake), ordered by one
+    `rng.shuffle`.
     """
     entry = guide["sub_categories"][label]
     order = guide["super_categories"][entry["super_category"]]["attributes"]
@@ -214,11 +184,8 @@ def _entry(analysis: Mapping[str, str], name: str, guide: Mapping) -> str:
     def differs(attribute: str) -> bool:
         return attribute in analysis and analysis[attribute] != values[attribute]
 
-    claims = [
-        claim(attribute, values[attribute]) + (" (differs)" if differs(attribute) else "")
-        for attribute in rules["attributes"]
-        if attribute not in genus
-    ]
+    claims = [claim(attribute, values[attribute]) + (" (differs)" if differs(attribute) else "")
+              for attribute in rules["attributes"] if attribute not in genus]
     if any(differs(attribute) for attribute in genus):
         claims.append("other genus (differs)")
     return ", ".join(claims)

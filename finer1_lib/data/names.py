@@ -1,30 +1,15 @@
 """Other names of the paper's 755 sub-categories, and which parts of a car's name an answer must contain.
 
-    >>> name_of("bird", "Yellow-rumped Warbler"), name_of("aircraft", "727-200"), name_of("dog", "Westie")
-    ('Myrtle Warbler', 'Boeing 727-200', 'West Highland White Terrier')
+>>> name_of("bird", "Yellow-rumped Warbler"), name_of("aircraft", "727-200"), name_of("dog", "Westie")
+('Myrtle Warbler', 'Boeing 727-200', 'West Highland White Terrier')
 
-`aliases.csv` has a row per alias, with its kind: spelling (Arctic Tern, CRJ200), fuller or shorter (727-200,
-Antonov An-12), synonym (Sheltie, Sand Martin), renamed (the former or the new name of a species), botanical
-(a plant's scientific name), taken as (what the images of a vaguely named sub-category show), year first (2012
-Audi TTS Coupe). Hyphens, case, apostrophes and brackets are folded first, and spaces where a name has a
-number, so "A 320" needs no row, and a name beside one of its own is one thing: "C-47 (Skytrain)", "Basset,
-also known as Basset Hound". An alias that is another sub-category of its data set, or an alias of two, is not
-in the table. A model can be right by a name that is missing here, so a score with aliases is neither a lower
-nor an upper bound.
-
-Cars: the labels are make, model, often a trim, mostly a body, and a year, which no one says of an image.
-
-    Chevrolet Corvette ZR1 2012     official: "chevrolet corvette" (its last two words are dropped)
-                                    make_model: Chevrolet, Corvette     make_model_trim: ZR1 as well
-
-The release drops two words from every label, so trims are lost (ZR1), and of a body of two words a fragment
-remains ("Extended"). Here only the named parts count, wherever they are in the answer. They are found by
-letters and digits alone ("F150", "F-150") and by everyday names ("Chevy", "Vette": `car_names.csv`). What
-several cars share is read by what precedes it: GT is Ford's model, but a Continental's trim.
-
-Source: release eval/evaluation.py:245-246 (the cut); the parts are those of `data_sets/cars_taxonomy.csv`.
-Aliases and everyday names are collected by hand from general use (checklists of birds, breed registers and
-WordNet's synonyms for the dogs, makers' names).
+`aliases.csv` has a row per alias with its kind. Hyphens, case, apostrophes and brackets are folded, and
+spaces where a name has a number ("A 320"); a name beside one of its own is one thing ("C-47 (Skytrain)"). An
+alias of two sub-categories is not in the table. A model can be right by a name that is missing here, so a
+score with aliases is not a bound.
+Of a car's label the release drops the last two words (eval/evaluation.py:245-246): trims are lost, half a
+body remains. Here make, model and trim (`data_sets/cars_taxonomy.csv`) count, by letters and digits alone
+("F150") and by everyday names (`car_names.csv`). Both tables were collected by hand from general use.
 """
 
 import csv
@@ -32,11 +17,10 @@ import importlib.resources
 import re
 import unicodedata
 from functools import cache, lru_cache
-from typing import Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Iterator, Mapping, NamedTuple, Optional
 
 from finer1_lib.core.completions import forms, normalise, says
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
 from finer1_lib.data.taxonomy import genera
 
 KINDS = ("spelling", "fuller or shorter", "synonym", "renamed", "botanical", "taken as", "year first")
@@ -52,14 +36,17 @@ _BINOMIAL = re.compile(r"(?!Not?\b|Or\b)[A-Z][a-z]+ (?!or\b)[a-z]{3,}(?: [a-z]{3
 @cache
 def alias_rows() -> tuple[dict[str, str], ...]:
     """The table's rows: data_set, sub_category, alias, kind."""
-    text = (importlib.resources.files(__package__) / "aliases.csv").read_text(encoding="utf-8")
+    return _csv("aliases.csv")
+
+
+def _csv(name: str) -> tuple[dict[str, str], ...]:
+    text = (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 
 
 @cache
 def _joined(data_set: str) -> Mapping[str, str]:
-    """Names with a number, without their spaces -> the official name: "A 320", "Ford F150 Regular Cab
-    2012"."""
+    """Names with a number, without their spaces -> the official name: "A 320", "Ford F150"."""
     known = names_by_spelling(data_set).items()
     return {said.replace(" ", ""): name for said, name in known if any(map(str.isdigit, said))}
 
@@ -94,9 +81,8 @@ def name_of(data_set: str, text: str) -> Optional[str]:
 
 
 def same_name(data_set: str, said: str, name: str) -> bool:
-    """Whether two texts are one name: as they stand, but for what is in brackets, by aliases, or as one car.
-
-    Of a car make and model decide, and the trim where both say one.
+    """Whether two texts are one name: as they are, without what is in brackets, by aliases, or as one car
+    (make and model decide, and the trim where both have one).
     """
     glosses = {name_of(data_set, gloss[1:-1]) for gloss in _GLOSS.findall(f"{said} {name}")} - {None}
     if says(said, name) or (says(without_gloss(said), without_gloss(name))
@@ -107,21 +93,19 @@ def same_name(data_set: str, said: str, name: str) -> bool:
 
 
 def without_gloss(text: str) -> str:
-    """A text without what stands in brackets, in time linear in the text."""
+    """A text without what is in brackets, in time linear in the text."""
     return " ".join(_GLOSS.sub(" ", text).split())
 
 
 @cache
 def meanings(data_set: str) -> Mapping[str, frozenset[str]]:
-    """Every normalised spelling -> the official names it may stand for; a car's make and model stand for
-    several."""
-    return {**(short_names() if data_set == "car" else {}),
-            **{said: frozenset({name}) for said, name in names_by_spelling(data_set).items()}}  # fmt: skip
+    """Every normalised spelling -> the official names it may mean; a car's make and model mean several."""
+    official = {said: frozenset({name}) for said, name in names_by_spelling(data_set).items()}
+    return short_names() | official if data_set == "car" else official
 
 
 def _is_too(data_set: str, name: str, said: str) -> bool:
-    """Whether what stands beside a name is the same thing: a name of it, or in the form of a species'
-    name."""
+    """Whether what is beside a name is the same thing: a name of it, or in the form of a species' name."""
     other = name_of(data_set, said)
     if other is None and data_set == "car":
         return _one_car(said, name) and adds_nothing(said, name)
@@ -135,10 +119,7 @@ def _one_car(said: str, name: str) -> bool:
 
 
 def covers(data_set: str, label: str) -> bool:
-    """Whether a label is one of the official names, so that its other names are known.
-
-    A drawn world has birds too, and the table knows none of them.
-    """
+    """Whether a label is an official name, so that its other names are known (a drawn world's are not)."""
     return data_set in DATA_SETS and label in official_names(data_set)
 
 
@@ -147,9 +128,6 @@ def table_for(word: str, label: str) -> str:
     return word if covers(word, label) else ""
 
 
-READINGS: Mapping[str, tuple[str, ...]] = {
-    "make_model": ("genus", "model"), "make_model_trim": ("genus", "model", "trim"),
-}  # fmt: skip
 _DENIED = re.compile(  # or likened, or one of two, or no car at all
     r"not|n?or|no|non|un|neither|never|cannot|without|hardly|anything|instead|except|exclude[sd]?|ruled?|rules"
     r"|den(?:y|ies|ied)|lacks?|fails?|wrong|incorrect|mistake|opposite|doubt\w*|unlike(?:ly)?|like|alike|lookalikes?"
@@ -160,62 +138,36 @@ _DENIED = re.compile(  # or likened, or one of two, or no car at all
     r"|(?:is|are|was|were|ai|ca|wo|does|do|did|could|would|should|has|have|must)nt")
 _HYBRID = re.compile(r"\bhybrids?\b")
 _ARTICLES = frozenset({"a", "an", "the"})
-_BODIES = frozenset({  # beside the table's
-    "cabriolet", "car", "crossover", "estate", "hardtop", "limousine", "pickup", "roadster", "saloon", "spider",
-    "spyder", "truck",
-})  # fmt: skip
+_BODIES = frozenset(  # beside the table's
+    "cabriolet car crossover estate hardtop limousine pickup roadster saloon spider spyder truck".split())
 _NO_MODEL = re.compile(r"v?\d+\Z")  # after another model
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 
 
 class Part(NamedTuple):
-    """What a spelling may say: a make, a model of it, or a trim of that; `whole` says make and model in
-    one."""
+    """What a spelling may mean."""
 
     make: str
-    model: str = ""
-    trim: str = ""
-    whole: bool = False
+    model: str = ""  # of the make
+    trim: str = ""  # of the model
+    whole: bool = False  # make and model in one
 
 
 class Cars(NamedTuple):
-    """What a text says of cars, as the table spells it.
-
-    Attributes:
-        makes, models, trims: all that are named; models as (make, model), trims as (make, model, trim).
-        rest: words that are no part of a car's name, nor a body, a year or an article.
-    """
+    """What a text says of cars, as the table spells it."""
 
     makes: frozenset[str]
-    models: frozenset[tuple[str, str]]
-    trims: frozenset[tuple[str, str, str]]
-    rest: tuple[str, ...]
-
-
-def official_needle(label: str) -> str:
-    """What the release looks for of a car's label."""
-    return " ".join(label.lower().split()[:-2])
-
-
-def parts_of(label: str, reading: str) -> Optional[tuple[str, ...]]:
-    """The parts that a reading asks for, normalised; None for a label that is not one of the 196."""
-    known = genera("car").get(label)
-    return known and tuple(normalise(known[part]) for part in READINGS[reading] if part in known)
+    models: frozenset[tuple[str, str]]  # (make, model)
+    trims: frozenset[tuple[str, str, str]]  # (make, model, trim)
+    rest: tuple[str, ...]  # words that are no part of a car's name, nor a body, a year or an article
 
 
 def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
-    """Each reading of one answer, 1 where it says every part; {} for another label.
+    """Each reading of one answer (None for none), 1 where it says every part; {} for no car's label.
 
-    Another make or model of the table beside the right one, or (for the trim) another trim of that model,
-    makes it several answers or another car: 0. So does a denial ("isn't a ...") or a likeness ("similar to a
-    ...").
-
-    Args:
-        answer: the one answer, None for none.
-        label: of the car.
+    Another make, model or trim of the table beside the right one scores 0, as a denial or a likeness does.
     """
-    known = genera("car").get(label)
-    if known is None:
+    if (known := genera("car").get(label)) is None:
         return {}
     right, trim = label in labels_of(answer or ""), (known["genus"], known["model"], known.get("trim", ""))
     same = cars_in(answer or "").trims == ({trim} if trim[2] else set())
@@ -223,23 +175,23 @@ def car_scores(answer: Optional[str], label: str) -> dict[str, float]:
 
 
 def cut_labels(label: str) -> list[str]:
-    """A label of the 196 without body and year, by each name of its make ("Chevy Corvette ZR1").
+    """A car's label without body and year, by each name of its make ("Chevy Corvette ZR1").
 
-    Source: release eval/evaluation.py:245-246 (the cut).
+    Source: release eval/evaluation.py:245-246.
     """
     make, cut = genera("car")[label]["genus"], " ".join(label.split()[:-2])
     return [cut.replace(make, said, 1) for said in _makes()[make]]
 
 
 def labels_of(text: str) -> frozenset[str]:
-    """The labels of the one make and model that a text names; none for several, a denial, a likeness, a
-    question.
-
-    A hybrid is another car than one whose label does not say so.
+    """The labels of the one make and model that a text names; none for several, a denial, a likeness or a
+    question. "Hybrid" leaves only labels that say so.
     """
     said = cars_in(text)
     one = len(said.models) == 1 and said.makes == {make for make, _ in said.models}
-    if not one or "?" in text or _hidden(text) or any(map(_DENIED.fullmatch, said.rest)):
+    # joiners and strokes, which no one sees
+    hidden = any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))
+    if not one or "?" in text or hidden or any(map(_DENIED.fullmatch, said.rest)):
         return frozenset()
     labels, hybrid = _labels()[next(iter(said.models))], _HYBRID.search(normalise(text))
     return frozenset(label for label in labels if "hybrid" in label.lower()) if hybrid else labels
@@ -249,8 +201,8 @@ def labels_of(text: str) -> frozenset[str]:
 def cars_in(text: str) -> Cars:
     """The makes, models and trims that a text names, the longest spelling first, in time linear in the text.
 
-    A model belongs to the make before it, else to any make that is named; one without a make counts for every
-    make that has it, unless it is short or a number ("V8", "300"), which may be anything.
+    A model belongs to the make before it, else to any make that is named; without a make it counts for every
+    make that has it, unless it is short or a number ("V8", "300").
     """
     makes, models, trims, rest, open_parts = set(), set(), set(), [], []
     make = model = None
@@ -264,15 +216,11 @@ def cars_in(text: str) -> Cars:
         if own and model and (_NO_MODEL.match(spelling) or any(part.trim for part in parts)):
             # "Mustang GT", "A5 with a V8": no second model
             parts, own = tuple(part for part in parts if part.trim), None
-        if whole:
-            make, model = whole.make, whole[:2]
-            makes.add(make)
-            models.add(model)
-            trims |= {part[:3] for part in parts if part.trim and part[:2] == model}
-        elif trim:
+        if not whole and trim:
             trims.add(trim[:3])
-        elif own:
-            model = own[:2]
+        elif one := whole or own:
+            make, model = one.make, one[:2]
+            makes |= {make} if whole else set()
             models.add(model)
             trims |= {part[:3] for part in parts if part.trim and part[:2] == model}
         elif any(not part.model for part in parts):
@@ -290,15 +238,6 @@ def cars_in(text: str) -> Cars:
     # "smart" is a word too: such a make counts with a model of its own alone
     makes -= {make for make in makes if make.islower() and not any(model[0] == make for model in models)}
     return Cars(frozenset(makes), frozenset(models), frozenset(trims), tuple(rest))
-
-
-def indistinguishable(labels: Iterable[str], reading: str) -> Sequence[tuple[str, ...]]:
-    """Groups of labels that a reading ("official", or one of `READINGS`) cannot distinguish."""
-    groups: dict[object, list[str]] = {}
-    for label in labels:
-        key = official_needle(label) if reading == "official" else parts_of(label, reading)
-        groups.setdefault(key, []).append(label)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 @cache
@@ -320,23 +259,17 @@ def adds_nothing(said: str, label: str) -> bool:
     return not cars_in(said).rest and not any(word in _bodies() or _YEAR.match(word) for word in words)
 
 
-def _hidden(text: str) -> bool:
-    """Whether signs stand in a text that no one sees or that belong to no letter: joiners, strokes."""
-    return any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))
-
-
 @cache
 def _labels() -> Mapping[tuple[str, str], frozenset[str]]:
-    found: dict[tuple[str, str], frozenset[str]] = {}
-    for label, one in genera("car").items():
-        model = one["genus"], one["model"]
-        found[model] = found.get(model, frozenset()) | {label}
-    return found
+    """(make, model) -> its labels."""
+    cars = genera("car").items()
+    return {model: frozenset(label for label, one in cars if (one["genus"], one["model"]) == model)
+            for model in _models()}
 
 
 def _found(text: str) -> Iterator[tuple[str, Optional[tuple[Part, ...]]]]:
-    """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or
-    article."""
+    """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or article.
+    """
     words = re.findall(r"[^\W_]+", normalise(text).replace("&", " and "))
     known, longest, bodies = *_spellings(), _bodies()
     at = 0
@@ -346,7 +279,7 @@ def _found(text: str) -> Iterator[tuple[str, Optional[tuple[Part, ...]]]]:
             joined += words[end]
             if len(joined) > longest:
                 break
-            if joined in known and not (words[at] == "a" and end > at):  # "a 5" is no A5
+            if joined in known and (words[at] != "a" or end == at):  # "a 5" is no A5
                 best, spelling = end + 1, joined
         if best:
             yield spelling, known[spelling]
@@ -357,7 +290,7 @@ def _found(text: str) -> Iterator[tuple[str, Optional[tuple[Part, ...]]]]:
 
 @cache
 def _spellings() -> tuple[Mapping[str, tuple[Part, ...]], int]:
-    """Squashed spelling -> what it may say; and the length of the longest."""
+    """Squashed spelling -> what it may mean; and the length of the longest."""
     found: dict[str, dict[Part, None]] = {}
     trims: list[tuple[Part, str]] = []
 
@@ -410,8 +343,7 @@ def _models() -> Mapping[tuple[str, str], tuple[str, ...]]:
 
 @cache
 def _everyday(part: str) -> tuple[dict[str, str], ...]:
-    text = (importlib.resources.files(__package__) / "car_names.csv").read_text(encoding="utf-8")
-    return tuple(row for row in csv.DictReader(text.splitlines()) if row["part"] == part)
+    return tuple(row for row in _csv("car_names.csv") if row["part"] == part)
 
 
 @cache

@@ -10,22 +10,16 @@ from finer1_lib.core.plots import INK, SEEN, UNSEEN, percent_axis
 from finer1_lib.core.prompts import FOUR_PARTS
 from finer1_lib.data.rationales.parsing import parse
 
-_ON_AND_OFF = (("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s"))  # shift, colours, marker
-
 
 def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
-    """One image per sub-category, its name below, seen or unseen by word and by the colour of the frame.
-
-    Args:
-        entries: (sub-category, "seen" or "unseen", PIL image).
-        columns: images in a row.
+    """One image per sub-category: entries (name, "seen" or "unseen", PIL image), by the colour of the frame
+    too.
     """
     import matplotlib.pyplot as plt
 
     lines = -(-len(entries) // columns)
-    fig, axes = plt.subplots(
-        lines, columns, figsize=(1.9 * columns, 2.35 * lines), squeeze=False, layout="constrained"
-    )
+    fig, axes = plt.subplots(lines, columns, figsize=(1.9 * columns, 2.35 * lines), squeeze=False,
+                             layout="constrained")
     for axis in axes.flat[len(entries) :]:
         axis.set_axis_off()
     for axis, (name, categories, image) in zip(axes.flat, entries):
@@ -36,27 +30,21 @@ def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
 
 
 def rejections(df: Any) -> Any:
-    """Texts that each filter sent back, and images that were given up.
-
-    Args:
-        df: reason, texts, images_dropped, in the order of the filters.
+    """Texts that each filter sent back, and images that were given up: columns reason, texts, images_dropped.
     """
     import matplotlib.pyplot as plt
 
     fig, axis = plt.subplots(figsize=(8.6, 0.62 * len(df) + 1.3), layout="constrained")
-    places = range(len(df))
-    axis.barh([place - 0.19 for place in places], df["texts"], 0.36, color=INK, label="texts sent back")
-    axis.barh([place + 0.19 for place in places], df["images_dropped"], 0.36, color="white", hatch="///",
-              edgecolor=INK, label="images given up (last reason)")  # fmt: skip
-    for place, texts, images in zip(places, df["texts"], df["images_dropped"]):
-        for shift, value in ((-0.19, texts), (0.19, images)):
-            axis.annotate(f"{value}", (value, place + shift), (4, 0), textcoords="offset points", va="center",
-                          fontsize=11)  # fmt: skip
-    axis.set_yticks(places, [reason.replace("_", " ") for reason in df["reason"]], fontsize=12)
+    shown = df[["texts", "images_dropped"]].set_axis([reason.replace("_", " ") for reason in df["reason"]])
+    shown.columns = ["texts sent back", "images given up (last reason)"]
+    shown.plot.barh(ax=axis, width=0.74, color=[INK, "white"], edgecolor=INK)
+    for bars, hatch in zip(axis.containers, (None, "///")):
+        plt.setp(bars, hatch=hatch)
+        axis.bar_label(bars, padding=4, fontsize=11)
     axis.invert_yaxis()
+    axis.set(ylabel="", xlim=(0, max(1, df["texts"].max()) * 1.15))
     axis.set_xlabel("how many", fontsize=13)
-    axis.tick_params(axis="x", labelsize=12)
-    axis.set_xlim(0, max(1, df["texts"].max()) * 1.15)
+    axis.tick_params(labelsize=12)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=11, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
@@ -67,38 +55,32 @@ def rejections(df: Any) -> Any:
 def prevented(df: Any) -> Any:
     """Flaws of kept rationales with every step of the making on, and with one switched off.
 
-    Args:
-        df: step, flaw, on, on_low, on_high, off, off_low, off_high (fractions; an interval may be missing),
-            and n_on, n_off (rationales behind them), a row per step, drawn from the top.
+    A row per step: step, flaw, on, on_low, on_high, off, off_low, off_high (fractions; an interval may be
+    missing), n_on, n_off.
     """
     import matplotlib.pyplot as plt
+    import numpy
 
     fig, axis = plt.subplots(figsize=(10.5, 0.66 * len(df) + 1.5), layout="constrained")
-    for place, row in enumerate(df.to_dict("records")):
-        span = [100 * row["on"], 100 * row["off"]]
-        axis.plot(span, [place, place], color="#BBBBBB", linewidth=1.2, zorder=1)
-        for which, shift, colour, face, marker in _ON_AND_OFF:
-            value, low, high = (100 * float(row[which + end]) for end in ("", "_low", "_high"))
-            axis.plot([low, high], [place + shift] * 2, color=colour, linewidth=1.8, zorder=2)
-            axis.plot([value], [place + shift], marker, color=colour, markerfacecolor=face, markersize=9,
-                      markeredgewidth=1.8, zorder=3)  # fmt: skip
-        ends = [row[key] for key in ("off", "off_high", "on_high") if row[key] == row[key]]
-        axis.annotate(f"{100 * row['on']:.0f} → {100 * row['off']:.0f}", (100 * max(ends), place), (8, 0),
-                      textcoords="offset points", va="center", fontsize=12)  # fmt: skip
-    names = [f"{row['flaw']}\n({row['step']})" for row in df.to_dict("records")]
-    axis.set_yticks(range(len(df)), names, fontsize=11)
+    places = numpy.arange(len(df))
+    axis.hlines(places, 100 * df["on"], 100 * df["off"], color="#BBBBBB", linewidth=1.2, zorder=1)
+    marks = (("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s"))
+    for which, shift, colour, face, marker in marks:
+        value, low, high = (100 * df[which + end].astype(float) for end in ("", "_low", "_high"))
+        axis.errorbar(value, places + shift, xerr=[(value - low).clip(0), (high - value).clip(0)], fmt=marker,
+                      color=colour, markerfacecolor=face, markersize=9, markeredgewidth=1.8, elinewidth=1.8,
+                      label=f"step {which}")
+    right_ends = df[["off", "off_high", "on_high"]].astype(float).max(axis=1)
+    for place, right, on, off in zip(places, right_ends, df["on"], df["off"]):
+        axis.annotate(f"{100 * on:.0f} → {100 * off:.0f}", (100 * right, place), (8, 0),
+                      textcoords="offset points", va="center", fontsize=12)
+    axis.set_yticks(places, [f"{flaw}\n({step})" for flaw, step in zip(df["flaw"], df["step"])], fontsize=11)
     axis.set_ylim(len(df) - 0.5, -0.5)
     percent_axis(axis, -2, 112)
     few, many = df[["n_on", "n_off"]].min().min(), df[["n_on", "n_off"]].max().max()
     label = f"kept rationales with this flaw (%), 95 % intervals, n {few} to {many} each"
     axis.set_xlabel(label, fontsize=13)
-    marks = [
-        axis.plot([], [], marker, color=colour, markerfacecolor=face, markersize=9, markeredgewidth=1.8,
-                  label=f"step {which}")[0]
-        for which, _, colour, face, marker in _ON_AND_OFF
-    ]  # fmt: skip
-    axis.legend(handles=marks, fontsize=12, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2,
-                frameon=False)  # fmt: skip
+    axis.legend(fontsize=12, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
     plt.close(fig)
     return fig
 
@@ -111,9 +93,8 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
     parts = [(part, getattr(trace, part) or "(not readable)") for part in FOUR_PARTS]
     blocks = [(part, textwrap.wrap(content, 88) or [""]) for part, content in parts]
     height = 0.27 * sum(1 + len(lines) for _, lines in blocks) + 0.6
-    fig, (left, right) = plt.subplots(
-        1, 2, figsize=(11, max(3.2, height)), width_ratios=(1, 2.4), layout="constrained"
-    )
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, max(3.2, height)), width_ratios=(1, 2.4),
+                                      layout="constrained")
     _show(left, image, INK)
     left.set_title(_wrapped(title, 24), fontsize=13)
     right.set_axis_off()
@@ -129,16 +110,11 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
 
 
 def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]]) -> Any:
-    """Rows of anchor, positive and negative, the last in a broken frame.
-
-    Args:
-        triplets: ((name, image), (name, image), (name, image)) each.
-    """
+    """Rows of anchor, positive and negative ((name, image) each), the last in a broken frame."""
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(
-        len(triplets), 3, figsize=(7.2, 2.55 * len(triplets)), squeeze=False, layout="constrained"
-    )
+    fig, axes = plt.subplots(len(triplets), 3, figsize=(7.2, 2.55 * len(triplets)), squeeze=False,
+                             layout="constrained")
     for line, triplet in zip(axes, triplets):
         for axis, (name, image), style in zip(line, triplet, ("-", "-", "--")):
             _show(axis, image, INK, style)
@@ -159,5 +135,4 @@ def _show(axis: Any, image: Any, colour: str, style: str = "-") -> None:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Broken into lines."""
     return "\n".join(textwrap.wrap(text, width))

@@ -3,22 +3,36 @@
     source = find_source(stage, image_root, data_root, data_sets, guide_file)
     table, info = source.table(seed=0, ...)  # one row per image; what later stages must know of the source
 
-The release's lists and rationales are read by the caller and passed in (`released`, `first_images`): the
-readers of the release import this package.
+`read_data_sets` makes one table of several data sets and `assign_shots` its few-shot split. A data set that
+is missing never stops the others; one whose counts or names are not the official ones is refused. Only sizes
+are read, from the files' headers. The release's lists and rationales are read by the caller and passed in.
+
+Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category, 60 % seen, official splits).
 """
 
 import json
 import os
+import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
-from finer1_lib.data.data_sets.collect import assign_shots, read_data_sets
+from finer1_lib.core.images import image_size
+from finer1_lib.data.data_sets.archives import (
+    BANNER,
+    NotToBeHad,
+    Picture,
+    find_archive,
+    read_archive,
+    read_hub_copy,
+)  # fmt: skip
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet, copies_named, official_names
 from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import read_guide
-from finer1_lib.data.split import split_table
+from finer1_lib.data.split import COLUMNS, seen_names, split_table
+from finer1_lib.runs.parameters import nearest
 from finer1_lib.runs.stage import Stage
 
 if TYPE_CHECKING:
@@ -29,21 +43,13 @@ WORLD = "00_miniature_world"
 
 @dataclass(frozen=True)
 class Source:
-    """The folder that holds the images, and what is known of them.
+    """The folder that holds the images, and what is known of them."""
 
-    Attributes:
-        stage: the running stage; its progress is reported and its files are written.
-        root: image paths are relative to it.
-        guide_path: the attribute table, or None.
-        data_sets: those of the paper that are used; empty for a folder or the drawn world.
-        drawn: whether the images are those of notebook 00.
-    """
-
-    stage: Stage
-    root: Path
+    stage: Stage  # whose files are written
+    root: Path  # image paths are relative to it
     guide_path: Optional[Path]
-    data_sets: Sequence[str]
-    drawn: bool
+    data_sets: Sequence[str]  # of the paper; empty for a folder or the drawn world
+    drawn: bool  # whether the images are those of notebook 00
 
     def __str__(self) -> str:
         name = "the drawn world" if self.drawn else ", ".join(self.data_sets) or self.root.name
@@ -57,12 +63,9 @@ class Source:
               released: Optional[Callable], first_images: Callable, **split: Any) -> tuple:  # fmt: skip
         """(`images.parquet`, `sets.json`) as a table and a dictionary; read from the files where they exist.
 
-        Args:
-            folder: `super_category` and `strip_names`, as for `read_table`.
-            copies: `hub_copies` and `crop_banner`, as for `read_data_sets`.
-            released: words -> the release's lists (`lists`, `complete`); None for a seeded split.
-            first_images: table -> records of the images that become shot 0.
-            split: `seed`, `num_shots`, `seen_share` and `train_share`.
+        `folder`: options of `read_table`; `copies`: of `read_data_sets`; `split`: seed, num_shots, seen_share
+        and train_share. `released`: words -> the release's lists (`lists`, `complete`), None for a seeded
+        split; `first_images`: table -> records of the images that become shot 0.
         """
         import pandas as pd
 
@@ -84,10 +87,8 @@ class Source:
         notes = {"notes": files.attrs["notes"]} if files.attrs["notes"] else {}
         return split_table(files, guide=self.guide(files), **split), notes
 
-    def _data_sets(
-        self, copies: Mapping, allow_incomplete: bool, released: Optional[Callable], first_images: Callable,
-        split: Mapping,
-    ) -> tuple:
+    def _data_sets(self, copies: Mapping, allow_incomplete: bool, released: Optional[Callable],
+                   first_images: Callable, split: Mapping) -> tuple:
         files, sets, missing = read_data_sets(self.data_sets, self.root, allow_incomplete=allow_incomplete,
                                               progress=progress_every(self.stage, "images listed"), **copies)
         release = released(list(sets)) if released else None
@@ -111,15 +112,12 @@ class Source:
         })  # fmt: skip
 
 
-def find_source(
-    stage: Stage, image_root: str, data_root: str, data_sets: Sequence[str], guide_file: str,
-    from_release: Sequence[str] = (),
-) -> Source:
+def find_source(stage: Stage, image_root: str, data_root: str, data_sets: Sequence[str], guide_file: str,
+                from_release: Sequence[str] = ()) -> Source:
     """The source that a run's parameters name; the drawn world where they name none.
 
-    Args:
-        from_release: the parameters that take something from the release.
-    Raises: UserError: two sources are named, or the release without a data set.
+    `from_release`: the parameters that take something from the release. Raises: UserError: two sources, or
+    the release without a data set.
     """
     if data_sets and image_root:
         raise UserError("data_sets and image_root are both given: name the paper's data sets, or a folder of "
@@ -145,10 +143,8 @@ def save_table(table: "pandas.DataFrame", path: Path) -> None:
     atomic_write_bytes(path, table.to_parquet(None, index=False))
 
 
-def prototype_features(
-    path: Path, encoder: Callable, root: Path, image_ids: Sequence[str], scratch: Path,
-    progress: Optional[Callable] = None,
-) -> Any:
+def prototype_features(path: Path, encoder: Callable, root: Path, image_ids: Sequence[str], scratch: Path,
+                       progress: Optional[Callable] = None) -> Any:
     """One vector for each image, from the file if it exists; `encoder` loads the model only if not."""
     from safetensors.numpy import load_file, save
 
@@ -163,3 +159,142 @@ def prototype_features(
 def save_lines(rows: Sequence[Mapping], path: Path) -> None:
     """Write one JSON object a line, all of it or nothing."""
     atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_data_sets(words: Sequence[str], data_root: "str | Path", *, hub_copies: Sequence[str] = (),
+                   crop_banner: bool = True, allow_incomplete: bool = False,
+                   progress: Optional[Callable[[int, int], None]] = None,
+                   broken: Optional[dict[str, str]] = None) -> "tuple[Any, dict[str, dict], dict[str, str]]":
+    """(images, facts, missing) of the data sets `words` below `data_root`.
+
+    images: DataFrame image_id (posix, below data_root; "#bottom=20" at its end leaves out 20 rows, an
+    aircraft's copyright notice, with `crop_banner`), super_category, sub_category, split, width, height.
+    facts: {word: {source, complete, classes, train, test}}. missing: {word: why}. `hub_copies` names those
+    from the Hub, "pet" or "pet@REVISION"; with a dictionary `broken`, unreadable images are noted in it
+    (image_id -> why).
+    Raises: UserError: an unknown word, no data set, unofficial counts or names, an unreadable header.
+    """
+    import pandas
+
+    root = Path(os.path.expanduser(data_root))
+    copies = _copies(words, hub_copies)
+    if not root.is_dir() and set(words) - set(copies):
+        raise UserError(f"data_root {str(data_root)!r} is not a folder; give the one that holds data sets")
+    found, told, missing = [], {}, {}
+    for word in words:
+        data_set = DATA_SETS[word]
+        if word in copies:
+            try:
+                pictures, commit = read_hub_copy(data_set, root, copies[word], progress=progress)
+            except NotToBeHad as error:
+                missing[word] = str(error)
+                continue
+            source = f"hub {data_set.hub.name}@{commit}"
+        elif (folder := find_archive(data_set, root)) is not None:
+            pictures, source = read_archive(data_set, folder, allow_incomplete), "archive"
+        else:
+            missing[word] = f"no {' or '.join(data_set.folders)} below {root.name or root}: {data_set.how}"
+            continue
+        told[word] = {"source": source, **_counted(data_set, pictures, allow_incomplete)}
+        found += [(word, picture) for picture in pictures]
+    if not found:
+        raise UserError("no data set: " + "; ".join(f"{word}: {why}" for word, why in missing.items()))
+    rows = []
+    for done, (word, picture) in enumerate(found, start=1):
+        image_id = picture.file.relative_to(root).as_posix()
+        image_id += f"#bottom={BANNER}" * (word == "aircraft" and crop_banner)
+        try:
+            rows.append((image_id, word, picture.sub_category, picture.split, *image_size(root, image_id)))
+        except UserError as error:
+            if broken is None:
+                raise
+            broken[image_id] = str(error)
+        if progress:
+            progress(done, len(found))
+    columns = ["image_id", "super_category", "sub_category", "split", "width", "height"]
+    return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True), told, missing
+
+
+def assign_shots(table, lists: Mapping[str, Mapping[str, Collection[str]]], *, seed: int, num_shots: int = 4,
+                 seen_share: float = 0.6, first: Optional[Mapping[tuple[str, str], str]] = None):
+    """The official split with the columns categories (seen/unseen) and shot, in the form of images.parquet.
+
+    Shots are drawn from the training images of seen sub-categories, each with its own generator: 0 for the
+    rationale, 1.. for TAPO. `lists`: the release's {word: {"seen": names, "unseen": names}}; another word's
+    first floor(seen_share n) names of a seeded shuffle are seen. `first`: {(super_category, sub_category):
+    image_id} of rationales, which become shot 0. Raises: UserError: names that the lists or the table lack,
+    too few training images, or a first image that is not a training image of its sub-category.
+    """
+    if num_shots < 3:
+        raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
+    table, first, thin = table.copy(), dict(first or {}), []
+    table["categories"], table["shot"] = "unseen", -1
+    for word, part in table.groupby("super_category"):
+        names = sorted(part["sub_category"].unique())
+        given = lists.get(word)
+        guide = {"seen": _listed(word, names, given)} if given else None
+        seen = seen_names(word, names, seed, seen_share, guide)
+        for name, images in part[part["sub_category"].isin(seen)].groupby("sub_category"):
+            table.loc[images.index, "categories"] = "seen"
+            train = images[images["split"] == "train"].sort_values("image_id")
+            order = list(train.index)
+            random.Random(f"{seed}/images/{word}/{name}").shuffle(order)
+            if (wanted := first.pop((word, name), None)) is not None:
+                at = [index for index in order if table.at[index, "image_id"] == wanted]
+                if not at:
+                    raise UserError(f"{word}/{name}: its rationale's image is not a training image of it")
+                order = at + [index for index in order if index != at[0]]
+            if len(order) < num_shots:
+                thin.append(f"{word}/{name} ({len(order)})")
+                continue
+            table.loc[order[:num_shots], "shot"] = range(num_shots)
+    if thin:
+        raise UserError(f"{len(thin)} sub-categories have too few training images for {num_shots} shots: "
+                        f"{', '.join(thin)}; lower num_shots or complete the data set")
+    if first:
+        word, name = sorted(first)[0]
+        raise UserError(f"a rationale speaks of {word}/{name}, which is not a seen sub-category here")
+    table["shot"] = table["shot"].astype("int64")
+    return table[COLUMNS]
+
+
+def _copies(words: Sequence[str], hub_copies: Sequence[str]) -> dict[str, Optional[str]]:
+    """{word: revision or None}, everything known."""
+    for word in words:
+        if word not in DATA_SETS:
+            raise UserError(f"data_sets: no data set {word!r}{nearest(word, DATA_SETS, 'they are')}")
+    if len(set(words)) != len(words):
+        raise UserError("data_sets names one twice")
+    copies = copies_named(hub_copies)
+    if extra := sorted(set(copies) - set(words)):
+        raise UserError(f"hub_copies names {extra[0]!r}, which data_sets does not")
+    return copies
+
+
+def _counted(data_set: DataSet, pictures: Sequence[Picture], allow_incomplete: bool) -> dict[str, Any]:
+    """How many there are, compared with the official counts and names."""
+    splits = [picture.split for picture in pictures]
+    found = {"classes": len({picture.sub_category for picture in pictures}),
+             "train": splits.count("train"), "test": splits.count("test")}
+    wanted = {"classes": data_set.classes, "train": data_set.train, "test": data_set.test}
+    if foreign := sorted({picture.sub_category for picture in pictures} - official_names(data_set.word)):
+        raise UserError(f"{data_set.title}: {foreign[0]!r} is none of its {data_set.classes} sub-categories: "
+                        f"not the official data set; {data_set.how}")
+    if len({picture.file for picture in pictures}) != len(pictures):
+        raise UserError(f"{data_set.title}: its lists name one image twice; unpack it again")
+    wrong = ", ".join(f"{found[key]} in place of {wanted[key]} ({key})" for key in wanted
+                      if found[key] != wanted[key])
+    if wrong and not allow_incomplete:
+        raise UserError(f"{data_set.title}: {wrong}: not the official data set; complete it, or set "
+                        "allow_incomplete to true and have every table say so")
+    return {"complete": not wrong, **found}
+
+
+def _listed(word: str, names: Sequence[str], given: Mapping[str, Collection[str]]) -> set[str]:
+    """The seen names of a list that must part the table's names in two."""
+    seen, unseen = set(given["seen"]), set(given["unseen"])
+    if both := sorted(seen & unseen):
+        raise UserError(f"{word}: {both[0]!r} is both seen and unseen in the lists")
+    if odd := sorted(set(names) - seen - unseen):
+        raise UserError(f"{word}: {odd[0]!r} is neither seen nor unseen in the lists: take its own lists")
+    return seen

@@ -1,14 +1,10 @@
-"""From a folder of folders of images to a table, a split, a few-shot sample and evaluation items.
+"""From a folder of folders of images to a split, a few-shot sample and evaluation items.
 
-The drawn world is one such folder, a user's own photographs are another, and nothing here knows which it is
-reading (`folder` does the reading; its functions are offered here as well).
-
-Example:
     table = split_table(read_table("photos"), seed=0)
     items = evaluation_items(table, similarity, seed=0)
 
 Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (seen and unseen sub-categories, 4 images per seen one);
-release eval/data/ (order of the options). The seeded split serves folders of which the paper says nothing.
+release eval/data/ (order of the options).
 """
 
 import random
@@ -16,7 +12,7 @@ from typing import Collection, Mapping, Optional
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import question_for
-from finer1_lib.data.data_sets.release_paths import release_path
+from finer1_lib.data.data_sets.catalogue import release_path
 from finer1_lib.data.guide import Similarity
 
 COLUMNS = ["image_id", "super_category", "sub_category", "categories", "split", "shot", "width", "height"]
@@ -28,23 +24,16 @@ def count_names(table) -> int:
     return table.groupby(["super_category", "sub_category"]).ngroups
 
 
-def split_table(
-    table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6, train_share: float = 0.5,
-    guide: Optional[Mapping] = None,
-):
+def split_table(table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6, train_share: float = 0.5,
+                guide: Optional[Mapping] = None):
     """Add the columns categories (seen/unseen), split (train/test) and shot.
 
-    Sub-categories are parted per super-category: as the guide says, else by a seeded shuffle whose first
-    floor(seen_share n) are seen. Images are parted per sub-category; shots come from train images of seen
-    sub-categories: 0 for the rationale, 1.. for TAPO, -1 for none. Every draw has its own generator, seeded
-    by the name, so that adding a folder leaves the others' draws alone.
-
-    Raises:
-        UserError: super-categories with fewer than four sub-categories, sub-categories with too few images:
-            all of them are named.
-
-    Source: Fine-R1 (arXiv 2602.07605), Section 5.1; rounding down gives its counts (117 of 196 cars are
-    seen). Data sets with a split of their own go through `data_sets.collect.assign_shots`.
+    Sub-categories are split per super-category: as the guide says, else the first floor(seen_share n) of a
+    seeded shuffle are seen (Fine-R1, arXiv 2602.07605, Section 5.1: 117 of 196 cars). Images are split per
+    sub-category; shots come from train images of seen ones: 0 for the rationale, 1.. for TAPO, -1 for none.
+    Every draw has its own generator, so that a new folder leaves other draws alone. The paper's data sets:
+    `sources.assign_shots`. Raises: UserError: names all super-categories and sub-categories that are too
+    small.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
@@ -84,17 +73,14 @@ def split_table(
     return table[COLUMNS]
 
 
-def seen_names(
-    super_category: str, names: list[str], seed: int, seen_share: float, guide: Optional[Mapping]
-) -> set[str]:
+def seen_names(super_category: str, names: list[str], seed: int, seen_share: float,
+               guide: Optional[Mapping]) -> set[str]:
     """The seen sub-categories of one super-category: the guide's, or the first of a seeded shuffle.
     Raises: UserError: too few sub-categories for a question, or for one seen pair and one unseen.
     """
     if len(names) < OPTIONS:
-        raise UserError(
-            f"{super_category}: {len(names)} sub-categories, a question with {OPTIONS} options needs "
-            f"{OPTIONS}; add folders"
-        )
+        raise UserError(f"{super_category}: {len(names)} sub-categories, a question with {OPTIONS} options "
+                        f"needs {OPTIONS}; add folders")
     if guide is not None:
         seen = set(names) & set(guide["seen"])
     else:
@@ -102,34 +88,28 @@ def seen_names(
         random.Random(f"{seed}/seen/{super_category}").shuffle(order)
         seen = set(order[: int(seen_share * len(order) + 1e-9)])
     if len(seen) < 2 or len(seen) == len(names):
-        raise UserError(
-            f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are 2 seen (a "
-            "negative needs another one) and 1 unseen: change seen_share or add folders"
-        )
+        raise UserError(f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are "
+                        "2 seen (a negative needs another one) and 1 unseen: change seen_share or add "
+                        "folders")
     return seen
 
 
-def nearest_names(
-    super_category: str, sub_category: str, names: list[str], similarity: Similarity, k: int, seed: int
-) -> list[str]:
+def nearest_names(super_category: str, sub_category: str, names: list[str], similarity: Similarity, k: int,
+                  seed: int) -> list[str]:
     """The k other names nearest to one, nearest first; ties by a seeded shuffle."""
     others = sorted(name for name in names if name != sub_category)
     random.Random(f"{seed}/nearest/{super_category}/{sub_category}").shuffle(others)
     return sorted(others, key=lambda name: -similarity(super_category, sub_category, name))[:k]
 
 
-def evaluation_items(
-    table, similarity: Similarity, *, seed: int, images_per_class: int = 0, official: Collection[str] = ()
-) -> list[dict]:
-    """One item per test image, seen and unseen, with four options in the RELEASE's order.
+def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_class: int = 0,
+                     official: Collection[str] = ()) -> list[dict]:
+    """One item per test image, seen and unseen, with four options in the RELEASE's order (eval/data/*.jsonl).
 
     That order is a trap: the truth comes first and the nearest of the other three last, so "always the first"
     scores 100 %; notebook 04 shuffles the options. An item has item_id, image_id, super_category,
-    sub_category, categories, question, options and, for super-categories in `official` (those of the paper's
-    data sets), release_path. At most `images_per_class` test images per sub-category, 0 for all.
-
-    Source: release eval/data/*.jsonl (truth first, then the three nearest of ALL classes in ascending
-    similarity).
+    sub_category, categories, question, options and, for super-categories in `official` (the paper's data
+    sets), release_path. At most `images_per_class` test images per sub-category, 0 for all.
     """
     items = []
     for super_category, part in table.groupby("super_category"):

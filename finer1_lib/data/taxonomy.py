@@ -1,18 +1,14 @@
-"""Taxonomy: which sub-categories stand near each other by knowledge, not by looks.
-
-A taxonomy gives every sub-category its value for one or more ranks, of which `genus` is the one that the
-probes compare names by (H2 and H3). It comes from a drawn world's guide, from a file of the user's, or, for
-CUB's 200 birds, from a table that the kit brings.
+"""Taxonomy: which sub-categories are near each other by knowledge, not by appearance.
 
     sub_category,genus,family            a CSV with one row per sub-category; a column "note" is for people
     Rock Wren,Salpinctes,Troglodytidae
 
     {"Rock Wren": {"genus": "Salpinctes"}}                              the same as JSON
 
-"Genus" is whatever lies between the super-category and the sub-category: of cars it may be the maker. An
-empty cell says that no one knows; the name then takes no part in the comparison.
-
-Source: Fine-R1 (arXiv 2602.07605), Section 5.4 (H2 compares names within and across genera).
+It gives every sub-category its value for one or more ranks; "genus" is whatever is between the super-category
+and the sub-category (of cars the maker), and what names are compared by (Fine-R1, arXiv 2602.07605, Section
+5.4). An empty cell is unknown: the name takes no part. It comes from a guide, a user's file, or tables of
+this kit.
 """
 
 import csv
@@ -33,13 +29,12 @@ NAME, GENUS, NOTE = "sub_category", "genus", "note"
 _BUILT_IN = {"bird": "cub_taxonomy.csv", "aircraft": "aircraft_taxonomy.csv", "car": "cars_taxonomy.csv"}
 
 
-def find_taxonomy(
-    table, *, guide: Optional[Mapping[str, Any]] = None, path: str = "", data_sets: Iterable[str] = ()
-) -> Taxonomy:
+def find_taxonomy(table, *, guide: Optional[Mapping[str, Any]] = None, path: str = "",
+                  data_sets: Iterable[str] = ()) -> Taxonomy:
     """All that is known about a table's sub-categories, sorted; empty where there is no taxonomy.
 
-    It comes from the guide, the built-in tables of the paper's `data_sets`, and the user's file `path` (""
-    for none), which wins. Raises: UserError: of `read_taxonomy`.
+    From the guide, the built-in tables of the paper's `data_sets`, and the user's file `path`, which wins.
+    Raises: UserError: of `read_taxonomy`.
     """
     found: Taxonomy = {}
     for word in data_sets:
@@ -51,14 +46,11 @@ def find_taxonomy(
 
 @cache
 def genera(word: str) -> Taxonomy:
-    """What the kit brings for a data set of the paper (birds, aircraft, cars): sub-category -> rank -> value.
+    """What the kit brings for birds, aircraft and cars: sub-category -> rank -> value.
 
-    Birds have order, family and genus; aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as
-    "genus", the make, then model, trim, body and year as far as the name has them, all pieces of the name.
-
-    Source: birds: current lists (AOS, Clements, IOC); the file's notes say where these differ or where a name
-    of CUB's is ambiguous, and the paper does not say which taxonomy it used. Aircraft: families and
-    manufacturers of FGVC-Aircraft (70 and 30). Cars: the names of the devkit, split by hand.
+    Birds have order, family and genus (AOS, Clements, IOC; the file notes where these differ or a name of
+    CUB's is ambiguous); aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as "genus", the make,
+    then model, trim, body and year as far as the devkit's name has them.
     """
     if word not in _BUILT_IN:
         return {}
@@ -75,11 +67,10 @@ def taxonomy_of(guide: Mapping[str, Any]) -> Taxonomy:
 def read_taxonomy(path, table) -> Taxonomy:
     """A user's taxonomy (.csv or .json) fitted to a table's names: sub-category -> rank -> value.
 
-    Names match if they are equal after `completions.normalise` (case, hyphens, underscores). The file may
-    have more names than the table. Of a super-category it must have all sub-categories or none: a misspelled
-    name would otherwise be dropped silently. Empty ranks are left out. Raises: UserError: unreadable, without
-    a genus, a name twice, a value in two spellings, a name of the table that is missing, or nothing that
-    fits.
+    Names match by `completions.normalise`. The file may have more names than the table; of a super-category
+    it must have all sub-categories or none, because a misspelled name would be dropped silently.
+    Raises: UserError: unreadable, without a genus, a name twice, a value in two spellings, a name of the
+    table that is missing, or nothing that fits.
     """
     path, known = Path(os.path.expanduser(path)), {}
     spellings: dict[tuple[str, str], str] = {}

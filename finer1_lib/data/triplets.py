@@ -1,19 +1,13 @@
 """Triplets: an anchor, a positive of the same sub-category, a negative of the nearest other one.
 
-"Nearest" is visual: an image encoder (`models.encoders`: the model's own vision tower, SigLIP, ...) turns
-every image into a vector, and a sub-category is the mean of its images, its prototype. Prototypes cost time
-linear in the images, and only the sub-categories are compared with one another:
-
     looks = prototype_similarity(prototypes(features, train))
     triplets = build_triplets(table, looks, seed=0)
 
-The release calls anchor, positive and negative `images`, `image_noisy` and `image_aug`, and blackens patches
-of the anchor where a negative is missing; here that is an error. `noised` and `masked` make the distorted
-images that two baselines put in place of a positive or a negative.
-
-Source: Fine-R1 (arXiv 2602.07605), Stage 2 (TAPO): the positive is another image of the sub-category, the
-negative an image of the visually most similar other one. The release ships neither the mining nor its
-encoder, so both are chosen here.
+"Nearest" is visual: an image encoder (`models.encoders`) turns every image into a vector, and a sub-category
+is the mean of its images, its prototype. Fine-R1 (arXiv 2602.07605), Stage 2 (TAPO), releases neither the
+mining nor its encoder, so both are chosen here. The release calls anchor, positive and negative `images`,
+`image_noisy` and `image_aug`, and blackens patches where a negative is missing; here that is an error.
+`noised` and `masked` make the distorted images of two baselines.
 """
 
 import random
@@ -46,11 +40,9 @@ def prototype_rows(table, count: int):
 def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy.ndarray"]:
     """(super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
 
-    Row i of `table` belongs to `features[i]` (rows, hidden). Features are centred on their super-category's
-    mean: what all birds share does not say which two are alike, and pushes every cosine towards 1. The paper
-    asks for visual similarity without a formula; this is the cosine of centred prototypes.
+    Row i of `table` belongs to `features[i]`. Features are centred on their super-category's mean: what all
+    birds share does not say which two are alike.
     """
-
     if len(features) != len(table):
         raise ValueError(f"{len(features)} features for {len(table)} images")
     found = {}
@@ -64,23 +56,19 @@ def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy
 
 
 class PrototypeSimilarity:
-    """Cosine of two prototypes, as `data.split` asks for it, and the nearest of many at once."""
+    """Cosine of the `prototypes` of two sub-categories, and the nearest of many at once."""
 
     def __init__(self, found: Mapping[tuple[str, str], "numpy.ndarray"]) -> None:
         self._found = found
 
     def __call__(self, super_category: str, first: str, second: str) -> float:
-        """Cosine of two sub-categories of one super-category."""
         return float(self._found[super_category, first] @ self._found[super_category, second])
 
     def nearest(self, super_category: str, names: Sequence[str], seed: int) -> dict[str, str]:
-        """For every name the one that `nearest_names` puts first, by products of matrices.
+        """For every name the one that `nearest_names` puts first, by products of matrices; {} for one name.
 
-        A product's rounding depends on its shape. Where it leaves more than one name in question, the
-        cosines are taken one by one, so that the outcome is always the one of `nearest_names`.
-
-        Returns:
-            name -> another name; empty for fewer than two names.
+        A product's rounding depends on its shape: where it leaves more than one name in question, the cosines
+        are computed one by one, so the outcome is always that of `nearest_names`.
         """
         import numpy
 
@@ -100,18 +88,15 @@ class PrototypeSimilarity:
         return nearest
 
 
-def prototype_similarity(found: Mapping[tuple[str, str], "numpy.ndarray"]) -> PrototypeSimilarity:
-    """How alike two sub-categories of one super-category look, by their `prototypes`."""
-    return PrototypeSimilarity(found)
+prototype_similarity = PrototypeSimilarity
 
 
 def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool = False):
     """One triplet per TAPO shot of every seen sub-category of a `split_table`.
 
-    The positive is the next shot in a seeded cycle, so every image is a positive once and never its own. The
-    negative is a drawn TAPO shot of the most similar other SEEN sub-category of the same super-category, a
-    hard negative. `all_shots` also uses shot 0, the rationale's image (the paper gives TAPO "a separate
-    subset"). Columns: image_id, positive_id, negative_id, super_category, sub_category,
+    The positive is the next shot in a seeded cycle; the negative is a drawn TAPO shot of the most similar
+    other SEEN sub-category of the super-category, a hard negative. `all_shots` also uses shot 0, the
+    rationale's image. Columns: image_id, positive_id, negative_id, super_category, sub_category,
     negative_sub_category. Raises: UserError: a sub-category with one shot only, or without another seen one.
     """
     import pandas
@@ -120,39 +105,26 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
     rows = []
     for super_category, part in shots.groupby("super_category"):
         images = {name: sorted(group["image_id"]) for name, group in part.groupby("sub_category")}
-        nearest = _nearest(super_category, list(images), similarity, seed)
+        if isinstance(similarity, PrototypeSimilarity):
+            nearest = similarity.nearest(super_category, list(images), seed)
+        else:
+            lists = {name: nearest_names(super_category, name, list(images), similarity, 1, seed)
+                     for name in images}
+            nearest = {name: others[0] for name, others in lists.items() if others}
         for name, own in images.items():
             draw = random.Random(f"{seed}/triplets/{super_category}/{name}")
             if name not in nearest:
-                raise UserError(
-                    f"{super_category}/{name}: no other seen sub-category to take a negative from; add "
-                    "folders or raise seen_share"
-                )
+                raise UserError(f"{super_category}/{name}: no other seen sub-category to take a negative "
+                                "from; add folders or raise seen_share")
             if len(own) < 2:
                 raise UserError(f"{super_category}/{name}: one TAPO shot has no positive; raise num_shots")
             ring = draw.sample(own, len(own))
-            for anchor, positive in zip(ring, _next(ring)):
+            for anchor, positive in zip(ring, [*ring[1:], ring[0]]):
                 negative = draw.choice(images[nearest[name]])
                 rows.append((anchor, positive, negative, super_category, name, nearest[name]))
-    columns = [
-        "image_id", "positive_id", "negative_id", "super_category", "sub_category", "negative_sub_category"
-    ]
+    columns = ["image_id", "positive_id", "negative_id", "super_category", "sub_category",
+               "negative_sub_category"]
     return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
-
-
-def _nearest(
-    super_category: str, names: list[str], similarity: Similarity, seed: int
-) -> dict[str, str]:
-    """Every name's nearest other one; a name alone has none."""
-    if isinstance(similarity, PrototypeSimilarity):
-        return similarity.nearest(super_category, names, seed)
-    lists = {name: nearest_names(super_category, name, names, similarity, 1, seed) for name in names}
-    return {name: others[0] for name, others in lists.items() if others}
-
-
-def _next(items: Sequence) -> list:
-    """Each item's successor in a round."""
-    return [*items[1:], items[0]]
 
 
 def _mean(features: "numpy.ndarray", rows: "numpy.ndarray") -> "numpy.ndarray":
@@ -175,20 +147,16 @@ def _unit(vectors: "numpy.ndarray") -> "numpy.ndarray":
 
 
 class DistortedImage(NamedTuple):
-    """An image on the disk that is changed when it is opened.
+    """An image on the disk that is changed when it is opened, the same on every machine.
 
-    It is named, not stored: file, `kind` ("noised" or "masked"), `amount` (share of noise in the signal's
-    variance, or share of patches blackened; 0 to 1) and seed give the same image on every machine.
-
-    Source: the kinds are those of two papers, simplified. NoisyRollout (arXiv 2504.13055) lets the strength
-    of the noise fall during training, here it stays; PAPO (arXiv 2507.06448) blackens random patches, 14
-    pixels wide, 60 %.
+    Source, simplified: NoisyRollout (arXiv 2504.13055) reduces the noise during training, here it is
+    constant; PAPO (arXiv 2507.06448) blackens random patches, 14 pixels wide, 60 %.
     """
 
     image_root: str
     image_id: str
-    kind: str
-    amount: float
+    kind: str  # "noised" or "masked"
+    amount: float  # 0 to 1: share of noise in the signal's variance, or of patches blackened
     seed: int
 
     def open(self) -> "Image":
@@ -202,16 +170,12 @@ Picture = Union[ImageFile, DistortedImage]
 
 
 def noised(image: ImageFile, amount: float, seed: int) -> DistortedImage:
-    """sqrt(1 - amount) x + sqrt(amount) Gaussian noise, with x in [-1, 1]: one step of a forward diffusion.
-    Raises: UserError: an amount outside 0 to 1.
-    """
+    """sqrt(1 - amount) x + sqrt(amount) Gaussian noise, x in [-1, 1]. Raises: UserError: not 0 to 1."""
     return DistortedImage(*image, "noised", _share("noise", amount), seed)
 
 
 def masked(image: ImageFile, amount: float, seed: int) -> DistortedImage:
-    """A share of the patches blackened, drawn at random.
-    Raises: UserError: an amount outside 0 to 1.
-    """
+    """A share of the patches blackened, drawn at random. Raises: UserError: not 0 to 1."""
     return DistortedImage(*image, "masked", _share("mask_share", amount), seed)
 
 

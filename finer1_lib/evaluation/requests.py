@@ -38,7 +38,7 @@ from typing import Any, Mapping, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.hashing import digest
 from finer1_lib.core.prompts import PROMPTS, Prompt
-from finer1_lib.data.data_sets.release_paths import image_name
+from finer1_lib.data.data_sets.catalogue import image_name
 from finer1_lib.evaluation.entries import Entry
 from finer1_lib.evaluation.systems.strategies import STRATEGIES, draw_examples
 from finer1_lib.training.methods import CONTROLS

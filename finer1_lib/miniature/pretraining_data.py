@@ -12,18 +12,21 @@ from typing import Any, Callable, Optional
 
 from finer1_lib.core.prompts import PROMPTS, question_for
 from finer1_lib.data.guide import (
-    _article,
     analysis_text,
     claim,
     comparison_text,
     describe,
     four_parts,
     nearest,
-)
+)  # fmt: skip
 
 Guide = dict[str, Any]
 Sample = dict[str, Any]
 Specimen = tuple[str, dict[str, str]]  # super-category, {attribute: value}
+
+
+def _article(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
 def _random_attributes(guide: Guide, super_category: str, rng: random.Random) -> dict[str, str]:

@@ -5,18 +5,9 @@
     towers = TOWERS["transformers"]("google/siglip-base-patch16-256", "cpu", 16)    # .pictures(), .texts()
     SiglipSimilarity()("House Wren", "Rock Wren")                       # cosine of two texts
 
-Of a `LoadedModel` each image is the mean of the merged patch features that its tower hands to the language
-model; of a CLIP-like checkpoint the pooled vector. How a text is read:
-
-    SigLIP, SigLIP 2  the text tower's pooled output; texts padded to all 64 tokens, which it attends to
-    CLIP              the projected text embedding
-    any other         the mean of the last layer's states over the tokens (Sentence-BERT, arXiv 1908.10084)
-
-CLIP, SigLIP and SigLIP 2 are read by transformers, EVA-CLIP (of which it has no class) by open_clip, the
-extra "clip". Everything is float32, from safetensors alone.
-
 Source: release eval/evaluation.py:36 (SigLIPTextSimilarity), which embeds one text at a time, remembers
 none, and ignores weights of other sizes (refused here). SigLIP (arXiv 2303.15343) lower-cases its texts.
+EVA-CLIP is read by open_clip (extra "clip"), all else by transformers; in float32, from safetensors alone.
 """
 
 import importlib.util
@@ -44,7 +35,7 @@ from finer1_lib.models.checkpoint_files import (
     read_object,
     refuse_bad_weights,
     refuse_larger,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import numpy
@@ -59,10 +50,9 @@ AHEAD = 16  # batches embedded at a time
 
 
 def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) -> SimpleNamespace:
-    """A SigLIP- or CLIP-like checkpoint of transformers as an image encoder, with `texts` its text tower too.
+    """A SigLIP- or CLIP-like checkpoint of transformers: what `image_features` needs of a `LoadedModel`.
 
-    Returns what `image_features` needs of a `LoadedModel` (model, processor, device, checkpoint, adapter),
-    and the tokenizer, None unless `texts`.
+    `texts`: its text tower and tokenizer too.
 
     Raises: UserError: nothing there, not an image encoder, or weights that the checkpoint does not have.
     """
@@ -91,9 +81,9 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
 
 
 def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "numpy.ndarray":
-    """(images, width) float32, not normalised, by `load_encoder` or a `LoadedModel`.
+    """(images, width) float32, not normalised, by `load_encoder` or a `LoadedModel`; a batch in memory.
 
-    Time is linear in the images; memory is bounded by one batch, also of an iterator of RGB images.
+    Each image is the pooled vector, or of a `LoadedModel` the mean of its merged patch features.
 
     Raises: UserError: the features are not finite (a broken checkpoint), or not one per image.
     """
@@ -120,14 +110,12 @@ def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "n
     return features
 
 
-def cached_features(
-    loaded: Any, image_root, image_ids: Sequence[str], folder, *, progress: Optional[Callable] = None
-) -> "numpy.ndarray":
+def cached_features(loaded: Any, image_root, image_ids: Sequence[str], folder, *,
+                    progress: Optional[Callable] = None) -> "numpy.ndarray":  # fmt: skip
     """`image_features` of files, bit for bit, stored in chunks: after a kill at most one is encoded again.
 
-    Everything that determines the numbers is the store's key (`feature_key`); a store of other images,
-    another encoder or another pixel budget is deleted, so nothing else may lie in its folder. `progress(done,
-    total)` is called after each image.
+    A store of other images, another encoder or pixel budget (`feature_key`) is deleted, so nothing else may
+    lie in its folder. `progress(done, total)` is called after each image.
     """
     image_ids = list(image_ids)
 
@@ -154,11 +142,9 @@ def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
     })
 
 
-def stored_rows(
-    folder, key: str, count: int, compute: Callable[[int, int], "numpy.ndarray"]
-) -> "numpy.ndarray":
-    """(count, width) rows from `compute(start, stop)`, chunk by chunk, each written to `folder` as it is
-    computed.
+def stored_rows(folder, key: str, count: int, compute: Callable[[int, int], "numpy.ndarray"]
+                ) -> "numpy.ndarray":  # fmt: skip
+    """(count, width) rows from `compute(start, stop)`, each chunk written to `folder` as it is computed.
 
     Chunks already there under the same key are read, not computed; a store under another key is deleted.
     """
@@ -180,42 +166,29 @@ def stored_rows(
 
 
 class TransformersTowers:
-    """Both towers of a CLIP- or SigLIP-like checkpoint of transformers, by `load_encoder`."""
+    """Both towers of a CLIP or SigLIP of transformers; rows are float32, not normalised."""
 
     def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
         self._loaded = load_encoder(checkpoint, device=device, texts=True)
         self._batch_size = batch_size
-        # SigLIP attends to its padding, so the padding is part of what it reads; CLIP's is masked
-        self._siglip = self._loaded.model.config.model_type.startswith("siglip")
         _try(self, checkpoint)
 
     def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
-        """(images, width) float32, not normalised."""
         return image_features(self._loaded, images, self._batch_size)
 
     def texts(self, texts: Sequence[str]) -> "numpy.ndarray":
-        """(texts, width) float32, not normalised."""
-        import torch
-
-        if self._siglip:
+        model = self._loaded.model
+        if model.config.model_type.startswith("siglip"):
             texts = [text.lower() for text in texts]
-        inputs = self._loaded.tokenizer(
-            list(texts), padding="max_length" if self._siglip else True, padding_side="right",
-            max_length=self._loaded.model.config.text_config.max_position_embeddings, truncation=True,
-            return_tensors="pt")  # fmt: skip
-        inputs = inputs.to(self._loaded.device)
-        mask = {} if self._siglip else {"attention_mask": inputs["attention_mask"]}
-        with torch.inference_mode():
-            pooled = self._loaded.model.get_text_features(
-                input_ids=inputs["input_ids"], return_dict=True, **mask).pooler_output
-        return pooled.float().cpu().numpy()
+        length = model.config.text_config.max_position_embeddings
+        return _text_features(
+            model, self._loaded.tokenizer, list(texts), length, both=True).float().cpu().numpy()
 
 
 class OpenClipTowers:
-    """Both towers of a checkpoint in open_clip's own format, with its preprocessing and tokenizer.
+    """The same in open_clip's own format. Raises: UserError: not installed, or no such checkpoint.
 
-    Only `open_clip_config.json`, safetensors weights and the tokenizer are fetched or read: open_clip itself
-    would take pickled weights where it finds no others. Raises: UserError: not installed, or none of these.
+    Safetensors are needed, because open_clip itself would take pickled weights where it finds no others.
     """
 
     def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
@@ -235,7 +208,6 @@ class OpenClipTowers:
         _try(self, checkpoint)
 
     def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
-        """(images, width) float32, not normalised."""
         import torch
 
         found = []
@@ -246,7 +218,6 @@ class OpenClipTowers:
         return torch.cat(found).numpy()
 
     def texts(self, texts: Sequence[str]) -> "numpy.ndarray":
-        """(texts, width) float32, not normalised."""
         import torch
 
         with torch.inference_mode():
@@ -272,51 +243,53 @@ def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
     for names in (("open_clip_config.json",), OPEN_CLIP_FILES):
         need(folder, "|".join(names), "no checkpoint of open_clip's that can be read safely")
     path = folder / "open_clip_config.json"
+
+    def known(parent: dict, name: str, default: Any = None) -> dict:
+        part = parent.get(name, default)
+        if not isinstance(part, dict):
+            raise UserError(f"{path} has no object {name}; copy or download the checkpoint again")
+        if foreign := sorted(set(part) - set(_KNOWN[name].split())):
+            raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here; take a checkpoint"
+                            " whose towers open_clip builds itself")
+        return part
+
     config = read_object(path)
-    model = _known(path, config.get("model_cfg"), "model_cfg", _MODEL)
-    _known(path, config.get("preprocess_cfg", {}), "preprocess_cfg", _PREPROCESS)
-    _known(path, model.get("vision_cfg"), "vision_cfg", _VISION)
-    text = _known(path, model.get("text_cfg"), "text_cfg", _TEXT)
-    _known(path, text.get("tokenizer_kwargs", {}), "tokenizer_kwargs", _TOKENIZER)
-    for part in ("vision_cfg", "text_cfg"):
+    model = known(config, "model_cfg")
+    known(config, "preprocess_cfg", {})
+    vision, text = known(model, "vision_cfg"), known(model, "text_cfg")
+    known(text, "tokenizer_kwargs", {})
+    for part in (vision, text):
         for kind in ("act_kwargs", "norm_kwargs"):
-            _known(path, model[part].get(kind) or {}, kind, _LAYER)
-    timm = model["vision_cfg"].get("timm_model_name", "")
+            known({kind: part.get(kind) or {}}, kind)
+    timm = vision.get("timm_model_name", "")
     if timm is not None and not re.fullmatch(r"[\w.]*", str(timm)):
         raise UserError(f"{path} sets timm_model_name to {timm!r}; the name of a model of timm's is wanted")
-    file = next(folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file())
     if numbers:
+        file = next(folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file())
         with open_weights(file) as weights:
             refuse_bad_weights(((name, weights.get_tensor(name)) for name in weights.keys()), file)
 
 
-def _known(path: Path, part: Any, name: str, keys: str) -> dict:
-    """A part of the config, with known keys alone."""
-    if not isinstance(part, dict):
-        raise UserError(f"{path} has no object {name}; copy or download the checkpoint again")
-    if foreign := sorted(set(part) - set(keys.split())):
-        raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here; take a checkpoint"
-                        " whose towers open_clip builds itself")
-    return part
-
-
-# What of a config open_clip may see. Left out: towers of transformers' (hf_model_name) and decoders.
-_MODEL = ("embed_dim vision_cfg text_cfg quick_gelu custom_text init_logit_scale init_logit_bias "
-          "nonscalar_logit_scale output_dict")  # fmt: skip
-_PREPROCESS = "size mode mean std interpolation resize_mode fill_color"
 _BLOCK = ("layers width mlp_ratio ls_init_value pool_type output_tokens act_kwargs norm_kwargs block_type "
           "qk_norm scaled_cosine_attn scale_heads scale_attn_inner scale_attn scale_fc "
           "final_ln_after_pool ")  # fmt: skip
-_VISION = _BLOCK + (
-    "head_width patch_size image_size patch_dropout attentional_pool attn_pooler_queries attn_pooler_heads "
-    "no_ln_pre pos_embed_type timm_model_name timm_model_pretrained timm_pool timm_proj timm_proj_bias "
-    "timm_drop timm_drop_path")
-_TEXT = _BLOCK + (
-    "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads embed_cls pad_id "
-    "eos_id no_causal_mask proj_bias proj_type")
-_TOKENIZER = "clean strip_sep_token language lower reduction_mask"
 _LAYER = "eps elementwise_affine bias approximate"
+# What of a config open_clip may see. Left out: towers of transformers' (hf_model_name) and decoders.
+_KNOWN = {
+    "model_cfg": "embed_dim vision_cfg text_cfg quick_gelu custom_text init_logit_scale init_logit_bias "
+                 "nonscalar_logit_scale output_dict",
+    "preprocess_cfg": "size mode mean std interpolation resize_mode fill_color",
+    "vision_cfg": _BLOCK + "head_width patch_size image_size patch_dropout attentional_pool "
+                  "attn_pooler_queries attn_pooler_heads no_ln_pre pos_embed_type timm_model_name "
+                  "timm_model_pretrained timm_pool timm_proj timm_proj_bias timm_drop timm_drop_path",
+    "text_cfg": _BLOCK + "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads "
+                "embed_cls pad_id eos_id no_causal_mask proj_bias proj_type",
+    "tokenizer_kwargs": "clean strip_sep_token language lower reduction_mask",
+    "act_kwargs": _LAYER, "norm_kwargs": _LAYER,
+}  # fmt: skip
 TOWERS = {"transformers": TransformersTowers, "open_clip": OpenClipTowers}
+_TEXT_TOWERS = {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel",
+                "clip": "CLIPTextModelWithProjection"}  # fmt: skip
 
 
 # Similarity of texts -----------------------------------------
@@ -325,18 +298,13 @@ TOWERS = {"transformers": TransformersTowers, "open_clip": OpenClipTowers}
 class EncoderSimilarity:
     """Cosine of two texts' embeddings by a checkpoint that transformers has a class for.
 
-    What `prepare` receives waits, and is embedded in long batches, in its order, when the first of it is
-    needed: a file of any length needs the memory of `kept` embeddings, the least recently used of which go
-    first.
-
-    Raises: UserError: the checkpoint cannot be loaded, leaves weights newly initialised, has no tokenizer, is
-    not a text encoder, or is a SigLIP that reads fewer than 64 tokens.
+    What `prepare` receives is embedded in long batches when the first of it is needed; the `kept` embeddings
+    used last stay in memory. Raises: UserError: it cannot be loaded, leaves weights newly initialised, is not
+    a text encoder, or is a SigLIP that reads fewer than 64 tokens.
     """
 
-    def __init__(
-        self, checkpoint: str, *, batch_size: int = 64, lower_case: bool = False, device: str = "cpu",
-        kept: int = KEPT,
-    ) -> None:  # fmt: skip
+    def __init__(self, checkpoint: str, *, batch_size: int = 64, lower_case: bool = False,
+                 device: str = "cpu", kept: int = KEPT) -> None:  # fmt: skip
         self.name = f"encoder{'_lower' if lower_case else ''}:{checkpoint}"
         self._embed = _open(checkpoint, device)
         self._batch_size, self._lower_case = batch_size, lower_case
@@ -365,10 +333,9 @@ class EncoderSimilarity:
     def _embed_with_next(self, key: str) -> None:
         """Embed a text together with those that wait in front, and forget the oldest."""
         self._waiting.pop(key, None)
-        chosen = [key]
-        for _ in range(min(len(self._waiting), AHEAD * self._batch_size - 1)):
-            chosen.append(next(iter(self._waiting)))
-            del self._waiting[chosen[-1]]
+        chosen = [key, *islice(self._waiting, AHEAD * self._batch_size - 1)]
+        for text in chosen[1:]:
+            del self._waiting[text]
         alike = sorted(chosen, key=lambda text: (len(text), text))  # in length: little padding
         for start in range(0, len(alike), self._batch_size):
             batch = alike[start : start + self._batch_size]
@@ -397,8 +364,8 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
 
     config = read_config(checkpoint)
     kind = config.model_type.removesuffix("_text_model")
-    read, tower, pool = _READ.get(kind, (_mean_pooled, "AutoModel", False))
-    if pool and hasattr(config, "text_config"):
+    tower = _TEXT_TOWERS.get(kind)
+    if tower and hasattr(config, "text_config"):
         if kind == "clip":  # the tower alone looks for the width of its projection in its own part
             config.text_config.projection_dim = config.projection_dim
         config = config.text_config
@@ -406,59 +373,44 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
         folder = local_copy(checkpoint)
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False)
-        model = load_model(getattr(transformers, tower), folder, checkpoint, config=config, whole=False,
-                           unused=() if pool else ("pooler.",))  # fmt: skip
-    length = _length(checkpoint, kind, tokenizer, model.config)
+        model = load_model(getattr(transformers, tower or "AutoModel"), folder, checkpoint, config=config,
+                           whole=False, unused=() if tower else ("pooler.",))  # fmt: skip
+    text_config = getattr(model.config, "text_config", model.config)
+    most, siglip = getattr(text_config, "max_position_embeddings", 0) or LONGEST, kind.startswith("siglip")
+    if siglip and most < SIGLIP_LENGTH:
+        raise UserError(f"{checkpoint!r} reads {most} tokens, the metric needs {SIGLIP_LENGTH}: use {SIGLIP}")
+    length = SIGLIP_LENGTH if siglip else min(most, tokenizer.model_max_length, LONGEST)
     refuse_larger(tokenizer, model.config, checkpoint)
     model.eval().to(device)
 
     def embed(texts: list[str]) -> Any:
-        with torch.inference_mode():
-            return torch.nn.functional.normalize(read(model, tokenizer, texts, length).float(), dim=-1).cpu()
+        vectors = _text_features(model, tokenizer, texts, length).float()
+        return torch.nn.functional.normalize(vectors, dim=-1).cpu()
 
     try:
-        embed(["a"])  # a decoder of pictures or a model that wants more than text says so now
+        embed(["a"])  # a decoder of images or a model that wants more than text fails now
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{checkpoint!r} is not a text encoder ({type(error).__name__} at the first text): "
                         f"take a CLIP, a SigLIP or a sentence encoder") from error  # fmt: skip
     return embed
 
 
-def _length(checkpoint: str, kind: str, tokenizer: Any, config: Any) -> int:
-    """Tokens that the tower reads."""
-    read = getattr(getattr(config, "text_config", config), "max_position_embeddings", None) or LONGEST
-    if kind.startswith("siglip"):
-        if read < SIGLIP_LENGTH:
-            raise UserError(f"{checkpoint!r} reads {read} tokens, the metric needs {SIGLIP_LENGTH}: "
-                            f"use {SIGLIP}")  # fmt: skip
-        return SIGLIP_LENGTH
-    return min(read, tokenizer.model_max_length, LONGEST)
+def _text_features(model: Any, tokenizer: Any, texts: list[str], length: int, *, both: bool = False) -> Any:
+    """(texts, width) of a model with both towers, of a text tower alone, or of a sentence encoder."""
+    import torch
 
-
-def _padded(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
-    """SigLIP attends to its padding: no attention mask, as in the release."""
-    inputs = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    return model(input_ids=inputs["input_ids"].to(model.device)).pooler_output
-
-
-def _projected(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
-    return model(**_tokens(model, tokenizer, texts, length)).text_embeds
-
-
-def _mean_pooled(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
-    inputs = _tokens(model, tokenizer, texts, length)
-    states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(-1)
-    return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def _tokens(model: Any, tokenizer: Any, texts: list[str], length: int) -> Any:
-    inputs = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-    return inputs.to(model.device)
-
-
-# how a tower is read, transformers' class of it, and whether its pooling has weights that we use
-_READ: dict[str, tuple[Callable[..., Any], str, bool]] = {
-    "siglip": (_padded, "SiglipTextModel", True),
-    "siglip2": (_padded, "Siglip2TextModel", True),
-    "clip": (_projected, "CLIPTextModelWithProjection", True),
-}
+    # SigLIP attends to its padding (as in the release), so it gets no mask; CLIP's is masked
+    siglip = model.config.model_type.startswith("siglip")
+    inputs = tokenizer(texts, padding="max_length" if siglip else True, truncation=True, max_length=length,
+                       padding_side="right" if both else None, return_tensors="pt").to(model.device)
+    names = ("input_ids",) if siglip else ("input_ids", "attention_mask") if both else tuple(inputs)
+    given = {name: inputs[name] for name in names}
+    with torch.inference_mode():
+        if both:
+            return model.get_text_features(**given, return_dict=True).pooler_output
+        read = model(**given)
+        if siglip or "text_embeds" in read:
+            return read.pooler_output if siglip else read.text_embeds
+        # any other: the mean of the last layer's states over the tokens (Sentence-BERT, arXiv 1908.10084)
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        return (read.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -1,17 +1,13 @@
-"""Chat messages into model inputs, each distinct image and text processed once; and how large an image may
-be.
+"""Chat messages into model inputs, each distinct image processed once; and how large an image may be.
 
-A training step scores one question under 8 rollouts and two images; calling the processor for each would cost
-more than the model's own forward on a CPU. The encoder renders the chat template, expands each image
-placeholder to the image's number of tokens, and remembers what it has seen. Its result equals the processor's
-own (a test compares).
+The encoder renders the chat template and expands each image placeholder to the image's number of tokens, as
+the processor does, which would cost more than the model's forward if called for each of 8 rollouts.
 
     [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "..."}]}]
         -> Encoded(ids=[...], pixels=(patches, 1176), grid=(images, 3))
 
-A smaller image is enlarged to `min_pixels`, a larger one reduced to `max_pixels`, its proportions kept, and
-both sides are rounded to 28 pixels; 28 x 28 pixels are one image token. The checkpoints' own bounds are 3,136
-and 12,845,056 pixels.
+A smaller image is enlarged to `min_pixels`, a larger one reduced to `max_pixels`, and both sides are rounded
+to 28 pixels; 28 x 28 pixels are one image token. The checkpoints' own bounds are 3,136 and 12,845,056 pixels.
 
 Source: transformers' Qwen2_5_VLProcessor and Qwen2VLImageProcessor, whose behaviour this reproduces.
 """
@@ -36,12 +32,11 @@ TRAINING, KEY = "training.json", "pixels"  # the bounds of a training, beside it
 
 
 class Encoded(NamedTuple):
-    """One prompt: ids with image placeholders expanded, pixels (patches, features) of all its images one
-    after another, and grid (images, 3) of their time, height and width in patches; None without images."""
+    """One prompt."""
 
-    ids: list[int]
-    pixels: "Optional[torch.Tensor]"
-    grid: "Optional[torch.Tensor]"
+    ids: list[int]  # image placeholders expanded
+    pixels: "Optional[torch.Tensor]"  # (patches, features) of all its images one after another; None without
+    grid: "Optional[torch.Tensor]"  # (images, 3): time, height and width in patches
 
 
 class Encoder:
@@ -85,8 +80,7 @@ class Encoder:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
 
     def picture(self, image: Any) -> tuple:
-        """(pixels (patches, features), grid (1, 3)) of an image: a PIL image, or an `ImageFile` to be
-        opened."""
+        """(pixels (patches, features), grid (1, 3)) of a PIL image or an `ImageFile`."""
         file = isinstance(image, tuple)  # an ImageFile, or another name that `open`s an image
         key = image if file else id(image)
         if key in self._images:
@@ -106,10 +100,9 @@ class Encoder:
 
 @contextmanager
 def bounded(where: Any) -> Iterator[None]:
-    """End the rendering of a chat template after `LINES` lines of it.
+    """End the rendering of a chat template after `LINES` lines: jinja2's sandbox does not limit its time.
 
-    transformers renders templates in jinja2's sandbox, which limits what they may reach but not how long they
-    run. Raises: UserError: the template takes too long, has a mistake, or refuses the conversation.
+    Raises: UserError: the template takes too long, has a mistake, or refuses the conversation.
     """
     left = LINES
 
@@ -132,8 +125,7 @@ def bounded(where: Any) -> Iterator[None]:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Rows of unequal lengths as (B, L) int64 ids, filled with `value` on `side` ("left" or "right"), and the
-    (B, L) int64 mask of real ids."""
+    """(B, L) int64 ids, filled with `value` on `side` ("left", "right"), and the int64 mask of real ones."""
     import torch
 
     longest = max(len(row) for row in rows)
@@ -149,8 +141,7 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Te
 def vision_inputs(rows: Sequence, ids: "torch.Tensor", image_token_id: int) -> dict[str, Any]:
     """pixel_values, image_grid_thw and mm_token_type_ids of a batch; {} if no row has an image.
 
-    `rows` have `pixels` and `grid` in the order of the (B, L) ids. Without the token types transformers would
-    silently fall back to plain 1-D positions.
+    Without the token types transformers would silently fall back to plain 1-D positions.
     """
     import torch
 
@@ -164,12 +155,8 @@ def vision_inputs(rows: Sequence, ids: "torch.Tensor", image_token_id: int) -> d
     }
 
 
-# The size of images ------------------------------------------
-
-
 def pixels_named(folder: Path) -> dict[str, int]:
-    """Bounds that a checkpoint's folder names; 0 where it names none. Raises: UserError: not a whole
-    number."""
+    """Bounds that a checkpoint's folder names, else 0. Raises: UserError: not a whole number."""
     own: Any = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -217,11 +204,7 @@ def set_pixels(processor: Any, min_pixels: int = 0, max_pixels: int = 0) -> None
 
 
 def take_pixels(processor: Any, other: Any, min_pixels: int = 0, max_pixels: int = 0) -> None:
-    """Give a processor another one's bounds wherever none is given.
-
-    A fully fine-tuned checkpoint carries its training's bounds in its own processor; compared with a base and
-    its adapters it must see images of their size.
-    """
+    """Give a processor another one's bounds wherever none is given: models compared see one size."""
     own = pixels_of(other)
     set_pixels(processor, min_pixels or own["min_pixels"], max_pixels or own["max_pixels"])
 

@@ -4,22 +4,13 @@
     endpoint.ask([Question("What is seen?", ImageFile(root, "bird/a.jpg"), seed=3)])
         -> [Answer(text="A red crown.", truncated=False)]
 
-Each answer is appended to the file as soon as it arrives, under a hash of all that determines it: after a
-kill, or with other parameters, only what is new is requested. Transient failures (no connection, a time-out,
-429, 5xx, a torn or malformed body, an empty answer) are retried with growing waits, Retry-After first;
-permanent ones (a wrong key or name, no credit) are one line at once. A reply whose text went elsewhere
-(reasoning, a tool, a refusal, the token limit) is final: it is kept without text, with the reason.
+Each answer is appended to the file as it arrives, under a hash of all that determines it, so that only what
+is new is requested after a kill. Transient failures are retried with growing waits, Retry-After first;
+permanent ones are one line at once. A reply without text is final, and is kept with the reason. Serve by vLLM
+with `--generation-config vllm`: a checkpoint's own settings (top_k 1) may give every attempt the same text.
 
-The key is read from an environment variable when it is needed; no file, record or message holds it. Serve a
-checkpoint by vLLM with `--generation-config vllm`: otherwise its own sampling settings (a top_k of 1 in some)
-give every attempt the same text.
-
-Why not the `openai` client: its time-out is one of each read, so a server that sends a byte a second is
-waited for without end; a compressed body is unpacked without bound (830 MB in a trial); a 200 that holds an
-error is an answer of None; and threads are not held back together. Version 3 also brings a second HTTP
-library.
-
-Source: the form of OpenAI's chat completions.
+The `openai` client is not used: its time-out is one of each read, so a slow server is waited for without end;
+a compressed body is unpacked without bound; a 200 with an error is an answer of None.
 """
 
 import asyncio
@@ -49,8 +40,6 @@ LONGEST_WAIT = 60.0  # seconds between two tries, where the server does not say
 PATIENCE = 600.0  # seconds that a server may ask us to wait
 MOST_BYTES = 16 * 2**20  # of a reply
 Reply = tuple[int, Mapping[str, str], bytes]  # status, headers, body
-_URL = "the endpoint's url (01's teacher_url)"
-_LIKE = "give one like http://localhost:8000/v1"
 
 
 class Question(NamedTuple):
@@ -85,22 +74,20 @@ def messages_of(question: Question, max_pixels: int) -> list[dict]:
 
 def address_of(url: str) -> str:
     """The address of a server's completions. Raises: UserError: not an address, or more than one."""
+    named, like = "the endpoint's url (01's teacher_url)", "give one like http://localhost:8000/v1"
     try:
         parts = urllib.parse.urlsplit(url.strip())
         (parts.hostname or "").encode("idna"), parts.port  # both refuse impossible names and numbers
     except ValueError:
-        raise UserError(f"{_URL} is not an address: {_LIKE}") from None
+        raise UserError(f"{named} is not an address: {like}") from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise UserError(f"{_URL} is recorded, and holds more than an address (a name, a key, a query): give"
+        raise UserError(f"{named} is recorded, and holds more than an address (a name, a key, a query): give"
                         " the address, and the key in the variable that key_variable names")
     odd = re.search(r"[\s<>\"\\^`{|}\x00-\x20\x7f]", parts.netloc)
     if parts.scheme not in ("http", "https") or not parts.hostname or odd:
-        raise UserError(f"{_URL} {url!r} is not an address: {_LIKE}")
+        raise UserError(f"{named} {url!r} is not an address: {like}")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
-
-
-# Rate limiting -----------------------------------------------
 
 
 class Stopped(Exception):
@@ -108,9 +95,8 @@ class Stopped(Exception):
 
 
 class Pace:
-    """Client-side rate limiting, shared by all threads that use one server: requests per minute and pauses.
+    """Client-side rate limiting for all threads that use one server: evenly spaced requests, and pauses.
 
-    Requests are spaced evenly: a minute's worth sent at once could fall into two of the server's minutes.
     `clock` and `sleep` (which returns whether to stop) are for tests.
     """
 
@@ -149,9 +135,6 @@ def backoff(first: float, tried: int) -> float:
     return min(LONGEST_WAIT, first * 2 ** (tried - 1)) * random.uniform(0.5, 1.0)
 
 
-# The file of answers -----------------------------------------
-
-
 def read_answers(answers: Path, truncate: bool = False) -> list[dict]:
     """The checked lines of a file of answers; a missing file has none. Raises: UserError: a damaged line."""
     fix = "take that line out of the file; the others are paid for and stay"
@@ -185,11 +168,8 @@ def advice(answers: Path) -> str:
 def spent(answers: Path, prices: Sequence[float] = ()) -> dict[str, Any]:
     """Tokens and cost of all answers in a file; failed tries are not counted.
 
-        spent(Path("answers.jsonl"), prices=[2.5, 10.0])     # of a million tokens read, and written
-            -> {"answers": 1, "prompt_tokens": 1310, "completion_tokens": 9, "uncounted": 0, "cost": 0.003365}
-
-    `uncounted` are answers without the server's count; the cost is None without prices. Raises: UserError:
-    prices that are not two numbers of at least 0.
+    spent(Path("answers.jsonl"), prices=[2.5, 10.0])     # of a million tokens read, and written
+        -> {"answers": 1, "prompt_tokens": 1310, "completion_tokens": 9, "uncounted": 0, "cost": 0.003365}
     """
     prices = list(prices)
     if prices and (len(prices) != 2 or not all(0 <= price < float("inf") for price in prices)):
@@ -202,29 +182,20 @@ def spent(answers: Path, prices: Sequence[float] = ()) -> dict[str, Any]:
 
 
 def spent_line(answers: Path, prices: Sequence[float] = ()) -> str:
-    """`spent` in one line."""
-    took = spent(answers, prices)
+    """`spent` and `advice` in one line."""
+    took, empty = spent(answers, prices), advice(answers)
     cost = "" if took["cost"] is None else f", {took['cost']:.2f} at the prices given"
     missing = f"; {took['uncounted']} answers without a count" if took["uncounted"] else ""
-    return "; ".join(filter(None, (
-        f"{took['answers']} answers: {took['prompt_tokens']:,} tokens read, {took['completion_tokens']:,}"
-        f" written{cost}{missing}", advice(answers))))
+    return (f"{took['answers']} answers: {took['prompt_tokens']:,} tokens read, {took['completion_tokens']:,}"
+            f" written{cost}{missing}{'; ' if empty else ''}{empty}")
 
 
 class ChatEndpoint:
     """One model at one address.
 
-    Args:
-        url: up to and with the version, e.g. "https://api.example.com/v1"; no key in it.
-        answers: `.jsonl` file of all answers.
-        key_variable: name of the environment variable that holds the key; "" where none is needed.
-        max_pixels: larger images are reduced before they are sent; 0 for the default bound.
-        requests_per_minute: retries counted; 0 for no limit.
-        concurrency: requests under way together.
-        time_out: seconds for one whole answer, from the connection to its last byte.
-        first_wait: seconds after the first of the `tries` of one question; doubled after each.
-
-    Raises: UserError: an impossible address, name of a variable, or number.
+    `key_variable` names the environment variable with the key ("": none needed); `max_pixels` 0 is the usual
+    bound; `requests_per_minute` counts retries; `time_out` (seconds) is for a whole answer; `first_wait`
+    (seconds) doubles after each of the `tries`. Raises: UserError: an impossible address, name or number.
     """
 
     def __init__(
@@ -289,11 +260,7 @@ class ChatEndpoint:
 
     @contextmanager
     def _connected(self, secret: str) -> Iterator[Callable[[bytes], Reply]]:
-        """A function that sends one body and returns the reply; any thread may call it.
-
-        The client runs in an event loop of its own: only there a deadline ends a request wherever it is, also
-        among the headers of a server that sends a byte a minute.
-        """
+        """A function that sends a body; in an event loop, where a deadline ends a request at any point."""
         import httpx
 
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -319,7 +286,7 @@ class ChatEndpoint:
     def _one(self, send: Callable[[bytes], Reply], secret: str, key: str, question: Question) -> None:
         """Request one answer until it is there, and append it to the file."""
         messages = messages_of(question, self._pixels)
-        tokens = {"prompt_tokens": 0, "completion_tokens": 0}  # empty answers are paid for as well
+        tokens = dict.fromkeys(TOKENS, 0)  # empty answers are paid for as well
         for tried in range(1, self._tries + 1):
             try:
                 reply = self._post(send, secret, question, messages)
@@ -381,7 +348,6 @@ class ChatEndpoint:
                 raise UserError(f"{self.address} is not an address: check the endpoint's url") from None
 
     def _fields(self, question: Question) -> dict[str, Any]:
-        """The optional fields, as this server wants them."""
         values = {**self._settings, "seed": question.seed}
         return {name: values[field] for field, name in self._names.items() if name}
 
@@ -398,7 +364,6 @@ class ChatEndpoint:
             print(f"the endpoint does not take {field} ({unwanted}); {now}", flush=True)
 
     def _secret(self) -> str:
-        """The key from the environment; "" where none is needed."""
         if not self._variable:
             return ""
         secret = os.environ.get(self._variable, "").strip()
@@ -409,7 +374,6 @@ class ChatEndpoint:
 
 
 async def _exchange(client: "httpx.AsyncClient", address: str, content: bytes) -> Reply:
-    """Send a body and read the reply, up to `MOST_BYTES`; httpx unpacks what was packed unasked."""
     async with client.stream("POST", address, content=content) as response:
         body = bytearray()
         async for chunk in response.aiter_bytes():

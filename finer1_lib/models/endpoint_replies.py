@@ -39,10 +39,9 @@ _GAVE_UP = ("error", "abort")  # finishes of an answer that a server did not fin
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 _UNWANTED = re.compile(r"unsupported|(?:not|n't) support|unknown|unrecogni[sz]ed|unexpected"
                        r"|not (?:permitted|allowed)", re.IGNORECASE)
+_KEY = "check the key in the variable that teacher_key_variable names"
 _FIXES = {
-    401: "check the key in the variable that teacher_key_variable names",
-    402: "the account has no credit left",
-    403: "check the key in the variable that teacher_key_variable names, and what it may use",
+    401: _KEY, 402: "the account has no credit left", 403: f"{_KEY}, and what it may use",
     404: "check teacher_url (up to and with /v1) and teacher_name",
     413: "send smaller images: lower max_pixels",
 }
@@ -71,16 +70,11 @@ class Unwanted(Exception):
 
 def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, secret: str = "",
                fields: Collection[str] = ()) -> dict[str, Any]:
-    """Parse a reply.
+    """{"text": "A wren.", "truncated": False, "finish": "stop", "answered_by": "", **counts or None}.
 
-        read_reply(200, {}, b'{"choices": [{"message": {"content": "A wren."}, "finish_reason": "stop"}]}')
-            -> {"text": "A wren.", "truncated": False, "finish": "stop", "answered_by": "",
-                "prompt_tokens": None, "completion_tokens": None}
-
-    `secret`, the key, is masked wherever the server repeats it; `fields` are the request's optional ones. A
-    final answer without text has `no_text`, a key of `NO_TEXT`.
-
-    Raises: Later: transient. Unwanted: a field is refused. UserError: permanent.
+    The key `secret` is masked wherever the server repeats it; `fields` are the request's optional ones. A
+    final answer without text has `no_text`, a key of `NO_TEXT`. Raises: Later: transient. Unwanted: a field
+    is refused. UserError: permanent.
     """
     try:
         reply = json.loads(body)
@@ -112,7 +106,6 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, secret: 
 
 
 def _answer(reply: Any, body: bytes, secret: str) -> dict[str, Any]:
-    """The answer in the body of a success."""
     if body.lstrip()[:6].startswith((b"data:", b"event:")):
         raise UserError("the endpoint sends its answer in pieces (a stream), which was not requested: turn"
                         " streaming off at the server or the gateway before it")
@@ -159,7 +152,6 @@ def _why_no_text(message: Mapping, end: str, kinds: Collection[str], usage: Mapp
 
 
 def _count(value: Any) -> Optional[int]:
-    """A number of tokens; None for what cannot be one."""
     return value if type(value) is int and 0 <= value < 2**53 else None
 
 

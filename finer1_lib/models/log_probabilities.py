@@ -7,14 +7,10 @@ a vocabulary of 150,000 would be 6 GB of them. With z = hidden @ weight^T / temp
     H = -sum p log p                    -p (log p + H)
     KL(p || q)                          p (log p - log q - KL)  to the logits of p,  q - p  to those of q
 
-The derivatives are worked out here and tested by finite differences. `torch.utils.checkpoint` for each chunk
-gives equal values in 12 lines, but needs 31 % more peak memory (1,787 MB against 1,362 MB at N = 4,096 tokens
-and V = 16,000 words): that is why this is written by hand.
-
-One path for SFT and TAPO: neither `model(...).logits` nor TRL's or Unsloth's own log-prob methods are used.
-TRL 1.15's losses are Triton kernels (no CPU), Unsloth's method returns no gradient, and what `.logits` holds
-depends on environment variables there. The backbone's last hidden states and the head's weight are the same
-tensors on every path.
+Written by hand and tested by finite differences: `torch.utils.checkpoint` for each chunk gives equal values
+in 12 lines, but needs 31 % more peak memory (N = 4,096 tokens, V = 16,000 words). One path for SFT and TAPO:
+TRL's losses are Triton kernels (no CPU), Unsloth's log-prob method returns no gradient, and what
+`model(...).logits` holds depends on environment variables there.
 
 Source: these are the quantities of Fine-R1 (arXiv 2602.07605), Section 4.2: pi_theta(o_t | ...) and the KL
 divergence between the two images' distributions.
@@ -32,7 +28,7 @@ from finer1_lib.models.sharing import (
     read_prompts,
     shares_prompts,
     unwrap_base,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +42,11 @@ def logit_rows(vocabulary: int) -> int:
 
 
 class Scored(NamedTuple):
-    """Log-probabilities and entropies of one shape, 0 where no token is scored; and the (N, D) states of the
-    last layer that predict the scored tokens, row by row, or None."""
+    """Log-probabilities and entropies of one shape, 0 where no token is scored."""
 
     logp: "torch.Tensor"
     entropy: "torch.Tensor"
-    states: "Optional[torch.Tensor]" = None
+    states: "Optional[torch.Tensor]" = None  # (N, D) of the last layer: they predict the scored tokens
 
 
 def score_tokens(
@@ -60,15 +55,9 @@ def score_tokens(
 ) -> Scored:
     """Log-probability of chosen tokens given everything before them, and the entropy of each distribution.
 
-    Args:
-        model: (PEFT) model; gradients flow unless the caller switched them off.
-        ids, mask: (B, L) token ids, padded on either side, and 1 on real ones.
-        scored: (B, L), true on the tokens to score; never true in the first column.
-        vision: of `encoding.vision_inputs`; {} for text alone.
-        temperature: the logits are divided by it.
-        chunk: rows of logits that exist at a time; 0 for `logit_rows` of the vocabulary.
-
-    Returns two (B, L) tensors, float32 (float64 for a float64 model).
+    `ids` (B, L) are padded on either side; `scored` (B, L) is true on the tokens to score, never in the first
+    column; `vision` is of `encoding.vision_inputs`; `chunk` 0 means `logit_rows` of the vocabulary. Returns
+    two (B, L) tensors, float32 (float64 for a float64 model).
     """
     import torch
 
@@ -93,13 +82,8 @@ def score_completions(
 ) -> Scored:
     """Log-probability and entropy of every completion token given its prompt, as two (B, T) tensors.
 
-    Rows that share one `Encoded` object share one pass of the vision tower, and one of the language model
-    over the prompt where the model allows it (`sharing`).
-
-    Args:
-        prompts: B encoded prompts; their lengths, and their images' token counts, may differ.
-        completion_ids, completion_mask: (B, T) right-padded, 1 on real tokens.
-        keep_states: also return the (N, D) states that predict the real tokens, row by row.
+    Rows that share one `Encoded` object share its forward pass (`sharing`). Completions are (B, T),
+    right-padded, their mask 1 on real tokens; `keep_states`: return `Scored.states` too.
 
     Raises: ValueError: an image token in a completion: no image belongs to it.
     """
@@ -111,8 +95,8 @@ def score_completions(
     if (completion_ids == base.config.image_token_id).any():
         raise ValueError("an image token in a completion: no image belongs to it")
     shared = shares_prompts(base) and len(distinct(prompts)[0]) < len(prompts)
-    states = (_after_shared_prompts if shared else _whole_rows)(
-        base, prompts, completion_ids, mask, pad_token_id)
+    read = _after_shared_prompts if shared else _whole_rows
+    states = read(base, prompts, completion_ids, mask, pad_token_id)
     forget_positions(base)
     real = mask.bool()
     predicting = states[real]

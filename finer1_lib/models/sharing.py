@@ -3,13 +3,9 @@
     8 rollouts over one image: 1 pass of the vision tower, 1 of the language model over the prompt,
                                8 over the completions, which attend to the prompt's keys and values
 
-Rows have a prompt in common where they share one `Encoded` OBJECT; equal contents in two objects are two
-prompts. The results are those of the plain path to float rounding, gradients included: it is the same sum in
-another order (a test compares).
-
-The features of a frozen vision tower are also cached, as long as the pixels they came from live: scoring
-after sampling, and the second update of a rollout batch, find them there. Each image is then encoded in its
-own batch, so its features are bit-identical after a resume.
+Rows have a prompt in common where they share one `Encoded` OBJECT. The results are those of the plain path to
+float rounding, gradients included. The features of a frozen vision tower are also cached, as long as the
+pixels they came from live; each image is then encoded by itself, so they are bit-identical after a resume.
 
 Source: the model is called as in transformers' Qwen2_5_VLModel.forward.
 """
@@ -50,15 +46,10 @@ def distinct(rows: Sequence[Any]) -> tuple[list[Any], list[int]]:
 def shares_prompts(base: Any) -> bool:
     """Whether this model can continue from a prompt that was computed before.
 
-    Two cannot. While training with gradient checkpointing, a block of transformers runs without a cache.
-    Unsloth's model (the one with `for_inference`) makes a fixed-size cache of its own in `generate`, and
-    trains with its own checkpointing.
+    Gradient checkpointing runs without a cache, and Unsloth's model (`for_inference`) makes its own.
     """
     checkpointing = base.training and base.is_gradient_checkpointing
     return not checkpointing and not hasattr(base, "for_inference")
-
-
-# Images ------------------------------------------------------
 
 
 def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Tensor":
@@ -86,8 +77,8 @@ def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Ten
 def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
     """The (image tokens, D) output of vision tower and merger for each row's images; no two rows share one.
 
-    A tower with anything that trains, or may be switched off (an adapter), is run again, all rows in one pass
-    and with gradient. Features of a frozen tower are cached while its weights stay the same.
+    A tower with anything that trains, or an adapter, is run again with gradient, all rows in one pass;
+    features of a frozen one are cached while its weights stay the same.
     """
     import torch
     from torch.utils.weak import WeakTensorKeyDictionary
@@ -133,25 +124,20 @@ def positions(
         attention_mask=mask)
 
 
-# Prompts -----------------------------------------------------
-
-
 class Prompts(NamedTuple):
-    """Prompts that the model has read but for their last token: keys and values, the left-padded mask (B, P),
-    the last tokens (B, 1), and their M-RoPE positions (3, B, 1)."""
+    """Prompts that the model has read but for their last token."""
 
-    cache: Any
-    mask: "torch.Tensor"
-    last_ids: "torch.Tensor"
-    last_positions: "torch.Tensor"
+    cache: Any  # keys and values
+    mask: "torch.Tensor"  # (B, P), left-padded
+    last_ids: "torch.Tensor"  # (B, 1)
+    last_positions: "torch.Tensor"  # M-RoPE, (3, B, 1)
 
 
 def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache: Any) -> Prompts:
     """Run the model over each distinct prompt once, and give its keys and values to every row that has it.
 
     The last token is left to the caller: it is the input that predicts the first new one. The model's M-RoPE
-    offsets are left as `generate` needs them. Prompts have at least two tokens; `cache` is an empty one, and
-    gradients flow through transformers' own `DynamicCache`.
+    offsets are left as `generate` needs them. Prompts have at least two tokens; `cache` is an empty one.
     """
     import torch
 
@@ -208,9 +194,6 @@ def _preallocated_layer() -> type:
             self.held = []  # the selection lies elsewhere
 
     return PreallocatedLayer
-
-
-# Rows that stay together -------------------------------------
 
 
 def bundle(rows: Mapping[str, Any], group_size: int, micro_batch_size: int) -> dict[str, Any]:

@@ -2,38 +2,20 @@
 
     finer1 compare RUN [--released RUN] [--to FILE]
 
-Values are in percent, with the two digits that the paper prints. Ours come from the official scorer, the
-release's and so the paper's (containment), over shuffled options, and over the release's order where that was
-asked too: which of the two the paper's tables were made with is not known. The strict scorer stands beside.
-`difference` is ours minus the paper's, with our interval moved along: the paper gives none of its own.
+Values are in percent, with two digits as printed. Ours come from the official scorer, the release's and so
+the paper's, over shuffled options, and over the release's order where a run has it; the strict score beside.
+`difference` is ours minus the paper's, with our interval moved along: the paper gives none.
 
     inside   the paper's value lies in our 95 % interval; no proof that the two are equal
     below    our interval ends below the paper's value
     above    our interval begins above it
 
-Beside our runs stands every system of the registry that either run asked (04's `systems`), with the rows of
-the paper that it may be; `notes` says where that is not certain. A released checkpoint fills the column
-`released`: beside our run if it is of the same size, else on a line of its own.
+A run enters by what it was evaluated on, not by a flag: no field guide (the paper's photographs have none),
+the release's seen and unseen sub-categories of all six data sets, no more images than their test sets,
+Qwen2.5-VL-3B or 7B or a released checkpoint of either as the base, scored rows with the n of these records.
+Each file is the one that its stage recorded. The first thing that differs refuses the run in one line.
 
-`paper.admission` decides which runs enter and refuses the miniature's.
-
-Source: DESIGN 7; paper Tables 1, 2, 6 and Figure 3 (`paper.facts`).
-
-Which runs may stand beside the paper's numbers: those on the paper's data, by what they were asked.
-
-No flag says "miniature". A run is looked at file by file, each held against the hash that its stage recorded:
-
-    01_data/data.json               no field guide: the paper's photographs have none, a drawn world has; the
-                                    release's seen and unseen sub-categories
-    04_evaluation/records.jsonl     the six data sets, each with the release's number of seen and of unseen
-                                    sub-categories and no more pictures than its test set; fewer: a sample
-    00_miniature_world/base.json    Qwen2.5-VL-3B or 7B, or a released Fine-R1 checkpoint of either
-    04_evaluation/summary_rows.json the scored rows of summary.json, with the n of these records
-
-The first thing that is otherwise refuses the run in one line.
-
-Source: DESIGN 7 ("Miniature runs are never printed in a column of the paper's numbers"); counts of the
-release's evaluation files (data.md 2.1); shapes of the two models (data.md 4.1).
+Source: Fine-R1 (arXiv 2602.07605), Tables 1, 2, 6 and Figure 3; counts of the release's eval/data/*.jsonl.
 """
 
 from pathlib import Path
@@ -62,28 +44,19 @@ class NotComparable(UserError):
 
 
 class Admitted(NamedTuple):
-    """A run on the paper's data.
-
-    Attributes:
-        name: of its folder.
-        rows: the scored rows of its summary.
-        size: "3B" or "7B".
-        released: "" for the plain base, else "Fine-R1" or "Stage1": which released checkpoint it asks.
-        systems: names of the systems it asked that are the registry's own, by their weights.
-    """
+    """A run on the paper's data."""
 
     name: str
-    rows: Sequence[Mapping[str, Any]]
-    size: str
-    released: str
-    systems: frozenset = frozenset()
+    rows: Sequence[Mapping[str, Any]]  # the scored rows of its summary
+    size: str  # "3B" or "7B"
+    released: str  # "" for the plain base, else which released checkpoint: "Fine-R1" or "Stage1"
+    systems: frozenset = frozenset()  # evaluated systems that have the registry's weights
 
 
 def admit(run_dir: "str | Path") -> Admitted:
-    """Look over a run that has finished 04.
+    """Check a run that has finished 04.
 
-    Raises:
-        NotComparable: it is not of the paper's data or model, or its files are not what its stages recorded.
+    Raises: NotComparable: not the paper's data or model, or files that its stages did not record.
         UserError: 04 has not finished.
     """
     run = Path(run_dir)
@@ -92,13 +65,13 @@ def admit(run_dir: "str | Path") -> Admitted:
     if not (run / "summary.json").is_file():
         raise _refusal(run.name, "it has no summary.json, which finer1 run writes when it ends")
     rows = read_json(_recorded(run, f"{STAGE}/summary_rows.json"), list)
-    told = [row for row in read_json(run / "summary.json", list) if row.get("scorer")]
-    if told != [row for row in rows if row.get("scorer")]:
+    scored = [row for row in read_json(run / "summary.json", list) if row.get("scorer")]
+    if scored != [row for row in rows if row.get("scorer")]:
         raise _refusal(run.name, f"the scored rows of its summary.json are not those that {STAGE} recorded")
     data = read_json(_recorded(run, "01_data/data.json"))
     return look_over(
         run.name, guide=data.get("guide"), data_sets=data.get("data_sets") or {},
-        records=read_jsonl(_recorded(run, f"{STAGE}/records.jsonl")), rows=told,
+        records=read_jsonl(_recorded(run, f"{STAGE}/records.jsonl")), rows=scored,
         checkpoint=read_json(_recorded(run, "00_miniature_world/base.json")).get("checkpoint", ""),
         systems=read_json(_recorded(run, f"{STAGE}/systems.json"), list),
     )
@@ -108,20 +81,13 @@ def look_over(
     name: str, *, guide: Any, records: Iterable[Mapping], rows: Sequence[Mapping], checkpoint: str,
     data_sets: Mapping[str, Mapping] = {}, systems: Iterable[Mapping] = (),
 ) -> Admitted:
-    """The same for what a notebook holds in its hands.
+    """The same for what a notebook has in memory.
 
-    Args:
-        name: of the run, for the message.
-        guide: the field guide, or where it lies; None or empty for none.
-        records: all lines of records.jsonl.
-        rows: of `scoring.summary_rows`.
-        checkpoint: of the base model, a folder or a Hub id.
-        data_sets: {word: {"split": "release" or "seeded"}} of data.json, where 01 read the paper's data sets.
-        systems: entries of systems.json; one of other weights than the registry's under its name is no row of
-            the paper.
+    `guide` is the field guide or its place, empty for none; `rows` are of `summary_rows`; `checkpoint` is a
+    folder or a Hub id; `data_sets` is {word: {"split": "release" or "seeded"}}; a system with other weights
+    than the registry's under its name is not a row of the paper.
 
-    Raises:
-        NotComparable: as the module says.
+    Raises: NotComparable: as the module says.
     """
     if guide:
         raise _refusal(name, "it has a field guide of attributes, as a drawn world has, and the paper's "
@@ -135,7 +101,7 @@ def look_over(
         of = counts.get((row["dataset"].capitalize(), row["categories"]), 0)
         if row["metric"] in METRICS and row["option_order"] in ORDERS and row["n"] != of:
             raise _refusal(name, f"the row of {row['model']} on {row['dataset']}, {row['categories']}, has "
-                                 f"n = {row['n']}, its records are of {of} pictures")
+                                 f"n = {row['n']}, its records are of {of} images")
     known = known_systems()
     own = {one["name"] for one in systems if one["name"] in known
            and (known[one["name"]].checkpoint, known[one["name"]].kind) == (one["checkpoint"], one["kind"])}
@@ -147,7 +113,6 @@ def _refusal(name: str, why: str) -> NotComparable:
 
 
 def _recorded(run: Path, path: str) -> Path:
-    """A stage's file, if it is the one that the stage recorded."""
     try:
         return recorded_file(run, path)
     except UserError:
@@ -155,25 +120,25 @@ def _recorded(run: Path, path: str) -> Path:
 
 
 def _counts(name: str, records: Iterable[Mapping]) -> dict[tuple[str, str], int]:
-    """Pictures asked about, if sub-categories and pictures are those of the release's evaluation sets."""
-    classes, pictures = {}, {}
+    """Images a cell, if sub-categories and images are those of the release's evaluation sets."""
+    classes, images = {}, {}
     for record in records:
         key = record["super_category"].capitalize(), record["categories"]
         classes.setdefault(key, set()).add(record["sub_category"])
-        pictures.setdefault(key, set()).add(record["item_id"])
+        images.setdefault(key, set()).add(record["item_id"])
     sets = evaluation_sets()
     found, wanted = (sorted({data for data, _ in keys}) for keys in (classes, sets))
     if found != wanted:
-        told, theirs = ", ".join(found) or "none", ", ".join(wanted)
-        raise _refusal(name, f"its data sets are {told}, the paper's {theirs}")
+        ours = ", ".join(found) or "none"
+        raise _refusal(name, f"its data sets are {ours}, the paper's {', '.join(wanted)}")
     for (data, kind), (names, items) in sets.items():
         here = len(classes.get((data, kind), ()))
         if here != names:
             raise _refusal(name, f"{data} has {here} {kind} sub-categories, in the paper {names}")
-        here = len(pictures[data, kind])
+        here = len(images[data, kind])
         if here > items:
-            raise _refusal(name, f"{data} has {here} pictures of {kind} sub-categories, in the paper {items}")
-    counts = {key: len(asked) for key, asked in pictures.items()}
+            raise _refusal(name, f"{data} has {here} images of {kind} sub-categories, in the paper {items}")
+    counts = {key: len(ids) for key, ids in images.items()}
     for kind in ("seen", "unseen"):
         counts[AVERAGE, kind] = sum(n for (_, of), n in counts.items() if of == kind)
     return counts
@@ -187,13 +152,13 @@ def _model(name: str, checkpoint: str) -> tuple[str, str]:
             released = RELEASED + size in part
             if (released or BASE + size in part) and shape in (None, known):
                 return size, (STAGE1 if STAGE1 in part else "Fine-R1") if released else ""
-    told = Path(checkpoint).name or "unknown"
-    told += f" ({shape[1]} layers of width {shape[0]})" if shape else ""
-    raise _refusal(name, f"its base model is {told}, the paper's are Qwen2.5-VL-3B and 7B")
+    known_as = Path(checkpoint).name or "unknown"
+    known_as += f" ({shape[1]} layers of width {shape[0]})" if shape else ""
+    raise _refusal(name, f"its base model is {known_as}, the paper's are Qwen2.5-VL-3B and 7B")
 
 
 def _shape(config: Path) -> Optional[tuple[Any, Any]]:
-    """(width, layers) of the language model, None where the checkpoint does not lie here."""
+    """(width, layers) of the language model, None where the checkpoint is not on this machine."""
     if not config.is_file():
         return None
     found = read_json(config)
@@ -206,34 +171,26 @@ COLUMNS = (
     "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict",
 )  # fmt: skip
 TABLES = ("Table 1", "Table 2", "Table 6")  # closed world; open world: similarity, text inclusion
-ASKED = "base_cot_prompt"  # a released checkpoint is asked to think, as it was trained to
+ASKED = "base_cot_prompt"  # a released checkpoint gets the prompt with thinking, as in its training
 SIMILARITY = "siglip"
 
 
 def comparison_table(run_dir: "str | Path", released_run: "str | Path | None" = None):
-    """Every value of the paper for which the run has one too.
+    """Every value of the paper for which the run has one too: a DataFrame of `COLUMNS`, in percent.
 
-    Args:
-        run_dir: folder of a finished run on the paper's data: of the plain base, or of a released checkpoint
-            alone, which then fills the column `released`.
-        released_run: folder of a run whose base is a released checkpoint.
+    A run of a released checkpoint alone fills the column `released`. Difference, interval, n and reading are
+    of the run, or of the released checkpoint where there is none. `n_paper` is the release's test set.
 
-    Returns:
-        DataFrame of `COLUMNS`, in percent; difference, interval, n and reading are of the run, where there is
-        none of the released checkpoint. `n_paper` is the size of the release's test set.
-
-    Raises:
-        NotComparable: a run whose data or model are not the paper's.
-        UserError: a run that has not finished, or `released_run` is of no released checkpoint.
+    Raises: NotComparable: data or model that are not the paper's. UserError: a run that has not finished, or
+        a `released_run` of another base.
     """
     return table_of(admit(run_dir), None if released_run is None else admit(released_run))
 
 
 def table_of(run: Optional[Admitted], released: Optional[Admitted] = None):
-    """`comparison_table` of runs that were looked over (`paper.admission`).
+    """`comparison_table` of admitted runs.
 
-    Raises:
-        UserError: `released` is of no released checkpoint, `run` is of one too, or the two differ in size.
+    Raises: UserError: `released` is not of a released checkpoint, `run` is of one too, or the sizes differ.
     """
     import pandas as pd
 
@@ -257,18 +214,14 @@ def compare_lines(table) -> str:
 
 
 def notes(table) -> list[str]:
-    """What a reader of the table must know, a line each.
-
-    Args:
-        table: of `comparison_table`.
-    """
-    told = ["Percent; ours by the official scorer (the paper's), in the last column by the strict one.",
+    """What a reader of the table must know, a line each."""
+    lines = ["Percent; ours by the official scorer (the paper's), in the last column by the strict one.",
              "Intervals are ours alone, over sub-categories. inside: the paper's value lies in our interval."]
-    said = {row: text for (source, row), text in paper_facts.remarks().items()
+    remarks = {row: text for (source, row), text in paper_facts.remarks().items()
             if not table[(table["source"] == source) & (table["paper_row"] == row)].empty}
     unsure = {one.label: one.ambiguous for one in known_systems().values()
               if one.ambiguous and one.name in set(table["model"])}
-    return [*told, *(f"{row}: {text}." for row, text in {**said, **unsure}.items())]
+    return [*lines, *(f"{row}: {text}." for row, text in {**remarks, **unsure}.items())]
 
 
 def to_markdown(table, every_dataset: bool = False) -> str:
@@ -278,15 +231,7 @@ def to_markdown(table, every_dataset: bool = False) -> str:
 
 
 def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[str]]]:
-    """The table as text, to be printed.
-
-    Args:
-        table: of `comparison_table`.
-        every_dataset: also the lines of the six data sets; else the averages alone.
-
-    Returns:
-        (column titles, lines of cells).
-    """
+    """(column titles, lines of cells) as text: the averages, with `every_dataset` the six data sets too."""
     from finer1_lib.training.methods import ROWS, label_of
 
     titles = ["table", "metric", "row of the paper", "our row", "categories", "paper", "released here",
@@ -303,18 +248,15 @@ def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[s
             gap += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         lines.append([
             row["source"], row["metric"].replace("_", " "), row["paper_row"],
-            label_of(row["model"], labels), kind, *(_text(row[key]) for key in ("paper", "released", "run")), gap,
+            label_of(row["model"], labels), kind,
+            *(_text(row[key]) for key in ("paper", "released", "run")), gap,
             f"{row['n']:,} of {row['n_paper']:,}", row["reading"], _text(row["run_strict"]),
         ])  # fmt: skip
     return titles, lines
 
 
 def to_csv(table) -> str:
-    """Every line of `comparison_table`, those of the six data sets too, as CSV, its numbers as printed.
-
-    Args:
-        table: of `comparison_table`.
-    """
+    """Every line of `comparison_table`, those of the six data sets too, as CSV, its numbers as printed."""
     shown = {key: [_text(value, none="") for value in table[key]]
              for key in ("paper", "released", "run", "difference", "low", "high", "run_strict")}
     return csv_text(table.assign(**shown))
@@ -325,7 +267,7 @@ def _text(value: Optional[float], form: str = ".2f", none: str = "-") -> str:
 
 
 def _facts(size: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """The paper's values that a row of ours can stand beside, with that row's name."""
+    """The paper's values that have a row of ours, with that row's name."""
     rows = [(source, row, model) for source in TABLES
             for row, model in ((f"Qwen2.5-VL-{size}", "base"), (f"Fine-R1-{size}", "cot_sft_tapo"))]
     if size == "3B":  # Figure 3 repeats these two rows and adds the others
@@ -343,17 +285,17 @@ def _line(
     fact: Mapping[str, Any], model: str, order: str, run: Optional[Admitted], released: Optional[Admitted]
 ) -> Optional[dict[str, Any]]:
     """One line, or None where neither run has the value."""
-    def asked_in(system: str) -> Optional[Admitted]:  # None: no row of this name is of the registry's weights
+    def run_with(system: str) -> Optional[Admitted]:  # None: no row of this name is of the registry's weights
         return next((one for one in (run, released) if one and system in one.systems), None)
 
     stands_for = "cot_sft" if released and released.released == STAGE1 else "cot_sft_tapo"
     beside = fact["model"].lower()  # a released checkpoint is named so among a run's systems
-    mine = (asked_in(model) if model in known_systems() else run), model
+    mine = (run_with(model) if model in known_systems() else run), model
     other: tuple[Optional[Admitted], str] = (None, "")
     if released and model == stands_for:
         other = released, ASKED
     elif fact["model"].startswith(RELEASED) and model in ("cot_sft_tapo", beside):
-        other = asked_in(beside), beside
+        other = run_with(beside), beside
     theirs = _row(*other, fact, order)
     ours = None if other == mine else _row(*mine, fact, order)
     row = ours or theirs

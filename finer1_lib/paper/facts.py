@@ -1,15 +1,13 @@
 """What the paper prints, as facts: every value with its table or figure and its row.
 
-They lie in `paper/`, one wide file a table or figure (a column a data set), in percent as printed, and are
-read in long form. They are numbers of Qwen2.5-VL-3B and 7B (or of the model that the row names) on six data
-sets of photographs: only `paper.comparison` puts numbers of a run beside them; it refuses the miniature's.
+One wide csv file a table or figure (a column a data set) is beside this file, in percent as printed; it is
+read in long form. The numbers are of photographs and of models of 3B and 7B: only `comparison` puts numbers
+of a run beside them, and it refuses the miniature's.
 
-Example:
     >>> value("Figure 3a", "SFT", "unseen")
     65.82
 
-Source: Fine-R1 (arXiv 2602.07605), the tables and figures named; the remarks are audit 1.F, the counts of the
-evaluation sets those of the release's files (data.md 2.1).
+Source: Fine-R1 (arXiv 2602.07605), the tables and figures named; counts of the release's eval/data/*.jsonl.
 """
 
 import csv
@@ -25,17 +23,11 @@ _KEYS = COLUMNS[1:6]
 
 
 def facts(source: Optional[str] = None, **equal: Any):
-    """Values of the paper, in the units that it prints (percent, but for Table 4's similarities).
+    """Values of the paper as printed (percent, but for Table 4's similarities): a DataFrame of `COLUMNS`.
 
-    Args:
-        source: "Table 1", "Figure 3a", ...; None for all.
-        equal: further columns and their values, e.g. categories="unseen".
+    `source` is "Table 1", "Figure 3a", ... or None for all; `equal` chooses rows, e.g. categories="unseen".
 
-    Returns:
-        DataFrame of `COLUMNS`; `categories` is seen, unseen or all, `family` the paper's grouping of rows.
-
-    Raises:
-        ValueError: a source or a column that is not there.
+    Raises: ValueError: an unknown source or column.
     """
     import pandas as pd
 
@@ -43,11 +35,7 @@ def facts(source: Optional[str] = None, **equal: Any):
 
 
 def value(source: str, model: str, categories: str, dataset: str = AVERAGE, **equal: Any) -> float:
-    """The one value of a row.
-
-    Raises:
-        ValueError: there is none, or several.
-    """
+    """The one value of a row. Raises: ValueError: there is none, or several."""
     found = _chosen(source, {"model": model, "categories": categories, "dataset": dataset, **equal})
     if len(found) != 1:
         raise ValueError(f"{source}, {model}, {categories}, {dataset}: {len(found)} values, not one")

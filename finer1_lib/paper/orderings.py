@@ -1,17 +1,16 @@
 """The paper's orderings, and which of them hold in our runs.
 
-Every two bars of Figure 3a, 3b and 3c for which a row of ours stands make an ordering, seen and unseen apart:
-"SFT above Zero-shot" on seen sub-categories, below on unseen ones. Of a run we ask the sign alone, never the size:
+Every two bars of Figure 3a, 3b and 3c that have a row of ours make an ordering, on seen and on unseen
+sub-categories: "SFT above Zero-shot" on seen ones, below on unseen ones. Only the sign is compared:
 
-    holds        our difference is told from zero (interval AND test, `scoring.reading`), sign as the paper's
-    reversed     it is told from zero and has the other sign
+    holds        our difference is significant (interval AND test, `scoring.reading`), with the paper's sign
+    reversed     it is significant and has the other sign
     cannot tell  anything else; an ordering that is not reversed has not been shown to hold
 
-A bar of the paper stands for a row of ours; SFT for two, since the paper trains all weights and our main
-comparison LoRA (so its orderings count twice, and `tell` says so). Other bars are left out and named.
+A bar of the paper is a row of ours; SFT is two, since the paper trains all weights and our main comparison a
+LoRA (its orderings count twice, and `findings` says so). Bars without a row are listed as left out.
 
-Source: paper Figure 3a to 3c (`paper.facts`); METHOD 3 (the baselines), DESIGN 7 (claimed only where
-intervals say so); which row stands for which bar is our choice.
+Source: Fine-R1 (arXiv 2602.07605), Figures 3a to 3c.
 """
 
 from itertools import combinations
@@ -44,7 +43,7 @@ COLUMNS = (
     "low", "high", "p", "n", "reading", "holds", "remark",
 )  # fmt: skip
 CATEGORIES = ("seen", "unseen")
-ALL_WEIGHTS = ", all weights"  # behind the name of a bar that stands for a second row of ours
+ALL_WEIGHTS = ", all weights"  # behind the name of a bar that is a second row of ours
 TINY = 0.01  # a gap below one point: the paper gives no interval, so its sign alone says little
 TINY_REMARK = "the paper's gap is below 1 point"
 _KEYS = ("first", "second", "setting", "metric", "categories")
@@ -66,28 +65,20 @@ def figure_of(first: str, second: str) -> Optional[str]:
 
 
 def paper_says(first: str, second: str) -> str:
-    """The paper's values of two models: "Figure 3a: 77.43 to 81.41 on seen, 71.94 to 65.82 on unseen".
-
-    Args:
-        first, second: models for which `figure_of` names a figure; the values go from second to first.
-    """
+    """The paper's values, second to first: "Figure 3a: 77.43 to 81.41 on seen, 71.94 to 65.82 on unseen"."""
     figure = figure_of(first, second)
     bars = [next(bar for bar, rows in BARS[figure].items() if model in rows) for model in (second, first)]
-    told = [" to ".join(f"{paper_facts.value(figure, bar, kind):.2f}" for bar in bars) + f" on {kind}"
-            for kind in CATEGORIES]
+    values = [" to ".join(f"{paper_facts.value(figure, bar, kind):.2f}" for bar in bars) + f" on {kind}"
+              for kind in CATEGORIES]
     printed = " (labels as printed)" if any("as printed" in bar for bar in bars) else ""
-    return f"{figure}{printed}: {', '.join(told)}"
+    return f"{figure}{printed}: {', '.join(values)}"
 
 
 def claims(models: Iterable[str]) -> list[dict[str, Any]]:
-    """The orderings that can be looked at with these models, `first` being the later bar.
+    """The orderings that these models allow to check, `first` being the later bar.
 
-    Args:
-        models: names of rows (`entries.ROWS`).
-
-    Returns:
-        Dictionaries of figure, claim, first, second, setting, metric, categories, paper_difference (first
-        minus second, a fraction) and remark. A pair that two figures show stands with the first of them.
+    Each is a dictionary of figure, claim, first, second, setting, metric, categories, paper_difference (first
+    minus second, a fraction) and remark. A pair that two figures show is listed with the first of them.
     """
     models, found, known = set(models), [], set()
     for figure, bars in BARS.items():
@@ -111,7 +102,7 @@ def claims(models: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def left_out(models: Iterable[str]) -> dict[str, list[str]]:
-    """{figure: its bars for which none of these models stands}; figures without such a bar are not in it."""
+    """{figure: its bars without a row among these models}; figures without such a bar are not in it."""
     models = set(models)
     absent = {figure: [_short(bar) for bar, rows in bars.items() if not models & set(rows)]
               for figure, bars in BARS.items()}
@@ -119,44 +110,28 @@ def left_out(models: Iterable[str]) -> dict[str, list[str]]:
 
 
 def holds(reading: str, paper_difference: float) -> str:
-    """"holds", "reversed" or "cannot tell".
-
-    Args:
-        reading: of `scoring.reading`, for our difference.
-        paper_difference: the paper's, of the same two rows in the same order.
-    """
+    """"holds", "reversed" or "cannot tell", from `scoring.reading` of our difference and the paper's."""
     sign = {"higher": 1, "lower": -1}.get(reading, 0) * paper_difference
     return "holds" if sign > 0 else "reversed" if sign < 0 else "cannot tell"
 
 
 def judge(claimed: Sequence[Mapping], comparisons: Iterable[Mapping]) -> list[dict[str, Any]]:
-    """Each claim with our difference and what follows from it.
+    """Each of `claims` with our difference and what follows from it.
 
-    Args:
-        claimed: of `claims`.
-        comparisons: dictionaries of first, second, setting, metric, categories, difference, low, high, p, n
-            and reading, one for each claim; what else they hold is kept.
+    `comparisons` are dictionaries of first, second, setting, metric, categories, difference, low, high, p, n
+    and reading, one for each claim; further keys are kept.
     """
     ours = {tuple(row[key] for key in _KEYS): dict(row) for row in comparisons}
-    told = []
+    judged = []
     for claim in claimed:
         row = {**ours[tuple(claim[key] for key in _KEYS)], **claim}
         row["holds"] = holds(row["reading"], claim["paper_difference"])
-        told.append({**{column: row[column] for column in COLUMNS}, **row})
-    return told
+        judged.append({**{column: row[column] for column in COLUMNS}, **row})
+    return judged
 
 
 def table(scores, *, seed: int, scorer: str = "strict"):
-    """The orderings of one run.
-
-    Args:
-        scores: of `scoring.score_records`.
-        seed: of the bootstrap.
-        scorer: "strict", or "official", the paper's.
-
-    Returns:
-        DataFrame of `COLUMNS`; differences are fractions.
-    """
+    """The orderings of one run's `score_records`: a DataFrame of `COLUMNS`, differences as fractions."""
     import pandas as pd
 
     from finer1_lib.evaluation.scores.scoring import compare_all
@@ -171,34 +146,23 @@ def table(scores, *, seed: int, scorer: str = "strict"):
 
 
 def findings(orderings, models: Iterable[str]) -> str:
-    """One sentence: how many hold, how many are reversed, and what was left out.
-
-    Args:
-        orderings: of `table`.
-        models: what was trained.
-    """
+    """How many of the `table`'s orderings hold, how many are reversed, and what was left out of `models`."""
     counts = orderings["holds"].value_counts()
     tiny = sum(TINY_REMARK in remark for remark in orderings["remark"])
     once = orderings.assign(claim=orderings["claim"].str.replace(ALL_WEIGHTS, ""))
     twice = int(once.duplicated(["figure", "claim", "categories"]).sum())
     text = (f"Of {len(orderings)} orderings {counts.get('holds', 0)} hold, {counts.get('reversed', 0)} are "
-            f"reversed and {counts.get('cannot tell', 0)} cannot be told; by less than one point in "
+            f"reversed and {counts.get('cannot tell', 0)} are undecided; by less than one point in "
             f"the paper: {tiny}.")
     absent = "; ".join(f"{figure}: {', '.join(bars)}" for figure, bars in left_out(models).items())
-    text += f" {twice} of them ask an ordering of SFT once more, of the row with all weights." if twice else ""
-    return text + (f" Left out, because no row of this run stands for them: {absent}." if absent else "")
+    text += f" {twice} of them repeat an ordering of SFT, for the row with all weights." if twice else ""
+    return text + (f" Left out, because this run has no row for them: {absent}." if absent else "")
 
 
 def bars_of(rows: Iterable[Mapping], figure: str, scorer: str = "strict"):
-    """What a figure of ours draws: the summary rows of its models, in the paper's order.
+    """The rows of summary.json that a figure draws, in the paper's order, of shuffled options only.
 
-    Args:
-        rows: of summary.json.
-        figure: a key of `BARS`.
-        scorer: as in `table`.
-
-    Returns:
-        DataFrame of figure, bar (the paper's name) and the summary's columns; shuffled options only.
+    A DataFrame of figure, bar (the paper's name) and the summary's columns.
     """
     import pandas as pd
 
@@ -222,6 +186,6 @@ def _short(bar: str, model: str = "") -> str:
 
 
 def _remark(figure: str, bars: Iterable[str], gap: float) -> str:
-    said = [paper_facts.remarks(figure).get((figure, bar), "") for bar in bars]
-    told = [TINY_REMARK] if abs(gap) < TINY else []
-    return "; ".join([*told, *dict.fromkeys(text for text in said if text)])
+    remarks = [TINY_REMARK if abs(gap) < TINY else "",
+               *(paper_facts.remarks(figure).get((figure, bar), "") for bar in bars)]
+    return "; ".join(dict.fromkeys(filter(None, remarks)))

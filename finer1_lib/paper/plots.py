@@ -1,9 +1,9 @@
 """Figure 3 of the paper, drawn with a run's own numbers: its bars, and which of its orderings hold.
 
-The paper's values are not in these figures: of the paper there are the choice of the bars, their order and,
-in `ordering_lines`, the side on which it has a difference.
+The paper's values are not in these figures: from the paper come the choice of the bars, their order and, in
+`ordering_lines`, the sign of its difference.
 
-Source: paper Figure 3a and 3c; the drawing is our choice.
+Source: Fine-R1 (arXiv 2602.07605), Figures 3a to 3c.
 """
 
 from typing import Mapping, Optional
@@ -11,9 +11,10 @@ from typing import Mapping, Optional
 from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, percent_axis
 from finer1_lib.core.statistics import has_interval
 from finer1_lib.evaluation.plots import value_bar
+from finer1_lib.paper.orderings import TINY
 from finer1_lib.training.methods import label_of
 
-VERDICTS = {  # (colour, marker, filled, words): no model's colours, apart in grey as well
+VERDICTS = {  # (colour, marker, filled, words): no model's colours, distinct in grey too
     "holds": ("#1A1A1A", "o", True, "the paper's ordering holds"),
     "reversed": ("#C2185B", "s", True, "reversed"),
     "cannot tell": ("#777777", "D", False, "cannot tell"),
@@ -24,16 +25,8 @@ _SIDE = "#E4E4E4"  # the half of a line on which the paper has the difference
 def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
     """One figure of the paper in our run: bars with 95 % intervals, seen on the left and unseen on the right.
 
-    Args:
-        df: of `orderings.bars_of`: figure, bar, model, setting, scorer, metric, categories, variant, value,
-            low, high (fractions; low and high may be missing), n, seed.
-        labels: {model: label}; the paper's name of a bar stands below ours.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: no bars.
+    `df` is of `orderings.bars_of` (fractions; low and high may be missing), `labels` is {model: label}; the
+    paper's name of a bar is below ours. Raises: ValueError: no bars.
     """
     import matplotlib.pyplot as plt
 
@@ -56,8 +49,8 @@ def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
         axis.set_xlabel(f"{first['metric'].replace('_', ' ')} (%)", fontsize=13)
     scorer = f"{first['scorer']} scorer" + (f", similarity {first['variant']}" if first["variant"] else "")
     world = SETTING_LABELS[first["setting"]]
-    told = f"{world}, {scorer}, seed {first['seed']}, 95 % intervals over sub-categories"
-    fig.suptitle(f"The bars of the paper's {first['figure']} in this run\n{told}", fontsize=15)
+    how = f"{world}, {scorer}, seed {first['seed']}, 95 % intervals over sub-categories"
+    fig.suptitle(f"The bars of the paper's {first['figure']} in this run\n{how}", fontsize=15)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig
 
@@ -65,16 +58,9 @@ def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
 def ordering_lines(df, told: str = ""):
     """One line an ordering: our difference with its interval, and the side on which the paper has it.
 
-    Args:
-        df: of `orderings.table` (or of `finer1 seeds`): figure, claim, categories, paper_difference (its sign
-            and whether it is below a point are all that is used), difference, low, high, holds.
-        told: the second line of the title: scorer, seeds.
-
-    Returns:
-        The figure; seen on the left, unseen on the right, a line for the same two models in both.
-
-    Raises:
-        ValueError: no orderings.
+    `df` is of `orderings.table` or `finer1 seeds`; of paper_difference only the sign is drawn, and whether it
+    is below a point. `told` is the second line of the title: scorer, seeds. Seen is on the left, unseen on
+    the right. Raises: ValueError: no orderings.
     """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
@@ -123,8 +109,6 @@ def _versus(part) -> str:
 
 def _line(axis, place: int, row) -> None:
     from matplotlib.patheffects import withStroke
-
-    from finer1_lib.paper.orderings import TINY
 
     left = -118 if row.paper_difference < 0 else 0
     tiny = abs(row.paper_difference) < TINY

@@ -1,8 +1,8 @@
-"""What would run for each row of the paper's tables, and what was run here: `finer1 systems`, README.
+"""What would run for each row of the paper's tables, and what was run here: `finer1 systems`.
 
     python -m finer1_lib.paper.rows          the table as Markdown
 
-Source: paper Tables 1, 2, 3c, 6 and 7 (`paper.facts`); the registry.
+Source: Fine-R1 (arXiv 2602.07605), Tables 1, 2, 3c, 6 and 7.
 """
 
 from typing import Mapping
@@ -18,7 +18,7 @@ OURS = {"Fine-R1-3B": "`finer1 run paper_3b`", "Fine-R1-7B": "`finer1 run paper_
 # trained rows of another base: the kit trains Qwen2.5-VL alone
 UNTRAINED = ("Qwen2-VL-2B CoT SFT + DAPO", "Qwen2-VL-2B CoT SFT + TAPO", "openPangu-VL-7B CoT SFT",
              "openPangu-VL-7B CoT SFT + TAPO")  # fmt: skip
-_ASKED = {"cot": "think, then name", "answer": "name alone", "letter": "letter or name",
+_PROMPT = {"cot": "think, then name", "answer": "name alone", "letter": "letter or name",
           "clip_photo": "one sentence, or the ensemble"}  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def systems_table() -> tuple[list[str], list[list[str]]]:
             lines.append([row, "no: the kit trains Qwen2.5-VL alone", "-", "-", "no"])
         lines += [_line(row, one) for one in systems.values() if row in one.paper]
         if row in OURS:
-            lines.append([f"{row}, trained by us", OURS[row], "Qwen2.5-VL", _ASKED["cot"], "the miniature"])
+            lines.append([f"{row}, trained by us", OURS[row], "Qwen2.5-VL", _PROMPT["cot"], "the miniature"])
     return TITLES, lines + [_line("(none)", one) for one in systems.values() if not one.paper]
 
 
@@ -48,7 +48,7 @@ def _line(row: str, system: System) -> list[str]:
     doubt = "; ambiguous" if system.ambiguous else ""
     if system.blocked:
         return [row, f"would not run: {system.blocked}", system.checkpoint, "-", "no"]
-    return [row, named + doubt, system.checkpoint, _ASKED[system.prompts], TINY]
+    return [row, named + doubt, system.checkpoint, _PROMPT[system.prompts], TINY]
 
 
 def notes() -> Mapping[str, str]:

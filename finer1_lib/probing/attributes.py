@@ -1,28 +1,26 @@
-"""Which attributes can be read off a state, by a probe that never saw the sub-category: needs a guide.
+"""Which attributes can be read from a state, by a probe that never saw the sub-category: needs a guide.
 
-A probe of "red crown" that saw the test bird's species in training can go through the species. So whole
+A probe of "red crown" that saw the test bird's species in training can use the species. So whole
 sub-categories are held out, and where all members of a genus share an attribute (bill, tail), whole genera:
 
     train: Dunen Wren (red crown), Marlo Tern (blue crown), ...     test: Berish Lark: crown?
 
-What generalises then is the attribute itself. Every value counts alike (balanced accuracy: the mean over
-values of the share read right), so "always the commonest" gets 1 of the number of values. The control deals
-the values anew to the same sub-categories: a probe that only remembers sub-categories gains nothing there.
+Balanced accuracy (the mean over values of the share read right) gives "always the commonest" 1 of the number
+of values. The control deals the values anew to the same sub-categories: a probe that only remembers
+sub-categories gains nothing there.
 
     plan, notes = plan_attributes(images, guide, seed=0)      one row per image and attribute
-    items = probe_attributes(plan, states, seed=0)            correct or not, controls beside it
+    items = probe_attributes(plan, states, seed=0)            correct or not, with controls
     image_shares(items)                                       how many of an image's attributes
     attribute_table(items, seed=0)                            per attribute, with intervals
     attribute_differences(items, pairs, seed=0)               paired, Holm over the attributes
 
-The probe is least squares on one-hot values (Ridge), solved in closed form: 20 ms an attribute and layer,
-less than half of what logistic regression takes, and better on held-out sub-categories here (crown of the
-bird, image tokens: 0.98 against 0.75). Its strength is fixed, not chosen: from 1 to 30 the mean over
-attributes moves by 2 to 5 points at the image tokens and by up to 8 at the last prompt token, for all
-checkpoints alike.
+The probe is least squares on one-hot values (Ridge): 20 ms an attribute and layer, less than half of logistic
+regression, and better on held-out sub-categories here (crown, image tokens: 0.98 against 0.75). Its strength
+is fixed: from 1 to 30 the mean over attributes moves by 2 to 5 points at the image tokens and by up to 8 at
+the last prompt token, for all checkpoints alike.
 
-Source: our choice; METHOD 5 (splits by sub-category, controls); control task after Hewitt and Liang 2019;
-Holm 1979.
+Source: control tasks are those of Hewitt and Liang 2019 (arXiv 1909.03368).
 """
 
 from dataclasses import replace
@@ -30,7 +28,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from finer1_lib.core.statistics import clustered_mean, paired_difference
+from finer1_lib.core.statistics import clustered_mean, holm, paired_difference
 from finer1_lib.evaluation.scores.scoring import reading
 from finer1_lib.probing.items import CONTROLS
 from finer1_lib.probing.probes import grouped_folds
@@ -44,19 +42,16 @@ _PLAN = ("row", "image_id", "super_category", "sub_category", "categories", "att
 
 
 def plan_attributes(images: Any, guide: Mapping[str, Any], *, seed: int):
-    """What is asked of which image, and what is held out together.
+    """(plan, notes): which attribute is read from which image, and what is held out together.
 
     Args:
-        images: DataFrame with image_id, super_category, sub_category, categories; its row numbers are those
-            of the states (`plan_h1`: images that no checkpoint was trained on).
-        guide: guide.json as a dictionary; {} where there is none.
-        seed: of the folds.
+        images: of `items.plan_h1`; its row numbers are those of the states.
+        guide: guide.json, {} where there is none.
 
     Returns:
-        (plan, notes): a DataFrame with a row per image and attribute: row (of images), the images' columns,
-        attribute, value, unit (what is held out), held_out ("sub_category" or "genus"), cluster (for means
-        over attributes: the genus where one of them is held out by genus), fold; and a sentence for
-        everything left out.
+        A row per image and attribute: row (of images), the images' columns, attribute, value, unit (what is
+        held out), held_out ("sub_category" or "genus"), cluster (for means over attributes: the genus where
+        one of them is held out by genus), fold; and a sentence for everything left out.
     """
     import pandas as pd
 
@@ -69,7 +64,7 @@ def plan_attributes(images: Any, guide: Mapping[str, Any], *, seed: int):
     for super_category, part in numbered.groupby("super_category"):
         here = {name: known[name] for name in sorted(part["sub_category"].unique()) if name in known}
         genera = {name: entries[name].get("genus") for name in here}
-        asked = []
+        planned = []
         for attribute in dict.fromkeys(key for attributes in here.values() for key in attributes):
             values = {name: str(attributes[attribute]) for name, attributes in here.items()
                       if attribute in attributes}
@@ -81,16 +76,16 @@ def plan_attributes(images: Any, guide: Mapping[str, Any], *, seed: int):
                 notes.append(f"{super_category}, {attribute}: {', '.join(rare)} left out, shown by a single "
                              f"{held_out.replace('_', '-')}")
             if len(shown) - len(rare) < 2:
-                notes.append(f"{super_category}, {attribute} is left out: no two values to tell apart")
+                notes.append(f"{super_category}, {attribute} is left out: no two values to distinguish")
                 continue
             kept = {name: value for name, value in values.items() if value not in rare}
             rows = part[part["sub_category"].isin(kept)]
             value, unit = rows["sub_category"].map(kept), rows["sub_category"].map(units)
             folds = grouped_folds(unit, FOLDS, seed, strata=value)  # a value's units go to different folds
-            asked.append(rows.assign(
+            planned.append(rows.assign(
                 attribute=attribute, value=value, unit=unit, held_out=held_out, fold=folds))
-        by_genus = any((rows["held_out"] == "genus").any() for rows in asked)
-        for rows in asked:
+        by_genus = any((rows["held_out"] == "genus").any() for rows in planned)
+        for rows in planned:
             names = rows["sub_category"]
             parts.append(rows.assign(cluster=names.map(genera) if by_genus else names))
     plan = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(_PLAN))
@@ -100,7 +95,7 @@ def plan_attributes(images: Any, guide: Mapping[str, Any], *, seed: int):
 def _units(values: Mapping[str, str], genera: Mapping[str, Optional[str]]) -> tuple[dict[str, str], str]:
     """What to hold out together: whole genera, if most of those with several members have one value each.
 
-    One odd member would else let the probe go through the genus of all the others.
+    Otherwise one odd member would let the probe use the genus of all the others.
     """
     members: dict[Optional[str], list[str]] = {}
     for name, value in values.items():
@@ -112,14 +107,10 @@ def _units(values: Mapping[str, str], genera: Mapping[str, Optional[str]]) -> tu
 
 
 def probe_attributes(plan: Any, states: np.ndarray, *, seed: int):
-    """Read every attribute of every image, by probes that saw none of its sub-category (its genus).
+    """The plan with correct, majority, shuffled_labels (bool) and dealt, the control's values.
 
     Args:
-        plan: of `plan_attributes`; states: [N, D], the states of one layer, one row per image of the plan.
-        seed: of the control's values.
-
-    Returns:
-        The plan with the columns correct, majority, shuffled_labels (bool) and dealt, the control's values.
+        states: [N, D] of one layer, one row per image of the plan.
     """
     from sklearn.linear_model import Ridge
     from sklearn.preprocessing import StandardScaler
@@ -139,8 +130,8 @@ def probe_attributes(plan: Any, states: np.ndarray, *, seed: int):
             scale = StandardScaler().fit(x[train])
             fitted = Ridge(alpha=RIDGE).fit(scale.transform(x[train]), targets[train])
             scores = fitted.predict(scale.transform(x[~train]))
-            said, control = (names[half.argmax(axis=1)] for half in np.split(scores, 2, axis=1))
-            found["correct"][place[~train]] = said == values[~train]
+            read, control = (names[half.argmax(axis=1)] for half in np.split(scores, 2, axis=1))
+            found["correct"][place[~train]] = read == values[~train]
             found["shuffled_labels"][place[~train]] = control == other[~train]
         dealt_values[place] = other
         found["majority"][place] = values == names[counts.argmax()]
@@ -148,15 +139,7 @@ def probe_attributes(plan: Any, states: np.ndarray, *, seed: int):
 
 
 def image_shares(items: Any):
-    """How many of its attributes are read off each image: one row per image, model, place and layer.
-
-    Args:
-        items: of `probe_attributes`, with the columns model, place and layer.
-
-    Returns:
-        A DataFrame with these keys, the image's columns, cluster, and correct, majority, shuffled_labels as
-        shares of its attributes.
-    """
+    """Shares of its attributes read from each image (and by each control), by model, place and layer."""
     keys = ["model", "place", "layer", "image_id", "super_category", "sub_category", "categories", "cluster"]
     return items.groupby(keys, sort=False)[["correct", *CONTROLS]].mean().reset_index()
 
@@ -166,14 +149,9 @@ _TABLE = ("model", "place", "layer", "super_category", "attribute", "values", "h
 
 
 def attribute_table(items: Any, *, seed: int):
-    """Balanced accuracy of every attribute, model, place and layer, with its control.
+    """attributes.csv: balanced accuracy of every attribute, model, place and layer, with its control.
 
-    Args:
-        items: of `probe_attributes`, with the columns model, place and layer.
-
-    Returns:
-        A DataFrame (attributes.csv); values is their number, so that always the commonest has 1 / values;
-        variant is None for the probe, else "shuffled_labels".
+    `values` is their number, so that "always the commonest" has 1 / values; `variant` is None for the probe.
     """
     import pandas as pd
 
@@ -184,31 +162,16 @@ def attribute_table(items: Any, *, seed: int):
                  "held_out": part["held_out"].iloc[0]}
         control = "shuffled_labels"
         for column, variant, balanced in (("correct", None, "value"), (control, control, "dealt")):
-            found = clustered_mean(part[column].to_numpy(), list(part["unit"]), list(part[balanced]), seed=seed)
+            found = clustered_mean(part[column].to_numpy(), list(part["unit"]), list(part[balanced]),
+                                   seed=seed)
             rows.append({**known, "variant": variant, **found.as_row()})
     return pd.DataFrame(rows, columns=list(_TABLE))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction: p-values that stay below 0.05 with all tests of the family counted.
-
-    Source: Holm 1979: the k-th smallest of m times m - k + 1, and never below the one before.
-    """
-    p, order = np.asarray(p_values, dtype=float), np.argsort(p_values)
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    return [float(min(1.0, raised[place])) for place in np.argsort(order)]
-
-
 def attribute_differences(items: Any, pairs: Sequence[tuple[str, str]], *, seed: int):
-    """Attribute by attribute: does one checkpoint hold it better than another?
+    """Attribute by attribute, first minus second of each pair: balanced accuracies at one layer.
 
-    Args:
-        items: of `probe_attributes` at one layer, with the columns model and place.
-        pairs: (first, second) models; second is subtracted.
-
-    Returns:
-        A DataFrame with first, second, place, super_category, attribute, difference (of balanced accuracies),
-        low, high, p, p_holm (over the attributes of one pair and place), n, reading (by p_holm).
+    p_holm is corrected over the attributes of one pair and place, and decides the reading.
     """
     import pandas as pd
 

@@ -1,13 +1,11 @@
 """Does training change what a model reads, or what it does with it? Probes of two checkpoints, side by side.
 
-    reading  what the image tokens give away: the sub-category (H1), the attributes; and the attributes that
-             have reached the last token of the prompt, before anything is thought
-    use      the sub-category at that token, and whether a name fits the picture (H3)
+    reading  what the image tokens hold: the sub-category (H1), the attributes; and the attributes that have
+             reached the last token of the prompt, before any reasoning
+    use      the sub-category at that token, and whether a name fits the image (H3)
 
 All of it on the same items for both checkpoints, at the one layer that the parameters name. The same question
-put to the traces themselves: `traces.reading`.
-
-Source: METHOD 5 (sight, knowledge or deployment?); the table is our choice.
+for the traces themselves: `traces.changes`.
 """
 
 from typing import Any, Mapping, NamedTuple, Sequence
@@ -37,14 +35,10 @@ PLACE_LABELS = {"images": "image tokens", "prompts": "last prompt token"}
 
 
 def entries_to_probe(entries: Sequence[Entry], models: Sequence[str]) -> list[Entry]:
-    """The entries of `probed_models`, checked before any work.
-
-    Raises:
-        UserError: none is named, one is named twice, or one was not trained in this run.
-    """
+    """The entries of `probed_models`; UserError where none, an unknown one, or one twice is named."""
     twice = sorted({model for model in models if list(models).count(model) > 1})
     if twice or not models:
-        raise UserError(f"probed_models: {', '.join(twice)} stands twice" if twice else
+        raise UserError(f"probed_models: {', '.join(twice)} is listed twice" if twice else
                         "probed_models is empty: name checkpoints, the one to compare with first")
     return [find_entry(entries, model) for model in models]
 
@@ -61,14 +55,11 @@ def pairs_to_compare(probed: Sequence[Entry]) -> list[tuple[str, str]]:
 def changes(items: Mapping[str, Any], pairs: Sequence[tuple[str, str]], *, seed: int):
     """Every measure of every pair, first minus second.
 
+    An AUC has no p: its reading is by interval alone. There is no correction for their number: of twenty
+    intervals at 95 % one leaves zero out by luck.
+
     Args:
         items: {metric of `MEASURES`: its items at one layer, with the column model}; empty ones are left out.
-        pairs: of `pairs_to_compare`.
-
-    Returns:
-        A DataFrame with first, second, kind, metric, label, difference, low, high, p (None for an AUC, whose
-        reading is by interval alone), n, reading. No correction for their number: of twenty intervals at
-        95 % one leaves zero out by luck.
     """
     import pandas as pd
 

@@ -1,41 +1,28 @@
-"""The states that the probes read: which prompt, which tokens, and a file for each, so nothing runs twice.
+"""The hidden states that the probes read: which prompt, which tokens, and a file for each.
 
     images     image, then the open-world question    mean over the image tokens (H1, attributes)
-    prompts    the same forward                       last token of the prompt, before anything is thought
+    prompts    the same forward                       last token of the prompt, before any reasoning
     names      the bare name                          mean over the name's tokens (H2)
     epithets   the bare name                          mean over the tokens before its last word (control)
     questions  image, then "Is the species NAME?"     last token of the prompt (H3, with its two controls)
 
-The image stands before the question, and a token sees only what stands before it: the image tokens' states
-are the same under every question, which is why one forward serves for both of the first two.
+The image comes before the question, and a token sees only what is before it: one forward serves both.
 
-A checkpoint's states lie in `features/MODEL/WHAT_QUESTIONS.npy`, [layers, items, hidden], the chosen layers
-from one forward (`probing.states`). The stage's folder belongs to one set of parameters and inputs (see
-`stage`), so a file found there is the right one; an interrupted notebook repeats at most `CHUNK` prompts.
+States are in `features/MODEL/WHAT_QUESTIONS.npy`, [layers, items, hidden], plain .npy without pickle. The
+stage's folder belongs to one set of parameters and inputs, so a file found there is the right one; an
+interrupted notebook repeats at most `CHUNK` prompts. numpy has no bfloat16: such states are kept as 16 bits
+(uint16), the upper half of a float32, rounded. That keeps float32's range, which float16 lacks, and three
+digits. (`models.encoders` keeps rows in one file of known length; here parts have several places and layers,
+and are joined a place at a time, so the store is its own.)
 
-What it costs. Disk: items x layers x hidden x 4 bytes (2 as bfloat16), and as much again while parts are
-joined. A 3B model (hidden 2048) and CUB with 30 + 30 images of 200 birds, 5 of its 37 layers: 12,000 images in
-two places take 1.0 GB a checkpoint, all 37 layers 7.3 GB. Memory: the pixels of `CHUNK` prompts, the states of
-one part, and for a probe one layer of one place (12,000 x 2048 float32: 98 MB). The GPU holds the states of
-all layers for `hidden_states.FORWARD_TOKENS` tokens, whichever are kept. Time on one CPU core, on planted
-states of that size: H1 12 s a layer and place, H3 3 s a layer and variant, the paper's 500 epochs of Adam a
-quarter of an hour a checkpoint (they take the GPU where there is one).
+Cost. Disk: items x layers x hidden x 4 bytes (2 as bfloat16), twice that while parts are joined. A 3B model
+(hidden 2048) on CUB with 30 + 30 images of 200 birds, 5 of 37 layers, two places: 1.0 GB a checkpoint.
+Memory: pixels and states of `CHUNK` prompts, and one layer of one place for a probe (12,000 x 2048: 98 MB).
+Time on one CPU core for states of that size: H1 12 s a layer and place, H3 3 s a layer and variant, the
+paper's 500 epochs of Adam a quarter of an hour a checkpoint (on the GPU where there is one).
 
-Source: paper section 5.4 (what is read where); the prompts are the kit's own (METHOD 5, audit 1.F).
-
-States on the disk: chosen layers of many items in one file, read a layer at a time.
-
-    save_states(path, array, "bfloat16")                  one part: [places, layers, items, hidden]
-    join_parts(parts, place=0, path=path)                 one place of all parts, holding one part at a time
-    states = LayerStates(path, layers=[0, 18, 36])
-    states[36]                                            [items, hidden] float32
-
-Files are plain .npy without pickle. numpy has no bfloat16, so such states lie as their 16 bits (uint16): the
-upper half of a float32, rounded to the nearest. That keeps float32's range, which the activations of a few
-tokens of a large model need and float16 has not, and three digits of each number. Half the room is all it
-saves; float32 is the default.
-
-Source: our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.4: mean image tokens (H1), last state of "Is the bird
+species NAME?" (H3). The paper does not say which embedding of a name H2 takes.
 """
 
 import io
@@ -65,9 +52,8 @@ class LayerStates:
     """States of some layers, mapped from a file: `states[layer]` is [items, hidden] float32.
 
     Args:
-        path: of `join_parts`, [layers, items, hidden].
-        layers: the model's number of each layer in the file.
-        rows: items to give, in this order and possibly repeated; None for all as they lie there.
+        path: of `join_parts`; layers: the model's number of each layer in the file.
+        rows: items to return, in this order and possibly repeated; None for all.
     """
 
     def __init__(self, path: Path, layers: Sequence[int], rows: Optional[Sequence[int]] = None) -> None:
@@ -96,7 +82,7 @@ def to_bits(array: np.ndarray) -> np.ndarray:
 
 
 def from_bits(array: np.ndarray) -> np.ndarray:
-    """What lies in a file as float32 in memory."""
+    """The content of a file as float32."""
     if array.dtype != np.uint16:
         return np.array(array)
     return (array.astype("uint32") << 16).view("float32")
@@ -113,7 +99,7 @@ def join_parts(parts: Sequence[Path], place: int, path: Path) -> None:
     """Put one place of all parts into one file, whole or not at all, holding one part at a time."""
     arrays = [load_array(part)[place] for part in parts]
     shape = (len(arrays[0]), sum(array.shape[1] for array in arrays), arrays[0].shape[2])
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")  # swept by the stage if we are killed here
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")  # removed by the stage after an interruption
     joined = np.lib.format.open_memmap(temporary, "w+", arrays[0].dtype, shape)
     if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later it would kill the kernel
         with temporary.open("r+b") as file:
@@ -127,25 +113,21 @@ def join_parts(parts: Sequence[Path], place: int, path: Path) -> None:
     os.replace(temporary, path)
 
 
-CHUNK = 64  # prompts whose pixels and states are held in memory at a time, and that a kill may cost
+CHUNK = 64  # prompts whose pixels and states are in memory at a time, and lost by an interruption at most
 
 
 class Probed:
-    """One checkpoint under the probes: gives states of the chosen layers, from file where they are there.
+    """One checkpoint under the probes: states of the chosen layers, from file where they exist.
 
     Args:
-        model: name in tables and of the folder.
-        folder: where the states are kept, e.g. `stage.path("features")`.
-        image_root: folder that image ids are relative to.
         load: returns the LoadedModel; called only if a file is missing.
         layers: numbers of the layers to keep, counted from 0.
-        dtype: how they lie on the disk, "float32" or "bfloat16".
+        dtype: on the disk, "float32" or "bfloat16".
         batch_size: prompts a forward, at most.
         progress: called as progress(done, total, label) after each chunk.
-        pooled_states: `finer1_lib.models.hidden_states.pooled_states` unless given.
+        pooled_states: `models.hidden_states.pooled_states` unless given.
 
-    Raises:
-        UserError: an unknown dtype, no prompt a forward.
+    Raises: UserError: an unknown dtype, a batch size below 1.
     """
 
     def __init__(
@@ -162,33 +144,23 @@ class Probed:
         self._load, self._progress, self._pooled, self._loaded = load, progress, pooled_states, None
 
     def image_states(self, images: Any) -> tuple[LayerStates, LayerStates]:
-        """[L, N, D] mean state of the image tokens, and state of the open-world question's last token.
-
-        Args:
-            images: DataFrame with image_id and super_category, e.g. of `plan_h1`.
-        """
+        """[L, N, D] mean state of the image tokens, and state of the open-world question's last token."""
         def prompt(pair: tuple[str, str]) -> list[dict]:
             text = PROMPTS["cot_open"].text(question=question_for(pair[1]))
-            return user_message(text, self._picture(pair[0]))
+            return user_message(text, self._image(pair[0]))
 
         pairs = list(zip(images["image_id"], images["super_category"]))
         return tuple(self._states({"images": "image", "prompts": "last"}, pairs, prompt))
 
     def name_states(self, names: Sequence[str], spans: Optional[Sequence[str]] = None) -> LayerStates:
-        """H2: [L, S, D] mean state of the name's tokens, the name standing alone in the user's turn.
-
-        Args:
-            spans: the part of each name to read instead of all of it (the control without the genus word).
-        """
+        """H2: [L, S, D] mean state of the tokens of a bare name, or of its part in `spans`."""
         what = {"names" if spans is None else "epithets": "span"}
         return self._states(what, list(names), user_message, list(names if spans is None else spans))[0]
 
     def question_states(self, questions: Any, image_column: Optional[str] = "image_id") -> LayerStates:
         """H3: [L, N, D] state of the last token of "Is the species NAME?".
 
-        Args:
-            questions: DataFrame of `plan_h3`.
-            image_column: "image_id"; "swapped_image_id" or None (no image) for the two controls.
+        `image_column` is "image_id", or "swapped_image_id" or None (no image) for the two controls.
         """
         if image_column is None:
             names = sorted(set(questions["name"]))
@@ -201,7 +173,7 @@ class Probed:
         return self._states(what, pairs, lambda pair: self._question(*pair))[0]
 
     def everything(self, h1_plan: Any, h2_plan: Any, h3_plan: Any) -> dict[str, LayerStates]:
-        """All states that the plans of `probing.items` ask of this checkpoint; an empty plan gives none."""
+        """All states that the plans of `items` need of this checkpoint; an empty plan needs none."""
         found = {}
         if len(h1_plan):
             found["images"], found["prompts"] = self.image_states(h1_plan)
@@ -217,10 +189,10 @@ class Probed:
         return found
 
     def _question(self, name: str, image_id: Optional[str]) -> list[dict]:
-        image = None if image_id is None else self._picture(image_id)
+        image = None if image_id is None else self._image(image_id)
         return user_message(PROMPTS["species_yes_no"].text(question=name), image)
 
-    def _picture(self, image_id: str) -> Any:
+    def _image(self, image_id: str) -> Any:
         return ImageFile(str(self.image_root), image_id)
 
     def _states(
@@ -230,9 +202,9 @@ class Probed:
         """The states of {file stem: where}, from file, or computed in parts that are joined at the end."""
         words = [PROMPTS[name].text(question="?") for name in ("cot_open", "species_yes_no")]
         kept = [self.dtype, *self.layers]
-        asked = digest([repr(item) for item in [*words, *kept, *items, *(spans or [])]])[:10]
-        paths = [self.folder / f"{what}_{asked}.npy" for what in places]
-        parts = self.folder / f"{'_'.join(places)}_{asked}.parts"
+        key = digest([repr(item) for item in [*words, *kept, *items, *(spans or [])]])[:10]
+        paths = [self.folder / f"{what}_{key}.npy" for what in places]
+        parts = self.folder / f"{'_'.join(places)}_{key}.parts"
         if not all(path.exists() for path in paths):
             files = self._parts(parts, list(places.values()), items, prompt, spans)
             for place, path in enumerate(paths):
@@ -241,7 +213,7 @@ class Probed:
         return [LayerStates(path, self.layers, rows) for path in paths]
 
     def _parts(self, folder: Path, where: list[str], items: list, prompt, spans) -> list[Path]:
-        """Files of [places, L, up to CHUNK, D], in order; those that lie there are kept."""
+        """Files of [places, L, up to CHUNK, D], in order; existing ones are kept."""
         files = []
         for start in range(0, len(items), CHUNK):
             files.append(folder / f"{start:07d}.npy")

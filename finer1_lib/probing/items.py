@@ -1,31 +1,20 @@
-"""From tables to probes: which images, names and questions are probed, and what comes out for each.
+"""Which images, names and questions are probed, and what comes out for each.
 
-Every probe runs inside one super-category at a time (the paper probes birds alone), on the same items for all
-checkpoints. What comes out is one line per image, name or question; rows and comparisons are computed from
-these lines (`probing.rows`), so they can be recomputed without a model.
-
-    plan_h1(table) -> images ----> states -> probe_h1 -> correct or not, per test image
+    plan_h1(table) -> images    -> states -> probe_h1 -> correct or not, per test image
+    plan_h2(taxonomy, table) -> names -> states -> probe_h2 -> genus gap, per name
     plan_h3(table) -> questions -> states -> probe_h3 -> score, per question
 
-(H2 asks for names: `probing.names`.) The table is images.parquet of any data set: the drawn world, CUB, one's
-own folder. A super-category with too little for a probe is left out, and the reason is returned beside the
-plan.
+Every probe runs inside one super-category at a time (the paper probes birds alone), on the same items for all
+checkpoints. Rows and comparisons are computed from the items (`rows`), without a model. A super-category with
+too little for a probe is left out, and a note says why.
 
-Source: METHOD 5.
+H2 compares names by genus: {"Laysan Albatross": {"genus": "Phoebastria"}, ...}. A name that is alone in its
+genus (85 of CUB's 200 birds) has no gap and only serves as one of the others. Names of a genus often share a
+word ("Albatross"), and any model puts two texts that share a word together; so a control reads only what is
+before the last word ("Laysan"). Where names share other words (makers of cars come first), that control would
+prove nothing and is left out.
 
-H2's names: with their genera, and without the word that gives a genus away.
-
-    taxonomy  {"Laysan Albatross": {"genus": "Phoebastria"}, ...}
-    plan      name, epithet ("Laysan"), genus, super_category, categories
-
-A name that is alone in its genus has no mate to be near to: it gets no gap, and only serves as one of the
-others. Of CUB's 200 birds in 123 genera, 85 are alone in theirs.
-
-"Albatross" stands in both names, and any model puts two texts together that share a word. The control reads
-what stands before the last word, whose tokens know nothing of it. Where names share other words instead
-(makers of cars stand in front), that control would prove nothing and is left out.
-
-Source: paper 5.4 (H2); METHOD 5; the control is our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.4.
 """
 
 import random
@@ -35,7 +24,7 @@ from typing import Any, Callable, Mapping, Optional
 import numpy as np
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.probing import probes, probes as probing
+from finer1_lib.probing import probes
 from finer1_lib.probing.swaps import Swap, balanced_questions, check_wrong_names, hard_negative_groups
 
 SHARED = 0.5  # more names than this that share another word with a mate: the last word is not what they share
@@ -45,13 +34,12 @@ def plan_h2(taxonomy: Mapping[str, Mapping[str, str]], table):
     """Names with their genus, for the super-categories whose taxonomy allows the comparison.
 
     Args:
-        taxonomy: taxonomy.json as a dictionary, {} where there is none; its order is that of the draws.
-        table: the rows of images.parquet: which names there are, in which super-category, seen or unseen.
+        taxonomy: taxonomy.json, {} where there is none; its order is that of the draws.
+        table: the rows of images.parquet.
 
     Returns:
-        (plan, notes): a DataFrame with name, epithet (the name without its last word; None where it has no
-        other, or for all names of a super-category that share other words), genus, super_category,
-        categories; and a sentence for everything left out.
+        (plan, notes): name, epithet (the name without its last word; None where the control cannot read it),
+        genus, super_category, categories; and a sentence for everything left out.
     """
     import pandas as pd
 
@@ -101,10 +89,11 @@ def _epithets(part, super_category: str) -> tuple[Any, list[str]]:
         return None, [f"H2's control without the last word is left out of {super_category}: {sum(share)} of "
                       f"{len(share)} names share another word with a name of their genus"]
     several = part["epithet"].notna()
-    told = f"{int((~several).sum())} of {len(part)} names of {super_category} are one word"
+    one_word = f"{int((~several).sum())} of {len(part)} names of {super_category} are one word"
     if not _comparable(part["genus"][several]):
-        return None, [f"H2's control without the last word is left out of {super_category}: {told}"]
-    return part["epithet"], [] if several.all() else [f"H2's control without the last word: {told}, left out"]
+        return None, [f"H2's control without the last word is left out of {super_category}: {one_word}"]
+    note = [f"H2's control without the last word: {one_word}, left out"]
+    return part["epithet"], [] if several.all() else note
 
 
 def with_epithet(plan):
@@ -113,16 +102,7 @@ def with_epithet(plan):
 
 
 def probe_h2(plan, states: np.ndarray, *, seed: int, repeats: int):
-    """The genus gap of every name that has one.
-
-    Args:
-        plan: of `plan_h2` (or `with_epithet` of it); states: [len(plan), D].
-        seed: of the draws.
-        repeats: draws of mate and others averaged per name.
-
-    Returns:
-        The plan with the column gap; names without one are left out.
-    """
+    """The plan with the column gap, from states [len(plan), D]; names without a gap are left out."""
     gaps = np.full(len(plan), np.nan)
     for super_category in sorted(plan["super_category"].unique()):
         here = (plan["super_category"] == super_category).to_numpy()
@@ -137,13 +117,9 @@ CONTROLS = ("majority", "shuffled_labels")  # of H1
 def check_sizes(
     h1_train: int, h1_test: int, h2_repeats: int, h3_images: int, h3_folds: int, most: int = 0
 ) -> None:
-    """Refuse (UserError), before any work, numbers of images, draws and folds that leave nothing to probe.
-
-    Args:
-        most: sub-categories of a super-category, 0 for all: `some_sub_categories`.
-    """
-    if most and most < 2 * probing.MIN_SWAPS:
-        raise UserError(f"max_sub_categories is {most}: give 0 for all, or {2 * probing.MIN_SWAPS} or more")
+    """Refuse (UserError), before any work, numbers of images, draws and folds that leave nothing to probe."""
+    if most and most < 2 * probes.MIN_SWAPS:
+        raise UserError(f"max_sub_categories is {most}: give 0 for all, or {2 * probes.MIN_SWAPS} or more")
     least = {"h1_train_images": (h1_train, 2), "h1_test_images": (h1_test, 1), "h2_repeats": (h2_repeats, 1),
              "h3_images": (h3_images, 1), "h3_folds": (h3_folds, 2)}
     for name, (given, fewest) in least.items():
@@ -152,15 +128,7 @@ def check_sizes(
 
 
 def some_sub_categories(table, most: int, *, seed: int):
-    """At most so many sub-categories of each super-category, seen and unseen in their proportion.
-
-    Args:
-        table: the rows of images.parquet.
-        most: 0 for all.
-
-    Returns:
-        (rows of the table, notes).
-    """
+    """(rows, notes): at most `most` sub-categories of each super-category, seen and unseen in proportion."""
     if not most:
         return table, []
     kept, notes = [], []
@@ -172,7 +140,7 @@ def some_sub_categories(table, most: int, *, seed: int):
         share = round(count * len(seen) / len(names))
         kept.append(part[part["sub_category"].isin(seen[:share] + unseen[: count - share])])
         if count < len(names):
-            notes.append(f"H1 and H3 ask about {count} of {len(names)} sub-categories of {super_category} "
+            notes.append(f"H1 and H3 use {count} of {len(names)} sub-categories of {super_category} "
                          "(max_sub_categories)")
     return table.loc[sorted(index for part in kept for index in part.index)], notes
 
@@ -185,21 +153,11 @@ def _shuffled(image_ids, key: str) -> list[str]:
 
 
 def plan_h1(table, *, train_images: int, test_images: int, seed: int):
-    """Images to fit and to test the linear classifier of sub-categories on.
+    """(plan, notes): images to fit and to test the linear classifier of sub-categories on.
 
     Only images that no checkpoint was trained on (shot -1) take part, or the classifier would be fitted on
     remembered images of seen sub-categories. It is tested on the test split; what is left of that split joins
     the train split's images for fitting. At most half of a sub-category's images are for testing.
-
-    Args:
-        table: the rows of images.parquet.
-        train_images, test_images: per sub-category, at most.
-
-    Returns:
-        (plan, notes): a DataFrame with image_id, super_category, sub_category, categories, role ("train" or
-        "test"), and one sentence per super-category or group of sub-categories left out.
-
-    Source: METHOD 5 (H1); fitting on images that no stage has seen is our choice.
     """
     import pandas as pd
 
@@ -219,9 +177,9 @@ def plan_h1(table, *, train_images: int, test_images: int, seed: int):
                 kept.append([{"image_id": image, **known, "role": role}
                              for role, ids in (("train", train), ("test", test)) for image in ids])
         total = part["sub_category"].nunique()
-        if len(kept) < probing.MIN_SUB_CATEGORIES:
+        if len(kept) < probes.MIN_SUB_CATEGORIES:
             notes.append(f"H1 leaves out {super_category}: {len(kept)} sub-categories have three images that "
-                         f"no stage trained on, {probing.MIN_SUB_CATEGORIES} are needed")
+                         f"no stage trained on, {probes.MIN_SUB_CATEGORIES} are needed")
             continue
         if len(kept) < total:
             notes.append(f"H1 leaves out {total - len(kept)} of {total} sub-categories of {super_category}: "
@@ -231,16 +189,11 @@ def plan_h1(table, *, train_images: int, test_images: int, seed: int):
     return pd.DataFrame(rows, columns=columns), notes
 
 
-def probe_h1(plan, states: np.ndarray, *, seed: int, fit: Callable[..., dict] = probing.linear_probe):
-    """Fit and test the classifier of each super-category.
+def probe_h1(plan, states: np.ndarray, *, seed: int, fit: Callable[..., dict] = probes.linear_probe):
+    """Fit and test the classifier of each super-category; a row per test image, with what `fit` returns.
 
     Args:
-        plan: of `plan_h1`; states: [len(plan), D], one row per image of the plan.
-        fit: the classifier; the paper's own is `adam.adam_probe`.
-
-    Returns:
-        A DataFrame with one row per test image and the columns that `fit` gives: correct, majority,
-        shuffled_labels, and strength and validation_accuracy of the probe that its super-category chose.
+        states: [len(plan), D]; fit: the paper's own classifier is `probes.adam_probe`.
     """
     import pandas as pd
 
@@ -259,17 +212,10 @@ def plan_h3(
     table, *, num_images: int, num_folds: int, seed: int, wrong_names: str = "any",
     taxonomy: Optional[Mapping[str, Mapping[str, str]]] = None, looks: Optional[Any] = None,
 ):
-    """Right and wrong names over test images, in swaps and folds (see `probing.swaps`).
+    """(plan, notes): right and wrong names for images of the test split, in swaps (`swaps`) and folds.
 
     Args:
-        table: the rows of images.parquet; only the test split is asked about.
-        num_images: per sub-category, at most.
-        wrong_names: "any" or "near".
-        taxonomy: taxonomy.json as a dictionary; for "near".
-        looks: how alike two sub-categories look, of `looks_of`; for "near".
-
-    Returns:
-        (plan, notes): a DataFrame with the keys of `balanced_questions`, super_category and fold.
+        wrong_names: "any", or "near", which needs `taxonomy` and `looks` (of `looks_of`).
     """
     import pandas as pd
 
@@ -282,20 +228,20 @@ def plan_h3(
         group = None
         if wrong_names == "near":
             group = partial(_near, super_category=super_category, genera=genera, looks=looks, seed=seed)
-        asked = pd.DataFrame(balanced_questions(images, num_images=num_images, seed=seed, group=group))
-        swaps = asked["swap"].nunique() if len(asked) else 0
-        if swaps < probing.MIN_SWAPS:
+        planned = pd.DataFrame(balanced_questions(images, num_images=num_images, seed=seed, group=group))
+        swaps = planned["swap"].nunique() if len(planned) else 0
+        if swaps < probes.MIN_SWAPS:
             notes.append(f"H3 leaves out {super_category}: {swaps} swaps of names can be made from its test "
-                         f"images, {probing.MIN_SWAPS} are needed")
+                         f"images, {probes.MIN_SWAPS} are needed")
             continue
         if wrong_names == "near":
-            count = asked.groupby("wrong_name")["sub_category"].nunique()
-            out = part["sub_category"].nunique() - asked["sub_category"].nunique()
+            count = planned.groupby("wrong_name")["sub_category"].nunique()
+            out = part["sub_category"].nunique() - planned["sub_category"].nunique()
             notes.append(f"H3, {super_category}: wrong names of the same genus for {count.get('genus', 0)} "
                          f"sub-categories, of the nearest-looking other one for {count.get('nearest', 0)}"
                          + (f"; {out} left out" if out else ""))
-        folds = probing.grouped_folds(asked["swap"], num_folds, seed, strata=asked["categories"])
-        parts.append(asked.assign(super_category=super_category, fold=folds))
+        folds = probes.grouped_folds(planned["swap"], num_folds, seed, strata=planned["categories"])
+        parts.append(planned.assign(super_category=super_category, fold=folds))
     columns = ["image_id", "swapped_image_id", "sub_category", "name", "right", "swap", "categories",
                "wrong_name", "super_category", "fold"]
     return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)), notes
@@ -306,13 +252,9 @@ def _near(names: list[str], *, super_category: str, genera, looks, seed: int) ->
 
 
 def looks_of(plan, states: np.ndarray):
-    """How alike two sub-categories look to a model: cosine of the mean states of their pictures.
+    """looks(super_category, one, other): cosine of the mean image-token states of two sub-categories.
 
-    Args:
-        plan: of `plan_h1`; states: [len(plan), D], image tokens of one layer.
-
-    Returns:
-        looks(super_category, one, other); -1 where one of them has no picture among these.
+    -1 where one of them has no image in the plan.
     """
     from finer1_lib.data.triplets import prototypes
 
@@ -326,18 +268,11 @@ def looks_of(plan, states: np.ndarray):
 
 
 def probe_h3(plan, states: np.ndarray, *, seed: int):
-    """Out-of-fold scores of the right/wrong separator of each super-category.
-
-    Args:
-        plan: of `plan_h3`; states: [len(plan), D] last hidden state per question.
-
-    Returns:
-        The plan with the column score.
-    """
+    """The plan with the column score: out-of-fold values of the separator, from states [len(plan), D]."""
     scores = np.empty(len(plan))
     for super_category in sorted(plan["super_category"].unique()):
         here = (plan["super_category"] == super_category).to_numpy()
         part = plan[here]
         right, swap, fold = (part[column].to_numpy() for column in ("right", "swap", "fold"))
-        scores[here] = probing.cross_validated_scores(states[here], right, swap, fold, seed=seed)
+        scores[here] = probes.cross_validated_scores(states[here], right, swap, fold, seed=seed)
     return plan.assign(score=scores)

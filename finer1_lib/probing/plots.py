@@ -1,15 +1,8 @@
-"""Figures of the probes by layer, of the attributes, and of what changed: a DataFrame in, a figure out.
+"""Figures of notebook 05: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
-Colours are the models' own (`entries.ROWS`). A probe is a full line with filled dots, a control a dashed
-one with hollow marks; a dotted line is guessing.
-
-Source: our choice.
-
-Figures of notebook 05: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
-
-Colours are the models' own (`entries.ROWS`); controls are hollow, so that a grey print reads the same.
-
-Source: paper section 5.4 and Table 4 (what is probed); the drawing is our choice.
+Colours are the models' own. A probe is a bar or a full line with filled dots, a control a hollow mark or a
+dashed line, so that a grey print reads the same; a dotted line is guessing. Drawn with matplotlib: seaborn
+takes no ready intervals, and would compute its own.
 """
 
 from typing import Mapping, Optional
@@ -20,7 +13,7 @@ from finer1_lib.training.methods import colour_of, in_order, label_of
 
 Labels = Optional[Mapping[str, str]]  # {model: label} in the order to draw, of `entries.labels_of`
 CONTROL_MARKERS = {"majority": "v", "shuffled_labels": "D", "epithet_only": "P", "text_only": "s",
-                   "swapped_image": "^"}  # what else has a variant stands in tables alone
+                   "swapped_image": "^"}  # what else has a variant is in tables alone
 CONTROL_LABELS = {"majority": "always the commonest class", "shuffled_labels": "labels shuffled in training",
                   "epithet_only": "names without their last word",
                   "text_only": "question without the image", "swapped_image": "question over another image"}
@@ -38,7 +31,6 @@ def probe_bars(df, label: str, start: float = 0.0, labels: Labels = None):
             the control's name), value, low, high (fractions, low and high may be missing).
         label: of the y axis, e.g. "H1: accuracy of the linear probe (%)".
         start: fraction at which the bars start, with a dotted line: 0.5, guessing, for an AUC.
-        labels: what to write below the bars.
     """
     import matplotlib.pyplot as plt
 
@@ -87,9 +79,7 @@ def _whisker(axis, place: float, row, colour: str) -> float:
 def gap_distribution(df, labels: Labels = None):
     """H2: every name's gap as a dot, the quartiles as a box, one column per model and super-category.
 
-    Args:
-        df: columns model, super_category, name, gap (difference of cosines).
-        labels: what to write below the columns.
+    `df`: columns model, super_category, name, gap (difference of cosines).
     """
     import matplotlib.pyplot as plt
     import numpy as np
@@ -119,9 +109,7 @@ def gap_distribution(df, labels: Labels = None):
 def right_wrong_images(df, labels: Labels = None):
     """H3 as the paper shows it: last states of right and wrong questions in two principal components.
 
-    Args:
-        df: columns model, x, y, right (bool), auc (the number that goes with the picture, one per model).
-        labels: what to write above the pictures, four of which stand in a row.
+    `df`: columns model, x, y, right (bool), auc (the number that goes with the image, one per model).
     """
     import matplotlib.pyplot as plt
 
@@ -164,10 +152,8 @@ TITLES = {  # metric: (title of its panel, what 1 is drawn as)
 def layer_curves(df, labels: Labels = None):
     """One panel per metric: value by layer for every model, with 95 % intervals; controls dashed and hollow.
 
-    Args:
-        df: rows of layers.csv of one data set and categories: metric (of `TITLES`), model, layer, variant
-            (None or NaN for the probe), value, low, high.
-        labels: {model: label} in the order of the legend.
+    `df`: rows of layers.csv of one data set and categories: metric (of `TITLES`), model, layer, variant
+    (None or NaN for the probe), value, low, high.
     """
     import matplotlib.pyplot as plt
 
@@ -178,11 +164,11 @@ def layer_curves(df, labels: Labels = None):
     for axis, metric in zip(axes[0], metrics):
         title, unit = TITLES[metric]
         here = df[(df["metric"] == metric) & (df["variant"].isna() | df["variant"].isin(CONTROL_MARKERS))]
-        apart = 0.024 * max(5, here["layer"].max() - here["layer"].min())  # between the models' dots
+        gap = 0.024 * max(5, here["layer"].max() - here["layer"].min())  # between the models' dots
         for place, model in enumerate(models):
             part = here[here["model"] == model]
             for variant, line in part.groupby(part["variant"].fillna(""), sort=False):
-                _line(axis, line, model, variant, unit, apart * (place - (len(models) - 1) / 2))
+                _line(axis, line, model, variant, unit, gap * (place - (len(models) - 1) / 2))
         if metric == "h3_auc":
             axis.axhline(50, color="black", linestyle=":", linewidth=1)
         _by_layer(axis, here["layer"], title)
@@ -196,10 +182,8 @@ def layer_curves(df, labels: Labels = None):
 def attribute_curves(df, labels: Labels = None):
     """A small panel per attribute: balanced accuracy by layer; the dotted line is guessing, 1 of the values.
 
-    Args:
-        df: rows of `attribute_table` of one place: super_category, attribute, values, held_out, model, layer,
-            variant, value, low, high.
-        labels: {model: label} in the order of the legend.
+    `df`: rows of `attribute_table` of one place: super_category, attribute, values, held_out, model, layer,
+    variant, value, low, high.
     """
     import matplotlib.pyplot as plt
 
@@ -236,9 +220,7 @@ def attribute_curves(df, labels: Labels = None):
 def change_dots(df, labels: Labels = None):
     """What changed between checkpoints: a panel per pair, a dot and its 95 % interval per measure.
 
-    Args:
-        df: of `probing.changes.changes`: first, second, kind, label, difference, low, high, reading.
-        labels: {model: label}.
+    `df`: of `probing.changes.changes`: first, second, kind, label, difference, low, high, reading.
     """
     import matplotlib.pyplot as plt
 
@@ -255,8 +237,8 @@ def change_dots(df, labels: Labels = None):
             if has_interval(row.low):
                 axis.plot([100 * row.low, 100 * row.high], [place, place], color="black", linewidth=1.6)
             axis.plot(100 * row.difference, place, "o", ms=10, color=colour_of(first), mec="black", zorder=3)
-            said = "" if row.reading == "cannot tell" else f" {row.reading}"
-            axis.text(100 * row.difference, place - 0.27, f"{100 * row.difference:+.1f}{said}", ha="center",
+            word = "" if row.reading == "cannot tell" else f" {row.reading}"
+            axis.text(100 * row.difference, place - 0.27, f"{100 * row.difference:+.1f}{word}", ha="center",
                       fontsize=11, zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         axis.axvline(0, color="black", linestyle=":", linewidth=1)
         axis.axhline(reading - 0.5, color="#BBBBBB", linewidth=1)

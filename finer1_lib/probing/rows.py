@@ -1,24 +1,20 @@
-"""Intervals and equivalence for the probes: what can be said from these many sub-categories, and what cannot.
+"""From probed items to what is reported: intervals, equivalence tests, summary rows, comparisons.
 
-"No significant difference" is not "no difference": equivalence is claimed only where the 90 % interval of the
-difference lies inside a margin fixed beforehand (which is two one-sided tests at 5 %).
+"No significant difference" is not "no difference", as which the paper reads p = 0.6993 (H2): equivalence is
+reported only where the 90 % interval of the difference lies inside a margin fixed beforehand, +-2 points for
+H1 and +-0.1 standard deviations for H2 (that is, two one-sided tests at 5 %).
 
-Means and their differences come from `statistics`; the AUC joins it here, because it is a mean over pairs of
-questions and not over questions. It is kept as counts between clusters: with clusters A and B
+Means and their differences come from `core.statistics`; the AUC joins them here, because it is a mean over
+pairs of questions. It is kept as counts between clusters: with clusters A and B
 
     ordered = [[2, 1], [3, 4]]   pairs (right question of row, wrong question of column) put in order
-    asked   = [[4, 4], [4, 4]]   pairs there are            ->  AUC 10/16
+    pairs   = [[4, 4], [4, 4]]   pairs there are            ->  AUC 10/16
 
-    a resample that draws A twice and B never has weights [2, 0]  ->  w' ordered w / w' asked w = 8/16
+    a resample that draws A twice and B never has weights [2, 0]  ->  w' ordered w / w' pairs w = 8/16
 
-Source: METHOD 5 (equivalence tests, margins +-2 points for H1 and +-0.1 standard deviations for H2).
+The functions take DataFrames that the stage keeps as CSV, so every number can be recomputed without a model.
 
-From probed items to what is reported: summary rows, and comparisons of checkpoints.
-
-Each function takes DataFrames that lie as CSV in the stage's folder, so every number here can be recomputed
-without a model.
-
-Source: METHOD 5 and DESIGN 7; the row keys are the kit's contract with later tables (`summary.KEYS`).
+Source: Fine-R1 (arXiv 2602.07605), Section 5.4; Lakens 2017 (doi 10.1177/1948550617697177).
 """
 
 from dataclasses import dataclass
@@ -41,18 +37,12 @@ H2_MARGIN = 0.1   # standard deviations of the gap
 
 @dataclass(frozen=True)
 class PairCounts:
-    """An AUC cut up by pair of clusters.
+    """An AUC divided by pair of clusters."""
 
-    Attributes:
-        ordered, asked: [G, G] (right, wrong) pairs put in order (ties half), and pairs there are.
-        groups: [G] super-category of each cluster.
-        n: number of questions.
-    """
-
-    ordered: np.ndarray
-    asked: np.ndarray
-    groups: np.ndarray
-    n: int
+    ordered: np.ndarray  # [G, G] (right, wrong) pairs in order, ties half
+    pairs: np.ndarray  # [G, G] all pairs
+    groups: np.ndarray  # [G] super-category of each cluster
+    n: int  # questions
 
     def value(self, weights: Optional[np.ndarray] = None) -> np.ndarray:
         """AUC per super-category, averaged without weights: [1], or [draws] for weights [draws, G]."""
@@ -60,9 +50,9 @@ class PairCounts:
         parts = []
         for group in np.unique(self.groups):
             w = weights * (self.groups == group)
-            ordered, asked = (np.einsum("dg,gh,dh->d", w, counts, w, optimize=True)
-                              for counts in (self.ordered, self.asked))
-            parts.append(ordered / asked)
+            ordered, pairs = (np.einsum("dg,gh,dh->d", w, counts, w, optimize=True)
+                              for counts in (self.ordered, self.pairs))
+            parts.append(ordered / pairs)
         return np.mean(parts, axis=0)
 
 
@@ -73,15 +63,13 @@ def pair_counts(
     """Compare every right with every wrong question of the same fold and super-category.
 
     Scores of two folds come from two separators and have no common scale, so they are never compared.
-
-    Args:
-        scores, right, clusters, folds, groups: [N] each; a cluster (swap) is told apart by group and number.
+    Arguments are [N] each; a cluster (swap) is identified by group and number.
     """
     scores, right, folds = np.asarray(scores), np.asarray(right, dtype=bool), np.asarray(folds)
     groups = np.asarray(groups)
     keys = {key: code for code, key in enumerate(dict.fromkeys(zip(groups, clusters)))}
     codes = np.array([keys[key] for key in zip(groups, clusters)])
-    ordered, asked = np.zeros((2, len(keys), len(keys)))
+    ordered, pairs = np.zeros((2, len(keys), len(keys)))
     for group in np.unique(groups):
         for fold in np.unique(folds):
             here = (folds == fold) & (groups == group)
@@ -89,8 +77,8 @@ def pair_counts(
             gap = scores[a][:, None] - scores[b][None, :]
             cell = (codes[a][:, None], codes[b][None, :])
             np.add.at(ordered, cell, (gap > 0) + 0.5 * (gap == 0))
-            np.add.at(asked, cell, 1.0)
-    return PairCounts(ordered, asked, np.array([group for group, _ in keys]), len(scores))
+            np.add.at(pairs, cell, 1.0)
+    return PairCounts(ordered, pairs, np.array([group for group, _ in keys]), len(scores))
 
 
 def auc(counts: PairCounts, *, seed: int, level: float = LEVEL, resamples: int = RESAMPLES) -> Estimate:
@@ -105,13 +93,9 @@ def auc(counts: PairCounts, *, seed: int, level: float = LEVEL, resamples: int =
 def auc_difference(
     first: PairCounts, second: PairCounts, *, seed: int, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> Estimate:
-    """AUC of `first` minus AUC of `second` over the same swaps, resampled together.
-
-    Raises:
-        ValueError: if the two are not about the same swaps.
-    """
-    if first.asked.shape != second.asked.shape or not np.array_equal(first.groups, second.groups):
-        raise ValueError("the two checkpoints were not asked about the same swaps")
+    """AUC of `first` minus AUC of `second` over the same swaps, resampled together."""
+    if first.pairs.shape != second.pairs.shape or not np.array_equal(first.groups, second.groups):
+        raise ValueError("the two checkpoints were not probed on the same swaps")
 
     def difference(weights):
         return first.value(weights) - second.value(weights)
@@ -134,22 +118,19 @@ Ends = Sequence[Optional[float]]  # (low, high)
 
 
 def reading(wide: Ends, narrow: Ends, margin: Optional[float] = None, p: Optional[float] = None) -> str:
-    """Words for a difference.
+    """"equivalent", "different", "different, but within the margin", or "undecided".
 
     Args:
         wide: (low, high) at 95 %; narrow: (low, high) at 90 %; margin: None where none was fixed beforehand.
         p: of a test, where there is one: "different" then needs it too, as in `scoring.reading`.
-
-    Returns:
-        "equivalent", "different", "different, but within the margin", or "undecided".
     """
     if None in wide or None in narrow:
         return "undecided"
-    apart = (wide[0] > 0 or wide[1] < 0) and (p is None or p <= 1 - LEVEL)
+    differ = (wide[0] > 0 or wide[1] < 0) and (p is None or p <= 1 - LEVEL)
     inside = margin is not None and max(map(abs, narrow)) < margin
     if inside:
-        return "different, but within the margin" if apart else "equivalent"
-    return "different" if apart else "undecided"
+        return "different, but within the margin" if differ else "equivalent"
+    return "different" if differ else "undecided"
 
 
 def compare_accuracy(
@@ -158,9 +139,7 @@ def compare_accuracy(
 ) -> dict:
     """H1 between two checkpoints: trained minus base over the same images, with a test of equivalence.
 
-    Returns:
-        difference, low, high (95 %), margin, smallest_margin (the one these data could have shown: the
-        further end of the 90 % interval), p, reading.
+    `smallest_margin` is the one these data could have shown: the further end of the 90 % interval.
     """
     wide, narrow = (paired_difference(trained, base, sub_categories, groups, seed=seed, level=level)
                     for level in (LEVEL, 0.90))
@@ -177,21 +156,18 @@ def compare_gaps(
 ) -> dict:
     """H2 between two checkpoints: paired t-test and two one-sided tests, one value per genus.
 
-    Names of a genus share mates and a genus word, so a genus is the unit. The paper takes the names of the
-    two models for independent samples; that test is given beside as `welch_t`, `welch_p`.
+    Names of a genus share mates and a genus word, so a genus is the unit. The paper treats the names of the
+    two models as independent samples (Section 5.4: t = -0.3872, p = 0.6993); `welch_t` and `welch_p` are
+    that test.
 
     Args:
         base, trained: [S] gaps of the same names; genera: [S].
         margin: in standard deviations of the gap over names, pooled over both checkpoints.
 
     Returns:
-        difference (of cosines); effect_size, low, high (95 %), smallest_margin, in pooled standard
-        deviations; t, p, degrees_of_freedom, tost_p, margin, reading, welch_t, welch_p.
+        difference is of cosines; effect_size, low, high (95 %), smallest_margin are in standard deviations.
 
-    Raises:
-        ValueError: fewer than two genera, or gaps that do not vary.
-
-    Source: METHOD 5; Lakens 2017 (two one-sided tests).
+    Raises: ValueError: fewer than two genera, or gaps that do not vary.
     """
     from scipy import stats
 
@@ -240,10 +216,7 @@ def estimates(
     """Yield (dataset, categories, Estimate): each super-category and the average, each of seen, unseen, all.
 
     Args:
-        items: of `probe_h1`, `probe_h2`, `probe_h3` or `probe_attributes`, of one model and layer.
-        metric: a key of `COLUMNS`.
-        column: the column that holds the values.
-        kinds: of `CATEGORIES`.
+        items: of one model and layer; metric: a key of `COLUMNS`; column: of the values.
     """
     for dataset in [*sorted(items["super_category"].unique()), "average"]:
         for categories in kinds:
@@ -268,7 +241,6 @@ def rows_of(
     Args:
         column: what is averaged; the metric's own column unless given (a control of H1 has another).
         variant: name of the control, None for the probe itself.
-        kinds: of `CATEGORIES`.
     """
     found = estimates(items, metric, column or COLUMNS[metric], seed, kinds)
     fixed = {"model": model, "setting": "probing", "scorer": None, "metric": metric, "option_order": None,
@@ -284,13 +256,8 @@ def compare_models(
 
     Args:
         items: of all models, with the column model.
-        metric: a key of `COLUMNS`; it decides the test (margins: `probing.statistics`).
-        reference: the model that is subtracted, "base".
-        variant: name of the control that the items are of, None for the probe itself.
-
-    Returns:
-        One dict per other model: metric, variant, model, reference and what the test gives; none without
-        reference.
+        metric: a key of `COLUMNS`; it decides the test.
+        reference: the model that is subtracted; without its items there is no comparison.
     """
     found = []
     base = items[items["model"] == reference] if len(items) else items
@@ -313,14 +280,7 @@ def compare_models(
 
 
 def principal_components(states, items, model: str, value: float):
-    """Two principal components of the last states, as the paper pictures H3.
-
-    Args:
-        states: [N, D]; items: DataFrame with `right`, [N]; value: the AUC to print with the picture.
-
-    Returns:
-        A DataFrame with model, x, y, right, auc.
-    """
+    """Two principal components of the last states [N, D], as Figure 3 of the paper shows H3, with the AUC."""
     import pandas as pd
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
@@ -334,16 +294,7 @@ def findings(
     rows: Iterable[Mapping[str, Any]], comparisons: Iterable[Mapping[str, Any]], metric: str,
     variant: Optional[str] = None,
 ) -> str:
-    """One metric in words: every model's average with its interval, then every comparison with its reading.
-
-    Args:
-        rows: summary rows; comparisons: of `compare_models`, of all metrics.
-        metric: a key of `COLUMNS`.
-        variant: name of a control, None for the probe itself.
-
-    Returns:
-        A sentence or more; "was left out" where there are no rows.
-    """
+    """One metric in words: every model's average with interval, then every comparison with its reading."""
     gap = metric == "h2_genus_gap"
 
     def number(value: Optional[float], sign: str = "") -> str:
@@ -359,31 +310,28 @@ def findings(
     for test in comparisons:
         if (test["metric"], test["variant"]) != (metric, variant):
             continue
-        size, unit = (test["effect_size"], "standard deviations") if gap else (100 * test["difference"], "points")
+        size = test["effect_size"] if gap else 100 * test["difference"]
+        unit = "standard deviations" if gap else "points"
         low, high = (test[end] if gap or test[end] is None else 100 * test[end] for end in ("low", "high"))
         span = "no interval" if low is None else f"{low:+.2f} to {high:+.2f}"
-        text = f"{test['model']} minus {test['reference']}: {size:+.2f} {unit} ({span}): **{test['reading']}**"
+        names = f"{test['model']} minus {test['reference']}"
+        text = f"{names}: {size:+.2f} {unit} ({span}): **{test['reading']}**"
         if test["margin"] is not None and test["smallest_margin"] is not None:
             scale = 1 if gap else 100
-            text += (f"; the margin was {scale * test['margin']:g}, these data could have shown equivalence within "
-                     f"{scale * test['smallest_margin']:.2f}")
+            text += (f"; the margin was {scale * test['margin']:g}, these data could have shown equivalence "
+                     f"within {scale * test['smallest_margin']:.2f}")
         words.append(text + ".")
     return " ".join(words)
 
 
 def verdict(comparisons: Iterable[Mapping[str, Any]], metric: str) -> str:
-    """A hypothesis in a few words, a checkpoint at a time: what its comparison allows to say.
-
-    Args:
-        comparisons: of `compare_models`, of all metrics.
-        metric: a key of `COLUMNS`; only the probe itself counts, no control.
-    """
+    """A hypothesis in a few words for each checkpoint, from the probe itself (no control)."""
     words = []
     for test in comparisons:
         if (test["metric"], test["variant"]) == (metric, None):
             more = "more" if test["difference"] > 0 else "less"
-            said = {"equivalent": "the same, within the margin", "different": more,
+            meaning = {"equivalent": "the same, within the margin", "different": more,
                     "different, but within the margin": f"{more}, but within the margin",
-                    "undecided": "cannot be told"}[test["reading"]]
-            words.append(f"{test['model']} against {test['reference']}: {said}")
+                    "undecided": "undecided"}[test["reading"]]
+            words.append(f"{test['model']} against {test['reference']}: {meaning}")
     return "; ".join(words) or "not tested here"

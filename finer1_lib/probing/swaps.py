@@ -1,18 +1,19 @@
-"""H3's wrong names: groups of sub-categories that exchange their names, so that neither side gives it away.
+"""Where H3's wrong names come from: groups of sub-categories that exchange their names.
 
     image of A, "Is the species A?" right      image of B, "Is the species B?" right
     image of A, "Is the species B?" wrong      image of B, "Is the species A?" wrong
 
-Who exchanges with whom decides how hard the question is:
+So every image and every name is equally often right and wrong, and neither alone gives the answer away.
 
-    any     drawn from the whole super-category: most wrong names are of another genus and easy to tell
-    near    of the same genus; whoever has no mate there exchanges with the one that looks nearest
+    wrong names "any"     from the whole super-category (`swap_groups`): most are of another genus, and easy
+    wrong names "near"    hard negatives (`hard_negative_groups`): of the same genus; a name that is alone in
+                          its genus exchanges with the one that looks nearest
 
-Groups stay within seen and within unseen: in a mixed one every wrong question would join a seen picture to an
-unseen name, or the other way round, and "trained on both or on neither" would tell it from the right ones.
+Groups are all seen or all unseen: in a mixed one every wrong question would join a seen image to an unseen
+name (or the reverse), and "trained on both or on neither" would separate it from the right ones.
 
-Source: paper 5.4 (H3: right and wrong species names) does not say how wrong names were drawn; METHOD 5 (every
-name equally often right and wrong); genus first is our choice.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.4 (H3) asks with right and wrong species names and does not say
+how wrong names were drawn.
 """
 
 from typing import Callable, Mapping, NamedTuple, Optional, Sequence
@@ -22,16 +23,11 @@ import numpy as np
 from finer1_lib.core.errors import UserError
 
 WRONG_NAMES = ("any", "near")
-Looks = Callable[[str, str], float]  # two sub-categories of one super-category -> how alike they look
+Looks = Callable[[str, str], float]  # two sub-categories -> their visual similarity
 
 
 class Swap(NamedTuple):
-    """Sub-categories that exchange their names, each taking the next one's, the last one the first's.
-
-    Attributes:
-        names: two, or three.
-        kind: where their wrong names come from: "any", "genus" or "nearest".
-    """
+    """Two or three sub-categories, each taking the next one's name; kind: "any", "genus" or "nearest"."""
 
     names: tuple[str, ...]
     kind: str
@@ -44,11 +40,7 @@ def check_wrong_names(how: str) -> None:
 
 
 def swap_groups(names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
-    """Put sub-categories in pairs that exchange their names; an odd one out makes the last group three.
-
-    Returns:
-        Groups of two (one of three if the number is odd); none for fewer than two names.
-    """
+    """Random pairs that exchange their names; an odd one out makes the last group three."""
     order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(names))]
     groups = [tuple(order[i : i + 2]) for i in range(0, len(order) - 1, 2)]
     if len(order) % 2 and groups:
@@ -59,17 +51,13 @@ def swap_groups(names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
 def hard_negative_groups(
     names: Sequence[str], genera: Mapping[str, str], looks: Optional[Looks], seed: int
 ) -> list[Swap]:
-    """Swaps within each genus of two or more of these names, then the others by nearest looks.
+    """Swaps within each genus of two or more names, then the others by visual similarity.
 
-    Those without a mate are paired greedily: of all that are left, the two that look most alike. So the first
-    pairs are each other's nearest and the last ones take whom they get. An odd one out joins the pair whose
-    first it is most like.
+    Names without a mate are paired greedily: of all that are left, the two that look most alike. An odd one
+    out joins the pair whose first it is most like. With `looks` None they are left out.
 
     Args:
-        names: of one super-category, all seen or all unseen.
-        genera: name -> genus; a name that is missing has no mate.
-        looks: how alike two names look; None: nobody knows, and names without a mate are left out.
-        seed: of the pairs within a genus.
+        names: of one super-category, all seen or all unseen; genera: name -> genus, where it is known.
     """
     members: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -99,15 +87,14 @@ def balanced_questions(
     """H3's questions for one super-category: every name equally often right and wrong, in closed swaps.
 
     Args:
-        images: {(sub_category, "seen" or "unseen"): [image ids]}; swaps stay within seen and within unseen.
-        num_images: images per sub-category at most; within a swap all have the same number, so a sub-category
-            with fewer lowers its partner's.
-        group: from names to swaps; pairs of any two unless given.
+        images: {(sub_category, "seen" or "unseen"): [image ids]}.
+        num_images: per sub-category at most; one with fewer lowers its partners'.
+        group: from names to swaps; random pairs unless given.
 
     Returns:
-        One dict per question: image_id, swapped_image_id (a picture from the next swap, asked under the same
-        label: the control; None if there is a single swap), sub_category, name, right, swap, categories,
-        wrong_name (`Swap.kind`). Two questions per image.
+        Two dicts per image: image_id, swapped_image_id (an image of the next swap under the same label, the
+        control; None if there is a single swap), sub_category, name, right, swap, categories, wrong_name
+        (`Swap.kind`).
     """
     swaps = []
     for categories in sorted({key[1] for key in images}):
@@ -123,13 +110,14 @@ def balanced_questions(
         neighbour = picked[(number + 1) % len(swaps)] if len(swaps) > 1 else None
         for place, own in enumerate(swap.names):
             for i, image_id in enumerate(picked[number][place]):
-                strange = None
+                other = None
                 if neighbour:
-                    pictures = neighbour[place % len(neighbour)]
-                    strange = pictures[i % len(pictures)]
+                    choices = neighbour[place % len(neighbour)]
+                    other = choices[i % len(choices)]
+                # own name: right; the next one's: wrong
                 for name in (own, swap.names[(place + 1) % len(swap.names)]):
                     questions.append({
-                        "image_id": image_id, "swapped_image_id": strange, "sub_category": own, "name": name,
+                        "image_id": image_id, "swapped_image_id": other, "sub_category": own, "name": name,
                         "right": name == own, "swap": number, "categories": categories,
                         "wrong_name": swap.kind,
                     })

@@ -80,7 +80,7 @@ def look_alikes(function: Any, guide: Mapping) -> str:
             return not_yet(f"{stranger} is unknown, or of another super-category than the {name}")
         if found != wanted:
             return not_yet(f"the {name}: {len(wanted)} differ from it in {min(gaps.values())}, look again")
-    return right(f"{tried} sub-categories checked; these hard negatives are the wrong names to test a model on")
+    return right(f"{tried} sub-categories checked; test a model on these hard negatives")
 
 
 # --- 01 data ---
@@ -314,7 +314,7 @@ def official_alone(answer: Any, records: Sequence[Mapping], scorers: Sequence[An
         return not_yet("give a record of the closed world, e.g. records[0], or the text 'none'")
     by_official, by_strict = verdicts(answer)
     if by_official and not by_strict:
-        return right("the label is in it and is not the one answer: decide yourself which scorer is too harsh")
+        return right("the label is in it and is not the one answer: which scorer is too harsh?")
     if by_official == by_strict:
         both = "accept" if by_strict else "refuse"
         return usual(f"both scorers {both} it; a wrong answer is not yet one that they disagree on")
@@ -385,7 +385,7 @@ def auc_of_the_embeddings(answer: Any) -> str:
     if value == 0:
         return usual("a separator without information scores 0.5; 0 would put every pair in the wrong order")
     if value > 0.5:
-        return usual("the name is in the question, but the LAST token is read: at layer 0 it saw no other token")
+        return usual("the name is in the question, but the LAST token is read: at layer 0 it saw no other")
     return not_yet("what is the AUC of a score that is the same for every question?")
 
 

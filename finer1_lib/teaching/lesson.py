@@ -1,19 +1,17 @@
-"""A lesson without training: notebooks 04 and 05 on this machine, from the records of a run that is kept.
+"""A lesson without training: notebooks 04 and 05 on this machine, from the records of a kept run.
 
-`finer1 lesson` makes what can be made in a minute (00 and 01, the pictures and everything drawn from them),
-takes what takes a quarter of an hour from outputs/reference (the trained adapters of 02 and 03, every answer
-of 04), and writes copies of notebooks 04 and 05 that are ready to be opened:
+`finer1 lesson` runs 00 and 01 (a minute: the images and all that is made from them), imports what takes a
+quarter of an hour from outputs/reference (the adapters of 02 and 03, every answer of 04), and writes copies
+of notebooks 04 and 05 that are ready to be opened:
 
     outputs/lesson/00_miniature_world, 01_data     made here
-    outputs/lesson/02_cot_sft, 03_tapo             taken over; stage.json says from where and keeps its origin
-    outputs/lesson/04_evaluation                   the answers; notebook 04 scores them and asks no model
+    outputs/lesson/02_cot_sft, 03_tapo             imported; stage.json keeps their origin
+    outputs/lesson/04_evaluation                   the answers; notebook 04 scores them without a model
     outputs/lesson/04_evaluation_lesson.ipynb, 05_probing_lesson.ipynb
 
-An answer belongs to a picture. So nothing is taken over unless the pictures and questions made here are, by
-their sha256, those of the records. What 02 and 03 alone read may differ: the base wrote it, and another
-processor's last digits can change its words.
-
-Source: our choice (a 50-minute path from committed records).
+An answer belongs to an image, so nothing is imported unless the images and questions made here have the
+sha256 of the records. What 02 and 03 alone read may differ: the base wrote it, and another processor's rounding can
+change its words.
 """
 
 import gzip
@@ -36,26 +34,19 @@ EVALUATION, PROBING = "04_evaluation", "05_probing"
 ANSWERS = "records.jsonl"
 NEEDED = ("02_cot_sft/cot_sft", "03_tapo/cot_sft_tapo", "03_tapo/models.json", f"{EVALUATION}/{ANSWERS}.gz",
           *(f"{stage}/stage.json" for stage in (*MADE, *TRAINED, EVALUATION)))  # fmt: skip
-# These two hold a folder of the machine (of the base model, of the pictures) and cannot be equal elsewhere.
+# These two hold a path of the machine (of the base model, of the images) and cannot be equal elsewhere.
 OF_ONE_MACHINE = ("00_miniature_world/base.json", "01_data/data.json")
-_CHANGED = "is not what its stage.json says: take the records anew"
-_MEND = "install the versions of constraints.txt, or make records of your own: finer1 run miniature"
+_CHANGED = "is not what its stage.json says: take the records again"
+_FIX = "install the versions of constraints.txt, or make your own records: finer1 run miniature"
 
 
 def make_lesson(plan: Plan, reference: Path, say: Callable[[str], None]) -> list[Path]:
-    """Make a run ready for notebooks 04 and 05; what is ready already is left as it is.
+    """Make a run ready for notebooks 04 and 05, which are returned; what is ready is left as it is.
 
-    Args:
-        plan: of the preset `miniature` under the lesson's run name.
-        reference: folder of the records, outputs/reference.
-        say: called with each progress line.
+    `plan` is of the preset `miniature` under the lesson's run name; `say` gets each progress line.
 
-    Returns:
-        The two notebooks to open.
-
-    Raises:
-        UserError: records that are incomplete, were made with other parameters of 04, or belong to other
-            pictures; a run of this name that trained for itself.
+    Raises: UserError: records that are incomplete, were made with other parameters of 04, or belong to other
+        images; a run of this name that trained itself.
     """
     _check_reference(plan, reference)
     with files.one_line_for_the_system(plan.run_dir):
@@ -66,7 +57,7 @@ def _make(plan: Plan, reference: Path, say: Callable[[str], None]) -> list[Path]
     for stage in TRAINED:
         if (plan.run_dir / stage).exists() and not _imported(plan.run_dir, stage):
             raise UserError(
-                f"run {plan.run_dir.name!r} has a {stage} of its own, which a lesson would replace:"
+                f"run {plan.run_dir.name!r} has its own {stage}, which a lesson would replace:"
                 " choose another --run-name"
             )
     run_chain(plan, chosen_stages(None, MADE[-1]), say)
@@ -74,16 +65,16 @@ def _make(plan: Plan, reference: Path, say: Callable[[str], None]) -> list[Path]
     try:
         different = differences(plan.run_dir, reference)
         if different:
-            raise UserError(_told(different[0], reference))
+            raise UserError(_explain(different[0], reference))
         for stage in TRAINED:
             if not (_imported(plan.run_dir, stage) and is_current(plan.run_dir, stage)):
                 _import_stage(plan.run_dir, reference, stage)
-                say(f"{stage} taken from {_origin(reference, stage)}")
+                say(f"{stage} imported from {_origin(reference, stage)}")
         if _import_answers(plan, reference):
-            for stage in (EVALUATION, PROBING):  # notebooks of other answers may ask for other parameters
+            for stage in (EVALUATION, PROBING):  # notebooks of other answers may have other parameters
                 if (old := _copy_of(plan, stage)).exists():
                     os.replace(old, old.with_name(f"{old.stem}.previous.ipynb"))
-            say(f"the answers of {EVALUATION} taken from {_origin(reference, EVALUATION)}")
+            say(f"the answers of {EVALUATION} imported from {_origin(reference, EVALUATION)}")
         return [_ready_copy(plan, stage) for stage in (EVALUATION, PROBING)]
     finally:
         files.unlock(held)
@@ -96,15 +87,15 @@ def differences(run_dir: Path, reference: Path) -> list[str]:
         outputs = files.read_json(run_dir / stage / "stage.json")["outputs"]
         here |= {f"{stage}/{name}": sha256 for name, sha256 in outputs.items()}
     there: dict[str, str] = {}
-    for stage in (MADE[-1], EVALUATION):  # what training alone read is not asked for again
+    for stage in (MADE[-1], EVALUATION):  # not what training alone read
         there |= files.read_json(reference / stage / "stage.json")["inputs"]
     read = [name for name in there if name.startswith(MADE) and name not in OF_ONE_MACHINE]
-    # The pictures first: where they differ, everything else differs for that.
+    # The images first: where they differ, everything else differs because of them.
     found = (name for name in read if here.get(name) != there[name])
     return sorted(found, key=lambda name: (name[-1] != "/", name))
 
 
-def _told(name: str, reference: Path) -> str:
+def _explain(name: str, reference: Path) -> str:
     """One line about the first difference, with the versions that may be behind it."""
     record = files.read_json(reference / MADE[-1] / "stage.json")
     here = versions()
@@ -113,9 +104,9 @@ def _told(name: str, reference: Path) -> str:
         for package, version in record["versions"].items()
         if package in ("numpy", "pandas", "pillow", "scikit-learn", "torch") and here.get(package) != version
     ]
-    what = "the pictures drawn here are" if name.endswith("/") else f"{name} as made here is"
+    what = "the images drawn here are" if name.endswith("/") else f"{name} as made here is"
     why = f" ({'; '.join(other)})" if other else ""
-    return f"{what} not what the records in {reference} were made from: {name} differs{why}; {_MEND}"
+    return f"{what} not what the records in {reference} were made from: {name} differs{why}; {_FIX}"
 
 
 def _check_reference(plan: Plan, reference: Path) -> None:
@@ -123,14 +114,14 @@ def _check_reference(plan: Plan, reference: Path) -> None:
         if not (reference / name).exists():
             raise UserError(f"{reference / name} is missing: a lesson needs the records of a whole run")
     place = ("notebook", "run_name", "output_root")
-    asked = {name: value for name, value in plan.parameters[EVALUATION].items() if name not in place}
+    wanted = {name: value for name, value in plan.parameters[EVALUATION].items() if name not in place}
     given = files.read_json(reference / EVALUATION / "stage.json")["parameters"]
     given = {name: value for name, value in given.items() if name not in place}
-    for name in sorted(asked.keys() | given.keys()):
-        if asked.get(name) != given.get(name):
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
             raise UserError(
                 f"the records were made with {name} = {given.get(name)!r} in 04_evaluation, and the preset"
-                f" {PRESET} has {asked.get(name)!r}: answers would be missing; take this version's records"
+                f" {PRESET} has {wanted.get(name)!r}: answers would be missing; take this version's records"
             )
 
 
@@ -150,8 +141,8 @@ def _shown(reference: Path) -> str:
 def _import_stage(run_dir: Path, reference: Path, stage: str) -> None:
     """Copy a stage's records and write a stage.json that fits this run: present outputs, this run's needs.
 
-    Its signature is one that no parameters have, so `finer1 run` never takes the stage for one of its own:
-    it moves it aside and trains.
+    No parameters give its signature, so `finer1 run` never takes the stage for its own: it moves it aside and
+    trains.
     """
     record = files.read_json(reference / stage / "stage.json")
     with files.atomic_directory(run_dir / stage) as folder:
@@ -183,7 +174,7 @@ def _import_answers(plan: Plan, reference: Path) -> bool:
     if files.read_json(folder / "started.json").get("signature") == signature:
         return False
     content = gzip.decompress((reference / EVALUATION / f"{ANSWERS}.gz").read_bytes())
-    if folder.exists():  # of another state of this run: kept for once, as a stage does it
+    if folder.exists():  # of another state of this run: set aside, as a stage does
         set_aside(folder)
     with files.atomic_directory(folder) as new:
         (new / ANSWERS).write_bytes(content)
@@ -198,7 +189,7 @@ def _import_answers(plan: Plan, reference: Path) -> bool:
 
 
 def _copy_of(plan: Plan, stage: str) -> Path:
-    """Where a lesson's notebook lies: not where `finer1 run` puts what it executed, or it would be replaced."""
+    """The lesson's notebook; not the path of `finer1 run`, which would replace it."""
     return plan.run_dir / f"{stage}_lesson.ipynb"
 
 

@@ -40,7 +40,7 @@ def not_here(why: str) -> str:
 
 
 def check(function: Callable[..., str]) -> Callable[..., str]:
-    """A check that says "not tried yet" to None, and reports every exception: an exercise never ends a run."""
+    """A check that says "not tried yet" to None and reports exceptions: an exercise never ends a run."""
 
     @functools.wraps(function)
     def checked(answer: Any, *rest: Any, **named: Any) -> str:

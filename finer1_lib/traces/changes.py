@@ -1,6 +1,12 @@
-"""Does a training change what a model reads off the picture, or what it does with it?
+"""Traces before and after a training: is more read from the image, or more made of what is read?
 
-A trace says what was seen. With P the share of traces that read every attribute right,
+    before_and_after(["cot_sft", "cot_sft_dapo", "cot_sft_tapo"])   ("cot_sft", "cot_sft_tapo")
+    changes(table, "cot_sft", "cot_sft_tapo", seed=0)   every quantity, paired and tested
+    flow(table, "cot_sft", "cot_sft_tapo")              how many items went from which step to which
+    reading_and_use(table, models, seed=0)              the two parts of a gain
+    Traces(records, guide, labels, seed=0)              all of it for a run, empty where nothing is compared
+
+With P the share of traces that read every attribute right,
 
     accuracy = P * (accuracy where all was read right) + (1 - P) * (accuracy where it was not)
 
@@ -10,20 +16,12 @@ grow). Each part is the mean of what it gives when it changes first and when it 
     before: P 0.5, 0.8 and 0.2    accuracy 0.50
     after:  P 0.5, 1.0 and 0.4    accuracy 0.70     reading 0.00, use 0.20
 
-What a trace says need not be what the model saw; the probes ask the states instead.
+What a trace says need not be what the model saw; the probes read the states instead.
 
-Source: METHOD 5 (sight, knowledge or deployment?); Kitagawa 1955 and Shapley for the two parts; our choice.
-
-Traces before and after a training: the same items under two models.
-
-    before_and_after(["cot_sft", "cot_sft_dapo", "cot_sft_tapo"])   ("cot_sft", "cot_sft_tapo")
-    changes(table, "cot_sft", "cot_sft_tapo", seed=0)   every quantity, paired and tested
-    flow(table, "cot_sft", "cot_sft_tapo")              how many items went from which step to which
-
-Source: METHOD 3 (TAPO on top of CoT SFT; no gain is presumed); the tables are our choice.
+Source: the decomposition is that of Kitagawa 1955 (doi 10.1080/01621459.1955.10501299).
 """
 
-from typing import Optional, Sequence
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import (
@@ -37,7 +35,17 @@ from finer1_lib.core.statistics import (
     paired_difference,
 )
 from finer1_lib.evaluation.scores.scoring import reading
-from finer1_lib.traces.statistics import CATEGORIES, QUANTITIES, STEPS, scaled
+from finer1_lib.traces.statistics import (
+    CATEGORIES,
+    QUANTITIES,
+    STEPS,
+    problems,
+    scaled,
+    statistics,
+    tally_steps,
+    trace_table,
+)
+from finer1_lib.training.methods import in_order
 
 LEVELS = {
     "all_read": "all attributes read right",
@@ -53,17 +61,14 @@ def reading_and_use(table, models: Sequence[str], *, seed: int):
     """How much each model reads right, what it makes of it, and the parts of its gain over the first model.
 
     Args:
-        table: of `traces.statistics.trace_table`, made with a guide.
+        table: of `statistics.trace_table`, made with a guide.
         models: the one to compare with first.
-        seed: of the resampling.
 
     Returns:
-        (levels, gains). levels: model, categories, quantity (of `LEVELS`), value, low, high, n, clusters.
-        gains: first, second, categories, part (of `PARTS`), value, low, high, p, n, reading; reading and use
-        add up to the gain. Both are averages over super-categories and empty without a guide.
+        (levels, gains): rows per quantity of `LEVELS`, and per part of `PARTS`, where reading and use add up
+        to the gain. Averages over super-categories; empty without a guide.
 
-    Raises:
-        UserError: two of the models did not answer the same items.
+    Raises: UserError: two of the models did not answer the same items.
     """
     import pandas as pd
 
@@ -109,15 +114,12 @@ def two_parts(before, after, *, seed: int, resamples: int = RESAMPLES) -> tuple[
     """(by reading, by use) of the gain from `before` to `after`, each an Estimate.
 
     Clusters (sub-categories) are resampled inside their super-category for the interval, and change sides
-    between the two models for the p-value. Where a model never read right (or never wrongly), what it would
-    have made of it is unknown, and it is taken to do as the other one: the change is then one of reading.
+    between the two models for the p-value. Where a model never read right (or never wrongly), the accuracy
+    there is unknown and taken to be the other model's: the change is then one of reading. No interval where
+    a super-category has a single sub-category.
 
     Args:
-        before, after: rows of `trace_table` of two models on the same items in the same order, with
-            super_category, sub_category, all_read and right (0 or 1).
-
-    Returns:
-        Estimates without an interval where a super-category has a single sub-category.
+        before, after: rows of `trace_table` of two models, the same items in the same order.
     """
     import numpy as np
 
@@ -205,11 +207,7 @@ def before_and_after(models: Sequence[str]) -> Optional[tuple[str, str]]:
 
 
 def pair_of(table, first: str, second: str):
-    """The two models' rows in the same order of items.
-
-    Raises:
-        UserError: the two did not answer the same items.
-    """
+    """The two models' rows in the same order of items; UserError where the items differ."""
     sides = [table[table["model"] == model].sort_values("item_id", ignore_index=True)
              for model in (first, second)]
     if sides[0]["item_id"].tolist() != sides[1]["item_id"].tolist():
@@ -221,9 +219,6 @@ def changes(table, first: str, second: str, *, seed: int):
     """`second` minus `first` on the same items, for every quantity: before and after a training.
 
     Items where one of the two has no value (a part that cannot be read) are left out; n says how many stay.
-
-    Returns:
-        A DataFrame with quantity, label, unit, categories, difference, low, high, p, n, reading.
     """
     import pandas as pd
 
@@ -243,14 +238,7 @@ def changes(table, first: str, second: str, *, seed: int):
 
 
 def flow(table, first: str, second: str):
-    """The same items under two models: how many went from which step to which.
-
-    Returns:
-        A DataFrame with categories, from_step, to_step, count; what did not occur is left out.
-
-    Raises:
-        UserError: the two did not answer the same items.
-    """
+    """The same items under two models: categories, from_step, to_step, count, where it occurred."""
     import pandas as pd
 
     before, after = pair_of(table, first, second)
@@ -262,8 +250,71 @@ def flow(table, first: str, second: str):
 
 
 def turns(flows, categories: str) -> dict[str, int]:
-    """Of a `flow`, how many items of these categories were mended, broken, right twice and wrong twice."""
+    """Of a `flow`, how many items were fixed ("mended"), broken, right twice and wrong twice."""
     part = flows[flows["categories"] == categories]
     was, is_ = part["from_step"] == "right", part["to_step"] == "right"
     cells = {"mended": ~was & is_, "broken": was & ~is_, "right_twice": was & is_, "wrong_twice": ~was & ~is_}
     return {name: int(part.loc[here, "count"].sum()) for name, here in cells.items()}
+
+
+_NOTHING = "nothing to compare: this needs a guide with attributes and two models that think"
+
+
+class Traces:
+    """All traces of a run as a table, and the two models to compare, if two models think.
+
+    Args:
+        records: lines of 04's records.jsonl; guide: guide.json or {}; labels: {model: label} in table order.
+    """
+
+    def __init__(self, records: Iterable[Mapping], guide: Optional[Mapping], labels: Mapping[str, str], *,
+                 seed: int) -> None:
+        self.table, self.labels, self.seed = trace_table(records, guide), labels, seed
+        self.thinking = in_order(self.table["model"], labels)
+        self.pair = before_and_after(self.thinking)
+        if self.pair:
+            self.compared = f"before and after: {labels[self.pair[0]]}, {labels[self.pair[1]]}"
+        else:
+            self.compared = (f"nothing to compare: {len(self.thinking)} model(s) of this run think "
+                             "before they answer")
+
+    def problems(self):
+        """What could not be read, by kind, a column per model."""
+        return problems(self.table, self.labels).rename(index=self.labels).T
+
+    def numbers(self):
+        """(all averages, those of the two models in words, those in shares)."""
+        found = statistics(self.table, seed=self.seed, labels=self.labels)
+        shown = found[found["model"].isin(self.pair or self.thinking)]
+        return found, shown[shown["unit"] == "words"], shown[shown["unit"] == "share"]
+
+    def changes(self) -> tuple[Any, Any, str]:
+        """(all paired differences, the clear ones, a sentence); without columns where none is compared."""
+        import pandas as pd
+
+        if not self.pair:
+            return pd.DataFrame(), pd.DataFrame(), "nothing to compare: fewer than two models think"
+        found = changes(self.table, *self.pair, seed=self.seed)
+        clear = found[found["reading"] != "cannot tell"].drop(columns="quantity").round(4)
+        return found, clear, (f"{len(clear)} of {len(found)} differences are clear (of so many tests, "
+                              "a few would be by luck)")
+
+    def steps(self):
+        """At which step the wrong answers of each model first went wrong."""
+        return tally_steps(self.table, seed=self.seed)
+
+    def flow(self) -> tuple[Any, dict]:
+        """(how many items went from which step to which, and how many were fixed or broken)."""
+        import pandas as pd
+
+        if not self.pair:
+            return pd.DataFrame(), {}
+        found = flow(self.table, *self.pair)
+        return found, {kind: turns(found, kind) for kind in found["categories"].unique()}
+
+    def gains(self) -> tuple[Any, Any, str]:
+        """(how well each model reads and uses what it reads, the parts of the gain, the gain in words)."""
+        levels, gains = reading_and_use(self.table, self.pair or self.thinking, seed=self.seed)
+        words = [f"{kind}: {findings(gains, self.pair[1], kind)}"
+                 for kind in gains["categories"].unique()]
+        return levels, gains, "\n".join(words) or _NOTHING

@@ -1,16 +1,9 @@
 """Figures of reasoning traces: a DataFrame in, a matplotlib figure out; nothing is shown or saved here.
 
-Steps and turns have colours that the colour-blind can tell apart, and hatches, so that a grey print reads the
-same; models keep their own colour (`entries.ROWS`) and get a marker each.
-
-Source: our choice.
-
-The flow of traces between two models: which step each item left the truth at, before and after.
-
-On each side stand the steps as blocks, as high as they have items; a band joins the two blocks an item lies
-in. What was mended, what was broken and what stayed are told apart by colour and hatch.
-
-Source: our choice (an alluvial diagram, drawn with matplotlib's paths).
+Steps and changes have colours that are distinct for the colour-blind, and hatches, so that a grey print reads
+the same; models keep their own colour and get a marker each. `flow_figure` is an alluvial diagram: on each
+side the steps are blocks as high as they have items, and a band joins the two blocks of the same items. It
+and the stacked bars are drawn with matplotlib: seaborn has neither.
 """
 
 import textwrap
@@ -43,12 +36,10 @@ def _span(row, scale: float) -> Optional[tuple[float, float]]:
 
 
 def wrong_steps(df, labels: Labels = None):
-    """Stacked bars: at which step the wrong answers of each model first left the truth, seen and unseen.
+    """Stacked bars: at which step the wrong answers of each model first went wrong, seen and unseen.
 
-    Args:
-        df: of `traces.statistics.tally_steps`: columns model, categories, step, share (of all traces), low,
-            high; the whisker is that of all wrong answers together.
-        labels: what to write beside the bars.
+    `df`: of `traces.statistics.tally_steps`: columns model, categories, step, share (of all traces), low,
+    high; the whisker is that of all wrong answers together.
     """
     import matplotlib.pyplot as plt
 
@@ -84,7 +75,6 @@ def dots(df, labels: Labels = None, unit: str = "share"):
 
     Args:
         df: of `traces.statistics.statistics`: model, categories, label, unit, value, low, high.
-        labels: names of the models in the legend.
         unit: which rows to draw; "share" is drawn in percent.
     """
     import matplotlib.pyplot as plt
@@ -124,9 +114,7 @@ def dots(df, labels: Labels = None, unit: str = "share"):
 def parts_of_gain(df, labels: Labels = None):
     """Bars: each model's gain over the first one, and what of it is reading and what use.
 
-    Args:
-        df: the gains of `traces.reading.reading_and_use`.
-        labels: names of the models.
+    `df`: the gains of `traces.changes.reading_and_use`.
     """
     import matplotlib.pyplot as plt
 
@@ -194,10 +182,8 @@ _WIDTH = 0.1  # of a block, where the two sides are 1 apart
 def flow_figure(df, first: str, second: str, labels: Labels = None):
     """Blocks and bands: seen on the left, unseen on the right.
 
-    Args:
-        df: of `traces.changes.flow`: categories, from_step, to_step, count.
-        first, second: the models, for the heads of the columns.
-        labels: what to call them.
+    `df`: of `traces.changes.flow`: categories, from_step, to_step, count.
+    `first`, `second`: the models, for the heads of the columns.
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch

@@ -1,43 +1,29 @@
-"""A sheet of traces to leaf through: pictures, the four parts with every claim marked, filters, one file.
-
-The HTML file needs nothing but itself: pictures are data URIs, a dozen lines of script filter the cards and
-without them all are shown. All text of models and all names are escaped, and the page forbids itself any
-other script and any address (Content-Security-Policy), should an escape ever be forgotten.
+"""Traces to read, with every claim marked, and a self-contained HTML page of them.
 
     examples = choose_examples(records, guide=guide, labels=labels, number=6, seed=0)
-    html = [card(example, picture_bytes(image_root, example["image_id"])) for example in examples]
+    html = [card(example, image_bytes(image_root, example["image_id"])) for example in examples]
 
-Marks are signs and not only colours, so that a grey print reads the same.
+An example is a plain dictionary: model, label, colour, role ("before", "after", "right", "wrong"), pair, the
+item's keys, step, raw (the whole completion where a part cannot be read) and
 
-Source: our choice.
+    "parts": {"analysis": [("red crown", "right", ""), (", ", "", ""),
+                           ("plain wings", "wrong", "guide: barred")],
+              "options": .., "comparison": .., "prediction": .., "answer": ..}
 
-Traces chosen to be read, with every claim marked: right, wrong, or not fitting the trace's own analysis.
-
-An example is a plain dictionary, made to be drawn by `traces.sheet.card`:
-
-    {"model": "cot_sft", "label": "CoT SFT", "colour": "#0061B2", "role": "before", "pair": 0,
-     "item_id": .., "image_id": .., "sub_category": "Dunen Wren", "super_category": "bird",
-     "categories": "seen",
-     "step": "prediction_differs", "raw": None or the whole completion where a part cannot be read,
-     "parts": {"analysis": [("red crown", "right", ""), (", ", "", ""),
-                            ("plain wings", "wrong", "guide: barred")],
-               "options": .., "comparison": .., "prediction": .., "answer": ..}}
-
-Examples are chosen in turn from every kind there is, so that the rare ones are seen; they are no sample, and
-shares must be read from the tables. The same seed chooses the same ones.
-
-Source: our choice.
+Examples are chosen in turn from every kind, so rare kinds are seen; they are not a sample, and shares must be
+read from the tables. Marks are signs as well as colours. sheet.html (jinja2, autoescape) holds the markup:
+all text of models is escaped, and the page's Content-Security-Policy forbids any script but its own.
 """
 
 import base64
 import hashlib
 import io
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.completions import normalise
-from finer1_lib.core.escaping import escape
 from finer1_lib.core.files import atomic_write_text
 from finer1_lib.data.names import meanings, same_name, table_for
 from finer1_lib.data.rationales.parsing import MAX_CANDIDATES, Trace, parse, predicts
@@ -59,9 +45,9 @@ Segment = tuple[str, str, str]  # text, mark ("", "right", "wrong", "doubt" or "
 def choose_examples(
     records: Iterable[Mapping], *, guide: Optional[Mapping], labels: Mapping[str, str], number: int, seed: int
 ) -> list[dict[str, Any]]:
-    """A few examples in pairs, for a page: the same picture before and after, then a right and a wrong trace.
+    """A few examples in pairs, for a page: the same image before and after, then a right and a wrong trace.
 
-    Half of the pairs are of one picture under the two models of `before_and_after`, those that changed sides
+    Half of the pairs are of one image under the two models of `before_and_after`, those that changed sides
     first; the other half are of the later model, a wrong trace (steps in turn) and a right one of the same
     sub-category, or else super-category. With one thinking model all are of the second kind.
 
@@ -91,9 +77,9 @@ def choose_examples(
 def choose_for_sheet(
     records: Iterable[Mapping], *, guide: Optional[Mapping], labels: Mapping[str, str], number: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Many examples for a sheet: every kind of change between two models in turn, each picture under both.
+    """Many examples for a sheet: every kind of change between two models in turn, each image under both.
 
-    With one thinking model: every step in turn, one trace a picture. Arguments as in `choose_examples`.
+    With one thinking model: every step in turn, one trace an image. Arguments as in `choose_examples`.
     """
     table, models, pair = _read(records, guide, labels)
     if pair:
@@ -127,7 +113,7 @@ def mark(
             place, key = start + len(name), normalise(name)
             verdict = ("right", "") if same_name(data_set, name, sub_category) else ("", "")
             if key in met:
-                verdict = "doubt", "stands twice"
+                verdict = "doubt", "listed twice"
             elif name in unknown:
                 verdict = "wrong", "not in the guide"
             options.append((start, place, *verdict))
@@ -240,117 +226,53 @@ def _pair(found: Sequence[Mapping], rows, guide, labels) -> list[dict[str, Any]]
 
 
 MAX_CARDS, MAX_BYTES, SIDE = 60, 3_000_000, 224
-SIGNS = {"right": "\u00a0✓", "wrong": "\u00a0✗", "doubt": "\u00a0?"}  # never parted from what they mark
-STYLE = """\
-.trace-pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
-  gap: 1rem; margin: 0 0 1.5rem }
-.trace-card { border: 1px solid #bbb; border-top: .4rem solid #888; border-radius: .3rem; padding: .8rem 1rem;
-  background: #fff; color: #222; break-inside: avoid; min-width: 0;
-  overflow-wrap: anywhere }
-.trace-card[hidden], .trace-pair[hidden] { display: none }
-.trace-head { display: flex; gap: 1rem; align-items: flex-start }
-.trace-head img { width: 7rem; height: 7rem; object-fit: contain; flex: none; border: 1px solid #ddd }
-.trace-head div { min-width: 0 } .trace-head p { margin: 0 0 .2rem }
-.trace-name { font-weight: 700; font-size: 1.1em }
-.trace-card dl { margin: .6rem 0 0 } .trace-card dt { color: #555; font-size: .85em; margin-top: .4rem }
-.trace-card dd { margin: 0; white-space: pre-line; unicode-bidi: isolate }
-.trace-card details { margin-top: .6rem } .trace-card pre { white-space: pre-wrap }
-.trace-right { color: #00694c } .trace-missing { color: #666; font-style: italic }
-.trace-wrong { color: #a33a00; font-weight: 700; text-decoration: underline }
-.trace-doubt { color: #6a2c70; text-decoration: underline dotted }
-.trace-note { font-size: .85em; font-weight: 400; font-style: italic }
-@media print { .trace-card { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
-"""
-_PAGE_STYLE = """\
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 1.5rem auto; padding: 0 1rem;
-  color: #222 }
-.trace-filter { position: sticky; top: 0; background: #fff; padding: .6rem 0; border-bottom: 1px solid #bbb;
-  margin-bottom: 1rem; display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; align-items: center }
-.trace-filter[hidden] { display: none } .trace-filter label { max-width: 100% }
-select { font: inherit; max-width: min(100%, 24rem) }
-@media (max-width: 40rem) { .trace-filter { position: static } }
-@media print { .trace-filter { display: none } body { max-width: none; font-size: 11pt } }
-"""
-# values come from the page's own attributes and are only compared, never written into it
-_SCRIPT = """\
-const bar = document.querySelector(".trace-filter"), picks = [...bar.querySelectorAll("select")];
-function show() {
-  for (const pair of document.querySelectorAll(".trace-pair")) {
-    for (const card of pair.children)
-      card.hidden = picks.some(pick => pick.value && card.dataset[pick.name] !== pick.value);
-    pair.hidden = [...pair.children].every(card => card.hidden);
-  }
-  document.getElementById("shown").textContent =
-    document.querySelectorAll(".trace-card:not([hidden])").length + " cards shown";
-}
-bar.addEventListener("change", show); bar.hidden = false; show();
-"""
+SIGNS = {"right": "\u00a0✓", "wrong": "\u00a0✗", "doubt": "\u00a0?"}  # kept on one line with what they mark
+STYLE, _SCRIPT = (Path(__file__).with_name(f"sheet.{kind}").read_text(encoding="utf-8")
+                  for kind in ("css", "js"))
 
 
-def card(example: Mapping[str, Any], picture: Optional[bytes]) -> str:
-    """One trace as HTML; the page that takes it needs `STYLE`.
+@cache
+def _templates():
+    """The macros of sheet.html; model text in them is escaped."""
+    import jinja2
 
-    Args:
-        example: of `choose_examples`.
-        picture: PNG or JPEG bytes (see `image_bytes`), or None to leave the picture out.
-    """
-    image = ""
-    if picture:
-        kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-        data = base64.b64encode(picture).decode("ascii")
-        image = f'<img alt="{escape(example["sub_category"])}" src="data:image/{kind};base64,{data}">'
-    step = example["step"]
-    verdict = ('<span class="trace-right">right ✓</span>' if step == "right" else
-               f'<span class="trace-wrong">wrong ✗</span> first wrong step: {escape(STEP_LABELS[step])}')
-    role = f"{escape(example['role'])}: " if example["role"] in ("before", "after") else ""
-    parts = "".join(f"<dt>{part}</dt><dd>{_marked(example['parts'][part])}</dd>" for part in PARTS)
-    raw = "" if example["raw"] is None else (
-        f"<details><summary>as it was written</summary><pre>{escape(example['raw'])}</pre></details>")
-    return (
-        f'<article class="trace-card" style="border-top-color: {escape(example["colour"])}" '
-        f'data-model="{escape(example["model"])}" data-step="{escape(step)}" '
-        f'data-categories="{escape(example["categories"])}">'
-        f'<div class="trace-head">{image}<div><p class="trace-name">{escape(example["sub_category"])}</p>'
-        f'<p>{escape(example["super_category"])}, {escape(example["categories"])}</p>'
-        f'<p>{role}<strong>{escape(example["label"])}</strong></p><p>{verdict}</p></div></div>'
-        f"<dl>{parts}</dl>{raw}</article>"
-    )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined, finalize=_valid)
+    return environment.from_string(Path(__file__).with_name("sheet.html").read_text(encoding="utf-8")).module
 
 
-def _marked(segments: Iterable[Segment]) -> str:
-    """Segments with their signs and notes."""
-    found = []
-    for text, verdict, note in segments:
-        more = f' <span class="trace-note">({escape(note)})</span>' if note else ""
-        found.append(f'<span class="trace-{verdict}">{escape(text)}{SIGNS.get(verdict, "")}{more}</span>'
-                     if verdict else escape(text))
-    return "".join(found)
+def _valid(value: Any) -> Any:
+    """Text without lone surrogates, which no file can hold; what is HTML already stays as it is."""
+    return value.encode("utf-8", "replace").decode("utf-8") if type(value) is str else value
+
+
+def card(example: Mapping[str, Any], image: Optional[bytes]) -> str:
+    """One trace of `choose_examples` as HTML, with an image of `image_bytes`; its page needs `STYLE`."""
+    source = None
+    if image:
+        kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+        source = f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+    return str(_templates().card(example, source, PARTS, STEP_LABELS, SIGNS))
 
 
 def legend(guide: Optional[Mapping]) -> str:
     """What the signs mean, as a paragraph."""
-    if not guide:
-        return ("<p>✓ and ✗ mark names that are the true one or not. There is no field guide here, so claims "
-                "about attributes are not judged.</p>")
-    return ("<p>✓ as the field guide has it; ✗ against the field guide, with what the guide says; ? a claim "
-            "that is true, but whose mark \"(differs)\", or the lack of it, does not fit the trace's own "
-            "analysis, or a candidate that stands twice.</p>")
+    return str(_templates().legend(guide))
 
 
 def image_bytes(image_root, image_id: str, side: int = SIDE) -> bytes:
-    """A picture to embed: as PNG if it is small, else shrunk to `side` pixels as JPEG.
+    """An image to embed: as PNG if it is small, else shrunk to `side` pixels as JPEG.
 
-    Raises:
-        UserError: the picture is missing, broken or outside the folder.
+    Raises: UserError: the image is missing, broken or outside the folder.
     """
     from finer1_lib.core.images import load_image
 
-    picture, buffer = load_image(image_root, image_id), io.BytesIO()
-    if max(picture.size) <= side:
-        picture.save(buffer, format="PNG")
+    image, buffer = load_image(image_root, image_id), io.BytesIO()
+    if max(image.size) <= side:
+        image.save(buffer, format="PNG")
     else:
-        picture.thumbnail((side, side))
-        picture.save(buffer, format="JPEG", quality=82)
+        image.thumbnail((side, side))
+        image.save(buffer, format="JPEG", quality=82)
     return buffer.getvalue()
 
 
@@ -358,66 +280,42 @@ def write_sheet(
     path: Path, records: Sequence[Mapping], image_root, guide: Optional[Mapping], labels: Mapping[str, str],
     *, seed: int, max_cards: int = MAX_CARDS, max_bytes: int = MAX_BYTES,
 ) -> dict[str, int]:
-    """Write the sheet.
+    """Write the sheet; arguments as in `choose_examples`.
 
     Args:
-        path: of the HTML file.
-        records: lines of 04's records.jsonl.
-        image_root: folder that image ids are relative to.
-        guide: guide.json, or nothing: then claims about attributes are not marked.
-        labels: {model: label} in the order of the tables.
-        seed: of the choice.
-        max_cards: cards at most, two for each picture.
+        max_cards: at most, two for each image.
         max_bytes: length of the file at most, about; pairs beyond it are left out, and the page says so.
 
     Returns:
-        {"cards": how many stand in it, "left_out": how many more were chosen, "bytes": its length}.
+        {"cards": how many the page has, "left_out": how many more were chosen, "bytes": its length}.
     """
     examples = choose_for_sheet(records, guide=guide, labels=labels, number=max_cards, seed=seed)
     pairs, shown, size = [], [], 0
     for number in dict.fromkeys(example["pair"] for example in examples):
         here = [example for example in examples if example["pair"] == number]
-        picture = image_bytes(image_root, here[0]["image_id"])
-        text = '<div class="trace-pair">' + "".join(card(example, picture) for example in here) + "</div>"
+        image = image_bytes(image_root, here[0]["image_id"])
+        text = '<div class="trace-pair">' + "".join(card(example, image) for example in here) + "</div>"
         if size + len(text.encode("utf-8")) > max_bytes:
             continue  # a smaller pair may still find room
         size += len(text.encode("utf-8"))
         pairs.append(text)
         shown += here
-    page = _page(pairs, shown, len(examples) - len(shown), guide, seed)
+    left_out = len(examples) - len(shown)
+    page = _page(pairs, shown, left_out, guide, seed)
     atomic_write_text(path, page)
-    return {"cards": len(shown), "left_out": len(examples) - len(shown), "bytes": len(page.encode("utf-8"))}
+    return {"cards": len(shown), "left_out": left_out, "bytes": len(page.encode("utf-8"))}
 
 
 def _page(pairs: Sequence[str], shown: Sequence[Mapping], left_out: int, guide, seed: int) -> str:
+    from markupsafe import Markup
+
     steps = {"right": "right", **STEP_LABELS}
-    filters = (
-        ("model", {example["model"]: example["label"] for example in shown}),
-        ("step", {step: label for step, label in steps.items() if step in {e["step"] for e in shown}}),
-        ("categories", {e["categories"]: e["categories"] for e in shown}),
-    )
-    selects = "".join(
-        f'<label>{name} <select name="{name}"><option value="">all</option>'
-        + "".join(f'<option value="{escape(key)}">{escape(label)}</option>' for key, label in values.items())
-        + "</select></label>" for name, values in filters
-    )
+    filters = {
+        "model": {example["model"]: example["label"] for example in shown},
+        "step": {step: label for step, label in steps.items() if step in {e["step"] for e in shown}},
+        "categories": {e["categories"]: e["categories"] for e in shown},
+    }
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode("utf-8")).digest()).decode("ascii")
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    room = f" {left_out} more were chosen and left out, to keep the file small." if left_out else ""
-    nothing = "" if shown else "<p>No model of this run thinks before it answers: no trace to show.</p>"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>Reasoning traces</title>
-<style>
-{STYLE}{_PAGE_STYLE}</style></head><body>
-<h1>Reasoning traces</h1>
-<p>{len(shown)} open-world traces, chosen in turn from every kind of change (seed {seed}): the rare kinds
-stand here as often as the common ones, so shares must be read from the tables.{room}</p>
-{legend(guide)}{nothing}
-<form class="trace-filter" hidden>{selects}<span id="shown"></span></form>
-<main>
-{"".join(pairs)}
-</main>
-<script>{_SCRIPT}</script>
-</body></html>
-"""
+    return str(_templates().page(len(shown), left_out, [Markup(pair) for pair in pairs], filters, guide, seed,
+                                 policy, Markup(STYLE), Markup(_SCRIPT)))

@@ -3,15 +3,13 @@
     table = trace_table(records, guide)    one row per trace, nothing dropped
     problems(table)                        what could not be read, by kind
     statistics(table, seed=0)              averages per model, seen and unseen
-    tally_steps(table, seed=0)             at which step wrong answers left the truth
+    tally_steps(table, seed=0)             at which step wrong answers went wrong
 
-Without a guide (photographs have none) the columns that need one are empty (NaN) and left out of every later
-table. Names are compared as they are written but for case and hyphens: of the release's rationales of birds
-and pets 87 in 98 list the truth so, ten more in another form ("Persian Cat" for "Persian"). Before and after
-a training: `traces.changes`.
+Without a guide (photographs have none) the columns that need one are NaN and left out of later tables. Names
+are compared as written, but for case and hyphens: of the release's rationales of birds and pets 87 in 98 list
+the truth so, ten more in another form ("Persian Cat" for "Persian").
 
-Source: METHOD 2 (the four parts), METHOD 4 (averages: unweighted over data sets, seen and unseen apart),
-DESIGN 7 (n and a 95 % interval for every number); the quantities are our choice.
+Source: Fine-R1 (arXiv 2602.07605), Table 5: the four parts of a trace.
 """
 
 from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
@@ -30,7 +28,7 @@ _COPIED = ("model", "item_id", "image_id", "super_category", "sub_category", "ca
 
 
 class Quantity(NamedTuple):
-    """What a column of `trace_table` is: its label in tables, its unit (words, tokens, names or share)."""
+    """A column of `trace_table`: its label in tables, and its unit (words, tokens, names or share)."""
 
     label: str
     unit: str
@@ -43,7 +41,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "right": Quantity("answer right", "share"),
     "complete": Quantity("four parts and answer read", "share"),
     "truth_listed": Quantity("truth among the candidates", "share"),
-    "repeats": Quantity("a candidate stands twice", "share"),
+    "repeats": Quantity("a candidate is listed twice", "share"),
     "invents": Quantity("a candidate the guide lacks", "share"),
     "attributes_right": Quantity("attributes read right", "share"),
     "attributes_misread": Quantity("attributes misread", "share"),
@@ -66,14 +64,12 @@ def trace_table(
 
     Args:
         records: lines of 04's records.jsonl; those of `is_trace` are taken.
-        guide: guide.json; {} or None where there is none.
-        setting: "open_world" or "closed_world".
 
     Returns:
         A DataFrame: the record's keys and completion, `step` (of `STEPS`), and a column per `QUANTITIES`:
         words of each part and number of candidates (NaN where the part cannot be read), shares of the trace's
-        own attributes, claims and marks (NaN where it makes none), and 1 or 0 for what is so or not. An
-        attribute left out is neither read right nor misread.
+        own attributes, claims and marks (NaN where it makes none), and 1 or 0 for yes or no. An attribute
+        left out is neither read right nor misread.
     """
     import pandas as pd
 
@@ -115,11 +111,7 @@ def _share(values: Iterable[bool]) -> Optional[float]:
 
 
 def problems(table, labels: Optional[Mapping[str, str]] = None):
-    """What could not be read, by kind, a row per model: counts, with `total` and `complete`.
-
-    Returns:
-        A DataFrame with the models as its index; most frequent problem first.
-    """
+    """Counts of what could not be read: a row per model; total, complete, then frequent problems first."""
     import pandas as pd
 
     counts = {model: count_problems(map(parse, table.loc[table["model"] == model, "completion"]))
@@ -133,9 +125,7 @@ def problems(table, labels: Optional[Mapping[str, str]] = None):
 def statistics(table, *, seed: int, labels: Optional[Mapping[str, str]] = None):
     """Average of every quantity for each model, seen and unseen: unweighted over super-categories.
 
-    Returns:
-        A DataFrame with model, categories, quantity, label, unit, value, low, high, n, clusters. Intervals
-        are clustered by sub-category; a count that is the same in every trace has none.
+    Intervals are clustered by sub-category; a count that is the same in every trace has none.
     """
     import pandas as pd
 
@@ -154,15 +144,10 @@ def statistics(table, *, seed: int, labels: Optional[Mapping[str, str]] = None):
 
 
 def scaled(function, columns: Sequence, items, seed: int, unit: str = "share") -> Estimate:
-    """`clustered_mean` or `paired_difference` of columns that need not lie in [0, 1].
+    """`clustered_mean` or `paired_difference` of columns that need not be in [0, 1].
 
-    Args:
-        function: one of the two.
-        columns: its scores, one or two Series of items.
-        items: the same rows, with sub_category and super_category.
-
-    They are divided by their greatest value, since the interval of equal values is one of shares; for a count
-    that never varies that interval would mean nothing, and is left out.
+    They (one or two Series of items) are divided by their greatest value, since the interval of equal values
+    is one of shares; for a count that never varies that interval would mean nothing, and is left out.
     """
     scale = max(1.0, *(column.abs().max() for column in columns))
     shares = [(column / scale).tolist() for column in columns]
@@ -174,11 +159,11 @@ def scaled(function, columns: Sequence, items, seed: int, unit: str = "share") -
 
 
 def tally_steps(table, *, seed: int):
-    """Where the wrong answers of each model first left the truth.
+    """Where the answers of each model first went wrong.
 
     Returns:
         A DataFrame with model, categories, step (of `STEPS`), count, share of all traces of that model and
-        those categories, low, high. Steps that did not occur stand with 0.
+        those categories, low, high. Steps that did not occur have 0.
     """
     import pandas as pd
 

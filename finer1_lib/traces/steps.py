@@ -1,4 +1,4 @@
-"""What a trace claims, held against the field guide, and the first step at which it left the truth.
+"""What a trace claims, compared with the field guide, and the first step at which it goes wrong.
 
 The comparison part of a trace names candidates and says what the guide has of each, marking what its own
 analysis contradicts. Both can be checked: the claim with the guide, the mark with the analysis.
@@ -8,7 +8,7 @@ analysis contradicts. Both can be checked: the claim with the guide, the mark wi
     claims      blue crown: true in the guide, mark consistent ("red" was seen);
                 plain wings: false (the guide has barred), mark inconsistent (it differs from what was seen)
 
-Source: paper Table 5 (the four parts); the checks and the order of the steps are our choice.
+Source: Fine-R1 (arXiv 2602.07605), Table 5: the four parts of a trace.
 """
 
 import re
@@ -28,7 +28,7 @@ STEP_LABELS = {
     "answer_differs": "answer differs from the prediction",
 }
 WRONG_STEPS = tuple(STEP_LABELS)
-GUIDE_STEPS = ("misread_attribute", "comparison_contradicts")  # those that only a guide can tell
+GUIDE_STEPS = ("misread_attribute", "comparison_contradicts")  # those that need a guide
 _ENTRY, _PIECE = re.compile(r"[^;\n]+"), re.compile(r"[^,]+")
 _ANALYSIS_PIECE = re.compile(r"[^,;.\n]+")
 _MARK = re.compile(r"\(\s*differs\s*\)")
@@ -37,25 +37,15 @@ _OTHER_GENUS = "other genus"
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a trace about a sub-category.
+    """One claim of a trace about a sub-category."""
 
-    Attributes:
-        name: the sub-category as the guide spells it.
-        attribute: a part word of the guide; "" for "other genus", which claims no value.
-        value: what is claimed, normalised.
-        start, end: where the claim stands in its part's text.
-        true: whether the guide says the same; None for "other genus".
-        consistent: whether "(differs)", or its absence, fits the trace's own analysis; None where the
-            analysis is silent and nothing is marked, and for the analysis itself.
-    """
-
-    name: str
-    attribute: str
-    value: str
-    start: int
+    name: str  # of the sub-category, as the guide spells it
+    attribute: str  # a part word of the guide; "" for "other genus", which claims no value
+    value: str  # normalised
+    start: int  # its place in the part's text
     end: int
-    true: Optional[bool]
-    consistent: Optional[bool] = None
+    true: Optional[bool]  # whether the guide says the same; None for "other genus"
+    consistent: Optional[bool] = None  # whether "(differs)", or its absence, fits the analysis
 
 
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")  # of an entry in a list, as candidates have it too
@@ -67,12 +57,7 @@ def attributes_of(guide: Optional[Mapping], sub_category: str) -> Mapping[str, s
 
 
 def analysis_claims(trace: Trace, sub_category: str, guide: Optional[Mapping]) -> list[Claim]:
-    """The claims of the analysis about what is pictured, each held against the guide.
-
-    Args:
-        sub_category: the true name.
-        guide: the dictionary of `guide.json`, or nothing: then there are no claims to be told.
-    """
+    """The claims of the analysis about the true sub-category, checked with the guide; none without one."""
     truth, text = attributes_of(guide, sub_category), trace.analysis or ""
     return [
         Claim(sub_category, attribute, value, *span, value == normalise(truth[attribute]))
@@ -84,11 +69,7 @@ def analysis_claims(trace: Trace, sub_category: str, guide: Optional[Mapping]) -
 def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
     """The claims of the comparison, "Name: value part, value part (differs); Name: ...", in their order.
 
-    An entry whose name the guide does not know claims nothing that can be checked; it is left to
-    `unknown_names`.
-
-    Args:
-        guide: the dictionary of `guide.json`, or nothing: then there are no claims to be told.
+    Without a guide, and for a name that the guide does not know, there is nothing to check.
     """
     known = {normalise(name): name for name in (guide or {}).get("sub_categories", {})}
     found, read = [], {}  # what the analysis says of each name's attributes, read once
@@ -99,8 +80,8 @@ def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
             continue
         truth = attributes_of(guide, name)
         if name not in read:
-            said = attribute_claims(trace.analysis, truth)
-            read[name] = {attribute: frozenset(values) for attribute, values in said.items()}
+            stated = attribute_claims(trace.analysis, truth)
+            read[name] = {attribute: frozenset(values) for attribute, values in stated.items()}
         seen = read[name]
         for piece in _PIECE.finditer(rest):
             start = entry.start() + len(head) + 1 + piece.start()
@@ -118,7 +99,7 @@ def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
 
 
 def unknown_names(trace: Trace, guide: Optional[Mapping]) -> list[str]:
-    """The candidates that the guide does not know, in their order: names that were made up."""
+    """The candidates that the guide does not know, in their order: invented names."""
     known = {normalise(name) for name in (guide or {}).get("sub_categories", {})}
     return [name for name in trace.candidates if normalise(name) not in known]
 
@@ -126,26 +107,23 @@ def unknown_names(trace: Trace, guide: Optional[Mapping]) -> list[str]:
 def where_wrong(
     trace: Trace, sub_category: str, guide: Optional[Mapping] = None, data_set: str = ""
 ) -> str:
-    """The first step at which a wrong trace left the truth, or "right" when its answer is right.
+    """The first step at which a trace goes wrong, or "right" when its answer is right.
 
-    Steps in order:
+    The steps follow the order of the parts in Table 5 of the paper:
 
     - "unparsable": the analysis, the candidates, the prediction or the answer cannot be read;
     - "misread_attribute": the analysis claims of some attribute what the guide does not say of the true
-      sub-category (an attribute left out is no misreading);
+      sub-category (an attribute left out is not a misreading);
     - "candidate_missing": the true name is not among the candidates;
     - "comparison_contradicts": the comparison claims something false of the true sub-category or of the
-      predicted one. False claims about other candidates do not count, since the choice was not for them; a
+      predicted one. False claims about other candidates do not count, since they were not chosen; a
       wrong "(differs)" does not count either, since it contradicts the analysis and not the guide;
     - "prediction_differs": nothing false was claimed of the two, and yet the wrong one was chosen;
     - "answer_differs": the prediction was right, the answer is another name.
 
-    Names are compared by `aliases.same_name`, so another name of the truth in `data_set` is the truth.
-    A right answer is "right" whatever stands before it: a trace may misread what decides nothing.
-    Without a guide that knows the sub-category, the steps of `GUIDE_STEPS` are left out, and their traces go
-    to the next step that can be told.
-
-    Source: paper Table 5 (the four parts); the order is our choice.
+    Another name of the truth in `data_set` counts as the truth (`data.names.same_name`). A right answer is
+    "right" whatever comes before it: a trace may misread what decides nothing. Without a guide that knows the
+    sub-category, the steps of `GUIDE_STEPS` are left out, and their traces go to the next step.
     """
     if trace.answer is not None and same_name(data_set, trace.answer, sub_category):
         return "right"

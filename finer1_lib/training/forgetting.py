@@ -1,4 +1,4 @@
-"""What stage 1 costs: abilities of the base, measured before and after, beside what was learnt.
+"""What stage 1 costs: abilities of the base measured before and after, beside what was learnt.
 
     attributes_seen        image, "Describe the image in <analysis></analysis>."        attributes right
     attributes_from_name   text, "Describe the Dunen Wren in <analysis></analysis>."    attributes right
@@ -7,12 +7,10 @@
     open_world             image, the prompt that the setting was trained on            name right, strict
 
 The first four measure forgetting: stage 1 trains none of them in this form, and the base is good at them.
-They need a guide; without one they are `not_measurable`, and only the open world is tested. An answer that
-lacks the required tags counts as wrong, and `readable` is the share of answers that have them: perhaps only
-the format was forgotten. The paper reports no such numbers.
-
-The same questions are used before and after, so a change is a paired difference; its interval resamples
-whole sub-categories.
+They need a guide; without one only the open world is tested. An answer without the required tags counts as
+wrong; `readable` is the share of answers that have them, since perhaps only the format was forgotten. The
+same questions are used before and after: a change is a paired difference, its interval resamples
+sub-categories. The paper reports no such numbers.
 """
 
 import dataclasses
@@ -29,39 +27,32 @@ from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, question_for, user_message
 from finer1_lib.core.statistics import clustered_mean, paired_difference
 from finer1_lib.data.answers import answer_of
+from finer1_lib.data.guide import describe
 from finer1_lib.data.rationales.parsing import check_claims, parse
 from finer1_lib.models.generation import generate
 from finer1_lib.models.trainable import KINDS, Trainable
 
 METRICS = {
-    "attributes_seen": "attributes named from the picture",
+    "attributes_seen": "attributes named from the image",
     "attributes_from_name": "attributes recalled from the name",
-    "name_from_attributes": "name told from a description",
+    "name_from_attributes": "name given a description",
     "reasoning_in_text": "four-part reasoning in text",
 }
-OPEN_WORLD = "open_world"
-BASE = "base"
-DATA = ("answers", "cot")
+OPEN_WORLD, BASE = "open_world", "base"
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One way to fine-tune in stage 1.
+    """One way to fine-tune in stage 1; kind, vision_tower and projector as in `Trainable`."""
 
-    Attributes:
-        data: "cot" (rationales) or "answers" (bare names).
-        kind, vision_tower, projector: as in `Trainable`.
-        hard: trained at a learning rate that overwrites the base's own ways.
-    """
-
-    data: str
+    data: str  # "cot" (rationales) or "answers" (bare names)
     kind: str
     vision_tower: bool = False
     projector: bool = False
-    hard: bool = False
+    hard: bool = False  # at a learning rate that overwrites the base's own behaviour
 
     def __post_init__(self) -> None:
-        for what, value, known in (("data", self.data, DATA), ("finetuning", self.kind, KINDS)):
+        for what, value, known in (("data", self.data, ("answers", "cot")), ("finetuning", self.kind, KINDS)):
             if value not in known:
                 raise UserError(f"{what} {value!r}: one of {', '.join(known)}")
 
@@ -80,7 +71,7 @@ class Setting:
 
     @property
     def prompt(self) -> str:
-        """The registered prompt that the setting's examples ask."""
+        """The registered prompt of the setting's examples."""
         return {"cot": "cot_open", "answers": "answer_open"}[self.data]
 
     def trainable(self, rank: int, alpha: int) -> Trainable:
@@ -88,17 +79,15 @@ class Setting:
         return Trainable(self.kind, rank, alpha, self.vision_tower, self.projector)
 
 
-SETTINGS = {
-    setting.name: setting
-    for parts in itertools.product(("answers", "cot"), KINDS, (False, True), (False, True))
-    for setting in [Setting(*parts)]
-}
+SETTINGS = {setting.name: setting for setting in itertools.starmap(
+    Setting, itertools.product(("answers", "cot"), KINDS, (False, True), (False, True)))}
 # Trained in full and hard: the pair in which the paper's contrast between answers and rationales shows, and
-# the proof that the gauges can fall. Model names as in `entries`.
+# the proof that the metrics can fall. Model names as in `entries`.
 TWINS = {
     "full_sft_answer_only": Setting("answers", "full", hard=True),
     "full_cot_sft": Setting("cot", "full", hard=True),
 }
+_KNOWN = {**SETTINGS, **{setting.name: setting for setting in TWINS.values()}}
 
 
 def check_settings(names: Sequence[str]) -> list[Setting]:
@@ -111,12 +100,12 @@ def check_settings(names: Sequence[str]) -> list[Setting]:
 
 
 def plan(
-    names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, Setting], load_in_4bit: bool = False
+    names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, Setting],
+    load_in_4bit: bool = False,
 ) -> list[Setting]:
-    """Every setting that is gauged: those of the names, the models that are kept, the twins; each once.
+    """Every setting to measure, each once: those of the names, of the models kept, of the paired models.
 
-    Raises:
-        UserError: as `check_settings`, or a setting that trains all weights where they are to have 4 bits.
+    Raises: UserError: as `check_settings`, or a setting that trains all weights where they have 4 bits.
     """
     found = list(dict.fromkeys([*check_settings(names), *kept.values(), *twins.values()]))
     full = [setting.name for setting in found if setting.kind == "full"]
@@ -128,72 +117,54 @@ def plan(
 
 
 def gauge_pictures(images: Any, per_class: int, seed: int) -> Any:
-    """At most `per_class` test pictures of every sub-category, drawn by seed.
+    """At most `per_class` test images of every sub-category, drawn by seed: rows of `images.parquet`.
 
-    Args:
-        images: DataFrame of `images.parquet`.
-
-    Raises:
-        UserError: a number below 1, or no test pictures.
+    Raises: UserError: a number below 1, or no test images.
     """
     tests = images[images["split"] == "test"].sort_values("image_id")
     if per_class < 1 or tests.empty:
-        raise UserError(f"gauge_pictures is {per_class} and there are {len(tests)} test pictures: need both")
+        raise UserError(f"gauge_pictures is {per_class} and there are {len(tests)} test images: need both")
     groups = tests.groupby(["super_category", "sub_category"], sort=True)
-    chosen = [i for _, part in groups
-              for i in part.sample(min(per_class, len(part)), random_state=seed).index]
-    return images.loc[chosen].reset_index(drop=True)
+    chosen = [part.sample(min(per_class, len(part)), random_state=seed).index for _, part in groups]
+    return images.loc[list(itertools.chain(*chosen))].reset_index(drop=True)
 
 
 def questions(
     pictures: Any, image_root: str, guide: Optional[Mapping], prompts: Sequence[str], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Everything that is asked of one model.
+    """Every question for one model; text questions once a sub-category, worded by `seed`.
 
-    Args:
-        pictures: of `gauge_pictures`; the text questions are about their sub-categories, once each.
-        image_root: folder of the image ids.
-        guide: the attributes, or None: then only the open world is asked.
-        prompts: names of open-world prompts.
-        seed: of the wordings.
-
-    Returns:
-        Rows {gauge, prompt, text, image_id (or None), image_root, super_category, sub_category, categories}.
+    With guide None only the open world is tested, with each of `prompts`. Rows {gauge, prompt, text,
+    image_id (None for text), image_root, super_category, sub_category, categories}.
     """
-    def about(row: Any) -> dict[str, Any]:
-        columns = ("super_category", "sub_category", "categories")
-        return {"image_root": image_root, **{name: getattr(row, name) for name in columns}}
-
     rows = []
+
+    def add(row: Any, image_id: Optional[str], *queries: tuple[str, str, str]) -> None:
+        about = {name: getattr(row, name) for name in ("super_category", "sub_category", "categories")}
+        rows.extend({"gauge": metric, "prompt": prompt, "text": text, "image_id": image_id,
+                     "image_root": image_root, **about} for metric, prompt, text in queries)
+
     for row in pictures.itertuples():
-        pictured = {"image_id": row.image_id, **about(row)}
-        asked = [(OPEN_WORLD, name, PROMPTS[name].text(question_for(row.super_category))) for name in prompts]
-        asked += [("attributes_seen", "describe", PROMPTS["describe"].text())] * (guide is not None)
-        rows += [{"gauge": gauge, "prompt": prompt, "text": text, **pictured}
-                 for gauge, prompt, text in asked]
-    known = pictures.drop_duplicates("sub_category") if guide is not None else pictures.head(0)
-    for row in known.itertuples():
-        rows += [{"gauge": gauge, "prompt": prompt, "text": text, "image_id": None, **about(row)}
-                 for gauge, prompt, text in _text_questions(row.sub_category, guide, seed)]
+        question = question_for(row.super_category)
+        add(row, row.image_id, *((OPEN_WORLD, name, PROMPTS[name].text(question)) for name in prompts))
+        if guide is not None:
+            add(row, row.image_id, ("attributes_seen", "describe", PROMPTS["describe"].text()))
+    if guide is None:
+        return rows
+    for row in pictures.drop_duplicates("sub_category").itertuples():  # worded as in the pretraining data
+        name, rng = row.sub_category, random.Random(f"forgetting-{seed}-{row.sub_category}")
+        entry = guide["sub_categories"][name]
+        question = question_for(entry["super_category"])
+        first, second = (describe(entry["super_category"], entry["attributes"], rng) for _ in range(2))
+        add(row, None,
+            ("attributes_from_name", "describe_name", f"Describe the {name} in <analysis></analysis>."),
+            ("name_from_attributes", "answer_open", f"{first} {PROMPTS['answer_open'].text(question)}"),
+            ("reasoning_in_text", "cot_open", f"{second} {PROMPTS['cot_open'].text(question)}"))
     return rows
 
 
-def _text_questions(name: str, guide: Mapping, seed: int) -> list[tuple[str, str, str]]:
-    """(gauge, prompt, text) of the three questions without a picture, worded as in the base's diet."""
-    from finer1_lib.data.guide import describe
-
-    entry, rng = guide["sub_categories"][name], random.Random(f"forgetting-{seed}-{name}")
-    question = question_for(entry["super_category"])
-    told = [describe(entry["super_category"], entry["attributes"], rng) for _ in range(2)]
-    return [
-        ("attributes_from_name", "describe_name", f"Describe the {name} in <analysis></analysis>."),
-        ("name_from_attributes", "answer_open", f"{told[0]} {PROMPTS['answer_open'].text(question)}"),
-        ("reasoning_in_text", "cot_open", f"{told[1]} {PROMPTS['cot_open'].text(question)}"),
-    ]
-
-
 def judge(row: Mapping, completion: str, guide: Optional[Mapping]) -> tuple[float, bool]:
-    """(score in [0, 1], whether the form that was asked for could be read) of one answer."""
+    """(score in [0, 1], whether the required form could be read) of one answer."""
     name = row["sub_category"]
     if row["gauge"] in ("attributes_seen", "attributes_from_name"):
         analysis, _ = read_tag(completion, "analysis")
@@ -209,162 +180,128 @@ def measure(
     loaded: Any, setting: str, asked: Sequence[Mapping], guide: Optional[Mapping], *, max_new_tokens: int,
     batch_size: int = 64,
 ) -> list[dict[str, Any]]:
-    """Ask one model everything, greedily.
+    """Greedy answers of one model to all `questions`, judged.
 
-    Args:
-        loaded: of `models.load`.
-        setting: the name that the records carry.
-        asked: of `questions`.
-
-    Returns:
-        One record a question: the question's columns, setting, completion, value (score in [0, 1]), readable.
+    One record a question: its columns, setting (the given name), completion, value (in [0, 1]), readable.
     """
     chats = [user_message(row["text"], row["image_id"] and ImageFile(row["image_root"], row["image_id"]))
              for row in asked]
-    answers = generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    records = []
+    answers, records = generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size), []
     for row, answer in zip(asked, answers):
         value, readable = judge(row, answer.text, guide)
-        kept = {key: item for key, item in row.items() if key != "image_root"}  # a path of one machine
-        records.append({"setting": setting, **kept, "completion": answer.text, "value": value,
+        columns = {key: item for key, item in row.items() if key != "image_root"}  # a path of one machine
+        records.append({"setting": setting, **columns, "completion": answer.text, "value": value,
                         "readable": readable})
     return records
 
 
 def kept(path: Path, records: Callable[[], Sequence[Mapping]]) -> list[dict[str, Any]]:
-    """Records of a file (JSON lines), made and written as a whole if it is not there yet."""
+    """Records of a file (JSON lines), made and written as a whole if it does not exist yet."""
     if not path.exists():
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records()]
-        atomic_write_text(path, "".join(lines))
+        atomic_write_text(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records()))
     return read_jsonl(path)
 
 
 def not_measurable(guide: Optional[Mapping]) -> str:
-    """One line on what cannot be measured in a world without a guide; empty where all can."""
-    if guide is not None:
-        return ""
-    return ("not measurable here: " + "; ".join(METRICS.values()) + ". No attribute table (guide) came with"
-            " these pictures, so only open-world accuracy is shown")
+    """One line on what cannot be measured without a guide; empty with one."""
+    return "" if guide is not None else (
+        f"not measurable here: {'; '.join(METRICS.values())}. No attribute table (guide) came with these"
+        " images, so only open-world accuracy is shown")
 
 
 def summarise(records: Sequence[Mapping], seed: int = 0) -> Any:
-    """Before and after, per setting and gauge; the open world for seen and unseen sub-categories apart.
+    """Before and after, per setting and metric; the open world for seen and unseen sub-categories separately.
 
-    Args:
-        records: of `measure`, of the base and of every setting, over the same questions.
-        seed: of the resampling.
-
-    Returns:
-        DataFrame: setting, label, gauge, categories ("all", "seen", "unseen"), before, before_low,
-        before_high, value, low, high (fractions, 95 % intervals over sub-categories), change, change_low,
-        change_high (paired), readable (share), n.
+    `records` are those of `measure`, of the base and of every setting. DataFrame: setting, label, gauge,
+    categories ("all", "seen", "unseen"), before, before_low, before_high, value, low, high (fractions, 95 %
+    intervals over sub-categories), change, change_low, change_high (paired), readable (share), n.
     """
     import pandas as pd
 
     table = pd.DataFrame(records)
     table["image_id"] = table["image_id"].fillna("")
-    rows, known = [], _known()
-    for setting in [name for name in dict.fromkeys(table["setting"]) if name != BASE]:
-        mine = table[table["setting"] == setting]
-        mine = mine[(mine["gauge"] != OPEN_WORLD) | (mine["prompt"] == known[setting].prompt)]
-        for gauge in (*METRICS, OPEN_WORLD):
-            kinds = ("seen", "unseen") if gauge == OPEN_WORLD else ("all",)
-            for kind in kinds:
-                part = mine[mine["gauge"] == gauge]
-                part = part[part["categories"] == kind] if kind != "all" else part
-                if len(part):
-                    label = {"setting": setting, "label": known[setting].label, "gauge": gauge}
-                    rows.append({**label, "categories": kind, **_compare(part, table, seed)})
+    base, rows = table[table["setting"] == BASE], []
+    for setting, mine in table[table["setting"] != BASE].groupby("setting", sort=False):
+        mine = mine[(mine["gauge"] != OPEN_WORLD) | (mine["prompt"] == _KNOWN[setting].prompt)]
+        cells = [(metric, "all") for metric in METRICS] + [(OPEN_WORLD, "seen"), (OPEN_WORLD, "unseen")]
+        for metric, kind in cells:
+            part = mine[(mine["gauge"] == metric) & ((mine["categories"] == kind) | (kind == "all"))]
+            if len(part):
+                label = {"setting": setting, "label": _KNOWN[setting].label, "gauge": metric}
+                rows.append({**label, "categories": kind, **_compare(part, base, seed)})
     found = pd.DataFrame(rows)
     bounds = [name for name in found if name.endswith(("low", "high"))]
-    return found.astype({name: float for name in bounds})  # None (no interval to be had) becomes NaN
+    return found.astype({name: float for name in bounds})  # None (no interval possible) becomes NaN
 
 
-def _known() -> dict[str, Any]:
-    return {**SETTINGS, **{setting.name: setting for setting in TWINS.values()}}
-
-
-def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
-    """What is said of pictures of unseen sub-categories: the truth, a name that training taught, or another.
-
-    Args:
-        records: as for `summarise`.
-        guide: the attributes, or None: then nobody can say how far a wrong name is.
-
-    Returns:
-        DataFrame, a row a setting: label, right, seen_name, other (shares; another unseen name, or none), n;
-        attributes_wrong: of the wrong names that the guide knows, the mean number of attributes in which
-        they differ from the truth.
-    """
-    import pandas as pd
-
-    known, rows = _known(), []
-    asked = [r for r in records if r["gauge"] == OPEN_WORLD and r["setting"] in known
-             and r["prompt"] == known[r["setting"]].prompt]
-    seen = {normalise(r["sub_category"]) for r in asked if r["categories"] == "seen"}
-    told = {} if guide is None else guide["sub_categories"]
-    entries = {normalise(name): entry["attributes"] for name, entry in told.items()}
-    for setting in dict.fromkeys(r["setting"] for r in asked):
-        part = [r for r in asked if r["setting"] == setting and r["categories"] == "unseen"]
-        said = [normalise(answer_of(r) or "") for r in part]
-        truths = [normalise(r["sub_category"]) for r in part]
-        far = [sum(entries[a].get(key) != value for key, value in entries[b].items())
-               for a, b in zip(said, truths) if a != b and a in entries and b in entries]
-        kinds = ["right" if a == b else "seen_name" if a in seen else "other" for a, b in zip(said, truths)]
-        shares = {kind: kinds.count(kind) / max(len(part), 1) for kind in ("right", "seen_name", "other")}
-        rows.append({"setting": setting, "label": known[setting].label, **shares,
-                     "attributes_wrong": sum(far) / len(far) if far else None,
-                     "n": len(part)})
-    return pd.DataFrame(rows)
-
-
-def _compare(part: Any, table: Any, seed: int) -> dict[str, Any]:
+def _compare(part: Any, base: Any, seed: int) -> dict[str, Any]:
     """One cell of `summarise`: the same questions, answered by the base and by the setting."""
     keys = ["gauge", "prompt", "image_id", "sub_category", "text"]
-    base = table[table["setting"] == BASE]
     pairs = part.merge(base, on=keys, suffixes=("", "_before"), validate="one_to_one")
     if len(pairs) != len(part):
-        asked = part["gauge"].iloc[0]
-        raise ValueError(f"the base answered {len(pairs)} of {len(part)} questions of {asked}")
-    where = list(pairs["sub_category"]), list(pairs["super_category"])
-    after, before = list(pairs["value"]), list(pairs["value_before"])
-    cell = {}
-    for prefix, estimate in (("before_", clustered_mean(before, *where, seed=seed)),
-                             ("", clustered_mean(after, *where, seed=seed)),
-                             ("change_", paired_difference(after, before, *where, seed=seed))):
-        cell[prefix.rstrip("_") or "value"] = estimate.value
-        cell |= {f"{prefix}low": estimate.low, f"{prefix}high": estimate.high}
+        metric = part["gauge"].iloc[0]
+        raise ValueError(f"the base answered {len(pairs)} of {len(part)} questions of {metric}")
+    columns = (list(pairs[key]) for key in ("value", "value_before", "sub_category", "super_category"))
+    after, before, *where = columns
+    change, cell = paired_difference(after, before, *where, seed=seed), {}
+    for name, prefix, estimate in (("before", "before_", clustered_mean(before, *where, seed=seed)),
+                                   ("value", "", clustered_mean(after, *where, seed=seed)),
+                                   ("change", "change_", change)):
+        cell |= {name: estimate.value, f"{prefix}low": estimate.low, f"{prefix}high": estimate.high}
     return {**cell, "readable": float(pairs["readable"].mean()), "n": len(pairs)}
 
 
-def losses(changes: Any) -> str:
-    """What was forgotten, in a sentence: every gauge of every setting whose whole interval lies below zero.
+def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
+    """What images of unseen sub-categories are called: the truth, a name from training, or another.
 
-    Args:
-        changes: of `summarise`, with at least one gauge.
+    DataFrame, a row a setting: label, right, seen_name, other (shares; another unseen name, or none), n;
+    attributes_wrong: of the wrong names that the guide knows, the mean number of attributes in which they
+    differ from the truth (None without a guide).
     """
-    gauges = changes[changes["gauge"] != OPEN_WORLD]
-    lost = gauges[gauges["change_high"] < 0].sort_values("change")
+    import pandas as pd
+
+    tested = [r for r in records if r["gauge"] == OPEN_WORLD and r["setting"] in _KNOWN
+              and r["prompt"] == _KNOWN[r["setting"]].prompt]
+    seen = {normalise(r["sub_category"]) for r in tested if r["categories"] == "seen"}
+    listed = guide["sub_categories"] if guide is not None else {}
+    entries = {normalise(name): entry["attributes"] for name, entry in listed.items()}
+    rows = []
+    for setting in dict.fromkeys(r["setting"] for r in tested):
+        part = [r for r in tested if r["setting"] == setting and r["categories"] == "unseen"]
+        pairs = [(normalise(answer_of(r) or ""), normalise(r["sub_category"])) for r in part]
+        far = [sum(entries[a].get(key) != value for key, value in entries[b].items())
+               for a, b in pairs if a != b and a in entries and b in entries]
+        kinds = ["right" if a == b else "seen_name" if a in seen else "other" for a, b in pairs]
+        shares = {kind: kinds.count(kind) / max(len(part), 1) for kind in ("right", "seen_name", "other")}
+        rows.append({"setting": setting, "label": _KNOWN[setting].label, **shares,
+                     "attributes_wrong": sum(far) / len(far) if far else None, "n": len(part)})
+    return pd.DataFrame(rows)
+
+
+def losses(changes: Any) -> str:
+    """What was forgotten, in a sentence: every metric of every setting whose whole interval is below zero.
+
+    `changes` are those of `summarise`, with at least one metric other than the open world.
+    """
+    metrics = changes[changes["gauge"] != OPEN_WORLD]
+    lost = metrics[metrics["change_high"] < 0].sort_values("change")
+
+    def points(row: Mapping) -> str:
+        low, high = 100 * row["change_low"], 100 * row["change_high"]
+        return f"{100 * row['change']:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
     if lost.empty:
-        least = gauges.loc[gauges["change"].idxmin()]
-        return (f"none of {len(gauges)} gauges fell clearly; the lowest change is {_points(least)}"
+        least = metrics.loc[metrics["change"].idxmin()]
+        return (f"none of {len(metrics)} metrics fell clearly; the lowest change is {points(least)}"
                 f" ({least['label']}, {METRICS[least['gauge']]}, n = {least['n']})")
-    told = [f"{row['label']}: {METRICS[row['gauge']]} {_points(row)}, {row['readable']:.0%} in the asked form"
-            for _, row in lost.iterrows()]
-    return f"{len(lost)} of {len(gauges)} gauges fell clearly; " + "; ".join(told)
+    fallen = [f"{row['label']}: {METRICS[row['gauge']]} {points(row)}, {row['readable']:.0%} in the required"
+              " form" for _, row in lost.iterrows()]
+    return f"{len(lost)} of {len(metrics)} metrics fell clearly; " + "; ".join(fallen)
 
 
 def gains(changes: Any) -> list[str]:
     """The open world after training, a line a setting."""
-    opened = changes[changes["gauge"] == OPEN_WORLD]
-    lines = []
-    for label, part in opened.groupby("label", sort=False):
-        told = [f"{row['categories']} {row['value']:.0%} (before {row['before']:.0%}, n = {row['n']})"
-                for _, row in part.iterrows()]
-        lines.append(f"{label}: " + ", ".join(told))
-    return lines
-
-
-def _points(row: Mapping) -> str:
-    low, high = 100 * row["change_low"], 100 * row["change_high"]
-    return f"{100 * row['change']:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    return [f"{label}: " + ", ".join(
+        f"{row['categories']} {row['value']:.0%} (before {row['before']:.0%}, n = {row['n']})"
+        for _, row in part.iterrows())
+        for label, part in changes[changes["gauge"] == OPEN_WORLD].groupby("label", sort=False)]

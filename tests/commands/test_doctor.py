@@ -334,7 +334,7 @@ def test_a_checkout_with_other_prompts_is_reported(world, tmp_path):
 def test_the_cap_is_compared_with_the_95th_percentile(world, monkeypatch):
     """Twenty rationales of 1 to 20 words, each with the token that ends it: 95 of 100 have up to 19 + 1."""
     monkeypatch.setattr(texts, "cached_file", lambda checkpoint, name: None)
-    monkeypatch.setattr("finer1_lib.training.memory.TOKENS_PER_WORD", 1)
+    monkeypatch.setattr(texts, "TOKENS_PER_WORD", 1)
 
     def levels_at(cap):
         subject = Subject(world.plan(f"03_tapo.max_new_tokens={cap}", f"02_cot_sft.max_new_tokens={cap}"))
@@ -582,7 +582,7 @@ def test_gpu_check_needs_a_gpu_and_ends_as_the_doctor_does(monkeypatch, tmp_path
 def test_quick_opens_a_seeded_sample(world, monkeypatch):
     monkeypatch.setattr("finer1_lib.commands.doctor.images.SAMPLE", 7)
     opened = []
-    monkeypatch.setattr("finer1_lib.core.images.load_image", lambda root, image_id: opened.append(image_id))
+    monkeypatch.setattr("finer1_lib.commands.doctor.images.load_image", lambda root, image_id: opened.append(image_id))
     found = only(Subject(world.plan(), quick=True), "whole images")
     assert "7 images opened whole (a sample of 40" in found[0].what
     first, opened[:] = sorted(opened), []

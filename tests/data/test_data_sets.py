@@ -16,7 +16,8 @@ from PIL import Image
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import image_size, load_image, split_crop
-from finer1_lib.data.data_sets import archives, collect, names
+from finer1_lib.data import sources
+from finer1_lib.data.data_sets import archives, catalogue as names
 from finer1_lib.data.data_sets.catalogue import DATA_SETS
 from finer1_lib.data.rationales.parsing import split_names
 from finer1_lib.data.split import COLUMNS, count_names
@@ -35,7 +36,7 @@ def trees(tmp_path_factory):
 
 
 def read(root, words=WORDS, **options):
-    return collect.read_data_sets(words, root, allow_incomplete=True, **options)
+    return sources.read_data_sets(words, root, allow_incomplete=True, **options)
 
 
 # Names ------------------------------------------------------------------------------------------------------
@@ -251,13 +252,13 @@ def test_dogs_in_lower_case_with_their_lists_apart(tmp_path):
 
 def test_other_counts_are_refused_and_said(trees):
     with pytest.raises(UserError, match=r"Pet: 5 in place of 37 \(classes\), 25 in place of 3680"):
-        collect.read_data_sets(["pet"], trees)
+        sources.read_data_sets(["pet"], trees)
 
 
 def test_official_counts_are_complete(trees, monkeypatch):
     small = DATA_SETS["pet"]._replace(classes=5, train=25, test=10)
     monkeypatch.setitem(DATA_SETS, "pet", small)
-    assert collect.read_data_sets(["pet"], trees)[1]["pet"]["complete"] is True
+    assert sources.read_data_sets(["pet"], trees)[1]["pet"]["complete"] is True
 
 
 def test_a_missing_set_never_blocks_the_others(tmp_path):
@@ -287,7 +288,7 @@ def test_a_listed_picture_that_is_not_there(tmp_path):
     folder, again = planted(tmp_path, "flower")
     (folder / "jpg/image_00003.jpg").unlink()
     with pytest.raises(UserError, match="1 of 35 listed images are not there, .*image_00003.jpg"):
-        collect.read_data_sets(["flower"], tmp_path)
+        sources.read_data_sets(["flower"], tmp_path)
     table, told, _ = again()  # allow_incomplete: what is there, and said so
     assert len(table) == 34 and told["flower"] == {
         "source": "archive", "complete": False, "classes": 5, "train": 24, "test": 10}
@@ -306,7 +307,7 @@ def test_names_of_two_data_sets_count_twice_as_in_the_paper():
     rows = [(f"{word}/{name}/{i}", word, name, "train" if i < 4 else "test", 1, 1)
             for word in WORDS for name in sorted(names.official_names(word)) for i in range(5)]
     columns = ["image_id", "super_category", "sub_category", "split", "width", "height"]
-    split = collect.assign_shots(pandas.DataFrame(rows, columns=columns), {}, seed=0)
+    split = sources.assign_shots(pandas.DataFrame(rows, columns=columns), {}, seed=0)
     assert count_names(split) == 755 and split["sub_category"].nunique() == 742
     for kind, paper in (("seen", 452), ("unseen", 303)):
         assert count_names(split[split["categories"] == kind]) == paper
@@ -394,7 +395,7 @@ def lists_of(word, seen=3):
 def test_shots_come_from_training_pictures_of_seen_names(trees):
     table, _, _ = read(trees)
     lists = {word: lists_of(word)[word] for word in WORDS}
-    split = collect.assign_shots(table, lists, seed=0)
+    split = sources.assign_shots(table, lists, seed=0)
     assert list(split.columns) == COLUMNS
     shots = split[split["shot"] >= 0]
     assert set(shots["categories"]) == {"seen"} and set(shots["split"]) == {"train"}
@@ -408,7 +409,7 @@ def test_shots_come_from_training_pictures_of_seen_names(trees):
 def test_another_set_or_seed_moves_no_one_else_s_shots(trees):
     both, alone = (read(trees, words)[0] for words in (["bird", "pet"], ["pet"]))
     first, second, third = (
-        collect.assign_shots(table, {}, seed=seed).query("super_category == 'pet'").reset_index(drop=True)
+        sources.assign_shots(table, {}, seed=seed).query("super_category == 'pet'").reset_index(drop=True)
         for table, seed in ((both, 0), (alone, 0), (alone, 1)))
     assert first.equals(second) and not second.equals(third)
 
@@ -417,14 +418,14 @@ def test_the_rationale_s_picture_is_shot_0(trees):
     table, _, _ = read(trees, ["pet"])
     train = table.query("split == 'train' and sub_category == 'Pug'")["image_id"]
     for image_id in train:
-        split = collect.assign_shots(table, lists_of("pet", 4), seed=0, first={("pet", "Pug"): image_id})
+        split = sources.assign_shots(table, lists_of("pet", 4), seed=0, first={("pet", "Pug"): image_id})
         assert split.query("sub_category == 'Pug' and shot == 0")["image_id"].tolist() == [image_id]
         assert sorted(split.query("sub_category == 'Pug' and shot >= 0")["shot"]) == [0, 1, 2, 3]
     test = table.query("split == 'test' and sub_category == 'Pug'")["image_id"].iloc[0]
     with pytest.raises(UserError, match="is not a training image"):
-        collect.assign_shots(table, lists_of("pet", 4), seed=0, first={("pet", "Pug"): test})
+        sources.assign_shots(table, lists_of("pet", 4), seed=0, first={("pet", "Pug"): test})
     with pytest.raises(UserError, match="not a seen sub-category"):
-        collect.assign_shots(table, lists_of("pet"), seed=0, first={("pet", "Pug"): train.iloc[0]})
+        sources.assign_shots(table, lists_of("pet"), seed=0, first={("pet", "Pug"): train.iloc[0]})
 
 
 def test_lists_must_part_the_names(trees):
@@ -434,11 +435,11 @@ def test_lists_must_part_the_names(trees):
         ({"pet": {"seen": NAMES["pet"][:3], "unseen": []}}, "neither seen nor unseen"),
     ):
         with pytest.raises(UserError, match=message):
-            collect.assign_shots(table, given_lists, seed=0)
+            sources.assign_shots(table, given_lists, seed=0)
     with pytest.raises(UserError, match="1 of 5 sub-categories are seen"):
-        collect.assign_shots(table, lists_of("pet", 1), seed=0)
+        sources.assign_shots(table, lists_of("pet", 1), seed=0)
     with pytest.raises(UserError, match=r"3 sub-categories .* for 6 shots: pet/Abyssinian \(5\), pet/American Bulldog \(5\), pet/Bengal"):
-        collect.assign_shots(table, lists_of("pet"), seed=0, num_shots=6)
+        sources.assign_shots(table, lists_of("pet"), seed=0, num_shots=6)
 
 
 def test_folders_are_known(trees):

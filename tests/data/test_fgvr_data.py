@@ -48,10 +48,8 @@ def table(tmp_path_factory):
 def test_two_levels_become_a_table(table):
     assert list(table.columns) == ["image_id", "super_category", "sub_category", "width", "height"]
     assert len(table) == 80 and set(table["super_category"]) == {"bird", "aircraft"}
-    assert table.iloc[0].to_dict() == {
-        "image_id": "aircraft/A_kind_0/000.png", "super_category": "aircraft", "sub_category": "A kind 0",
-        "width": 24, "height": 20,
-    }  # fmt: skip
+    assert table.iloc[0].to_dict() == {"image_id": "aircraft/A_kind_0/000.png", "super_category": "aircraft",
+                                       "sub_category": "A kind 0", "width": 24, "height": 20}
     assert table["image_id"].is_monotonic_increasing and table["image_id"].is_unique
 
 
@@ -175,9 +173,8 @@ def test_duplicates(tmp_path):
 def test_split_counts_by_hand(table):
     split = split_table(table, seed=0)
     classes = split.drop_duplicates("sub_category").groupby(["super_category", "categories"]).size()
-    assert classes.to_dict() == {
-        ("bird", "seen"): 3, ("bird", "unseen"): 2, ("aircraft", "seen"): 3, ("aircraft", "unseen"): 2,
-    }  # fmt: skip
+    assert classes.to_dict() == {("bird", "seen"): 3, ("bird", "unseen"): 2, ("aircraft", "seen"): 3,
+                                 ("aircraft", "unseen"): 2}
     for name, images in split.groupby("sub_category"):
         shots = sorted(images["shot"])
         assert shots == ([-1] * 4 + [0, 1, 2, 3] if (images["categories"] == "seen").all() else [-1] * 8), name

@@ -8,7 +8,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import load_image
-from finer1_lib.data.data_sets import collect, hub_copies
+from finer1_lib.data import sources
+from finer1_lib.data.data_sets import archives
 from finer1_lib.data.data_sets.catalogue import DATA_SETS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -48,7 +49,7 @@ def copy_of(folder, word, named=False, labels=None):
 
 
 def read(word, root, load, commit=COMMIT):
-    return hub_copies.read_hub_copy(DATA_SETS[word], root, commit, load)[0]
+    return archives.read_hub_copy(DATA_SETS[word], root, commit, load)[0]
 
 
 @pytest.mark.parametrize("word", sorted(LABELS))
@@ -79,7 +80,7 @@ def test_downloads_tell_how_far_they_are(tmp_path):
     load, _ = copy_of(tmp_path / "copy", "bird")
     calls = []
     for _ in range(2):  # the second time nothing is downloaded
-        hub_copies.read_hub_copy(
+        archives.read_hub_copy(
             DATA_SETS["bird"], tmp_path, COMMIT, load, progress=lambda *one: calls.append(one))
     assert calls == [(number, 5994 + 5794) for number in range(1, 26)]
 
@@ -96,18 +97,18 @@ def test_pictures_keep_the_names_that_the_copy_has(tmp_path):
 def test_the_table_takes_a_copy_beside_archives(tmp_path, monkeypatch):
     load, _ = copy_of(tmp_path / "copy", "pet")
     read("pet", tmp_path, load)
-    table, told, missing = collect.read_data_sets(
+    table, told, missing = sources.read_data_sets(
         ["pet", "bird"], tmp_path, hub_copies=[f"pet@{COMMIT}"], allow_incomplete=True)
     assert told["pet"]["source"] == f"hub timm/oxford-iiit-pet@{COMMIT}" and set(missing) == {"bird"}
     assert table["image_id"].str.startswith("hub/pet/").all() and len(table) == 25
     with pytest.raises(UserError, match="5 in place of 37"):
-        collect.read_data_sets(["pet"], tmp_path, hub_copies=[f"pet@{COMMIT}"])
+        sources.read_data_sets(["pet"], tmp_path, hub_copies=[f"pet@{COMMIT}"])
 
 
 def refused(tmp_path, match, word="pet", commit=COMMIT, load=None, **copy):
     load = load or copy_of(tmp_path / "copy", word, **copy)[0]
     with pytest.raises(UserError, match=match):
-        hub_copies.read_hub_copy(DATA_SETS[word], tmp_path / "data", commit, load)
+        archives.read_hub_copy(DATA_SETS[word], tmp_path / "data", commit, load)
     assert not (tmp_path / "data/hub" / word).exists()
     assert not list((tmp_path / "data").rglob("*.*"))
 
@@ -120,7 +121,7 @@ def test_the_newest_commit_is_written_down_and_held(tmp_path):
     load, asked = copy_of(tmp_path / "copy", "pet")
     answers = iter([COMMIT])
     for _ in range(2):  # the second time nobody is asked
-        pictures, commit = hub_copies.read_hub_copy(
+        pictures, commit = archives.read_hub_copy(
             DATA_SETS["pet"], tmp_path, None, load, newest=lambda name: next(answers))
     assert len(pictures) == 25 and commit == COMMIT and {revision for _, revision, _ in asked} == {COMMIT}
     assert json.loads((tmp_path / "hub/pet/index.json").read_text())["revision"] == COMMIT
@@ -157,11 +158,11 @@ def test_a_stream_that_breaks_off_leaves_nothing(tmp_path):
 def test_a_hub_out_of_reach_is_a_data_set_that_is_missing(tmp_path, monkeypatch):
     plant(tmp_path, "bird")
     monkeypatch.setattr("datasets.load_dataset", gone)
-    table, told, missing = collect.read_data_sets(
+    table, told, missing = sources.read_data_sets(
         ["bird", "pet"], tmp_path, hub_copies=[f"pet@{COMMIT}"], allow_incomplete=True)
     assert set(told) == {"bird"} == set(table["super_category"]) and missing["pet"].endswith("had: no route")
     with pytest.raises(UserError, match="no data set: pet: timm/oxford-iiit-pet .* no route"):
-        collect.read_data_sets(["pet"], tmp_path, hub_copies=[f"pet@{COMMIT}"])
+        sources.read_data_sets(["pet"], tmp_path, hub_copies=[f"pet@{COMMIT}"])
 
 
 def test_a_column_that_is_not_there(tmp_path):
@@ -191,9 +192,9 @@ def test_a_path_in_place_of_a_picture_and_bytes_that_are_none(tmp_path):
 
 def test_a_stem_cannot_leave_the_folder():
     for name in ("../../x", "a/../..", "..", ".hidden", "", "CON\x00"):
-        assert "/" not in hub_copies._own_name({"image": {"path": name}}, "")
-    assert hub_copies._own_name({"image": {"path": "C:\\pets\\Pug_1.JPG"}}, "") == "Pug_1"
-    assert hub_copies._own_name({"image": {"path": None}}, "") == ""
+        assert "/" not in archives._own_name({"image": {"path": name}}, "")
+    assert archives._own_name({"image": {"path": "C:\\pets\\Pug_1.JPG"}}, "") == "Pug_1"
+    assert archives._own_name({"image": {"path": None}}, "") == ""
 
 
 def test_another_commit_does_not_replace_what_is_there(tmp_path):

@@ -89,11 +89,10 @@ def test_the_endings_of_a_folder_without_any_image_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("inner", ["", "bird"])
-@pytest.mark.parametrize("words", [
-    ("train",), ("train", "test"), ("Training", "Validation"), ("VAL",), ("cars_train", "cars_test"),
-    ("images_train",), ("TrainImages",), ("test_set",), ("trainval", "test"), ("testset", "trainset"),
-    ("testdata2",), ("seen", "unseen"),
-])  # fmt: skip
+@pytest.mark.parametrize("words", [("train",), ("train", "test"), ("Training", "Validation"), ("VAL",),
+                                   ("cars_train", "cars_test"), ("images_train",), ("TrainImages",),
+                                   ("test_set",), ("trainval", "test"), ("testset", "trainset"),
+                                   ("testdata2",), ("seen", "unseen")])
 def test_splits_above_the_sub_categories_are_refused(tmp_path, words, inner):
     for word in words:
         folder(tmp_path / "photos" / word / inner, classes=2, images=1, supers=("bird",), flat=True)

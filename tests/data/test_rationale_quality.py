@@ -27,9 +27,8 @@ from finer1_lib.miniature.teacher import GuideTeacher, Rates
 # A busy machine is no fault of the code's.
 UNHURRIED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = {"bird": ["Dunen Wren", "Marlo Wren", "Teko Wren", "Ora Wren"], "aircraft": ["Falk 2"]}
-VALUES = {
-    "Dunen Wren": "red black", "Marlo Wren": "blue black", "Teko Wren": "red white", "Ora Wren": "blue white",
-}  # fmt: skip
+VALUES = {"Dunen Wren": "red black", "Marlo Wren": "blue black", "Teko Wren": "red white",
+          "Ora Wren": "blue white"}
 GUIDE = {
     "super_categories": {
         "bird": {"attributes": {"crown": ["red", "blue"], "back": ["black", "white"]},
@@ -94,16 +93,13 @@ def test_precision_and_recall_by_hand():
     def entries(**kept):
         return [{"concept": key.replace("_", " "), "score": 0.0, "kept": flag} for key, flag in kept.items()]
 
-    chosen = {
-        ROWS[0]["image_id"]: entries(red_crown=True, white_back=True, black_back=True),
-        ROWS[1]["image_id"]: entries(red_crown=False, blue_crown=False, fine_voice=True),
-    }
+    chosen = {ROWS[0]["image_id"]: entries(red_crown=True, white_back=True, black_back=True),
+              ROWS[1]["image_id"]: entries(red_crown=False, blue_crown=False, fine_voice=True)}
     report = {(row["concepts"], row["metric"]): row for row in concept_report(ROWS[:2], chosen, GUIDE)}
     values = {key: (row["value"], row["n"], row["unjudged"]) for key, row in report.items()}
-    assert values == {
-        ("all named", "precision"): (pytest.approx(3 / 5), 5, 1), ("all named", "recall"): (0.75, 4, 1),
-        ("kept", "precision"): (pytest.approx(2 / 3), 3, 1), ("kept", "recall"): (0.5, 4, 1),
-    }  # fmt: skip
+    assert values == {("all named", "precision"): (pytest.approx(3 / 5), 5, 1),
+                      ("all named", "recall"): (0.75, 4, 1),
+                      ("kept", "precision"): (pytest.approx(2 / 3), 3, 1), ("kept", "recall"): (0.5, 4, 1)}
     for row in report.values():
         assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
 

@@ -36,10 +36,8 @@ from finer1_lib.data.rationales.teachers import Teacher, draw_seed
 # A busy machine is no fault of the code's.
 UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = ["Dunen Wren", "Marlo Wren", "Teko Wren", "Red-winged Wren"]
-GOOD = write_rationale(
-    "needle bill, red crown", ["Dunen Wren", "Marlo Wren"],
-    "Dunen Wren: red crown; Marlo Wren: blue crown (differs)", "Dunen Wren",
-)  # fmt: skip
+GOOD = write_rationale("needle bill, red crown", ["Dunen Wren", "Marlo Wren"],
+                       "Dunen Wren: red crown; Marlo Wren: blue crown (differs)", "Dunen Wren")
 ROW = {"image_id": "bird/Dunen_Wren/0.png", "super_category": "bird", "sub_category": "Dunen Wren"}
 
 
@@ -109,11 +107,9 @@ def test_words_of_a_bird_are_no_stop_words():
 
 
 def test_selection_finds_what_the_image_bears_out():
-    descriptions = {
-        "x": ["a red crown and a black back", "the crown is red, the tail is forked"],
-        "y": ["a blue crown and a black back", "the back is black, the tail is forked"],
-        "z": ["black back, forked tail, blue crown", "green crown, the back is black"],
-    }
+    descriptions = {"x": ["a red crown and a black back", "the crown is red, the tail is forked"],
+                    "y": ["a blue crown and a black back", "the back is black, the tail is forked"],
+                    "z": ["black back, forked tail, blue crown", "green crown, the back is black"]}
     concepts = {name: ["red crown", "black back", "forked tail", "yellow breast", "red crown"] for name in descriptions}
     chosen = select_concepts(descriptions, concepts, TfidfEncoder())
     assert [entry["concept"] for entry in chosen["x"]][0] == "red crown"
@@ -135,37 +131,29 @@ def test_a_good_text_passes_in_every_spelling():
 
 @pytest.mark.parametrize(
     ("reason", "text"),
-    [
-        ("cut_off", GOOD + CUT_OFF),
-        ("cut_off", GOOD[:40] + CUT_OFF),
-        ("not_well_formed", ""),
-        ("not_well_formed", "A Dunen Wren."),
-        ("not_well_formed", swap("</comparison>", "")),
-        ("not_well_formed", swap("<think>", "")),
-        ("not_well_formed", swap("</think>", "")),
-        ("not_well_formed", swap("needle bill, red crown", " ")),
-        ("not_well_formed", GOOD + "\n<answer>Marlo Wren</answer>"),
-        ("not_well_formed", GOOD + " trailing words"),
-        ("not_well_formed", swap("Dunen Wren, Marlo Wren", "Dunen Wren")),
-        ("not_well_formed", swap("Dunen Wren, Marlo Wren", "Dunen Wren, dunen-wren")),
-        ("not_well_formed", swap("Dunen Wren, Marlo Wren", "Dunen Wren, A, B, C, D")),
-        ("mixed_language", swap("needle", "红色")),
-        ("mixed_language", swap("needle", "острый")),
-        ("mixed_language", swap("needle", "모양")),
-        ("mixed_language", swap("needle", "bec\ufffd")),
-        ("mixed_language", swap("needle", "nee\u200bdle")),
-        ("mixed_language", swap("needle bill, ", "needle bill，")),
-        ("mixed_language", swap("needle bill", "【needle bill】")),
-        ("prompt_leak", swap("needle bill", "as mentioned in the question, needle bill")),
-        ("prompt_leak", swap("needle bill", "the provided description shows a needle bill")),
-        ("prompt_leak", swap("needle bill", "Given Label: needle bill")),
-        ("prompt_leak", swap("needle bill", "using the enclosed tags, needle bill")),
-        ("prompt_leak", swap("needle bill", "the ground truth has a needle bill")),
-        ("label_not_a_candidate", swap("<options>Dunen Wren", "<options>Teko Wren")),
-        ("foreign_candidate", swap("Dunen Wren, Marlo Wren", "Dunen Wren, Boeing 737")),
-        ("wrong_prediction", swap("<prediction>Dunen", "<prediction>Marlo")),
-        ("wrong_prediction", swap("<answer>Dunen", "<answer>Marlo")),
-    ],
+    [("cut_off", GOOD + CUT_OFF), ("cut_off", GOOD[:40] + CUT_OFF), ("not_well_formed", ""),
+     ("not_well_formed", "A Dunen Wren."), ("not_well_formed", swap("</comparison>", "")),
+     ("not_well_formed", swap("<think>", "")), ("not_well_formed", swap("</think>", "")),
+     ("not_well_formed", swap("needle bill, red crown", " ")),
+     ("not_well_formed", GOOD + "\n<answer>Marlo Wren</answer>"),
+     ("not_well_formed", GOOD + " trailing words"),
+     ("not_well_formed", swap("Dunen Wren, Marlo Wren", "Dunen Wren")),
+     ("not_well_formed", swap("Dunen Wren, Marlo Wren", "Dunen Wren, dunen-wren")),
+     ("not_well_formed", swap("Dunen Wren, Marlo Wren", "Dunen Wren, A, B, C, D")),
+     ("mixed_language", swap("needle", "红色")), ("mixed_language", swap("needle", "острый")),
+     ("mixed_language", swap("needle", "모양")), ("mixed_language", swap("needle", "bec\ufffd")),
+     ("mixed_language", swap("needle", "nee\u200bdle")),
+     ("mixed_language", swap("needle bill, ", "needle bill，")),
+     ("mixed_language", swap("needle bill", "【needle bill】")),
+     ("prompt_leak", swap("needle bill", "as mentioned in the question, needle bill")),
+     ("prompt_leak", swap("needle bill", "the provided description shows a needle bill")),
+     ("prompt_leak", swap("needle bill", "Given Label: needle bill")),
+     ("prompt_leak", swap("needle bill", "using the enclosed tags, needle bill")),
+     ("prompt_leak", swap("needle bill", "the ground truth has a needle bill")),
+     ("label_not_a_candidate", swap("<options>Dunen Wren", "<options>Teko Wren")),
+     ("foreign_candidate", swap("Dunen Wren, Marlo Wren", "Dunen Wren, Boeing 737")),
+     ("wrong_prediction", swap("<prediction>Dunen", "<prediction>Marlo")),
+     ("wrong_prediction", swap("<answer>Dunen", "<answer>Marlo"))],
 )
 def test_each_filter(reason, text):
     assert reject_reason(text, "Dunen Wren", NAMES, foreign=["Boeing 737", "Dunen Wren"]) == reason
@@ -189,14 +177,11 @@ def test_another_name_of_the_label_passes_and_is_settled_to_its_own(word, label,
 
 def test_switched_off_a_filter_lets_its_flaw_pass_and_no_other():
     """One text with the flaw of each filter alone: it passes if, and only if, that filter is off."""
-    alone = {
-        "not_well_formed": swap("<comparison>", ""),
-        "mixed_language": swap("needle", "红色"),
-        "prompt_leak": swap("needle bill", "the provided description shows a needle bill"),
-        "label_not_a_candidate": swap("<options>Dunen Wren", "<options>Teko Wren"),
-        "foreign_candidate": swap("Dunen Wren, Marlo Wren", "Dunen Wren, Boeing 737"),
-        "wrong_prediction": swap("<answer>Dunen", "<answer>Marlo"),
-    }
+    alone = {"not_well_formed": swap("<comparison>", ""), "mixed_language": swap("needle", "红色"),
+             "prompt_leak": swap("needle bill", "the provided description shows a needle bill"),
+             "label_not_a_candidate": swap("<options>Dunen Wren", "<options>Teko Wren"),
+             "foreign_candidate": swap("Dunen Wren, Marlo Wren", "Dunen Wren, Boeing 737"),
+             "wrong_prediction": swap("<answer>Dunen", "<answer>Marlo")}
     for flaw, text in alone.items():
         assert flaws(text, "Dunen Wren", NAMES, ["Boeing 737"]) == [flaw]
         for off in REASONS:
@@ -381,11 +366,8 @@ class Dying(Scripted):
 
     def rationale_all(self, asked):
         together = self.describe_all([self.as_description(one) for one in asked])
-        return [
-            GOOD.replace("needle", f"needle{text.split()[-1]}")
-            if draw_seed(one.seed) % 3 else "not this time"
-            for one, text in zip(asked, together)
-        ]
+        return [GOOD.replace("needle", f"needle{text.split()[-1]}")
+                if draw_seed(one.seed) % 3 else "not this time" for one, text in zip(asked, together)]
 
     def as_description(self, asked):
         from finer1_lib.data.rationales.teachers import Description

@@ -56,21 +56,18 @@ def test_an_empty_genus_is_allowed_and_left_out(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [
-        ("sub_category,family\nRock Wren,T\n", "'sub_category' and one 'genus', has sub_category, family"),
-        ("sub_category;genus\nRock Wren;T\n", "has sub_category;genus; part the cells by commas"),
-        ("sub_category,genus,genus\nRock Wren,S,T\n", "needs one column"),
-        ("", "has none"),
-        (GOOD + "Rock Wren,Salpinctes,T,x,y\n", "line 4 has more or fewer cells"),
-        (GOOD + "Rock Wren\n", "line 4 has more or fewer cells"),
-        (GOOD + " -,Salpinctes,T,\n", "a row has no name"),
-        (GOOD + "ROCK-WREN,Salpinctes,Troglodytidae,\n", "'ROCK-WREN' is listed twice"),
-        (GOOD + "Canyon Wren,salpinctes,,\n", "'Canyon Wren' is spelled 'salpinctes' and elsewhere 'Sal"),
-        ("sub_category,genus\nRock Wren,Salpinctes\n", "1 of 2 sub-categories of 'bird' are missing, the"),
-        ("sub_category,genus\nDodo,Raphus\n", "none of its 1 names is a sub-category of the data (the fir"),
-        ("sub_category,genus\nRock Wren,\nRed Winged Blackbird,\n", "gives no name a genus"),
-        ('sub_category,genus\n"Rock Wren,Salpinctes\n', "not a readable taxonomy"),
-    ],
+    [("sub_category,family\nRock Wren,T\n", "'sub_category' and one 'genus', has sub_category, family"),
+     ("sub_category;genus\nRock Wren;T\n", "has sub_category;genus; part the cells by commas"),
+     ("sub_category,genus,genus\nRock Wren,S,T\n", "needs one column"), ("", "has none"),
+     (GOOD + "Rock Wren,Salpinctes,T,x,y\n", "line 4 has more or fewer cells"),
+     (GOOD + "Rock Wren\n", "line 4 has more or fewer cells"),
+     (GOOD + " -,Salpinctes,T,\n", "a row has no name"),
+     (GOOD + "ROCK-WREN,Salpinctes,Troglodytidae,\n", "'ROCK-WREN' is listed twice"),
+     (GOOD + "Canyon Wren,salpinctes,,\n", "'Canyon Wren' is spelled 'salpinctes' and elsewhere 'Sal"),
+     ("sub_category,genus\nRock Wren,Salpinctes\n", "1 of 2 sub-categories of 'bird' are missing, the"),
+     ("sub_category,genus\nDodo,Raphus\n", "none of its 1 names is a sub-category of the data (the fir"),
+     ("sub_category,genus\nRock Wren,\nRed Winged Blackbird,\n", "gives no name a genus"),
+     ('sub_category,genus\n"Rock Wren,Salpinctes\n', "not a readable taxonomy")],
 )  # fmt: skip
 def test_faults_are_told_in_one_line(tmp_path, text, told):
     with pytest.raises(UserError) as caught:
@@ -80,15 +77,12 @@ def test_faults_are_told_in_one_line(tmp_path, text, told):
 
 @pytest.mark.parametrize(
     ("name", "text", "told"),
-    [
-        ("t.json", "{", "not a readable taxonomy"),
-        ("t.json", "[]", "not an object of names"),
-        ("t.json", '{"Rock Wren": "Salpinctes"}', "'Rock Wren' must be an object of texts"),
-        ("t.json", '{"Rock Wren": {"genus": 3}}', "'Rock Wren' must be an object of texts"),
-        ("t.json", '{"Rock Wren": {"genus": "S"}, "Rock Wren": {"genus": "T"}}', "is listed twice"),
-        ("t.json", '{"Rock Wren": {"family": "T"}}', "gives no name a genus"),
-        ("t.txt", GOOD, "neither .csv nor .json"),
-    ],
+    [("t.json", "{", "not a readable taxonomy"), ("t.json", "[]", "not an object of names"),
+     ("t.json", '{"Rock Wren": "Salpinctes"}', "'Rock Wren' must be an object of texts"),
+     ("t.json", '{"Rock Wren": {"genus": 3}}', "'Rock Wren' must be an object of texts"),
+     ("t.json", '{"Rock Wren": {"genus": "S"}, "Rock Wren": {"genus": "T"}}', "is listed twice"),
+     ("t.json", '{"Rock Wren": {"family": "T"}}', "gives no name a genus"),
+     ("t.txt", GOOD, "neither .csv nor .json")],
 )
 def test_faults_of_json_and_of_other_files(tmp_path, name, text, told):
     with pytest.raises(UserError, match=told):
@@ -136,12 +130,11 @@ def test_the_genera_of_cub():
     sizes = Counter(ranks["genus"] for ranks in found.values())
     assert len(sizes) == 123 and sum(size for size in sizes.values() if size > 1) == 115
     assert sizes["Setophaga"] == 13 and sizes["Larus"] == sizes["Vireo"] == 7
-    expected = {
-        "Black Footed Albatross": "Phoebastria", "Sooty Albatross": "Phoebetria", "Ivory Gull": "Pagophila",
-        "Tree Sparrow": "Spizelloides", "House Sparrow": "Passer", "Tree Swallow": "Tachycineta",
-        "Gray Catbird": "Dumetella", "Spotted Catbird": "Ailuroedus", "Blue Grosbeak": "Passerina",
-        "American Redstart": "Setophaga", "Common Yellowthroat": "Geothlypis", "Artic Tern": "Sterna",
-    }  # fmt: skip
+    expected = {"Black Footed Albatross": "Phoebastria", "Sooty Albatross": "Phoebetria",
+                "Ivory Gull": "Pagophila", "Tree Sparrow": "Spizelloides", "House Sparrow": "Passer",
+                "Tree Swallow": "Tachycineta", "Gray Catbird": "Dumetella", "Spotted Catbird": "Ailuroedus",
+                "Blue Grosbeak": "Passerina", "American Redstart": "Setophaga",
+                "Common Yellowthroat": "Geothlypis", "Artic Tern": "Sterna"}
     assert {name: found[name]["genus"] for name in expected} == expected
     assert genera("dog") == {}
 

@@ -30,10 +30,9 @@ from finer1_lib.miniature.teacher import GuideTeacher, Rates
 # A busy machine is no fault of the code's.
 UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PARTS = ["bill", "tail", "crown", "back"]
-KINDS = {
-    "Dunen Wren": "needle forked red black", "Marlo Wren": "needle forked blue black",
-    "Teko Wren": "needle forked blue white", "Ora Finch": "hook fan red black", "Ula Finch": "hook fan blue black",
-}  # fmt: skip
+KINDS = {"Dunen Wren": "needle forked red black", "Marlo Wren": "needle forked blue black",
+         "Teko Wren": "needle forked blue white", "Ora Finch": "hook fan red black",
+         "Ula Finch": "hook fan blue black"}
 GUIDE = {
     "super_categories": {
         "bird": {
@@ -71,14 +70,11 @@ class Unshuffled:
 
 def test_the_text_to_the_letter():
     text = four_parts(TRUTH, "Dunen Wren", ["Ora Finch", "Dunen Wren", "Teko Wren"], GUIDE, Unshuffled())
-    assert text == (
-        "<think>\n<analysis>needle bill, forked tail, red crown, black back</analysis>\n"
-        "<options>Dunen Wren, Ora Finch, Teko Wren</options>\n"
-        "<comparison>Dunen Wren: red crown, black back; "
-        "Ora Finch: red crown, black back, other genus (differs); "
-        "Teko Wren: blue crown (differs), white back (differs)</comparison>\n"
-        "<prediction>Dunen Wren</prediction>\n</think>\n<answer>Dunen Wren</answer>"
-    )
+    assert text == ("<think>\n<analysis>needle bill, forked tail, red crown, black "
+                    "back</analysis>\n<options>Dunen Wren, Ora Finch, Teko Wren</options>\n<comparison>Dunen "
+                    "Wren: red crown, black back; Ora Finch: red crown, black back, other genus (differs); "
+                    "Teko Wren: blue crown (differs), white back (differs)</comparison>\n<prediction>Dunen "
+                    "Wren</prediction>\n</think>\n<answer>Dunen Wren</answer>")
 
 
 def test_hidden_attributes_contradict_nothing_and_order_is_the_guides():

@@ -38,9 +38,8 @@ def loaded(tmp_path_factory):
 
     folder = build(tmp_path_factory.mktemp("tiny"))
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
-    return SimpleNamespace(
-        model=model, processor=AutoProcessor.from_pretrained(folder), device="cpu", checkpoint=str(folder)
-    )
+    return SimpleNamespace(model=model, processor=AutoProcessor.from_pretrained(folder), device="cpu",
+                           checkpoint=str(folder))
 
 
 def test_features_are_the_mean_over_the_merged_patches(loaded):
@@ -167,9 +166,8 @@ def test_triplets_by_hand():
     assert len(triplets) == 9  # three TAPO shots each; shot 0 stays with its rationale
     negative = dict(zip(triplets["sub_category"], triplets["negative_sub_category"]))
     assert negative == {"a": "b", "b": "a", "d": "b"}
-    assert list(triplets.columns) == [
-        "image_id", "positive_id", "negative_id", "super_category", "sub_category", "negative_sub_category",
-    ]  # fmt: skip
+    assert list(triplets.columns) == ["image_id", "positive_id", "negative_id", "super_category",
+                                      "sub_category", "negative_sub_category"]
     assert len(build_triplets(shots(("a", "b")), similarity, seed=0, all_shots=True)) == 8
 
 

@@ -7,8 +7,7 @@ from hypothesis import given, strategies as st
 
 from finer1_lib.core.completions import normalise
 from finer1_lib.data.answers import names_several
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
 from finer1_lib.data.names import KINDS, alias_rows, covers, name_of, names_by_spelling, same_name
 
 ROWS = alias_rows()
@@ -83,7 +82,7 @@ def test_names_behind_what_is_said(word, said, name):
 
 
 def test_flowers_other_lists_are_in_it():
-    from finer1_lib.data.data_sets.names import FLOWER_ALIASES, flower_name
+    from finer1_lib.data.data_sets.catalogue import FLOWER_ALIASES, flower_name
 
     for number, others in FLOWER_ALIASES.items():
         assert {name_of("flower", other) for other in others} == {flower_name(number)}

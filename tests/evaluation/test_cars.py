@@ -1,4 +1,4 @@
-"""Readings of a car's name, held against the counts of the audit."""
+"""Readings of a car's name."""
 
 import time
 from collections import defaultdict
@@ -6,35 +6,13 @@ from collections import defaultdict
 import pytest
 from hypothesis import given, strategies as st
 
-from finer1_lib.data.data_sets.names import official_names
-from finer1_lib.data.names import (
-    car_scores,
-    cars_in,
-    indistinguishable,
-    official_needle,
-    parts_of,
-    short_names,
-)
+from finer1_lib.data.data_sets.catalogue import official_names
+from finer1_lib.data.names import car_scores, cars_in, short_names
 from finer1_lib.data.taxonomy import genera
 
 CARS = sorted(official_names("car"))
 MODEL_OF = {label: (one["genus"], one["model"]) for label, one in genera("car").items()}
 ROUND = ["{}", "{}.", "A {}", "2012 {}", "It is a {}.", "The car is most likely the {} of this picture."]
-
-
-def test_the_releases_rule_merges_what_the_audit_counted():
-    groups = indistinguishable(CARS, "official")
-    assert len(CARS) == 196 and (len(groups), sum(map(len, groups))) == (22, 44)
-    accepted = [a for a in CARS if any(official_needle(a) in b.lower() for b in CARS if b != a)]
-    assert len(accepted) == 50  # another class's full name is taken for these
-
-
-def test_parts_tell_trims_apart_and_leave_years_together():
-    by_parts = {reading: indistinguishable(CARS, reading) for reading in ("make_model", "make_model_trim")}
-    corvettes = [label for label in CARS if "Corvette" in label]
-    assert tuple(corvettes) in by_parts["make_model"]
-    assert not any(set(corvettes) & set(group) for group in by_parts["make_model_trim"])
-    assert ("Audi S4 Sedan 2007", "Audi S4 Sedan 2012") in by_parts["make_model_trim"]
 
 
 @pytest.mark.parametrize("said, label, model, trim", [
@@ -55,7 +33,7 @@ def test_an_answer_by_its_parts(said, label, model, trim):
 
 
 def test_other_labels_have_no_parts():
-    assert car_scores("x", "Rock Wren") == {} and parts_of("Rock Wren", "make_model") is None
+    assert car_scores("x", "Rock Wren") == {}
 
 
 @given(st.sampled_from(CARS), st.sampled_from(ROUND), st.sampled_from([

@@ -77,7 +77,7 @@ def traces(text):
 
 
 def parts(text):
-    return split_names(text), names_several(text, ["Rock Wren", "A"]), teachers._phrases([text])
+    return split_names(text), names_several(text, ["Rock Wren", "A"]), teachers.SelfTeacher.concepts_all(None, [({}, [text])])
 
 
 def wrapped(text):

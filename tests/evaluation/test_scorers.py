@@ -10,8 +10,7 @@ from hypothesis import assume, given, settings, strategies as st
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.answers import names_several
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
 from finer1_lib.data.names import alias_rows
 from finer1_lib.evaluation.scores.official import official_answer, official_word
 from finer1_lib.evaluation.scores.scoring import SCORERS, make_scorer, score_records, summary_rows

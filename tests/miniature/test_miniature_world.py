@@ -1,4 +1,4 @@
-"""The drawn world: its taxonomy keeps its promises, its pictures are reproducible, its diet never names a picture."""
+"""The drawn world: its taxonomy keeps its promises, its pictures are reproducible, its pretraining data never name a picture."""
 
 import random
 from itertools import combinations
@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 
 from finer1_lib.core.files import read_json
 from finer1_lib.data.guide import distance
-from finer1_lib.miniature import pretraining_data as diet
+from finer1_lib.miniature import pretraining_data
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.miniature.drawing import SIZE, draw_specimen, write_world
 from finer1_lib.miniature.world import SUPER_CATEGORIES, make_guide
@@ -86,21 +86,21 @@ def test_a_failure_while_drawing_leaves_no_half_world(tmp_path):
 
 @settings(max_examples=400, deadline=None)
 @given(st.integers(0, 2**32))
-def test_no_sample_of_the_diet_holds_both_an_image_and_a_name(seed):
+def test_no_sample_of_the_pretraining_data_holds_both_an_image_and_a_name(seed):
     rng = random.Random(seed)
-    sample = diet.image_sample(GUIDE, diet.draw_specimen_values(GUIDE, rng), rng)
+    sample = pretraining_data.image_sample(GUIDE, pretraining_data.draw_specimen_values(GUIDE, rng), rng)
     text = (sample["user"] + " " + sample["assistant"]).lower()
     assert sample["image"] is not None
     for name in GUIDE["sub_categories"]:
         epithet, genus = name.lower().split()
         assert epithet not in text and genus not in text
-    assert diet.text_sample(GUIDE, rng)["image"] is None
+    assert pretraining_data.text_sample(GUIDE, rng)["image"] is None
 
 
-def test_the_diet_speaks_of_seen_and_unseen_alike():
+def test_the_pretraining_texts_speak_of_seen_and_unseen_alike():
     rng, counts = random.Random(0), {"seen": 0, "unseen": 0}
     for _ in range(3000):
-        sample = diet.text_sample(GUIDE, rng)
+        sample = pretraining_data.text_sample(GUIDE, rng)
         for kind in counts:
             counts[kind] += any(name in sample["assistant"] for name in GUIDE[kind])
     assert counts["seen"] / counts["unseen"] == pytest.approx(1.5, rel=0.25)
@@ -108,12 +108,12 @@ def test_the_diet_speaks_of_seen_and_unseen_alike():
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32))
-def test_whatever_is_misread_in_the_diet_the_answer_stays_the_best_fit(seed):
+def test_whatever_is_misread_in_a_text_the_answer_stays_the_best_fit(seed):
     rng = random.Random(seed)
-    name, entry = diet._name(GUIDE, rng)
-    observed = diet._observed(GUIDE, name, rng)
-    assert name in diet._best_fit(GUIDE, entry["super_category"], observed)
+    name, entry = pretraining_data._name(GUIDE, rng)
+    observed = pretraining_data._observed(GUIDE, name, rng)
+    assert name in pretraining_data._best_fit(GUIDE, entry["super_category"], observed)
 
 
-def test_the_shipped_guide_is_the_one_that_the_base_was_raised_on():
+def test_the_shipped_guide_is_the_one_that_the_base_was_pretrained_on():
     assert read_json(WEIGHTS / "guide.json") == GUIDE

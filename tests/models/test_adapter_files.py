@@ -298,7 +298,7 @@ def test_all_that_rows_need_is_listed_before_any_is_run(base, plain, copy, tmp_p
     with pytest.raises(UserError) as caught:
         check_rows(rows, str(base))
     said = str(caught.value)
-    assert said.startswith("4 of the rows cannot be asked: ") and "\n" not in said and "good" not in said
+    assert said.startswith("4 of the rows cannot be queried: ") and "\n" not in said and "good" not in said
     for part in ("kind: ", "'IA3'", "gone: ", "does not exist", "hub: ", "no/such", "keyed: ", "NO_SUCH_KEY_HERE"):
         assert part in said
     assert reached == ["no/such"]

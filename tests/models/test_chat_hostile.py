@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from chat_stand_in import RAW, StandIn, answer, refusal
+from chat_stand_in import RAW, answer, refusal
 
 from finer1_lib.core import network
 from finer1_lib.core.errors import UserError
@@ -26,20 +26,10 @@ from finer1_lib.models.endpoint import (
     spent,
     spent_line,
     without_text,
-)
+)  # fmt: skip
 from finer1_lib.models.endpoint_replies import NO_TEXT, read_reply
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J\x08\x00 \u202eright"
-
-
-@pytest.fixture
-def standin(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    server = StandIn()
-    yield server
-    server.close()
 
 
 def endpoint(standin, tmp_path, **options):
@@ -136,8 +126,10 @@ def test_an_answer_in_another_form_is_paid_for_once(standin, tmp_path, kind):
     assert len(standin.requests) == 1
 
 
-def test_parts_may_be_words_or_of_the_newer_kind():
-    assert read_reply(*message(content=["A ", {"type": "output_text", "text": "wren."}]))["text"] == "A wren."
+def test_parts_are_put_together_and_may_be_words_or_of_the_newer_kind():
+    parts = ["A ", {"type": "thinking", "text": "hm"}, {"type": "text", "text": "wr"},
+             {"type": "output_text", "text": "en."}]  # fmt: skip
+    assert read_reply(*message(content=parts))["text"] == "A wren."
 
 
 def test_nothing_at_all_is_tried_again_and_then_counted(standin, tmp_path, capsys):
@@ -379,11 +371,9 @@ def test_a_spoiled_line_of_paid_answers_is_named_and_nothing_is_deleted(standin,
 
 @pytest.fixture
 def clean(monkeypatch):
-    for name in ("http", "https", "all", "no"):
-        for spelled in (f"{name}_proxy", f"{name}_PROXY".upper()):
-            monkeypatch.delenv(spelled, raising=False)
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     return monkeypatch
 
 

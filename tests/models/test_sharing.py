@@ -7,8 +7,9 @@ import pytest
 import tiny_checkpoint
 import torch
 
-from finer1_lib import models, sharing
+from finer1_lib import models
 from finer1_lib.core.prompts import user_message
+from finer1_lib.models import sharing
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import sample_ids
 from finer1_lib.models.log_probabilities import logp_and_entropy, score_completions, score_tokens

@@ -41,7 +41,7 @@ def test_full_fine_tuning_is_a_line_of_its_own_beside_lora():
     assert ("full_sft_answer_only", "sft_answer_only") not in firsts  # the same bar of the paper
 
 
-def test_every_two_bars_stand_once_and_the_figures_share_no_pair():
+def test_every_two_bars_are_paired_once_and_the_figures_share_no_pair():
     rows = orderings.claims(ALL)
     keys = [(row["first"], row["second"], row["setting"], row["metric"], row["categories"]) for row in rows]
     assert len(set(keys)) == len(keys)
@@ -93,7 +93,7 @@ def test_holds_is_the_sign_and_nothing_but_the_sign(reading, gap):
 
 
 def records_of(shares):
-    """Twenty seen and twenty unseen birds, a picture each; {model: (right of the seen, of the unseen)}."""
+    """Twenty seen and twenty unseen birds, a image each; {model: (right of the seen, of the unseen)}."""
     for model, right in shares.items():
         for setting in ("closed_world", "open_world"):
             for place in range(40):
@@ -141,22 +141,22 @@ def test_a_run_s_orderings_by_hand(table):
     assert similar["difference"] == pytest.approx(10 / 20) and similar["holds"] == "holds"
 
 
-def test_an_ordering_asked_of_two_rows_is_told_to_count_twice(table, scores):
+def test_an_ordering_of_two_rows_is_reported_to_count_twice(table, scores):
     assert "once more" not in orderings.findings(table, scores["model"])
     twin = scores[scores["model"] == "sft_answer_only"].assign(model="full_sft_answer_only")
     both = orderings.table(pd.concat([scores, twin]), seed=0)
     more = len(both) - len(table)
     assert more >= 4
     told = orderings.findings(both, both["first"])
-    assert f"{more} of them ask an ordering of SFT once more" in told
+    assert f"{more} of them repeat an ordering of SFT" in told
 
 
-def test_what_is_told_of_a_table(table, scores):
+def test_the_findings_of_a_table(table, scores):
     counts = {verdict: int((table["holds"] == verdict).sum()) for verdict in VERDICTS}
     assert sum(counts.values()) == len(table) and counts["reversed"] >= 1 and counts["cannot tell"] >= 1
     told = orderings.findings(table, scores["model"])
     assert f"Of {len(table)} orderings {counts['holds']} hold, {counts['reversed']} are reversed" in told
-    assert "stands for them: Figure 3a: CLS-RL, No-Thinking RL; Figure 3b: CoT prompting, In-context" in told
+    assert "has no row for them: Figure 3a: CLS-RL, No-Thinking RL; Figure 3b: CoT prompting, In-context" in told
 
 
 def test_an_interval_without_a_test_is_not_enough():

@@ -191,7 +191,7 @@ def test_the_whole_test_sets_enter_as_they_are():
     table = paper_comparison.table_of(look_over("all", records=records, **known))
     assert (table["n"] == table["n_paper"]).all()
     extra = {**records[0], "item_id": "one more"}
-    with pytest.raises(NotComparable, match="Aircraft has 2003 pictures of seen sub-categories, .* 2002"):
+    with pytest.raises(NotComparable, match="Aircraft has 2003 images of seen sub-categories, .* 2002"):
         look_over("more", records=[*records, extra], **known)
 
 
@@ -250,7 +250,7 @@ def test_the_miniature_is_refused_in_one_clear_line(tmp_path):
 
 
 def test_without_its_guide_its_data_give_it_away(tmp_path):
-    """As a folder of pictures, read without the guide."""
+    """As a folder of images, read without the guide."""
     run = write_run(tmp_path, "pictures", sets=MINIATURE)
     assert "its data sets are Aircraft, Bird, the paper's Aircraft, Bird, Car" in refusal(run)
 
@@ -310,7 +310,7 @@ def test_rows_with_another_n_than_the_records_are_refused(tmp_path):
     run = write_run(tmp_path, "mixed", rows=rows)  # recorded so: every hash is right
     assert "has n = 160, its records are of" in refusal(run)
     rows = [{**row, "dataset": "world"} if number == 3 else row for number, row in enumerate(rows_of(SETS))]
-    assert "its records are of 0 pictures" in refusal(write_run(tmp_path, "foreign", rows=rows))
+    assert "its records are of 0 images" in refusal(write_run(tmp_path, "foreign", rows=rows))
 
 
 @pytest.mark.parametrize("path", ["01_data/data.json", "04_evaluation/records.jsonl",
@@ -350,15 +350,15 @@ def test_the_admitted_run_is_what_it_says(paper_run):
 
 
 def test_own_seen_and_unseen_sub_categories_are_refused(tmp_path):
-    told = {word: {"split": "release"} for word, _ in SETS}
-    assert len(comparison_table(write_run(tmp_path, "released", data_sets=told)))
-    told["car"] = {"split": "seeded"}
-    run = write_run(tmp_path, "own", data_sets=told)
+    given = {word: {"split": "release"} for word, _ in SETS}
+    assert len(comparison_table(write_run(tmp_path, "released", data_sets=given)))
+    given["car"] = {"split": "seeded"}
+    run = write_run(tmp_path, "own", data_sets=given)
     assert "its seen and unseen sub-categories of car are not the release's" in refusal(run)
 
 
 def test_systems_of_the_registry_stand_beside_their_rows(tmp_path):
-    """Each with the paper's value of its row; what is not certain about it is told below the table."""
+    """Each with the paper's value of its row; what is not certain about it is reported below the table."""
     systems = ("siglip-l", "llava-1.6-7b", "deepperception", "deepperception-fgvr")
     run = write_run(tmp_path, "run", rows=rows_of(SETS, models=(*MODELS, *systems)), systems=systems)
     table = comparison_table(run)
@@ -367,8 +367,8 @@ def test_systems_of_the_registry_stand_beside_their_rows(tmp_path):
     both = [asked["Table 1", name, "seen"] for name in systems[2:]]
     assert both[0] == both[1] == paper_facts.value("Table 1", "DeepPerception-7B", "seen")
     assert ("Table 2", "siglip-l", "seen") not in asked.index  # an encoder writes nothing
-    told = "\n".join(paper_comparison.notes(table))
-    assert "SigLIP-L: at 384 pixels" in told and "LLaVA" not in told
+    given = "\n".join(paper_comparison.notes(table))
+    assert "SigLIP-L: at 384 pixels" in given and "LLaVA" not in given
     assert "| SigLIP-L | SigLIP-L |" in to_markdown(table)  # the paper's row, our label
 
 

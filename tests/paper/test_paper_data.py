@@ -9,7 +9,7 @@ from data_set_trees import CLASSES, NAMES, SEEN, plant, release_tree
 from fixture_kit import CHECKOUT, finer1
 
 from finer1_lib.core.files import read_jsonl
-from finer1_lib.data.data_sets.collect import read_data_sets
+from finer1_lib.data.sources import read_data_sets
 
 WORDS = sorted(CLASSES)
 pytestmark = pytest.mark.last
@@ -62,7 +62,7 @@ def test_questions_and_rationales_are_the_release_s(released):
         assert set(seen) == set(NAMES[word][:SEEN])
 
 
-def test_what_later_notebooks_are_told(released):
+def test_what_later_notebooks_read(released):
     data = json.loads((released / "data.json").read_text())
     assert set(data["data_sets"]) == set(WORDS) and data["missing"] == {}
     assert {(one["split"], one["complete"]) for one in data["data_sets"].values()} == {("release", False)}
@@ -72,7 +72,7 @@ def test_what_later_notebooks_are_told(released):
     assert len(triplets) == SEEN * len(WORDS) * 3
 
 
-def test_a_missing_set_is_told_and_triplets_are_read_back(world, released):
+def test_a_missing_set_is_reported_and_triplets_are_read_back(world, released):
     root, run = world
     code, out, err = finer1(CHECKOUT, "export-stage2", "released", str(root / "stage2"), "--output-root",
                             str(root / "runs"))

@@ -1,4 +1,4 @@
-"""Every row of the paper's tables has a line that says what would run; the README's table is the registry's."""
+"""Every row of the paper's tables has a line that says what would run; the table in evaluation/README.md is the registry's."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from finer1_lib.evaluation.systems.registry import find_systems, known_systems, 
 from finer1_lib.paper.facts import facts
 from finer1_lib.paper.rows import OURS, TABLES, UNTRAINED, markdown, notes, paper_rows, systems_table
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = Path(__file__).resolve().parents[2] / "finer1_lib" / "evaluation" / "README.md"
 
 
 def test_the_readme_holds_the_registrys_table():
@@ -86,7 +86,7 @@ def test_fields_that_do_not_belong_to_a_kind_are_refused(tmp_path, line, message
 
 @pytest.mark.parametrize("line, message", [
     ("key_variable: sk-secret", "not the key itself"), ("concurrency: 0", "concurrency"),
-    ("requests_per_minute: -1", "requests_per_minute"), ("url: localhost", "no address"),
+    ("requests_per_minute: -1", "requests_per_minute"), ("url: localhost", "not an address"),
 ])
 def test_an_endpoint_is_looked_at_before_hours_are_spent_and_no_key_is_repeated(tmp_path, line, message):
     path = tmp_path / "mine.yaml"

@@ -1,4 +1,4 @@
-"""The release's evaluation files: read from folder and address, checked, aligned with pictures by name."""
+"""The release's evaluation files: read from folder and address, checked, aligned with images by name."""
 
 import http.server
 import json
@@ -12,9 +12,14 @@ import pytest
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.network import settings_named
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import name_of_path
-from finer1_lib.data.data_sets.release_paths import find_images, image_name, release_path, word_of
+from finer1_lib.data.data_sets.catalogue import (
+    DATA_SETS,
+    find_images,
+    image_name,
+    name_of_path,
+    release_path,
+    word_of,
+)
 from finer1_lib.data.split import evaluation_items
 from finer1_lib.evaluation.entries import FIXED
 from finer1_lib.evaluation.items import select_items
@@ -49,7 +54,7 @@ def row(word, number, name):
 
 
 def write(folder, word="pet", lines=None):
-    """Two pictures of each of four names; `lines` replaces the seen file's."""
+    """Two images of each of four names; `lines` replaces the seen file's."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("seen", "unseen"):
         rows = [row(word, 2 * "ABCD".index(name) + more, name)
@@ -60,7 +65,7 @@ def write(folder, word="pet", lines=None):
 
 
 def table_of(*words, **changes):
-    """The pictures of these data sets, as images.parquet has them; Cars' training file names occur twice."""
+    """The images of these data sets, as images.parquet has them; Cars' training file names occur twice."""
     rows = [
         {"image_id": PLACES[word][1].format(number), "super_category": word, "sub_category": name,
          "split": "test", "categories": KINDS[name], **changes}
@@ -89,7 +94,7 @@ def test_other_counts_than_the_release_s_are_refused(tmp_path):
         read_lists(tmp_path, ["pet"])
 
 
-def test_a_data_set_of_one_s_own_has_no_official_counts(tmp_path):
+def test_an_own_data_set_has_no_official_counts(tmp_path):
     folder = write(tmp_path)
     for file in list(folder.iterdir()):
         file.rename(folder / file.name.replace("pet", "newt"))
@@ -109,9 +114,9 @@ GOOD = row("pet", 0, "A")
         ({"question": " "}, "line 2: question is missing"),
         ({"image_path": "../../etc/passwd"}, "not a path below the data"),
         ({"image_path": "/etc/passwd"}, "not a path below the data"),
-        ({"image_path": GOOD["image_path"]}, "is asked about twice"),
-        ({"ground_truth": "C", "options": ["C", "A", "B", "D"]}, "'C' stands in the seen and in the unseen"),
-        ({"options": ["A", "B", "C", "Zebra"]}, "option 'Zebra' is no sub-category"),
+        ({"image_path": GOOD["image_path"]}, "has two questions"),
+        ({"ground_truth": "C", "options": ["C", "A", "B", "D"]}, "'C' is in the seen and in the unseen"),
+        ({"options": ["A", "B", "C", "Zebra"]}, "option 'Zebra' is not a sub-category"),
         (None, "line 2: not a JSON object"),
     ],
 )
@@ -197,7 +202,7 @@ def test_what_is_no_such_file_is_neither_taken_nor_kept(tmp_path, server):
         read_lists("http://127.0.0.1:1", ["pet"], tmp_path / "cache")
 
 
-def test_items_of_all_six_find_their_pictures(tmp_path):
+def test_items_of_all_six_find_their_images(tmp_path):
     for word in PLACES:
         write(tmp_path, word)
     files = read_lists(tmp_path, list(PLACES), allow_incomplete=True)
@@ -229,27 +234,27 @@ def test_a_label_or_side_that_differs_refuses_the_alignment(tmp_path):
         release_items(files, table_of("car", categories="seen"))
 
 
-def test_missing_pictures_are_counted(tmp_path):
+def test_missing_images_are_counted(tmp_path):
     files = read_lists(write(tmp_path, "bird"), ["bird"], allow_incomplete=True)
     table = table_of("bird").iloc[2:]
-    with pytest.raises(UserError, match="2 of 8 pictures .* the first is bird_200/images/000.B_b/B_B_0000_9"):
+    with pytest.raises(UserError, match="2 of 8 images .* the first is bird_200/images/000.B_b/B_B_0000_9"):
         release_items(files, table)
     assert len(release_items(files, table, allow_incomplete=True)) == 6
-    with pytest.raises(UserError, match="none of the 8 pictures"):  # a copy that lost its names
+    with pytest.raises(UserError, match="none of the release.s 8 images"):  # a copy that lost its names
         nameless = [f"hub/bird/test/row-test-{i}.jpg" for i in range(8)]
         release_items(files, table_of("bird").assign(image_id=nameless))
-    with pytest.raises(UserError, match="none of the 8 pictures"):  # training pictures are never asked about
+    with pytest.raises(UserError, match="none of the release.s 8 images"):  # training pictures are never asked about
         release_items(files, table_of("bird", split="train"))
 
 
-def test_two_pictures_of_one_name_are_refused():
+def test_two_images_of_one_name_are_refused():
     table = table_of("pet")
     twice = pandas.concat([table, table.assign(image_id="other/" + table["image_id"])])
     with pytest.raises(UserError, match="two test images of one name"):
         find_images("pet", twice, "test")
 
 
-def test_data_sets_are_told_by_the_first_folder():
+def test_data_sets_are_known_by_the_first_folder():
     for word, (path, _) in PLACES.items():
         assert word_of(path) == word
     for path in ("fgvc-aircraft-2013b-train/images/1.jpg", "stanford_cars_train/images/00001.jpg",
@@ -314,7 +319,7 @@ def sized(items):
 
 @pytest.mark.parametrize("word", sorted(PLACES))
 def test_every_data_set_keeps_the_release_s_path_with_and_without_its_questions(tmp_path, monkeypatch, word):
-    """Questions of our own about official pictures go by the same rule; a folder of one's own by its path."""
+    """Questions of our own about official images go by the same rule; a folder of one's own by its path."""
     released = items_in(tmp_path, monkeypatch, word, PLACES[word][1])
     table = table_of(word)
     ours = evaluation_items(table, lambda *_: 0.0, seed=0, official=[word])
@@ -330,7 +335,7 @@ def test_every_data_set_keeps_the_release_s_path_with_and_without_its_questions(
         assert found == rules
 
 
-def test_training_and_test_cars_of_one_name_are_two_pictures():
+def test_training_and_test_cars_of_one_name_are_two_images():
     names = [image_name({"super_category": "car", "release_path": f"stanford-cars/cars_{split}/00001.jpg"})
              for split in ("train", "test")]
     assert names == ["car/cars_train/00001", "car/cars_test/00001"]

@@ -79,7 +79,7 @@ def test_a_record_is_one_of_ours():
     }  # fmt: skip
 
 
-def test_a_rationale_of_our_own_goes_out(tmp_path):
+def test_an_own_rationale_is_exported(tmp_path):
     own = rationale_records([ITEMS[0]], TABLE)[0]
     del own["source"]
     items = stage1_items([own, {**own, "kept": False}])
@@ -105,7 +105,7 @@ def broken(change):
         (broken(lambda one: one["messages"][1].update(content="Which?")), "begin with its one <image>"),
         (broken(lambda one: one["messages"][1].update(content="<image><image>")), "its one <image>"),
         (broken(lambda one: one["messages"][2].update(content="A lily.")), "the text is not <think>"),
-        (broken(lambda one: one.update(images=[])), "not exactly one picture"),
+        (broken(lambda one: one.update(images=[])), "not exactly one image"),
         (ITEMS[2], "has a rationale already"),
     ],
 )
@@ -123,9 +123,9 @@ def test_a_bad_file_is_named(tmp_path):
         read_stage1(tmp_path / "nothing.json")
 
 
-def test_pictures_must_be_there_for_training_and_labelled_alike():
+def test_images_must_be_there_for_training_and_labelled_alike():
     moved = item(image="flower102_train/image/train/image_00008.jpg", answer="Marsh Lily")
-    with pytest.raises(UserError, match="1 of 2 rationales' pictures .*image_00008.jpg"):
+    with pytest.raises(UserError, match="1 of 2 rationales' images .*image_00008.jpg"):
         rationale_records([ITEMS[0], moved], TABLE)  # it is a test picture
     assert len(rationale_records([ITEMS[0], moved], TABLE, allow_incomplete=True)) == 1
     with pytest.raises(UserError, match="answers 'Marsh Lily'.*is 'Bonfire Lily'"):

@@ -101,7 +101,7 @@ def test_our_own_triplets_come_back_under_their_own_names(tmp_path):
     assert changed["image_id"].iloc[0].startswith("stage2/") and changed["positive_id"].iloc[0] == "bird/b.png"
 
 
-def test_a_cropped_picture_goes_out_as_it_is_seen(tmp_path):
+def test_a_cropped_image_goes_out_as_it_is_seen(tmp_path):
     table = ours(tmp_path, negative="bird/c.png#bottom=20", size=(40, 50))
     write_stage2(table, tmp_path, tmp_path / "out")
     (written,) = read_back(tmp_path / "out")
@@ -120,7 +120,7 @@ def test_sizes_differ(tmp_path):
     assert Image.open(io.BytesIO(written["image_aug"][0]["bytes"])).size == (40, 30)
     assert written["images"][0]["bytes"] == RED
     odd = save(tmp_path / "odd.parquet", [row(image_noisy=picture("green", (41, 30)))])
-    with pytest.raises(UserError, match="row 0: pictures of different sizes .*positive 41 x 30"):
+    with pytest.raises(UserError, match="row 0: images of different sizes .*positive 41 x 30"):
         read_stage2(odd, tmp_path / "root", LISTS)
     assert len(read_stage2(odd, tmp_path / "root", LISTS, same_size=False)) == 1
 
@@ -132,7 +132,7 @@ def test_sizes_differ(tmp_path):
         (row(image_noisy=[]), "row 1: image_noisy, the positive, is missing"),
         (row(image_aug=None), "row 1: image_aug, the negative, is missing"),
         (row(image_aug=[{"bytes": None, "path": None}]), "row 1, negative: neither bytes nor a path"),
-        (row(image_aug=[{"bytes": BLUE, "path": None}] * 2), "the negative, is missing or not one picture"),
+        (row(image_aug=[{"bytes": BLUE, "path": None}] * 2), "the negative, is missing or not one image"),
         (row(images=[{"bytes": b"no picture", "path": None}]), "row 1: not an image"),
         (row(images=[{"bytes": None, "path": "../secret.png"}]), "secret.png is not a file below"),
         (row(problem="What bird?"), "not exactly one <image>"),
@@ -147,7 +147,7 @@ def test_a_bad_row_is_named(tmp_path, bad, told):
         read_stage2(path, tmp_path / "root", LISTS, allow_incomplete=True)
 
 
-def test_a_missing_column_is_named_and_nothing_stands_in(tmp_path):
+def test_a_missing_column_is_named_and_nothing_replaces_it(tmp_path):
     rows = [{key: value for key, value in row().items() if key != "image_aug"}]
     with pytest.raises(UserError, match="the column image_aug is missing"):
         read_stage2(save(tmp_path / "a.parquet", rows), tmp_path / "root", LISTS)
@@ -169,7 +169,7 @@ def test_the_data_set_of_an_answer(tmp_path):
         read_stage2(path, tmp_path / "root", {"newt": {"seen": [], "unseen": []}}, allow_incomplete=True)
 
 
-def test_bare_bytes_and_paths_are_pictures_too(tmp_path):
+def test_bare_bytes_and_paths_are_images_too(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/r.png").write_bytes(RED)
     rows = [{**row(), "images": [RED], "image_noisy": [GREEN], "image_aug": [BLUE]}]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from finer1_lib.commands.cli import traps as traps_command
 from finer1_lib.core.errors import UserError
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.catalogue import official_names
 from finer1_lib.paper.release.questions import Question, true_spelling
 from finer1_lib.paper.release.traps import COLUMNS, TRAPS, TWO_NAMES, count_traps, few, table
 
@@ -44,7 +44,7 @@ def counted():
     return count_traps(OFFICIAL, ["bird", "pet"], seed=0)
 
 
-# data.md 2.1 and 2.3, audit 1.A and 1.B: what the official files hold
+# what the official files hold, at commit 84cdc5c
 @official
 @pytest.mark.parametrize(
     "trap, what, bird, pet",
@@ -151,8 +151,8 @@ def test_case_is_no_trap(tmp_path):
     assert pick(rows, "never_matched_as_spelled", what="sub-categories")["seen"] == (0, 1)
 
 
-def test_any_word_but_the_data_set_s_is_told(tmp_path):
-    """A data root called after another data set turns every super-category into that (data.md 0.4)."""
+def test_any_word_but_the_data_set_s_is_reported(tmp_path):
+    """A data root called after another data set turns every super-category into that."""
     seen = [("A", None, "data/aircraft/flower/1.jpg"), ("B", None, "flower/2.jpg"), ("C", None, "pics/3.jpg")]
     rows = count_traps(write(tmp_path, "flower", seen, [("D",)]), ["flower"])
     (row, _) = [row for row in rows if row["trap"] == "another_super_category_word"]
@@ -168,7 +168,7 @@ def test_the_interval_is_over_whole_sub_categories(tmp_path):
 
 
 def test_cars_lose_their_last_two_words(tmp_path):
-    """data.md 0.7: 22 shortened names for 44 sub-categories; audit B4: 50 accept another's full name."""
+    """22 shortened names for 44 sub-categories, and 50 accept another's full name."""
     names = sorted(official_names("car"))
     write(tmp_path, "car", [(name,) for name in names], [("Other Car SUV 2012",)])
     rows = count_traps(tmp_path, ["car"])
@@ -187,7 +187,7 @@ def test_cars_lose_their_last_two_words(tmp_path):
 
 
 def test_dogs_and_pets_share_names_and_breeds(tmp_path):
-    """data.md 2.3: 13 names in both; three more breeds are seen in one and unseen in the other."""
+    """13 names in both; three more breeds are seen in one and unseen in the other."""
     write(tmp_path, "pet", [(name,) for name in sorted(official_names("pet"))], [("None of Them",)])
     write(tmp_path, "dog", [(name,) for name in sorted(official_names("dog"))], [("Nor of These",)])
     rows = count_traps(tmp_path)
@@ -243,7 +243,7 @@ def test_a_line_that_is_no_question_is_named(tmp_path, change):
         count_traps(tmp_path, ["bird"])
 
 
-def test_missing_and_empty_files_are_told(tmp_path):
+def test_missing_and_empty_files_are_reported(tmp_path):
     with pytest.raises(UserError, match="no evaluation file"):
         count_traps(tmp_path)
     with pytest.raises(UserError, match="bird_seen.jsonl is neither in"):

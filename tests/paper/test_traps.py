@@ -1,7 +1,6 @@
 """Every trap of the released evaluation: `official`, bug for bug the release, falls in; the kit does not.
 
-The tests bear the audit's numbers: A of the closed world, B of the open world. Answers are planted, names
-invented or common. Where a trap lies outside of scoring (distractors, prompts, trials, scripts, pixels) the
+finer1_lib/paper/README.md lists them with the release's lines. Answers are planted, names invented or common. Where a trap lies outside of scoring (distractors, prompts, trials, scripts, pixels) the
 test shows what the kit does in its place. Kinder or fuller readings stand in rows of their own: the similarity
 unclipped (B2), aliases and whole words (B5).
 """
@@ -52,7 +51,7 @@ def opened(completion, *given, **known):
 
 @pytest.fixture
 def items(tmp_path):
-    """(folder of pictures, 60 items): ten pictures of each name, truth first as in the release."""
+    """(folder of pictures, 60 items): ten images of each name, truth first as in the release."""
     found = []
     for name in NAMES:
         for number in range(10):
@@ -126,7 +125,7 @@ def test_distractors_mined_by_the_encoder_that_is_tested():
     "said",
     ["House Wren, Rock Wren, Marsh Wren", "not a Rock Wren", "House Wren or Rock Wren", "Great Rock Wren"],
 )
-def test_containment_pays_for_lists_and_for_longer_names(said):
+def test_containment_rewards_lists_and_for_longer_names(said):
     assert closed(f"<answer>{said}</answer>") == (1, 0)
     assert closed("<answer>Border Collie</answer>", "Collie") == (1, 0)  # a wrong option that holds the label
     assert closed("<answer>Collie</answer>", "Collie") == (1, 1)
@@ -172,7 +171,7 @@ def test_prompts_under_each_other_s_labels(items, monkeypatch):
         ask(items, lambda prompt: "", setting="open_world")
 
 
-def test_a_baseline_asked_under_another_prompt(items):
+def test_a_baseline_queried_under_another_prompt(items):
     """Weights that cannot follow the four-part prompt: which of their two scores is the baseline's?"""
 
     def answer(prompt):

@@ -146,7 +146,7 @@ def test_auc_by_hand():
     # fold 0: right .9 .4, wrong .5 .1 -> .9>.5 .9>.1 .4<.5 .4>.1 = 3 of 4; fold 1: right 7, wrong 7 -> half
     counts = ps.pair_counts([0.9, 0.4, 0.5, 0.1, 7, 7], [1, 1, 0, 0, 1, 0], [0, 1, 0, 1, 2, 2],
                             [0, 0, 0, 0, 1, 1], ["bird"] * 6)
-    assert counts.ordered.sum() == 3.5 and counts.asked.sum() == 5
+    assert counts.ordered.sum() == 3.5 and counts.pairs.sum() == 5
     assert counts.value()[0] == pytest.approx(0.7)
     assert counts.value(np.array([[2.0, 0.0, 0.0]]))[0] == 1.0  # cluster 0 twice: .9 > .5
     assert counts.value(np.array([[0.0, 1.0, 0.0]]))[0] == 1.0  # cluster 1: .4 > .1

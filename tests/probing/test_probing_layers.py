@@ -218,19 +218,6 @@ def test_balanced_accuracy_and_shares_by_hand():
     assert shares.to_dict() == {"u": 1, "v": 1, "w": 1, "x": 0.5, "y": 0.5, "z": 0.5}
 
 
-def test_holm_by_hand():
-    assert pa.holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert pa.holm([0.9, 0.6]) == [1.0, 1.0] and pa.holm([]) == []
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
-def test_holm_lies_between_no_correction_and_bonferroni(p):
-    found = np.array(pa.holm(p))
-    assert (found >= np.array(p)).all() and (found <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
-    assert (np.diff(found[np.argsort(p, kind="stable")]) >= 0).all()
-
-
 def test_one_attribute_changed_and_only_that_is_claimed():
     images, guide = birds(24, images=2)
     plan, _ = pa.plan_attributes(images, guide, seed=0)
@@ -283,7 +270,7 @@ def test_who_is_compared_and_who_cannot_be_probed():
     probed = probing_changes.entries_to_probe(known, ["base", "cot_sft_tapo"])
     assert probing_changes.pairs_to_compare(probed) == [("cot_sft_tapo", "base")]
     for models, said in ((["base", "papo"], "'papo' was not trained"), ([], "empty"),
-                         (["base", "base"], "base stands twice")):
+                         (["base", "base"], "base is listed twice")):
         with pytest.raises(UserError, match=said):
             probing_changes.entries_to_probe(known, models)
 
@@ -327,7 +314,7 @@ def test_a_verdict_never_turns_undecided_into_equal():
                 "reading": reading, "difference": difference}
 
     for reading, difference, said in (
-            ("undecided", 0.0, "cannot be told"), ("different", 0.1, "more"), ("different", -0.1, "less"),
+            ("undecided", 0.0, "undecided"), ("different", 0.1, "more"), ("different", -0.1, "less"),
             ("equivalent", 0.0, "the same, within the margin"),
             ("different, but within the margin", -0.01, "less, but within the margin")):
         told = probing_rows.verdict([test(reading, difference), test("different", 1, "h3_auc"),
@@ -400,3 +387,23 @@ def test_figures_by_layer_attribute_and_change():
                             for kind in ("reading", "use")])
     texts = [text.get_text() for text in plots.change_dots(changed).axes[0].texts]
     assert texts == ["+10.0 higher"] * 2
+
+
+def test_nothing_to_probe_gives_empty_tables_and_no_figures():
+    from types import SimpleNamespace
+
+    from finer1_lib.probing import Study, make_plans, right_wrong_images, saved
+    from finer1_lib.probing.study import Models
+
+    table = pd.DataFrame(columns=["image_id", "super_category", "sub_category", "categories", "shot", "split"])
+    plans = make_plans(table, {}, {}, most=0, train_images=4, test_images=4, num_images=2, num_folds=5,
+                       wrong_names="near", seed=0, states=lambda images: pytest.fail("states were read"))
+    assert len(plans.notes) == 2  # H2 and the attributes say why
+    study = Study(Models({}, [SimpleNamespace(model="base")], [], 0, [0]), plans, {"base": {}}, seed=0)
+    shown = [study.h1(), study.h1_by_adam(0), study.h2(2), study.h3(), study.attributes(), study.picture(),
+             study.picture_elsewhere()[1], study.averages("h3_auc"), *study.attribute_tables()[::2],
+             *study.attribute_changes()[:2], study.changes(), *study.tables().values()]
+    assert not any(map(len, shown)) and study.rows == [] == study.comparisons
+    assert saved(None, "h3_picture", right_wrong_images, study.picture()) is None
+    words = study.in_words(study.changes(), study.attribute_changes()[0])
+    assert "left out" in words["h3_auc"] and words["attributes"] == "none was probed"

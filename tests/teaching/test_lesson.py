@@ -163,10 +163,10 @@ def test_a_second_time_nothing_is_done_and_nothing_lost(plan, reference):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("00_miniature_world/images/", "the pictures drawn here are not"),
+    [("00_miniature_world/images/", "the images drawn here are not"),
      ("01_data/items.jsonl", "01_data/items.jsonl as made")],
 )  # fmt: skip
-def test_other_pictures_are_one_line_and_nothing_is_taken_over(plan, reference, name, words):
+def test_other_images_are_one_line_and_nothing_is_taken_over(plan, reference, name, words):
     for stage in ("01_data", "02_cot_sft", "03_tapo", "04_evaluation"):
         file = reference / stage / "stage.json"
         record = json.loads(file.read_text())
@@ -196,7 +196,7 @@ def test_the_two_files_that_name_a_folder_may_differ(plan, reference):
     assert lesson.differences(plan.run_dir, reference) == []
 
 
-def test_versions_that_differ_are_named_with_the_pictures(plan, reference):
+def test_versions_that_differ_are_named_with_the_images(plan, reference):
     file = reference / "01_data" / "stage.json"
     record = json.loads(file.read_text())
     record["versions"]["pillow"] = "1.2.3"
@@ -229,7 +229,7 @@ def test_records_that_are_incomplete_changed_or_of_other_parameters(plan, refere
 def test_a_run_that_trained_for_itself_is_left_alone(plan, reference):
     make_pictures(plan)
     finish(plan, "02_cot_sft", cot_sft__adapter_dot_json="mine")
-    with pytest.raises(UserError, match="has a 02_cot_sft of its own"):
+    with pytest.raises(UserError, match="has its own 02_cot_sft"):
         make(plan, reference)
     assert (plan.run_dir / "02_cot_sft" / "cot_sft" / "adapter.json").read_text() == "mine"
 

@@ -156,7 +156,7 @@ def test_nonsense_is_answered_and_never_raised(namespaces, stage, number):
         assert said.startswith("not yet: "), (nonsense, said)
 
 
-def test_what_a_run_does_not_have_is_said_and_the_solution_does_not_stop(namespaces):
+def test_what_a_run_lacks_is_reported_and_the_solution_does_not_stop(namespaces):
     def told(stage, number, **changed):
         return run(namespaces(stage, **changed), *exercise(stage, number))
 

@@ -9,7 +9,7 @@ import pytest
 
 matplotlib.use("Agg")
 
-from finer1_lib.data.data_sets.names import official_names  # noqa: E402
+from finer1_lib.data.data_sets.catalogue import official_names  # noqa: E402
 from finer1_lib.traces import changes, changes as reading, plots, statistics  # noqa: E402
 from finer1_lib.traces.plots import flow_figure  # noqa: E402
 from finer1_lib.traces.sheet import write_sheet  # noqa: E402

@@ -28,7 +28,7 @@ from finer1_lib.traces import (  # noqa: E402
 from finer1_lib.traces.plots import flow_figure  # noqa: E402
 from finer1_lib.traces.steps import WRONG_STEPS  # noqa: E402
 
-TWICE = "Dunen Wren, Dunen Wren, Marmo Wren"  # one stands twice, one is made up
+TWICE = "Dunen Wren, Dunen Wren, Marmo Wren"  # one is listed twice, one is invented
 MARKERS = ("<think> Small.\nThe analysis of candidate subcategories:\n1. Dunen Wren\n2. Marlo Wren\n\n"
            "Comparison\npaler\nThe prediction is: Dunen Wren</think>\n<answer>Dunen Wren</answer>")
 
@@ -301,3 +301,14 @@ def test_labels_never_overlap(labels):
         assert b - a >= (first[1] + second[1]) / 2 - 1e-9
     if len(labels) == 1:
         assert places == pytest.approx([labels[0][0]])
+
+
+def test_a_run_without_two_thinking_models_gives_empty_tables():
+    none = trace_changes.Traces([], GUIDE, {}, seed=0)
+    one = trace_changes.Traces([record(text())], GUIDE, {"cot_sft": "CoT SFT"}, seed=0)
+    for found in (none, one):
+        assert found.pair is None and found.compared.startswith("nothing to compare")
+        (table, clear, words), (flows, turned), (_, gains, more) = found.changes(), found.flow(), found.gains()
+        assert not len(table.columns) and not len(clear) and words.startswith("nothing to compare")
+        assert not len(flows) and turned == {} and not len(gains) and more.startswith("nothing to compare")
+    assert not len(none.numbers()[0]) and len(one.numbers()[1]) and len(one.steps())

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from finer1_lib.core.completions import normalise, well_formatted
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import official_names
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
 from finer1_lib.data.names import alias_rows, meanings, name_of
 from finer1_lib.data.rationales.parsing import (  # fmt: skip
     CANDIDATE_MARKER,

@@ -1,4 +1,4 @@
-"""Gauges of forgetting: what is asked, how an answer is judged, and how a change is computed, by hand."""
+"""Metrics of forgetting: the questions, how an answer is judged, and how a change is computed, by hand."""
 
 import pandas as pd
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.generation import Generation
 from finer1_lib.models.trainable import Trainable
-from finer1_lib.training import forgetting, forgetting as forgetting_summary
+from finer1_lib.training import forgetting
 from finer1_lib.training.forgetting import BASE, METRICS, OPEN_WORLD, SETTINGS, TWINS, judge
 from finer1_lib.training.plots import before_and_after
 
@@ -129,7 +129,7 @@ def test_changes_are_paired_and_counted(monkeypatch):
     later = [row for row in rows if row["gauge"] != OPEN_WORLD or row["prompt"] == "cot_open"]
     after = records("cot_lora", later, lambda row: right(row).replace("stout bill", "no bill"), monkeypatch)
     assert {"completion", "value", "readable", "setting"} <= after[0].keys() and "image_root" not in after[0]
-    table = forgetting_summary.summarise(base + after).set_index(["gauge", "categories"])
+    table = forgetting.summarise(base + after).set_index(["gauge", "categories"])
     seen = table.loc[("attributes_seen", "all")]
     assert (seen["before"], seen["value"], seen["change"], seen["n"]) == (1.0, 0.75, -0.25, 4)
     assert seen["change_low"] <= -0.25 <= seen["change_high"] and seen["readable"] == 1.0
@@ -138,7 +138,7 @@ def test_changes_are_paired_and_counted(monkeypatch):
     for kind in ("seen", "unseen"):
         assert table.loc[(OPEN_WORLD, kind)][["before", "value", "n"]].tolist() == [0.0, 1.0, 2]
     with pytest.raises(ValueError, match="the base answered 0 of"):
-        forgetting_summary.summarise(base[:1] + after)
+        forgetting.summarise(base[:1] + after)
 
 
 def test_super_categories_count_alike_however_many_pictures_they_have():
@@ -149,7 +149,7 @@ def test_super_categories_count_alike_however_many_pictures_they_have():
              "sub_category": f"{kind}{k}", "value": float(kind == "bird" and setting != BASE)}
             for setting in (BASE, "cot_full") for kind in ("bird", "plane")
             for k in range(3 if kind == "bird" else 1)]
-    row = forgetting_summary.summarise(rows).iloc[0]
+    row = forgetting.summarise(rows).iloc[0]
     assert (row["before"], row["value"], row["change"], row["n"]) == (0.0, 0.5, 0.5, 4)
     assert pd.isna(row["low"]), "one plane allows no interval over planes"
 
@@ -163,12 +163,12 @@ def test_sentences_say_what_fell_and_what_rose():
             "change_high": 0.01}
     rose = {**base, "gauge": OPEN_WORLD, "categories": "unseen", "before": 0.25, "value": 0.75, "change": 0.5,
             "change_low": 0.3, "change_high": 0.7}
-    said = forgetting_summary.losses(pd.DataFrame([fell, held, rose]))
-    assert said == ("1 of 2 gauges fell clearly; CoT, full: four-part reasoning in text -30.0 points"
-                    " [-40.0, -20.0], 50% in the asked form")
-    said = forgetting_summary.losses(pd.DataFrame([held, rose]))
-    assert said.startswith("none of 1 gauges fell clearly") and "-1.0 points" in said
-    assert forgetting_summary.gains(pd.DataFrame([fell, rose])) == [
+    said = forgetting.losses(pd.DataFrame([fell, held, rose]))
+    assert said == ("1 of 2 metrics fell clearly; CoT, full: four-part reasoning in text -30.0 points"
+                    " [-40.0, -20.0], 50% in the required form")
+    said = forgetting.losses(pd.DataFrame([held, rose]))
+    assert said.startswith("none of 1 metrics fell clearly") and "-1.0 points" in said
+    assert forgetting.gains(pd.DataFrame([fell, rose])) == [
         "CoT, full: unseen 75% (before 25%, n = 80)"]
 
 
@@ -178,17 +178,17 @@ def test_unseen_answers_are_the_truth_a_taught_name_or_something_else(monkeypatc
     answers = {row["image_id"]: next(said) for row in rows
                if row["gauge"] == OPEN_WORLD and row["categories"] == "unseen"}
     told = records("answers_full", rows, lambda row: answers.get(row["image_id"], right(row)), monkeypatch)
-    found = forgetting_summary.unseen_answers(told, GUIDE).to_dict("records")
+    found = forgetting.unseen_answers(told, GUIDE).to_dict("records")
     third = pytest.approx(1 / 3)
     assert found == [{"setting": "answers_full", "label": "answer-only, full", "right": third,
                       "seen_name": third, "other": third, "attributes_wrong": 2.0, "n": 3}], "both are wrong"
-    assert forgetting_summary.unseen_answers(told, None)["attributes_wrong"].isna().all()
+    assert forgetting.unseen_answers(told, None)["attributes_wrong"].isna().all()
 
 
 def test_without_a_guide_the_open_world_is_left_and_a_line_says_so(monkeypatch):
     rows = asked(guide=None)
     base = records(BASE, rows, lambda row: "a bird", monkeypatch)
-    table = forgetting_summary.summarise(base + records("cot_full", rows, right, monkeypatch))
+    table = forgetting.summarise(base + records("cot_full", rows, right, monkeypatch))
     assert set(table["gauge"]) == {OPEN_WORLD}
     line = forgetting.not_measurable(None)
     assert "\n" not in line and all(title in line for title in METRICS.values())
@@ -202,7 +202,7 @@ def test_the_figure_shows_the_table(monkeypatch):
     base = records(BASE, rows, right, monkeypatch)
     cot = [row for row in rows if row["prompt"] != "answer_open" or row["gauge"] != OPEN_WORLD]
     bare = [row for row in rows if row["prompt"] != "cot_open" or row["gauge"] != OPEN_WORLD]
-    table = forgetting_summary.summarise(
+    table = forgetting.summarise(
         base + records("answers_full", bare, lambda row: "", monkeypatch)
         + records(TWINS["full_cot_sft"].name, cot, lambda row: right(row).replace("stout", "no"),
                   monkeypatch))

@@ -380,7 +380,7 @@ def test_methods_are_matched_on_prompts_rollouts_and_updates(name):
 
 def test_a_list_of_methods_is_checked_before_anything_is_trained():
     assert baselines.check_methods(("tapo", "dapo")) == ["tapo", "dapo"]
-    for wrong, said in (([], "methods is empty"), (["tapo", "tapo"], "'tapo' stands twice"),
+    for wrong, said in (([], "methods is empty"), (["tapo", "tapo"], "'tapo' is listed twice"),
                         (["ppo"], "'ppo'")):
         with pytest.raises(UserError, match=said):
             baselines.check_methods(wrong)

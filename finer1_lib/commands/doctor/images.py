@@ -7,60 +7,63 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterator
 
-from finer1_lib.commands.doctor.subject import DATA, Subject
+from finer1_lib.commands.doctor.subject import DATA, EVALUATION, Subject
 from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, shortly, warn
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import read_json
+from finer1_lib.core.hashing import sha256_file
+from finer1_lib.core.images import load_image, split_crop
+from finer1_lib.core.prompts import question_for
 from finer1_lib.data.data_sets.catalogue import copies_named
+from finer1_lib.data.split import count_names
+from finer1_lib.data.taxonomy import GENUS, read_taxonomy
+from finer1_lib.evaluation.items import coverage_of
+from finer1_lib.models.encoding import pixels_named
 from finer1_lib.runs.parameters import path_kind
 
 SAMPLE = 300  # images that --quick opens
 PER_TOKEN = 28 * 28  # pixels of an image token
-TRAINED, TESTED = ("02_cot_sft", "03_tapo"), ("04_evaluation", "05_probing")
+TRAINED, TESTED = ("02_cot_sft", "03_tapo"), (EVALUATION, "05_probing")
+LEAKS = {  # the first that holds of a group of equal files: what, level, how to fix it
+    "the same image is trained on and tested on": (
+        fail, "remove one of each, or draw other shots with another seed"),
+    "the same image in train and in test": (
+        warn, "no shot is among them, but probes and prototypes use them: remove one of each"),
+    "the same image in two data sets": (warn, "remove one of each"),
+    "the same image under two names": (warn, "one of the labels is wrong: remove that file"),
+}
 
 
-def named_paths(subject: Subject) -> dict[str, list[str]]:
-    """{path: the parameters that name it} of all stages, addresses and the output root left out."""
+def named_files(subject: Subject) -> list[Row]:
+    """Files and folders named by values of the preset exist; addresses and the output root are left out."""
     named: dict[str, list[str]] = defaultdict(list)
     for stage, values in subject.plan.parameters.items():
         for name, value in values.items():
             if path_kind(name) == "path" and name != "output_root" and value and "://" not in value:
                 named[value].append(f"{stage}.{name}")
-    return named
-
-
-def named_files(subject: Subject) -> list[Row]:
-    """Files and folders named by values of the preset exist."""
-    named = named_paths(subject)
     if set(subject.values["data_sets"]) <= set(copies_named(subject.values["hub_copies"])):  # 01 fills it
         named = {path: names for path, names in named.items() if names != [f"{DATA}.data_root"]}
-    absent = [path for path in named if not os.path.exists(os.path.expanduser(path))]
-    rows = [fail(f"{path} does not exist", ", ".join(named[path]), "correct the path, or leave it empty")
-            for path in absent]
+    rows = [fail(f"{path} does not exist", ", ".join(names), "correct the path, or leave it empty")
+            for path, names in named.items() if not os.path.exists(os.path.expanduser(path))]
     return rows or [passed("all named files exist" if named else "none are named", ", ".join(named))]
 
 
 def data(subject: Subject) -> list[Row]:
     """Folders, data sets, counts, names, the question and the user's table of genera."""
-    from finer1_lib.core.files import read_json
-    from finer1_lib.data.split import count_names
-    from finer1_lib.evaluation.items import coverage_of
-
     if not subject.made:
         return [*subject.listed.rows, *_questions(subject), *_taxonomy(subject)]
-    table, partial = subject.table, coverage_of(subject.run_dir)
+    table, partial, where = subject.table, coverage_of(subject.run_dir), f"{DATA}/data.json"
     rows = [passed(f"{DATA} has finished with these values: {len(table)} images of {count_names(table)}"
                    " sub-categories", str(subject.made))]
     notes = [note.rpartition("; ") for note in read_json(subject.made / "data.json").get("notes", [])]
-    rows += [warn(what, f"{DATA}/data.json", fix) for what, _, fix in notes]
+    rows += [warn(what, where, fix) for what, _, fix in notes]
     if partial:
-        rows.append(warn(partial, f"{DATA}/data.json", "complete the data sets, or read every table so"))
+        rows.append(warn(partial, where, "complete the data sets, or read every table so"))
     return rows + _questions(subject)
 
 
 def _questions(subject: Subject) -> list[Row]:
     """The question as it will be put about each super-category; the release brings its own."""
-    from finer1_lib.core.prompts import question_for
-
     table = subject.table if subject.made else subject.listed.table
     if table is None:
         return []
@@ -72,9 +75,6 @@ def _questions(subject: Subject) -> list[Row]:
 
 
 def _taxonomy(subject: Subject) -> list[Row]:
-    from finer1_lib.data.split import count_names
-    from finer1_lib.data.taxonomy import GENUS, read_taxonomy
-
     file, table = subject.values.get("taxonomy_file", ""), subject.listed.table
     if not file or table is None or not os.path.exists(os.path.expanduser(file)):
         return []
@@ -87,8 +87,6 @@ def _taxonomy(subject: Subject) -> list[Row]:
 
 def whole(subject: Subject) -> list[Row]:
     """Every image opens; with `quick` those of a seeded sample."""
-    from finer1_lib.core.images import load_image
-
     broken = {} if subject.made else dict(subject.listed.broken)
     try:
         ids = list(subject.table["image_id"])
@@ -120,16 +118,6 @@ def whole(subject: Subject) -> list[Row]:
     return [passed(f"{len(chosen)} images opened whole{part}", str(subject.root))]
 
 
-LEAKS = {  # the first that holds of a group of equal files: what, level, how to fix it
-    "the same image is trained on and tested on": (
-        fail, "remove one of each, or draw other shots with another seed"),
-    "the same image in train and in test": (
-        warn, "no shot is among them, but probes and prototypes use them: remove one of each"),
-    "the same image in two data sets": (warn, "remove one of each"),
-    "the same image under two names": (warn, "one of the labels is wrong: remove that file"),
-}
-
-
 def leaks(subject: Subject) -> list[Row]:
     """No file is in train and test, under two names, or in two data sets."""
     table, _ = subject.table, subject.release  # without its lists the shots are not the run's
@@ -152,12 +140,8 @@ def leaks(subject: Subject) -> list[Row]:
 
 def _copies(subject: Subject) -> Iterator[list[int]]:
     """Positions in the table of files with the same bytes; with `quick` only those that a shot is among."""
-    from finer1_lib.core.hashing import sha256_file
-    from finer1_lib.core.images import split_crop
-
-    table = subject.table
+    table, sizes = subject.table, defaultdict(list)
     paths = [subject.root / split_crop(image_id)[0] for image_id in table["image_id"]]
-    sizes = defaultdict(list)
     for place, path in enumerate(paths):
         if path.is_file():  # `whole` reports a missing one
             sizes[path.stat().st_size].append(place)
@@ -175,8 +159,6 @@ def _copies(subject: Subject) -> Iterator[list[int]]:
 
 def pixels(subject: Subject) -> list[Row]:
     """How many images the processor shrinks or enlarges, and whether training and evaluation agree."""
-    from finer1_lib.models.encoding import pixels_named
-
     named = pixels_named(Path(subject.checkpoint))
     # where the checkpoint is not a folder: the bounds of Qwen2.5-VL's published processor
     own = named["min_pixels"] or 3136, named["max_pixels"] or 12845056

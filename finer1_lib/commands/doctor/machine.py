@@ -11,14 +11,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Optional
 
-from finer1_lib.commands.doctor.subject import DATA, WORLD, Subject
+from finer1_lib.commands.doctor.subject import DATA, EVALUATION, WORLD, Subject
 from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, shortly, warn
+from finer1_lib.core.checkpoint_names import is_folder, split_adapter, split_revision
 from finer1_lib.core.errors import UserError
-from finer1_lib.evaluation.entries import FIXED, Entry
+from finer1_lib.core.network import client_options, is_local
+from finer1_lib.evaluation.entries import FIXED, Entry, problem_of, weights_at, with_more, with_systems
+from finer1_lib.evaluation.systems.registry import find_systems
+from finer1_lib.models.adapter_files import other_base, read_adapter
+from finer1_lib.models.checkpoint_files import check_checkpoint
+from finer1_lib.models.endpoint import ChatEndpoint
+from finer1_lib.training.memory import lines, plan, total, work_of
+from finer1_lib.training.model_shapes import shape_of
 
 GIB = 2**30
-EVALUATION, PROBING = "04_evaluation", "05_probing"
-STAGES = ("02_cot_sft", "03_tapo", EVALUATION, PROBING)
+SFT, TAPO, PROBING = "02_cot_sft", "03_tapo", "05_probing"
+STAGES = (SFT, TAPO, EVALUATION, PROBING)
 KIT = "finer1-lib"
 RESERVE = 0.2 * GIB  # below that `finer1 run` starts no stage
 KEPT = 3  # checkpoints of a stage on the disk at a time: two, and the one that is being written
@@ -32,10 +40,6 @@ TEACHER = {  # a large teacher reads and writes as a model that is evaluated doe
 
 def systems(subject: Subject) -> list[Row]:
     """Every system and every one of more_models is known, would run, and has what it needs."""
-    from finer1_lib.core.checkpoint_names import split_adapter
-    from finer1_lib.evaluation.entries import problem_of, with_more, with_systems
-    from finer1_lib.evaluation.systems.registry import find_systems
-
     named = find_systems(subject.get(EVALUATION, "systems", []), subject.get(EVALUATION, "systems_from", ""))
     more = dict.fromkeys(
         one for stage in (EVALUATION, PROBING) for one in subject.get(stage, "more_models", []))
@@ -43,8 +47,7 @@ def systems(subject: Subject) -> list[Row]:
     if not found:
         raise NotYet("no other models are evaluated beside the run's own")
     on_base = any(one.checkpoint and split_adapter(one.checkpoint)[0] is None for one in found)
-    base = subject.checkpoint if on_base else ""
-    rows = []
+    base, rows = subject.checkpoint if on_base else "", []
     for one in found:
         where = f"{EVALUATION}.{'systems' if one.system else 'more_models'}"
         if problem := problem_of(one, base, reach=False):
@@ -57,10 +60,6 @@ def systems(subject: Subject) -> list[Row]:
 
 def _doubts(one: Entry, base: str) -> list[tuple[str, str]]:
     """(what may be wrong with a row, how to fix it)."""
-    from finer1_lib.core.checkpoint_names import is_folder, split_revision
-    from finer1_lib.evaluation.entries import weights_at
-    from finer1_lib.models.adapter_files import other_base, read_adapter
-
     found = []
     if one.system is not None and one.system.ambiguous:
         found.append((f"may not be the paper's: {one.system.ambiguous}", "report it with its numbers"))
@@ -77,12 +76,7 @@ def _doubts(one: Entry, base: str) -> list[tuple[str, str]]:
 
 def base(subject: Subject) -> list[Row]:
     """The base model's files are complete or can be downloaded; those of other folders are complete."""
-    from finer1_lib.core.checkpoint_names import is_folder
-    from finer1_lib.models.checkpoint_files import check_checkpoint
-
-    checkpoint = subject.checkpoint
-    where = f"{WORLD}.base_checkpoint"
-    rows = []
+    checkpoint, where, rows = subject.checkpoint, f"{WORLD}.base_checkpoint", []
     for folder, named in {checkpoint: where, **subject.folders}.items():
         try:
             if folder == checkpoint and is_folder(folder):
@@ -95,8 +89,8 @@ def base(subject: Subject) -> list[Row]:
         return rows or [passed("the base is a folder with everything that is needed", checkpoint)]
     if cached_file(checkpoint, "config.json"):
         return [*rows, passed(f"{checkpoint} is in the Hub's cache", where)]
-    fix = "download it beforehand where the machine has no network; pin it as owner/name@revision"
-    return [*rows, warn(f"{checkpoint} will be downloaded", where, fix)]
+    return [*rows, warn(f"{checkpoint} will be downloaded", where, "download it beforehand where the machine "
+                        "has no network; pin it as owner/name@revision")]
 
 
 def cached_file(checkpoint: str, name: str) -> Optional[Path]:
@@ -105,8 +99,6 @@ def cached_file(checkpoint: str, name: str) -> Optional[Path]:
         file = Path(checkpoint) / name
         return file if file.is_file() else None
     from huggingface_hub import try_to_load_from_cache
-
-    from finer1_lib.core.checkpoint_names import split_revision
 
     repository, revision = split_revision(checkpoint)
     found = try_to_load_from_cache(repository, name, revision=revision)
@@ -118,9 +110,6 @@ def key(subject: Subject) -> list[Row]:
     values = subject.values
     if values.get("teacher") != "endpoint":
         raise NotYet(f"the teacher is {values.get('teacher')!r}, not an endpoint")
-    from finer1_lib.core.network import client_options, is_local
-    from finer1_lib.models.endpoint import ChatEndpoint
-
     variable, rows = values["teacher_key_variable"], []
     # it refuses, without showing it, a key that was given in place of a variable's name
     endpoint = ChatEndpoint(
@@ -145,38 +134,32 @@ def versions(subject: Subject) -> list[Row]:
 
     if _version(KIT) is None:
         return [fail("the kit itself is not installed", KIT, "pip install -e . -c constraints.txt")]
-    wanted = _gpu_packages(subject)
+    four_bit = [subject.get(DATA, "teacher_4bit"), *(subject.get(stage, "load_in_4bit") for stage in STAGES)]
+    wanted = {"bitsandbytes"} if any(four_bit) else set()  # of the extra "gpu"
+    if any(subject.get(stage, "backend") == "unsloth" for stage in STAGES):
+        wanted = {"unsloth", "unsloth_zoo", "bitsandbytes"}
     rows, seen = [], {}
-    for text in importlib.metadata.requires(KIT) or []:
-        one = Requirement(text)
+    for one in map(Requirement, importlib.metadata.requires(KIT) or []):
         extra = one.marker is not None and "extra" in str(one.marker)
         if extra and one.name not in wanted:
             continue
         found = seen[one.name] = _version(one.name)
         if found is None:
-            fix = 'install the kit with its extra "gpu"' if extra else "install the kit again"
-            rows.append(fail(f"{one.name} is not installed", one.name, fix))
+            rows.append(fail(f"{one.name} is not installed", one.name,
+                             'install the kit with its extra "gpu"' if extra else "install the kit again"))
         elif not one.specifier.contains(found, prereleases=True):
             rows.append(fail(f"{one.name} {found} is outside the kit's range {one.specifier}", one.name,
                              "install with -c constraints.txt"))
     file = next(iter(subject.plan.notebooks.values())).parent.parent / "constraints.txt"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    tested = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    pins = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    tested = dict(line.split("==") for line in pins if "==" in line and not line.startswith("#"))
     other = [f"{name} {seen[name]} (tested: {tested[name]})" for name in sorted(seen)
              if name in tested and seen[name] not in (None, tested[name])]
     if other:
-        fix = "install with -c constraints.txt, or report them with the numbers"
         rows.append(warn(f"{len(other)} packages differ from those that the kit was tested with",
-                         shortly(other, most=6), fix))
+                         shortly(other, most=6),
+                         "install with -c constraints.txt, or report them with the numbers"))
     return rows or [passed(f"{len(seen)} packages, all as tested", "constraints.txt" if tested else "")]
-
-
-def _gpu_packages(subject: Subject) -> set[str]:
-    """Packages of the extra that the preset's values need."""
-    if any(subject.get(stage, "backend") == "unsloth" for stage in STAGES):
-        return {"unsloth", "unsloth_zoo", "bitsandbytes"}
-    four_bit = [subject.get(DATA, "teacher_4bit"), *(subject.get(stage, "load_in_4bit") for stage in STAGES)]
-    return {"bitsandbytes"} if any(four_bit) else set()
 
 
 def _version(package: str) -> Optional[str]:
@@ -191,39 +174,33 @@ def _version(package: str) -> Optional[str]:
 
 def disk(subject: Subject) -> list[Row]:
     """Room for the weights that are downloaded, kept, and written while training."""
-    from finer1_lib.training.memory import work_of
-    from finer1_lib.training.model_shapes import shape_of
-
-    checkpoint = subject.checkpoint
-    shape = shape_of(checkpoint)
+    shape = shape_of(subject.checkpoint)
     if shape is None:
-        raise NotYet(f"no estimate: the shape of {checkpoint} is not known without a download")
+        raise NotYet(f"no estimate: the shape of {subject.checkpoint} is not known without a download")
     needs: Counter = Counter()
-    for name in filter(None, (checkpoint, _teacher(subject))):
+    for name in filter(None, (subject.checkpoint, _teacher(subject))):
         known = shape_of(name)
         if known is not None and not Path(name).is_dir() and not cached_file(name, "config.json"):
             from huggingface_hub.constants import HF_HUB_CACHE
 
             needs[_existing(Path(HF_HUB_CACHE))] += 2 * known.parameters
-    trainable = work_of("02_cot_sft", subject.plan.parameters["02_cot_sft"]).trainable
+    trainable = work_of(SFT, subject.plan.parameters[SFT]).trainable
     trained = shape.trained(trainable)
     each = 2 * shape.parameters if trainable.full else 4 * trained  # all weights in 16 bits, or an adapter
-    lists = [("02_cot_sft", "settings_compared"), ("03_tapo", "methods"), ("03_tapo", "wrong_turns")]
+    lists = [(SFT, "settings_compared"), (TAPO, "methods"), (TAPO, "wrong_turns")]
     models = 2 + sum(len(subject.get(stage, name, [])) for stage, name in lists)
     state = 12 * trained  # of a checkpoint: weights and two moments in float32
     needs[_existing(subject.run_dir)] += models * each + KEPT * state
     rows = []
     for folder, need in needs.items():
         free = shutil.disk_usage(folder).free
-        what = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed"
+        what, where = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed", str(folder)
         if not os.access(folder, os.W_OK):
-            fix = "ask its owner, or name another --output-root"
-            rows.append(fail("no permission to write", str(folder), fix))
+            rows.append(fail("no permission to write", where, "ask its owner, or name another --output-root"))
         elif free < need + RESERVE:
-            fix = "make room, or name another --output-root (HF_HOME for downloads)"
-            rows.append(fail(what, str(folder), fix))
+            rows.append(fail(what, where, "make room, or name another --output-root (HF_HOME for downloads)"))
         else:
-            rows.append(passed(what, str(folder)))
+            rows.append(passed(what, where))
     return rows
 
 
@@ -240,17 +217,13 @@ def _existing(path: Path) -> Path:
 
 def memory(subject: Subject) -> list[Row]:
     """The memory plan of every stage against the GPU (or, for a small model without one, main memory)."""
-    from finer1_lib.training.memory import plan
-
-    rows = []
+    rows, values = [], subject.plan.parameters
     if teacher := _teacher(subject):
-        values = {name: subject.get(DATA, own) for name, own in TEACHER.items()}
-        found = plan(EVALUATION, values, teacher)
+        found = plan(EVALUATION, {name: subject.get(DATA, own) for name, own in TEACHER.items()}, teacher)
         rows.append(_fits(subject, DATA, found) if found is not None else Row(
             "skip", f"no estimate of the teacher: the shape of {teacher} is not known", DATA))
     for stage in STAGES:
-        trained = None if stage == "02_cot_sft" else subject.plan.parameters["02_cot_sft"]
-        found = plan(stage, subject.plan.parameters[stage], subject.checkpoint, trained=trained)
+        found = plan(stage, values[stage], subject.checkpoint, trained=None if stage == SFT else values[SFT])
         if found is None:
             raise NotYet(f"no estimate: the shape of {subject.checkpoint} is not known without a download")
         rows.append(_fits(subject, stage, found))
@@ -258,18 +231,15 @@ def memory(subject: Subject) -> list[Row]:
 
 
 def _fits(subject: Subject, stage: str, found: list) -> Row:
-    from finer1_lib.training.memory import total
-
     room, what = _room(subject, stage)
     need = total(found, gpu=what == "GPU")
     peak = f"about {need / GIB:.1f} GiB at the peak (estimated)"
     if room is None:
         return fail(f"{peak}, and no GPU here", stage,
                     "run it where the GPU is, or give its memory as --gpu-gib to see whether it would fit")
-    if need > room:
-        return fail(f"{peak}, the {what} has {room / GIB:.1f}", stage,
-                    "a smaller micro-batch, max_pixels or max_new_tokens, 4 bits, a smaller model")
-    return passed(f"{peak}, the {what} has {room / GIB:.1f}", stage)
+    text = f"{peak}, the {what} has {room / GIB:.1f}"
+    return passed(text, stage) if need <= room else fail(
+        text, stage, "a smaller micro-batch, max_pixels or max_new_tokens, 4 bits, a smaller model")
 
 
 def _room(subject: Subject, stage: str) -> tuple[Optional[float], str]:
@@ -289,12 +259,10 @@ def _room(subject: Subject, stage: str) -> tuple[Optional[float], str]:
 
 def memory_lines(subject: Subject) -> list[str]:
     """The plans of the two stages that train, part by part; [] where `memory` reports why there is none."""
-    from finer1_lib.training.memory import lines
-
     values = subject.plan.parameters
     try:
-        return [line for stage in STAGES[:2]
+        return [line for stage, trained in ((SFT, None), (TAPO, values[SFT]))
                 for line in lines(stage, values[stage], subject.checkpoint, room=subject.gpu_bytes,
-                                  trained=values["02_cot_sft"] if stage == "03_tapo" else None)]
+                                  trained=trained)]
     except (NotYet, UserError):
         return []

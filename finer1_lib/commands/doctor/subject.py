@@ -1,13 +1,10 @@
 """What the doctor examines: a preset's values, and what of its data and of its run exists on the disk.
 
-    subject = Subject(make_plan(find_kit(), "miniature"))
-    subject.table            the images with split and shots, as stage 01 will make them or has made them
-
-Where 01 has finished with these very values, its files are read; else the table is made from the sources by
-the readers of stage 01 (`data_sets.collect`, `data.folder`), and what only 01 can make (a teacher's
-rationales, triplets) is `NotYet`. A mistake in one data set is a row and hides nothing of the others; an
-image that cannot be read is noted and left out. Nothing is downloaded but the release's lists, where the
-preset names their address.
+Where 01 has finished with these very values, its files are read; else the table is made by the readers of
+stage 01 (not by its `data.sources`, which writes files and stops at the first mistake), and what only 01 can
+make (a teacher's rationales, triplets) is `NotYet`. A mistake in one data set is a row and hides nothing of
+the others; an image that cannot be read is noted and left out. Nothing is downloaded but the release's lists,
+where the preset names their address.
 """
 
 import os
@@ -18,51 +15,50 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
 
 from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, warn
-from finer1_lib.core import files
+from finer1_lib.core.checkpoint_names import read_entry, split_adapter
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import read_json, read_jsonl
 from finer1_lib.data.data_sets.archives import find_archive
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, copies_named
+from finer1_lib.data.folder import read_table
+from finer1_lib.data.guide import read_guide
+from finer1_lib.data.sources import assign_shots, read_data_sets
+from finer1_lib.data.split import count_names, split_table
+from finer1_lib.evaluation.systems.registry import find_systems
+from finer1_lib.miniature.base import WEIGHTS
+from finer1_lib.models import checkpoint_files as checkpoints
+from finer1_lib.models.encoders import check_open_clip
+from finer1_lib.models.generation import own_settings
+from finer1_lib.models.loading import check_processor, load_processor
+from finer1_lib.paper.release.questions import read_lists, release_items
+from finer1_lib.paper.release.stage1 import rationale_records, read_stage1
 from finer1_lib.runs.fingerprints import earlier_digests, is_current, is_finished, signature_of
 from finer1_lib.runs.presets import Plan
 
-DATA, WORLD = "01_data", "00_miniature_world"
+DATA, WORLD, EVALUATION = "01_data", "00_miniature_world", "04_evaluation"
 Values = Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
 
 
 class Listed(NamedTuple):
-    """What the sources hold.
+    """What the sources hold."""
 
-    Attributes:
-        table: image_id, super_category, sub_category, width, height, and split for the paper's data sets;
-            None where there is nothing.
-        rows: what was found on the way.
-        broken: {image_id: why it cannot be read}.
-    """
-
-    table: Any
-    rows: list[Row]
-    broken: dict[str, str]
+    table: Any  # image_id, super_category, sub_category, width, height (split); None where there is nothing
+    rows: list[Row]  # what was found on the way
+    broken: dict[str, str]  # {image_id: why it cannot be read}
 
 
 class Subject:
     """A preset to be examined; everything is read when a check first needs it.
 
-    Attributes:
-        plan: the merged values; `values` are those of 01_data.
-        run_dir: the run's folder, which may not exist yet.
-        quick: open only a sample of the images.
-        gpu_bytes: memory of a GPU of another machine; None for this machine's.
-        progress: called as `progress(what, done, total)`.
+    `values` are those of 01_data. `quick` opens only a sample of the images; `gpu_bytes` is the memory of a
+    GPU of another machine, None for this one's; `progress(what, done, total)` is called on the way.
     """
 
-    def __init__(
-        self, plan: Plan, *, quick: bool = False, gpu_bytes: Optional[float] = None,
-        progress: Optional[Progress] = None,
-    ) -> None:
-        self.plan, self.quick, self.gpu_bytes = plan, quick, gpu_bytes
-        self.values: Mapping[str, Any] = plan.parameters[DATA]
-        self.progress = progress or (lambda what, done, total: None)
+    def __init__(self, plan: Plan, *, quick: bool = False, gpu_bytes: Optional[float] = None,
+                 progress: Progress = lambda what, done, total: None) -> None:
+        self.plan, self.quick, self.gpu_bytes, self.progress = plan, quick, gpu_bytes, progress
+        self.values: Values = plan.parameters[DATA]
         self.run_dir: Path = plan.run_dir
 
     def get(self, stage: str, name: str, default: Any = None) -> Any:
@@ -95,35 +91,29 @@ class Subject:
     @cached_property
     def checkpoint(self) -> str:
         """The base model: the one that the preset names or trains, else the shipped one."""
-        if self.get(WORLD, "pretrain"):
-            known = files.read_json(self.run_dir / WORLD / "base.json").get("checkpoint")
-            if known is None:
-                raise NotYet(f"notebook {WORLD} has not trained the base yet")
-            return str(self.run_dir / WORLD / known)  # an absolute path stays as it is
-        from finer1_lib.miniature.base import WEIGHTS
-
-        return self.get(WORLD, "base_checkpoint") or str(WEIGHTS)
+        if not self.get(WORLD, "pretrain"):
+            return self.get(WORLD, "base_checkpoint") or str(WEIGHTS)
+        known = read_json(self.run_dir / WORLD / "base.json").get("checkpoint")
+        if known is None:
+            raise NotYet(f"notebook {WORLD} has not trained the base yet")
+        return str(self.run_dir / WORLD / known)  # an absolute path stays as it is
 
     @cached_property
     def folders(self) -> dict[str, str]:
         """Folders of other checkpoints that the stages would load: {path: the parameter that names it}."""
-        from finer1_lib.core.checkpoint_names import read_entry, split_adapter
-        from finer1_lib.evaluation.systems.registry import find_systems
-
         named = {}
         if self.values.get("teacher") == "model":
             named[self.values.get("teacher_checkpoint", "")] = f"{DATA}.teacher_checkpoint"
         named[self.values.get("image_encoder", "")] = f"{DATA}.image_encoder"
-        for stage in ("04_evaluation", "05_probing"):
+        for stage in (EVALUATION, "05_probing"):
             for entry in self.get(stage, "more_models", []):
-                base = split_adapter(read_entry(entry)[2])[0]
-                named[base or ""] = f"{stage}.more_models"
-        stage = "04_evaluation"
-        for one in find_systems(self.get(stage, "systems", []), self.get(stage, "systems_from", "")):
-            named[one.checkpoint or ""] = f"{stage}.systems"
-        for word in (self.get(stage, "text_similarity", ""), *self.get(stage, "more_similarities", [])):
+                named[split_adapter(read_entry(entry)[2])[0] or ""] = f"{stage}.more_models"
+        for one in find_systems(self.get(EVALUATION, "systems", []), self.get(EVALUATION, "systems_from", "")):
+            named[one.checkpoint or ""] = f"{EVALUATION}.systems"
+        similar = (self.get(EVALUATION, "text_similarity", ""), *self.get(EVALUATION, "more_similarities", []))
+        for word in similar:
             if word.startswith("encoder:"):
-                named[word.removeprefix("encoder:")] = f"{stage}.text_similarity"
+                named[word.removeprefix("encoder:")] = f"{EVALUATION}.text_similarity"
         there = {str(Path(name).expanduser()): where for name, where in named.items() if name}
         return {name: where for name, where in there.items() if Path(name).is_dir()}
 
@@ -136,31 +126,19 @@ class Subject:
         """
         from transformers import GenerationConfig
 
-        from finer1_lib.models.checkpoint_files import (
-            check_any,
-            check_files,
-            examine,
-            loading,
-            read_config,
-            vocabulary_of,
-        )
-        from finer1_lib.models.encoders import check_open_clip
-        from finer1_lib.models.generation import own_settings
-        from finer1_lib.models.loading import check_processor, load_processor
-
         path = Path(folder)
         if (path / "open_clip_config.json").exists():
-            check_files(path)
+            checkpoints.check_files(path)
             return check_open_clip(path, numbers=not self.quick)
         if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
             return  # an adapter is checked where it is attached
-        check_any(path)
-        if examine(path, folder, numbers=not self.quick):
-            check_processor(load_processor(folder), read_config(folder), folder)
+        checkpoints.check_any(path)
+        if checkpoints.examine(path, folder, numbers=not self.quick):
+            check_processor(load_processor(folder), checkpoints.read_config(folder), folder)
         if (path / "generation_config.json").exists():
-            with loading(folder, "read the generation_config.json of"):
+            with checkpoints.loading(folder, "read the generation_config.json of"):
                 own_settings(GenerationConfig.from_pretrained(folder, local_files_only=True), folder,
-                             vocabulary_of(read_config(folder)))  # fmt: skip
+                             checkpoints.vocabulary_of(checkpoints.read_config(folder)))
 
     @cached_property
     def table(self) -> Any:
@@ -180,8 +158,8 @@ class Subject:
         try:
             if self.words and self.values["image_root"]:
                 raise UserError("data_sets and image_root are both given; leave one of them empty")
-            found = (list_data_sets(self.values, self.root, self.progress) if self.words
-                     else list_folder(self.root, self.values, self.progress))
+            read = list_data_sets if self.words else list_folder
+            found = read(self.root, self.values, self.progress)
             if found.table is None:
                 return found
             return self._shots(found) if self.words else found._replace(table=self._split(found.table))
@@ -198,30 +176,28 @@ class Subject:
             raise NotYet(f"{name} does not exist: see the rows of `named files`")
         return value
 
-    def _split(self, table: Any) -> Any:
-        from finer1_lib.data.guide import read_guide
-        from finer1_lib.data.split import split_table
+    def _options(self, *more: str) -> dict[str, Any]:
+        return {name: self.values[name] for name in ("seed", "num_shots", "seen_share", *more)}
 
+    def _split(self, table: Any) -> Any:
         guide = self.values["guide_file"]
         if not guide and not self.values["image_root"]:
             guide = self.run_dir / WORLD / "guide.json"
-        names = ("seed", "num_shots", "seen_share", "train_share")
-        return split_table(table, **{name: self.values[name] for name in names},
+        return split_table(table, **self._options("train_share"),
                            guide=read_guide(os.path.expanduser(guide), table) if guide else None)
 
     def _shots(self, found: Listed) -> Listed:
-        from finer1_lib.data.data_sets.collect import assign_shots
-
         there = set(found.table["super_category"])
         try:
             lists = self.release.lists if self.release is not None else {}
         except NotYet:  # images can be opened and counted all the same
             lists = {}
-        draw = partial(
-            assign_shots, found.table, {word: one for word, one in lists.items() if word in there},
-            **{name: self.values[name] for name in ("seed", "num_shots", "seen_share")})
-        try:
-            return found._replace(table=draw(first=self._first(found.table)))
+        draw = partial(assign_shots, found.table, {word: one for word, one in lists.items() if word in there},
+                       **self._options())
+        try:  # the image of a rationale that exists already is shot 0 of its sub-category
+            first = {(one["super_category"], one["sub_category"]): one["image_id"]
+                     for one in self._given(there, found.table)}
+            return found._replace(table=draw(first=first))
         except NotYet:
             return found._replace(table=draw())
         except UserError as error:
@@ -231,15 +207,14 @@ class Subject:
             row = refused(error, f"{DATA}.rationales_file")
             return found._replace(table=draw(), rows=[*found.rows, row])
 
-    def _first(self, table: Any) -> dict[tuple[str, str], str]:
-        """The images of rationales that exist already: each is shot 0 of its sub-category."""
+    def _given(self, words: Any, table: Any = None) -> list[dict]:
+        """The rationales of the file that the preset names, matched with a table's images; [] for none."""
         if not self._named("rationales_file"):
-            return {}
-        from finer1_lib.paper.release.stage1 import rationale_records, read_stage1
-
-        given = read_stage1(self.values["rationales_file"], sorted(set(table["super_category"])))
-        records = rationale_records(given, table, allow_incomplete=self.values["allow_incomplete"])
-        return {(one["super_category"], one["sub_category"]): one["image_id"] for one in records}
+            return []
+        given = read_stage1(self.values["rationales_file"], words if words is None else sorted(words))
+        if table is None:
+            return rationale_records(given)
+        return rationale_records(given, table, allow_incomplete=self.values["allow_incomplete"])
 
     @cached_property
     def release(self) -> Any:
@@ -247,8 +222,6 @@ class Subject:
         named = self._named("release") if self.words and not self.made else ""
         if not named:
             return None
-        from finer1_lib.paper.release.questions import read_lists
-
         with tempfile.TemporaryDirectory() as cache:
             return read_lists(named, words_there(self.values, self.root), cache,
                               allow_incomplete=self.values["allow_incomplete"])
@@ -257,23 +230,18 @@ class Subject:
     def rationales(self) -> list[dict]:
         """Lines of rationales.jsonl that are trained on."""
         if self.made:
-            return [one for one in files.read_jsonl(self.made / "rationales.jsonl") if one["kept"]]
+            return [one for one in read_jsonl(self.made / "rationales.jsonl") if one["kept"]]
         if self._named("rationales_file"):
-            from finer1_lib.paper.release.stage1 import rationale_records, read_stage1
-
-            there = words_there(self.values, self.root) if self.words else None
-            return rationale_records(read_stage1(self.values["rationales_file"], there))
+            return self._given(words_there(self.values, self.root) if self.words else None)
         raise NotYet(f"the teacher has not been queried yet: run this again when {DATA} has finished")
 
     @cached_property
     def items(self) -> list[dict]:
         """Lines of items.jsonl."""
         if self.made:
-            return files.read_jsonl(self.made / "items.jsonl")
+            return read_jsonl(self.made / "items.jsonl")
         if self.release is None:
             raise NotYet(f"{DATA} has not made the questions yet")
-        from finer1_lib.paper.release.questions import release_items
-
         return release_items(self.release, self.table, allow_incomplete=self.values["allow_incomplete"])
 
     @cached_property
@@ -295,62 +263,55 @@ def words_there(values: Values, root: Path) -> list[str]:
         else find_archive(DATA_SETS[word], root) is not None)]
 
 
-def list_data_sets(values: Values, root: Path, progress: Progress) -> Listed:
+def list_data_sets(root: Path, values: Values, progress: Progress) -> Listed:
     """The paper's data sets that 01's values name, each on its own."""
     import pandas
 
-    copies = copies_named(values["hub_copies"])
-    found, tables, there = Listed(None, [], {}), [], words_there(values, root)
+    copies, there = copies_named(values["hub_copies"]), words_there(values, root)
+    rows, broken, tables = [], {}, []
     for word in values["data_sets"]:
         if word not in DATA_SETS:
-            found.rows.append(fail(f"{word!r} is not a data set of the paper", "01_data.data_sets",
-                                   f"name some of {', '.join(DATA_SETS)}"))
+            rows.append(fail(f"{word!r} is not a data set of the paper", "01_data.data_sets",
+                             f"name some of {', '.join(DATA_SETS)}"))
         elif word not in there:
-            found.rows.append(_remote(word, copies[word]) if word in copies else _absent(values, word, there))
+            rows.append(_not_here(word, values, copies, there))
         else:
-            table, row = _read(values, root, word, found.broken, progress)
-            found.rows.append(row)
+            table, row = _read(values, root, word, broken, progress)
+            rows.append(row)
             tables += [] if table is None else [table]
-    return found._replace(table=pandas.concat(tables, ignore_index=True) if tables else None)
+    return Listed(pandas.concat(tables, ignore_index=True) if tables else None, rows, broken)
 
 
-def _absent(values: Values, word: str, there: list[str]) -> Row:
-    what, where = f"{DATA_SETS[word].title} is missing", f"01_data.data_root: {str(values['data_root'])!r}"
-    if there or values["hub_copies"]:  # then the run goes on with those
-        return warn(what, where, f"{DATA_SETS[word].how}; without it every table says PARTIAL")
-    return fail(what, where, DATA_SETS[word].how)
+def _not_here(word: str, values: Values, copies: Mapping[str, Optional[str]], there: list[str]) -> Row:
+    """A data set that is missing, or whose copy is still on the Hub: 01 will take it from there."""
+    data_set = DATA_SETS[word]
+    if word in copies:
+        hub, title = data_set.hub, data_set.title
+        if commit := copies[word] or hub.revision:
+            return Row("skip", f"{title}: 01 will take it from the Hub", f"{hub.name}@{commit}")
+        return warn(f"{title}: 01 will take the newest commit of {hub.name} and record it",
+                    "01_data.hub_copies", f"for the same images elsewhere give {word}@COMMIT there")
+    what, where = f"{data_set.title} is missing", f"01_data.data_root: {str(values['data_root'])!r}"
+    if there or copies:  # then the run goes on with those
+        return warn(what, where, f"{data_set.how}; without it every table says PARTIAL")
+    return fail(what, where, data_set.how)
 
 
-def _remote(word: str, commit: Optional[str]) -> Row:
-    """A copy that is still on the Hub: 01 will take it from there."""
-    hub, title = DATA_SETS[word].hub, DATA_SETS[word].title
-    if commit := commit or hub.revision:
-        return Row("skip", f"{title}: 01 will take it from the Hub", f"{hub.name}@{commit}")
-    return warn(f"{title}: 01 will take the newest commit of {hub.name} and record it",
-                "01_data.hub_copies", f"for the same images elsewhere give {word}@COMMIT there")
-
-
-def _read(
-    values: Values, root: Path, word: str, broken: dict[str, str], progress: Progress
-) -> tuple[Any, Row]:
+def _read(values: Values, root: Path, word: str, broken: dict[str, str],
+          progress: Progress) -> tuple[Any, Row]:
     """One data set's table (None where it cannot be read) and its row."""
-    from finer1_lib.data.data_sets.collect import read_data_sets
-
-    def read(allow_incomplete: bool) -> tuple:
-        return read_data_sets(
-            [word], root, hub_copies=[one for one in values["hub_copies"] if word in copies_named([one])],
-            allow_incomplete=allow_incomplete,
-            crop_banner=values["crop_banner"], broken=broken,
-            progress=lambda done, total: progress(f"{word}, sizes", done, total))
-
+    read = partial(
+        read_data_sets, [word], root, crop_banner=values["crop_banner"], broken=broken,
+        hub_copies=[one for one in values["hub_copies"] if word in copies_named([one])],
+        progress=lambda done, total: progress(f"{word}, sizes", done, total))
     try:
-        table, found, _ = read(values["allow_incomplete"])
+        table, found, _ = read(allow_incomplete=values["allow_incomplete"])
     except UserError as error:
-        row = refused(error, str(root))
         try:  # so that the other checks can read what exists
-            return read(True)[0], row
+            table = read(allow_incomplete=True)[0]
         except UserError:
-            return None, row
+            table = None
+        return table, refused(error, str(root))
     one, title = found[word], DATA_SETS[word].title
     counts = f"{one['classes']} sub-categories, {one['train']} images to train and {one['test']} to test"
     if not one["complete"]:
@@ -364,12 +325,8 @@ def list_folder(root: Path, values: Values, progress: Progress) -> Listed:
 
     Raises: UserError: of `read_table`, where a mistake leaves nothing to check.
     """
-    from finer1_lib.data.folder import read_table
-    from finer1_lib.data.split import count_names
-
     broken: dict[str, str] = {}
-    table = read_table(root, values["super_category"],
-                       lambda done, total: progress("reading images", done, total), broken=broken,
+    table = read_table(root, values["super_category"], partial(progress, "reading images"), broken=broken,
                        strip_names=values.get("strip_names", False))
     rows = [passed(f"{len(table)} images of {count_names(table)} sub-categories", str(root))]
     mistakes: dict[str, list[str]] = defaultdict(list)
@@ -378,9 +335,8 @@ def list_folder(root: Path, values: Values, progress: Progress) -> Listed:
         mistakes[fix].append(what.removeprefix(f"{root}/"))
     rows += [fail(f"{len(found)} mistakes: {' | '.join(found)}", str(root), fix)
              for fix, found in mistakes.items()]
-    for note in table.attrs["notes"]:
-        what, _, fix = note.rpartition("; ")
-        rows.append(warn(what, str(root), fix))
+    rows += [warn(what, str(root), fix)
+             for what, _, fix in (note.rpartition("; ") for note in table.attrs["notes"])]
     sizes, needed = table.groupby(["super_category", "sub_category"]).size(), values["num_shots"] + 1
     if thin := [f"{word}/{name} ({size})" for (word, name), size in sizes.items() if size < needed]:
         rows.append(warn(f"{len(thin)} sub-categories have fewer than {needed} images, too few where they "

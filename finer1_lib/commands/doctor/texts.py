@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Callable
 
 from finer1_lib.commands.doctor.machine import cached_file
-from finer1_lib.commands.doctor.subject import DATA, Subject
+from finer1_lib.commands.doctor.subject import DATA, EVALUATION, Subject
 from finer1_lib.commands.findings import NotYet, Row, fail, passed, shortly, warn
-from finer1_lib.core.completions import normalise
+from finer1_lib.core.completions import normalise, one_answer
+from finer1_lib.core.files import read_jsonl
+from finer1_lib.core.prompts import PROMPTS
 from finer1_lib.data.names import same_name, table_for
+from finer1_lib.evaluation.requests import check_orders, shown_options
+from finer1_lib.evaluation.worded_prompts import EVALUATION_FILE, read_prompts
+from finer1_lib.models.checkpoint_files import loading
+from finer1_lib.training.memory import TOKENS_PER_WORD
 
 CHANCE = 1e-4  # a p-value below that is not chance: the order was not shuffled
 BIASED = 0.5  # share of rationales with the label at one place from which a model can learn the place
-CAPS = {"02_cot_sft": warn, "03_tapo": fail, "04_evaluation": fail}  # 02 only shows a few completions
-EVALUATION = "04_evaluation"
+CAPS = {"02_cot_sft": warn, "03_tapo": fail, EVALUATION: fail}  # 02 only shows a few completions
+AGAIN = f"delete the folder {DATA} and run it again"
 
 
 def names(subject: Subject) -> list[Row]:
@@ -34,15 +40,15 @@ def names(subject: Subject) -> list[Row]:
     unseen = [f"{word}/{name}" for word, name in texts if sides.get((word, normalise(name))) == "unseen"]
     foreign = [f"{word}/{name}" for word, name in texts if (word, normalise(name)) not in sides]
     wrong = [one for one in images if where_from.get(one, ("train", "seen")) != ("train", "seen")]
-    fix = f"delete the folder {DATA} and run it again with the lists of the same release"
-    rows = [fail(what, shortly(sorted(set(found))), fix) for found, what in (
+    rows = [fail(what, shortly(sorted(set(found))), f"{AGAIN} with the lists of the same release")
+            for found, what in (
         (unseen, f"{len(unseen)} training answers name an unseen sub-category"),
         (foreign, f"{len(foreign)} training answers name no sub-category of the data"),
         (wrong, f"{len(set(wrong))} training images are for testing, or of unseen sub-categories")) if found]
     across = defaultdict(set)
-    for (word, name), side in sides.items():
-        across[name].add((side, word))
-    if mixed := sorted(name for name, found in across.items() if len({side for side, _ in found}) > 1):
+    for (_, name), side in sides.items():
+        across[name].add(side)
+    if mixed := sorted(name for name, found in across.items() if len(found) > 1):
         rows.append(warn(f"{len(mixed)} names are seen in one data set and unseen in another", shortly(mixed),
                          "use the release's lists for both, or do not call these unseen"))
     if not texts and not images:
@@ -53,9 +59,7 @@ def names(subject: Subject) -> list[Row]:
 
 def _trained_on(subject: Subject) -> tuple[list[tuple[str, str]], list[str]]:
     """((super-category, answer) of rationales and triplets, the images trained on)."""
-    from finer1_lib.core.completions import one_answer
-
-    table = subject.table
+    table, triplets = subject.table, subject.triplets
     texts, images = [], list(table.loc[table["shot"] >= 0, "image_id"])
     try:
         for one in subject.rationales:
@@ -63,10 +67,10 @@ def _trained_on(subject: Subject) -> tuple[list[tuple[str, str]], list[str]]:
             images += [one["image_id"]] if subject.made else []  # before, they have the release's paths
     except NotYet:
         pass
-    if subject.triplets is not None:
-        texts += list(zip(subject.triplets["super_category"], subject.triplets["sub_category"]))
+    if triplets is not None:
+        texts += zip(triplets["super_category"], triplets["sub_category"])
         for column in ("image_id", "positive_id", "negative_id"):
-            images += list(subject.triplets[column])
+            images += list(triplets[column])
     return texts, images
 
 
@@ -84,26 +88,24 @@ def truth_places(subject: Subject) -> list[Row]:
 def _options(subject: Subject) -> list[Row]:
     from scipy.stats import chisquare
 
-    from finer1_lib.evaluation.requests import check_orders, shown_options
-
     items, orders = subject.items, subject.get(EVALUATION, "option_orders")
     odd = [one["item_id"] for one in items
            if len(set(one["options"])) != 4 or one["options"].count(one["sub_category"]) != 1]
     if odd:
         return [fail(f"{len(odd)} of {len(items)} questions lack four different options with the truth among "
-                     "them", shortly(odd), f"delete the folder {DATA} and run it again")]
+                     "them", shortly(odd), AGAIN)]
     check_orders(orders)
-    rows, where = [], f"{EVALUATION}.option_orders"
+    rows, where, seed = [], f"{EVALUATION}.option_orders", subject.get(EVALUATION, "seed")
     for order in orders:
         if order == "rotations":
             continue  # the shuffled order, turned to every place
-        counts = Counter(shown_options(one, order, subject.get(EVALUATION, "seed")).index(one["sub_category"])
-                         for one in items)
-        shares = [counts[place] / len(items) for place in range(4)]
+        found = Counter(shown_options(one, order, seed).index(one["sub_category"]) for one in items)
+        counts = [found[place] for place in range(4)]
+        shares = [count / len(items) for count in counts]
         text = f"{order}: the truth is first to fourth in " + ", ".join(f"{one:.0%}" for one in shares)
         if order == "release":  # `check_orders` requires the shuffled order beside it
             rows.append(passed(f"{text}: there \"always the first\" scores {shares[0]:.0%}", where))
-        elif chisquare([counts[place] for place in range(4)]).pvalue < CHANCE:
+        elif chisquare(counts).pvalue < CHANCE:
             rows.append(fail(text, where, "not by chance so uneven: take another seed of 04_evaluation"))
         else:
             rows.append(passed(f"{text} of {len(items)} questions", where))
@@ -118,7 +120,7 @@ def _candidates(subject: Subject) -> list[Row]:
     if not found:
         return [warn("no rationale has its label among its candidates", "rationales",
                      "read some of them: they may be in another format")]
-    first = Counter(found)[0] / len(found)
+    first = found.count(0) / len(found)
     text = f"the label leads the candidates in {first:.0%} of {len(found)} rationales"
     if first > BIASED:
         return [warn(text, "rationales", "a model learns the place: shuffle the candidates, or report it")]
@@ -127,27 +129,22 @@ def _candidates(subject: Subject) -> list[Row]:
 
 def prompt_hashes(subject: Subject) -> list[Row]:
     """The records were made with the prompts that a run would use now; prompts that are not the kit's."""
-    from finer1_lib.core.files import read_jsonl
-    from finer1_lib.core.prompts import PROMPTS
-    from finer1_lib.evaluation.worded_prompts import EVALUATION_FILE, read_prompts
-
     source, rows = subject.get(EVALUATION, "prompts_from", ""), []
     if source and not os.path.exists(os.path.expanduser(source)):
         raise NotYet("prompts_from does not exist: see the rows of `named files`")
     known = {**PROMPTS, **(read_prompts(source) if source else {})}
-    records = read_jsonl(subject.run_dir / EVALUATION / "records.jsonl")
+    records, where = read_jsonl(subject.run_dir / EVALUATION / "records.jsonl"), f"{EVALUATION}/records.jsonl"
     held = Counter((one["prompt_name"], one["prompt_hash"]) for one in records)
     odd = [pair for pair in held if pair[0] not in known or known[pair[0]].hash != pair[1]]
-    where = f"{EVALUATION}/records.jsonl"
     if odd:
         count, text = sum(held[pair] for pair in odd), shortly(sorted(" ".join(pair) for pair in odd))
         rows.append(fail(f"{count} of {len(records)} records were made with other prompts: {text}", where,
                          f"run {EVALUATION} again, or name the earlier prompts in prompts_from"))
     elif records:
-        text = f"{len(records)} records carry the hashes of {len(held)} prompts as they are now"
-        rows.append(passed(text, where))
+        rows.append(passed(f"{len(records)} records carry the hashes of {len(held)} prompts as they are now",
+                           where))
     checkout = Path(os.path.expanduser(subject.values.get("release") or ""))
-    if not source and (checkout / EVALUATION_FILE).is_file() and subject.values["release"]:
+    if not source and subject.values.get("release") and (checkout / EVALUATION_FILE).is_file():
         other = [f"{name} {known[name].hash} (the release's {prompt.hash})"
                  for name, prompt in read_prompts(checkout).items()
                  if name in known and known[name].hash != prompt.hash]
@@ -156,14 +153,11 @@ def prompt_hashes(subject: Subject) -> list[Row]:
                 f"prompts in the kit's own words: {shortly(sorted(other))}", f"{EVALUATION}.prompts_from",
                 "name the checkout there to use the release's prompts"))
     used = [f"{name} {one.hash}" for name, one in known.items() if name.endswith(("_open", "_closed"))]
-    where = source or "finer1_lib.core.prompts"
-    return rows or [passed(f"no records yet; prompts: {', '.join(used)}", where)]
+    return rows or [passed(f"no records yet; prompts: {', '.join(used)}", source or "finer1_lib.core.prompts")]
 
 
 def completion_caps(subject: Subject) -> list[Row]:
     """The completion cap holds 95 of 100 of the rationales trained on."""
-    from finer1_lib.training.memory import TOKENS_PER_WORD
-
     try:
         texts = [one["text"] for one in subject.rationales]
     except NotYet:
@@ -175,13 +169,12 @@ def completion_caps(subject: Subject) -> list[Row]:
         if not texts:
             return [fail("no rationale was kept", f"{DATA}/rationales.jsonl", "see what 01's filters report")]
         count, how = _counter(subject.checkpoint)
-        lengths = sorted(count(text) for text in texts)
+        lengths = sorted(map(count, texts))
     needed, longest = lengths[math.ceil(0.95 * len(lengths)) - 1], lengths[-1]
     rows = []
     for stage, verdict in CAPS.items():
-        cap = subject.get(stage, "max_new_tokens")
+        cap, where = subject.get(stage, "max_new_tokens"), f"{stage}.max_new_tokens"
         text = f"{cap} new tokens; 95 of 100 rationales have up to {needed}, the longest {longest} ({how})"
-        where = f"{stage}.max_new_tokens"
         rows.append(passed(text, where) if cap >= needed else verdict(
             f"{text}: what the model has learnt to write is cut off before its answer", where,
             f"set it to {longest} or more, or have the teacher write shorter rationales"))
@@ -190,14 +183,10 @@ def completion_caps(subject: Subject) -> list[Row]:
 
 def _counter(checkpoint: str) -> tuple[Callable[[str], int], str]:
     """A function from a text to its number of tokens with the one that ends it, and how it counts."""
-    from finer1_lib.training.memory import TOKENS_PER_WORD
-
     file = cached_file(checkpoint, "tokenizer.json")
     if file is None:
         return (lambda text: math.ceil(len(text.split()) * TOKENS_PER_WORD) + 1), "estimated from words"
     from tokenizers import Tokenizer
-
-    from finer1_lib.models.checkpoint_files import loading
 
     with loading(file, "read"):
         tokenizer = Tokenizer.from_file(str(file))

@@ -1,15 +1,12 @@
 """The run's report: one HTML page without external files, in the order in which a reader asks.
 
-What this run is, the main table, which differences hold, traces, probes, training, data, world, then
-parameters, times and all rows. Only finished stages that belong together are shown, the others are listed; a
-table whose file is missing is left out. Everything that a run can contain (names, parameters, labels,
-completions) is escaped, figures are embedded, and the page forbids itself every script and every address
-(Content-Security-Policy). That is why it is Jinja2 and not nbconvert, whose template loads scripts.
+Only finished stages that belong together are shown, the others are listed; a table whose file is missing is
+left out. Everything that a run can contain (names, parameters, labels, completions) is escaped, figures are
+embedded, and the page forbids itself every script and every address (Content-Security-Policy). That is why it
+is Jinja2 and not nbconvert, whose template loads scripts.
 
 A figure is whatever PNG a finished stage left in its figures/; one without a caption in figures.yaml gets its
-name and is shown with the others of its stage. It is packed with a palette of 256 colours where that cannot
-be seen (lines and text, about a third of the size), as WebP where it could (photographs); the files on disk
-stay as they are.
+name and is shown with the others of its stage.
 """
 
 import base64
@@ -19,24 +16,20 @@ import io
 import json
 import math
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_text, read_json, read_jsonl
+from finer1_lib.evaluation import summary
 from finer1_lib.evaluation.items import coverage_of
-from finer1_lib.evaluation.summary import (
-    CATEGORIES,
-    KEYS,
-    MAIN_SETTINGS,
-    SOURCES,
-    fault_table,
-    join_summary,
-    labels_in,
-    main_table,
-)
+from finer1_lib.evaluation.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
+from finer1_lib.paper import comparison
+from finer1_lib.paper.orderings import COLUMNS, findings
 from finer1_lib.runs.chain import STAGES
 from finer1_lib.runs.fingerprints import is_current, read_record
+from finer1_lib.traces.sheet import STYLE, card, choose_examples, image_bytes, legend
 from finer1_lib.training.methods import label_of
 
 SIGNS = {"higher": " ▲", "lower": " ▼"}
@@ -56,26 +49,22 @@ _FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "
 _LATER = (("training", "Training by reinforcement (03)"), ("stage1", "Stage 1 and forgetting (02)"),
           ("data", "Data (01)"), ("world", "World (00)"))
 _LAST = (("parameters", "Parameters"), ("cost", "Times, memory and versions"))
-SECTIONS = ("results", "differences", "traces", "probing", "training", "stage1", "data", "world")
-_STAGE_SECTION = {
-    "00_miniature_world": "world", "01_data": "data", "02_cot_sft": "stage1", "03_tapo": "training",
-    "04_evaluation": "results", "05_probing": "probing",
-}  # fmt: skip
-_TRACES = ("wrong_steps", "reading_and_use")
+_SECTION = {"00_miniature_world": "world", "01_data": "data", "02_cot_sft": "stage1", "03_tapo": "training",
+            "04_evaluation": "results", "05_probing": "probing"}
 _PIXELS = 76 / 150  # of the page, for each of a file: 13 inches at 150 dpi fill the text's width
 _VISIBLE = 0.5  # mean change of a colour value (of 255) beyond which a palette is not used
 
 
 def finish_run(run_dir: Path, stages: Sequence[str], say: Callable[[str], None]) -> Optional[Path]:
     """Write summary.json and report.html if a stage with rows was run; returns the report's path or None."""
-    if not set(stages) & set(SOURCES):
+    if not set(stages) & set(summary.SOURCES):
         say(f"stopped after {stages[-1]} (--to)")
         return None
     report = run_dir / "report.html"
     if report.is_file() and not os.access(run_dir, os.W_OK):
         say("nothing is due, and the folder may not be written: summary and report stay as they are")
         return report
-    rows = join_summary(run_dir)
+    rows = summary.join_summary(run_dir)
     return None if rows is None else write_report(run_dir, rows)
 
 
@@ -100,50 +89,47 @@ def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mapping]) -> dict[str, Any]:
     """All that the template shows."""
-    from finer1_lib.traces.sheet import STYLE
-
-    labels = labels_in(run_dir)
-    evaluated, last = "04_evaluation" in records, list(records.values())[-1] if records else {}
-    figures = figures_of(run_dir, records)
+    labels, figures = labels_in(run_dir), figures_of(run_dir, records)
+    guide = (read_json(run_dir / "01_data" / "guide.json") if "01_data" in records
+             and read_json(run_dir / "01_data" / "data.json").get("guide") else {})
     main = [(f"Right answers (%), {scorer} scorer", *main_table(rows, scorer, labels))
             for scorer in ("strict", "official")]
-    faults = [half(fault_table(rows, setting, labels), setting, kind)
+    faults = [_half(fault_table(rows, setting, labels), setting, kind)
               for setting in ("closed_world", "open_world") for kind in CATEGORIES]
     main, faults = ([table for table in tables if table[2]] for tables in (main, faults))
-    probed = probing(run_dir, rows, labels) if "05_probing" in records else {}
-    content = {
-        "main": main,
-        "faults": faults,
-        "differences": differences(run_dir, labels) if evaluated else None,
-        "orderings": orderings(run_dir, labels) if evaluated else None,
-        "paper": paper(run_dir) if evaluated else None,
-        "traces": _traces(run_dir, labels) if evaluated else None,
-        "probing": probed,
-    }
+    content: dict[str, Any] = {"main": main, "faults": faults, "probing": {}, **dict.fromkeys(
+        ("differences", "orderings", "paper", "traces"))}
+    if "04_evaluation" in records:
+        content |= {"differences": _differences(run_dir, labels), "orderings": _orderings(run_dir, labels),
+                    "paper": _paper(run_dir), "traces": _traces(run_dir, labels, guide)}
+    if "05_probing" in records:
+        content["probing"] = _probing(run_dir, rows, labels)
     filled = {
         "results": main or faults,
         "differences": any(content[key] for key in ("differences", "orderings", "paper")),
         "traces": content["traces"],
-        "probing": any(probed.get(key) for key in ("rows", "more", "judged")),
+        "probing": any(content["probing"].get(key) for key in ("rows", "more", "judged")),
     }
     shown = {key: bool(filled.get(key) or figures[key]) for key in figures}
     contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
     measured = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
     counts = {row["categories"]: row["n"] for row in rows
               if row["dataset"] == "average" and (row["setting"], row["metric"]) in measured}
+    last = list(records.values())[-1] if records else None
     return {
         **content,
         "run": run_dir.name,
         "partial": coverage_of(run_dir),
-        "facts": _facts(run_dir, records, labels),
-        "reading": _reading(run_dir, content["paper"]),
+        "facts": _facts(run_dir, records, labels, bool(guide)),
+        "reading": _reading(content["paper"], bool(guide)),
         "absent": [stage for stage in STAGES if stage not in records],
         "contents": [entry for entry in contents if shown.get(entry[0], True)],
         "shown": shown,
         "images": figures,
         "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
         "later": [entry for entry in _LATER if shown[entry[0]]],
-        "parameters": [(stage, [[name, _text(value)] for name, value in record["parameters"].items()])
+        "parameters": [(stage, [[name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+                                for name, value in record["parameters"].items()])
                        for stage, record in records.items()],
         "costs": [[stage, f"{record['seconds'] / 60:.1f}", record["opened"],
                    ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items()),
@@ -157,12 +143,13 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
     }
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+# Tables --------------------------------------------------------------------------------------------
 
 
 def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any]]]:
     """The rows of a CSV file, numbers as numbers and empty cells as None; None where there is no file.
+
+    pandas would give a column one type, so that a damaged cell makes texts of all its numbers.
 
     Raises: UserError: the file lacks a column, or is not text.
     """
@@ -187,24 +174,34 @@ def _value(text: Optional[str]) -> Any:
 
 def points(row: Mapping[str, Any], scale: float = 100, form: str = "+.1f") -> str:
     """A difference with its interval and, where it differs from zero, its sign: "+12.5 [+3.0, +22.0] ▲"."""
-    if row["difference"] is None:
+    return _number(row, "difference", scale, form) + (
+        "" if row["difference"] is None else SIGNS.get(row["reading"], ""))
+
+
+def _number(row: Optional[Mapping], key: str = "value", scale: float = 1, form: str = ".3f") -> str:
+    """A value with its interval; "-" where there is none."""
+    if row is None or row[key] is None:
         return "-"
-    text = f"{scale * row['difference']:{form}}"
-    if row["low"] is not None and row["high"] is not None:
-        text += f" [{scale * row['low']:{form}}, {scale * row['high']:{form}}]"
-    return text + SIGNS.get(row["reading"], "")
+    text = f"{scale * row[key]:{form}}"
+    if row["low"] is None or row["high"] is None:
+        return text
+    return f"{text} [{scale * row['low']:{form}}, {scale * row['high']:{form}}]"
 
 
-def half(table: tuple[list[str], list[list[str]]], setting: str, kind: str) -> tuple[str, list[str], list]:
+def _plain(name: Optional[str]) -> str:
+    return (name or "").replace("_", " ")
+
+
+def _half(table: tuple[list[str], list[list[str]]], setting: str, kind: str) -> tuple[str, list[str], list]:
     """The seen or the unseen columns of `summary.fault_table`, with a caption: all of them are too wide."""
     titles, rows = table
     chosen = [0, *(place for place, title in enumerate(titles) if title.endswith(f", {kind}"))]
     caption = f"How answers go wrong in form, {_plain(setting)}, {kind} sub-categories (%), strict scorer"
-    picked = [[row[place] for place in chosen] for row in rows]
-    return caption, [titles[place].removesuffix(f", {kind}") for place in chosen], picked
+    return (caption, [titles[place].removesuffix(f", {kind}") for place in chosen],
+            [[row[place] for place in chosen] for row in rows])
 
 
-def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
+def _differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
     """Each pair of models of 04's comparisons.csv by the columns of the main table."""
     keys = ("first", "second", "setting", "metric", "categories")
     found = read_table(run_dir / "04_evaluation" / "comparisons.csv",
@@ -226,85 +223,62 @@ def differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, 
     }
 
 
-def orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
+def _orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
     """The paper's orderings as 04 judged them: of the paper's numbers only the direction is shown."""
-    from finer1_lib.paper.orderings import COLUMNS, findings
+    import pandas as pd
 
     found = read_table(run_dir / "04_evaluation" / "orderings.csv", COLUMNS)
     if not found:
         return None
-    import pandas as pd
-
-    titles = ["claim of the paper", "its figure", "categories", "here", "here, points", "remark"]
-    rows = [[row["claim"], row["figure"], row["categories"], row["holds"], points(row), row["remark"] or ""]
-            for row in found]
-    frame = pd.DataFrame(found).assign(remark=[row["remark"] or "" for row in found])
-    return {"titles": titles, "rows": rows, "summary": findings(frame, labels)}
+    found = [{**row, "remark": row["remark"] or ""} for row in found]
+    return {"titles": ["claim of the paper", "its figure", "categories", "here", "here, points", "remark"],
+            "rows": [[row["claim"], row["figure"], row["categories"], row["holds"], points(row),
+                      row["remark"]] for row in found],
+            "summary": findings(pd.DataFrame(found), labels)}
 
 
-def probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -> dict[str, Any]:
+def _probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -> dict[str, Any]:
     """Probes by model: the plain ones, the controls and variants, and what 05 says of their differences."""
-    cells: dict[tuple, dict[str, Mapping]] = {}
+    def named(metric: str, variant: Optional[str], model: str) -> list[str]:
+        probe = PROBES.get(metric, _plain(metric)) + (f", {_plain(variant)}" if variant else "")
+        return [probe, label_of(model, labels)]
+
+    cells: dict[tuple, dict[str, Mapping]] = defaultdict(dict)
     for row in rows:
         if row["setting"] == "probing" and row["dataset"] == "average":
-            cells.setdefault((row["metric"], row["variant"], row["model"]), {})[row["categories"]] = row
-    lines = {
-        key: [_probe(*key[:2]), label_of(key[2], labels),
-              *(_number(found.get(kind)) for kind in (*CATEGORIES, "all")),
-              max(row["n"] for row in found.values())]
-        for key, found in cells.items()
-    }
+            cells[row["metric"], row["variant"], row["model"]][row["categories"]] = row
+    lines = {key: [*named(*key), *(_number(found.get(kind)) for kind in (*CATEGORIES, "all")),
+                   max(row["n"] for row in found.values())] for key, found in cells.items()}
     found = read_table(run_dir / "05_probing" / "comparisons.csv",
                        ("metric", "variant", "model", "reference", "difference", "low", "high", "reading"))
-    judged = [[_probe(row["metric"], row["variant"]), label_of(row["model"], labels),
-               label_of(row["reference"], labels), points(row, 1, "+.3f"),
-               "-" if row.get("margin") is None else f"{row['margin']:.3g}", row["reading"]]
-              for row in found or []]
+    plain = [key for key in lines if key[0] in PROBES and key[1] is None]
     return {
         "titles": ["probe", "model", "seen", "unseen", "all", "n"],
-        "rows": [line for key, line in lines.items() if key[0] in PROBES and key[1] is None],
-        "more": [line for key, line in lines.items() if key[0] not in PROBES or key[1] is not None],
+        "rows": [lines[key] for key in plain],
+        "more": [line for key, line in lines.items() if key not in plain],
         "judged_titles": ["probe", "model", "reference", "difference", "margin", "reading"],
-        "judged": judged,
+        "judged": [[*named(row["metric"], row["variant"], row["model"]), label_of(row["reference"], labels),
+                    points(row, 1, "+.3f"), "-" if row.get("margin") is None else f"{row['margin']:.3g}",
+                    row["reading"]] for row in found or []],
     }
 
 
-def _probe(metric: str, variant: Optional[str]) -> str:
-    return PROBES.get(metric, _plain(metric)) + (f", {_plain(variant)}" if variant else "")
-
-
-def _plain(name: Optional[str]) -> str:
-    return (name or "").replace("_", " ")
-
-
-def _number(row: Optional[Mapping]) -> str:
-    if row is None or row["value"] is None:
-        return "-"
-    missing = row["low"] is None or row["high"] is None
-    return f"{row['value']:.3f}" + ("" if missing else f" [{row['low']:.3f}, {row['high']:.3f}]")
-
-
-def paper(run_dir: Path) -> dict[str, Any]:
+def _paper(run_dir: Path) -> dict[str, Any]:
     """The averages beside the paper's numbers, or the reason why they are not shown."""
-    from finer1_lib.paper.comparison import NotComparable, comparison_table, lines_of, notes
-
     try:
-        found = comparison_table(run_dir)
-    except NotComparable as error:
+        found = comparison.comparison_table(run_dir)
+    except comparison.NotComparable as error:
         reason = str(error)
         return {"refused": f"{reason[:1].upper()}{reason[1:]}."}
-    titles, rows = lines_of(found)
-    return {"refused": "", "titles": titles, "rows": rows, "notes": notes(found)}
+    titles, rows = comparison.lines_of(found)
+    return {"refused": "", "titles": titles, "rows": rows, "notes": comparison.notes(found)}
 
 
-def _guide(run_dir: Path) -> Mapping[str, Any]:
-    """The field guide of the run's data; {} where there is none."""
-    if not is_current(run_dir, "01_data") or not read_json(run_dir / "01_data" / "data.json").get("guide"):
-        return {}
-    return read_json(run_dir / "01_data" / "guide.json")
+# Words and traces ----------------------------------------------------------------------------------
 
 
-def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, str]) -> list[tuple[str, Any]]:
+def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, str],
+           guided: bool) -> list[tuple[str, Any]]:
     """Names and values for the top of the page, as far as the finished stages have them."""
     if not records:
         return [("stages finished", "none")]
@@ -319,18 +293,18 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     if "01_data" in records:
         drawn = not records["01_data"]["parameters"].get("image_root")
         world = "drawn by notebook 00" if drawn else "the user's own images"
-        guided = "with a field guide, so that the claims of a trace can be checked"
-        facts.append(("world", f"{world}, {guided if _guide(run_dir) else 'without a field guide'}"))
+        how = "with a field guide, so that the claims of a trace can be checked"
+        facts.append(("world", f"{world}, {how if guided else 'without a field guide'}"))
     if kinds:
         facts.append(("super-categories", ", ".join(map(str, kinds))))
     if {"seen", "unseen"} <= set(data):
         facts.append(("sub-categories", f"{data['seen']} seen in training, {data['unseen']} unseen"))
     if numbers.get("04_evaluation"):
-        facts.append(("models", "; ".join(labels.values())))
-        facts.append(("similarity of names", numbers["04_evaluation"].get("similarity", "-")))
+        facts += [("models", "; ".join(labels.values())),
+                  ("similarity of names", numbers["04_evaluation"].get("similarity", "-"))]
     taken = {stage: record["imported_from"] for stage, record in records.items() if stage not in own}
-    answers = read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from")
-    taken |= {"the answers of 04_evaluation": answers} if answers else {}
+    if answers := read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from"):
+        taken["the answers of 04_evaluation"] = answers
     if taken:
         origins = ", ".join(dict.fromkeys(taken.values()))
         facts.append(("not of this machine", f"{', '.join(taken)}: imported from {origins}"))
@@ -338,50 +312,46 @@ def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, s
     return [*facts, ("finished", last["written"]), ("commit", last.get("git_commit") or "no checkout")]
 
 
-def _reading(run_dir: Path, paper: Any) -> list[str]:
+def _reading(paper: Any, guided: bool) -> list[str]:
     """Two sentences: what this run shows, and what it cannot show."""
-    guided = "; and, by the field guide, the first wrong step of a trace" if _guide(run_dir) else ""
+    steps = "; and, by the field guide, the first wrong step of a trace" if guided else ""
     beside = "" if paper and not paper["refused"] else (
         ", nor anything about the height of the paper's numbers, which belong to other models and images")
     return ["What this run shows: which of its models answers better on the same images, where the interval"
-            f" of the difference says so{guided}.",
+            f" of the difference says so{steps}.",
             "What it cannot show: what another training seed would give, for every model was trained once"
             f" (the command finer1 seeds pools several runs){beside}."]
 
 
-def _traces(run_dir: Path, labels: Mapping[str, str]) -> Any:
+def _traces(run_dir: Path, labels: Mapping[str, str], guide: Mapping[str, Any]) -> Any:
     """Pairs of traces as HTML (escaped by `traces.sheet`), before and after first; None without records."""
-    from finer1_lib.traces.sheet import card, choose_examples, image_bytes, legend
-
     lines = read_jsonl(run_dir / "04_evaluation" / "records.jsonl")  # a user's notebook may write others
     records = [record for record in lines
                if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in _ANSWER)]
     if not records:
         return None
-    guide = _guide(run_dir)
     root = run_dir / read_json(run_dir / "01_data" / "data.json").get("image_root", "")
     examples = choose_examples(records, guide=guide, labels=labels, number=EXAMPLES,
                                seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])
-    missing, pairs = set(), {}
+    if not examples:
+        return {"legend": "", "note": "No two open-world traces of this run make a pair.", "groups": []}
+    missing, pairs, groups = set(), defaultdict(list), defaultdict(list)
     for example in examples:
         try:
             image = image_bytes(root, example["image_id"])
         except UserError:
             image = None
             missing.add(example["image_id"])
-        pairs.setdefault(example["pair"], []).append((example["role"], card(example, image)))
-    if not examples:
-        return {"legend": "", "note": "No two open-world traces of this run make a pair.", "groups": []}
+        pairs[example["pair"]].append((example["role"], card(example, image)))
     note = f"{len(examples)} open-world traces, chosen in turn from every kind: read shares from the figures."
     if is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file():
         note += " More of them, with filters: 05_probing/traces.html."
     if missing:
         note += f" {len(missing)} of the images are no longer where this run found them: they are not shown."
-    groups: dict[str, list[str]] = {}
     for cards in pairs.values():
-        before = cards[0][0] == "before"
-        heading = "The same image before and after training" if before else "Wrong and right, side by side"
-        groups.setdefault(heading, []).append("".join(text for _, text in cards))
+        heading = ("The same image before and after training" if cards[0][0] == "before"
+                   else "Wrong and right, side by side")
+        groups[heading].append("".join(text for _, text in cards))
     return {"legend": legend(guide), "note": note, "groups": list(groups.items())}
 
 
@@ -398,36 +368,38 @@ def captions() -> dict[str, tuple[str, str]]:
 
 
 def figures_of(run_dir: Path, stages: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Every figure of the finished stages, by its section (all of `SECTIONS`) and in the order of `captions`.
+    """Every figure of the finished stages, by its section (all of them) and in the order of `captions`.
 
     {section: [{name, title, see, csv, source, width, height}]}: `source` is a data URI, width and height are
     pixels of the page, csv is "" where there is none.
 
     Raises: UserError: a figure that cannot be read.
     """
-    found: dict[str, list[dict[str, Any]]] = {section: [] for section in SECTIONS}
+    found: dict[str, list[dict[str, Any]]] = {
+        section: [] for section in ("differences", "traces", *reversed(_SECTION.values()))}
     known = captions()
     order = {name: place for place, name in enumerate(known)}
     for stage in stages:
         for file in (run_dir / stage / "figures").glob("*.png"):
-            title, see = known.get(file.stem, (file.stem.replace("_", " "), ""))
-            csv = f"{stage}/figures/{file.stem}.csv"
-            found[_section(stage, file.stem)].append(
-                {"name": f"{stage}/{file.stem}", "title": title, "see": see, **pack(file),
-                 "csv": csv if (run_dir / csv).is_file() else ""})  # fmt: skip
+            title, see = known.get(file.stem, (_plain(file.stem), ""))
+            table = f"{stage}/figures/{file.stem}.csv"
+            section = _SECTION[stage]
+            if file.stem in ("wrong_steps", "reading_and_use") or file.stem.startswith("trace_"):
+                section = "traces"
+            elif (stage, file.stem) == ("04_evaluation", "orderings"):
+                section = "differences"
+            found[section].append({"name": f"{stage}/{file.stem}", "title": title, "see": see, **pack(file),
+                                   "csv": table if (run_dir / table).is_file() else ""})
     for figures in found.values():
         figures.sort(key=lambda one: (order.get(one["name"].partition("/")[2], len(order)), one["name"]))
     return found
 
 
-def _section(stage: str, name: str) -> str:
-    if stage == "04_evaluation" and name == "orderings":
-        return "differences"
-    return "traces" if name in _TRACES or name.startswith("trace_") else _STAGE_SECTION[stage]
-
-
 def pack(file: Path) -> dict[str, Any]:
-    """A PNG as a data URI of about a third of its size: {source, width, height}, in pixels of the page.
+    """A PNG as a data URI: {source, width, height}, in pixels of the page.
+
+    With a palette of 256 colours where that cannot be seen (lines and text, about a third of the size), as
+    WebP where it could (photographs).
 
     Raises: UserError: the file is not an image.
     """

@@ -1,7 +1,4 @@
-"""The six data sets from their official archives, unpacked side by side below one `data_root`.
-
-Each reader turns a layout of its own into the same three things about an image: where it lies, how its
-sub-category is called, whether it is for training or testing. Images are not opened here.
+"""The six data sets from their official archives below one `data_root`, or from their copies on the Hub.
 
     bird      CUB_200_2011/{images/NNN.Name/*.jpg, images.txt, train_test_split.txt}
     car       stanford_cars/{cars_train, cars_test, devkit/*.mat, cars_test_annos_withlabels.mat}
@@ -9,26 +6,32 @@ sub-category is called, whether it is for training or testing. Images are not op
     flower    flowers-102/{jpg/image_NNNNN.jpg, imagelabels.mat, setid.mat}
     pet       oxford-iiit-pet/{images/*.jpg, annotations/{trainval,test}.txt}
     aircraft  fgvc-aircraft-2013b/data/{images/*.jpg, images_variant_{trainval,test}.txt}
+    hub/pet   {train,test}/Abyssinian_201.jpg: the copy's own bytes; index.json: repository, commit, rows
 
-torchvision reads four of them, from folders of its own naming and through private attributes; the tests hold
-these readers against it.
-
-Source: the data sets' own read-me files; release eval/data/*.jsonl (which images are for testing).
+torchvision reads four of the archives, from folders of its own naming and through private attributes; the
+tests compare these readers with it. A Hub copy is parquet at a pinned commit (or its newest, written down and
+fixed from then on); an image whose file name is lost is named by its row, and never matched to an item.
 """
 
-from pathlib import Path
-from typing import Iterator, NamedTuple, Optional
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
+from finer1_lib.core import files
 from finer1_lib.core.errors import UserError, first_line
-from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet
-from finer1_lib.data.data_sets.names import (
+from finer1_lib.core.network import settings_named
+from finer1_lib.data.data_sets.catalogue import (
+    DATA_SETS,
+    DataSet,
     aircraft_name,
     bird_name,
     car_name,
     dog_name,
     flower_name,
+    name_of_label,
     pet_name,
-)
+)  # fmt: skip
 
 BANNER = 20  # pixel rows of copyright notice at the bottom of every aircraft image
 
@@ -44,8 +47,8 @@ class Picture(NamedTuple):
 def find_archive(data_set: DataSet, data_root: "str | Path") -> Optional[Path]:
     """The folder of an unpacked archive, known by a file that only it has; None if there is none.
 
-    Looked for are data_root/NAME, data_root/NAME/NAME (zip files often nest), data_root/WORD,
-    data_root/WORD/NAME and data_root itself, with the names of the catalogue.
+    Places: data_root/NAME, data_root/NAME/NAME (zip files often nest), data_root/WORD, data_root/WORD/NAME
+    and data_root itself.
     """
     root = Path(data_root)
     places = [root / name for name in (*data_set.folders, data_set.word)]
@@ -58,15 +61,14 @@ def find_archive(data_set: DataSet, data_root: "str | Path") -> Optional[Path]:
 
 
 def _closed(error: OSError) -> UserError:
-    """A folder that may not be looked into."""
     return UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable")
 
 
 def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False) -> list[Picture]:
     """All images that the archive's own lists name, in their order.
 
-    `allow_incomplete` leaves out images that are listed and not there.
-    Raises: UserError: a list is missing, unreadable, or names an image that is not there.
+    `allow_incomplete` leaves out images that are listed and missing. Raises: UserError: a list is missing,
+    unreadable, or names an image that is missing.
     """
     try:
         pictures = list(_READERS[data_set.word](folder))
@@ -77,17 +79,16 @@ def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False
         raise UserError(f"{data_set.title}: {said}; unpack it again") from None
     if outside := next((one.file for one in pictures if not one.file.is_relative_to(folder)), None):
         raise UserError(f"{data_set.title}: a list in {folder} leads out of it, to {outside}; unpack it again")
-    held: dict[Path, set] = {}
     try:
-        for parent in {picture.file.parent for picture in pictures}:
-            held[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
+        held = {file for parent in {picture.file.parent for picture in pictures} if parent.is_dir()
+                for file in parent.iterdir()}
     except OSError as error:
         raise _closed(error) from None
-    absent = [picture for picture in pictures if picture.file.name not in held[picture.file.parent]]
+    absent = [picture for picture in pictures if picture.file not in held]
     if absent and not allow_incomplete:
         raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed images are not there, "
                         f"the first is {absent[0].file}; unpack them again, or set allow_incomplete to true")
-    return [picture for picture in pictures if picture.file.name in held[picture.file.parent]]
+    return [picture for picture in pictures if picture.file in held]
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -128,9 +129,8 @@ def _cars(root: Path) -> Iterator[Picture]:
     devkit = _folder(root / "devkit", root / "car_devkit" / "devkit")
     names = [str(name) for name in _mat(devkit / "cars_meta.mat")["class_names"]]
     labelled = "cars_test_annos_withlabels.mat"
-    for split, lists in (
-        ("train", (devkit / "cars_train_annos.mat",)), ("test", (root / labelled, devkit / labelled))
-    ):  # fmt: skip
+    for split, lists in (("train", (devkit / "cars_train_annos.mat",)),
+                         ("test", (root / labelled, devkit / labelled))):
         inner = f"cars_{split}"  # Kaggle's copy nests it once more
         pictures = _folder(root / inner / inner, root / inner)
         for one in numpy.atleast_1d(_mat(*lists)["annotations"]):
@@ -173,7 +173,127 @@ def _aircraft(root: Path) -> Iterator[Picture]:
             yield Picture(root / "data" / "images" / f"{number}.jpg", aircraft_name(variant), split)
 
 
-_READERS = {
-    "aircraft": _aircraft, "bird": _birds, "car": _cars, "dog": _dogs, "flower": _flowers, "pet": _pets,
-}  # fmt: skip
+_READERS = {"aircraft": _aircraft, "bird": _birds, "car": _cars, "dog": _dogs, "flower": _flowers,
+            "pet": _pets}
 assert set(_READERS) == set(DATA_SETS)
+
+
+class NotToBeHad(UserError):
+    """A copy that the Hub does not give now: no connection, no such repository, no permission."""
+
+
+_SIGNS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
+
+
+def read_hub_copy(data_set: DataSet, data_root: "str | Path", revision: Optional[str] = None,
+                  load: Optional[Callable[..., Any]] = None, newest: Optional[Callable[[str], str]] = None,
+                  progress: Optional[Callable[[int, int], None]] = None) -> tuple[list[Picture], str]:
+    """All images of a copy, and its commit; downloaded to data_root/hub/WORD (all or none) the first time.
+
+    `revision` (40 hexadecimal digits) replaces the catalogue's commit; `load` and `newest` replace
+    `datasets.load_dataset` and the Hub in tests. Raises: NotToBeHad: the Hub does not give it. UserError:
+    `revision` is no commit, another one is there already, or the copy has changed (column, label or image
+    missing).
+    """
+    copy = data_set.hub
+    word, folder = data_set.word, Path(data_root) / "hub" / data_set.word
+    known = files.read_json(folder / "index.json")
+    held = known.get("revision") if known.get("repository") == copy.name else None
+    commit = revision or copy.revision or held or (newest or _newest)(copy.name)
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise UserError(f"hub_copies: {word}@{commit} names no commit of {copy.name}: give 40 hexadecimal "
+                        "digits from the copy's page under Files, History")
+    wanted = {"repository": copy.name, "revision": commit}
+    if {key: known.get(key) for key in wanted} != wanted:
+        if folder.exists():
+            raise UserError(f"{folder} holds another copy ({known.get('repository')} at "
+                            f"{known.get('revision')}); move it away or name that commit")
+        with files.atomic_directory(folder) as target:
+            rows: list[dict] = []
+            for split, part in ((split, part) for split, parts in copy.splits.items() for part in parts):
+                for row in _written(data_set, _rows(data_set, part, commit, load), split, part, target):
+                    rows.append(row)
+                    if progress:
+                        progress(len(rows), data_set.train + data_set.test)
+            files.atomic_write_json(target / "index.json", {**wanted, "pictures": rows})
+        known = files.read_json(folder / "index.json")
+    pictures = [Picture(folder / row["file"], row["sub_category"], row["split"]) for row in known["pictures"]]
+    return pictures, commit
+
+
+def _newest(name: str) -> str:
+    """The newest commit of a data set on the Hub."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name).sha
+    except Exception as error:
+        raise _not_had(name, error) from error
+
+
+def _not_had(what: str, error: Exception) -> NotToBeHad:
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    return NotToBeHad(f"{what} cannot be had: {first_line(error)}{settings_named(hub)}")
+
+
+def _changed(data_set: DataSet, what: str) -> UserError:
+    return UserError(f"{data_set.hub.name}: {what}: it is not the copy it was; {data_set.how}")
+
+
+def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -> Iterator[dict]:
+    """The rows of one split, images as the bytes they are stored in, labels as names."""
+    from datasets import Image
+
+    if load is None:
+        from datasets import load_dataset as load
+    copy = data_set.hub
+    try:
+        found = load(copy.name, revision=commit, split=part, streaming=True)
+        columns = found.column_names or []
+        for column in ("image", copy.label, *([copy.file] if copy.file else [])):
+            if column not in columns:
+                raise _changed(data_set, f"no column {column!r} (it has {', '.join(columns)})")
+        labels = getattr(found.features[copy.label], "names", None)
+        names = dict(enumerate(_name(data_set, label) for label in labels)) if labels else None
+        for row in found.cast_column("image", Image(decode=False)):
+            label = row[copy.label]
+            if names and label not in names:
+                raise _changed(data_set, f"an image of {part} has the label {label}")
+            yield {**row, copy.label: names[label] if names else _name(data_set, str(label))}
+    except UserError:
+        raise
+    except Exception as error:  # the Hub, its client and the reader each have their own
+        raise _not_had(f"{copy.name} at {commit}, split {part!r},", error) from error
+
+
+def _name(data_set: DataSet, label: str) -> str:
+    try:
+        return name_of_label(data_set.word, label)
+    except ValueError as error:
+        raise _changed(data_set, str(error)) from None
+
+
+def _written(data_set: DataSet, rows: Iterator[dict], split: str, part: str, target: Path) -> Iterator[dict]:
+    """Write a split's images; a row of the index for each."""
+    (target / split).mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(rows):
+        data = (row["image"] or {}).get("bytes")
+        if not data:
+            raise _changed(data_set, f"row {number} of {part} holds no image")
+        stem = _own_name(row, data_set.hub.file) or f"row-{part}-{number:05d}"
+        suffix = next((suffix for sign, suffix in _SIGNS if data.startswith(sign)), None)
+        if suffix is None:
+            raise _changed(data_set, f"row {number} holds no JPEG, PNG, GIF or WebP image")
+        file = f"{split}/{stem}{suffix}"
+        if (target / file).exists():
+            raise _changed(data_set, f"two images of {part} are called {stem}")
+        (target / file).write_bytes(data)
+        yield {"file": file, "sub_category": row[data_set.hub.label], "split": split}
+
+
+def _own_name(row: Mapping[str, Any], column: str) -> str:
+    """The image's own file name without its ending, made of plain signs; "" if the copy has lost it."""
+    name = row[column] if column else row["image"].get("path") or ""
+    stem = PurePosixPath(str(name).replace("\\", "/")).name
+    stem = re.sub(r"\.(jpe?g|png|gif|webp)$", "", stem, flags=re.IGNORECASE)
+    return stem if re.fullmatch(r"[A-Za-z0-9][\w.-]*", stem) else ""

@@ -1,134 +1,214 @@
-"""Facts about the paper's six data sets, one entry a word.
+"""Facts about the paper's six data sets, the names of their sub-categories, and the release's image paths.
 
-    >>> DATA_SETS["pet"].title, DATA_SETS["pet"].train, DATA_SETS["pet"].test
-    ('Oxford-IIIT Pet', 3680, 3669)
+>>> DATA_SETS["pet"].title, DATA_SETS["pet"].train, dog_name("n02086240-Shih-Tzu"), pet_name("Abyssinian_201")
+('Oxford-IIIT Pet', 3680, 'Shih Tzu', 'Abyssinian')
 
-The word is the super-category of all its sub-categories: what tables group by and what a question names.
-
-Source: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' own pages and read-me files; the release's
-evaluation files (the numbers of seen and unseen sub-categories). The Hub ids are copies by others: not opened
-live when this was written, so a copy is held against these counts and against the name rules before anything
-of it is used.
+A data set's word is the super-category of all its sub-categories; copies on the Hub are compared with these
+facts and names before use. Names are spelled as in release eval/data/*.jsonl; cars and flowers keep their own
+spelling, CUB its misspellings ("Artic Tern"). Sources: Fine-R1 (arXiv 2602.07605), Section 5.1; the data
+sets' read-me files and class lists; flowers: the list of OpenAI's CLIP, indexed by imagelabels.mat. In the
+release, an image is known by its data set, its split and its file's stem, which each archive gives once in a
+split; it proves nothing, so callers compare the label.
 """
 
-from typing import Iterable, NamedTuple, Optional
+import csv
+import importlib.resources
+import re
+from functools import cache
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NamedTuple, Optional
+
+import yaml
+
+from finer1_lib.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class HubCopy(NamedTuple):
-    """A parquet copy on the Hugging Face Hub.
+    """A parquet copy on the Hugging Face Hub."""
 
-    Attributes:
-        name: owner/name.
-        revision: commit that others have pinned; None where none is known: then the newest, which is noted.
-        label: column of the sub-category, a ClassLabel or text.
-        splits: this kit's split -> the copy's splits that make it up.
-        file: column with the image's file name or stem; "" for the name inside the image column, if any.
-    """
-
-    name: str
-    revision: Optional[str]
-    label: str = "label"
-    splits: dict = {"train": ("train",), "test": ("test",)}
-    file: str = ""
+    name: str  # owner/name
+    revision: Optional[str]  # commit that others have pinned; None: the newest, which is noted
+    label: str = "label"  # column of the sub-category, a ClassLabel or text
+    splits: dict = {"train": ("train",), "test": ("test",)}  # this kit's split -> the copy's
+    file: str = ""  # column with the image's file name or stem; "": the name inside the image column, if any
 
 
 class DataSet(NamedTuple):
-    """One data set.
+    """One data set."""
 
-    Attributes:
-        word: super-category; title: its name in tables.
-        classes, seen, unseen: sub-categories, and the release's share of them.
-        train, test: images of the official splits (train: all that are not for testing).
-        folders: names that the unpacked archive goes by, below data_root.
-        marker: a file that only this archive has, relative to such a folder.
-        how: how to come by it, for messages.
-        archives: file name -> (address, md5 or "").
-        licence: in the owners' words, shortened.
-        hub: a copy.
-    """
-
-    word: str
-    title: str
+    word: str  # its super-category
+    title: str  # its name in tables
     classes: int
     seen: int
     unseen: int
-    train: int
+    train: int  # all images that are not for testing
     test: int
-    folders: tuple[str, ...]
-    marker: tuple[str, ...]
-    how: str
-    archives: dict[str, tuple[str, str]]
-    licence: str
+    folders: tuple[str, ...]  # names of the unpacked archive, below data_root
+    marker: tuple[str, ...]  # files of which only this archive has one, relative to such a folder
+    how: str  # how to get it, for messages
+    archives: dict[str, tuple[str, str]]  # file name -> (address, md5 or "")
+    licence: str  # in the owners' words, shortened
     hub: HubCopy
 
 
-_OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
-_FLOWERS = f"{_OXFORD}/flowers/102"
-_DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
-DATA_SETS = {
-    entry.word: entry
-    for entry in (
-        DataSet(
-            "aircraft", "FGVC-Aircraft", 100, 60, 40, 6667, 3333, ("fgvc-aircraft-2013b", "fgvc_aircraft"),
-            ("data/images_variant_trainval.txt",),
-            "unpack fgvc-aircraft-2013b.tar.gz there",
-            {"fgvc-aircraft-2013b.tar.gz":
-             (f"{_OXFORD}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "")},
-            "non-commercial research only",
-            HubCopy("HuggingFaceM4/FGVC-Aircraft", "e18a7c97147c90dc7f4a60d74a7f4258e9264e97", "variant",
-                    {"train": ("train", "validation"), "test": ("test",)}),
-        ),
-        DataSet(
-            "bird", "CUB-200-2011", 200, 120, 80, 5994, 5794, ("CUB_200_2011", "bird_200"),
-            ("train_test_split.txt",), "unpack CUB_200_2011.tgz there",
-            {"CUB_200_2011.tgz": ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-                                  "97eceeb196236b17998738112f37df78")},
-            "non-commercial research",
-            HubCopy("bentrevett/caltech-ucsd-birds-200-2011", None),
-        ),
-        DataSet(
-            "car", "Stanford Cars", 196, 117, 79, 8144, 8041, ("stanford_cars", "stanford-cars"),
-            ("devkit/cars_meta.mat", "car_devkit/devkit/cars_meta.mat"),
-            "the owners' page is gone: take the pictures from Kaggle's jessicali9530/stanford-cars-dataset, "
-            "car_devkit.tgz and cars_test_annos_withlabels.mat from pytorch/vision#7545, "
-            "side by side in stanford_cars/",
-            {"car_devkit.tgz": ("https://github.com/pytorch/vision/files/11644847/car_devkit.tgz", "")},
-            "research use",
-            HubCopy("tanganke/stanford_cars", "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"),
-        ),
-        DataSet(
-            "dog", "Stanford Dogs", 120, 72, 48, 12000, 8580,
-            ("dogs_120", "stanford_dogs", "StanfordDogs", "ImageNetDogs"),
-            ("train_list.mat", "lists/train_list.mat"), "unpack images.tar and lists.tar there in dogs_120/",
-            {"images.tar": (f"{_DOGS}/images.tar", ""), "lists.tar": (f"{_DOGS}/lists.tar", "")},
-            "ImageNet's terms: non-commercial research",
-            HubCopy("maurice-fp/stanford-dogs", None),
-        ),
-        DataSet(
-            "flower", "Oxford Flowers", 102, 61, 41, 2040, 6149, ("flower102", "flowers-102", "102flowers"),
-            ("imagelabels.mat",),
-            "unpack 102flowers.tgz there in flowers-102/, imagelabels.mat and setid.mat beside its jpg/",
-            {"102flowers.tgz": (f"{_FLOWERS}/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
-             "imagelabels.mat": (f"{_FLOWERS}/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
-             "setid.mat": (f"{_FLOWERS}/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c")},
-            "none stated",
-            HubCopy("Donghyun99/Oxford-Flower-102", "7e43fe37eeb9278138ab0bd2d0abb10d0f703d09", "label",
-                    {"train": ("train", "validation"), "test": ("test",)}),
-        ),
-        DataSet(
-            "pet", "Oxford-IIIT Pet", 37, 22, 15, 3680, 3669, ("oxford-iiit-pet", "oxford-pet"),
-            ("annotations/trainval.txt",),
-            "unpack images.tar.gz and annotations.tar.gz there in oxford-iiit-pet/",
-            {"images.tar.gz": (f"{_OXFORD}/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
-             "annotations.tar.gz": (f"{_OXFORD}/pets/data/annotations.tar.gz",
-                                    "95a8c909bbe2e81eed6a22bccdf3f68f")},
-            "CC BY-SA 4.0",
-            HubCopy("timm/oxford-iiit-pet", None, "label", file="image_id"),
-        ),
-    )
-}  # fmt: skip
+def _data_set(word: str, *, hub: dict, **facts) -> DataSet:
+    return DataSet(word, hub=HubCopy(**hub), **facts)
+
+
+DATA_SETS = {word: _data_set(word, **facts) for word, facts in yaml.safe_load(
+    (importlib.resources.files(__package__) / "data_sets.yaml").read_text(encoding="utf-8")).items()}
 
 
 def copies_named(hub_copies: Iterable[str]) -> dict[str, Optional[str]]:
     """{word: the commit asked for, or None}: the entries "word" and "word@commit" of 01's `hub_copies`."""
     return {word: commit or None for word, _, commit in (entry.partition("@") for entry in hub_copies)}
+
+
+Picture = Mapping[str, Any]
+# where the release keeps each data set's test images
+FOLDERS = {"aircraft": "fgvc_aircraft/data/images", "bird": "bird_200/images",
+           "car": "stanford-cars/cars_test", "dog": "dogs_120/Images", "flower": "flower102/jpg",
+           "pet": "oxford-pet/images"}
+_CLASS = re.compile(r"\d{3}\.|n\d{8}-")  # folders of a class, as CUB and Stanford Dogs have them
+
+
+def word_of(path: str) -> str:
+    """The data set of a path of the release, by its first folder: "oxford-pet-train/..." is "pet".
+    Raises: UserError: none of the six, or more than one.
+    """
+    first = PurePosixPath(path).parts[0].lower() if path else ""
+    words = [word for word in DATA_SETS if word in first]
+    if len(words) != 1:
+        raise UserError(f"{path!r}: its first folder names none of the data sets {', '.join(DATA_SETS)}")
+    return words[0]
+
+
+def find_images(word: str, table: "pandas.DataFrame", split: str) -> Callable[[str], Optional[Picture]]:
+    """A function from the release's path to the row of that image of the split "train" or "test", or to None.
+
+    `table` has image_id, super_category, sub_category, split; a `word` that is not of the paper's is looked
+    up by the whole path. Raises: UserError: two images of the split have one name.
+    """
+    rows = table[(table["super_category"] == word) & (table["split"] == split)]
+    known: dict[str, Picture] = {}
+    for row in rows.to_dict("records"):
+        key = _key(word, row["image_id"].partition("#")[0])
+        if key in known:
+            raise UserError(f"{known[key]['image_id']} and {row['image_id']}: two {split} images of one "
+                            "name; remove one of the two")
+        known[key] = row
+    return lambda path: known.get(_key(word, path))
+
+
+def release_path(word: str, image_id: str) -> str:
+    """The release's path of a test image: "hub/car/test/00001.jpg" is "stanford-cars/cars_test/00001.jpg". Of
+    a copy that lost its file names only the folder is the release's.
+    """
+    file = PurePosixPath(image_id.partition("#")[0])
+    inner = f"{file.parent.name}/" if _CLASS.match(file.parent.name) else ""
+    return f"{FOLDERS[word]}/{inner}{file.stem}.jpg"
+
+
+def image_name(item: Mapping) -> str:
+    """What the chance of an item goes by: for an official image its data set and file, the same in every
+    layout (cars with a folder, whose two splits share names); else its `item_id`.
+    """
+    if not item.get("release_path"):
+        return item["item_id"]
+    word, file = item["super_category"], PurePosixPath(item["release_path"])
+    return f"{word}/{file.parent.name}/{file.stem}" if word == "car" else f"{word}/{file.stem}"
+
+
+def _key(word: str, path: str) -> str:
+    """What an image is known by within its split."""
+    return PurePosixPath(path).stem if word in DATA_SETS else path
+
+
+# Other lists' names of the same flowers, by number: torchvision's, TensorFlow's, cat_to_name.json's.
+FLOWER_ALIASES = {16: ("globe-flower",), 60: ("pink-yellow dahlia", "pink-yellow dahlia?"),
+                  78: ("lotus lotus",), 93: ("ball moss",)}
+
+
+def bird_name(folder: str) -> str:
+    """The name of a CUB folder: what follows the number's dot."""
+    return folder.split(".", 1)[1].replace("_", " ").title()
+
+
+def dog_name(folder: str) -> str:
+    """The name of a Stanford Dogs folder: what follows the FIRST dash; seven breeds have more of them."""
+    return folder.split("-", 1)[1].replace("_", " ").replace("-", " ").title()
+
+
+def pet_name(stem: str) -> str:
+    """The name in a pet's file name: all before the last underscore."""
+    return stem.rsplit("_", 1)[0].replace("_", " ").title()
+
+
+def car_name(name: str) -> str:
+    """The devkit's class name, as it is ("Ram C/V Cargo Van Minivan 2012")."""
+    return name
+
+
+def flower_name(number: int) -> str:
+    """The name of class 1 to 102 of imagelabels.mat."""
+    if not 1 <= number <= len(FLOWERS):
+        raise ValueError(f"flower class {number} is not among 1 to {len(FLOWERS)}")
+    return FLOWERS[number - 1]
+
+
+def aircraft_name(variant: str) -> str:
+    """The variant with its maker where the data set leaves it out: Boeing before 7x7-, Airbus before A3xx."""
+    if re.match(r"7\d7-", variant):
+        return f"Boeing {variant}"
+    return f"Airbus {variant}" if re.match(r"A3\d\d", variant) else variant
+
+
+@cache
+def official_names(word: str) -> frozenset[str]:
+    """All sub-categories of a data set, as these rules spell them."""
+    return frozenset(_listed(word))
+
+
+def _listed(word: str) -> list[str]:
+    """The class list of a data set, flowers in the order of their numbers."""
+    file = "cub_taxonomy.csv" if word == "bird" else "sub_categories.csv"
+    text = (importlib.resources.files(__package__) / file).read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return [row["sub_category"] for row in rows if row.get("data_set", word) == word]
+
+
+FLOWERS = tuple(_listed("flower"))
+
+
+def name_of_label(word: str, label: str) -> str:
+    """The name behind a class label of a copy: official folder names, bare names, or flowers' other names.
+    Raises: ValueError: a label that gives no name of this data set.
+    """
+    if word == "bird" and re.match(r"\d{3}\.", label):
+        label = bird_name(label)
+    elif word == "dog" and re.match(r"n\d{8}-", label):
+        label = dog_name(label)
+    elif word == "pet":
+        label = label.replace("_", " ").title()
+    elif word == "flower":
+        other = [number for number, aliases in FLOWER_ALIASES.items() if label in aliases]
+        label = flower_name(other[0]) if other else label
+    elif word == "aircraft":
+        label = aircraft_name(label)
+    if label not in official_names(word):
+        raise ValueError(f"{label!r} is not a class label of the data set {word!r}")
+    return label
+
+
+def name_of_path(word: str, path: str) -> str:
+    """The name that an image's path carries: birds and dogs in the folder, pets in the file.
+    Raises: ValueError: cars, flowers and aircraft have numbers for names.
+    """
+    rules = {"bird": bird_name, "dog": dog_name, "pet": pet_name}
+    if word not in rules:
+        raise ValueError(f"the path of a {word}'s image does not contain its name")
+    found = PurePosixPath(path)
+    return rules[word](found.stem if word == "pet" else found.parent.name)

@@ -1,17 +1,16 @@
-"""Concept selection: which short texts about a sub-category the image itself bears out.
+"""Concept selection: which short texts about a sub-category the image itself supports.
 
-A concept is kept when it is near the descriptions of this image (set D) and far from the descriptions of
-other images (N). It is an information-bottleneck criterion: keep what tells this image from the others.
+A concept is kept when it is near the descriptions of this image (set D) and far from those of other images
+(N), an information-bottleneck criterion.
 
-Example:
-    >>> import numpy
-    >>> D, N = numpy.array([[1.0, 0.0]]), numpy.array([[0.0, 1.0]])
-    >>> concepts = numpy.array([[1.0, 0.0], [0.0, 1.0]])      # one like D, one like N
-    >>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
-    array([-0.3133, -1.3133])
+>>> import numpy
+>>> D, N = numpy.array([[1.0, 0.0]]), numpy.array([[0.0, 1.0]])
+>>> concepts = numpy.array([[1.0, 0.0], [0.0, 1.0]])      # one like D, one like N
+>>> concept_scores(D, concepts, N, tau=1.0).round(4)      # log(e/(e+1)) and log(1/(1+e))
+array([-0.3133, -1.3133])
 
-Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values tau
-0.1, mean + 0.4 std, at least 3.
+Source: Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values
+below.
 """
 
 from typing import TYPE_CHECKING, Mapping, Protocol, Sequence
@@ -24,10 +23,9 @@ WIDTH = 0.4  # standard deviations above the mean
 AT_LEAST = 3
 # Function words only. scikit-learn's own English list also holds "bill", "back", "side", "top", "thick",
 # "thin" and "full", which are what a description of a bird is made of.
-STOP_WORDS = (
-    "a an the this that these those it its their they is are was were be been being has have had with and or "
-    "of in on at to for from by as which who whose there here very also most all image picture photo shows"
-).split()
+STOP_WORDS = ("a an the this that these those it its their they is are was were be been being has have had "
+              "with and or of in on at to for from by as which who whose there here very also most all image "
+              "picture photo shows").split()
 
 
 class Encoder(Protocol):
@@ -41,9 +39,7 @@ class Encoder(Protocol):
 
 
 class TfidfEncoder:
-    """TF-IDF over words and pairs of neighbouring words, so that "red crown" is more than "red" and "crown".
-
-    The paper names no encoder; scikit-learn's TF-IDF needs no download and no GPU.
+    """TF-IDF over words and pairs of words ("red crown"); the paper names no encoder, this needs no download.
     """
 
     def __init__(self) -> None:
@@ -53,33 +49,27 @@ class TfidfEncoder:
         """Learn the vocabulary and the document frequencies; texts without words make every row zeros."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2), stop_words=STOP_WORDS, token_pattern=r"(?u)\b\w+\b", norm="l2"
-        )
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), stop_words=STOP_WORDS, token_pattern=r"(?u)\b\w+\b",
+                                     norm="l2")
         words = vectorizer.build_analyzer()
         if not any(words(text) for text in texts):  # scikit-learn refuses an empty vocabulary
             vectorizer.set_params(vocabulary=["-"])
         self._vectorizer = vectorizer.fit(texts)
 
     def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
-        """(texts, vocabulary) unit rows.
-        Raises: RuntimeError: before `fit`.
-        """
+        """(texts, vocabulary) unit rows. Raises: RuntimeError: before `fit`."""
         if self._vectorizer is None:
             raise RuntimeError("fit the encoder before encoding")
         return self._vectorizer.transform(texts).toarray()
 
 
-def concept_scores(
-    descriptions: "numpy.ndarray", concepts: "numpy.ndarray", others: "numpy.ndarray", tau: float = TAU
-) -> "numpy.ndarray":
+def concept_scores(descriptions: "numpy.ndarray", concepts: "numpy.ndarray", others: "numpy.ndarray",
+                   tau: float = TAU) -> "numpy.ndarray":
     """(c,) scores <= 0; the larger, the better a concept distinguishes this image from the others.
 
     score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau))), with D
-    `descriptions` of this image (d, k), N `others`, descriptions of other images (n, k), and `concepts` (c,
-    k); all rows are unit vectors. Raises: ValueError: D or N is empty (without N every score is 0).
-
-    Source: Fine-R1 (arXiv 2602.07605), concept selection.
+    `descriptions` of this image (d, k), N `others` (n, k), and `concepts` (c, k), all of unit rows. Raises:
+    ValueError: D or N is empty.
     """
     import numpy
 
@@ -91,38 +81,34 @@ def concept_scores(
 
 
 def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int = AT_LEAST) -> list[int]:
-    """Indices of the concepts scoring above mean + width * std (population), best first, at least `at_least`
-    (all, if there are no more).
+    """Indices of the concepts scoring above mean + width * std, best first, at least `at_least` of them.
 
-    Source: the code of arXiv 2502.14044; it does not say which standard deviation, this is the population's.
+    The code of arXiv 2502.14044 does not say which standard deviation; this is the population's.
     """
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     passed = sum(scores > scores.mean() + width * scores.std()) if len(scores) else 0
     return order[: max(int(passed), at_least)]
 
 
-def select_concepts(
-    descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]], encoder: Encoder
-) -> dict[str, list[dict]]:
-    """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}], best
-    first.
+def select_concepts(descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]],
+                    encoder: Encoder) -> dict[str, list[dict]]:
+    """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}, best
+    first].
 
     `descriptions` maps image_id to the texts on that image (N of an image is all others'), `concepts` to its
     concept texts; the encoder is fitted here on all of them.
     """
     import numpy
 
+    chosen: dict[str, list[dict]] = {image_id: [] for image_id in descriptions}
     if not any(concepts.values()):
-        return {image_id: [] for image_id in descriptions}
+        return chosen
     texts = [text for image_id in descriptions for text in descriptions[image_id]]
     owners = numpy.array([image_id for image_id in descriptions for _ in descriptions[image_id]])
     encoder.fit(texts + [text for image_id in concepts for text in concepts[image_id]])
     vectors = encoder.encode(texts)
-    chosen = {}
     for image_id in descriptions:
-        unique = list(dict.fromkeys(concepts[image_id]))
-        if not unique:
-            chosen[image_id] = []
+        if not (unique := list(dict.fromkeys(concepts[image_id]))):
             continue
         own = owners == image_id
         scores = concept_scores(vectors[own], encoder.encode(unique), vectors[~own])
@@ -130,6 +116,5 @@ def select_concepts(
         order = kept + [index for index in numpy.argsort(-scores, kind="stable") if index not in kept]
         chosen[image_id] = [
             {"concept": unique[index], "score": float(scores[index]), "kept": rank < len(kept)}
-            for rank, index in enumerate(order)
-        ]
+            for rank, index in enumerate(order)]
     return chosen

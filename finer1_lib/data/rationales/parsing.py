@@ -1,22 +1,16 @@
-"""A completion taken apart: visual analysis, candidates, comparison, prediction, and the answer.
+"""A completion split into its parts: visual analysis, candidates, comparison, prediction, and the answer.
 
 Two layouts are read. The kit's has tags, `<think><analysis>..</analysis><options>A, B</options><comparison>..
-</comparison><prediction>A</prediction></think><answer>A</answer>`. The release's 404 rationales carry no tags
-between `<think>` and `</think>`: two marker lines ("The analysis of candidate subcategories:", "The
-prediction is:") stand in for them. What cannot be read is named in `Trace.problems`, counted, and never
-dropped.
+</comparison><prediction>A</prediction></think><answer>A</answer>` (Fine-R1, arXiv 2602.07605, Table 5). The
+release's 404 rationales (LLaMA-Factory/data/Fine-R1-Stage1-data.json) have two marker lines in place of tags.
+What cannot be read is named in `Trace.problems`, counted, and never dropped.
 
-Example:
-    >>> parse("<think>hm</think><answer>Dunen Wren</answer>").answer
-    'Dunen Wren'
-    >>> parse("<answer>Dunen Wren</answer><answer>Marlo Wren</answer>").problems[:1]
-    ('repeated_answer',)
-
-Source: Fine-R1 (arXiv 2602.07605), Table 5 (the four parts); release
-LLaMA-Factory/data/Fine-R1-Stage1-data.json (the other layouts).
+>>> parse("<think>hm</think><answer>Dunen Wren</answer>").answer
+'Dunen Wren'
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Container, Iterable, Mapping, Optional
@@ -72,22 +66,16 @@ _END = re.compile(  # of the clause that holds a name
 
 @dataclass(frozen=True)
 class Trace:
-    """What was read from one completion; a part that is missing or broken is None (candidates: empty).
+    """What was read from one completion; a part that is missing or broken is None (candidates: empty)."""
 
-    Attributes:
-        layout: "tags", "markers" (the release's) or "none".
-        candidates: names in the order written.
-        answer: the one well-formed answer, else None.
-        problems: `<what>_<part>` with what in missing, empty, unclosed, repeated, nested, misplaced.
-    """
-
-    layout: str
+    layout: str  # "tags", "markers" (the release's) or "none"
     analysis: Optional[str]
     options: Optional[str]
     comparison: Optional[str]
     prediction: Optional[str]
-    candidates: tuple[str, ...]
-    answer: Optional[str]
+    candidates: tuple[str, ...]  # names in the order written
+    answer: Optional[str]  # the one well-formed answer
+    # `<what>_<part>` with what in missing, empty, unclosed, repeated, nested, misplaced
     problems: tuple[str, ...]
 
     @property
@@ -101,40 +89,32 @@ def parse(completion: str, known: Iterable[str] = ()) -> Trace:
 
     `known` are names and their other spellings (`names.meanings`), searched first in a prediction that is a
     sentence.
-
-    Source: release LLaMA-Factory/data/Fine-R1-Stage1-data.json (the second layout).
     """
     *_, answer, answer_problem = read_completion(completion)
     problems = [] if answer_problem == WELL_FORMED else [f"{answer_problem}_answer"]
     thought = thinking(completion)
     parts: dict[str, Optional[str]] = dict.fromkeys(FOUR_PARTS)
+    layout, candidates, known = "none", (), frozenset(map(normalise, known))
     if any(f"<{part}>" in completion for part in FOUR_PARTS):
         layout = "tags"
-        candidates = None
         for part in FOUR_PARTS:
             parts[part], problem = read_tag(thought, part)
             problems += [] if problem == WELL_FORMED else [f"{problem}_{part}"]
         problems += _misplaced(thought, parts)
-    elif CANDIDATE_MARKER in thought or PREDICTION_MARKER in thought:
-        layout = "markers"
-        parts, candidates = _by_markers(thought, frozenset(map(normalise, known)))
-        problems += [f"missing_{part}" for part in FOUR_PARTS if not parts[part]]
+        candidates = split_names(parts["options"] or "", known)
     else:
-        layout, candidates = "none", ()
-        problems += [f"missing_{part}" for part in FOUR_PARTS]
-    if candidates is None:
-        candidates = split_names(parts["options"] or "", frozenset(map(normalise, known)))
+        if CANDIDATE_MARKER in thought or PREDICTION_MARKER in thought:
+            layout = "markers"
+            parts, candidates = _by_markers(thought, known)
+        problems += [f"missing_{part}" for part in FOUR_PARTS if not parts[part]]
     return Trace(layout, *(parts[part] for part in FOUR_PARTS), tuple(candidates), answer, tuple(problems))
 
 
 def release_layout(completion: str) -> str:
-    """How a rationale of the release is laid out.
+    """How a rationale of the release is laid out (three layouts in its 404 texts).
 
-    Returns:
-        "single": the markers, no heading for the comparison; "headings": one as well; "double": a whole chain
-        up to its final prediction, then a short repeat with the markers; "none": no candidates' marker.
-
-    Source: release LLaMA-Factory/data/Fine-R1-Stage1-data.json (three layouts in 404 texts).
+    "single": the markers, no heading for the comparison; "headings": one as well; "double": a whole chain up
+    to its final prediction, then a short repeat with the markers; "none": no candidates' marker.
     """
     thought = thinking(completion)
     before, marker, _ = thought.rpartition(CANDIDATE_MARKER)
@@ -155,8 +135,8 @@ def candidate_lines(trace: Trace) -> tuple[str, ...]:
 def split_names(text: str, known: Container[str] = ()) -> tuple[str, ...]:
     """Names of a candidate list: one per bulleted or numbered line, or separated by commas or semicolons.
 
-    Sentences and parts of them are not names; a lead-in of the first one is left out ("These are Rock Wren,
-    .."). The last two of a line may be joined by "and" if both are in `known` (normalised names).
+    Sentences are not names; a lead-in of the first name is left out ("These are Rock Wren, .."). The last two
+    of a line may be joined by "and" if both are in `known` (normalised names).
     """
     items = [item for item in map(_LIST_ITEM.match, text.splitlines()) if item]
     if len(items) == 1 and items[0].group(1)[0].isalpha():
@@ -178,30 +158,21 @@ def _listed(line: str, known: Container[str]) -> list[str]:
 
 
 def predicts(trace: Trace, name: str, data_set: str = "") -> bool:
-    """Whether a trace's prediction, bare or in a sentence, is a name (`aliases.same_name`)."""
+    """Whether a trace's prediction, bare or in a sentence, is a name (`names.same_name`)."""
     said = trace.prediction or ""
     return same_name(data_set, said, name) or same_name(data_set, named_in(said, meanings(data_set)), name)
 
 
 def count_problems(traces: Iterable[Trace]) -> dict[str, int]:
-    """How often each problem occurs, with "complete" and "total": the counts that a report shows.
-
-    Unparsable traces are counted and shown, never dropped.
-    """
-    counts = {"total": 0, "complete": 0}
-    for trace in traces:
-        counts["total"] += 1
-        counts["complete"] += trace.complete
-        for problem in trace.problems:
-            counts[problem] = counts.get(problem, 0) + 1
-    return counts
+    """How often each problem occurs, with "complete" and "total"."""
+    traces = list(traces)
+    counts = {"total": len(traces), "complete": sum(trace.complete for trace in traces)}
+    return counts | Counter(problem for trace in traces for problem in trace.problems)
 
 
 def attribute_claims(analysis: Optional[str], attributes: Iterable[str]) -> dict[str, list[str]]:
-    """attribute -> normalised values claimed, in order, of every "<value> <part>" ("needle bill") of an
-    analysis.
-
-    Attributes (the guide's part words, "bill", "wings") without a claim are absent.
+    """attribute -> normalised values claimed, in order, by every "<value> <part>" ("needle bill") of an
+    analysis; attributes (the guide's part words) without a claim are absent.
     """
     claims: dict[str, list[str]] = {}
     for chunk in re.split(r"[,;.\n]|\band\b|\bwith\b", analysis or ""):
@@ -215,18 +186,12 @@ def attribute_claims(analysis: Optional[str], attributes: Iterable[str]) -> dict
 
 
 def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> dict[str, str]:
-    """An analysis compared with the guide: attribute -> "right", "wrong" or "missing".
-
-    Two different values for one attribute are "wrong". Raises: KeyError: the guide does not know the
-    sub-category.
-    """
+    """An analysis compared with the guide: attribute -> "right", "wrong" (also two values) or "missing"."""
     truth = guide["sub_categories"][sub_category]["attributes"]
     claims = attribute_claims(analysis, truth)
-    return {
-        attribute: "missing" if attribute not in claims
-        else "right" if set(claims[attribute]) == {normalise(value)} else "wrong"
-        for attribute, value in truth.items()
-    }  # fmt: skip
+    return {attribute: "missing" if attribute not in claims else "right"
+            if set(claims[attribute]) == {normalise(value)} else "wrong" for attribute,
+            value in truth.items()}
 
 
 def thinking(completion: str) -> str:
@@ -247,9 +212,7 @@ def _misplaced(thought: str, parts: Mapping[str, Optional[str]]) -> list[str]:
     return sorted(late | inside)
 
 
-def _by_markers(
-    thought: str, known: frozenset[str]
-) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
+def _by_markers(thought: str, known: frozenset[str]) -> tuple[dict[str, Optional[str]], tuple[str, ...]]:
     """The four parts by the release's two marker lines; the last of each counts, since some traces repeat."""
     body, marker, tail = thought.rpartition(PREDICTION_MARKER)
     body, tail = (body, tail) if marker else (thought, "")
@@ -276,12 +239,9 @@ def _by_markers(
             names, last = names + list(found), number + 1
         if names and (len(found) != 1 or len(names) >= MAX_CANDIDATES):
             break
-    parts = {
-        "analysis": analysis.strip() or None,
-        "options": "\n".join(lines[:last]).strip() or None,
-        "comparison": "\n".join(lines[last:]).strip() or None,
-        "prediction": named_in(tail, known) or None,
-    }
+    parts = {"analysis": analysis.strip() or None, "options": "\n".join(lines[:last]).strip() or None,
+             "comparison": "\n".join(lines[last:]).strip() or None,
+             "prediction": named_in(tail, known) or None}
     return parts, tuple(names)
 
 
@@ -289,8 +249,7 @@ def named_in(text: str, known: Iterable[str] = ()) -> str:
     """The name that a conclusion states: alone, or in a sentence ("It is most likely a Boeing 737-400.").
 
     Known names (any spelling) are searched first; without any, the name is what follows "is a", "as the" and
-    the like to the end of its clause. Headings, brackets, quotes and emphasis are left out. Linear in the
-    text.
+    the like to the end of its clause. Linear in the text.
     """
     lines = [item.group(2) if (item := _LIST_ITEM.match(line)) else line for line in text.splitlines()]
     lines = [_HEADING.sub("", line, count=1) for line in lines if not line.rstrip().endswith(":")]
@@ -310,11 +269,8 @@ def named_in(text: str, known: Iterable[str] = ()) -> str:
 
 
 def _clause(sentence: str, bare: bool, loose: bool = False) -> str:
-    """The name in one sentence, "" for none: what a capital or a number begins before anything else.
-
-    Args:
-        bare: the sentence may be the name itself.
-        loose: a name may follow without a capital, a number or an article ("is hibiscus").
+    """The name in one sentence, "" for none. `bare`: the sentence may be the name itself; `loose`: a name may
+    follow without a capital, a number or an article ("is hibiscus").
     """
     cues = [[cue for cue in form.finditer(sentence)
              if not _DENIED.search(sentence, max(0, cue.start() - 12), cue.start())]

@@ -1,18 +1,16 @@
 """How good the rationales are, and what each step of making them prevents.
 
 `quality_report`, `concept_report`, `misread` and `text_report` count: what the filters did, how many concepts
-are true, what is misread, how the texts are built. Precision and recall need a truth, the guide's attributes;
-without a guide only the filters' work can be counted.
+are true, what is misread, how the texts are built. Precision and recall need a guide's attributes as truth.
 
-`measure_steps` switches each step off. The seeds of the attempts are fixed, so with fewer filters the texts
-of an image are a prefix of those requested with all filters, and every one is in its record (`texts`): no new
-query is needed. Other concepts need new queries. Sixty images say little about a mistake made in one text of
-fifty, so a free teacher, the guide's, is queried again under other seeds; it also reports which flaws it
-planted, so that a filter is not judged by itself.
+`measure_steps` switches each step off. Attempts have fixed seeds, so with fewer filters the texts of an image
+are a prefix of those in its record (`texts`) and need no new query. Other concepts do, and sixty images say
+little about a rare mistake: a free teacher, the guide's, is queried again under other seeds and reports which
+flaws it planted, so that a filter is not judged by itself.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -48,29 +46,25 @@ if TYPE_CHECKING:
     import pandas
 
 PLACES = ("first", "second", "third", "fourth")
-TEXT_COUNTS = (
-    "tags", "single", "headings", "double", "none", "listed", "four", "label_listed", "label_exact", *PLACES,
-    "label_before", "leaks", "answered",
-)  # fmt: skip
+TEXT_COUNTS = ("tags", "single", "headings", "double", "none", "listed", "four", "label_listed",
+               "label_exact", *PLACES, "label_before", "leaks", "answered")
 
 
 def quality_report(records: Sequence[Mapping]) -> tuple[dict, list[dict]]:
-    """What the filters did to `records` (from `make_rationales`).
+    """What the filters did to `records`: counts, and a row {reason, texts, images_dropped} per reason.
 
-    Returns counts (images, kept, kept_at_once, resampled, dropped, texts, mended, label_first: kept ones that
-    list the label first, which a quarter should) and a row {reason, texts, images_dropped} per reason.
+    The counts: images, kept, kept_at_once, resampled, dropped, texts, mended, and label_first (kept ones that
+    list the label first, which a quarter should).
     """
-    kept = [record for record in records if record["kept"]]
+    kept = _kept(records)
     texts = Counter(reason for record in records for reason in record["rejections"])
     dropped = Counter(record["dropped_because"] for record in records if not record["kept"])
-    counts = {
-        "images": len(records), "kept": len(kept),
-        "kept_at_once": sum(record["attempts"] == 1 for record in kept),
-        "resampled": sum(record["attempts"] > 1 for record in kept),
-        "dropped": len(records) - len(kept), "texts": sum(record["attempts"] for record in records),
-        "mended": sum(record["mended"] for record in records),
-        "label_first": sum(_leads(record["candidates"], record) for record in kept),
-    }  # fmt: skip
+    counts = {"images": len(records), "kept": len(kept),
+              "kept_at_once": sum(record["attempts"] == 1 for record in kept),
+              "resampled": sum(record["attempts"] > 1 for record in kept),
+              "dropped": len(records) - len(kept), "texts": sum(record["attempts"] for record in records),
+              "mended": sum(record["mended"] for record in records),
+              "label_first": sum(_leads(record["candidates"], record) for record in kept)}
     rows = [{"reason": name, "texts": texts[name], "images_dropped": dropped[name]}
             for name in reasons_of(records)]  # fmt: skip
     return counts, rows
@@ -82,9 +76,8 @@ def is_true(concept: str, sub_category: str, guide: Mapping) -> Optional[bool]:
     return "wrong" not in found if found else None
 
 
-def concept_report(
-    rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]], guide: Mapping
-) -> list[dict]:
+def concept_report(rows: Sequence[Row], chosen: Mapping[str, Sequence[Mapping]],
+                   guide: Mapping) -> list[dict]:
     """Precision and recall of the concepts (from `choose_concepts`) against the guide.
 
     A row {concepts, metric, value, low, high, n, unjudged} per metric for "all named" and "kept". precision:
@@ -105,59 +98,47 @@ def concept_report(
             truth = guide["sub_categories"][name]["attributes"]
             found += [any(states[attribute] == "right" for states in named) for attribute in truth]
             attributes += [name] * len(truth)
-        report += [
-            {"concepts": which, "metric": "precision", **share(true, owners), "unjudged": unjudged},
-            {"concepts": which, "metric": "recall", **share(found, attributes), "unjudged": unjudged},
-        ]
+        report += [{"concepts": which, "metric": "precision", **share(true, owners), "unjudged": unjudged},
+                   {"concepts": which, "metric": "recall", **share(found, attributes), "unjudged": unjudged}]
     return report
 
 
 def misread(record: Mapping, guide: Mapping) -> bool:
     """The analysis says of some attribute what the guide does not."""
-    states = check_claims(parse(record["text"]).analysis, record["sub_category"], guide)
-    return "wrong" in states.values()
+    return "wrong" in check_claims(parse(record["text"]).analysis, record["sub_category"], guide).values()
 
 
 def misread_share(records: Sequence[Mapping], guide: Mapping) -> dict[str, Any]:
     """Kept rationales that misread an attribute: value, low, high, n."""
-    kept = [record for record in records if record["kept"]]
+    kept = _kept(records)
     return share([misread(record, guide) for record in kept], [record["sub_category"] for record in kept])
 
 
 def text_report(records: Sequence[Mapping]) -> list[dict]:
-    """What the kept texts of rationales.jsonl look like, whoever wrote them.
+    """What the kept texts look like: a row for each super_category and one for "all".
 
-    A row for each super_category and one for "all": n; words (mean), shortest and longest of the thinking;
-    tags, single, headings, double, none (the layout); listed (texts with one readable candidate list) and of
-    these four (with all four), label_listed (of a car without body and year), label_exact (as its whole
-    name), first to fourth (its place); label_before (named before the candidates); leaks (the hidden prompt
-    shows); answered (the prediction names the label, by any of its names). Brackets and punctuation are
-    folded.
-
-    Source: release eval/evaluation.py:245 (how a car's label is cut).
+    n; words (mean), shortest and longest of the thinking; tags, single, headings, double, none (the layout);
+    listed (one readable candidate list), of these four (all four), label_listed (of a car without body and
+    year), label_exact (its whole name), first to fourth (its place); label_before (named before the
+    candidates); leaks (the hidden prompt shows); answered (the prediction names the label).
     """
-    rows: dict[str, Counter] = {}
-    lengths: dict[str, list[int]] = {}
-    for record in records:
-        if record["kept"]:
-            counts, words = _count(record)
-            for group in (record["super_category"], "all"):
-                rows.setdefault(group, Counter(dict.fromkeys(TEXT_COUNTS, 0))).update(counts)
-                lengths.setdefault(group, []).append(words)
-    order = [*sorted(set(rows) - {"all"}), *(["all"] if rows else [])]
-    return [
-        {"super_category": group, "n": len(lengths[group]),
-         "words": sum(lengths[group]) / len(lengths[group]), "shortest": min(lengths[group]),
-         "longest": max(lengths[group]), **rows[group]}
-        for group in order
-    ]  # fmt: skip
+    counts = defaultdict(lambda: Counter(dict.fromkeys(TEXT_COUNTS, 0)))
+    lengths = defaultdict(list)
+    for record in _kept(records):
+        found, words = _count(record)
+        for group in (record["super_category"], "all"):
+            counts[group].update(found)
+            lengths[group].append(words)
+    return [{"super_category": group, "n": len(own), "words": sum(own) / len(own), "shortest": min(own),
+             "longest": max(own), **counts[group]}
+            for group, own in sorted(lengths.items(), key=lambda item: (item[0] == "all", item[0]))]
 
 
 def label_order(records: Sequence[Mapping]) -> list[dict]:
-    """How often the label leads the candidates of kept rationales: {order, value, low, high, n} for
-    the teacher's own order and after the shuffle.
+    """How often the label is first, in the teacher's order and after the shuffle: {order, value, low, high,
+    n}.
     """
-    kept = [record for record in records if record["kept"]]
+    kept = _kept(records)
     owners = [(record["super_category"], record["sub_category"]) for record in kept]
     own = [_leads(parse(record["texts"][-1]).candidates, record) for record in kept]
     shuffled = [_leads(record["candidates"], record) for record in kept]
@@ -165,12 +146,11 @@ def label_order(records: Sequence[Mapping]) -> list[dict]:
 
 
 def longest(records: Sequence[Mapping], tokenizer: Any) -> tuple[int, str]:
-    """(tokens, image_id) of the longest kept rationale, its end token included. Raises: ValueError: none was
-    kept."""
-    sizes = [
-        (len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) + 1, record["image_id"])
-        for record in records if record["kept"]
-    ]  # fmt: skip
+    """(tokens, image_id) of the longest kept rationale, its end token included.
+    Raises: ValueError: none was kept.
+    """
+    sizes = [(len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) + 1, record["image_id"])
+             for record in records if record["kept"]]
     return max(sizes)
 
 
@@ -182,6 +162,7 @@ def share(hits: Sequence[bool], owners: Sequence[Hashable]) -> dict[str, Any]:
 
 
 def _leads(candidates: Sequence[str], record: Mapping) -> bool:
+    """Whether the label is the first candidate."""
     label = record["sub_category"]
     return bool(candidates) and same_name(table_for(record["super_category"], label), candidates[0], label)
 
@@ -196,13 +177,12 @@ def _count(record: Mapping) -> tuple[Counter, int]:
     lines = candidate_lines(trace) if lists < 2 else ()  # of two lists neither is the one
     short = {_folded(name) for name in (cut_labels(label) if data_set == "car" else [label])}
     named = [_holds(line, short) for line in lines]
-    counts = Counter({
-        layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES, "label_listed": any(named),
-        "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
-        "label_before": lists == 1 and _holds(trace.analysis, short),
-        "leaks": "prompt_leak" in flaws(text, label),
-        "answered": _holds(trace.prediction, short) or predicts(trace, label, data_set),
-    })  # fmt: skip
+    counts = Counter({layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES,
+                      "label_listed": any(named),
+                      "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
+                      "label_before": lists == 1 and _holds(trace.analysis, short),
+                      "leaks": "prompt_leak" in flaws(text, label),
+                      "answered": _holds(trace.prediction, short) or predicts(trace, label, data_set)})
     if any(named):
         counts[PLACES[named.index(True)]] += 1
     return counts, len(thinking(text).split())
@@ -218,12 +198,14 @@ def _holds(text: Optional[str], names: Iterable[str]) -> bool:
     return any(name in folded for name in names)
 
 
-_WORDS = {
-    "cut_off": "cut off", "not_well_formed": "not well-formed", "mixed_language": "mixed language",
-    "prompt_leak": "gives the prompt away", "label_not_a_candidate": "label not a candidate",
-    "foreign_candidate": "foreign candidate", "wrong_prediction": "wrong prediction", "too_long": "too long",
-    "all": "any of these",
-}  # fmt: skip
+_WORDS = {"cut_off": "cut off", "not_well_formed": "not well-formed", "mixed_language": "mixed language",
+          "prompt_leak": "gives the prompt away", "label_not_a_candidate": "label not a candidate",
+          "foreign_candidate": "foreign candidate", "wrong_prediction": "wrong prediction",
+          "too_long": "too long", "all": "any of these"}
+
+
+def _kept(records: Sequence[Mapping]) -> list[Mapping]:
+    return [record for record in records if record["kept"]]
 
 
 class PlantingTeacher(Teacher, Protocol):
@@ -233,14 +215,11 @@ class PlantingTeacher(Teacher, Protocol):
         """The flaws, names of `REASONS`, of the rationale that these arguments give."""
 
 
-def query_again(
-    teacher: PlantingTeacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *, seeds: Sequence[int],
-    attempts: int, names: Mapping[str, Sequence[str]],
-) -> list[dict]:
-    """Records of several draws of one teacher (one per seed), all filters on; nothing is written.
+def query_again(teacher: PlantingTeacher, rows: Sequence[Row], concepts: Mapping[str, Sequence[str]], *,
+                seeds: Sequence[int], attempts: int, names: Mapping[str, Sequence[str]]) -> list[dict]:
+    """Records of one draw of a teacher per seed, all filters on, with `planted`: the flaws of each text.
 
-    `concepts` maps image_id to the concepts given to the teacher; a record's key `planted` holds the flaws of
-    each of its texts. Raises: UserError: no seed.
+    `concepts` maps image_id to the concepts given to the teacher. Raises: UserError: no seed.
     """
     if not seeds:
         raise UserError("quality_draws is 0: the table of what each step prevents needs at least one draw")
@@ -254,37 +233,25 @@ def query_again(
     return records
 
 
-def compare_concepts(
-    teacher: PlantingTeacher, rows: Sequence[Row], asked: Mapping[str, Mapping],
-    chosen: Mapping[str, Sequence[Mapping]], guide: Mapping, *, seeds: Sequence[int], attempts: int,
-    names: Mapping[str, Sequence[str]],
-) -> list[dict]:
-    """The share of kept rationales that misread an attribute with the chosen concepts, with none, and
-    with all that the teacher named: a row {concepts, value, low, high, n} each.
-
-    `asked` comes from `query_all`, `chosen` from `choose_concepts`, the rest is as for `query_again`.
+def compare_concepts(teacher: PlantingTeacher, rows: Sequence[Row], asked: Mapping[str, Mapping],
+                     chosen: Mapping[str, Sequence[Mapping]], guide: Mapping, **how: Any) -> list[dict]:
+    """The share of kept rationales that misread an attribute, a row {concepts, value, low, high, n} each,
+    with the chosen concepts, with none, and with all named; `how` as for `query_again`.
     """
-    given = {
-        "chosen": {image_id: kept_concepts(entries) for image_id, entries in chosen.items()},
-        "none": dict.fromkeys(chosen, ()),
-        "all named": {image_id: line["concepts"] for image_id, line in asked.items()},
-    }
-    report = []
-    for which, concepts in given.items():
-        records = query_again(teacher, rows, concepts, seeds=seeds, attempts=attempts, names=names)
-        report.append({"concepts": which, **misread_share(records, guide)})
-    return report
+    given = {"chosen": {image_id: kept_concepts(entries) for image_id, entries in chosen.items()},
+             "none": dict.fromkeys(chosen, ()),
+             "all named": {image_id: line["concepts"] for image_id, line in asked.items()}}
+    return [{"concepts": which, **misread_share(query_again(teacher, rows, concepts, **how), guide)}
+            for which, concepts in given.items()]
 
 
 def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> list[dict]:
-    """What would have been kept with one filter off, and with all of them off.
+    """What would have been kept with one filter off, and with all of them off; `records` had every filter on.
 
-    `records` were made with every filter on. Where they hold what was planted (`query_again`), a kept text is
-    judged by that; else by the filters themselves, which see no flaw that they miss.
-
-    A row per filter, and one for "all": off; kept (images), texts (requested) and flawed (kept ones with the
-    flaw that the filter stops, for "all" with any) while it is off; value, low, high, n of their share; and
-    on_value, on_low, on_high, on_n of the same share while every filter is on.
+    A kept text is judged by what was planted (`query_again`), where known, else by the filters themselves. A
+    row per filter and one for "all": off; kept (images), texts (requested) and flawed (kept ones with the
+    flaw that the filter stops) while it is off; value, low, high, n of their share; and on_value, on_low,
+    on_high, on_n of the same share while every filter is on.
     """
     found = [_flaws_of_all(record, names) for record in records]
     reasons, report = reasons_of(records), []
@@ -309,49 +276,31 @@ def switched_off(records: Sequence[Mapping], names: Mapping[str, Sequence[str]])
 def found_and_missed(records: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> list[dict]:
     """Each filter against what was planted, over every text of `query_again`.
 
-    A row {reason, texts, planted, found, false_alarms} each: texts with the flaw, those of them in which the
-    filter finds it, and texts in which it finds one although nothing was planted.
+    A row {reason, texts, planted, found (of those planted), false_alarms (found, with nothing planted)} each.
     """
-    pairs = [
-        (known, seen)
-        for record in records
-        for known, seen in zip(record["planted"], _flaws_of_all(record, names))
-    ]
-    return [
-        {
-            "reason": name, "texts": len(pairs), "planted": sum(name in known for known, _ in pairs),
-            "found": sum(name in known and name in seen for known, seen in pairs),
-            "false_alarms": sum(not known and name in seen for known, seen in pairs),
-        }
-        for name in reasons_of(records)
-    ]  # fmt: skip
+    pairs = [pair for record in records for pair in zip(record["planted"], _flaws_of_all(record, names))]
+    return [{"reason": name, "texts": len(pairs), "planted": sum(name in known for known, _ in pairs),
+             "found": sum(name in known and name in seen for known, seen in pairs),
+             "false_alarms": sum(not known and name in seen for known, seen in pairs)}
+            for name in reasons_of(records)]
 
 
-def steps(
-    filters: Sequence[Mapping], orders: Sequence[Mapping], concepts: Sequence[Mapping] = ()
-) -> list[dict]:
+def steps(filters: Sequence[Mapping], orders: Sequence[Mapping],
+          concepts: Sequence[Mapping] = ()) -> list[dict]:
     """Every step beside itself switched off, as `plots.prevented` draws it.
 
     Rows {step, flaw, on, on_low, on_high, n_on, off, off_low, off_high, n_off} from `switched_off`,
     `label_order` and, where the teacher could be queried again, `compare_concepts`.
     """
     order, given = {row["order"]: row for row in orders}, {row["concepts"]: row for row in concepts}
-    pairs = [
-        ("all filters" if row["off"] == "all" else "its filter", _WORDS[row["off"]],
-         {key: row["on_" + key] for key in ("value", "low", "high", "n")}, row)
-        for row in filters
-    ]  # fmt: skip
+    pairs = [("all filters" if row["off"] == "all" else "its filter", _WORDS[row["off"]],
+              {key: row["on_" + key] for key in ("value", "low", "high", "n")}, row) for row in filters]
     pairs.append(("shuffled candidates", "label stands first", order["shuffled"], order["teacher's"]))
-    for other in ("none", "all named") if concepts else ():
-        step = f"concepts chosen; off: {other}"
-        pairs.append((step, "an attribute misread", given["chosen"], given[other]))
-    names = {"value": "", "low": "_low", "high": "_high"}
-    return [
-        {"step": step, "flaw": flaw}
-        | {"on" + end: on[key] for key, end in names.items()} | {"n_on": on["n"]}
-        | {"off" + end: off[key] for key, end in names.items()} | {"n_off": off["n"]}
-        for step, flaw, on, off in pairs
-    ]  # fmt: skip
+    pairs += [(f"concepts chosen; off: {other}", "an attribute misread", given["chosen"], given[other])
+              for other in ("none", "all named") if concepts]
+    keys = {"value": "{}", "low": "{}_low", "high": "{}_high", "n": "n_{}"}
+    return [{"step": step, "flaw": flaw} | {name.format("on"): on[key] for key, name in keys.items()}
+            | {name.format("off"): off[key] for key, name in keys.items()} for step, flaw, on, off in pairs]
 
 
 def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[set[str]]:
@@ -363,8 +312,7 @@ def _flaws_of_all(record: Mapping, names: Mapping[str, Sequence[str]]) -> list[s
 
 
 class Prevention(NamedTuple):
-    """Section 7 of notebook 01: the records it rests on, a note, four tables and the rows of
-    `compare_concepts`."""
+    """Section 7 of notebook 01: the records it rests on, a note, and its tables."""
 
     records: Sequence[Mapping]
     note: str
@@ -374,8 +322,7 @@ class Prevention(NamedTuple):
     given: list[dict]  # compare_concepts
 
     def summary(self) -> str:
-        """The strongest step, the filters without effect, and the share of flawed texts without any
-        filter."""
+        """The strongest step, the filters without effect, and the share of flawed texts without filters."""
         if not self.records:
             return "no rationale was filtered here"
         effect = self.effects.assign(less=self.effects["off"] - self.effects["on"])
@@ -394,15 +341,12 @@ class Prevention(NamedTuple):
         return self.without[self.without["off"] == "all"].iloc[0]
 
 
-def measure_steps(
-    teacher: Optional[Teacher], kind: str, records: Sequence[Mapping], rows: Sequence[Row],
-    asked: Mapping[str, Mapping], chosen: Mapping[str, Sequence[Mapping]], guide: Optional[Mapping], **how: Any,
-) -> Prevention:
-    """Every step switched off. Only a guide's teacher (`kind` "guide") is queried again and judged by what it
-    planted.
+def measure_steps(teacher: Optional[Teacher], kind: str, records: Sequence[Mapping], rows: Sequence[Row],
+                  asked: Mapping[str, Mapping], chosen: Mapping[str, Sequence[Mapping]],
+                  guide: Optional[Mapping], **how: Any) -> Prevention:
+    """Every step switched off; `how` holds `seeds`, `attempts` and `names`, as for `query_again`.
 
-    Args:
-        how: `seeds`, `attempts` and `names`, as for `query_again`.
+    Only a guide's teacher (`kind` "guide") is queried again and judged by what it planted.
     """
     import pandas as pd
 
@@ -425,8 +369,7 @@ def measure_steps(
 
 def kept_or_error(records: Sequence[Mapping], advice: Callable[[], str] = str) -> list[Mapping]:
     """The kept records. Raises: UserError: none passed the filters, with `advice()` on what to change."""
-    kept = [record for record in records if record["kept"]]
-    if not kept:
+    if not (kept := _kept(records)):
         counts = Counter(reason for record in records for reason in record["rejections"])
         reason = max(reasons_of(records), key=counts.__getitem__)
         raise UserError(f"none of {len(records)} rationales passed the filters (most often: {reason}); "
@@ -444,12 +387,10 @@ def concept_lines(concepts: Sequence[Mapping]) -> list[str]:
             for metric in ("precision", "recall")]  # fmt: skip
 
 
-def misread_lines(
-    records: Sequence[Mapping], guide: Optional[Mapping], given: Sequence[Mapping] = ()
-) -> tuple[Optional[int], list[str]]:
-    """(kept rationales that misread an attribute, or None without a guide; sentences on them and on
-    `given`)."""
-    kept = [record for record in records if record["kept"]]
+def misread_lines(records: Sequence[Mapping], guide: Optional[Mapping],
+                  given: Sequence[Mapping] = ()) -> tuple[Optional[int], list[str]]:
+    """(kept rationales that misread an attribute, None without a guide; sentences on them and on `given`)."""
+    kept = _kept(records)
     wrong = sum(misread(record, guide) for record in kept) if guide else None
     lines = ["no guide: the analyses cannot be checked"] if wrong is None else [
         f"{wrong} of {len(kept)} kept rationales misread at least one attribute (95 % interval "

@@ -3,14 +3,12 @@
     teacher = PromptedTeacher(load, image_root, ["shape", "colours", "markings"])
     teacher.describe_all([Description(row, "shape", 3)])  # -> ["A round body with a short red tail."]
 
-A new teacher is a subclass of `Teacher`: what descriptions stress in turn (`foci`), a description, a list of
-concepts and a rationale. Seeds come from `draw_seed`, so a repeated query gets the same text. The models
-behind the teachers are `LocalModel` (on this machine) and `EndpointModel` (behind an address): both turn
-queries (prompt, row or None, seed) into texts. An answer that reached the token limit ends in `CUT_OFF`.
+A new teacher is a subclass of `Teacher`. Seeds come from `draw_seed`, so a repeated query gets the same text.
+`LocalModel` (on this machine) and `EndpointModel` (behind an address) turn queries (prompt, row or None,
+seed) into texts; an answer that reached the token limit ends in `CUT_OFF`.
 
-Source: Fine-R1 (arXiv 2602.07605), the construction of its CoT data and Table 5: the teacher is
-Qwen2.5-VL-32B and writes four tagged parts. The prompts' wording is this kit's, because the paper's is not
-released.
+Source: Fine-R1 (arXiv 2602.07605), Table 5: the teacher is Qwen2.5-VL-32B and writes four tagged parts. The
+paper's prompts are not released, so their wording is this kit's.
 """
 
 import hashlib
@@ -34,7 +32,7 @@ Generate = Callable[..., list]  # as `generation.generate`
 
 
 class Description(NamedTuple):
-    """A query for a description: the image, what to stress, and the random seed."""
+    """A query for a description: what to stress in the image, and the random seed."""
 
     row: Row
     focus: str
@@ -42,7 +40,7 @@ class Description(NamedTuple):
 
 
 class Rationale(NamedTuple):
-    """A query for a rationale: the image, the concepts, the question and the random seed."""
+    """A query for a rationale on some concepts."""
 
     row: Row
     concepts: Sequence[str]
@@ -51,10 +49,9 @@ class Rationale(NamedTuple):
 
 
 class Teacher(Protocol):
-    """A writer of rationales. A `row` is one row of `01_data/images.parquet` as a dictionary.
+    """A writer of rationales; all its randomness comes from `seed`. A `row` is a row of images.parquet.
 
-    The same arguments give the same answer: all randomness comes from `seed`. A teacher that is faster in
-    batches sets `batch_size` (images per query) and overrides the three `.._all`.
+    A teacher that is faster in batches sets `batch_size` (images per query) and overrides the three `.._all`.
     """
 
     batch_size: int = 1
@@ -76,7 +73,6 @@ class Teacher(Protocol):
         """The whole assistant text for the row's label on these concepts; ends in `CUT_OFF` if truncated."""
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
-        """One description each."""
         return [self.describe(*query) for query in queries]
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
@@ -84,7 +80,6 @@ class Teacher(Protocol):
         return [list(self.concepts(*one)) for one in queries]
 
     def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
-        """One text each."""
         return [self.rationale(*one) for one in queries]
 
 
@@ -94,78 +89,61 @@ def draw_seed(*parts: Any) -> int:
 
 
 # Fields in braces are filled by `fill`.
-TEACHER_PROMPTS = {
-    prompt.name: prompt
-    for prompt in (
-        Prompt(
-            "teacher_describe",
-            "Describe the {super_category} in this picture in two or three sentences, above all its {focus}. "
-            "Write only what can be seen, and no name of any kind of {super_category}.",
-        ),
-        Prompt(
-            "teacher_concepts",
-            "By which visible features does one know the {super_category} called {sub_category}? Write ten "
-            "short phrases of two to five words, one on each line, and nothing else.",
-        ),
-        Prompt(
-            "teacher_rationale",
-            "{question} It is certain that the answer is {sub_category}, and these features were found in "
-            "the picture: {concepts}. Reason towards that answer as an expert would who has only the "
-            "picture, in plain English and in exactly this form:\n"
-            "<think>\n<analysis>what is seen, feature by feature</analysis>\n"
-            "<options>at most four names of {super_category} it could be, parted by commas, {sub_category} "
-            "somewhere among them</options>\n"
-            "<comparison>each of these names against what is seen</comparison>\n"
-            "<prediction>the name that fits best</prediction>\n</think>\n<answer>the same name</answer>\n"
-            "Never let it show that the answer or the features were known beforehand.",
-        ),
-        # added to teacher_rationale where there is a limit
-        Prompt("teacher_words", " Write at most {words} words in all; short phrases will do."),
-    )
-}
+TEACHER_PROMPTS = {name: Prompt(name, text) for name, text in {
+    "teacher_describe":
+        "Describe the {super_category} in this picture in two or three sentences, above all its {focus}. "
+        "Write only what can be seen, and no name of any kind of {super_category}.",
+    "teacher_concepts":
+        "By which visible features does one know the {super_category} called {sub_category}? Write ten "
+        "short phrases of two to five words, one on each line, and nothing else.",
+    "teacher_rationale":
+        "{question} It is certain that the answer is {sub_category}, and these features were found in "
+        "the picture: {concepts}. Reason towards that answer as an expert would who has only the "
+        "picture, in plain English and in exactly this form:\n"
+        "<think>\n<analysis>what is seen, feature by feature</analysis>\n"
+        "<options>at most four names of {super_category} it could be, parted by commas, {sub_category} "
+        "somewhere among them</options>\n"
+        "<comparison>each of these names against what is seen</comparison>\n"
+        "<prediction>the name that fits best</prediction>\n</think>\n<answer>the same name</answer>\n"
+        "Never let it show that the answer or the features were known beforehand.",
+    # added to teacher_rationale where there is a limit
+    "teacher_words": " Write at most {words} words in all; short phrases will do.",
+}.items()}
 SELF_CONCEPTS = 12  # phrases taken over from a self-teacher's descriptions
 
 
 def fill(name: str, **values: str) -> str:
     """A teacher prompt's text with every field replaced. Raises: ValueError: a field without a value."""
     text = TEACHER_PROMPTS[name].template
-    missing = set(re.findall(r"{(\w+)}", text)) - set(values)
-    if missing:
+    if missing := set(re.findall(r"{(\w+)}", text)) - set(values):
         raise ValueError(f"prompt {name} lacks {sorted(missing)}")
     return re.sub(r"{(\w+)}", lambda match: values[match.group(1)], text)
 
 
 class LocalModel:
-    """A model on this machine, loaded by `load` at the first query; `generate` answers, the model's own by
-    default."""
+    """A model on this machine, loaded at the first query; `generate` answers (default: the model's own)."""
 
-    def __init__(
-        self, load: Callable, image_root: Any, *, max_new_tokens: int, temperature: float = 0.7,
-        batch_size: int = 8, generate: Optional[Generate] = None,
-    ) -> None:
+    def __init__(self, load: Callable, image_root: Any, *, max_new_tokens: int, temperature: float = 0.7,
+                 batch_size: int = 8, generate: Optional[Generate] = None) -> None:
         self._load, self._root, self._generate = load, str(image_root), generate
         self._loaded: Any = None
-        self._options: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size,
-        }  # fmt: skip
+        self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature,
+                                         "batch_size": batch_size}
 
     def __call__(self, queries: Queries) -> list[str]:
         """One text for each query; a batch is sampled with one seed, drawn from all of its seeds."""
+        from finer1_lib.models import generation
+
         if self._loaded is None:
-            self._start()
+            self._loaded = self._load()
+            if self._generate is None:
+                self._generate = generation.generate
+                if not isinstance(self._loaded, generation.AnyModel):  # an image's pixels serve every prompt
+                    self._options["encoder"] = Encoder(self._loaded.processor)
         prompts = [user_message(prompt, _image(self._root, row)) for prompt, row, _ in queries]
         seed = queries[0][2] if len(queries) == 1 else draw_seed(*(one[2] for one in queries))
         answers = self._generate(self._loaded, prompts, seed=seed, **self._options)
         return [answer.text + CUT_OFF * answer.truncated for answer in answers]
-
-    def _start(self) -> None:
-        from finer1_lib.models import generation
-
-        self._loaded = self._load()
-        if self._generate is None:
-            self._generate = generation.generate
-            if not isinstance(self._loaded, generation.AnyModel):  # an image's pixels serve every prompt about it
-                self._options["encoder"] = Encoder(self._loaded.processor)
 
 
 class EndpointModel:
@@ -175,7 +153,6 @@ class EndpointModel:
         self._endpoint, self._root = endpoint, str(image_root)
 
     def __call__(self, queries: Queries) -> list[str]:
-        """One text for each query."""
         questions = [Question(prompt, _image(self._root, row), seed) for prompt, row, seed in queries]
         return [answer.text + CUT_OFF * answer.truncated for answer in self._endpoint.ask(questions)]
 
@@ -188,33 +165,26 @@ class _BatchTeacher(Teacher):
     """A teacher that answers whole batches; one answer is a batch of one."""
 
     def describe(self, row: Row, focus: str, seed: int) -> str:
-        """A description stressing the focus."""
         return self.describe_all([Description(row, focus, seed)])[0]
 
     def concepts(self, row: Row, descriptions: Sequence[str]) -> list[str]:
-        """Short texts about the row's sub-category."""
         return self.concepts_all([(row, descriptions)])[0]
 
     def rationale(self, row: Row, concepts: Sequence[str], question: str, seed: int) -> str:
-        """The whole assistant text."""
         return self.rationale_all([Rationale(row, concepts, question, seed)])[0]
 
 
 class SelfTeacher(_BatchTeacher):
     """The base model describes the image; the names come from the folder. For images without a guide.
 
-    The analysis is the model's own description; the candidates are the label and the sub-categories whose
-    images are nearest for the model's vision tower (`similarity`, from `triplets.prototype_similarity`); the
-    comparison states only what follows from the label and that order. It teaches the format and the names,
-    and no feature that distinguishes them. Descriptions are drawn `samples` times in place of foci, because
-    the base's prompt has no field for a focus.
+    The candidates are the label and the sub-categories whose images are nearest for the vision tower
+    (`similarity`); the comparison states only what follows from that order. It teaches the format and the
+    names, and no feature that distinguishes them. Descriptions are drawn `samples` times in place of foci.
     """
 
-    def __init__(
-        self, load: Callable, image_root, table, similarity: Similarity, *, samples: int = 3,
-        temperature: float = 0.7, max_new_tokens: int = 256, batch_size: int = 8,
-        generate: Optional[Generate] = None,
-    ) -> None:
+    def __init__(self, load: Callable, image_root, table, similarity: Similarity, *, samples: int = 3,
+                 temperature: float = 0.7, max_new_tokens: int = 256, batch_size: int = 8,
+                 generate: Optional[Generate] = None) -> None:
         self._model = LocalModel(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
                                  batch_size=batch_size, generate=generate)
         self._samples, self._similarity, self.batch_size = samples, similarity, batch_size
@@ -222,7 +192,6 @@ class SelfTeacher(_BatchTeacher):
         self._names = {super_category: sorted(set(names)) for super_category, names in groups}
 
     def foci(self, row: Row) -> list[str]:
-        """Sample numbers in the place of foci."""
         return [f"sample {number}" for number in range(1, self._samples + 1)]
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
@@ -231,7 +200,11 @@ class SelfTeacher(_BatchTeacher):
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
         """The phrases of its own descriptions, the most frequent first."""
-        return [_phrases(descriptions) for _, descriptions in queries]
+        found = []
+        for _, descriptions in queries:
+            pieces = [piece.strip() for text in descriptions for piece in re.split(r"[,.;\n]|\band\b", text)]
+            found.append([phrase for phrase, _ in Counter(filter(None, pieces)).most_common(SELF_CONCEPTS)])
+        return found
 
     def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
         """A fresh description, the nearest names, and a comparison that says what is known of each."""
@@ -250,39 +223,35 @@ class SelfTeacher(_BatchTeacher):
         """The model's descriptions without their tags; a truncated one still ends in `CUT_OFF`."""
         texts = self._model([(PROMPTS["describe"].text(), row, seed) for row, seed in queries])
         found = [re.search(r"<analysis>(.*?)(?:</analysis>|$)", text, re.DOTALL) for text in texts]
-        return [_joined(match.group(1) if match else text) for match, text in zip(found, texts)]
+        texts = [match.group(1) if match else text for match, text in zip(found, texts)]
+        return [" ".join(text.removesuffix(CUT_OFF).split()) + CUT_OFF * text.endswith(CUT_OFF)
+                for text in texts]
 
 
 class _LargeTeacher(_BatchTeacher):
     """A larger instruction-tuned model under the structured prompts above, as in the paper."""
 
-    def __init__(
-        self, model: Callable[[Queries], list[str]], foci: Sequence[str], batch_size: int, words: int
-    ) -> None:
+    def __init__(self, model: Callable[[Queries], list[str]], foci: Sequence[str], batch_size: int,
+                 words: int) -> None:
         self._model, self._foci, self.batch_size, self._words = model, list(foci), batch_size, words
 
     def foci(self, row: Row) -> list[str]:
-        """The same for every image."""
         return self._foci
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
         """A description each, stressing its focus; of a truncated one, the whole sentences."""
-        prompts = [
-            (fill("teacher_describe", super_category=row["super_category"], focus=focus), row, seed)
-            for row, focus, seed in queries
-        ]
+        prompts = [(fill("teacher_describe", super_category=row["super_category"], focus=focus), row, seed)
+                   for row, focus, seed in queries]
         return [_whole(text, r"[.!?\n]") for text in self._model(prompts)]
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
-        """The teacher's list for each sub-category, prompted without an image; bullets and numbers
-        removed."""
-        prompts = [
-            (fill("teacher_concepts", super_category=row["super_category"], sub_category=row["sub_category"]),
-             None, 0)
-            for row, _ in queries
-        ]  # fmt: skip
+        """The list for each sub-category, prompted without an image; without bullets and numbers."""
+        prompts = [(fill("teacher_concepts", super_category=row["super_category"],
+                         sub_category=row["sub_category"]), None, 0) for row, _ in queries]
         lists = [_whole(text, r"\n").splitlines() for text in self._model(prompts)]
-        return [[line for line in map(_bare, lines) if line] for lines in lists]
+        bare = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])?\s*")
+        lists = [[bare.sub("", line).strip(" .") for line in lines] for lines in lists]
+        return [list(filter(None, lines)) for lines in lists]
 
     def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
         """The answers to the structured prompt, as they come; the filters judge them."""
@@ -296,42 +265,21 @@ class _LargeTeacher(_BatchTeacher):
 
 
 class PromptedTeacher(_LargeTeacher):
-    """A larger model on this machine, of any family.
+    """A larger model on this machine, of any family; `words` is the longest rationale (0 for no limit)."""
 
-    `words` is the longest rationale that the prompt allows (0 for no limit); the filter `too_long` checks it.
-    """
-
-    def __init__(
-        self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
-        max_new_tokens: int = 1536, batch_size: int = 8, words: int = 0, generate: Optional[Generate] = None,
-    ) -> None:
+    def __init__(self, load: Callable, image_root, foci: Sequence[str], *, temperature: float = 0.7,
+                 max_new_tokens: int = 1536, batch_size: int = 8, words: int = 0,
+                 generate: Optional[Generate] = None) -> None:
         model = LocalModel(load, image_root, max_new_tokens=max_new_tokens, temperature=temperature,
                            batch_size=batch_size, generate=generate)
         super().__init__(model, foci, batch_size, words)
 
 
 class EndpointTeacher(_LargeTeacher):
-    """A larger model behind an address (`models.endpoint`); as many images per batch as parallel requests."""
+    """A larger model behind an address; as many images per batch as parallel requests."""
 
     def __init__(self, endpoint: ChatEndpoint, image_root, foci: Sequence[str], *, words: int = 0) -> None:
         super().__init__(EndpointModel(endpoint, image_root), foci, endpoint.concurrency, words)
-
-
-def _phrases(descriptions: Sequence[str]) -> list[str]:
-    """The phrases of some descriptions, the most frequent first."""
-    pieces = [piece.strip() for text in descriptions for piece in re.split(r"[,.;\n]|\band\b", text)]
-    phrases = [piece for piece in pieces if piece]
-    return [phrase for phrase, _ in Counter(phrases).most_common(SELF_CONCEPTS)]
-
-
-def _bare(line: str) -> str:
-    """A line of a list without its bullet or number and its full stop."""
-    return re.sub(r"^\s*(?:[-*•]|\d{1,2}[.)])?\s*", "", line).strip(" .")
-
-
-def _joined(text: str) -> str:
-    """On one line; what was cut off stays marked."""
-    return " ".join(text.removesuffix(CUT_OFF).split()) + CUT_OFF * text.endswith(CUT_OFF)
 
 
 def _whole(text: str, end: str) -> str:
@@ -342,12 +290,10 @@ def _whole(text: str, end: str) -> str:
     return text[: found[-1].end()].strip() if found else ""
 
 
-def make_teacher(
-    teacher: str, *, guide: Optional[Mapping], guide_teacher: Callable[[], Teacher], load_base: Callable,
-    load_large: Optional[Callable], endpoint: Callable[[], ChatEndpoint], image_root, table,
-    similarity: Similarity, foci: Sequence[str], max_new_tokens: int, batch_size: int, words: int,
-    rationales_file: str = "",
-) -> tuple[str, Optional[Teacher]]:
+def make_teacher(teacher: str, *, guide: Optional[Mapping], guide_teacher: Callable[[], Teacher],
+                 load_base: Callable, load_large: Optional[Callable], endpoint: Callable[[], ChatEndpoint],
+                 image_root, table, similarity: Similarity, foci: Sequence[str], max_new_tokens: int,
+                 batch_size: int, words: int, rationales_file: str = "") -> tuple[str, Optional[Teacher]]:
     """(kind, teacher) for the parameter `teacher`; ("release", None) where a file holds the rationales.
 
     "auto" is "guide" where there is a guide, else "self". `guide_teacher` and `endpoint` are called only

@@ -1,23 +1,41 @@
-"""The release's evaluation, bug for bug; `scored_by_release.jsonl` is its oracle.
+"""What a scorer is, and `official`: the release's evaluation, bug for bug (oracle: `scored_by_release.jsonl`).
 
-Source: release eval/evaluation.py.
+Source: release eval/evaluation.py:72 (the answer), 140-143 (closed world), 227-249 (open world).
 """
 
-from typing import Any, Iterable, Mapping, Optional, Sequence
+from typing import Any, Iterable, Mapping, Optional, Protocol, Sequence
 
 from finer1_lib.evaluation.scores.averages import SIMILARITY, VARIANT_MARK
-from finer1_lib.evaluation.scores.scorers import Record
 from finer1_lib.evaluation.scores.similarity import Similarity, unclipped_similarity
 
-# [R] eval/evaluation.py looks for these words anywhere in the image's path, in this order
+# A line of records.jsonl: completion, sub_category, super_category, image_id; in the closed world options
+Record = Mapping[str, Any]
+
+
+class Scorer(Protocol):
+    """A record in, metrics out: fractions in [0, 1]. Made with `similarity=`, `guide=` and more."""
+
+    name: str
+
+    def prepare(self, records: Iterable[Record]) -> None:
+        """Receives all open-world records before `open` is called: a chance to embed texts in batches."""
+
+    def closed(self, record: Record) -> dict[str, float]:
+        """Metrics of a closed-world record."""
+
+    def open(self, record: Record) -> dict[str, float]:
+        """Metrics of an open-world record."""
+
+
+# the release looks for these words anywhere in the image's path, in this order
 PATH_WORDS = (("aircraft", "aircraft"), ("birds", "bird"), ("cars", "car"), ("flower", "flower"))
 ELSE_WORD = "object"
 
 
 def official_answer(completion: str) -> Optional[str]:
-    """What stands between the first `<answer>` and the LAST `</answer>`, stripped; None without tags.
+    """The text between the first `<answer>` and the LAST `</answer>`, stripped; None without tags.
 
-    Source: release eval/evaluation.py (greedy, DOTALL); here in time linear in the text.
+    The release uses a greedy pattern with DOTALL; this takes time linear in the text.
     """
     _, opening, rest = completion.partition("<answer>")
     said, closing, _ = rest.rpartition("</answer>")
@@ -25,27 +43,22 @@ def official_answer(completion: str) -> Optional[str]:
 
 
 def official_word(path: str) -> str:
-    """The super-category's word as the release guesses it from the image's path ("object" for its own birds).
-
-    Source: release eval/evaluation.py.
-    """
+    """The super-category as the release guesses it from the image's path ("object" for its own birds)."""
     return next((word for sign, word in PATH_WORDS if sign in path), ELSE_WORD)
 
 
 def _path(record: Record) -> str:
-    """The release's own path where the picture is official (a copy may lie anywhere), else where it lies."""
+    """The release's own path of an official image (a copy may be anywhere), else the image's path."""
     return record.get("release_path") or record["image_id"]
 
 
 class OfficialScorer:
     """What the release's functions return, and beside it what they hide.
 
-    Closed world: the label contained in the greedy answer, no answer is wrong. Open world: without an answer
+    Closed world: the label contained in the greedy answer; no answer is wrong. Open world: without an answer
     (or with an empty one) the whole completion is scored; cars drop the label's last two words; underscores
-    of the label are folded for text inclusion only. Our own beside it: `fallback` counts the completions that
-    were scored whole, and the similarity stands unclipped as well.
-
-    Source: release eval/evaluation.py.
+    of the label are folded for text inclusion only. Added by the kit: `fallback`, the completions that were
+    scored whole, and the unclipped similarity.
     """
 
     name = "official"
@@ -54,7 +67,7 @@ class OfficialScorer:
         self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
         names: Optional[Mapping[str, Iterable[str]]] = None, more: Sequence[Similarity] = (),
     ) -> None:
-        self._similarity, self._more = similarity, more
+        self._similarities = (similarity, *more)
 
     def parsed_answer(self, record: Record) -> Optional[str]:
         """The closed-world answer as the release stores it: lower case, no underscores; None without tags."""
@@ -73,7 +86,7 @@ class OfficialScorer:
             text for record in records
             for text in (self._said(record), record["sub_category"], official_word(_path(record)))
         ))  # fmt: skip
-        for similarity in (self._similarity, *self._more):
+        for similarity in self._similarities:
             similarity.prepare(texts)
 
     def open(self, record: Record) -> dict[str, float]:
@@ -82,9 +95,9 @@ class OfficialScorer:
         needle = " ".join(label.lower().split()[:-2]) if word == "car" else label.lower().replace("_", " ")
         scores = {"text_inclusion": float(needle in said.lower()),
                   "fallback": float(not official_answer(record["completion"]))}
-        for similarity in (self._similarity, *self._more):
+        for number, similarity in enumerate(self._similarities):
             near = unclipped_similarity(similarity, said, label, word)
-            mark = "" if similarity is self._similarity else VARIANT_MARK + similarity.name
+            mark = VARIANT_MARK + similarity.name if number else ""
             scores[SIMILARITY + mark] = max(0.0, near)
             scores[f"{SIMILARITY}_unclipped{mark}"] = near
         return scores

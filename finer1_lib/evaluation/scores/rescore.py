@@ -13,8 +13,8 @@ from finer1_lib.data.taxonomy import GENUS, Taxonomy
 from finer1_lib.evaluation.records import RecordFile, key_of, mark_of
 from finer1_lib.evaluation.scores.averages import cluster_sums, rows_of_sums
 from finer1_lib.evaluation.scores.hierarchy import path_scores, trees_of
+from finer1_lib.evaluation.scores.official import Scorer
 from finer1_lib.evaluation.scores.samples import settle
-from finer1_lib.evaluation.scores.scorers import Scorer
 from finer1_lib.evaluation.scores.scoring import SCORE_COLUMNS, score_records
 
 CHUNK = 8192  # records scored at a time, and at least those of one sub-category

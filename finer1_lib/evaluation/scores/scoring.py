@@ -1,11 +1,8 @@
 """From records to numbers: scores per item, rows of the summary, comparisons between models.
 
-Everything here is computed from the records alone, so a metric can change without a model being run again.
-
-What a scorer says of each question: of the answer that counts, of all that were drawn, of all rotations.
-
-Every question has one record (`samples.settle`). The closed world and the choice among all labels are both
-right or wrong, so they are scored alike; a question in rotations counts only if none of its turns is missed.
+Everything is computed from the records alone, so a metric can change without a model being run again. Every
+question has one record (`samples.settle`). The closed world and the choice among all labels are both right or
+wrong, so they are scored alike; a question in rotations counts only if it is right in all of its rotations.
 """
 
 from dataclasses import replace
@@ -20,16 +17,17 @@ from finer1_lib.core.statistics import (
     items_needed,
     mcnemar_p,
     paired_difference,
-)
+)  # fmt: skip
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, rows_of_sums
-from finer1_lib.evaluation.scores.official import OfficialScorer
+from finer1_lib.evaluation.scores.official import OfficialScorer, Scorer
 from finer1_lib.evaluation.scores.samples import sample_scores, settle
-from finer1_lib.evaluation.scores.scorers import Scorer
 from finer1_lib.evaluation.scores.similarity import Similarity, TrigramSimilarity
 from finer1_lib.evaluation.scores.strict import StrictScorer
 from finer1_lib.evaluation.summary import KEYS
 
-# 2,000 flips find no p below 1/2001, which a hundred tests correct to 0.05: small ones are asked for again
+SETTINGS = ("closed_world", "open_world", "all_labels")
+# 2,000 flips find no p below 1/2001, which Holm's correction for a hundred tests raises to 0.05: small ones
+# are drawn again with more flips
 NEAR_FLOOR, FLIPS = 0.005, 50_000
 SCORE_COLUMNS = (
     "model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order",
@@ -38,22 +36,18 @@ _COMPARED = (
     "first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n", "needed",
     "reading", "p_holm", "reading_holm", "p_mcnemar", "needed_items", "design_effect",
 )  # fmt: skip
-
-
-# To add a scorer: a class like these two (see `scorers.Scorer`), and a line here. Old records are scored again
-# without a model.
+# To add a scorer: a class like these two (see `official.Scorer`), and a line here.
 SCORERS: dict[str, Any] = {"official": OfficialScorer, "strict": StrictScorer}
 
 
 def make_scorer(
-    name: str, *, similarity: Optional[Similarity] = None, guide: Optional[Mapping[str, Any]] = None, **more: Any
+    name: str, *, similarity: Optional[Similarity] = None, guide: Optional[Mapping[str, Any]] = None,
+    **more: Any,
 ) -> Scorer:
-    """A scorer of `SCORERS`; raises UserError for an unknown name.
+    """A scorer of `SCORERS`; UserError for an unknown name.
 
-    Args:
-        similarity: Sim of the open world; the trigram one when None.
-        guide: the field guide, for metrics that need genera.
-        more: the kit's two take `names` and `more` (further similarities).
+    `similarity` is Sim of the open world (trigrams by default); `guide` serves metrics that need genera; the
+    kit's two also take `names` and `more` (further similarities).
 
     Example:
         >>> record = {"completion": "<answer>House Wren, Rock Wren</answer>", "sub_category": "Rock Wren"}
@@ -66,40 +60,77 @@ def make_scorer(
 
 
 def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
-    """Every metric of every scorer for every question.
+    """Every metric of every scorer for every question: a DataFrame of `SCORE_COLUMNS`, scorer, metric, value.
 
-    Args:
-        records: lines of `records.jsonl`; of several samples of one question `samples.settle` leaves one.
-        scorers: of `make_scorer`.
+    Of the rotations one accuracy an item is left: 1 where the item is right in the shuffled order and in
+    every rotation of it. A question with several samples has pass_at_1, pass_at_2, ... and majority_share
+    beside the metrics of the majority's answer.
 
-    Returns:
-        A DataFrame in long form: model, setting, item_id, super_category, sub_category, categories,
-        option_order, scorer, metric, value. Of the rotations one accuracy an item is left: 1 where the item
-        is right in the shuffled order and in every rotation of it. A question with several samples has
-        pass_at_1, pass_at_2, ... and majority_share beside the metrics of the majority's answer.
-
-    Raises:
-        UserError: an item was not asked under all rotations, a sample is missing or a setting is unknown.
+    Raises: UserError: an item without all of its rotations or samples, or an unknown setting.
     """
     import pandas as pd
 
     records = settle(records)
-    told = pd.DataFrame([[record[key] for key in SCORE_COLUMNS] for record in records],
-                        columns=list(SCORE_COLUMNS), dtype=object)  # fmt: skip
+    known = pd.DataFrame([[record[key] for key in SCORE_COLUMNS] for record in records],
+                         columns=list(SCORE_COLUMNS), dtype=object)  # fmt: skip
+    opened = [one for record in records if record["setting"] == "open_world"
+              for one in record.get("drawn", (record,))]  # all samples included
     parts = []
     for scorer in scorers:
-        prepare(scorer, records)
-        # lists, not dictionaries: of 100,000 records more than a million scores come
+        scorer.prepare(opened)
+        # lists, not dictionaries: 100,000 records give more than a million scores
         rows: tuple[list, list, list] = ([], [], [])
-        for place, metric, value in scored(records, scorer):
+        for place, metric, value in _scores(records, scorer):
             for column, entry in zip(rows, (place, metric, value)):
                 column.append(entry)
-        part = told.iloc[rows[0]].reset_index(drop=True)
+        part = known.iloc[rows[0]].reset_index(drop=True)
         parts.append(part.assign(scorer=scorer.name, metric=pd.Series(rows[1], dtype=object),
                                  value=pd.Series(rows[2], dtype=float)))  # fmt: skip
     if not parts:
         return pd.DataFrame(columns=[*SCORE_COLUMNS, "scorer", "metric", "value"])
     return pd.concat(parts, ignore_index=True)
+
+
+def _scores(records: Sequence[Mapping], scorer: Scorer) -> Iterator[tuple[int, str, float]]:
+    """(place of the record, metric, value), then one accuracy for each rotated item, at its last rotation."""
+    for place, record in enumerate(records):
+        if record["option_order"] == "rotations":
+            continue
+        for metric, value in _read(scorer, record).items():
+            yield place, metric, value
+        if "drawn" in record:
+            each = [_read(scorer, one) for one in record["drawn"]]
+            (metric,) = [name for name in MAIN_METRICS if name in each[0]]
+            for name, value in sample_scores(record, [scores[metric] for scores in each]).items():
+                yield place, name, value
+    for turns in _rotated(records):
+        values = [scorer.closed(records[place]).get("accuracy") for place in turns]
+        if None not in values:
+            yield turns[-1], "accuracy", min(values)
+
+
+def _read(scorer: Scorer, record: Mapping) -> dict[str, float]:
+    if record["setting"] not in SETTINGS:
+        raise UserError(f"records.jsonl: the setting of {record['item_id']} is {record['setting']!r}, none "
+                        f"of {', '.join(SETTINGS)}")
+    return scorer.open(record) if record["setting"] == "open_world" else scorer.closed(record)
+
+
+def _rotated(records: Sequence[Mapping]) -> Iterator[list[int]]:
+    """The places of each item that was queried in rotations: the shuffled record, then its rotations."""
+    groups: dict[tuple, list[int]] = {}
+    for place, record in enumerate(records):
+        if record["option_order"] in ("shuffled", "rotations"):
+            groups.setdefault((record["model"], record["item_id"]), []).append(place)
+    for (model, item), group in groups.items():
+        if all(records[place]["option_order"] == "shuffled" for place in group):
+            continue
+        group.sort(key=lambda place: records[place]["rotation"])
+        turns = [records[place]["rotation"] for place in group]
+        if turns != list(range(len(records[group[0]]["options"]))):
+            raise UserError(f"records.jsonl: {model} was not queried about {item} under each rotation of its "
+                            "options once: run 04_evaluation again")
+        yield group
 
 
 def main_reading(scores):
@@ -108,13 +139,7 @@ def main_reading(scores):
 
 
 def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
-    """Rows of the summary, of `averages.rows_of_sums`.
-
-    Args:
-        scores: of `score_records`.
-        seed: of the evaluation and the bootstrap.
-        similarity: name of Sim.
-    """
+    """Rows of the summary, of `averages.rows_of_sums`; `similarity` is the name of Sim."""
     return rows_of_sums(cluster_sums(scores), seed=seed, similarity=similarity)
 
 
@@ -129,21 +154,13 @@ def pick(rows: Iterable[Mapping], **wanted: Any):
 def compare(
     scores, first: str, second: str, *, setting: str, metric: str, scorer: str, categories: str, seed: int
 ) -> tuple[Estimate, Optional[int]]:
-    """Paired difference `first - second` in the main reading on the same items; mean of super-categories.
+    """Paired difference `first - second` in the main reading on the same items, and the required sample size.
 
-    Args:
-        scores: of `score_records`.
-        first, second: model names.
-
-    Returns:
-        (difference with interval and p-value, sub-categories needed to tell a difference of this size).
-
-    Raises:
-        ValueError: the two models did not answer the same items.
-        """
+    The mean over super-categories with interval and p-value; the size is in sub-categories. ValueError: the
+    two models did not answer the same items.
+    """
     where = (setting, metric, categories)
-    cells = _cells(scores, scorer, [(setting, metric)])
-    values, clusters, groups = _paired(cells, first, second, *where)
+    values, clusters, groups = _paired(_cells(scores, scorer, [(setting, metric)]), first, second, *where)
     needed = clusters_needed(*values, list(zip(groups, clusters)))
     return paired_difference(*values, clusters, groups, seed=seed), needed
 
@@ -151,15 +168,13 @@ def compare(
 def _cells(scores, scorer: str, metrics: Iterable[tuple[str, str]]) -> dict[tuple, Any]:
     """{(model, setting, metric, categories): scores of the main reading by item}."""
     scores = scores[(scores["scorer"] == scorer) & scores["metric"].isin([metric for _, metric in metrics])]
-    keys = ["model", "setting", "metric", "categories"]
-    parts = main_reading(scores).groupby(keys, sort=False)
+    parts = main_reading(scores).groupby(["model", "setting", "metric", "categories"], sort=False)
     return {key: part.sort_values("item_id", ignore_index=True) for key, part in parts}
 
 
 def _paired(cells: Mapping[tuple, Any], first: str, second: str, *where: str) -> tuple[list, list, list]:
     """(values of both models, sub-categories, super-categories) of the items that both answered."""
-    sides = [cells.get((model, *where)) for model in (first, second)]
-    one, two = sides
+    one, two = sides = [cells.get((model, *where)) for model in (first, second)]
     if one is None or two is None or one["item_id"].tolist() != two["item_id"].tolist():
         raise ValueError(f"{first} and {second} did not answer the same items in {where[0]}, {where[2]}")
     columns = (one[name].tolist() for name in ("sub_category", "super_category"))
@@ -169,30 +184,20 @@ def _paired(cells: Mapping[tuple, Any], first: str, second: str, *where: str) ->
 def compare_all(
     scores, pairs: Iterable[tuple[str, str]], *, metrics: Sequence[tuple[str, str]], scorer: str, seed: int
 ):
-    """`compare` for several pairs, metrics and both kinds of categories, as a table.
+    """`compare` for several model pairs, (setting, metric) pairs and both categories, as a table.
 
-    Args:
-        pairs: (first, second) model names; a pair is left out of a setting in which one of the two was never
-            asked (an encoder has no open world).
-        metrics: (setting, metric) pairs.
-
-    Returns:
-        DataFrame of first, second, setting, metric, categories, difference, low, high, p, n, needed, reading,
-        and beside them: p_holm and reading_holm, corrected for all tests of this table (small p-values are
-        drawn more finely before); p_mcnemar, the exact test over items, which ignores that those of a
-        sub-category stand or fall together (None for a similarity); needed_items and design_effect of
-        `items_needed`.
-
-    Raises:
-        ValueError: two models did not answer the same items.
-        """
+    A pair is left out of a setting in which one of the two was not queried (an encoder has no open world).
+    Beside the columns of `compare`: p_holm and reading_holm, corrected for all tests of this table; p_mcnemar,
+    the exact test over items, which takes those of a sub-category for independent (None for a similarity);
+    needed_items and design_effect of `items_needed`. ValueError as in `compare`.
+    """
     import pandas as pd
 
     cells, rows, estimates, sharp = _cells(scores, scorer, metrics), [], [], []
-    asked = {key[:2] for key in cells}
+    queried = {key[:2] for key in cells}
     for first, second in pairs:
         for setting, metric in metrics:
-            if not {(first, setting), (second, setting)} <= asked:
+            if not {(first, setting), (second, setting)} <= queried:
                 continue
             for categories in ("seen", "unseen"):
                 where = {"setting": setting, "metric": metric, "categories": categories}
@@ -216,17 +221,13 @@ def compare_all(
 
 
 def order_effects(scores, *, scorer: str, seed: int):
-    """What another order of the options is worth: accuracy in it minus shuffled, a model at a time, paired.
+    """The effect of the option order: accuracy in each order minus shuffled, for each model, paired by item.
 
-    Args:
-        scores: of `score_records`.
-
-    Returns:
-        The table of `compare_all` with the columns model and option_order in place of first and second; empty
-        where only the shuffled order was asked.
-        """
+    The table of `compare_all` with the columns model and option_order in place of first and second; empty
+    where only the shuffled order was queried.
+    """
     closed = scores[(scores["setting"] == "closed_world") & (scores["metric"] == "accuracy")]
-    # each order stands for a model of its own, so that the one comparison of the kit serves here too
+    # each order is given as a model of its own name, so that `compare_all` serves here too
     named = closed.assign(model=list(zip(closed["model"], closed["option_order"])), option_order="shuffled")
     others = [key for key in dict.fromkeys(named["model"]) if key[1] != "shuffled"]
     pairs = [((model, order), (model, "shuffled")) for model, order in others]
@@ -239,94 +240,20 @@ def findings(comparisons, first: str, second: str, *, setting: str, metric: str,
     """One row of `compare_all` in words: "+12.5 points [3.0, 22.0], p = 0.012: higher"."""
     import pandas as pd
 
-    here = comparisons[
-        (comparisons["first"] == first)
-        & (comparisons["second"] == second)
-        & (comparisons["setting"] == setting)
-        & (comparisons["metric"] == metric)
-        & (comparisons["categories"] == categories)
-    ]
-    (row,) = here.to_dict("records")
+    wanted = dict(first=first, second=second, setting=setting, metric=metric, categories=categories)
+    (row,) = comparisons[(comparisons[list(wanted)] == list(wanted.values())).all(axis=1)].to_dict("records")
     span = "no interval" if pd.isna(row["low"]) else f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
     return f"{100 * row['difference']:+.1f} points {span}, p = {row['p']:.2g}: **{row['reading']}**"
 
 
 def reading(difference: Estimate) -> str:
-    """What a difference allows one to say: "higher", "lower" or "cannot tell".
+    """What a difference allows one to state: "higher", "lower" or "cannot tell".
 
-    The interval must leave zero out and, where there is a p-value, that must not exceed 0.05. Where nearly
-    all sub-categories tie (a model at its ceiling) the bootstrap knows only the few that do not, and its
-    interval leaves zero out sooner than a test can: four that all differ one way have p = 0.125 at best.
+    The interval must exclude zero and, where there is a p-value, that must not exceed 0.05. Where nearly all
+    sub-categories tie (a model at its ceiling) the bootstrap sees only the few that do not, and its interval
+    excludes zero sooner than a test can: four that all differ one way have p = 0.125 at best.
     """
     outside = difference.low is not None and not difference.low <= 0 <= difference.high
     if not outside or (difference.p is not None and difference.p > 1 - LEVEL):
         return "cannot tell"
     return "higher" if difference.low > 0 else "lower"
-
-
-SETTINGS = ("closed_world", "open_world", "all_labels")
-
-
-def prepare(scorer: Scorer, records: Iterable[Mapping]) -> None:
-    """Tell a scorer all open-world records that it will be asked about, all samples included."""
-    opened = [record for record in records if record["setting"] == "open_world"]
-    scorer.prepare(one for record in opened for one in record.get("drawn", (record,)))
-
-
-def scored(records: Sequence[Mapping], scorer: Scorer) -> Iterator[tuple[int, str, float]]:
-    """Each record's metrics, then one accuracy for each item that was asked in rotations.
-
-    Args:
-        records: of `samples.settle`, one a question.
-
-    Yields:
-        (place of the record, metric, value). A rotated item is right (1) where it is so in the shuffled order
-        and in every rotation of it; the place is that of its last rotation.
-
-    Raises:
-        UserError: an item was not asked under all rotations, or a setting is unknown.
-    """
-    for place, record in enumerate(records):
-        if record["option_order"] == "rotations":
-            continue
-        for metric, value in _ask(scorer, record).items():
-            yield place, metric, value
-        if "drawn" in record:
-            each = [_ask(scorer, one) for one in record["drawn"]]
-            (metric,) = [name for name in MAIN_METRICS if name in each[0]]
-            for name, value in sample_scores(record, [scores[metric] for scores in each]).items():
-                yield place, name, value
-    for turns in _turned(records):
-        values = [scorer.closed(records[place]).get("accuracy") for place in turns]
-        if None not in values:
-            yield turns[-1], "accuracy", min(values)
-
-
-def _ask(scorer: Scorer, record: Mapping) -> dict[str, float]:
-    if record["setting"] not in SETTINGS:
-        raise UserError(
-            f"records.jsonl: the setting of {record['item_id']} is {record['setting']!r}, none of "
-            f"{', '.join(SETTINGS)}"
-        )
-    return scorer.open(record) if record["setting"] == "open_world" else scorer.closed(record)
-
-
-def _turned(records: Sequence[Mapping]) -> list[list[int]]:
-    """The places of each item that was asked in rotations: the shuffled record, then its rotations."""
-    groups: dict[tuple, list[int]] = {}
-    for place, record in enumerate(records):
-        if record["option_order"] in ("shuffled", "rotations"):
-            groups.setdefault((record["model"], record["item_id"]), []).append(place)
-    found = []
-    for (model, item), group in groups.items():
-        if all(records[place]["option_order"] == "shuffled" for place in group):
-            continue
-        group.sort(key=lambda place: records[place]["rotation"])
-        turns = [records[place]["rotation"] for place in group]
-        if turns != list(range(len(records[group[0]]["options"]))):
-            raise UserError(
-                f"records.jsonl: {model} was not asked about {item} under each rotation of its options once: "
-                "run 04_evaluation again"
-            )
-        found.append(group)
-    return found

@@ -30,10 +30,10 @@ from finer1_lib.data.names import (
     names_by_spelling,
     same_name,
     table_for,
-)
+)  # fmt: skip
 from finer1_lib.data.rationales.parsing import PREDICTION_MARKER, parse, predicts
 from finer1_lib.evaluation.scores.averages import SIMILARITY, VARIANT_MARK
-from finer1_lib.evaluation.scores.scorers import Record
+from finer1_lib.evaluation.scores.official import Record
 from finer1_lib.evaluation.scores.similarity import Similarity, unclipped_similarity
 
 

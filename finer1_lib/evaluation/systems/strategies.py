@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import user_message
-from finer1_lib.data.data_sets.release_paths import image_name
+from finer1_lib.data.data_sets.catalogue import image_name
 
 if TYPE_CHECKING:
     import pandas

@@ -1,45 +1,38 @@
-"""The release's evaluation files: which sub-categories are seen and unseen, and every question asked of them.
+"""The release's evaluation files: which sub-categories are seen and unseen, and every question.
 
 A data set has two files of JSON lines, `bird_seen.jsonl` and `bird_unseen.jsonl`:
 
     {"image_path": "bird_200/images/001.Black_footed_Albatross/..jpg", "question": "What kind of bird is it?",
      "options": ["Black Footed Albatross", .., .., ..], "ground_truth": "Black Footed Albatross"}
 
-They are read from a checkout, from their folder or from its address, checked as a whole, and aligned with the
-pictures on the disk by file name; one label that differs refuses the alignment:
+`read_lists` reads them from a checkout, their folder or their address, checks them as a whole and refuses
+what differs from the release; `release_items` aligns them with the images on the disk by file name.
+`read_questions` checks the form alone, so that `traps` can count what is wrong in any file.
 
     files = read_lists("FineR1_ICLR2026", ["bird", "pet"], cache="cache")
     table = assign_shots(table, files.lists, seed=0, num_shots=4)
     items = release_items(files, table)
 
-Source: the release's files (data.md 2: counts, name rules, truth always first); the checks are our choice.
-
-The release's evaluation questions, read as they are: only their form is checked.
-
-So the traps in them can be counted. What an evaluation reads is `evaluation_files.read_lists`, which refuses
-files that are not as they should be.
-
-Source: the release's eval/data/*.jsonl (data.md 2).
+Source: eval/data/*.jsonl of the release (PKU-ICST-MIPL/FineR1_ICLR2026 at 84cdc5c).
 """
 
 import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, parse_json
 from finer1_lib.core.network import client_options, settings_named
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.release_paths import find_images
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, find_images
 
 if TYPE_CHECKING:
     import pandas
 
 
 class Question(NamedTuple):
-    """A line of an evaluation file, with the data set and the side that the file's name says."""
+    """A line of an evaluation file, with data set and side from the file's name."""
 
     data_set: str
     categories: str
@@ -51,37 +44,23 @@ class Question(NamedTuple):
 
 def find_questions(folder: "str | Path", word: str, kind: str, must: bool = True) -> Optional[Path]:
     """The file of a data set's "seen" or "unseen" questions; None (or a UserError) if it is not there."""
-    name = f"{word}_{kind}.jsonl"
-    places = [Path(folder).expanduser() / "eval" / "data" / name, Path(folder).expanduser() / name]
-    found = next((path for path in places if path.is_file()), None)
+    name, folder = f"{word}_{kind}.jsonl", Path(folder).expanduser()
+    found = next((path for path in (folder / "eval" / "data" / name, folder / name) if path.is_file()), None)
     if found is None and must:
-        raise UserError(f"{name} is neither in {folder} nor in its eval/data; give a checkout of the release")
+        raise UserError(f"{name} is neither in {folder} nor in its eval/data; give a checkout of the release,"
+                        " its eval/data, or that folder's address")
     return found
 
 
 def read_questions(path: Path, word: str, kind: str) -> list[Question]:
     """A file's questions; only their form is checked."""
-    questions = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line.decode("utf-8"))
-            texts = [row[key] for key in ("image_path", "question", "ground_truth")]
-            options = tuple(row["options"]) if isinstance(row["options"], list) else ()
-        except (ValueError, KeyError, TypeError):
-            texts, options = [], ()
-        if not options or not all(isinstance(text, str) and text for text in (*texts, *options)):
-            raise UserError(f"{path}, line {number}: not a question with image_path, question, options and "
-                            "ground_truth; take the release's file as it is")  # fmt: skip
-        questions.append(Question(word, kind, texts[0], texts[1], options, texts[2]))
-    if not questions:
-        raise UserError(f"{path}: no questions; take the release's file as it is")
-    return questions
+    return [Question(word, kind, row["image_path"], row["question"], tuple(row["options"]),
+                     row["ground_truth"])
+            for row in _rows(path.read_bytes(), str(path), _form)]
 
 
 def true_spelling(question: Question) -> str:
-    """A name with the hyphens that its picture's folder still shows; the truth itself where it shows none.
+    """A name with the hyphens that its image's folder still shows; the truth itself where it shows none.
 
     CUB writes what follows a hyphen in small letters (`001.Black_footed_Albatross`), Stanford Dogs keeps the
     hyphens (`n02086240-Shih-Tzu`).
@@ -102,35 +81,23 @@ COLUMNS = ["data_set", "categories", "image_path", "question", "options", "groun
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """What the evaluation files of some data sets say.
+    """What the evaluation files of some data sets contain, in the files' order."""
 
-    Attributes:
-        rows: DataFrame of `COLUMNS`, a row per question, in the files' order; options with the truth first.
-        lists: {data set: {"seen": [...], "unseen": [...]}}, sub-categories in the files' order.
-        complete: {data set: whether it has the release's counts}.
-    """
-
-    rows: "pandas.DataFrame"
-    lists: dict[str, dict[str, list[str]]]
-    complete: dict[str, bool]
+    rows: "pandas.DataFrame"  # of `COLUMNS`, a row per question; options with the truth first
+    lists: dict[str, dict[str, list[str]]]  # {data set: {"seen": [...], "unseen": [...]}}
+    complete: dict[str, bool]  # {data set: whether it has the release's counts}
 
 
 def read_lists(
     release: str, words: Sequence[str], cache: "str | Path | None" = None, *, allow_incomplete: bool = False
 ) -> ReleaseFiles:
-    """Read and check the two files of each data set.
+    """Read and check the two files of each data set, e.g. of ["bird", "pet"].
 
-    Args:
-        release: a checkout of the release, its eval/data, any folder that holds the files, or the http(s)
-            address under which they lie.
-        words: the data sets, e.g. ["bird", "pet"].
-        cache: folder that downloaded files are kept in, each under its address; needed for an address.
-        allow_incomplete: accept other counts than the release's (told in `complete`).
+    `release` is a checkout, its eval/data, any folder with the files, or their http(s) address, which needs a
+    `cache` folder. `allow_incomplete` accepts other counts than the release's (see `complete`).
 
-    Raises:
-        UserError: a file is missing or not to be had, a line is not of the form above, options are not four
-            different names with the truth first, a sub-category or a picture stands on both sides, or the
-            counts are not the release's.
+    Raises: UserError: a file that cannot be read, a line of another form, options that are not four different
+        names with the truth first, a sub-category or image on both sides, or other counts.
     """
     import pandas
 
@@ -139,8 +106,8 @@ def read_lists(
         names: dict[str, list[str]] = {}
         own = []
         for kind in KINDS:
-            where, text = _fetch(release, f"{word}_{kind}.jsonl", cache)
-            part = [{"data_set": word, "categories": kind, **row} for row in _rows(text, where)]
+            where, content = _fetch(release, f"{word}_{kind}.jsonl", cache)
+            part = [{"data_set": word, "categories": kind, **row} for row in _rows(content, where, _problem)]
             names[kind] = list(dict.fromkeys(row["ground_truth"] for row in part))
             own += part
         _check(word, own, names)
@@ -149,8 +116,8 @@ def read_lists(
         expected = (known.test, known.seen, known.unseen) if known else found
         complete[word] = found == expected
         if not complete[word] and not allow_incomplete:
-            raise UserError(f"{release}: {word} has {_told(found)}, the release {_told(expected)}; take the "
-                            "whole files, or set allow_incomplete")
+            raise UserError(f"{release}: {word} has {_counts(found)}, the release {_counts(expected)}; take"
+                            " the whole files, or set allow_incomplete")
         rows += own
         lists[word] = names
     return ReleaseFiles(pandas.DataFrame(rows, columns=COLUMNS), lists, complete)
@@ -159,30 +126,21 @@ def read_lists(
 def release_items(
     files: ReleaseFiles, table: "pandas.DataFrame", *, allow_incomplete: bool = False
 ) -> list[dict]:
-    """The release's questions as lines of `items.jsonl`, each tied to its picture.
+    """The release's questions as lines of `items.jsonl`, each with its image, sorted by item_id.
 
-    Args:
-        files: from `read_lists`.
-        table: of images.parquet's columns; the pictures of `files`' data sets, with their official split.
-        allow_incomplete: leave out questions whose picture is missing.
+    `table` has images.parquet's columns and the official split. An item has item_id (the image_id up to "#"),
+    image_id, super_category, sub_category, categories, question, options (in the release's order) and, for
+    the six data sets, release_path. `allow_incomplete` leaves out questions whose image is missing. The
+    official split matters: training and test images of Stanford Cars share their file names.
 
-    Returns:
-        Dictionaries of item_id, image_id, super_category, sub_category, categories, question, options (in the
-        release's order) and, of the six data sets, release_path (the question's image_path), sorted by
-        item_id, which is the image_id without what follows "#".
-
-    Raises:
-        UserError: a picture that is missing, is for training, or has another label than the release gives it.
-
-    Source: data.md 2 (the rule per data set holds for 35,566 of 35,566 rows); audit.md C7 (Cars' training and
-        test files share their names, so that the label alone must not be trusted to tell them apart).
+    Raises: UserError: an image that is missing, is for training, or has another label than in the release.
     """
     items, missing = [], []
     for word, part in files.rows.groupby("data_set", sort=False):
         found = find_images(word, table, "test")
         if not any(found(path) for path in part["image_path"]):
-            raise UserError(f"{word}: none of the {len(part)} pictures that the release asks about is here by its "
-                            "file name; a copy that lost the names cannot be asked about: take the archive")
+            raise UserError(f"{word}: none of the release's {len(part)} images is here by its file name;"
+                            " a copy without the original names cannot be used: take the archive")
         for row in part.to_dict("records"):
             picture = found(row["image_path"])
             if picture is None:
@@ -193,7 +151,7 @@ def release_items(
                 if picture[key] != said:
                     raise UserError(
                         f"{row['image_path']}: the release's {what} is {said!r}, {picture['image_id']} has "
-                        f"{picture[key]!r}; these are not the same pictures: take the official archive")
+                        f"{picture[key]!r}; these are not the same images: take the official archive")
             items.append({
                 "item_id": picture["image_id"].partition("#")[0], "image_id": picture["image_id"],
                 "super_category": word, "sub_category": row["ground_truth"], "categories": row["categories"],
@@ -202,31 +160,27 @@ def release_items(
             })  # fmt: skip
     if missing and not allow_incomplete:
         raise UserError(
-            f"{len(missing)} of {len(files.rows)} pictures of the release's questions are not among the test "
-            f"pictures, the first is {missing[0]}; complete the data set, or set allow_incomplete")
+            f"{len(missing)} of {len(files.rows)} images of the release's questions are not among the test "
+            f"images, the first is {missing[0]}; complete the data set, or set allow_incomplete")
     return sorted(items, key=lambda item: item["item_id"])
 
 
-def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[str, str]:
-    """(where a file was found, its text)."""
+def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[str, bytes]:
+    """(where a file was found, its content)."""
     release = str(release)
     if not release.startswith(("http://", "https://")):
-        folder = Path(release).expanduser()
-        for path in (folder / "eval" / "data" / name, folder / name):
-            if path.is_file():
-                return str(path), _decode(path.read_bytes(), str(path))
-        raise UserError(f"{name} is neither in {folder} nor in its eval/data; give a checkout of the release,"
-                        " its eval/data, or that folder's address")
+        path = find_questions(release, *name.removesuffix(".jsonl").rsplit("_", 1))
+        return str(path), path.read_bytes()
     if cache is None:
         raise UserError(f"{release}: an address needs a cache folder for what is downloaded")
     address = f"{release.rstrip('/')}/{name}"
     kept = Path(cache) / hashlib.sha256(address.encode("utf-8")).hexdigest()[:16] / name
     if kept.is_file():
-        return str(kept), _decode(kept.read_bytes(), str(kept))
+        return str(kept), kept.read_bytes()
     content = _download(address)
-    _rows(_decode(content, address), address)  # a page that says "not found" is never kept
+    _rows(content, address, _problem)  # a page that says "not found" is never kept
     atomic_write_bytes(kept, content)
-    return address, _decode(content, address)
+    return address, content
 
 
 def _download(address: str) -> bytes:
@@ -237,35 +191,38 @@ def _download(address: str) -> bytes:
         answer.raise_for_status()
         return answer.content
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        told = isinstance(error, httpx.HTTPStatusError)
-        said = f"{answer.status_code} {answer.reason_phrase}" if told else f"{error}{settings_named(address)}"
-        raise UserError(f"{address}: cannot be downloaded ({said}); give the address of the raw files,"
+        why = f"{error}{settings_named(address)}"
+        if isinstance(error, httpx.HTTPStatusError):
+            why = f"{answer.status_code} {answer.reason_phrase}"
+        raise UserError(f"{address}: cannot be downloaded ({why}); give the address of the raw files,"
                         " https://raw.githubusercontent.com/<owner>/<name>/<commit>/eval/data") from None
 
 
-def _decode(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 text ({error})") from None
-
-
-def _rows(text: str, where: str) -> list[dict[str, Any]]:
-    """The lines of one file, each checked on its own."""
+def _rows(content: bytes, where: str, problem: Callable[[Any], Optional[str]]) -> list[dict[str, Any]]:
+    """The lines of one file, each checked on its own by `problem`."""
     rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = parse_json(line)
+            row = parse_json(line.decode("utf-8"))
         except ValueError:
             row = None
-        if problem := _problem(row):
-            raise UserError(f"{where}, line {number}: {problem}; take the release's file as it is")
+        if wrong := problem(row):
+            raise UserError(f"{where}, line {number}: {wrong}; take the release's file as it is")
         rows.append({key: row[key] for key in COLUMNS[2:]})
     if not rows:
         raise UserError(f"{where}: no questions; take the release's file as it is")
     return rows
+
+
+def _form(row: Any) -> Optional[str]:
+    """What is wrong with the form of one line; None if nothing is."""
+    if isinstance(row, dict) and isinstance(row.get("options"), list) and row["options"]:
+        texts = [row.get(key) for key in ("image_path", "question", "ground_truth")]
+        if all(isinstance(text, str) and text for text in (*texts, *row["options"])):
+            return None
+    return "not a question with image_path, question, options and ground_truth"
 
 
 def _problem(row: Any) -> Optional[str]:
@@ -288,16 +245,16 @@ def _problem(row: Any) -> Optional[str]:
 def _check(word: str, rows: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> None:
     """What no single line can show."""
     if both := sorted(set(names["seen"]) & set(names["unseen"])):
-        raise UserError(f"{word}: {both[0]!r} stands in the seen and in the unseen file")
+        raise UserError(f"{word}: {both[0]!r} is in the seen and in the unseen file")
     paths = set()
     for row in rows:
         if row["image_path"] in paths:
-            raise UserError(f"{word}: {row['image_path']} is asked about twice")
+            raise UserError(f"{word}: {row['image_path']} has two questions")
         paths.add(row["image_path"])
     known = {name for kind in KINDS for name in names[kind]}
     if foreign := sorted({option for row in rows for option in row["options"]} - known):
-        raise UserError(f"{word}: the option {foreign[0]!r} is no sub-category of the data set")
+        raise UserError(f"{word}: the option {foreign[0]!r} is not a sub-category of the data set")
 
 
-def _told(counts: Sequence[int]) -> str:
+def _counts(counts: Sequence[int]) -> str:
     return "{} questions on {} seen and {} unseen sub-categories".format(*counts)

@@ -6,9 +6,9 @@ One item of the JSON list:
                   {"role": "assistant", "content": "<think>..</think>\n\n<answer>Bank Swallow</answer>"}],
      "images": ["bird_200/images_train/135.Bank_Swallow/Bank_Swallow_0052_129575.jpg"]}
 
-It is what LLaMA-Factory calls sharegpt form. `rationale_quality.text_report` says how good such texts are.
+LLaMA-Factory calls it sharegpt form. `data.rationales.quality.text_report` measures such texts.
 
-Source: LLaMA-Factory/data/Fine-R1-Stage1-data.json of the release; data.md 3.1.
+Source: release LLaMA-Factory/data/Fine-R1-Stage1-data.json, and dataset_info.json:734-746 beside it.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from finer1_lib.core.completions import is_target, one_answer
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_json, parse_json, read_text
 from finer1_lib.core.images import split_crop
-from finer1_lib.data.data_sets.release_paths import find_images, word_of
+from finer1_lib.data.data_sets.catalogue import find_images, word_of
 from finer1_lib.data.rationales.parsing import parse
 
 if TYPE_CHECKING:
@@ -28,14 +28,9 @@ IMAGE = "<image>"
 
 
 def read_stage1(path: "str | Path", words: Optional[Sequence[str]] = None) -> list[dict]:
-    """The items of the file, each checked; nothing is changed.
+    """The items of a file of this form, each checked, unchanged; `words` are the data sets to keep.
 
-    Args:
-        path: the release's JSON file, or one of its form.
-        words: data sets to keep; None keeps all.
-
-    Raises:
-        UserError: not a list of such items, or two rationales for one picture.
+    Raises: UserError: not a list of such items, or two rationales for one image.
     """
     try:
         items = parse_json(read_text(Path(path).expanduser()))
@@ -49,7 +44,7 @@ def read_stage1(path: "str | Path", words: Optional[Sequence[str]] = None) -> li
         if not problem and item["images"][0] in seen:
             problem = f"{item['images'][0]} has a rationale already"
         if problem:
-            raise UserError(f"{path}, item {number}: {problem}; mend or remove it")
+            raise UserError(f"{path}, item {number}: {problem}; fix or remove it")
         seen.add(item["images"][0])
     return [item for item in items if words is None or word_of(item["images"][0]) in words]
 
@@ -57,21 +52,14 @@ def read_stage1(path: "str | Path", words: Optional[Sequence[str]] = None) -> li
 def rationale_records(
     items: Sequence[Mapping], table: "Optional[pandas.DataFrame]" = None, *, allow_incomplete: bool = False
 ) -> list[dict]:
-    """Lines of `rationales.jsonl`, all kept: the release shows what its filters let through, not what fell.
+    """Lines of `rationales.jsonl`, all kept: the release has what passed its filters, not what was rejected.
 
-    Args:
-        items: from `read_stage1`.
-        table: of images.parquet's columns (categories may still be missing); the training pictures are looked
-            up in it. None for reading the texts alone: image_id is then the release's path.
-        allow_incomplete: leave out rationales whose picture is missing.
+    The training images are looked up in `table` (images.parquet's columns, categories may be missing);
+    without it image_id is the release's path. `source` has what only the release's form has: image (its path)
+    and system (its message, or None). `allow_incomplete` leaves out rationales whose image is missing.
 
-    Returns:
-        The keys of `rationales.make_rationales`, concepts and rejections empty, and `source` with what only
-        the release's form has: image (its path) and system (its message, or None).
-
-    Raises:
-        UserError: a picture that is missing or not for training, a label that is not the answer, or an unseen
-            sub-category as the answer.
+    Raises: UserError: an image that is missing or not for training, a label that is not the answer, or an
+        unseen sub-category as the answer.
     """
     found: dict[str, Any] = {}
     records, missing = [], []
@@ -86,22 +74,21 @@ def rationale_records(
             continue
         if picture["sub_category"] != answer:
             raise UserError(f"{path}: the rationale answers {answer!r}, {picture['image_id']} is "
-                            f"{picture['sub_category']!r}; these are not the same pictures")
+                            f"{picture['sub_category']!r}; these are not the same images")
         if picture.get("categories", "seen") == "unseen":
             raise UserError(f"{path}: a rationale for the unseen sub-category {answer!r}; take the seen and "
                             "unseen lists of the same release")
         records.append(_record(item, picture["image_id"], word, answer))
     if missing and not allow_incomplete:
-        raise UserError(f"{len(missing)} of {len(items)} rationales' pictures are not among the training "
-                        f"pictures, the first is {missing[0]}; complete the data set or set allow_incomplete")
+        raise UserError(f"{len(missing)} of {len(items)} rationales' images are not among the training "
+                        f"images, the first is {missing[0]}; complete the data set or set allow_incomplete")
     return records
 
 
 def stage1_items(records: Sequence[Mapping]) -> list[dict]:
     """Kept rationales in the release's form; those that came from it are equal to what was read.
 
-    A rationale of our own has its question as `question_for` words it, its image_id as the path and no system
-    message: LLaMA-Factory then takes the model's own.
+    Our own have their image_id as the path and no system message: LLaMA-Factory then takes the model's.
     """
     items = []
     for record in records:
@@ -122,11 +109,7 @@ def stage1_items(records: Sequence[Mapping]) -> list[dict]:
 
 
 def write_stage1(records: Sequence[Mapping], path: "str | Path") -> int:
-    """Write kept rationales as such a file; returns how many.
-
-    Raises:
-        UserError: none was kept.
-    """
+    """Write kept rationales as such a file; returns how many. Raises: UserError: none was kept."""
     items = stage1_items(records)
     if not items:
         raise UserError("no rationale was kept: there is nothing to export")
@@ -144,7 +127,7 @@ def _problem(item: Any) -> str:
     if [m.get("role") for m in messages] not in (["user", "assistant"], ["system", "user", "assistant"]):
         return "the messages are not system (if any), user, assistant"
     if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], str):
-        return "not exactly one picture"
+        return "not exactly one image"
     if not messages[-2]["content"].startswith(IMAGE) or messages[-2]["content"].count(IMAGE) != 1:
         return f"the question does not begin with its one {IMAGE}"
     if not is_target(messages[-1]["content"]):

@@ -1,17 +1,17 @@
-"""The release's Stage-2 parquet (triplets with their pictures inside) as our triplets, and back without loss.
+"""The release's Stage-2 parquet (triplets with their images inside) as our triplets, and back without loss.
 
     problem          "<image>What is the birds name?"            question
     answer           "Bank Swallow"                              sub_category
-    images           [picture], the anchor                       image_id
-    image_noisy      [picture], of the same sub-category         positive_id
-    image_aug        [picture], of the nearest other one         negative_id
+    images           [image], the anchor                         image_id
+    image_noisy      [image], of the same sub-category         positive_id
+    image_aug        [image], of the nearest other one           negative_id
 
-A picture is {"bytes": .., "path": ..}, bytes alone, or a path. The release's trainer reads the anchor's grid
-of image tokens for all three, so they must have one size; where `image_aug` is missing it silently blackens
-patches of the anchor instead. Here either is an error.
+An image is {"bytes": .., "path": ..}, bytes alone, or a path. The release's trainer uses the anchor's grid of
+image tokens for all three, so they must have one size; where `image_aug` is missing it silently blackens
+patches of the anchor instead. Here either is an error. Which sub-category a negative shows is not in it.
 
-Source: data.md 3.2 and audit.md C5 (field names and what the release's code does with them; the file itself
-was not at hand); which sub-category a negative shows is not in the file.
+Source: release README.md:119, TAPO/verl/utils/dataset.py:341-363 (fields), :397-404 (one grid) and
+TAPO/verl/trainer/ray_trainer.py:561-580 (what stands in for a missing negative).
 """
 
 import hashlib
@@ -31,32 +31,24 @@ if TYPE_CHECKING:
 
 FIELDS = {"images": "image_id", "image_noisy": "positive_id", "image_aug": "negative_id"}
 NAMES = {"images": "anchor", "image_noisy": "positive", "image_aug": "negative"}
-FOLDER = "stage2"  # below the root: pictures that came with the file
+FOLDER = "stage2"  # below the root: images that came with the file
 ROWS, SHARD = 32, 512  # rows read or written at a time, rows a file
-_SUFFIXES = {"JPEG": ".jpg", "WEBP": ".webp"}  # else .png; a picture's bytes say what it is
+_SUFFIXES = {"JPEG": ".jpg", "WEBP": ".webp"}  # else .png
 
 
 def read_stage2(
     source: "str | Path", root: "str | Path", lists: Mapping[str, Mapping[str, Sequence[str]]], *,
     same_size: bool = True, allow_incomplete: bool = False,
 ) -> "pandas.DataFrame":
-    """Triplets of the parquet file(s); pictures are written below `root`, under a name made of their bytes.
+    """Triplets of a parquet file or a folder of them, in the file's order.
 
-    Args:
-        source: a parquet file or a folder of them.
-        root: the folder that image ids are relative to. A picture whose path names a file there with the same
-            bytes is that file; any other is written to `stage2/` below it.
-        lists: {data set: {"seen": [...], "unseen": [...]}}, to find the data set of an answer.
-        same_size: refuse a triplet whose pictures differ in size.
-        allow_incomplete: leave out rows whose data set is not among `lists`, or cannot be told.
+    An image whose path is a file below `root` with the same bytes is that file; any other is written to
+    `stage2/` below it. `lists` is {data set: {"seen": [...], "unseen": [...]}}. `same_size` refuses a triplet
+    whose images differ in size; `allow_incomplete` leaves out rows without a certain data set. The DataFrame
+    has the columns of `build_triplets` (negative_sub_category is ""), problem, and paths of the three images.
 
-    Returns:
-        DataFrame of `triplets.build_triplets`' columns and of problem and paths (of anchor, positive,
-        negative; None where the file has none), in the file's order. negative_sub_category is "": not told.
-
-    Raises:
-        UserError: a row that lacks one of its three pictures, an unseen sub-category as the answer, or what
-            the arguments say.
+    Raises: UserError: a row without one of its three images, an unseen sub-category as the answer, or the
+        above.
     """
     import pandas
 
@@ -69,11 +61,11 @@ def read_stage2(
         if word is None:
             unknown.append(f"{where} ({row['answer']})")
             continue
-        pictures = [_picture(row[field][0], source, f"{where}, {NAMES[field]}") for field in FIELDS]
+        images = [_image(row[field][0], source, f"{where}, {NAMES[field]}") for field in FIELDS]
         if same_size:
-            _check_sizes([_size(content, where) for content, _ in pictures], where)
-        ids = [_keep(content, path, root, where) for content, path in pictures]
-        rows.append((*ids, word, row["answer"], "", row["problem"], [path for _, path in pictures]))
+            _check_sizes([_size(content, where) for content, _ in images], where)
+        ids = [_keep(content, path, root, where) for content, path in images]
+        rows.append((*ids, word, row["answer"], "", row["problem"], [path for _, path in images]))
     if unknown and not allow_incomplete:
         raise UserError(f"{len(unknown)} triplets belong to no data set of this run, or by name to two, "
                         f"the first is {unknown[0]}; add the data sets, or set allow_incomplete")
@@ -88,12 +80,10 @@ def write_stage2(
 ) -> int:
     """Write triplets in the release's form, `target/data/train-*.parquet`; returns how many.
 
-    Pictures go in with their own bytes, so that reading the files back gives the same triplets. With
-    `resize`, a positive or negative of another size than its anchor is stretched to it (a PNG then), as the
-    release's README asks; the kit itself needs no such thing.
+    Images keep their bytes, so reading the files back gives the same triplets. `resize` stretches a positive
+    or negative to its anchor's size (as PNG), as the release needs.
 
-    Raises:
-        UserError: the target exists, a picture is missing, or sizes differ and `resize` is off.
+    Raises: UserError: the target exists, an image is missing, or sizes differ and `resize` is off.
     """
     import pyarrow
     import pyarrow.parquet
@@ -101,9 +91,9 @@ def write_stage2(
     target = Path(target)
     if target.exists():
         raise UserError(f"{target}: is there already; remove it or choose another folder")
-    picture = pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))
+    image = pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))
     schema = pyarrow.schema([("problem", pyarrow.string()), ("answer", pyarrow.string()),
-                             *((field, picture) for field in FIELDS)])
+                             *((field, image) for field in FIELDS)])
     records = triplets.to_dict("records")
     shards = [records[start : start + SHARD] for start in range(0, len(records), SHARD)]
     if not shards:
@@ -151,7 +141,7 @@ def _problem(row: Mapping) -> str:
     for field, name in NAMES.items():
         found = row[field]
         if not isinstance(found, list) or len(found) != 1 or not found[0]:
-            return f"{field}, the {name}, is missing or not one picture"
+            return f"{field}, the {name}, is missing or not one image"
     return ""
 
 
@@ -162,12 +152,13 @@ def _data_set(row: Mapping, lists: Mapping[str, Mapping[str, Sequence[str]]], wh
         raise UserError(f"{where}: the answer {answer!r} is an unseen sub-category ({unseen[0]}); "
                         "nothing may be trained on it")
     named = [word for word in DATA_SETS if word in row["problem"].lower()]  # pets and dogs share names
-    words = [word for word in lists if answer in lists[word]["seen"] and (len(named) != 1 or word == named[0])]
+    words = [word for word in lists
+             if answer in lists[word]["seen"] and (len(named) != 1 or word == named[0])]
     return words[0] if len(words) == 1 else None
 
 
-def _picture(value: Any, source: Path, where: str) -> tuple[bytes, Optional[str]]:
-    """(bytes, path) of a picture; one that is only a path is read from beside the parquet file."""
+def _image(value: Any, source: Path, where: str) -> tuple[bytes, Optional[str]]:
+    """(bytes, path) of an image; one that is only a path is read from beside the parquet file."""
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if isinstance(content, str):  # a path alone
         content, path = None, content
@@ -183,7 +174,7 @@ def _picture(value: Any, source: Path, where: str) -> tuple[bytes, Optional[str]
 
 
 def _size(content: bytes, where: str) -> tuple[int, int, str]:
-    """(width, height, format) from a picture's header."""
+    """(width, height, format) from an image's header."""
     from PIL import Image
 
     try:
@@ -196,12 +187,12 @@ def _size(content: bytes, where: str) -> tuple[int, int, str]:
 def _check_sizes(sizes: Sequence[tuple], where: str) -> None:
     if len({size[:2] for size in sizes}) > 1:
         told = ", ".join(f"{name} {size[0]} x {size[1]}" for name, size in zip(NAMES.values(), sizes))
-        raise UserError(f"{where}: pictures of different sizes ({told}); the release's trainer needs one: "
+        raise UserError(f"{where}: images of different sizes ({told}); the release's trainer needs one: "
                         "resize positive and negative to the anchor's")
 
 
 def _keep(content: bytes, path: Optional[str], root: Path, where: str) -> str:
-    """The image id of a picture: the file below the root that it is, else a new one."""
+    """The image id of an image: the file below the root that it is, else a new one."""
     if path and _shows(root, path, content):
         return path
     suffix = _SUFFIXES.get(_size(content, where)[2], ".png")
@@ -212,7 +203,7 @@ def _keep(content: bytes, path: Optional[str], root: Path, where: str) -> str:
 
 
 def _shows(root: Path, image_id: str, content: bytes) -> bool:
-    """Whether an image id below the root is this picture: the same bytes or, cropped, the same pixels."""
+    """Whether an image id below the root is this image: the same bytes or, cropped, the same pixels."""
     from PIL import Image
 
     file, rows = split_crop(image_id)
@@ -232,16 +223,16 @@ def _row(record: Mapping, root: Path, resize: bool) -> dict:
     if not resize:
         _check_sizes([image.size for image in images], record["image_id"])
     paths = record.get("paths")
-    pictures = []
+    columns = []
     for image_id, path, image in zip(ids, ids if paths is None else paths, images):
         content = (root / split_crop(image_id)[0]).read_bytes()
         if image.size != size:
             content, path = _png(image.resize(size)), None
-        elif _size(content, image_id)[:2] != size:  # cropped or turned: the file's bytes are not the picture
+        elif _size(content, image_id)[:2] != size:  # cropped or turned: the file's bytes are not the image
             content = _png(image)
-        pictures.append([{"bytes": content, "path": path}])
+        columns.append([{"bytes": content, "path": path}])
     problem = record.get("problem") or IMAGE + question_for(record["super_category"])
-    return {"problem": problem, "answer": record["sub_category"], **dict(zip(FIELDS, pictures))}
+    return {"problem": problem, "answer": record["sub_category"], **dict(zip(FIELDS, columns))}
 
 
 def _png(image: Any) -> bytes:

@@ -3,16 +3,12 @@
     rows = count_traps("FineR1_ICLR2026", ["bird", "pet"], seed=0)
     rows[0]  # {"trap": "questions", "data_set": "bird", "categories": "seen", "count": 3483, "of": 5794, ...}
 
-Unlike `evaluation_files.read_lists`, which refuses files that are not as they should be, this counts what is
-wrong in any: each trap is a function of one file's questions (and of those of its data set), `TRAPS` names
-them all. Scorers and option orders are those of the evaluation itself, so that a count says what our own code
-would do. Time and memory are linear in the questions; the six data sets' 35,566 take seconds.
+`read_lists` refuses files that are not as they should be; this counts what is wrong in any. Each trap is a
+function of one file's questions and of those of its data set; `TRAPS` lists them. Scorers and option orders
+are those of the evaluation itself. Time and memory are linear: the six data sets' 35,566 questions take seconds.
 
-Source: data.md 0, 2.1 to 2.3, audit A1, A3, B1, B4, B5 (the traps and their counts in the release's files).
-
-The rows that traps are counted in.
-
-Source: our choice.
+Source: eval/data/*.jsonl and eval/evaluation.py of the release (PKU-ICST-MIPL/FineR1_ICLR2026 at 84cdc5c);
+finer1_lib/paper/README.md, items 1, 3, 9, 13 and 14.
 """
 
 import re
@@ -22,8 +18,9 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.data.data_sets.catalogue import DATA_SETS
-from finer1_lib.data.data_sets.names import name_of_path
+from finer1_lib.core.statistics import clustered_mean
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, name_of_path
+from finer1_lib.evaluation.requests import always_first
 from finer1_lib.evaluation.scores.official import official_word
 from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.paper.release.questions import (
@@ -39,19 +36,13 @@ COLUMNS = ("trap", "data_set", "categories", "count", "of", "what", "low", "high
 
 
 class Part(NamedTuple):
-    """One file.
-
-    Attributes:
-        questions: its own.
-        whole: all of its data set, seen and unseen.
-        paths: {sub-category: the path of one of its pictures}, of the whole data set.
-    """
+    """One file."""
 
     data_set: str
     categories: str
-    questions: Sequence[Question]
-    whole: Sequence[Question]
-    paths: Mapping[str, str]
+    questions: Sequence[Question]  # its own
+    whole: Sequence[Question]  # of its data set, seen and unseen
+    paths: Mapping[str, str]  # {sub-category: the path of one of its images}, of the whole data set
 
     def row(self, trap: str, count: int, of: Optional[int], what: str, detail: str = "", **interval) -> dict:
         """A row of `COLUMNS`."""
@@ -98,19 +89,13 @@ WORDINGS = ("species", "model")
 
 
 def count_traps(folder: "str | Path", words: Sequence[str] = (), *, seed: int = 0) -> list[dict]:
-    """Every trap in the evaluation files of some data sets.
+    """Every trap in the evaluation files of some data sets; without `words`, of all whose files are there.
 
-    Args:
-        folder: a checkout of the release, its eval/data, or any folder that holds the files.
-        words: the data sets, e.g. ["bird", "pet"]; all known ones whose files are there if empty.
-        seed: of the shuffle, and of the interval's resampling.
+    `folder` is a checkout of the release, its eval/data, or any folder with the files; `seed` is of the
+    shuffle and of the bootstrap. Rows of `COLUMNS`: `count` of `of` things called `what`; low and high (shares) where
+    a trap has an interval over whole sub-categories; examples in `detail`.
 
-    Returns:
-        Rows of `COLUMNS`: `count` of `of` things called `what`; low and high (shares) where the trap has an
-        interval over whole sub-categories; examples in `detail`.
-
-    Raises:
-        UserError: a file that is missing, or a line that is no question.
+    Raises: UserError: a file that is missing, or a line that is not a question.
     """
     words = list(words) or [word for word in DATA_SETS if find_questions(folder, word, "seen", must=False)]
     if not words:
@@ -161,7 +146,7 @@ def _options(part: Part) -> Iterator[dict]:
 
 
 def _containment(part: Part) -> Iterator[dict]:
-    """A wrong option that holds the truth counts as right in the closed world: containment is asked."""
+    """A wrong option that contains the truth counts as right in the closed world (evaluation.py:144)."""
     found = []
     for q in part.questions:
         longer = [o for o in q.options if o.lower() != q.truth.lower() and q.truth.lower() in o.lower()]
@@ -170,7 +155,7 @@ def _containment(part: Part) -> Iterator[dict]:
 
 
 def _sides(part: Part) -> Iterator[dict]:
-    """Sub-categories that are seen and unseen, pictures that are asked about twice."""
+    """Sub-categories that are seen and unseen, images with two questions."""
     here = {question.truth for question in part.questions}
     there = {question.truth for question in part.whole if question.categories != part.categories}
     both = sorted(here & there)
@@ -181,13 +166,13 @@ def _sides(part: Part) -> Iterator[dict]:
 
 
 def _super_category(part: Part) -> Iterator[dict]:
-    """The word that the release guesses from the path, where it is not the data set's."""
+    """The word that the release guesses from the path, where it is another (evaluation.py:227-236)."""
     guessed = [official_word(question.image_path) for question in part.questions]
     yield part.rows_where("another_super_category_word", [word for word in guessed if word != part.data_set])
 
 
 def _hyphens(part: Part) -> Iterator[dict]:
-    """Names whose true spelling text inclusion never matches: the release took the hyphens out of them."""
+    """Names whose true spelling text inclusion never matches: the release removed their hyphens."""
     spelled = {question.truth: true_spelling(question) for question in part.questions}
     never = {truth for truth, said in spelled.items() if not _included(part, truth, said)}
     examples = few(sorted(spelled[truth] for truth in never))
@@ -196,9 +181,9 @@ def _hyphens(part: Part) -> Iterator[dict]:
 
 
 def _other_names(part: Part) -> Iterator[dict]:
-    """Text inclusion that takes another sub-category's full name for right, and pairs that do so mutually.
+    """Text inclusion that accepts another sub-category's full name, and pairs that do so mutually.
 
-    Of the cars it drops the last two words, so that two years of one model have one name.
+    Of cars it drops the last two words (evaluation.py:245-246), so two years of one model have one name.
     """
     names = sorted({question.truth for question in part.whole})
     own = sorted({question.truth for question in part.questions})
@@ -233,7 +218,7 @@ def _official() -> Any:
 
 
 def _wording(part: Part) -> Iterator[dict]:
-    """Question templates, what they ask for, and what the release's prompt makes of them."""
+    """Question templates, what they ask for, and how the release's prompt prints them."""
     asked = Counter(question.question for question in part.questions)
     shares = f"{min(asked.values())} to {max(asked.values())} questions each"
     yield part.row("templates", len(asked), None, "wordings", shares)
@@ -248,11 +233,11 @@ def _wording(part: Part) -> Iterator[dict]:
 
 
 def _order(part: Part) -> Iterator[dict]:
-    """Whether a class's questions stand together: then the first lines of a file are a few classes."""
+    """Whether a class's questions are consecutive: then the first lines of a file are a few classes."""
     runs = 1 + sum(a.truth != b.truth for a, b in zip(part.questions, part.questions[1:]))
     classes = len({question.truth for question in part.questions})
-    told = "grouped by class" if runs == classes else "mixed"
-    yield part.row("runs_of_one_class", runs, classes, "sub-categories", told)
+    yield part.row("runs_of_one_class", runs, classes, "sub-categories",
+                   "grouped by class" if runs == classes else "mixed")
 
 
 def _paths(part: Part) -> Iterator[dict]:
@@ -268,7 +253,7 @@ TRAPS: tuple[Callable[[Part], Iterator[dict]], ...] = (
 )  # fmt: skip
 
 
-def _path_name(question: "Question") -> Optional[str]:
+def _path_name(question: Question) -> Optional[str]:
     try:
         return name_of_path(question.data_set, question.image_path)
     except (ValueError, IndexError):
@@ -277,9 +262,6 @@ def _path_name(question: "Question") -> Optional[str]:
 
 def _always_first(parts: Sequence[Part], seed: int) -> Iterator[dict]:
     """What a policy that takes the first option scores, in the release's order and shuffled."""
-    from finer1_lib.core.statistics import clustered_mean
-    from finer1_lib.evaluation.requests import always_first
-
     items = [
         {"item_id": q.image_path, "image_id": q.image_path, "super_category": q.data_set, "width": 1,
          "sub_category": q.truth, "categories": q.categories, "question": q.question, "height": 1,
@@ -289,12 +271,12 @@ def _always_first(parts: Sequence[Part], seed: int) -> Iterator[dict]:
         for part in [*parts, parts[0]._replace(categories="all")]:
             own = [r for r in records if part.categories in ("all", r["categories"])]
             right = [_official().closed(record)["accuracy"] for record in own]
-            told = clustered_mean(right, [record["sub_category"] for record in own], seed=seed)
-            yield part.row(f"always_first_{order}", int(sum(right)), len(right), "questions", low=told.low,
-                           high=told.high)  # fmt: skip
+            mean = clustered_mean(right, [record["sub_category"] for record in own], seed=seed)
+            yield part.row(f"always_first_{order}", int(sum(right)), len(right), "questions", low=mean.low,
+                           high=mean.high)  # fmt: skip
 
 
-def _across(sets: dict[str, Sequence["Question"]]) -> Iterator[dict]:
+def _across(sets: dict[str, Sequence[Question]]) -> Iterator[dict]:
     """Names that two data sets share, and breeds that are seen in one and unseen in the other."""
     sides = {word: {q.truth: q.categories for q in questions} for word, questions in sets.items()}
     words = list(sides)

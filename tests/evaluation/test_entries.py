@@ -23,8 +23,8 @@ from finer1_lib.evaluation.systems.registry import System, find_systems
 from finer1_lib.training.methods import CONTROLS, METHODS, ROWS, colour_of, in_order, label_of, model_name
 
 FIXED_NAMES = ["base", "base_cot_prompt", "sft_answer_only", "cot_sft"]
-TWINS = ["full_sft_answer_only", "full_cot_sft"]
-METHOD_NAMES = [name for name in ROWS if name not in FIXED_NAMES + TWINS]
+FULL = ["full_sft_answer_only", "full_cot_sft"]
+METHOD_NAMES = [name for name in ROWS if name not in FIXED_NAMES + FULL]
 
 
 def trained(*names, **changes):
@@ -35,7 +35,7 @@ def trained(*names, **changes):
     ]
 
 
-def test_every_method_has_a_row_and_a_colour_of_its_own():
+def test_every_method_has_its_row_and_colour():
     assert METHOD_NAMES == [model_name(method) for method in METHODS] and len(METHOD_NAMES) >= 12
     for name in METHOD_NAMES:
         assert ROWS[name].colour and ROWS[name].against in (None, *ROWS)
@@ -46,8 +46,7 @@ def test_the_fixed_rows_come_first_then_what_was_trained_in_its_order():
     assert [c.model for c in found] == [*FIXED_NAMES, "cot_sft_tapo", "cot_sft_dapo", "cot_sft_mine"]
     assert [c.prompts for c in found[:4]] == ["answer", "cot", "answer", "cot"]
     assert [c.adapter for c in found[:5]] == [
-        None, None, "02_cot_sft/sft_answer_only", "02_cot_sft/cot_sft", "03_tapo/cot_sft_tapo"
-    ]  # fmt: skip
+        None, None, "02_cot_sft/sft_answer_only", "02_cot_sft/cot_sft", "03_tapo/cot_sft_tapo"]
     assert labels_of(found)["cot_sft_mine"] == "label of cot_sft_mine"
     assert all_entries([]) == FIXED
 
@@ -58,8 +57,8 @@ def test_the_fixed_rows_come_first_then_what_was_trained_in_its_order():
         (["cot_sft_tapo"], "entry 0: not an object with the texts name, label, adapter, prompt"),
         ([{"name": "a", "label": "A", "adapter": "a"}], "entry 0: not an object"),
         (trained("a", adapter=3), "not an object"),
-        (trained("a", "a"), "entry 1: the name 'a' stands twice"),
-        (trained("cot_sft"), "the name 'cot_sft' stands twice"),
+        (trained("a", "a"), "entry 1: the name 'a' is listed twice"),
+        (trained("cot_sft"), "the name 'cot_sft' is listed twice"),
         (trained("../a"), "name '../a' is not of letters"),
         (trained("a", adapter="../02_cot_sft/cot_sft"), "adapter '../02_cot_sft/cot_sft' is not a folder of"),
         (trained("a", adapter="03_tapo/../cot_sft"), "is not a folder of 02_cot_sft or 03_tapo"),
@@ -127,9 +126,9 @@ def test_labels_and_order():
 
 
 def lightness_and_chroma(colours, seen_by):
-    """CIELAB (D65) of sRGB colours as somebody sees them; matrices of Machado et al. 2009, severity 1."""
+    """CIELAB (D65) of sRGB colours for normal and colour-blind eyes; matrices of Machado et al. 2009, severity 1."""
     eyes = {
-        "everybody": np.eye(3),
+        "normal": np.eye(3),
         "red-blind": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
                       [-0.003882, -0.048116, 1.051998]],
         "green-blind": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
@@ -145,19 +144,19 @@ def lightness_and_chroma(colours, seen_by):
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
 
 
-@pytest.mark.parametrize("seen_by", ["everybody", "red-blind", "green-blind"])
-def test_colours_can_be_told_apart_by_every_eye_and_in_grey(seen_by):
+@pytest.mark.parametrize("seen_by", ["normal", "red-blind", "green-blind"])
+def test_colours_differ_for_every_eye_and_in_grey(seen_by):
     lab = dict(zip(ROWS, lightness_and_chroma([row.colour for row in ROWS.values()], seen_by)))
     for first, second in itertools.combinations(ROWS, 2):
         assert np.linalg.norm(lab[first] - lab[second]) > 20, (first, second)
-        if seen_by == "everybody":
+        if seen_by == "normal":
             assert abs(lab[first][0] - lab[second][0]) > 3, (first, second)
-    if seen_by == "everybody":  # the rows of the default run: further apart
-        usual = sorted(lab[name][0] for name in [*FIXED_NAMES, *TWINS, "cot_sft_dapo", "cot_sft_tapo"])
+    if seen_by == "normal":  # the rows of the default run: further apart
+        usual = sorted(lab[name][0] for name in [*FIXED_NAMES, *FULL, "cot_sft_dapo", "cot_sft_tapo"])
         assert np.diff(usual).min() > 4
 
 
-def test_controls_are_known_by_label_and_grey_and_are_no_rows_of_the_main_table():
+def test_controls_are_known_by_label_and_grey_and_are_not_rows_of_the_main_table():
     from finer1_lib.evaluation.summary import check_rows, fault_table, main_table
 
     assert not CONTROLS.keys() & ROWS.keys() and label_of("always_first") == "always the first option"
@@ -216,7 +215,7 @@ def test_the_main_table_has_every_model_once_in_the_run_s_order():
     assert main_table(rows, "official", labels)[1] == [["CoT SFT", "50.0 [25.0, 75.0]", "-", "-", "-"]]
 
 
-def test_a_run_knows_its_labels_and_holds_its_rows_against_them(tmp_path):
+def test_a_run_knows_its_labels_and_checks_its_rows_against_them(tmp_path):
     from finer1_lib.evaluation.summary import check_rows, labels_in
 
     assert list(labels_in(tmp_path)) == FIXED_NAMES  # before 03 has finished
@@ -268,7 +267,7 @@ def test_checkpoints_from_elsewhere_follow_what_was_trained(tmp_path):
 @pytest.mark.parametrize("entry, message", [
     ("Fine-R1-3B", "'Fine-R1-3B' is not of the form label=checkpoint"),
     ("=owner/name", "is not of the form"),
-    ("a\x1b[31mb=owner/name", "holds a control sign"),
+    ("a\x1b[31mb=owner/name", "holds a control character"),
     ("Fine-R1-3B=", "is not of the form"),
     ("Fine-R1-3B=answer:", "is not of the form"),
     ("base=owner/name", "the name 'base' of 'base' is taken; choose another label"),
@@ -285,7 +284,7 @@ def test_two_of_more_models_need_two_names():
         with_more(FIXED, ["a=o/n", "A=o/m"])
 
 
-def test_a_checkpoint_from_elsewhere_is_probed_beside_ours():
+def test_a_checkpoint_from_elsewhere_is_probed_too():
     from finer1_lib.probing.changes import entries_to_probe, pairs_to_compare
 
     more = with_more(all_entries([]), ["cot_sft_theirs=o/n"])  # its name tells nothing of its start
@@ -306,29 +305,29 @@ def test_a_run_s_tables_know_the_checkpoints_from_elsewhere(tmp_path):
 SYSTEMS = ["llava-1.6-7b", "siglip-l"]
 
 
-def test_systems_and_strategies_follow_and_are_held_against_what_they_started_from():
+def test_systems_and_strategies_follow_and_are_compared_with_their_start():
     more = with_systems(all_entries([]), find_systems(SYSTEMS))
     llava, siglip = more[len(FIXED) :]
     assert (llava.prompts, siglip.prompts, siglip.system.kind) == ("answer", "clip_photo", "encoder")
     entries = ["cot_sft = self_consistency", "llava-1.6-7b=in_context", "base=step_by_step"]
-    asked = with_strategies(more, entries, samples=3)
-    assert asked[: len(more)] == more
+    added = with_strategies(more, entries, samples=3)
+    assert added[: len(more)] == more
     names = ["cot_sft-self_consistency", "llava-1.6-7b-in_context", "base-step_by_step"]
-    assert [(c.model, c.strategy, c.samples) for c in asked[len(more) :]] == list(
+    assert [(c.model, c.strategy, c.samples) for c in added[len(more) :]] == list(
         zip(names, ["self_consistency", "in_context", "step_by_step"], [3, 1, 1]))
-    assert [c.prompts for c in asked[len(more) :]] == ["cot", "answer", "step"]
-    assert asked[-2].system is llava.system and asked[-3].adapter == "02_cot_sft/cot_sft"
-    assert [start_of(c) for c in asked[len(more) :]] == ["cot_sft", "llava-1.6-7b", "base"]
-    assert {(name, start_of(c)) for name, c in zip(names, asked[len(more) :])} <= set(pairs_of(asked))
+    assert [c.prompts for c in added[len(more) :]] == ["cot", "answer", "step"]
+    assert added[-2].system is llava.system and added[-3].adapter == "02_cot_sft/cot_sft"
+    assert [start_of(c) for c in added[len(more) :]] == ["cot_sft", "llava-1.6-7b", "base"]
+    assert {(name, start_of(c)) for name, c in zip(names, added[len(more) :])} <= set(pairs_of(added))
 
 
 @pytest.mark.parametrize("entries, samples, message", [
     (["cot_sft"], 8, "'cot_sft' is not of the form model=strategy"),
-    (["nobody=in_context"], 8, "'nobody=in_context' is not of the form"),
+    (["unknown=in_context"], 8, "'unknown=in_context' is not of the form"),
     (["base=by_magic"], 8, "a strategy of step_by_step, "),
     (["siglip-l=in_context"], 8, "siglip-l is an encoder"),
     (["base=self_consistency"], 1, "samples is 1: self_consistency needs two or more"),
-    (["base=in_context", "base=in_context"], 8, "'base=in_context' stands twice"),
+    (["base=in_context", "base=in_context"], 8, "'base=in_context' is listed twice"),
 ])
 def test_a_wrong_entry_of_strategies_is_one_line(entries, samples, message):
     with pytest.raises(UserError) as error:
@@ -337,7 +336,7 @@ def test_a_wrong_entry_of_strategies_is_one_line(entries, samples, message):
 
 
 @pytest.mark.parametrize("name", ["base", "always_first", "siglip-l"])
-def test_a_system_needs_a_name_of_its_own(name):
-    asked = with_systems(FIXED, find_systems(SYSTEMS))
+def test_a_system_needs_a_new_name(name):
+    added = with_systems(FIXED, find_systems(SYSTEMS))
     with pytest.raises(UserError, match=f"the name '{name}' is taken by another row"):
-        with_systems(asked, [System(name=name, label="A", checkpoint="o/n")])
+        with_systems(added, [System(name=name, label="A", checkpoint="o/n")])
