@@ -71,8 +71,8 @@ stage.figure(figure, "curve", data);"""
 FINISH = 'if fault != "unfinished":\n    stage.finish({"steps": steps})'
 
 
-def build(folder: Path) -> Path:
-    """Write notebooks/ and params/toy/ under a folder and return it."""
+def build(folder: Path, drawn: str = "04_evaluation") -> Path:
+    """Write notebooks/ and params/toy/ under a folder and return it; the stage `drawn` has a figure."""
     (folder / "notebooks").mkdir(parents=True)
     (folder / "params" / "toy").mkdir(parents=True)
     (folder / "params" / "toy" / "common.yaml").write_text("run_name: toy\nseed: 0\n")
@@ -86,7 +86,7 @@ def build(folder: Path) -> Path:
         ]
         if stage in ("04_evaluation", "05_probing"):
             cells.append(nbformat.v4.new_code_cell(ROWS))
-        if stage == "04_evaluation":
+        if stage == drawn:
             cells.append(nbformat.v4.new_code_cell(FIGURE))
         cells.append(nbformat.v4.new_code_cell(FINISH))
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -1,5 +1,5 @@
 """The small training runs that several tests and their child processes share: `training_cases.py KIND FOLDER
-STEP [PART]` trains and kills itself (SIGKILL) when the progress line of that step is printed."""
+STEP PART ...` trains each part (lora, full) and kills it (SIGKILL) when the progress line of that step is printed."""
 
 import os
 import signal
@@ -119,7 +119,8 @@ def train(kind: str, folder: Path, out: Path, progress=None, loaded=None, **chan
     return tapo.train_tapo(loaded, triplets(folder), tapo_config(**changes), out, progress=progress)
 
 
-def main(kind: str, folder: Path, last_step: int, part: str = "lora") -> None:
+def main(kind: str, folder: Path, last_step: int, *parts: str) -> None:
+    """Train each of the parts in a process of its own, forked after the slow imports; all must be killed."""
     import torch
 
     from finer1_lib.training import rewards
@@ -131,8 +132,15 @@ def main(kind: str, folder: Path, last_step: int, part: str = "lora") -> None:
         if step >= last_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    out = folder / f"killed_{kind}{'_full' if part == 'full' else ''}"
-    train(kind, folder, out, progress, loaded=start_full(folder) if part == "full" else None)
+    from finer1_lib.training import sft, tapo  # noqa: F401
+
+    for part in parts:
+        if (child := os.fork()) == 0:
+            out = folder / f"killed_{kind}{'_full' if part == 'full' else ''}"
+            train(kind, folder, out, progress, loaded=start_full(folder) if part == "full" else None)
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
+            sys.exit(f"{kind} {part} was not killed at step {last_step}")
 
 
 if __name__ == "__main__":

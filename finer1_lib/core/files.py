@@ -66,13 +66,11 @@ def system_line(error: str, folder: Path) -> Optional[str]:
         return (f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their"
                 " *.previous folders) or choose another --output-root; what is finished is kept, and the same"
                 " command goes on")
-    if _REFUSED.search(error):
-        return (f"{error}: you may not read or write there ({folder}): ask the owner for the rights, or choose"
-                " another --run-name or --output-root")
-    if _ODD.search(error):
-        return (f"{error}: nothing can be read or written there as it is ({folder}): see what is there, remove"
-                " or repair it, or choose another --run-name or --output-root")
-    return None
+    if not (refused := _REFUSED.search(error)) and not _ODD.search(error):
+        return None
+    what = "you may not read or write there" if refused else "nothing can be read or written there as it is"
+    fix = "ask the owner for the rights" if refused else "see what is there, remove or repair it"
+    return f"{error}: {what} ({folder}): {fix}, or choose another --run-name or --output-root"
 
 
 @contextmanager
@@ -364,12 +362,11 @@ def parse_json(text: str) -> Any:
 def read_yaml(path: Path, where: str) -> Any:
     """`parse_yaml` of a file; UserError, which names it `where`, also if it cannot be read."""
     try:
-        text = read_text(path)
+        return parse_yaml(read_text(path), where)
     except OSError as error:
         raise UserError(f"{where} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-    return parse_yaml(text, where)
 
 
 def parse_yaml(text: str, where: str) -> Any:

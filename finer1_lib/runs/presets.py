@@ -18,13 +18,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_yaml
 from finer1_lib.runs.chain import STAGES, find_run, kit_folder
 from finer1_lib.runs.parameters import (
-    Parameter,
-    check_parameters,
-    check_utf8,
-    from_text,
-    nearest,
-    parse_parameters,
-    path_kind,
+    Parameter, check_parameters, check_utf8, from_text, nearest, parse_parameters, path_kind,
 )  # fmt: skip
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone

@@ -5,6 +5,7 @@ Its current folder is the run's, so that files a library drops there land nowher
 ends, by Ctrl-C or by kill -9, the kernel ends too (ipykernel watches its parent).
 """
 
+import io
 import logging
 import os
 import re
@@ -22,13 +23,7 @@ from finer1_lib.core.files import system_line
 from finer1_lib.runs import provenance
 from finer1_lib.runs.chain import NEEDS, STAGES
 from finer1_lib.runs.fingerprints import (
-    earlier_digests,
-    is_current,
-    is_finished,
-    other_code,
-    other_inputs,
-    read_record,
-    read_start,
+    earlier_digests, is_current, is_finished, other_code, other_inputs, read_record, read_start,
     signature_of,
 )  # fmt: skip
 from finer1_lib.runs.parameters import nearest
@@ -206,7 +201,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-class _Lines:
+class _Lines(io.TextIOBase):
     """A text stream that hands on each whole line that begins with a prefix."""
 
     def __init__(self, prefix: str, show: Say) -> None:
@@ -217,9 +212,6 @@ class _Lines:
         for line in lines:
             if line.startswith(self.prefix):
                 self.show(line.rstrip())
-
-    def flush(self) -> None:
-        pass
 
 
 def _kernel_environment(settings: str) -> dict[str, str]:

@@ -23,17 +23,8 @@ from finer1_lib.core.plots import file_of
 from finer1_lib.runs import provenance
 from finer1_lib.runs.chain import NEEDS, STAGES, check_kinds, find_run
 from finer1_lib.runs.fingerprints import (
-    check_outputs,
-    digest_of,
-    earlier_digests,
-    is_finished,
-    made_by,
-    other_code,
-    other_inputs,
-    read_record,
-    read_start,
-    short,
-    signature_of,
+    check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs, read_record,
+    read_start, short, signature_of,
 )  # fmt: skip
 from finer1_lib.runs.parameters import nearest
 

@@ -50,7 +50,7 @@ def test_any_name_round_trips(base, text):
 
 def test_abilities_on_fresh_pictures_and_wordings(base):
     """The card's bars, by free generation, under a seed that neither the pretraining nor the shipped card used."""
-    rows = card.make_model_card(base, GUIDE, seed=20260213, pictures=3, wordings=2)
+    rows = card.make_model_card(base, GUIDE, seed=20260213, pictures=2, wordings=1)
     missed = [line for line in card.summarise(rows) if not line["holds"]]
     assert not missed, missed
 
@@ -90,11 +90,11 @@ def test_the_summary_takes_the_worst_cell():
 def test_pretraining_resumes_on_the_numbers_it_would_have_seen(tmp_path, monkeypatch):
     import torch
 
-    monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 1)
     monkeypatch.setattr(pretraining, "LOOK_BATCH", 2)
     monkeypatch.setattr(pretraining, "TELL_IMAGES", 2)
     monkeypatch.setattr(pretraining, "TELL_TOKENS", 300)
-    settings_ = dict(look_steps=2, tell_steps=4, pool=8)
+    settings_ = dict(look_steps=2, tell_steps=2, pool=4)
     whole = pretraining.pretrain(GUIDE, tmp_path / "whole", tmp_path / "whole-base", **settings_)
 
     class Killed(Exception):
@@ -104,7 +104,7 @@ def test_pretraining_resumes_on_the_numbers_it_would_have_seen(tmp_path, monkeyp
 
     def save_and_die(path, model, heads, optimizer, step):
         real(path, model, heads, optimizer, step)
-        if step == 4:
+        if step == 3:
             raise Killed
 
     monkeypatch.setattr(pretraining, "_save_state", save_and_die)

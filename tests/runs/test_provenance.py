@@ -71,18 +71,19 @@ def hostile(tmp_path, monkeypatch):
 
 
 def test_a_run_in_a_hostile_shell_draws_the_same_figure_and_says_what_it_left_out(tmp_path, hostile):
-    kit = fixture_kit.build(tmp_path / "kit")
-    code, out, err = fixture_kit.finer1(kit, "run", "toy")
+    first = chain.STAGES[0]
+    kit = fixture_kit.build(tmp_path / "kit", drawn=first)
+    code, out, err = fixture_kit.finer1(kit, "run", "toy", "--to", first)
     assert code == 0, err + out
-    drawn = (kit / "outputs" / "toy" / "04_evaluation" / "figures" / "curve.png").read_bytes()
+    drawn = (kit / "outputs" / "toy" / first / "figures" / "curve.png").read_bytes()
     for name in (*LAUNCHED, "MPLBACKEND", "MATPLOTLIBRC", "MPLCONFIGDIR"):
         os.environ.pop(name)
-    assert fixture_kit.finer1(kit, "run", "toy", "--run-name", "plain")[0] == 0
-    assert (kit / "outputs" / "plain" / "04_evaluation" / "figures" / "curve.png").read_bytes() == drawn
-    records = (kit / "outputs" / name / chain.STAGES[4] / "stage.json" for name in ("toy", "plain"))
-    first, second = (json.loads(record.read_text())["environment"] for record in records)
-    assert set(first["left_out"]) == {*LAUNCHED, *SETTINGS} - {"PYTHONOPTIMIZE"}
-    assert set(second["left_out"]) == {"PYTHONSTARTUP"}
+    assert fixture_kit.finer1(kit, "run", "toy", "--run-name", "plain", "--to", first)[0] == 0
+    assert (kit / "outputs" / "plain" / first / "figures" / "curve.png").read_bytes() == drawn
+    records = (kit / "outputs" / name / first / "stage.json" for name in ("toy", "plain"))
+    hostile_one, plain_one = (json.loads(record.read_text())["environment"] for record in records)
+    assert set(hostile_one["left_out"]) == {*LAUNCHED, *SETTINGS} - {"PYTHONOPTIMIZE"}
+    assert set(plain_one["left_out"]) == {"PYTHONSTARTUP"}
 
 
 def test_a_notebook_run_by_hand_draws_too(hostile):
