@@ -131,8 +131,9 @@ def failure_findings(log: Any, max_new_tokens: int) -> str:
 
     return (f"entropy {course('entropy', '.2f')}, divergence {course('divergence', '.2f')}, length"
             f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off,"
-            f" in the required form {course('format_rate', '.0%')}, groups kept {course('kept_share', '.0%')};"
-            f" rewarded accuracy {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
+            f" in the required form {course('format_rate', '.0%')},"
+            f" groups kept {course('kept_share', '.0%')}; rewarded accuracy"
+            f" {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
             f" (a gap of {100 * gap:.0f} points)")
 
 
