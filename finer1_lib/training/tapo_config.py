@@ -17,7 +17,7 @@ from finer1_lib.data.triplets import Picture
 from finer1_lib.training.objective import DIVERGENCES
 from finer1_lib.training.rewards import ACCURACY, FORMATS
 
-# Of the rollouts, every one that was sampled, before any group is thrown away; the same for the updates that
+# Of the rollouts, every one that was sampled, before any group is discarded; the same for the updates that
 # share a rollout batch.
 ROLLOUT_METRICS = {
     "reward": "mean of 0.9 accuracy + 0.1 format: the curve to watch",
@@ -48,7 +48,7 @@ UPDATE_METRICS = {
     "entropy_sampled": "mean -log pi of the drawn tokens under the own image",
 }
 COUNTS = {  # of a rollout batch, written with its first update; the budget adds them up
-    "rollouts_sampled": "rollouts sampled, the thrown away ones included",
+    "rollouts_sampled": "rollouts sampled, the discarded ones included",
     "rollouts_trained": "rollouts that the updates of this batch learn from",
     "tokens_sampled": "their tokens",
     "seconds_rollout": "seconds for sampling and rewarding",
