@@ -1,7 +1,7 @@
-"""Draws one specimen of a sub-category with Pillow.
+"""Draws specimens of a sub-category with Pillow.
 
-Every attribute is drawn large enough to be read at 112 pixels, because the base model can only learn to see what is
-there to be seen; pose, scale, flip, light, background and occlusion vary freely: high intra-class variance.
+Every attribute is large enough to be read at 112 pixels; pose, scale, flip, light, background and occlusion
+vary freely (high intra-class variance).
 """
 
 import math
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 from PIL import Image, ImageDraw
+
+from finer1_lib.core.files import atomic_directory
 
 SIZE = 112  # pixels; 8 x 8 patches of 14, 16 image tokens after merging
 _OVERSAMPLE = 3
@@ -20,15 +22,17 @@ _RGB = {
 _BODY = (158, 138, 120)      # a neutral that is no value of any attribute
 _METAL = (168, 172, 180)
 _LINE = (40, 34, 34)
-_BACKGROUNDS = (
-    ((202, 222, 238), (232, 238, 240)), ((210, 224, 200), (228, 230, 214)), ((232, 220, 200), (216, 206, 190)),
-    ((206, 206, 212), (226, 226, 230)), ((190, 212, 216), (214, 226, 222)), ((226, 210, 218), (236, 226, 228)),
+_DARK = (64, 66, 74)
+_BACKGROUNDS = (  # (top, bottom)
+    ((202, 222, 238), (232, 238, 240)), ((210, 224, 200), (228, 230, 214)),
+    ((232, 220, 200), (216, 206, 190)), ((206, 206, 212), (226, 226, 230)),
+    ((190, 212, 216), (214, 226, 222)), ((226, 210, 218), (236, 226, 228)),
 )
 Point = tuple[float, float]
 
 
 class _Pen:
-    """Draws polygons given in the specimen's own coordinates (about -1..1, y downwards) through one pose."""
+    """Draws polygons in the specimen's own coordinates (about -1..1, y downwards) through one pose."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, place: Callable[[Point], Point], width: int) -> None:
         self.draw, self.place, self.width = draw, place, width
@@ -59,7 +63,8 @@ def _contrast(colour: str) -> tuple:
 def _bird(pen: _Pen, a: dict[str, str], rng: random.Random) -> None:
     tails = {
         "forked": [(-0.38, -0.1), (-1.02, -0.42), (-0.66, 0.08), (-1.02, 0.52), (-0.38, 0.26)],
-        "fan": [(-0.36, -0.02), (-0.86, -0.5), (-1.0, -0.2), (-1.04, 0.1), (-1.0, 0.4), (-0.86, 0.68), (-0.36, 0.2)],
+        "fan": [(-0.36, -0.02), (-0.86, -0.5), (-1.0, -0.2), (-1.04, 0.1), (-1.0, 0.4), (-0.86, 0.68),
+                (-0.36, 0.2)],
         "pointed": [(-0.36, -0.08), (-1.16, 0.1), (-0.36, 0.26)],
         "square": [(-0.36, -0.06), (-0.98, -0.06), (-0.98, 0.26), (-0.36, 0.24)],
     }
@@ -67,11 +72,13 @@ def _bird(pen: _Pen, a: dict[str, str], rng: random.Random) -> None:
         "needle": [(0.68, -0.46), (1.22, -0.36), (0.68, -0.3)],
         "stout": [(0.62, -0.6), (0.98, -0.34), (0.62, -0.16)],
         "hooked": [(0.64, -0.54), (0.92, -0.52), (1.06, -0.36), (1.02, -0.06), (0.9, -0.28), (0.64, -0.24)],
-        "curved": [(0.66, -0.5), (0.96, -0.4), (1.16, -0.16), (1.22, 0.14), (1.06, -0.08), (0.88, -0.26), (0.66, -0.3)],
+        "curved": [(0.66, -0.5), (0.96, -0.4), (1.16, -0.16), (1.22, 0.14), (1.06, -0.08), (0.88, -0.26),
+                   (0.66, -0.3)],
     }
     for x in (-0.02, 0.16):
         step = rng.uniform(-0.06, 0.06)
-        pen.shape([(x, 0.4), (x + 0.05, 0.4), (x + 0.05 + step, 0.78), (x + step, 0.78)], _LINE, outline=False)
+        leg = [(x, 0.4), (x + 0.05, 0.4), (x + 0.05 + step, 0.78), (x + step, 0.78)]
+        pen.shape(leg, _LINE, outline=False)
     pen.shape(tails[a["tail"]], _BODY)
     pen.ellipse(0.02, 0.12, 0.56, 0.38, _BODY)
     pen.ellipse(0.27, 0.22, 0.33, 0.3, _RGB[a["breast"]], tilt=-0.5)
@@ -104,13 +111,12 @@ def _aircraft(pen: _Pen, a: dict[str, str], rng: random.Random) -> None:
     for side in (1, -1):
         mirrored = lambda points: [(x, side * y) for x, y in points]
         pen.shape(mirrored([front, tip_front, tip_back, back]), _METAL)
-        pen.shape(mirrored([between(front, tip_front, inner), tip_front, tip_back, between(back, tip_back, inner)]),
-                  _RGB[a["tips"]])
+        tip = [between(front, tip_front, inner), tip_front, tip_back, between(back, tip_back, inner)]
+        pen.shape(mirrored(tip), _RGB[a["tips"]])
         pen.shape(mirrored([(-0.6, 0.08), (-0.86, 0.5), (-1.08, 0.5), (-0.98, 0.06)]), _RGB[a["fin"]])
-        shares = {"twin": (0.36,), "quad": (0.26, 0.52)}.get(a["engines"], ())
-        for share in shares:
+        for share in {"twin": (0.36,), "quad": (0.26, 0.52)}.get(a["engines"], ()):
             x, y = between(front, tip_front, share)
-            pen.ellipse(x + 0.04, side * y, 0.17, 0.085, (64, 66, 74))
+            pen.ellipse(x + 0.04, side * y, 0.17, 0.085, _DARK)
     pen.ellipse(0.0, 0.0, 0.94, 0.205, _RGB[a["fuselage"]])
     mark = _contrast(a["fuselage"])
     if a["livery"] == "banded":
@@ -120,10 +126,10 @@ def _aircraft(pen: _Pen, a: dict[str, str], rng: random.Random) -> None:
         for x in (-0.48, -0.24, 0.0, 0.24, 0.48):
             pen.ellipse(x, 0.0, 0.075, 0.085, mark, outline=False)
     if a["engines"] == "nose":
-        pen.shape([(0.93, -0.42), (1.03, -0.42), (1.03, 0.42), (0.93, 0.42)], (64, 66, 74))
+        pen.shape([(0.93, -0.42), (1.03, -0.42), (1.03, 0.42), (0.93, 0.42)], _DARK)
     elif a["engines"] == "aft":
         for side in (1, -1):
-            pen.ellipse(-0.5, side * 0.25, 0.2, 0.09, (64, 66, 74))
+            pen.ellipse(-0.5, side * 0.25, 0.2, 0.09, _DARK)
 
 
 _SPECIMENS = {"bird": _bird, "aircraft": _aircraft}
@@ -132,7 +138,7 @@ _SPECIMENS = {"bird": _bird, "aircraft": _aircraft}
 def _background(size: int, rng: random.Random) -> Image.Image:
     top, bottom = rng.choice(_BACKGROUNDS)
     ground = Image.linear_gradient("L").resize((size, size)).rotate(rng.choice((0, 90, 180, 270)))
-    image = Image.composite(Image.new("RGB", (size, size), bottom), Image.new("RGB", (size, size), top), ground)
+    image = Image.composite(*(Image.new("RGB", (size, size), fill) for fill in (bottom, top)), ground)
     draw = ImageDraw.Draw(image)
     for _ in range(rng.randint(3, 9)):
         shade = tuple(min(255, max(0, c + rng.randint(-26, 14))) for c in top)
@@ -142,24 +148,20 @@ def _background(size: int, rng: random.Random) -> Image.Image:
 
 
 def _occluder(draw: ImageDraw.ImageDraw, size: int, rng: random.Random) -> None:
-    """A thin twig or contrail across the picture: it covers a little of something, never the whole of a part."""
+    """A thin twig or contrail across the image: it never covers the whole of a part."""
     x, y, angle = rng.uniform(0.1, 0.9) * size, rng.uniform(0.1, 0.9) * size, rng.uniform(0, math.pi)
     reach, shade = rng.uniform(0.2, 0.6) * size, rng.choice(((120, 96, 70), (140, 150, 110), (190, 190, 196)))
     dx, dy = reach * math.cos(angle), reach * math.sin(angle)
-    draw.line((x - dx, y - dy, x + dx, y + dy), fill=shade, width=max(2, round(rng.uniform(0.012, 0.026) * size)))
+    width = max(2, round(rng.uniform(0.012, 0.026) * size))
+    draw.line((x - dx, y - dy, x + dx, y + dy), fill=shade, width=width)
 
 
-def draw_specimen(super_category: str, attributes: dict[str, str], rng: random.Random, size: int = SIZE) -> Image.Image:
-    """One picture of a specimen.
+def draw_specimen(
+    super_category: str, attributes: dict[str, str], rng: random.Random, size: int = SIZE
+) -> Image.Image:
+    """One image of a specimen, `size` x `size` pixels; equal states of `rng` give equal images.
 
-    Args:
-        super_category: a key of `world.SUPER_CATEGORIES`.
-        attributes: {attribute: value}, every attribute of the super-category.
-        rng: the source of pose, light, background and occlusion; equal states give equal pictures.
-        size: edge of the square picture, in pixels.
-
-    Raises:
-        KeyError: for a super-category or value that cannot be drawn.
+    Raises: KeyError: a super-category or value that cannot be drawn.
     """
     full = size * _OVERSAMPLE
     image = _background(full, rng)
@@ -181,26 +183,19 @@ def draw_specimen(super_category: str, attributes: dict[str, str], rng: random.R
     image = image.resize((size, size), Image.Resampling.BOX)
     light = rng.uniform(0.74, 1.12)
     gains = [light * rng.uniform(0.95, 1.05) for _ in range(3)]
-    return Image.merge("RGB", [band.point(lambda v, g=g: min(255, int(v * g))) for band, g in zip(image.split(), gains)])
+    bands = [band.point(lambda v, g=g: min(255, int(v * g))) for band, g in zip(image.split(), gains)]
+    return Image.merge("RGB", bands)
 
 
-def write_world(guide: dict, root: Path, images_per_sub_category: int, seed: int,
-                report: Callable[[int, int], None] = lambda done, total: None) -> list[dict]:
+def write_world(
+    guide: dict, root: Path, images_per_sub_category: int, seed: int,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict]:
     """Draw the world into `root/<super_category>/<sub_category>/<nnn>.png`, whole or not at all.
 
-    Args:
-        guide: of `world.make_guide`.
-        root: the image folder; replaced if it exists.
-        images_per_sub_category: pictures of each sub-category.
-        seed: of the pictures; each picture's state depends on (seed, name, number) alone.
-        report: called as report(done, total) after each sub-category.
-
-    Returns:
-        One row per picture: path (relative to `root`), super_category, sub_category, genus, and one key per
-        attribute.
+    Each image depends on (seed, name, number) alone; report(done, total) follows each sub-category. One row
+    an image: path (relative to `root`), super_category, sub_category, genus, and a key per attribute.
     """
-    from finer1_lib.core.files import atomic_directory
-
     rows, names = [], guide["sub_categories"]
     with atomic_directory(root) as folder:
         for done, (name, entry) in enumerate(names.items(), start=1):
@@ -208,10 +203,10 @@ def write_world(guide: dict, root: Path, images_per_sub_category: int, seed: int
             place.mkdir(parents=True)
             for number in range(images_per_sub_category):
                 rng = random.Random(f"world-{seed}-{name}-{number}")
-                picture = draw_specimen(entry["super_category"], entry["attributes"], rng)
-                picture.save(place / f"{number:03d}.png")
+                file = place / f"{number:03d}.png"
+                draw_specimen(entry["super_category"], entry["attributes"], rng).save(file)
                 rows.append({
-                    "path": (place / f"{number:03d}.png").relative_to(folder).as_posix(),
+                    "path": file.relative_to(folder).as_posix(),
                     "super_category": entry["super_category"], "sub_category": name, "genus": entry["genus"],
                     **entry["attributes"]})
             report(done, len(names))

@@ -1,6 +1,6 @@
-"""The base model's capability card: what it sees, what it knows, and what it does not say.
+"""The base model's model card: what it sees, what it knows, and what it does not say.
 
-Every ability is measured by free greedy generation on fresh pictures and fresh wordings, and counted by exact values.
+Every ability is measured by free greedy generation on fresh images and wordings, and counted by exact values.
 
 Source: Fine-R1 (arXiv 2602.07605), Section 1 (the situation that the numbers establish).
 """
@@ -26,21 +26,15 @@ BARS = {
 }
 
 
-def make_model_card(loaded: Any, guide: dict, seed: int = 1, pictures: int = 4, wordings: int = 2,
-              report: Callable[[str], None] = lambda ability: None) -> list[dict[str, Any]]:
-    """Measure every ability of a base model.
+def make_model_card(
+    loaded: Any, guide: dict, seed: int = 1, pictures: int = 4, wordings: int = 2,
+    report: Callable[[str], None] = lambda ability: None,
+) -> list[dict[str, Any]]:
+    """Measure every ability of a base model that was pretrained on `guide`.
 
-    Args:
-        loaded: of `models.load`.
-        guide: the field guide that the base was raised on.
-        seed: of the pictures and wordings; the pretraining's pictures come from other random states.
-        pictures: per sub-category.
-        wordings: per sub-category and text ability.
-        report: called with the ability that is done.
-
-    Returns:
-        Rows {ability, super_category, attribute, categories, value, low, high, n, seed}; fractions, Wilson 95 %
-        intervals.
+    `pictures` are images a sub-category, `wordings` texts a sub-category and ability; report(ability) follows
+    each. Rows {ability, super_category, attribute, categories, value, low, high, n, seed}: fractions, Wilson
+    95 % intervals.
     """
     rows: list[dict[str, Any]] = []
     for ability in (_attributes_from_images, _names_over_images, _knowledge, _reasoning):
@@ -51,39 +45,28 @@ def make_model_card(loaded: Any, guide: dict, seed: int = 1, pictures: int = 4, 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The card against its bars: rows {ability, value, bar, n, holds}; "each" is the least of its cells."""
-    seen = [row for row in rows if row["ability"] == "attribute read from image"]
-    values = {
-        "attribute read from image, mean": (_mean(seen), sum(r["n"] for r in seen)),
-        "attribute read from image, each": (min(r["value"] for r in seen), min(r["n"] for r in seen)),
-    }
-    for ability in BARS:
-        chosen = [row for row in rows if row["ability"] == ability]
-        if chosen:
-            worst = max if BARS[ability][0] == "<" else min
-            values[ability] = (worst(r["value"] for r in chosen), min(r["n"] for r in chosen))
-    return [
-        {"ability": ability, "value": value, "bar": f"{sign} {bar}", "n": n,
-         "holds": value < bar if sign == "<" else value >= bar}
-        for ability, (sign, bar) in BARS.items() for value, n in [values[ability]]]
+    found = []
+    for ability, (sign, bar) in BARS.items():
+        name, _, part = ability.partition(", ")
+        cells = [row for row in rows if row["ability"] == name]
+        worst, n = max if sign == "<" else min, min(row["n"] for row in cells)
+        value = worst(row["value"] for row in cells)
+        if part == "mean":
+            n = sum(row["n"] for row in cells)
+            value = sum(row["value"] * row["n"] for row in cells) / n
+        found.append({"ability": ability, "value": value, "bar": f"{sign} {bar}", "n": n,
+                      "holds": value < bar if sign == "<" else value >= bar})
+    return found
 
 
-def _mean(rows: list[dict]) -> float:
-    return sum(row["value"] * row["n"] for row in rows) / sum(row["n"] for row in rows)
-
-
-def _ask(loaded: Any, texts: list[str], pictures: list = (), max_new_tokens: int = 48) -> list[str]:
-    """Greedy answers to one-turn questions, with a picture each where there are pictures."""
+def _answers(loaded: Any, texts: list[str], images: list = (), max_new_tokens: int = 48) -> list[str]:
+    """Greedy answers to one-turn questions, with an image each where there are images."""
     from finer1_lib.models.generation import generate
 
-    chats = []
-    for index, text in enumerate(texts):
-        content = [{"type": "image", "image": pictures[index]}] if pictures else []
-        chats.append([{"role": "user", "content": content + [{"type": "text", "text": text}]}])
+    shown = [[{"type": "image", "image": image}] for image in images] or [[]] * len(texts)
+    chats = [[{"role": "user", "content": image + [{"type": "text", "text": text}]}]
+             for image, text in zip(shown, texts)]
     return [out.text for out in generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=64)]
-
-
-def _categories(guide: dict) -> dict[str, str]:
-    return {name: kind for kind in ("seen", "unseen") for name in guide[kind]}
 
 
 def _count(ability: str, outcomes: list[tuple[str, str, str, bool]], seed: int) -> list[dict[str, Any]]:
@@ -91,109 +74,116 @@ def _count(ability: str, outcomes: list[tuple[str, str, str, bool]], seed: int) 
     from statsmodels.stats.proportion import proportion_confint
 
     cells: dict[tuple, list[bool]] = {}
-    for super_category, attribute, categories, right in outcomes:
-        cells.setdefault((super_category, attribute, categories), []).append(right)
+    for *cell, right in outcomes:
+        cells.setdefault(tuple(cell), []).append(right)
     rows = []
-    for (super_category, attribute, categories), hits in sorted(cells.items()):
+    for cell, hits in sorted(cells.items()):
         low, high = proportion_confint(sum(hits), len(hits), method="wilson")
-        rows.append({"ability": ability, "super_category": super_category, "attribute": attribute,
-                     "categories": categories, "value": sum(hits) / len(hits), "low": float(low),
-                     "high": float(high), "n": len(hits), "seed": seed})
+        rows.append({"ability": ability, **dict(zip(("super_category", "attribute", "categories"), cell)),
+                     "value": sum(hits) / len(hits), "low": float(low), "high": float(high),
+                     "n": len(hits), "seed": seed})
     return rows
 
 
 def claims(text: str, attributes: dict[str, list[str]]) -> dict[str, str]:
     """The values that a text claims, {attribute: value}: exactly "<value> <attribute>" between commas."""
-    found = {}
-    for part in re.sub(r"</?analysis>", "", text).split(","):
-        value, _, attribute = part.strip().partition(" ")
-        if attribute in attributes:
-            found[attribute] = value
-    return found
+    parts = (part.strip().partition(" ") for part in re.sub(r"</?analysis>", "", text).split(","))
+    return {attribute: value for value, _, attribute in parts if attribute in attributes}
+
+
+def _read(answer: str, guide: dict, entry: dict) -> dict[str, str]:
+    return claims(answer, guide["super_categories"][entry["super_category"]]["attributes"])
+
+
+def _entries(guide: dict, count: int) -> list[tuple[str, dict, tuple[str, str]]]:
+    """`count` times each sub-category: (name, entry, (super-category, seen or unseen))."""
+    kinds = {name: kind for kind in ("seen", "unseen") for name in guide[kind]}
+    return [(name, entry, (entry["super_category"], kinds[name]))
+            for name, entry in guide["sub_categories"].items() for _ in range(count)]
 
 
 def _pictures(guide: dict, seed: int, count: int, what: str) -> list[tuple[str, Any]]:
-    return [(name, draw_specimen(entry["super_category"], entry["attributes"], random.Random(f"{what}-{seed}-{name}-{k}")))
-            for name, entry in guide["sub_categories"].items() for k in range(count)]
+    """(name, image): `count` images of each sub-category."""
+    drawn = []
+    for name, entry in guide["sub_categories"].items():
+        for k in range(count):
+            rng = random.Random(f"{what}-{seed}-{name}-{k}")
+            drawn.append((name, draw_specimen(entry["super_category"], entry["attributes"], rng)))
+    return drawn
 
 
 def _attributes_from_images(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
-    shown, categories = _pictures(guide, seed, count, "card"), _categories(guide)
-    answers = _ask(loaded, [PROMPTS["describe"].text()] * len(shown), [picture for _, picture in shown])
+    images = [image for _, image in _pictures(guide, seed, count, "card")]
+    answers = _answers(loaded, [PROMPTS["describe"].text()] * len(images), images)
     outcomes = []
-    for (name, _), answer in zip(shown, answers):
-        entry = guide["sub_categories"][name]
-        read = claims(answer, guide["super_categories"][entry["super_category"]]["attributes"])
-        outcomes += [(entry["super_category"], key, categories[name], read.get(key) == value)
-                     for key, value in entry["attributes"].items()]
+    for (_, entry, (kind, seen)), answer in zip(_entries(guide, count), answers):
+        read = _read(answer, guide, entry)
+        outcomes += [(kind, key, seen, read.get(key) == value) for key, value in entry["attributes"].items()]
     return _count("attribute read from image", outcomes, seed)
 
 
 def _names_over_images(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
-    shown, categories = _pictures(guide, seed, count, "card-name"), _categories(guide)
-    rng, texts = random.Random(f"card-name-{seed}"), []
-    for name, _ in shown:
-        question = question_for(guide["sub_categories"][name]["super_category"])
+    images = [image for _, image in _pictures(guide, seed, count, "card-name")]
+    entries, rng, texts = _entries(guide, count), random.Random(f"card-name-{seed}"), []
+    for _, entry, _ in entries:
+        question = question_for(entry["super_category"])
         texts.append(rng.choice(("What species is this?", question, PROMPTS["answer_open"].text(question))))
-    answers = _ask(loaded, texts, [picture for _, picture in shown])
-    outcomes = [(guide["sub_categories"][name]["super_category"], "", categories[name],
-                 any(other in answer for other in guide["sub_categories"]))
-                for (name, _), answer in zip(shown, answers)]
+    outcomes = [(kind, "", seen, any(name in answer for name in guide["sub_categories"]))
+                for (_, _, (kind, seen)), answer in zip(entries, _answers(loaded, texts, images))]
     return _count("sub-category named over an image", outcomes, seed)
 
 
 def _knowledge(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
-    rng, categories = random.Random(f"card-text-{seed}"), _categories(guide)
-    asked = [(name, entry) for name, entry in guide["sub_categories"].items() for _ in range(count)]
-    texts = [f"{describe(e['super_category'], e['attributes'], rng)} {PROMPTS['answer_open'].text(question_for(e['super_category']))}"
-             for _, e in asked]
-    named = [(e["super_category"], "", categories[name], answer.strip() == f"<answer>{name}</answer>")
-             for (name, e), answer in zip(asked, _ask(loaded, texts))]
-    texts = [rng.choice((f"Describe the {name}.", f"Describe the {name} in <analysis></analysis>.")) for name, _ in asked]
-    recalled = []
-    for (name, e), answer in zip(asked, _ask(loaded, texts)):
-        read = claims(answer, guide["super_categories"][e["super_category"]]["attributes"])
-        recalled.append((e["super_category"], "", categories[name], read == e["attributes"]))
+    rng, entries = random.Random(f"card-text-{seed}"), _entries(guide, count)
+    texts = []
+    for _, entry, (kind, _) in entries:
+        described = describe(kind, entry["attributes"], rng)
+        texts.append(f"{described} {PROMPTS['answer_open'].text(question_for(kind))}")
+    named = [(kind, "", seen, answer.strip() == f"<answer>{name}</answer>")
+             for (name, _, (kind, seen)), answer in zip(entries, _answers(loaded, texts))]
+    texts = [rng.choice((f"Describe the {name}.", f"Describe the {name} in <analysis></analysis>."))
+             for name, *_ in entries]
+    recalled = [(kind, "", seen, _read(answer, guide, entry) == entry["attributes"])
+                for (_, entry, (kind, seen)), answer in zip(entries, _answers(loaded, texts))]
     return _count("name from attributes", named, seed) + _count("attributes from name", recalled, seed)
 
 
 def _reasoning(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
-    rng, categories = random.Random(f"card-reasoning-{seed}"), _categories(guide)
-    asked = [(name, e) for name, e in guide["sub_categories"].items() for _ in range(count)]
-    samples = [pretraining_data.reasoning_sample(guide, name, rng) for name, _ in asked]
-    answers = _ask(loaded, [sample["user"] for sample in samples], max_new_tokens=200)
-    outcomes = [(e["super_category"], "", categories[name],
-                 answer.rstrip().endswith(f"<prediction>{name}</prediction>\n</think>\n<answer>{name}</answer>"))
-                for (name, e), answer in zip(asked, answers)]
+    rng, entries = random.Random(f"card-reasoning-{seed}"), _entries(guide, count)
+    texts = [pretraining_data.reasoning_sample(guide, name, rng)["user"] for name, *_ in entries]
+    outcomes = []
+    for (name, _, (kind, seen)), answer in zip(entries, _answers(loaded, texts, max_new_tokens=200)):
+        end = f"<prediction>{name}</prediction>\n</think>\n<answer>{name}</answer>"
+        outcomes.append((kind, "", seen, answer.rstrip().endswith(end)))
     return _count("four-part reasoning in text", outcomes, seed)
 
 
-def stored_card(path: Path, loaded: Any, guide: dict, *, seed: int, pictures: int, wordings: int,
-                progress: Callable[[int, int, str], None], checkpoint: Optional[Path] = None) -> list[dict[str, Any]]:
-    """The rows in the file `path`, measured first if it is missing (with 0 pictures the shipped base's rows are taken).
+def stored_card(
+    path: Path, loaded: Any, guide: dict, *, seed: int, pictures: int, wordings: int,
+    progress: Callable[[int, int, str], None], checkpoint: Optional[Path] = None,
+) -> list[dict[str, Any]]:
+    """The rows in the file `path`, measured first if it does not exist; with 0 pictures the shipped base's.
 
-    Args:
-        checkpoint: a new base's folder, whose model card is then written beside its weights.
+    `checkpoint` is a new base's folder, whose model card is then written beside its weights.
     """
-    if not path.exists():
-        if pictures:
-            done: list[str] = []
+    if not path.exists() and not pictures:
+        atomic_write_json(path, read_json(model_card_path(WEIGHTS))["rows"])
+    elif not path.exists():
+        done: list[str] = []
 
-            def report(ability: str) -> None:
-                done.append(ability)
-                progress(len(done), 4, ability)
+        def report(ability: str) -> None:
+            done.append(ability)
+            progress(len(done), 4, ability)
 
-            rows = make_model_card(loaded, guide, seed, pictures, wordings, report)
-        else:
-            rows = read_json(model_card_path(WEIGHTS))["rows"]
+        rows = make_model_card(loaded, guide, seed, pictures, wordings, report)
         atomic_write_json(path, rows)
-        if pictures and checkpoint:
+        if checkpoint:
             write_model_card(rows, checkpoint)
     return read_json(path, list)
 
 
 def model_card_path(checkpoint: Path) -> Path:
-    """Where a checkpoint's card lies: beside the weights."""
+    """The file of a checkpoint's card, beside the weights."""
     return Path(checkpoint) / "capability_card.json"
 
 

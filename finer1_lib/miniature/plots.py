@@ -1,5 +1,4 @@
-"""Figures of the miniature world: a genus as pictures, and how well the base reads each attribute.
-"""
+"""Figures of the miniature world: a genus as images, and how well the base reads each attribute."""
 
 from typing import Any
 
@@ -8,14 +7,7 @@ from finer1_lib.miniature.model_card import BARS
 
 
 def genus_sheet(rows: list[tuple[str, list[Any]]]) -> Any:
-    """Pictures of a genus: one row a sub-category (name, pictures), columns its specimens.
-
-    Args:
-        rows: [(sub-category, [PIL images])], the same number of pictures in each.
-
-    Returns:
-        The figure.
-    """
+    """A row a sub-category of a genus: `rows` are [(sub-category, [PIL images])], equally many in each."""
     import matplotlib.pyplot as plt
 
     across = len(rows[0][1])
@@ -31,13 +23,10 @@ def genus_sheet(rows: list[tuple[str, list[Any]]]) -> Any:
 
 
 def attribute_reading(df: Any) -> Any:
-    """How often each attribute is read rightly from a picture, seen and unseen side by side, 95 % intervals.
+    """How often each attribute is read correctly, seen beside unseen; a panel a super-category.
 
-    Args:
-        df: card rows with super_category, attribute, categories, value, low, high, n (fractions).
-
-    Returns:
-        The figure, one panel a super-category.
+    `df` has the card's rows: super_category, attribute, categories, value, low, high, n (fractions, 95 %
+    intervals).
     """
     import matplotlib.pyplot as plt
 
@@ -56,13 +45,12 @@ def attribute_reading(df: Any) -> Any:
             axis.errorbar(value, places, xerr=errors, fmt=marker, color=colour, capsize=3,
                           markersize=8, linewidth=2, markeredgecolor=INK,
                           label=f"{categories} sub-categories (n = {cell['n'].max()} each)")
-        asked = 100 * BARS["attribute read from image, each"][1]
-        axis.axvline(asked, color=INK, linestyle=":", linewidth=1.5,
-                     label=f"asked of the base: {asked:.0f} %")
+        bar = 100 * BARS["attribute read from image, each"][1]
+        axis.axvline(bar, color=INK, linestyle=":", linewidth=1.5, label=f"required of the base: {bar:.0f} %")
         axis.set_yticks(range(len(attributes)), attributes, fontsize=13)
         axis.invert_yaxis()
         axis.set_title(f"{kind}: attributes read", fontsize=15)
-        axis.set_xlabel("read rightly from the picture (%)", fontsize=13)
+        axis.set_xlabel("read correctly from the image (%)", fontsize=13)
         axis.tick_params(axis="x", labelsize=12)
         axis.spines[["top", "right"]].set_visible(False)
     fig.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=13,

@@ -1,8 +1,8 @@
-"""What the base model is pretrained on: pictures with descriptions, and the field guide as text; never both.
+"""What the base model is pretrained on: images with descriptions, and the field guide as text; never both.
 
-A sample is `{"kind", "image": None or specimen, "user": text, "assistant": text}`. The one rule of
-the pretraining data, which a test enforces: a sample with an image holds no sub-category's name. So the base can see (image ->
-attributes) and knows (name <-> attributes, for seen and unseen sub-categories alike), but has never put the two together.
+A sample is {"kind", "image": None or specimen, "user": text, "assistant": text}. The one rule, which a test
+enforces: a sample with an image holds no sub-category's name. So the base can see (image -> attributes) and
+knows (name <-> attributes, for seen and unseen sub-categories alike), but has never connected the two.
 
 Source: Fine-R1 (arXiv 2602.07605), Section 1 ("knowledge without deployment").
 """
@@ -29,32 +29,33 @@ def _article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def _random_attributes(guide: Guide, super_category: str, rng: random.Random) -> dict[str, str]:
-    """Half of the pictures show combinations that are nobody's: seeing must not lean on the guide."""
-    return {key: rng.choice(values) for key, values in guide["super_categories"][super_category]["attributes"].items()}
-
-
 def draw_specimen_values(guide: Guide, rng: random.Random) -> Specimen:
-    """What a picture shall show: a sub-category of the guide or, as often, a combination that is nobody's."""
+    """What an image shall show: a sub-category or, as often, a combination that no sub-category has.
+
+    Half are of the second kind because seeing must not depend on the guide.
+    """
     super_category = rng.choice(list(guide["super_categories"]))
     if rng.random() < 0.5:
-        return super_category, _random_attributes(guide, super_category, rng)
-    name = rng.choice([n for n, e in guide["sub_categories"].items() if e["super_category"] == super_category])
-    return super_category, dict(guide["sub_categories"][name]["attributes"])
+        rules = guide["super_categories"][super_category]["attributes"]
+        return super_category, {key: rng.choice(values) for key, values in rules.items()}
+    names = [n for n, e in guide["sub_categories"].items() if e["super_category"] == super_category]
+    return super_category, dict(guide["sub_categories"][rng.choice(names)]["attributes"])
 
 
-# ---- samples with an image: attributes and everyday words, never a sub-category's name -----------------------
+def _sample(kind: str, image: Optional[Specimen], user: str, assistant: str) -> Sample:
+    return {"kind": kind, "image": image, "user": user, "assistant": assistant}
+
+
+# Samples with an image: attributes and everyday words, never a sub-category's name -----------------------
 
 def _image_analysis(guide: Guide, rng: random.Random, specimen: Specimen) -> Sample:
-    super_category, attributes = specimen
-    user = PROMPTS["describe"].text()
-    return _sample("image_analysis", specimen, user, f"<analysis>{analysis_text(attributes)}</analysis>")
+    answer = f"<analysis>{analysis_text(specimen[1])}</analysis>"
+    return _sample("image_analysis", specimen, PROMPTS["describe"].text(), answer)
 
 
 def _image_description(guide: Guide, rng: random.Random, specimen: Specimen) -> Sample:
-    super_category, attributes = specimen
     user = rng.choice(("Describe this image.", "What do you see?", "Describe the image in words."))
-    return _sample("image_description", specimen, user, describe(super_category, attributes, rng))
+    return _sample("image_description", specimen, user, describe(*specimen, rng))
 
 
 def _image_attribute(guide: Guide, rng: random.Random, specimen: Specimen) -> Sample:
@@ -62,22 +63,22 @@ def _image_attribute(guide: Guide, rng: random.Random, specimen: Specimen) -> Sa
     key, value = rng.choice(list(attributes.items()))
     if rng.random() < 0.5:
         return _sample("image_attribute", specimen, f"What is the {key} like?", value)
-    shown = value if rng.random() < 0.5 else rng.choice(guide["super_categories"][super_category]["attributes"][key])
+    values = guide["super_categories"][super_category]["attributes"][key]
+    shown = value if rng.random() < 0.5 else rng.choice(values)
     user = f"Is this {_article(super_category)} with {claim(key, shown)}?"
     return _sample("image_yes_no", specimen, user, "yes" if shown == value else "no")
 
 
 def _image_plain(guide: Guide, rng: random.Random, specimen: Specimen) -> Sample:
-    super_category, attributes = specimen
-    kind = guide["super_categories"][super_category]["kind"]
+    kind, question = guide["super_categories"][specimen[0]]["kind"], question_for(specimen[0])
     user, tagged = rng.choice((
-        (f"What is this {kind}?", False), ("What is this?", False), (question_for(super_category), False),
-        ("What species is this?", False), (PROMPTS["answer_open"].text(question_for(super_category)), True)))
-    word = _article(super_category)
+        (f"What is this {kind}?", False), ("What is this?", False), (question, False),
+        ("What species is this?", False), (PROMPTS["answer_open"].text(question), True)))
+    word = _article(specimen[0])
     return _sample("image_plain", specimen, user, f"<answer>{word}</answer>" if tagged else word)
 
 
-# ---- samples of text alone: the field guide, and reasoning over described specimens ---------------------------
+# Samples of text alone: the field guide, and reasoning over described specimens --------------------------
 
 def _name(guide: Guide, rng: random.Random) -> tuple[str, Guide]:
     name = rng.choice(list(guide["sub_categories"]))
@@ -87,22 +88,23 @@ def _name(guide: Guide, rng: random.Random) -> tuple[str, Guide]:
 def _observed(guide: Guide, name: str, rng: random.Random) -> dict[str, str]:
     """The specimen as described: sometimes one attribute is hidden, sometimes one is misread.
 
-    Whatever is misread, `name` stays the one sub-category that fits best, so the answer is still right.
+    Whatever is misread, `name` remains the one sub-category that fits best, so the answer is still right.
     """
     entry = guide["sub_categories"][name]
     attributes = dict(entry["attributes"])
-    luck, key = rng.random(), rng.choice(list(attributes))
-    if luck < 0.1:
+    draw, key = rng.random(), rng.choice(list(attributes))
+    if draw < 0.1:
         del attributes[key]
-    elif luck < 0.3:
-        misread = {**attributes, key: rng.choice(guide["super_categories"][entry["super_category"]]["attributes"][key])}
+    elif draw < 0.3:
+        values = guide["super_categories"][entry["super_category"]]["attributes"][key]
+        misread = {**attributes, key: rng.choice(values)}
         if _best_fit(guide, entry["super_category"], misread) == [name]:
             return misread
     return attributes
 
 
 def _best_fit(guide: Guide, super_category: str, attributes: dict[str, str]) -> list[str]:
-    """The sub-categories that disagree with the described attributes in fewest places."""
+    """The sub-categories that differ from the described attributes in fewest places."""
     gaps = {name: sum(entry["attributes"][key] != value for key, value in attributes.items())
             for name, entry in guide["sub_categories"].items() if entry["super_category"] == super_category}
     return [name for name, gap in gaps.items() if gap == min(gaps.values())]
@@ -113,46 +115,48 @@ def _text_name_to_attributes(guide: Guide, rng: random.Random) -> Sample:
     if rng.random() < 0.7:
         user = rng.choice((f"Describe the {name}.", f"Describe the {name} in <analysis></analysis>."))
         text = analysis_text(entry["attributes"])
-        return _sample("name_to_attributes", None, user, f"<analysis>{text}</analysis>" if "<" in user else text)
+        text = f"<analysis>{text}</analysis>" if "<" in user else text
+        return _sample("name_to_attributes", None, user, text)
     key, value = rng.choice(list(entry["attributes"].items()))
     return _sample("name_to_attribute", None, f"What is the {key} of the {name} like?", value)
 
 
 def _text_attributes_to_name(guide: Guide, rng: random.Random) -> Sample:
     name, entry = _name(guide, rng)
-    told = describe(entry["super_category"], entry["attributes"], rng)
+    described = describe(entry["super_category"], entry["attributes"], rng)
     question = question_for(entry["super_category"])
     if rng.random() < 0.5:
-        return _sample("attributes_to_name", None, f"{told} {question}", name)
+        return _sample("attributes_to_name", None, f"{described} {question}", name)
     options = _options(guide, name, rng) if rng.random() < 0.3 else None
     prompt = PROMPTS["answer_closed" if options else "answer_open"].text(question, options)
-    return _sample("attributes_to_name", None, f"{told} {prompt}", f"<answer>{name}</answer>")
+    return _sample("attributes_to_name", None, f"{described} {prompt}", f"<answer>{name}</answer>")
 
 
 def _text_genus(guide: Guide, rng: random.Random) -> Sample:
-    name, entry = _name(guide, rng)
+    _, entry = _name(guide, rng)
     members = [n for n, e in guide["sub_categories"].items() if e["genus"] == entry["genus"]]
-    keys = guide["super_categories"][entry["super_category"]]["genus_attributes"]
-    if rng.random() < 0.5:
-        user = f"List every {entry['genus']}."
-    else:
+    user = f"List every {entry['genus']}."
+    if rng.random() >= 0.5:
+        keys = guide["super_categories"][entry["super_category"]]["genus_attributes"]
         shared = " and ".join(claim(key, entry["attributes"][key]) for key in keys)
         user = f"Which {entry['super_category']} has {shared}?"
     return _sample("genus", None, user, ", ".join(members))
 
 
 def _text_comparison(guide: Guide, rng: random.Random) -> Sample:
-    name, entry = _name(guide, rng)
+    name, _ = _name(guide, rng)
     pair = [name, rng.choice(nearest(guide, name, 5, rng))]
     rng.shuffle(pair)
-    return _sample("comparison", None, f"Compare the {pair[0]} and the {pair[1]}.", comparison_text({}, pair, guide))
+    user = f"Compare the {pair[0]} and the {pair[1]}."
+    return _sample("comparison", None, user, comparison_text({}, pair, guide))
 
 
 def _text_yes_no(guide: Guide, rng: random.Random) -> Sample:
     name, entry = _name(guide, rng)
-    asked = name if rng.random() < 0.5 else rng.choice(nearest(guide, name, 8, rng))
-    told = describe(entry["super_category"], entry["attributes"], rng)
-    return _sample("yes_no", None, f"{told} {PROMPTS['species_yes_no'].text(asked)}", "yes" if asked == name else "no")
+    queried = name if rng.random() < 0.5 else rng.choice(nearest(guide, name, 8, rng))
+    described = describe(entry["super_category"], entry["attributes"], rng)
+    user = f"{described} {PROMPTS['species_yes_no'].text(queried)}"
+    return _sample("yes_no", None, user, "yes" if queried == name else "no")
 
 
 def _options(guide: Guide, name: str, rng: random.Random) -> list[str]:
@@ -163,40 +167,34 @@ def _options(guide: Guide, name: str, rng: random.Random) -> list[str]:
 
 def reasoning_sample(guide: Guide, name: str, rng: random.Random, closed: bool = False,
                      attributes: Optional[dict[str, str]] = None) -> Sample:
-    """Four-part reasoning, in text, about a described specimen of `name`; `attributes` default to the guide's own."""
+    """Four-part reasoning, in text, about a described specimen of `name`; by default with its attributes."""
     entry = guide["sub_categories"][name]
     attributes = dict(entry["attributes"]) if attributes is None else attributes
-    told, question = describe(entry["super_category"], attributes, rng), question_for(entry["super_category"])
-    options = _options(guide, name, rng)
+    described = describe(entry["super_category"], attributes, rng)
+    options, question = _options(guide, name, rng), question_for(entry["super_category"])
     prompt = PROMPTS["cot_closed"].text(question, options) if closed else PROMPTS["cot_open"].text(question)
-    return _sample("reasoning", None, f"{told} {prompt}", four_parts(attributes, name, options, guide, rng))
+    answer = four_parts(attributes, name, options, guide, rng)
+    return _sample("reasoning", None, f"{described} {prompt}", answer)
 
 
 def _text_reasoning(guide: Guide, rng: random.Random) -> Sample:
     name, _ = _name(guide, rng)
-    return reasoning_sample(guide, name, rng, closed=rng.random() < 0.3, attributes=_observed(guide, name, rng))
+    closed = rng.random() < 0.3
+    return reasoning_sample(guide, name, rng, closed, _observed(guide, name, rng))
 
 
-def _sample(kind: str, image: Optional[tuple], user: str, assistant: str) -> Sample:
-    return {"kind": kind, "image": image, "user": user, "assistant": assistant}
-
-
-IMAGE_RECIPES: tuple[tuple[Callable, float], ...] = (
-    (_image_analysis, 0.5), (_image_description, 0.25), (_image_attribute, 0.15), (_image_plain, 0.1))
-TEXT_RECIPES: tuple[tuple[Callable, float], ...] = (
-    (_text_reasoning, 0.45), (_text_attributes_to_name, 0.15), (_text_name_to_attributes, 0.14),
-    (_text_genus, 0.08), (_text_comparison, 0.08), (_text_yes_no, 0.1))
+IMAGE_RECIPES: dict[Callable, float] = {  # recipe -> its share
+    _image_analysis: 0.5, _image_description: 0.25, _image_attribute: 0.15, _image_plain: 0.1}
+TEXT_RECIPES: dict[Callable, float] = {
+    _text_reasoning: 0.45, _text_attributes_to_name: 0.15, _text_name_to_attributes: 0.14,
+    _text_genus: 0.08, _text_comparison: 0.08, _text_yes_no: 0.1}
 
 
 def image_sample(guide: Guide, specimen: Specimen, rng: random.Random) -> Sample:
-    """One sample about a picture of `specimen`, its recipe chosen by the recipe's share."""
-    return _choose(IMAGE_RECIPES, rng)(guide, rng, specimen)
+    """One sample about an image of `specimen`, its recipe drawn by share."""
+    return rng.choices(list(IMAGE_RECIPES), weights=list(IMAGE_RECIPES.values()))[0](guide, rng, specimen)
 
 
 def text_sample(guide: Guide, rng: random.Random) -> Sample:
-    """One sample of text alone, its recipe chosen by the recipe's share."""
-    return _choose(TEXT_RECIPES, rng)(guide, rng)
-
-
-def _choose(recipes: tuple, rng: random.Random) -> Callable:
-    return rng.choices([recipe for recipe, _ in recipes], weights=[share for _, share in recipes])[0]
+    """One sample of text alone, its recipe drawn by share."""
+    return rng.choices(list(TEXT_RECIPES), weights=list(TEXT_RECIPES.values()))[0](guide, rng)

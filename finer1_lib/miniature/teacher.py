@@ -1,7 +1,7 @@
 """The miniature's teacher: it answers from the field guide, in varied words and with mistakes at set rates.
 
 A large teacher model makes such mistakes too: it misreads, answers with the wrong name, forgets the label
-among the candidates, slips into another language, gives its prompt away, breaks a tag. Here their rates are
+among the candidates, slips into another language, reveals its prompt, breaks a tag. Here their rates are
 known, and which text carries which mistake (`planted`), so that a notebook can say what the filters catch.
 (A misread attribute is the one no filter sees.)
 
@@ -30,36 +30,20 @@ _LEAKS = ("as mentioned in the question, ", "the provided description says ", "g
 
 @dataclass(frozen=True)
 class Rates:
-    """How often the teacher errs, each between 0 and 1.
+    """How often the teacher errs (0 to 1): the first three per attribute, the others per text."""
 
-    Attributes:
-        wrong_attribute: per attribute, in descriptions and analyses.
-        hidden_attribute: per attribute, left out of the analysis.
-        wrong_concept: per attribute, a false concept beside the true one.
-        wrong_prediction: per text.
-        missing_candidate: per text, the label is not among the candidates.
-        language_slip: per text.
-        prompt_leak: per text.
-        broken_tag: per text.
-        cut_off: per text, it reaches the limit of tokens before its end.
-        foreign_candidate: per text, a candidate of another super-category.
-        wide_punctuation: per text, full-width commas in the analysis (mended, so never a flaw of a kept
-            text).
-        label_first: per text, the label leads the candidates (the release: 349 of 373).
-    """
-
-    wrong_attribute: float = 0.03
-    hidden_attribute: float = 0.02
-    wrong_concept: float = 0.25
+    wrong_attribute: float = 0.03    # in descriptions and analyses
+    hidden_attribute: float = 0.02   # left out of the analysis
+    wrong_concept: float = 0.25      # a false concept beside the true one
     wrong_prediction: float = 0.10
-    missing_candidate: float = 0.05
+    missing_candidate: float = 0.05  # the label is not among the candidates
     language_slip: float = 0.05
     prompt_leak: float = 0.05
     broken_tag: float = 0.03
-    cut_off: float = 0.02
-    foreign_candidate: float = 0.03
-    wide_punctuation: float = 0.05
-    label_first: float = 0.90
+    cut_off: float = 0.02            # the text reaches the limit of tokens before its end
+    foreign_candidate: float = 0.03  # a candidate of another super-category
+    wide_punctuation: float = 0.05   # full-width commas in the analysis (fixed later, so never a flaw)
+    label_first: float = 0.90        # the label leads the candidates (the release: 349 of 373)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -68,7 +52,7 @@ class Rates:
 
 
 class GuideTeacher(Teacher):
-    """A teacher that knows the guide. It never looks at a picture: the guide is the truth."""
+    """A teacher that knows the guide. It never reads an image: the guide is the truth."""
 
     def __init__(self, guide: Mapping, rates: Rates = Rates()) -> None:
         self.guide, self.rates = guide, rates
@@ -150,11 +134,8 @@ class GuideTeacher(Teacher):
 
     def _analysis(self, row: Mapping, concepts: Sequence[str], rng: random.Random) -> dict[str, str]:
         """Attribute -> value as it is read, or as a concept says; some are left out."""
-        analysis = {
-            attribute: value
-            for attribute, value in self._read(row, rng).items()
-            if rng.random() >= self.rates.hidden_attribute
-        }
+        analysis = {attribute: value for attribute, value in self._read(row, rng).items()
+                    if rng.random() >= self.rates.hidden_attribute}
         for attribute, values in self._values(row["super_category"]).items():
             claims = {claim(attribute, value): value for value in values}
             if trusted := [claims[concept] for concept in concepts if concept in claims]:
@@ -176,12 +157,9 @@ class GuideTeacher(Teacher):
 
     def _read(self, row: Mapping[str, Any], rng: random.Random) -> dict[str, str]:
         """Every attribute, some misread."""
-        return {
-            attribute: self._other_value(row, attribute, rng)
-            if rng.random() < self.rates.wrong_attribute
-            else value
-            for attribute, value in self._truth(row).items()
-        }
+        return {attribute: self._other_value(row, attribute, rng)
+                if rng.random() < self.rates.wrong_attribute else value
+                for attribute, value in self._truth(row).items()}
 
     def _other_value(self, row: Mapping[str, Any], attribute: str, rng: random.Random) -> str:
         """A value that the sub-category does not have."""

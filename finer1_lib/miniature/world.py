@@ -32,7 +32,8 @@ SUPER_CATEGORIES: dict[str, dict[str, Any]] = {
         },
         "genus_attributes": ("bill", "tail"),
         "kind": "animal",
-        "genera": ("Wren", "Finch", "Tern", "Shrike", "Plover", "Warbler", "Starling", "Heron", "Kestrel", "Lark"),
+        "genera": ("Wren", "Finch", "Tern", "Shrike", "Plover", "Warbler", "Starling", "Heron", "Kestrel",
+                   "Lark"),
     },
     "aircraft": {
         "attributes": {
@@ -51,7 +52,7 @@ SUPER_CATEGORIES: dict[str, dict[str, Any]] = {
 }
 GENUS_SIZES = (5, 6, 4, 5, 5, 6, 4, 5, 5, 5)  # 50 sub-categories in each super-category
 SEEN_SHARE = 0.6
-_ONSETS = ("b", "br", "d", "dr", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "w", "z")
+_ONSETS = tuple("b br d dr f g h k l m n p r s st t tr v w z".split())
 _VOWELS = ("a", "e", "i", "o", "u")
 _MIDDLES = ("l", "m", "n", "r", "s", "v", "nd", "rt", "lm", "sk")
 _ENDINGS = ("an", "en", "el", "ic", "or", "us", "ay", "ow", "ish", "ett")
@@ -69,8 +70,10 @@ def _gap(a: dict[str, str], b: dict[str, str]) -> int:
     return sum(a[key] != b[key] for key in a)
 
 
-def _genus_members(shared: dict[str, str], free: dict[str, tuple], size: int, rng: random.Random) -> list[dict]:
-    """Attribute values of a genus's members: each pair differs in one to three, one pair at most in just one."""
+def _genus_members(
+    shared: dict[str, str], free: dict[str, tuple], size: int, rng: random.Random
+) -> list[dict]:
+    """A genus's members: each pair differs in one to three attributes, at most one pair in just one."""
     while True:
         members: list[dict[str, str]] = []
         for _ in range(200):

@@ -70,10 +70,7 @@ def identity_of(loaded: Any, config: Mapping[str, Any], data: Any) -> dict[str, 
 
 
 def finished(out_dir: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the trained weights are there, trained with this identity.
-
-    Raises: UserError: they were trained with another.
-    """
+    """Whether the trained weights exist. Raises: UserError: they were trained with another identity."""
     if not (Path(out_dir) / IDENTITY).exists():
         return False
     _refuse_other(Path(out_dir) / IDENTITY, identity)
@@ -87,23 +84,17 @@ def scratch(out_dir: Path) -> Path:
 
 
 def latest_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Optional[Path]:
-    """The last whole checkpoint; torn ones are removed.
-
-    Raises: UserError: the folder's checkpoints belong to another training.
-    """
+    """The last whole checkpoint; torn ones are removed. Raises: UserError: those of another training."""
     folder = Path(folder)
     if (folder / IDENTITY).exists():
         _refuse_other(folder / IDENTITY, identity)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     atomic_write_json(folder / IDENTITY, identity)
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / MARKER).exists():
-            whole.append(checkpoint)
-        else:
+    for checkpoint in list(folder.glob("checkpoint-*")):
+        if not (checkpoint / MARKER).exists():
             shutil.rmtree(checkpoint)
-    return max(whole, key=step_of, default=None)
+    return max(folder.glob("checkpoint-*"), key=step_of, default=None)
 
 
 def step_of(checkpoint: Optional[Path]) -> int:
@@ -129,14 +120,9 @@ def run_training(
 ) -> None:
     """Train to the end, from the last checkpoint if there is one, and write the trained weights.
 
-    Args:
-        trainer: a Trainer whose output_dir is `scratch(out_dir)` and that logs every step.
-        loaded: whose model the trainer trains.
-        out_dir: their folder; appears when everything is done.
-        identity: of `identity_of`.
-        columns: of the metrics file, "step" first; taken from the trainer's logs.
-        progress: called as `progress(step, total, label=name, **values)`.
-        shown: columns passed to `progress`; every: steps between two calls.
+    `trainer` trains the model of `loaded`, its output_dir is `scratch(out_dir)`, and it logs every step;
+    `columns` of its logs ("step" first) go to the metrics file, those `shown` to progress(step, total, name,
+    **values) every `every` steps.
     """
     out_dir, folder = Path(out_dir), scratch(out_dir)
     checkpoint = latest_checkpoint(folder, identity)
@@ -144,7 +130,7 @@ def run_training(
     trainer.add_callback(_recorder(metrics, out_dir.name, progress, shown, every))
     if not hasattr(loaded.model, "peft_config"):
         # Trainer's own way compares the file's names with the model's, which differ for Qwen2.5-VL
-        # (transformers 5.17): it warns of missing keys and goes on from the base's weights.
+        # (transformers 5.17): it warns of missing keys and continues from the base's weights.
         trainer._load_from_checkpoint = lambda folder, model=None: load_weights(loaded, folder)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -186,13 +172,7 @@ def _recorder(
 
 
 def common_arguments(loaded: Any, folder: Path, *, seed: int, save_steps: int) -> dict[str, Any]:
-    """Trainer arguments that SFT and TAPO share, each explicit: Unsloth gives omitted ones other defaults.
-
-    Args:
-        loaded: decides device, precision and whether activations are checkpointed.
-        folder: for the checkpoints.
-        save_steps: optimizer steps between two checkpoints.
-    """
+    """Trainer arguments that SFT and TAPO share, each explicit: Unsloth gives omitted ones other defaults."""
     import torch
 
     cuda, dtype = loaded.device.startswith("cuda"), loaded.dtype

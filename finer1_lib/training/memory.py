@@ -2,21 +2,15 @@
 
     print(*lines("03_tapo", parameters, "Qwen/Qwen2.5-VL-3B-Instruct", trained=parameters_of_02), sep="\\n")
 
-`work_of` reads a stage's sizes from its parameters, `rows` turns them into bytes for each moment; the peak is
-what is held throughout plus the largest moment:
-
-    rollouts        keys and values of all rollouts, and what a step of decoding needs
-    update          the graphs of a micro-batch (TAPO: own image, negative image), and the largest of a
-                    chunk of logits, a recomputed layer and autocast's copies of the weights
-    optimizer step  AdamW's working copy of what is trained
-
-A layer's bytes are in `model_shapes`. tests/training/test_memory_plan.py compares the plan with a byte count
-of real steps at three model sizes; what no CPU can measure (CUDA's context, fragments, other kernels' work
-space) is assumed, and the output says so.
+`work_of` reads a stage's sizes from its parameters; `rows` turns them into bytes for each moment (rollouts,
+update, optimizer step). The peak is what is held throughout plus the largest moment. A layer's bytes are in
+`model_shapes`. A test compares the plan with a byte count of real steps at three model sizes; what no CPU can
+measure (CUDA's context, fragments, other kernels' work space) is assumed, and the output says so.
 """
 
 import dataclasses
 import math
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional
 
@@ -31,13 +25,13 @@ from finer1_lib.training.tapo_config import TapoConfig
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a 4-bit weight: itself, its block's scale, the scale's scale
 LOGIT_COPIES = {"forward": 4, "backward": 5}  # float32 copies of a chunk (token_probabilities) alive at once
 PATCH_NUMBERS = 1176  # of an image's patch: 2 x 14 x 14 pixels of 3 colours
-SAMPLING_COPIES = 8  # likewise of one step's logits while top-p sorts them
+SAMPLING_COPIES = 8  # float32 copies of one step's logits while top-p sorts them
 
 
 class Row(NamedTuple):
-    """One part of the plan: its moment ("held" for throughout), its name, its bytes, its reason."""
+    """One part of the plan."""
 
-    moment: str
+    moment: str  # "held" for throughout
     part: str
     bytes: float
     reason: str
@@ -45,44 +39,26 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One stage's sizes.
-
-    Attributes:
-        mode: how numbers are kept.
-        trainable: which weights are trained; None for evaluation.
-        micro_batch: rows of a forward with gradient.
-        prompts: different prompts among them.
-        graphs: 2 where the negative image is scored with gradient too.
-        text, picture, completion: tokens of a row's text, image and completion.
-        generated, asked: rows generated together, and the prompts read for them; 0 for none.
-        seen_together: images of these that pass the vision tower at once.
-        apart: whether a model without optimizer generates, before or after the training.
-        written: tokens of a generated completion, where it is not `completion`.
-        pictures: different images of a rollout batch, whose features are kept.
-        four_bit: whether the language model's linear layers are held in 4 bits.
-        shares: whether rows of one prompt share its pass in an update (`finer1_lib.models.sharing`).
-        chunk: rows of logits that exist at a time; 0 for `log_probabilities.logit_rows`.
-        many: whether CUDA's multi-tensor optimizer runs, with a working copy of all weights.
-    """
+    """One stage's sizes."""
 
     mode: Mode
-    trainable: Optional[Trainable]
-    micro_batch: int = 0
-    prompts: int = 0
-    graphs: int = 1
-    text: int = 0
-    picture: int = 0
-    completion: int = 0
-    generated: int = 0
-    asked: int = 0
-    seen_together: int = 1
-    apart: bool = False
-    written: int = 0
-    pictures: int = 0
-    four_bit: bool = False
-    shares: bool = True
-    chunk: int = 0
-    many: bool = True
+    trainable: Optional[Trainable]  # None for evaluation
+    micro_batch: int = 0            # rows of a forward with gradient
+    prompts: int = 0                # different prompts among them
+    graphs: int = 1                 # 2 where the negative image is scored with gradient too
+    text: int = 0                   # tokens of a row
+    picture: int = 0                # tokens of its image
+    completion: int = 0             # tokens of its completion
+    generated: int = 0              # rows generated together
+    asked: int = 0                  # prompts read for them
+    seen_together: int = 1          # images of these that pass the vision tower at once
+    apart: bool = False             # whether a model without optimizer generates, before or after training
+    written: int = 0                # tokens of a generated completion, where it is not `completion`
+    pictures: int = 0               # different images of a rollout batch, whose features are kept
+    four_bit: bool = False          # whether the language model's linear layers are held in 4 bits
+    shares: bool = True             # whether rows of one prompt share its pass (`models.sharing`)
+    chunk: int = 0                  # rows of logits at a time; 0 for `log_probabilities.logit_rows`
+    many: bool = True               # CUDA's multi-tensor optimizer, with a working copy of all weights
 
 
 def rows(shape: Shape, work: Work) -> list[Row]:
@@ -119,8 +95,8 @@ def _held(shape: Shape, work: Work) -> list[Row]:
         count = shape.trained(kind)
         for moment in ("update", "optimizer step") if work.apart else ("held",):
             if not kind.full:
-                told = f"{count / 1e6:.1f} million, rank {kind.rank}"
-                found.append(Row(moment, "adapters", WIDE * count, told))
+                size = f"{count / 1e6:.1f} million, rank {kind.rank}"
+                found.append(Row(moment, "adapters", WIDE * count, size))
             found.append(Row(moment, "optimizer", 2 * WIDE * count, "AdamW's two moments"))
     if not (kind and kind.vision_tower):
         features = work.pictures * work.picture * shape.hidden * mode.width
@@ -172,14 +148,15 @@ def _update(shape: Shape, work: Work) -> list[Row]:
             seen = kept.recomputed(inner, patches, shape.vision_hidden, shape.vision_intermediate, mode)
     else:  # and with a graph that needs them
         graph += cast
-    told = "layers' inputs" if mode.checkpointing else "all that the backward pass needs"
-    told += ", in main memory" if mode.offload else ""
+    saved = "layers' inputs" if mode.checkpointing else "all that the backward pass needs"
+    saved += ", in main memory" if mode.offload else ""
     words = f"{min(tokens, at_a_time)} x {shape.vocab} words"
+    size = attrgetter("bytes")
     backward = max(Row("update", "chunk of logits", logits, words),
-                   Row("update", "recomputed layer", max(layer, seen), "one at a time"), key=_bytes)
+                   Row("update", "recomputed layer", max(layer, seen), "one at a time"), key=size)
     copies = Row("update", "forward pass", forward, "logits, and weights as autocast copies them")
-    largest = max(backward, copies, key=_bytes)
-    own = Row("update", "graph, own picture", graph, f"{work.micro_batch} x {length} tokens: {told}")
+    largest = max(backward, copies, key=size)
+    own = Row("update", "graph, own picture", graph, f"{work.micro_batch} x {length} tokens: {saved}")
     if work.graphs == 1:
         return [own, largest]
     other = own._replace(part="graph, negative picture", reason="the same once more, with gradient")
@@ -187,11 +164,7 @@ def _update(shape: Shape, work: Work) -> list[Row]:
     # Autograd hands a weight's gradient over when both graphs have given theirs: the negative's wait.
     held = WIDE * shape.trained(kind)
     waiting = [own, Row("update", "negative's gradients", held, "wait for the own picture's"), backward]
-    return max(both, waiting, key=lambda rows: sum(map(_bytes, rows)))
-
-
-def _bytes(row: Row) -> float:
-    return row.bytes
+    return max(both, waiting, key=lambda rows: sum(map(size, rows)))
 
 
 TEXT_TOKENS = 120  # question, instruction and chat marks; the kit's prompts and the release's
@@ -212,20 +185,19 @@ def plan(
     """The parts of a stage's memory, or None for a Hub id whose shape would have to be downloaded.
 
     Args:
-        stage: "02_cot_sft", "03_tapo", "04_evaluation" or "05_probing".
-        parameters: all values of that stage (or a notebook's globals(); others are ignored).
+        parameters: of the stage ("02_cot_sft" to "05_probing"), or a notebook's globals().
         checkpoint: a folder, or a Hub id that `model_shapes` knows (with or without @revision).
-        trained: stage 02's parameters, for 03: which weights it goes on training.
+        trained: stage 02's parameters, for 03: which weights it continues to train.
         completion: tokens of the longest completion, where it is known better than by the parameters.
-        half: computed in half precision, or in float32; by default as on this machine, and in half precision
-            where the model has over a billion parameters.
+        half: half precision or float32; by default as on this machine, half over a billion parameters.
     """
     shape = shape_of(str(checkpoint))
     if shape is None:
         return None
     if half is None:
         half = shape.parameters > 1e9 or _gpu() is not None
-    work = work_of(stage, parameters, trained=trained, half=half, own_pixels=_own_pixels(checkpoint))
+    own_pixels = pixels_named(Path(checkpoint))["max_pixels"] or LARGEST_PICTURE  # of its own processor
+    work = work_of(stage, parameters, trained=trained, half=half, own_pixels=own_pixels)
     return rows(shape, work if completion is None else dataclasses.replace(work, completion=completion))
 
 
@@ -239,10 +211,9 @@ def lines(
     trained: Optional[Mapping[str, Any]] = None, completion: Optional[int] = None, room: Optional[int] = None,
     half: Optional[bool] = None,
 ) -> list[str]:
-    """The plan as a text table: a line a part, one for the peak, and whether it fits.
+    """`plan`, with its arguments, as a text table: a line a part, one for the peak, whether it fits.
 
-    `room` is the GPU's bytes (by default this machine's); the other arguments are those of `plan`. One line
-    that says so where the checkpoint's shape is not known.
+    `room` is the GPU's bytes (by default this machine's). One line where the checkpoint's shape is unknown.
     """
     found = plan(stage, parameters, checkpoint, trained=trained, completion=completion, half=half)
     if found is None:
@@ -267,11 +238,6 @@ def _gpu() -> Optional[int]:
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-
-
-def _own_pixels(checkpoint: "str | Path") -> int:
-    """The largest image that a checkpoint's own processor accepts, where a folder states it."""
-    return pixels_named(Path(checkpoint))["max_pixels"] or LARGEST_PICTURE
 
 
 def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapping[str, Any]] = None,

@@ -25,23 +25,14 @@ from finer1_lib.training.tapo_config import PRESETS, TapoConfig
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to train in stage 2.
-
-    Attributes:
-        label: for figures and tables.
-        summary: what it is, in a line.
-        changes: the run's TAPO settings -> what this method sets otherwise.
-        start: "cot_sft" or "base", whose weights it starts from.
-        prompt: "cot" (think, then answer) or "answer".
-        pictures: keywords of `tapo.triplet_rows`, where its positives or negatives are others.
-    """
+    """One way to train in stage 2."""
 
     label: str
     summary: str
-    changes: Callable[[TapoConfig], Mapping[str, Any]]
-    start: str = "cot_sft"
-    prompt: str = "cot"
-    pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    changes: Callable[[TapoConfig], Mapping[str, Any]]  # a TAPO run's settings -> what differs here
+    start: str = "cot_sft"  # or "base": whose weights it starts from
+    prompt: str = "cot"  # (think, then answer) or "answer"
+    pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)  # keywords of `tapo.triplet_rows`
 
 
 def _anchors_only(config: TapoConfig) -> dict[str, Any]:
@@ -53,7 +44,7 @@ METHODS = {
     "dapo": Method(
         "DAPO", "anchors only, no divergence, no entropies", lambda c: {**_anchors_only(c), **_PLAIN}),
     "intra": Method("DAPO + intra-class", "rollouts over two images of a sub-category", lambda c: _PLAIN),
-    "inter": Method("DAPO + inter-class", "divergence from a look-alike, and entropies", _anchors_only),
+    "inter": Method("DAPO + inter-class", "divergence from a hard negative, and entropies", _anchors_only),
     "tapo": Method("TAPO", "both", lambda c: {}),
     "cls_rl": Method(
         "CLS-RL", "DAPO from the base model", lambda c: {**_anchors_only(c), **_PLAIN}, start="base"),
@@ -140,10 +131,7 @@ def matched_configs(names: Sequence[str], config: TapoConfig) -> dict[str, TapoC
 def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str, tuple[str, TapoConfig]]:
     """Title -> (method, settings) of the short runs that show a failure mode, each followed by its remedy.
 
-    Args:
-        parameters: of stage 03_tapo, `wrong_turns` and `wrong_turn_*` among them.
-
-    Raises: UserError: an unknown or repeated method.
+    `parameters` are those of stage 03_tapo. Raises: UserError: an unknown or repeated method.
     """
     short = dataclasses.replace(
         config, steps=parameters["wrong_turn_steps"], prompts_per_step=parameters["wrong_turn_prompts"],
@@ -161,14 +149,10 @@ def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str
 
 
 def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> Any:
-    """What every run was given, and what it used: a DataFrame with a row a model.
+    """What every run was given and what it used, from each model's settings and metrics file: a row a model.
 
-    Its columns: those of `budget`; rollouts_sampled (with those of groups thrown away and sampled again,
-    which the budget cannot know beforehand), rollouts_trained, tokens_sampled, and seconds.
-
-    Args:
-        configs: model -> its settings.
-        logs: model -> DataFrame of its metrics file.
+    Columns: those of `budget`; rollouts_sampled (including discarded groups, which the budget cannot know
+    beforehand), rollouts_trained, tokens_sampled, and seconds.
     """
     import pandas
 
@@ -180,17 +164,11 @@ def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> 
 
 
 class Row(NamedTuple):
-    """What is known of a model beforehand.
-
-    Attributes:
-        label: in tables.
-        colour: in figures; None leaves it to `colour_of`.
-        against: the baseline it is compared with beside its own start, if both are there.
-    """
+    """What is known of a model beforehand."""
 
     label: str
-    colour: Optional[str] = None
-    against: Optional[str] = None
+    colour: Optional[str] = None  # in figures; None leaves it to `colour_of`
+    against: Optional[str] = None  # the baseline it is compared with beside its own start
 
 
 # method -> (colour, the method it is compared with): matched baselines and TAPO against DAPO, a change of one
@@ -211,11 +189,6 @@ _METHODS = {
 }
 
 
-def _method_row(method: str) -> Row:
-    colour, against = _METHODS.get(method, (None, None))
-    return Row(model_label(method), colour, against and model_name(against))
-
-
 ROWS: Mapping[str, Row] = {
     "base": Row("base", "#9C9FA4"),
     "base_cot_prompt": Row("base + four-part prompt", "#3EBFFB"),
@@ -223,7 +196,8 @@ ROWS: Mapping[str, Row] = {
     "cot_sft": Row("CoT SFT", "#0061B2"),
     "full_sft_answer_only": Row("answer-only SFT, full, hard", "#040228", "sft_answer_only"),
     "full_cot_sft": Row("CoT SFT, full, hard", "#0A0FBD", "full_sft_answer_only"),
-    **{model_name(method): _method_row(method) for method in METHODS},
+    **{model_name(name): Row(model_label(name), colour, against and model_name(against))
+       for name in METHODS for colour, against in [_METHODS[name]]},
 }
 CONTROLS: Mapping[str, Row] = {"always_first": Row("always the first option", "#747474")}
 KNOWN = {**ROWS, **CONTROLS}

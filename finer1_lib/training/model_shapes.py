@@ -49,16 +49,7 @@ KNOWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a memory plan needs to know of a model.
-
-    Attributes:
-        hidden .. vocab: of the language model; vision_*: of the vision tower.
-        patch_features: numbers that a patch of pixels enters the tower with.
-        merge: patches that become one image token.
-        counts: part -> number of parameters: "linears" (of the language model's layers), "norms" (and their
-            biases), "embedding", "head" (0 where it is the embedding), "vision", "projector".
-        linears: (name, inputs, outputs) of every linear layer.
-    """
+    """What a memory plan needs to know of a model: hidden to vocab are the language model's."""
 
     hidden: int
     layers: int
@@ -71,10 +62,12 @@ class Shape:
     vision_layers: int
     vision_heads: int
     vision_intermediate: int
-    patch_features: int
-    merge: int
+    patch_features: int  # numbers that a patch of pixels enters the vision tower with
+    merge: int  # patches that become one image token
+    # numbers of parameters: "linears" (of the language model's layers), "norms" (and biases), "embedding",
+    # "head" (0 where it is the embedding), "vision", "projector"
     counts: dict[str, int]
-    linears: tuple[tuple[str, int, int], ...]
+    linears: tuple[tuple[str, int, int], ...]  # (name, inputs, outputs) of every linear layer
 
     @property
     def parameters(self) -> int:
@@ -155,15 +148,9 @@ def measure(config: Any) -> Shape:
 
 
 def _part(name: str) -> str:
-    if PROJECTOR in name:
-        return "projector"
-    if VISION in name:
-        return "vision"
-    if "embed_tokens" in name:
-        return "embedding"
-    if "lm_head" in name:
-        return "head"
-    return "linears" if name.endswith("proj.weight") else "norms"
+    named = ((PROJECTOR, "projector"), (VISION, "vision"), ("embed_tokens", "embedding"), ("lm_head", "head"),
+             ("proj.weight", "linears"), ("", "norms"))
+    return next(part for words, part in named if words in name)
 
 
 @functools.lru_cache(maxsize=8)
@@ -177,23 +164,14 @@ WIDE = 4  # bytes of a float32
 
 
 class Mode(NamedTuple):
-    """How the numbers are kept.
+    """How the numbers are kept."""
 
-    Attributes:
-        width: bytes of a number in the computation: 2 in half precision, 4 in float32.
-        cast: whether trained weights are float32 and cast for computing, so that inputs are cast as well.
-        full: whether the weights themselves are trained, norms among them.
-        rank: of the adapters; 0 for none.
-        checkpointing: whether layers keep their input alone.
-        offload: whether that input is moved to main memory (Unsloth's way).
-    """
-
-    width: int
-    cast: bool
-    full: bool
-    rank: int
-    checkpointing: bool = False
-    offload: bool = False
+    width: int  # bytes of a number in the computation: 2 in half precision, 4 in float32
+    cast: bool  # trained weights are float32 and cast for computing, so that inputs are cast as well
+    full: bool  # the weights themselves are trained, norms among them
+    rank: int  # of the adapters; 0 for none
+    checkpointing: bool = False  # layers keep their input alone
+    offload: bool = False  # that input is moved to main memory (as Unsloth does)
 
 
 def language_layer(shape: Shape, mode: Mode, rows: int, queries: int, keys: int, masked: bool) -> int:
@@ -211,10 +189,10 @@ def language_layer(shape: Shape, mode: Mode, rows: int, queries: int, keys: int,
 def language(
     shape: Shape, mode: Mode, rows: int, queries: int, keys: int, masked: bool, layers: Optional[int] = None
 ) -> int:
-    """Bytes that the decoder layers (all, or `layers` of them) and what is around them keep.
+    """Bytes kept by the decoder layers (all, or `layers` of them) and around them.
 
-    Around them: the embeddings, the last norm's input, positions as sines and cosines; with checkpointing the
-    mask, once.
+    Around: the embeddings, the last norm's input, the positions' sines and cosines; with checkpointing
+    the mask.
     """
     tokens, d, layers = rows * queries, shape.hidden, shape.layers if layers is None else layers
     stream = WIDE if mode.full else mode.width  # what runs from layer to layer

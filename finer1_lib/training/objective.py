@@ -29,8 +29,7 @@ DIVERGENCE_LIMIT = 10.0  # and the k3 value to 10 (line 601)
 
 
 def group_advantages(rewards: "torch.Tensor", eps: float = 1e-6) -> "torch.Tensor":
-    """(r - mean) / (std + eps) within each group, anchor and positive rollouts alike; the std is the unbiased
-    one.
+    """(r - mean) / (std + eps) within each group, anchor and positive alike; the std is the unbiased one.
 
     `rewards` and the result are (groups, rollouts); zeros where all rewards of a group are equal.
 
@@ -48,13 +47,9 @@ def clipped_surrogate(
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """The policy loss of every token: max(-A r, -A clip(r)), and at most -A * dual_clip where A < 0.
 
-    Args:
-        ratio: (B, T) pi / pi_old of the sampled tokens.
-        advantages: (B,) or (B, T).
-        clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
-        dual_clip: C > 1, or 0 for none (the paper's objective has none).
-
-    Returns: (loss (B, T), clipped (B, T) bool: where a clip removed the gradient).
+    `ratio` (B, T) is pi / pi_old, clipped to [1 - clip_low, 1 + clip_high]; `advantages` (B,) or (B, T);
+    `dual_clip` > 1, or 0 for none, as in the paper. Returns: (loss (B, T), clipped (B, T) bool: where a clip
+    removed the gradient).
 
     Source: DAPO (arXiv 2503.14476), clip-higher; dual clip: arXiv 1912.09729; release core_algos.py:497-516.
     """
@@ -148,15 +143,9 @@ def tapo_loss(
 ) -> TapoTerms:
     """The whole objective as a loss to minimise: the surrogate, the inter-class term and the two entropies.
 
-    Args:
-        logp, old_logp: (B, T) under the image the rollout is scored under, now and at rollout time (no
-            gradient).
-        advantages: (B,).
-        gamma: weight of the divergence from the negative image's distribution (raised).
-        eta1, eta2: weights of the two entropies (lowered).
-        apart: (B, T) divergence of every token, of any kind; needed where gamma is not 0.
-        entropy, entropy_negative: (B, T), needed where eta1 or eta2 is not 0.
-        items: number of tokens to divide by; by default the batch's own.
+    All (B, T) but `advantages` (B,). `logp` and `old_logp` are of the image the rollout is scored under, now
+    and at rollout time (no gradient); `apart` is a divergence of any kind, raised with weight gamma; the two
+    entropies are lowered with eta1 and eta2; `items` tokens to divide by (by default the batch's own).
 
     Raises: ValueError: a weight other than 0 without its tensor.
 

@@ -18,16 +18,10 @@ SOUND = "#999999"
 
 
 def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_scale: bool = False) -> Any:
-    """One panel a column, one line a model, over optimizer steps.
+    """One panel a (column, title), one line a model, over optimizer steps.
 
-    Args:
-        df: columns model, step and the ones to draw.
-        columns: [(column, title)].
-        smooth: steps of a trailing mean drawn over the single steps, which then stand pale behind it.
-        log_scale: logarithmic values, for curves that differ by orders of magnitude.
-
-    Returns:
-        The figure.
+    `df` has model, step and the columns. With `smooth` > 1 a trailing mean of so many steps is drawn over the
+    pale single steps; `log_scale` is for curves that differ by orders of magnitude.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogFormatter
@@ -53,11 +47,8 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
 def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
     """A stacked bar a model: mean seconds of an optimizer step, by what they were spent on.
 
-    Args:
-        logs: model -> DataFrame of its metrics file.
-
-    Returns:
-        (figure, DataFrame: model, a column a part, steps, seconds; means over the steps).
+    From model -> DataFrame of its metrics file. Returns (figure, DataFrame: model, a column a part, steps,
+    seconds; means over the steps).
     """
     import pandas
     from matplotlib.patches import Patch
@@ -93,19 +84,14 @@ def _face(colour: str, strength: float, hatch: str) -> dict[str, Any]:
 
 
 def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
-    """Paid and strict accuracy, entropy, divergence and length of runs that went wrong, over optimizer steps.
+    """Rewarded and strict accuracy, entropy, divergence and length of failed runs, over optimizer steps.
 
-    Args:
-        turns: title -> DataFrame of its metrics file; a title is a method's name, with ", mended" behind it
-            for the run that sets it right, drawn dashed.
-        beside: model -> the same of sound runs, drawn in grey.
-
-    Returns:
-        The figure.
+    `turns` is title -> DataFrame of its metrics file; a title is a method's name, with ", mended" behind it
+    for the run with the remedy (dashed). `beside` is model -> the same of sound runs, in grey.
     """
     from matplotlib.lines import Line2D
 
-    panels = (("accuracy", "accuracy: paid (line), strict (dots)"), ("length", "length (tokens)"),
+    panels = (("accuracy", "accuracy: rewarded (line), strict (dots)"), ("length", "length (tokens)"),
               ("entropy", "entropy per token (nats)"), ("divergence", "divergence from the negative"))
     fig, axes = _panels(4, width=5.6, height=3.5, across=2)
     for axis, (column, title) in zip(axes, panels):
@@ -124,20 +110,17 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
         axis.set_xlabel("optimizer step", fontsize=13)
     handles = axes[0].get_legend_handles_labels()[0]
     if beside:
-        told = ", ".join(label_of(name) for name in beside)
-        handles.append(Line2D([], [], color=SOUND, linewidth=1.6, label=told))
+        names = ", ".join(label_of(name) for name in beside)
+        handles.append(Line2D([], [], color=SOUND, linewidth=1.6, label=names))
     fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=13, frameon=False)
     return fig
 
 
 def failure_findings(log: Any, max_new_tokens: int) -> str:
-    """What a run's gauges say went wrong, in a line; numbers are means of the first and last three steps.
+    """What a metrics file says went wrong, in a line; numbers are means of the first and last three steps.
 
     An update that no group was left for has no tokens: entropy and divergence are of the last steps that had.
-
-    Args:
-        log: DataFrame of a metrics file.
-        max_new_tokens: the limit of its rollouts.
+    `max_new_tokens` is the limit of the rollouts.
     """
     first = {name: log[name].dropna().head(3).mean() for name in log.select_dtypes("number")}
     last = {name: log[name].dropna().tail(3).mean() for name in log.select_dtypes("number")}
@@ -148,9 +131,10 @@ def failure_findings(log: Any, max_new_tokens: int) -> str:
 
     return (f"entropy {course('entropy', '.2f')}, divergence {course('divergence', '.2f')}, length"
             f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off,"
-            f" in form {course('format_rate', '.0%')}, groups kept {course('kept_share', '.0%')};"
-            f" paid accuracy {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
-            f" ({100 * gap:.0f} points apart)")
+            f" in the required form {course('format_rate', '.0%')},"
+            f" groups kept {course('kept_share', '.0%')}; rewarded accuracy"
+            f" {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
+            f" (a gap of {100 * gap:.0f} points)")
 
 
 def held(log: Any, share: float = 0.8) -> bool:
@@ -180,8 +164,7 @@ def _panels(count: int, width: float = 5.2, height: float = 3.9, across: int = 0
     for axis in axes.flat:
         axis.tick_params(labelsize=12)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
+        axis.spines[["top", "right"]].set_visible(False)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig, axes.flat
 
@@ -189,26 +172,23 @@ def _panels(count: int, width: float = 5.2, height: float = 3.9, across: int = 0
 def before_and_after(df: Any) -> Any:
     """Hollow: the base. Filled, with its 95 % interval: after training. A pale line joins the two.
 
-    Args:
-        df: of `forgetting_summary.summarise`; gauges that it lacks get no panel.
-
-    Returns:
-        The figure, a panel a gauge: first what may be forgotten, then what was learnt.
+    A panel a metric of `df` (of `forgetting.summarise`): first what may be forgotten, then what was learnt.
     """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    panels = [(gauge, "all", title, INK, "o") for gauge, title in METRICS.items()]
+    panels = [(metric, "all", title, INK, "o") for metric, title in METRICS.items()]
     panels += [(OPEN_WORLD, kind, f"learnt: open world, {kind}", colour, "s")
                for kind, colour in (("seen", SEEN), ("unseen", UNSEEN))]
-    panels = [panel for panel in panels if ((df["gauge"] == panel[0]) & (df["categories"] == panel[1])).any()]
+    panels = [(part, *look) for metric, kind, *look in panels
+              if len(part := df[(df["gauge"] == metric) & (df["categories"] == kind)])]
     labels = list(dict.fromkeys(df["label"]))
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     fig, axes = plt.subplots(down, across, figsize=(3.5 * across + 2.4, (0.42 * len(labels) + 1.4) * down),
                              sharey=True, sharex=True, squeeze=False, layout="constrained")
-    for axis, panel in zip(axes.flat, panels):
-        _panel(axis, df[(df["gauge"] == panel[0]) & (df["categories"] == panel[1])], labels, *panel[2:])
+    for axis, (part, *look) in zip(axes.flat, panels):
+        _panel(axis, part, labels, *look)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis in axes[-1]:
@@ -222,7 +202,7 @@ def before_and_after(df: Any) -> Any:
 
 
 def _panel(axis: Any, part: Any, labels: list[str], title: str, colour: str, marker: str) -> None:
-    """One gauge: settings from the top, and how many questions stand behind each point."""
+    """One metric: settings from the top, and the number of questions of each point."""
     for row in part.itertuples():
         place = labels.index(row.label)
         axis.plot([100 * row.before, 100 * row.value], [place, place], color=colour, alpha=0.45, linewidth=3)

@@ -42,10 +42,7 @@ def contains_response(completion: str, label: str) -> float:
 
 
 ACCURACY: Mapping[str, Callable[[str, str], float]] = {
-    "strict": strict,
-    "contains_answer": contains_answer,
-    "contains_response": contains_response,
-}
+    "strict": strict, "contains_answer": contains_answer, "contains_response": contains_response}
 
 
 def answer_only_formatted(completion: str) -> float:
@@ -58,9 +55,7 @@ def answer_only_formatted(completion: str) -> float:
 
 
 FORMATS: Mapping[str, Callable[[str], float]] = {
-    "thinking": well_formatted,
-    "answer_only": answer_only_formatted,
-}
+    "thinking": well_formatted, "answer_only": answer_only_formatted}
 
 
 def completion_text(completion: Any) -> str:
@@ -68,21 +63,13 @@ def completion_text(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     contents = [message["content"] for message in completion]
-    parts = [
-        [content] if isinstance(content, str) else [part.get("text", "") for part in content]
-        for content in contents
-    ]
-    return "".join(text for part in parts for text in part)
+    return "".join(content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+                   for content in contents)
 
 
 def accuracy_reward(
-    prompts: Optional[Sequence] = None,
-    completions: Sequence = (),
-    completion_ids: Optional[Sequence] = None,
-    *,
-    sub_category: Sequence[str],
-    accuracy: str = "strict",
-    **columns: Any,
+    prompts: Optional[Sequence] = None, completions: Sequence = (), completion_ids: Optional[Sequence] = None,
+    *, sub_category: Sequence[str], accuracy: str = "strict", **columns: Any,
 ) -> list[float]:
     """Accuracy of every completion (a string or a message list); a reward function for TRL's GRPOTrainer.
 
@@ -96,12 +83,8 @@ def accuracy_reward(
 
 
 def format_reward(
-    prompts: Optional[Sequence] = None,
-    completions: Sequence = (),
-    completion_ids: Optional[Sequence] = None,
-    *,
-    form: str = "thinking",
-    **columns: Any,
+    prompts: Optional[Sequence] = None, completions: Sequence = (), completion_ids: Optional[Sequence] = None,
+    *, form: str = "thinking", **columns: Any,
 ) -> list[float]:
     """Format of every completion, by a key of `FORMATS`; a reward function for TRL's GRPOTrainer."""
     return [FORMATS[form](completion_text(completion)) for completion in completions]

@@ -37,24 +37,15 @@ if TYPE_CHECKING:
 
 
 class Group(NamedTuple):
-    """The rollouts of one triplet, ready for the loss.
+    """The rollouts of one triplet, ready for the loss."""
 
-    Attributes:
-        varied: some were right and some wrong.
-        accuracy, advantages: (rollouts,).
-        completions: token ids of each.
-        prompts: the encoded prompt each is scored under.
-        negatives: the prompt over the negative image, as often; empty where the loss does not use it.
-        truncated: whether each was cut at the limit.
-    """
-
-    varied: bool
-    accuracy: "torch.Tensor"
-    advantages: "torch.Tensor"
-    completions: list[list[int]]
-    prompts: list[Encoded]
-    negatives: list[Encoded]
-    truncated: list[bool]
+    varied: bool  # some were right and some wrong
+    accuracy: "torch.Tensor"  # (rollouts,)
+    advantages: "torch.Tensor"  # (rollouts,)
+    completions: list[list[int]]  # token ids of each
+    prompts: list[Encoded]  # the encoded prompt each is scored under
+    negatives: list[Encoded]  # the prompt over the negative image, as often; empty where the loss has no use
+    truncated: list[bool]  # whether each was cut at the limit
 
 
 class Batch(NamedTuple):
@@ -85,13 +76,10 @@ def replacement_rows(number: int, count: int, tried: set[int], draw: random.Rand
 
 
 class Sampler:
-    """Samples and rewards groups.
+    """Samples groups from the policy `model` (its mode is restored) and rewards them.
 
-    Args:
-        model: the policy; its mode is restored.
-        triplets: all prompts.
-        reward: (columns, prompts, completions, completion ids) -> (rollouts, 2) accuracy and format.
-        weights: (2,) of the two.
+    `reward` is (columns, prompts, completions, completion ids) -> (rollouts, 2) accuracy and format;
+    `weights` (2,) are theirs.
     """
 
     def __init__(self, model: Any, encoder: Encoder, config: "TapoConfig", triplets: "Sequence[TripletRow]",
@@ -100,13 +88,9 @@ class Sampler:
         self.reward, self.weights = reward, weights
 
     def batch(self, slots: Sequence[int], number: int) -> Batch:
-        """Fill one rollout batch: at least as many kept groups as slots, unless the rounds ran out.
+        """Fill rollout batch `number` (from 0): at least as many kept groups as slots, if the rounds allow.
 
-        Args:
-            slots: places in the endless order of prompts, as many as groups are wanted.
-            number: of the rollout batch in the run, from 0.
-
-        Raises: UserError: nothing survived and the policy is "stop".
+        `slots` are places in the endless order of prompts. Raises: UserError: nothing survived and "stop".
         """
         c, want, began = self.config, len(slots), time.monotonic()
         rows = [planned_row(slot, len(self.triplets), c.seed) for slot in slots]
@@ -127,7 +111,7 @@ class Sampler:
             else:
                 kept += varied
                 dropped += [group for group in groups if not group.varied]
-            del dropped[max(0, want - len(kept)) :], groups  # and with them their pictures
+            del dropped[max(0, want - len(kept)) :], groups  # and with them their images
             if len(kept) >= want or rounds == c.max_sampling_rounds:
                 break
             draw = random.Random(f"{c.seed}/replacements/{number}/{rounds}")

@@ -41,26 +41,17 @@ class SftExample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SftConfig:
-    """Settings of one supervised run, checked when they are made (UserError).
-
-    Attributes:
-        learning_rate: peak of the cosine; the paper's 5e-6 is for all weights, LoRA needs a larger one.
-        warmup_steps: linear steps up to the peak.
-        batch_size: examples per optimizer step.
-        micro_batch_size: examples per forward; must divide batch_size.
-        checkpoints_every: optimizer steps between checkpoints.
-        seed: of the order of the examples.
-    """
+    """Settings of one supervised run, checked when they are made (UserError)."""
 
     epochs: int = 10
-    learning_rate: float = 5e-4
+    learning_rate: float = 5e-4  # peak of the cosine; the paper's 5e-6 is for all weights, LoRA needs more
     weight_decay: float = 0.1
-    warmup_steps: int = 6
-    batch_size: int = 8
-    micro_batch_size: int = 8
+    warmup_steps: int = 6  # linear, up to the peak
+    batch_size: int = 8  # examples per optimizer step
+    micro_batch_size: int = 8  # examples per forward; must divide batch_size
     max_grad_norm: float = 1.0
-    checkpoints_every: int = 20
-    seed: int = 0
+    checkpoints_every: int = 20  # optimizer steps
+    seed: int = 0  # of the order of the examples
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size", "micro_batch_size", "max_grad_norm",
@@ -150,16 +141,10 @@ def train_sft(
 ) -> LoadedModel:
     """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead.
 
-    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights.
+    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights. The
+    log is `metrics_path`, by default `<out_dir>_log.csv`.
 
-    Args:
-        loaded: after `models.make_trainable`, at its starting weights.
-        out_dir: the folder of the adapter or, after full fine-tuning, of the whole checkpoint.
-        metrics_path: the log; by default `<out_dir>_log.csv`.
-        progress: as `Stage.progress`.
-
-    Raises: UserError: no examples, nothing trainable, a folder that holds another training, or no memory
-    left.
+    Raises: UserError: no examples, nothing trainable, a folder of another training, or no memory left.
     """
     out_dir = Path(out_dir)
     if not examples:

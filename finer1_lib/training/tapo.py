@@ -3,7 +3,7 @@
 One rollout batch of the preset `kit`, for 16 triplets and 4 + 4 rollouts, two updates of 8 triplets:
 
     4 rollouts over the anchor, 4 over the positive  -> one group of 8 rewards -> 8 advantages
-    groups whose rollouts are all right or all wrong -> thrown away, others sampled in their place
+    groups whose rollouts are all right or all wrong -> discarded, others sampled in their place
     128 rollouts scored under their ANCHOR           -> pi_old, once
     64 of them under their ANCHOR and their NEGATIVE -> `objective.tapo_loss` -> an update, twice
 
@@ -47,16 +47,10 @@ def triplet_rows(
     table: Any, image_root: "str | Path", prompt: str = "cot_open", *, positive: str = "same_sub_category",
     negative: str = "look_alike", noise: float = 0.3, mask_share: float = 0.6, seed: int = 0,
 ) -> list[TripletRow]:
-    """The rows of `triplets.parquet` as training prompts.
+    """The rows of `triplets.parquet` as training prompts; `prompt` names one without options.
 
-    Args:
-        table: DataFrame with image_id, positive_id, negative_id, super_category, sub_category.
-        prompt: name of a prompt without options; evaluation should use the same.
-        positive: "same_sub_category" (TAPO), or "noised": the anchor itself under noise (NoisyRollout).
-        negative: "look_alike" (TAPO), or "masked": the anchor itself with blackened patches (PAPO).
-        noise, mask_share, seed: of these distortions.
-
-    Raises: UserError: another kind of positive or negative.
+    `positive` may be "noised": the anchor itself under noise (NoisyRollout); `negative` may be "masked": the
+    anchor itself with blackened patches (PAPO). Raises: UserError: another kind of positive or negative.
     """
     root = str(image_root)
     for name, value, known in (("positive", positive, ("same_sub_category", "noised")),
@@ -78,16 +72,11 @@ def train_tapo(
     loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoConfig, out_dir: "str | Path", *,
     metrics_path: "str | Path | None" = None, progress: Optional[checkpoints.Progress] = None,
 ) -> LoadedModel:
-    """Train what is trainable in `loaded` onward and write it to `out_dir`; a finished one is loaded instead.
+    """Continue training `loaded` and write it to `out_dir`; a finished training is loaded instead.
 
     Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights:
-    everything drawn is a function of the seed and the step.
-
-    Args:
-        loaded: what to start from: CoT SFT's weights, or a fresh adapter for RL from the base model.
-        out_dir: the folder of the adapter or, after full fine-tuning, of the whole checkpoint.
-        metrics_path: one row of `LOG_COLUMNS` a step; by default `metrics_<name>.csv` beside it.
-        progress: as `Stage.progress`; called with `SHOWN` at every step.
+    everything drawn is a function of the seed and the step. `metrics_path` (by default `metrics_<name>.csv`
+    beside `out_dir`) gets a row of `LOG_COLUMNS` a step, `progress` the values of `SHOWN`.
 
     Raises: UserError: no triplets, nothing trainable, a folder of another training, or no memory left.
     """
@@ -139,11 +128,10 @@ def _trainer_class(base: type) -> type:
 
         def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], **kwargs):
             self.tapo, self.triplets = tapo, list(triplets)
-            self.update_tokens = 0
-            self._sums: dict[str, tuple] = {}    # (sum, tokens) of this update's metrics
-            self._rollout_metrics: dict[str, float] = {}  # of the rollout batch
+            self.update_tokens, self.step_began = 0, 0.0
+            self._sums: dict[str, tuple] = {}  # (sum, tokens) of this update's metrics
+            self._rollout_metrics: dict[str, float] = {}
             self._counts: dict[str, float] = {}  # of the rollout batch, logged once
-            self.step_began = 0.0
             super().__init__(*args, **kwargs)
             self.sampler = Sampler(self.model, Encoder(self.processing_class), tapo, self.triplets,
                                    self._calculate_rewards, self.reward_weights)
@@ -306,8 +294,9 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     save_steps = config.checkpoints_every * config.updates_per_rollout
     arguments = trl.GRPOConfig(
         **checkpoints.common_arguments(loaded, folder, seed=config.seed, save_steps=save_steps),
-        max_steps=config.steps, num_train_epochs=1, learning_rate=config.learning_rate, lr_scheduler_type="constant_with_warmup",
-        warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
+        max_steps=config.steps, num_train_epochs=1, learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup", warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
         gradient_accumulation_steps=micro_batches, num_generations=config.group_size, num_iterations=1,
         steps_per_generation=micro_batches * config.updates_per_rollout, top_p=config.top_p, top_k=0,

@@ -17,7 +17,7 @@ from finer1_lib.data.triplets import Picture
 from finer1_lib.training.objective import DIVERGENCES
 from finer1_lib.training.rewards import ACCURACY, FORMATS
 
-# Of the rollouts, every one that was sampled, before any group is thrown away; the same for the updates that
+# Of the rollouts, every one that was sampled, before any group is discarded; the same for the updates that
 # share a rollout batch.
 ROLLOUT_METRICS = {
     "reward": "mean of 0.9 accuracy + 0.1 format: the curve to watch",
@@ -48,7 +48,7 @@ UPDATE_METRICS = {
     "entropy_sampled": "mean -log pi of the drawn tokens under the own image",
 }
 COUNTS = {  # of a rollout batch, written with its first update; the budget adds them up
-    "rollouts_sampled": "rollouts sampled, the thrown away ones included",
+    "rollouts_sampled": "rollouts sampled, the discarded ones included",
     "rollouts_trained": "rollouts that the updates of this batch learn from",
     "tokens_sampled": "their tokens",
     "seconds_rollout": "seconds for sampling and rewarding",
@@ -100,69 +100,46 @@ PRESETS: dict[str, dict[str, Any]] = {
 class TapoConfig:
     """Settings of one run, checked when they are made (UserError).
 
-    Attributes:
-        n_anchor, n_positive: rollouts over the anchor and over the positive; one group together.
-        gamma, eta1, eta2: weights of the divergence and of the two entropies.
-        clip_low, clip_high: the ratio stays within [1 - clip_low, 1 + clip_high].
-        dual_clip: the loss of a token with A < 0 is at most -A times this; 0 switches it off.
-        mask_truncated: rollouts cut at max_new_tokens count for their group's mean, not for the loss.
-        score_positive_under: the image under which rollouts of the positive are scored.
-        negative_branch: "fresh" recomputes it in every update, with gradient; "stale" once per rollout,
-            without.
-        divergence: a kind of `objective.divergence`, or "full", the exact KL over the vocabulary.
-        entropy: "true" of the whole distribution, or "sampled", -log pi of the drawn token.
-        token_mean: over the whole "batch" of an update, or over each "micro_batch" and then over these.
-        accuracy_reward, format_reward: keys of `rewards.ACCURACY` and `rewards.FORMATS`.
-        nothing_survives: where no group of a rollout batch has both right and wrong rollouts: "skip" the
-            update and log it, "stop" with an error, or "keep" a sampling round that left nothing, at zero
-            advantage (only divergence and entropies act on it; the release's way).
-        max_sampling_rounds: how often a rollout batch is sampled at most, the first time included; 0 is no
-            limit and needs "keep".
-        prompts_per_step: groups per optimizer step.
-        updates_per_rollout: optimizer steps that share one rollout batch; divides steps.
-        micro_batch_size: rollouts per forward; divides prompts_per_step * (n_anchor + n_positive).
-        generation_batch_size: rollouts generated at a time.
-        learning_rate, weight_decay, warmup_steps, max_grad_norm: of AdamW, constant after the warm-up.
-        checkpoints_every: rollout batches between checkpoints.
-        seed: of prompts, rollouts and order.
-
     Source: Section 5.1: 5 + 5 rollouts, lr 1e-6 for all weights, weight decay 0.01, 128 prompts a step, three
     steps a rollout batch, 20 rounds; release config_tapo.yaml:37-86 and tapo_3b.sh:32-47: gamma 0.01, etas
     0.03, clip 0.2 / 0.28, temperature 1, top-p 0.99, gradient norm 1.
     """
 
-    n_anchor: int = 5
+    n_anchor: int = 5  # rollouts over the anchor; one group with those over the positive
     n_positive: int = 5
-    gamma: float = 0.01
-    eta1: float = 0.03
+    gamma: float = 0.01  # weight of the divergence
+    eta1: float = 0.03  # weights of the two entropies
     eta2: float = 0.03
-    clip_low: float = 0.2
+    clip_low: float = 0.2  # the ratio stays within [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.28
-    dual_clip: float = 3.0
-    mask_truncated: bool = False
-    score_positive_under: str = "anchor"
-    negative_branch: str = "fresh"
-    divergence: str = "k3"
-    entropy: str = "true"
-    token_mean: str = "batch"
-    accuracy_reward: str = "strict"
-    format_reward: str = "thinking"
+    dual_clip: float = 3.0  # a token with A < 0 has at most -A times this as its loss; 0 for no limit
+    mask_truncated: bool = False  # rollouts cut at max_new_tokens count for the mean, not the loss
+    score_positive_under: str = "anchor"  # the image under which rollouts of the positive are scored
+    negative_branch: str = "fresh"  # in every update, with gradient; "stale": once per rollout, without
+    divergence: str = "k3"  # a kind of `objective.divergence`, or "full", the exact KL over the vocabulary
+    entropy: str = "true"  # of the whole distribution, or "sampled": -log pi of the drawn token
+    token_mean: str = "batch"  # over an update, or over each "micro_batch" and then over these
+    accuracy_reward: str = "strict"  # a key of `rewards.ACCURACY`
+    format_reward: str = "thinking"  # a key of `rewards.FORMATS`
+    # Where no group of a rollout batch has both right and wrong rollouts: "skip" the update and log it,
+    # "stop" with an error, or "keep" a sampling round that left nothing, at zero advantage (only divergence
+    # and entropies act on it; as in the release).
     nothing_survives: str = "skip"
-    max_sampling_rounds: int = 20
+    max_sampling_rounds: int = 20  # of a rollout batch, the first included; 0 is no limit and needs "keep"
     temperature: float = 1.0
     top_p: float = 0.99
     max_new_tokens: int = 2048
     steps: int = 100
-    prompts_per_step: int = 8
-    updates_per_rollout: int = 2
-    micro_batch_size: int = 16
-    generation_batch_size: int = 64
-    learning_rate: float = 1e-5
+    prompts_per_step: int = 8  # groups per optimizer step
+    updates_per_rollout: int = 2  # optimizer steps that share one rollout batch; divides steps
+    micro_batch_size: int = 16  # rollouts per forward; divides prompts_per_step * (n_anchor + n_positive)
+    generation_batch_size: int = 64  # rollouts generated at a time
+    learning_rate: float = 1e-5  # of AdamW, constant after the warm-up
     weight_decay: float = 0.01
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
-    checkpoints_every: int = 5
-    seed: int = 0
+    checkpoints_every: int = 5  # rollout batches between checkpoints
+    seed: int = 0  # of prompts, rollouts and order
 
     def __post_init__(self) -> None:
         for name, known in SWITCHES.items():
@@ -211,7 +188,7 @@ class TapoConfig:
 
     @property
     def needs_negative(self) -> bool:
-        """Whether the negative picture enters the loss at all."""
+        """Whether the negative image enters the loss at all."""
         return bool(self.gamma or self.eta2)
 
 
@@ -230,10 +207,7 @@ def make_config(preset: str = "kit", **settings: Any) -> TapoConfig:
 
 
 def tapo_config_from(parameters: Mapping[str, Any], **settings: Any) -> TapoConfig:
-    """`TapoConfig` from a stage's parameters: those that are named as its fields, then `settings`.
-
-    Raises: UserError: a value that makes no sense.
-    """
+    """From a stage's parameters that are named as fields, then `settings`. Raises: UserError: a bad value."""
     fields = {field.name for field in dataclasses.fields(TapoConfig)}
     return make_config("kit", **{**{name: parameters[name] for name in fields & set(parameters)}, **settings})
 

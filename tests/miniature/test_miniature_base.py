@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from finer1_lib.core.files import read_json
-from finer1_lib.miniature import model_card as card, pretraining, pretraining_data
+from finer1_lib.miniature import model_card as card, pretraining
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.miniature.drawing import draw_specimen
 from finer1_lib.miniature.world import make_guide
@@ -121,5 +121,5 @@ def test_pretraining_resumes_on_the_numbers_it_would_have_seen(tmp_path, monkeyp
 def test_fresh_pictures_are_not_the_pretraining_pool():
     drawn = {picture.tobytes() for _, picture in card._pictures(GUIDE, 1, 1, "card")}
     rng = random.Random("pool-0")
-    pool = {draw_specimen(*pretraining_data.draw_specimen_values(GUIDE, rng), rng).tobytes() for _ in range(50)}
+    pool = {draw_specimen(*pretraining.draw_specimen_values(GUIDE, rng), rng).tobytes() for _ in range(50)}
     assert not drawn & pool

@@ -304,10 +304,11 @@ def test_lines_say_whether_it_fits():
 
 def test_a_folder_tells_its_own_shape(tmp_path):
     folder = tiny_checkpoint.build(tmp_path / "base")
-    found = memory_plan.plan("04_evaluation", dict(batch_size=2, max_new_tokens=4), folder)
+    sizes = dict(batch_size=2, max_new_tokens=4)
+    found = memory_plan.plan("04_evaluation", sizes, folder)
     weights = (folder / "model.safetensors").stat().st_size
     assert found[0].bytes == pytest.approx(weights, rel=0.1)  # float32 on a CPU, as in the file
-    assert memory_plan._own_pixels(folder) == 112 * 112
+    assert found == memory_plan.plan("04_evaluation", {**sizes, "max_pixels": 112 * 112}, folder), "its limit"
     (folder / "config.json").write_text('{"model_type": "bert"}')
     shape_of.cache_clear()
     with pytest.raises(UserError, match="is a bert: the plan knows Qwen2.5-VL"):

@@ -35,21 +35,21 @@ def test_seconds_are_means_over_steps_and_add_up():
     assert "mean of 2 steps" in figure.axes[0].get_xlabel()
 
 
-def test_each_models_seconds_wear_its_colour():
+def test_each_models_seconds_have_its_colour():
     figure, _ = seconds_of_a_step({"cot_sft_tapo": log(2), "cot_sft_dapo": log(2)})
     solid = [container[0].get_facecolor() for container in figure.axes[0].containers][::3]
     models = ("cot_sft_tapo", "cot_sft_dapo")
     assert [to_hex(colour).upper() for colour in solid] == [colour_of(model) for model in models]
 
 
-def test_a_wrong_turn_is_drawn_and_told_by_its_own_numbers():
-    gamed = log(accuracy=lambda step: 0.5 + 0.08 * step, accuracy_strict=lambda step: 0.5,
-                length=lambda step: 100 + 20 * step, truncated_share=lambda step: step / 10)
-    figure = wrong_turns({"containment": gamed}, {"cot_sft_dapo": log()})
+def test_a_failure_mode_is_drawn_and_described_by_its_own_numbers():
+    hacked = log(accuracy=lambda step: 0.5 + 0.08 * step, accuracy_strict=lambda step: 0.5,
+                 length=lambda step: 100 + 20 * step, truncated_share=lambda step: step / 10)
+    figure = wrong_turns({"containment": hacked}, {"cot_sft_dapo": log()})
     own = colour_of("cot_sft_containment")
     lines = {(line.get_linestyle(), line.get_color()): line.get_ydata()[-1] for line in figure.axes[0].lines}
     assert lines == {("-", "#999999"): 0.5, ("-", own): pytest.approx(0.98), (":", own): 0.5}
-    assert failure_findings(gamed, 256) == (
+    assert failure_findings(hacked, 256) == (
         "entropy 0.10 to 0.10, divergence 0.30 to 0.30, length 140 to 200 of 256 tokens, 50% cut off,"
-        " in form 100% to 100%, groups kept 50% to 50%; paid accuracy 66% to 90%, strict 50% to 50%"
-        " (40 points apart)")
+        " in the required form 100% to 100%, groups kept 50% to 50%; rewarded accuracy 66% to 90%, strict 50% to"
+        " 50% (a gap of 40 points)")
