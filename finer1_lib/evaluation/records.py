@@ -87,7 +87,7 @@ class RecordFile:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{self.path} is not a complete gzip file ({error}): pack it again") from error
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read ({error.strerror}): check its permissions") from error
+            raise UserError(f"{self.path} cannot be read ({error.strerror}): check permissions") from error
 
 
 def fault_of(record: Any) -> str:
@@ -207,7 +207,8 @@ def set_aside(path: "str | Path") -> str:
         atomic_write_bytes(path, b"".join(kept))
     done = (f"{path.name}: {len(kept):,} records kept, {len(aside)} lines set aside, "
             f"{doubled} doubled lines dropped")
-    return done + (f" ({'; '.join(faults[:3])}): run 04_evaluation again to answer them anew" if aside else "")
+    again = f" ({'; '.join(faults[:3])}): run 04_evaluation again to answer them anew"
+    return done + (again if aside else "")
 
 
 def names_in(file: Iterable[Mapping]) -> dict[str, list[str]]:
@@ -320,7 +321,7 @@ def without_text(records: Sequence[Mapping]) -> "pandas.DataFrame":
 
 
 def _read_records(path: Path) -> dict[tuple, dict]:
-    """The records on the disk by their keys; an incomplete last line is cut off, repeated ones are reported."""
+    """The records on the disk by their keys; an incomplete last line is cut, repeated ones are reported."""
     found: dict[tuple, dict] = {}
     doubled = 0
     for number, record in enumerate(read_jsonl(path, truncate=True, fix=offer(path)), start=1):
