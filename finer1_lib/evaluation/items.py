@@ -1,25 +1,14 @@
-"""Which items are asked: all, some of each sub-category, or a stratified subset of a given size.
+"""Which items are queried: all, some of each sub-category, or a stratified subset; and a run's coverage.
 
 A subset by budget keeps what the tables average over: every super-category, seen and unseen, gets an equal
-share of the questions (less where it has no more), and inside each the items are taken at equal distances
-along its sub-categories from a start that the seed draws. So every item of a stratum is as likely as any
-other, its mean is the mean of the whole but for chance, and sub-categories are covered evenly.
-
-The interval of such a mean is the clustered one of every other table, as if the subset were all there is.
-That is on the safe side: it knows neither that the strata are finite nor that even spacing leaves out less
-than chance would.
-
-Why: 35,566 items are days of computing for a large model.
-
-How much of the paper's data a run stands on, in the one line that every table of a partial run carries.
+share of the questions (less where it has no more), and in each the items are taken at equal distances along
+its sub-categories from a start drawn by the seed. So every item of a stratum is equally likely, and the
+stratum's mean is unbiased. Its interval is the clustered one of every other table, which is conservative: it
+ignores that the strata are finite and evenly covered. (35,566 items are days of computing for a large model.)
 
     >>> pets = {"pet": {"complete": True, "split": "release"}}
     >>> coverage({"data_sets": pets, "missing": {"bird": "no folder"}})
     "PARTIAL: 1 of the paper's 6 data sets (pet); missing: bird"
-
-A run on the drawn world or on a folder of one's own is no part of the paper's data, and gets no such line.
-
-The paper's averages are over six data sets.
 """
 
 import random
@@ -35,16 +24,11 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
                  budget: int = 0) -> list[dict]:
     """The items to evaluate, with the image's width and height (pixels) for batching.
 
-    Args:
-        items: the lines of `items.jsonl`.
-        images: DataFrame with image_id, width, height.
-        images_per_class: at most so many test images of each sub-category, drawn by seed; 0 takes all.
-        seed: of the draw.
-        budget: at most so many items in all, of those that `images_per_class` leaves; 0 takes them all.
+    `images_per_class` limits the test images of each sub-category (drawn by seed), `budget` the items in all;
+    0 takes all.
 
-    Raises:
-        UserError: a negative number, a budget below one item a stratum, no items, or an item whose image the
-            table lacks.
+    Raises: UserError: a negative number, a budget below one item a stratum, no items, or an item whose image
+    is missing from the table.
     """
     for name, value in (("images_per_class", images_per_class), ("items_budget", budget)):
         if value < 0:
@@ -103,13 +87,10 @@ def _shares(strata: Mapping[tuple, Sequence], budget: int) -> list[int]:
 
 
 def coverage(data: Mapping[str, Any], images_per_class: int = 0, items_budget: int = 0) -> str:
-    """The label of a run by its 01_data/data.json; "" if all six data sets are whole and split as released.
+    """The line of a partial run's tables, by its 01_data/data.json; "" for all six data sets, or for other data.
 
-    Args:
-        data: its content. `data_sets`: {word: {"complete": bool, "split": "release" or "seeded"}};
-            `missing`: {word: why}. Both are absent or empty for other data.
-        images_per_class: test pictures asked about per sub-category, 0 for all.
-        items_budget: test pictures asked about in all, 0 for all.
+    data: `data_sets`, {word: {"complete": bool, "split": "release" or "seeded"}}, and `missing`, {word: why};
+    both absent or empty for other data.
     """
     held, missing = data.get("data_sets") or {}, data.get("missing") or {}
     if not held:

@@ -1,21 +1,13 @@
-"""A record file read line by line, each line held against what a record must have.
+"""Notebook 04's engine: requests become records, one JSON line each, as they are answered; and their file.
 
-A line that is no record is refused with its number. A last line that a kill tore is left out, and its number
-kept: a whole JSON object without a line end is no torn one.
+What a model wrote is kept in `records.jsonl` and scored afterwards, from the records alone. All requests
+about an image are answered while it is in memory: a window of images is prepared once for all option orders,
+both settings and all samples (the release's eval/evaluation.py takes two questions at a time).
 
-
-Notebook 04's engine: questions become records, one JSON line each, as they are answered.
-
-What a model wrote is kept in `records.jsonl` and scored afterwards, from the records alone
-(`finer1_lib.evaluation.scores`). Everything that is asked about a picture is asked while it is at hand: a window of
-pictures is prepared once for all orders of the options, both settings and all samples.
-
-A killed run resumes: windows and batches are cut the same way again, whole batches found in the records are
-skipped, and a torn one is generated anew as a whole, so that each completion is what an uninterrupted run
-would have written.
-
-The release (eval/evaluation.py) loads a model per split, asks two questions at a time, and writes its
-results at the end.
+A killed run resumes: windows and batches are cut the same way again, complete batches found in the records
+are skipped, and an incomplete one is generated again as a whole, so that each completion is what an
+uninterrupted run would have written. A line that is not a record is refused with its number; an incomplete
+last line is left out (a whole JSON object without a line end counts).
 """
 
 import gzip
@@ -36,22 +28,25 @@ from finer1_lib.evaluation.systems.strategies import draw_seed
 if TYPE_CHECKING:
     import pandas
 
-_TEXTS = (
-    "model", "setting", "item_id", "image_id", "super_category", "sub_category", "categories", "completion",
-)  # fmt: skip
+_TEXTS = ("model", "setting", "item_id", "image_id", "super_category", "sub_category", "categories",
+          "completion")  # fmt: skip
 _NUMBERS = ("rotation", "seed")
+# what a record shares with the request that it answers
+_QUESTION = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "example_prompt", "samples",
+             "labels_hash", "weights", "release_path")  # fmt: skip
 _HALF = re.compile("[\ud800-\udfff]")
 ORDER_RULES = (None, ITEM_RULE, FILE_RULE)
 ROTATED = "rotations"
 NOT_JSON = "it is not JSON"
-ASIDE = ".aside"  # added to the name of a record file, for the lines that `set_aside` takes out of it
+ASIDE = ".aside"  # added to the name of a record file, for the lines that `set_aside` moves out of it
+WINDOW_PIXELS = 40 * 2**20  # of images held at a time: 1 GB once they are prepared
 
 
 class RecordFile:
-    """The records of a `.jsonl` or `.jsonl.gz` file, each held against what a record must have.
+    """The records of a `.jsonl` or `.jsonl.gz` file, each checked.
 
-    After a pass `torn` is the number of a last line without its end, if there is one, and `count` that of
-    the records. Doubled lines are for the reader to find (`rescore`), who counts them in `doubled`.
+    After a pass `torn` is the number of an incomplete last line, if there is one, and `count` that of the
+    records. The reader finds repeated lines (`rescore`) and counts them in `doubled`.
     """
 
     def __init__(self, path: "str | Path") -> None:
@@ -61,46 +56,38 @@ class RecordFile:
     def __iter__(self) -> Iterator[dict]:
         """One record after the other.
 
-        Raises:
-            UserError: no file, a damaged archive, a line that is no record, another seed or another rule of
-                the shuffle than before, no records at all.
+        Raises: UserError: no file, a damaged archive, a line that is not a record, another seed or another
+        rule of the shuffle than before, no records at all.
         """
         self.torn, self.count, self.doubled = None, 0, 0
         before: dict[str, Any] = {}
-        for number, line in enumerate(self.lines(), start=1):
+        for self._number, line in enumerate(self.lines(), start=1):
             record, fault = read_line(line, before)
-            if fault == NOT_JSON and not line.endswith(b"\n"):  # a whole object is never torn
-                self.torn = number
+            if fault == NOT_JSON and not line.endswith(b"\n"):  # a whole object is never incomplete
+                self.torn = self._number
                 break
             if fault:
-                raise self._wrong(number, fault)
-            self._number, self.count = number, self.count + 1
+                raise self.refuse(fault)
+            self.count += 1
             yield record
         if not self.count:
             raise UserError(f"{self.path} holds no records: give the records.jsonl of a run's 04_evaluation")
 
     def refuse(self, fault: str) -> UserError:
-        """The last record that was read, refused for what it says beside the others."""
-        return self._wrong(self._number, fault)
-
-    def _wrong(self, number: int, fault: str) -> UserError:
-        return UserError(f"{self.path} line {number} cannot be counted: {fault}; {offer(self.path)}")
+        """The last line that was read, refused for what it holds."""
+        return UserError(f"{self.path} line {self._number} cannot be counted: {fault}; {offer(self.path)}")
 
     def lines(self) -> Iterator[bytes]:
-        """The lines as they are.
-
-        Raises:
-            UserError: no file, one that may not be read, or a damaged archive.
-        """
+        """The lines as they are. Raises: UserError: no file, an unreadable one, or a damaged archive."""
         if not is_file(self.path):
-            raise UserError(f"{self.path} is no file: give a records.jsonl, or the name of a run")
+            raise UserError(f"{self.path} is not a file: give a records.jsonl, or the name of a run")
         try:
             with (gzip.open if self.path.suffix == ".gz" else open)(self.path, "rb") as file:
                 yield from file
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{self.path} is no whole gzip file ({error}): pack it again") from error
+            raise UserError(f"{self.path} is not a complete gzip file ({error}): pack it again") from error
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read ({error.strerror}): check its permissions") from error
+            raise UserError(f"{self.path} cannot be read ({error.strerror}): check permissions") from error
 
 
 def fault_of(record: Any) -> str:
@@ -119,16 +106,17 @@ def fault_of(record: Any) -> str:
         return f"its setting is {record['setting'][:40]!r}, none of {', '.join(SETTINGS)}"
     options, order = record.get("options"), record.get("option_order")
     if options is not None and not (isinstance(options, list) and all(isinstance(o, str) for o in options)):
-        return "its options are no list of names"
+        return "its options are not a list of names"
     if record["seed"] < 0:
         return f"its seed is {record['seed']}, below 0"
     if "option_order" not in record or not isinstance(order, (str, type(None))):
         return "it has no 'option_order' (a word, or null in the open world)"
-    texts = {**{name: record[name] for name in _TEXTS}, "options": "".join(options or ()), "option_order": order or ""}
+    texts = {name: record[name] for name in _TEXTS}
+    texts |= {"options": "".join(options or ()), "option_order": order or ""}
     if half := next((name for name, text in texts.items() if _HALF.search(text)), None):
-        return f"its {half!r} holds half a character (a lone surrogate), which no file of text can hold"
+        return f"its {half!r} holds half a character (a lone surrogate), which no text file can hold"
     if not isinstance(record.get("release_path", ""), str):
-        return "its 'release_path' is no text"
+        return "its 'release_path' is not a text"
     if record.get("order_rule") not in ORDER_RULES:
         return f"its 'order_rule' is none of {', '.join(filter(None, ORDER_RULES))}"
     if not options and (order == ROTATED or record.get("lettered")):
@@ -138,7 +126,7 @@ def fault_of(record: Any) -> str:
     sample, samples = record.get("sample", 0), record.get("samples", 1)
     whole = type(record.get("sample")) is type(samples) is int
     if {"sample", "samples"} & set(record) and not (whole and 0 <= sample < samples):
-        return "its 'sample' and 'samples' are no whole numbers, the first below the second"
+        return "its 'sample' and 'samples' are not whole numbers, the first below the second"
     return ""
 
 
@@ -157,7 +145,7 @@ def read_line(line: bytes, before: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _shared(record: Mapping) -> dict[str, Any]:
-    """What is the same in all records of a file; None where a record does not say."""
+    """What is the same in all records of a file; None where a record does not state it."""
     return {"seed": record["seed"], "order_rule": rule_of(record)}
 
 
@@ -174,37 +162,31 @@ def mark_of(record: Mapping) -> int:
 
 
 def offer(path: "str | Path") -> str:
-    """How a file with lines that are no records is put right, for messages."""
-    path = Path(path)
-    first = "unpack it, then " if path.suffix == ".gz" else ""
-    name = path.with_suffix("") if path.suffix == ".gz" else path
-    return (f"{first}`finer1 rescore {name} --set-aside` moves such lines to {name.name}{ASIDE} and keeps the"
-            " rest")
+    """How to fix a file with lines that are not records, for messages."""
+    path, packed = Path(path), Path(path).suffix == ".gz"
+    name = path.with_suffix("") if packed else path
+    return (f"{'unpack it, then ' if packed else ''}`finer1 rescore {name} --set-aside` moves such lines to "
+            f"{name.name}{ASIDE} and keeps the rest")
 
 
 def set_aside(path: "str | Path") -> str:
-    """Move the lines of a record file that cannot be counted into a file beside it; nothing is thrown away
-    but doubled lines. Of two different answers to one question the first stays.
+    """Move the lines of a record file that cannot be counted into a file beside it; what was done, in words.
 
-    Returns:
-        What was done, in words.
+    Only repeated lines are deleted. Of two different answers to one question the first stays.
 
-    Raises:
-        UserError: no file, a packed one, or one of whose lines less than half are records (nothing changes).
+    Raises: UserError: no file, a packed one, or fewer than half of the lines are records (nothing changes).
     """
     path = Path(path)
     if path.suffix == ".gz":
         raise UserError(f"{path} is packed: {offer(path)}")
-    kept, aside, faults = [], [], []
-    marks: dict[tuple, int] = {}
-    said: dict[str, Counter] = {"seed": Counter(), "order_rule": Counter()}
+    values: dict[str, Counter] = {"seed": Counter(), "order_rule": Counter()}
     for record, fault in (read_line(line, {}) for line in RecordFile(path).lines()):
         for name, value in ({} if fault else _shared(record)).items():
-            said[name].update([] if value is None else [value])
-    before = {name: counts.most_common(1)[0][0] for name, counts in said.items() if counts}
-    doubled = 0
+            values[name].update([] if value is None else [value])
+    before = {name: counts.most_common(1)[0][0] for name, counts in values.items() if counts}
+    kept, aside, faults, doubled = [], [], [], 0
+    marks: dict[tuple, int] = {}
     for number, line in enumerate(RecordFile(path).lines(), start=1):
-        line = line.rstrip(b"\r\n") + b"\n"
         record, fault = read_line(line, before)
         if not fault:
             key, mark = key_of(record), mark_of(record)
@@ -213,31 +195,29 @@ def set_aside(path: "str | Path") -> str:
                 continue
             if marks.setdefault(key, mark) != mark:
                 fault = "its question has another answer already"
-        (aside if fault else kept).append(line)
+        (aside if fault else kept).append(line.rstrip(b"\r\n") + b"\n")
         faults += [f"line {number}: {fault}"] if fault else []
     if len(aside) > len(kept):
-        raise UserError(f"{path}: {len(aside)} of {len(aside) + len(kept)} lines are no records of this file"
+        raise UserError(f"{path}: {len(aside)} of {len(aside) + len(kept)} lines are not records of this file"
                         f" ({faults[0]}): nothing was changed; is it the right file?")
     held = path.with_name(path.name + ASIDE)
     if aside:  # first the copy: a kill between the two loses nothing
         atomic_write_bytes(held, (held.read_bytes() if held.exists() else b"") + b"".join(aside))
     if aside or doubled:
         atomic_write_bytes(path, b"".join(kept))
-    told = f"{path.name}: {len(kept):,} records kept, {len(aside)} lines set aside, {doubled} doubled lines dropped"
-    first = "; ".join(faults[:3])
-    return told + (f" ({first}): run 04_evaluation again to answer them anew" if aside else "")
+    done = (f"{path.name}: {len(kept):,} records kept, {len(aside)} lines set aside, "
+            f"{doubled} doubled lines dropped")
+    again = f" ({'; '.join(faults[:3])}): run 04_evaluation again to answer them anew"
+    return done + (again if aside else "")
 
 
 def names_in(file: Iterable[Mapping]) -> dict[str, list[str]]:
     """{super_category: every name among labels and options}, by which a second name in an answer is known."""
     names: dict[str, set] = {}
     for record in file:
-        own = names.setdefault(record["super_category"], set())
-        own.update((record["sub_category"], *(record.get("options") or ())))
+        names.setdefault(record["super_category"], set()).update(
+            (record["sub_category"], *(record.get("options") or ())))
     return {word: sorted(found) for word, found in sorted(names.items())}
-
-
-WINDOW_PIXELS = 40 * 2**20  # of pictures held at a time: 1 GB once they are prepared
 
 
 def batches_of(requests: Sequence[Mapping], batch_size: int) -> list[list[Mapping]]:
@@ -247,62 +227,51 @@ def batches_of(requests: Sequence[Mapping], batch_size: int) -> list[list[Mappin
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def windows_of(asked: Sequence[Sequence[Mapping]], batch_size: int) -> list[list[list[Mapping]]]:
-    """The lists of requests cut alike: in one window everything that is asked about the same few pictures.
+def windows_of(requests: Sequence[Sequence[Mapping]], batch_size: int) -> list[list[list[Mapping]]]:
+    """The lists of requests cut alike: in one window all requests about the same few images.
 
-    A window is whole batches of pictures, as many as `WINDOW_PIXELS` hold and one at least; pictures of one
-    size stand together. So each picture is prepared once for all that is asked about it, whatever their
-    number.
+    A window is whole batches of images, as many as `WINDOW_PIXELS` hold and one at least; images of one size
+    are neighbours. So each image is prepared once for all its requests.
     """
-    pictures = {request["image_id"]: request["size"] for requests in asked for request in requests}
-    order = sorted(pictures, key=lambda image_id: (pictures[image_id], image_id))
+    sizes = {request["image_id"]: request["size"] for part in requests for request in part}
+    order = sorted(sizes, key=lambda image_id: (sizes[image_id], image_id))
     places: dict[str, int] = {}
     window, pixels = 0, 0
     for start in range(0, len(order), batch_size):
         some = order[start : start + batch_size]
-        more = sum(width * height for width, height in map(pictures.get, some))
+        more = sum(width * height for width, height in map(sizes.get, some))
         if pixels and pixels + more > WINDOW_PIXELS:
             window, pixels = window + 1, 0
         pixels += more
         places.update(dict.fromkeys(some, window))
-    found: list[list[list[Mapping]]] = [[[] for _ in asked] for _ in range(window + 1)]
-    for number, requests in enumerate(asked):
-        for request in requests:
+    found: list[list[list[Mapping]]] = [[[] for _ in requests] for _ in range(window + 1)]
+    for number, part in enumerate(requests):
+        for request in part:
             found[places[request["image_id"]]][number].append(request)
     return found
 
 
 def collect_records(
-    asked: Sequence[Sequence[Mapping]], path: Path, open_answerer: Callable[[], Any], *, max_new_tokens: int,
-    batch_size: int, progress: Optional[Callable[..., None]] = None,
+    requests: Sequence[Sequence[Mapping]], path: Path, open_answerer: Callable[[], Any], *,
+    max_new_tokens: int, batch_size: int, progress: Optional[Callable[..., None]] = None,
 ) -> list[dict]:
-    """Answer every request that `path` does not yet answer, and append the records as they come.
+    """Answer every request of one model that `path` does not yet answer: one record each, in their order.
 
-    Args:
-        asked: of `all_requests`, of one model.
-        path: `records.jsonl`; other models' records in it are left alone.
-        open_answerer: gives what answers (`systems.answering.Answerer`); called only if something is left
-            to do.
-        max_new_tokens: longest completion; one that reaches it is marked `truncated`.
-        batch_size: requests a forward pass; also what a kill can cost.
-        progress: called as `progress(done, total, label)` after every batch.
+    requests: of `all_requests`. open_answerer: called only if something is left to do. max_new_tokens: a
+    completion that reaches it is marked `truncated`. Records are appended after each batch (checkpointing),
+    and `progress(done, total, label)` is called.
 
-    Returns:
-        One record a request, in the requests' order.
-
-    Raises:
-        UserError: the file holds an answer to another question under the same key, options shuffled by
-            another rule, or a line that is no record; or an image is broken.
+    Raises: UserError: the file holds an answer to another question under the same key, options shuffled by
+    another rule, or a line that is not a record; or an image is broken.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give a positive number")
-    known = _read_records(path)
-    for requests in asked:
-        for request in requests:
-            _refuse_other_question(request, known.get(key_of(request)), path)
+    known, every = _read_records(path), [request for part in requests for request in part]
+    for request in every:
+        _refuse_other_question(request, known.get(key_of(request)), path)
     answerer = None
-    batches = [batch for window in windows_of(asked, batch_size) for requests in window
-               for batch in batches_of(requests, batch_size)]
+    batches = [batch for window in windows_of(requests, batch_size) for part in window
+               for batch in batches_of(part, batch_size)]
     for number, batch in enumerate(batches, start=1):
         if all(key_of(request) in known for request in batch):
             continue
@@ -315,14 +284,14 @@ def collect_records(
         known.update({key_of(record): record for record in new})
         if progress:
             progress(number, len(batches), _label(batch[0]))
-    return [known[key_of(request)] for requests in asked for request in requests]
+    return [known[key_of(request)] for request in every]
 
 
 def left_to_query(questions: Mapping[str, Sequence[Sequence[Mapping]]], path: Path) -> list[str]:
-    """The models that have a question of theirs ({model: of `all_requests`}) without an answer in `path`."""
+    """The models ({model: of `all_requests`}) that have a request without an answer in `path`."""
     known = _read_records(path)
-    return [model for model, asked in questions.items()
-            if any(key_of(request) not in known for requests in asked for request in requests)]
+    return [model for model, requests in questions.items()
+            if any(key_of(request) not in known for part in requests for request in part)]
 
 
 def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> list[dict]:
@@ -339,29 +308,31 @@ def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> lis
 
 
 def without_text(records: Sequence[Mapping]) -> "pandas.DataFrame":
-    """How many answers of each model came from an endpoint without text, a column for each reason; no columns
-    where all had text. To be joined to the models' tables, where such answers count as wrong ones."""
+    """How many answers of each model came from an endpoint without text, a column for each reason.
+
+    No columns where all had text. To be joined to the models' tables, where such answers count as wrong.
+    """
     import pandas
 
-    told = [(one["model"], one.get("no_text", "")) for one in records]
-    table = pandas.DataFrame(told, columns=["model", "why"])
+    rows = [(one["model"], one.get("no_text", "")) for one in records]
+    table = pandas.DataFrame(rows, columns=["model", "why"])
     counts = pandas.crosstab(table["model"], table["why"]).drop(columns="", errors="ignore")
     return counts.rename(columns="no text: {}".format).rename_axis(columns=None)
 
 
 def _read_records(path: Path) -> dict[tuple, dict]:
-    """The records on the disk by their keys; a torn last line is cut off, a doubled one left out and told."""
+    """The records on the disk by their keys; an incomplete last line is cut, repeated ones are reported."""
     found: dict[tuple, dict] = {}
     doubled = 0
     for number, record in enumerate(read_jsonl(path, truncate=True, fix=offer(path)), start=1):
         if fault := fault_of(record):
-            raise UserError(f"{path} has a line that is no record (line {number}: {fault}): {offer(path)}")
+            raise UserError(f"{path} has a line that is not a record (line {number}: {fault}): {offer(path)}")
         if found.setdefault(key_of(record), record) != record:
             raise UserError(f"{path} line {number} gives {record['item_id']} ({_label(record)}) a second "
                             f"answer, which is not the first; {offer(path)}")
         doubled += found[key_of(record)] is not record
     if doubled:
-        print(f"{path.name}: {doubled} lines stand twice; the first of each is read", flush=True)
+        print(f"{path.name}: {doubled} lines are repeated; the first of each is read", flush=True)
     return found
 
 
@@ -372,17 +343,13 @@ def _label(request: Mapping) -> str:
 
 
 def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Path) -> None:
-    """A record may only stand for a request that asked the same thing."""
-    asked = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "example_prompt", "samples",
-             "labels_hash", "weights", "release_path")
+    """A record may only answer a request for the same thing."""
     if record is None:
         return
     if rule_of(record) != rule_of(request):
         raise UserError(f"{path.name} holds options shuffled by {rule_of(record)}, and these items are"
                         f" shuffled by {rule_of(request)}: the two do not mix; move {path.name} away and run"
                         " again, or keep it with the items.jsonl that it was made from")
-    if any(record.get(name) != request.get(name) for name in asked):
-        raise UserError(
-            f"{path.name} answers another question for {request['item_id']} ({_label(request)}): the prompts "
-            "or the items have changed; delete it and run again"
-        )
+    if any(record.get(name) != request.get(name) for name in _QUESTION):
+        raise UserError(f"{path.name} answers another question for {request['item_id']} ({_label(request)}): "
+                        "the prompts or the items have changed; delete it and run again")

@@ -9,7 +9,16 @@ from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.core.files import atomic_write_json, read_json
-from finer1_lib.evaluation.entries import MODELS_FILE, Entry, all_entries, labels_of
+from finer1_lib.evaluation.entries import (
+    MODELS_FILE,
+    Entry,
+    all_entries,
+    labels_of,
+    with_more,
+    with_strategies,
+    with_systems,
+)  # fmt: skip
+from finer1_lib.evaluation.systems.registry import System
 from finer1_lib.runs.fingerprints import is_current, parameters_of, recorded_file
 from finer1_lib.training.methods import CONTROLS, ROWS, in_order, label_of
 
@@ -32,31 +41,25 @@ FAULTS = {
 
 
 def entries_in(run_dir: Path) -> tuple[Entry, ...]:
-    """The rows of a run's tables: `more_models` of 04 and 05, then `systems` and `strategies` of 04 included.
+    """The rows of a run's tables: `more_models` of 04 and 05, `systems` and `strategies` of 04 included.
 
-    Before 03 the four fixed ones alone.
-
-    Raises:
-        UserError: 03_tapo/models.json is damaged, or what 04 and 05 say that they asked.
+    Before 03 the four fixed ones alone. UserError: models.json, or the record of 04 or 05, is damaged.
     """
-    from finer1_lib.evaluation.entries import with_more, with_strategies, with_systems
-    from finer1_lib.evaluation.systems.registry import System
-
     run_dir = Path(run_dir)
     found = all_entries(read_json(run_dir / MODELS_FILE, list))
-    asked, probed = (parameters_of(run_dir / stage) for stage in SOURCES)
+    evaluated, probed = (parameters_of(run_dir / stage) for stage in SOURCES)
     try:
-        more = dict.fromkeys(entry for one in (asked, probed) for entry in one.get("more_models", ()))
+        more = dict.fromkeys(entry for one in (evaluated, probed) for entry in one.get("more_models", ()))
         found = with_more(found, list(more))
-        # as 04 asked them, whatever the registry or the user's file say by now
+        # as 04 queried them, whatever the registry or the user's file say by now
         systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
         found = with_systems(found, systems)
-        if asked.get("strategies"):
-            found = with_strategies(found, asked["strategies"], asked["samples"])
+        if evaluated.get("strategies"):
+            found = with_strategies(found, evaluated["strategies"], evaluated["samples"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{run_dir}: stage.json or systems.json of 04_evaluation or 05_probing does not say which"
-                        f" models were asked ({first_line(error)}): delete that stage's folder and run it again"
-                        ) from None
+        raise UserError(f"{run_dir}: stage.json or systems.json of 04_evaluation or 05_probing does not "
+                        f"state which models were queried ({first_line(error)}): delete that stage's folder "
+                        "and run it again") from None
     return found
 
 
@@ -66,15 +69,9 @@ def labels_in(run_dir: Path) -> dict[str, str]:
 
 
 def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> list[dict[str, Any]]:
-    """Hold rows against the contract.
+    """The rows of one stage's summary_rows.json, checked: keys, models (the controls included), categories.
 
-    Args:
-        rows: of one stage's summary_rows.json.
-        where: the file's name, for the message.
-        models: the names that may stand in them, beside the controls'.
-
-    Raises:
-        ValueError: naming the row and what is wrong with it.
+    Raises: ValueError: naming the row in `where` and what is wrong with it.
     """
     models = {*models, *CONTROLS}
     for number, row in enumerate(rows):
@@ -82,17 +79,15 @@ def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> lis
             wrong = set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}
             raise ValueError(f"{where}, row {number}: keys missing or unknown: {', '.join(sorted(wrong))}")
         if row["model"] not in models or row["categories"] not in (*CATEGORIES, "all"):
-            raise ValueError(
-                f"{where}, row {number}: model {row['model']!r}, categories {row['categories']!r}"
-            )
+            raise ValueError(f"{where}, row {number}: model {row['model']!r}, "
+                             f"categories {row['categories']!r}")
     return rows
 
 
 def join_summary(run_dir: Path) -> Optional[list[dict[str, Any]]]:
     """Write summary.json from the stages that finished and belong together; None if neither has.
 
-    Raises:
-        UserError: a stage's rows are not the ones that it recorded.
+    Raises: UserError: a stage's rows differ from the recorded ones.
     """
     rows: list[dict[str, Any]] = []
     models = {*ROWS, *labels_in(run_dir)}
@@ -121,16 +116,10 @@ def percent(row: Optional[dict[str, Any]]) -> str:
 def main_table(
     rows: list[dict[str, Any]], scorer: str = "strict", labels: Optional[Mapping[str, str]] = None
 ) -> tuple[list[str], list[list[str]]]:
-    """Models by setting and categories, the unweighted average over super-categories.
+    """(titles, lines): models by setting and categories, the unweighted average over super-categories.
 
-    Args:
-        rows: of summary.json.
-        scorer: "strict" or "official".
-        labels: {model: label} in the order of the lines, of `labels_in`; else `entries.ROWS` gives both.
-
-    Returns:
-        Column titles and rows of text, one per model that has any value; controls are left out. An encoder's
-        choice among all names has columns of its own where a run has encoders.
+    One line for each model that has any value; controls are left out. labels: {model: label} in the order of
+    the lines, else `methods.ROWS` gives both. Encoders' choice among all names has its own columns.
     """
     settings = list(MAIN_SETTINGS)
     if any(row["setting"] == ALL_LABELS[0] for row in rows):
@@ -143,11 +132,10 @@ def main_table(
 def fault_table(
     rows: list[dict[str, Any]], setting: str, labels: Optional[Mapping[str, str]] = None
 ) -> tuple[list[str], list[list[str]]]:
-    """How answers go wrong in form, percent with intervals, laid out as `main_table`; strict scorer.
+    """Format failures, percent with intervals, laid out as `main_table`; strict scorer.
 
-    Args:
-        setting: "closed_world" (with a line for each control) or "open_world".
-        """
+    The closed world has a line for each control.
+    """
     found = {row["metric"] for row in rows if row["setting"] == setting}
     columns = {f"{words}, {kind}": (setting, metric, kind)
                for metric, words in FAULTS.items() if metric in found for kind in CATEGORIES}  # fmt: skip
@@ -165,7 +153,7 @@ def _table(rows, scorer, columns, labels, leave_out=()) -> tuple[list[str], list
 
 
 def _pick(rows: list[dict[str, Any]], model: str, scorer: str, setting: str, metric: str, categories: str):
-    """The one row of a cell: of the closed world the shuffled order, which gives position no chance."""
+    """The one row of a cell; of the closed world the shuffled order."""
     wanted = (model, scorer, setting, metric, "average", categories, None)
     keys = ("model", "scorer", "setting", "metric", "dataset", "categories", "variant")
     for row in rows:

@@ -1,7 +1,7 @@
 """Prompts that the user points to: the release's own, or a YAML file of templates; nothing is executed.
 
-The kit's wordings stand in `finer1_lib.core.prompts`. Another wording is not retyped here but read from where it
-stands, and takes the place of the kit's prompt of the same name:
+The kit's wordings are in `finer1_lib.core.prompts`. Another wording is not retyped here but read from its
+file, and takes the place of the kit's prompt of the same name:
 
     checkout of the release     eval/evaluation.py  -> cot_closed, cot_open
                                 cls_thinking.jinja  -> tapo_open (the wording that its TAPO trains under)
@@ -30,19 +30,16 @@ _FIELDS = {"Question": "{question}", "Options": "{options_list}"}
 def read_prompts(source: "str | Path") -> dict[str, Prompt]:
     """The prompts of a checkout, of its evaluation.py, of a .jinja file or of a YAML file {name: template}.
 
-    Returns:
-        name -> prompt, of `NAMES`; whoever asks uses them in place of the registry's. Their hashes differ
-        from those of the kit's wordings.
+    {name: prompt}, of `NAMES`, to be used in place of the kit's; their hashes differ.
 
-    Raises:
-        UserError: nothing there, an unknown name, a template with unknown fields, or one for the closed world
-            that shows no options (or the other way round).
+    Raises: UserError: nothing there, an unknown name, a template with unknown fields, or one for the closed
+    world that shows no options (or the other way round).
     """
     path = Path(source).expanduser()
     if path.is_dir():
         found = _of_checkout(path)
     elif not path.is_file():
-        raise UserError(f"prompts_from: {path} is no file and no folder; give a checkout of the release, its "
+        raise UserError(f"prompts_from: {path} is neither a file nor a folder; give a checkout of the release, its "
                         "evaluation.py or .jinja file, or a YAML file {name: template}")
     elif path.suffix == ".py":
         found = _of_python(path)
@@ -55,7 +52,7 @@ def read_prompts(source: "str | Path") -> dict[str, Prompt]:
     prompts = {name: Prompt(name, template) for name, template in found.items()}
     for prompt in prompts.values():
         if problem := _problem(prompt):
-            raise UserError(f"{path}: prompt {prompt.name!r} {problem}; mend it there")
+            raise UserError(f"{path}: prompt {prompt.name!r} {problem}; fix it there")
     return prompts
 
 

@@ -119,7 +119,7 @@ def test_rotations_by_hand(tmp_path):
         (row,) = [row for row in rows if row["option_order"] == "rotations" and row["scorer"] == "strict"
                   and row["dataset"] == "bird" and row["metric"] == "accuracy"]
         assert (row["value"], row["n"]) == (0.5, 2)
-    with pytest.raises(UserError, match="not asked about bird/Rock Wren/1 under each rotation"):
+    with pytest.raises(UserError, match="not queried about bird/Rock Wren/1 under each rotation"):
         rescore(write(tmp_path / "records.jsonl", records[:-2]), scorers_of())
 
 
@@ -137,8 +137,8 @@ def test_samples_by_hand(tmp_path):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"completion": None}, "no text 'completion'"), ({"seed": "0"}, "no whole number 'seed'"),
-    ({"setting": "half_open"}, "its setting is 'half_open'"), ({"options": "Rock Wren"}, "no list of names"),
-    ({"options": [1, 2]}, "no list of names"), ({"lettered": True, "options": None}, "it has no options"),
+    ({"setting": "half_open"}, "its setting is 'half_open'"), ({"options": "Rock Wren"}, "not a list of names"),
+    ({"options": [1, 2]}, "not a list of names"), ({"lettered": True, "options": None}, "it has no options"),
     ({"option_order": "rotations", "rotation": 4}, "its rotation is 4 of 4"),
     ({"option_order": "rotations", "rotation": 0}, "its rotation is 0 of 4"),
     ({"option_order": 3}, "'option_order'"), ({"samples": 4}, "'sample' and 'samples'"),
@@ -149,7 +149,7 @@ def test_samples_by_hand(tmp_path):
     ({"sub_category": "\ud83d"}, "'sub_category' holds half"), ({"categories": "other"}, "neither seen nor unseen"),
     ({"sub_category": " "}, "'sub_category' is empty"), ({"order_rule": "name"}, "'order_rule' is none of"),
     ({"order_rule": "release_file"}, "its order_rule is release_file, of those before it item_id"),
-    ({"release_path": 5}, "'release_path' is no text"), ({"sample": [1]}, "'sample'"), ({"sample": 1}, "'sample'"),
+    ({"release_path": 5}, "'release_path' is not a text"), ({"sample": [1]}, "'sample'"), ({"sample": 1}, "'sample'"),
     ({"option_order": "\ud83d"}, "'option_order' holds half"), ({"setting": "x" * 9999}, "its setting is 'x{40}'"),
 ])  # fmt: skip
 def test_a_line_that_is_not_a_record_is_reported_with_its_number(tmp_path, change, words):
@@ -208,7 +208,7 @@ def test_bad_lines_are_set_aside_and_the_rest_is_kept(tmp_path):
     assert aside.read_text() == "".join([*bad, '{"half": \n', bad[0]])  # added to what lies there
     path.write_text("".join(["no\n"] * len(good) * 2 + good))
     before = path.read_bytes()
-    with pytest.raises(UserError, match="are no records of this file .*nothing was changed"):
+    with pytest.raises(UserError, match="are not records of this file .*nothing was changed"):
         set_aside(path)
     assert path.read_bytes() == before
 
@@ -228,13 +228,13 @@ def test_packed_files_and_files_that_are_none(tmp_path):
     packed.write_bytes(gzip.compress(plain.path.read_bytes()))
     assert_same(rescore(RecordFile(packed), scorers_of()).rows, rescore(plain, scorers_of()).rows)
     packed.write_bytes(packed.read_bytes()[:-200])
-    with pytest.raises(UserError, match="no whole gzip file"):
+    with pytest.raises(UserError, match="not a complete gzip file"):
         list(RecordFile(packed))
     packed.write_bytes(plain.path.read_bytes())
-    with pytest.raises(UserError, match="no whole gzip file"):
+    with pytest.raises(UserError, match="not a complete gzip file"):
         list(RecordFile(packed))
     plain.path.write_text("", encoding="utf-8")
-    for path, words in ((plain.path, "holds no records"), (tmp_path / "none.jsonl", "is no file")):
+    for path, words in ((plain.path, "holds no records"), (tmp_path / "none.jsonl", "is not a file")):
         with pytest.raises(UserError, match=words):
             list(RecordFile(path))
 
@@ -302,7 +302,7 @@ def test_the_command_reads_a_file_and_a_run(tmp_path, command):
 def test_the_command_reports_what_is_not_there(tmp_path, command):
     for words, told in (
         (("no_such_run", "--output-root", tmp_path), "no run with answers"),
-        ((tmp_path / "none.jsonl",), "is no file"),
+        ((tmp_path / "none.jsonl",), "is not a file"),
         ((write(tmp_path / "records.jsonl", [record()]).path, "--guide", tmp_path / "guide.json"), "--guide"),
         ((tmp_path / "records.jsonl", "--similarity", "feeling"), "feeling"),
     ):

@@ -169,7 +169,7 @@ def test_scores_without_their_records_and_options_without_the_truth_are_refused(
     scores = score_records(records, [make_scorer("strict")])
     with pytest.raises(UserError, match="some scores have no record"):
         breakdowns(scores, records[:1])
-    with pytest.raises(UserError, match="Rock Wren is no option of bird/Rock Wren/0.png"):
+    with pytest.raises(UserError, match="Rock Wren is not an option of bird/Rock Wren/0.png"):
         breakdowns(scores, [{**records[0], "options": NAMES[1:]}, records[1]])
 
 

@@ -128,7 +128,7 @@ def test_the_matrix_by_hand():
     assert shares.loc["House Wren"].tolist() == [0, 0.5, 0.5, 0, 0]
     assert shares.attrs == {"n": {"House Wren": 2, "Rock Wren": 9},
                             "categories": {"House Wren": "unseen", "Rock Wren": "seen"}}  # fmt: skip
-    with pytest.raises(UserError, match="no bird of the genus 'Lark'"):
+    with pytest.raises(UserError, match="not queried about bird, genus 'Lark'"):
         confusion_matrix(count_confusions(BY_HAND, TAXONOMY), "m", "open_world", "bird", "Lark")
 
 

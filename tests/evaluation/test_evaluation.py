@@ -293,7 +293,7 @@ def test_another_question_under_the_same_key_is_refused(world):
     with pytest.raises(UserError, match="answers another question"):
         collect(world, build_requests(COT, world[1], "closed_world", seed=1), path)
     path.write_text('{"model": "base", "setting": "open_world", "item_id": "x"}\n')
-    with pytest.raises(UserError, match="a line that is no record.*--set-aside"):
+    with pytest.raises(UserError, match="a line that is not a record.*--set-aside"):
         collect(world, build_requests(COT, world[1], "closed_world"), path)
 
 
@@ -339,7 +339,7 @@ def test_doubled_lines_are_dropped_and_a_second_answer_is_refused(world, capsys)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, lines[3], lines[5]]))
     assert collect(world, requests, path, load=None) == records
-    assert "2 lines stand twice" in capsys.readouterr().out
+    assert "2 lines are repeated" in capsys.readouterr().out
     path.write_text("".join([*lines, lines[3].replace("<answer>", "<answer>Not ")]))
     with pytest.raises(UserError, match=f"line {len(lines) + 1} gives .* a second answer.*--set-aside"):
         collect(world, requests, path, load=None)
@@ -479,7 +479,7 @@ def test_one_wrong_turn_spoils_an_item_and_a_missing_one_is_an_error(world):
     for spoiled in (record for record in right if record["item_id"] == items[1]["item_id"]):
         assert turned([r if r is not spoiled else {**r, "completion": ""} for r in right]) == [1.0, 0.0]
     for broken in (right[:-1], right + right[-1:], [r for r in right if r["option_order"] == "rotations"]):
-        with pytest.raises(UserError, match="was not asked about .* under each rotation"):
+        with pytest.raises(UserError, match="was not queried about .* under each rotation"):
             turned(broken)
 
 

@@ -83,7 +83,7 @@ def test_bad_files_are_named(tmp_path, name, text, told):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(UserError, match="is no file and no folder"):
+    with pytest.raises(UserError, match="is neither a file nor a folder"):
         read_prompts(tmp_path / "nowhere")
     with pytest.raises(UserError, match="has no eval/evaluation.py"):
         read_prompts(tmp_path)

@@ -324,5 +324,5 @@ def test_several_similarities_must_be_several():
     from finer1_lib.evaluation.scores.similarity import make_similarities
 
     assert [one.name for one in make_similarities(["trigram"])] == ["trigram"]
-    with pytest.raises(UserError, match="'trigram' stands twice"):
+    with pytest.raises(UserError, match="'trigram' is listed twice"):
         make_similarities(["auto", "trigram"])

@@ -26,7 +26,7 @@ def test_every_row_of_the_paper_has_a_line_and_every_entry_a_row_that_exists():
         one.label for one in known_systems().values() if one.ambiguous and "ensemble" not in one.label}
 
 
-def test_every_encoder_stands_twice_and_asks_in_two_ways():
+def test_every_encoder_is_listed_twice_and_asks_in_two_ways():
     encoders = {name: one for name, one in known_systems().items() if one.kind == "encoder"}
     assert len(encoders) == 8
     for name in ("clip-l", "eva-g", "siglip-l", "siglip2-l"):
@@ -36,7 +36,7 @@ def test_every_encoder_stands_twice_and_asks_in_two_ways():
 
 
 @pytest.mark.parametrize("names, message", [
-    (["siglip"], "no system 'siglip'"), (["clip-l", "clip-l"], "stands twice"), (["internvl2.5-2b"], "would not run"),
+    (["siglip"], "no system 'siglip'"), (["clip-l", "clip-l"], "is listed twice"), (["internvl2.5-2b"], "would not run"),
 ])
 def test_what_cannot_be_asked_is_one_line(names, message):
     with pytest.raises(UserError, match=message) as caught:

@@ -25,15 +25,10 @@ _CLUSTER = ["super_category", "sub_category"]
 
 
 def cluster_sums(scores):
-    """What each sub-category's scores add up to.
+    """What each sub-category's scores add up to: the keys, total, n, and first.
 
-    Args:
-        scores: of `scoring.score_records`.
-
-    Returns:
-        DataFrame of model, setting, scorer, metric, categories, option_order, super_category, sub_category,
-        first (the least item_id, by which the sub-categories are ordered: the resamples must not depend on
-        the order of the lines), total and n; groups of the first six stand in the order of their appearance.
+    first is the least item_id, by which sub-categories are ordered: the resamples must not depend on the order
+    of the lines. Groups keep the order of their appearance.
     """
     import numpy as np
 
@@ -52,16 +47,10 @@ def cluster_sums(scores):
 def rows_of_sums(sums, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
     """Rows of the summary: model x super-category (and average) x setting, order, scorer, metric, categories.
 
-    Args:
-        sums: of `cluster_sums`.
-        seed: of the evaluation and the bootstrap.
-        similarity: name of Sim, written as the `variant` of relative_semantic_similarity (clipped or not),
-            whose values mean nothing without it; a metric that names its own ("...@siglip") keeps that.
-
-    Returns:
-        Dictionaries with exactly `summary.KEYS`; `low` and `high` are None where one sub-category is all that
-        there is. After the means of every metric follow, for accuracy and text inclusion in the main reading,
-        macro_accuracy (seen, unseen, and "all" where there are both) and harmonic_accuracy ("all").
+    `similarity`, the name of Sim, is the `variant` of relative_semantic_similarity; a metric that names one
+    ("...@siglip") keeps that. `low` and `high` are None where there is one sub-category only. After the means
+    follow, for accuracy and text inclusion in the main reading, macro_accuracy (seen, unseen, "all") and
+    harmonic_accuracy ("all").
     """
     rows = []
     for group, part in sums.groupby(_KEYS, sort=False, dropna=False):

@@ -1,17 +1,17 @@
-"""What is right, broken down: by the truth's place among the options, by length, by rationale.
+"""Accuracy broken down: by the position of the truth, by length, by rationale.
 
-    position      1, 2, 3, 4         closed world: a model that leans on a place is better there
+    position      1, 2, 3, 4         closed world: a model with a position bias is better there
     length        3-5, 50-54, 55-90  tokens of the completion, the same cuts for every model of a setting
     rationale     seen with rationale, seen without rationale, unseen
-    equal_length  a model minus another, quarter by quarter of length
+    equal_length  a model minus another, within quarters of length
 
 Two models that write at different length are compared by their answers in the same quarter of all lengths:
 each quarter counts as often as the model that has fewer answers of it,
 
     value = sum over lengths of m (a - b) / sum of m,   m the lesser number of answers, a, b the shares right
 
-so lengths that only one of them writes say nothing, and `n` is the sum of m. It describes and proves nothing:
-an answer that goes wrong may be long because it does.
+so lengths that only one of them writes say nothing, and `n` is the sum of m. It describes and does not
+prove: a wrong answer may be long because it is wrong.
 """
 
 from dataclasses import replace
@@ -32,33 +32,18 @@ PARTS = 4  # lengths are cut into quarters of all answers
 
 
 def breakdowns(
-    scores,
-    records: Iterable[Mapping],
-    *,
-    rationales: Iterable[Mapping] = (),
-    pairs: Iterable[tuple[str, str]] = (),
-    scorer: str = "strict",
-    seed: int = 0,
+    scores, records: Iterable[Mapping], *, rationales: Iterable[Mapping] = (),
+    pairs: Iterable[tuple[str, str]] = (), scorer: str = "strict", seed: int = 0,
 ):
-    """The table of all breakdowns, in the main reading.
+    """The table of all breakdowns (`COLUMNS`), in the main reading of `scorer`.
 
-    Args:
-        scores: of `scoring.score_records`.
-        records: what was scored; controls may be among them.
-        rationales: lines of 01's rationales.jsonl; without any, "rationale" is left out.
-        pairs: (first, second) models to compare at equal length.
-        scorer: whose accuracy (closed world, all labels) and text inclusion (open world) are taken.
-        seed: of the resampling.
+    records: what was scored. rationales: lines of 01's rationales.jsonl, else "rationale" is left out. pairs:
+    (first, second) models to compare at equal length. Values are unweighted means over super-categories, but
+    for equal_length, which takes all answers together: there `level` is the other model and the value a
+    difference in [-1, 1], None with n = 0 where the two never write at the same length, without an interval
+    where some resamples hold no such answers. Encoders and controls, which write nothing, have no length.
 
-    Returns:
-        DataFrame of `COLUMNS`, every value an unweighted mean over the super-categories of its level, but for
-        equal_length, which takes all answers together: there `level` is the other model and the value a
-        difference in [-1, 1]; None, with n = 0, where the two never write at the same length; without an
-        interval where some resamples hold no such answers. Models that wrote nothing (encoders, controls)
-        have no length.
-
-    Raises:
-        UserError: a score has no record, or an option list lacks the truth.
+    Raises: UserError: a score has no record, or an option list lacks the truth.
     """
     import pandas as pd
 
@@ -87,12 +72,12 @@ def _answers(scores, records: Iterable[Mapping], rationales: Iterable[Mapping], 
     keys = list(zip(right["model"], right["setting"], right["item_id"]))
     if not set(keys) <= set(by_question):
         raise UserError("breakdowns: some scores have no record; give all records that were scored")
-    asked = [by_question[key] for key in keys]
+    found = [by_question[key] for key in keys]
     explained = {(line["super_category"], line["sub_category"]) for line in rationales}
     levels = {
-        "position": pd.Series([_position(record) for record in asked], dtype=object),
-        "length": pd.Series(_lengths(asked), dtype=object),
-        "rationale": pd.Series([_rationale(record, explained) for record in asked], dtype=object),
+        "position": pd.Series([_position(record) for record in found], dtype=object),
+        "length": pd.Series(_lengths(found), dtype=object),
+        "rationale": pd.Series([_rationale(record, explained) for record in found], dtype=object),
     }
     return right.reset_index(drop=True).assign(**levels)
 
@@ -106,7 +91,7 @@ def _position(record: Mapping) -> Optional[int]:
         return None
     if record["sub_category"] not in record["options"]:
         raise UserError(
-            f"breakdowns: {record['sub_category']} is no option of {record['item_id']}; mend its record"
+            f"breakdowns: {record['sub_category']} is not an option of {record['item_id']}; fix its record"
         )
     return record["options"].index(record["sub_category"]) + 1
 

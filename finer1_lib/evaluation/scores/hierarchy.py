@@ -1,14 +1,14 @@
-"""How near a miss was: any answer's path through a taxonomy against the truth's, without asking again.
+"""How near an error is: an answer's path through a taxonomy and the truth's; the confusions of a genus.
 
     bird      order > family > genus > name              Passeriformes > Troglodytidae > Salpinctes > Rock Wren
     aircraft  maker > genus (the family) > name          Boeing > Boeing 737 > Boeing 737-200
     car       genus (the make) > model > body > year > name
     drawn     super-category > genus > name
 
-An answer that is a sub-category (by its name or an alias) has that one's whole path; one that names an inner
-node ("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; an article, and a car's body and year, are read over) has
-the path down to it; any other answer, and none, has no
-node at all and stays in every denominator with 0. Of the path y of the truth and y' of the answer, L levels:
+An answer that is a sub-category (by its name or an alias) has the path of that one; an answer that names an
+inner node ("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; articles, and a car's body and year, are skipped)
+has the path down to it; any other answer, and none, has no node and counts as 0 in every denominator. Of the
+path y of the truth and y' of the answer, L levels:
 
     path_<rank>     y'_l = y_l                           the share right at each rank
     path_hca        all levels right                     hierarchical consistent accuracy
@@ -17,25 +17,9 @@ node at all and stays in every denominator with 0. Of the path y of the truth an
     path_depth      right levels / L: depth of the lowest common ancestor
     path_near_miss  the right genus, another name
 
-A node is right only below right nodes: two cars of one year are no nearer for that. One answer so has one right
-beginning: TARA's path overlap ratio (POR) and its strict form would both equal path_depth and are not listed.
-TARA queries each level separately; only there do they differ.
-
-Levels are matched by their rank, so a rank that the truth lacks (a car without a body in its name) is not
-asked for it, and the others stay in their places.
-
-Metrics as TARA defines them, on paths read from plain answers.
-
-Which neighbour is answered for which: the answers about the sub-categories of one genus, counted.
-
-    truth        answered          count   n
-    Rock Wren    Rock Wren           5     10     right
-    Rock Wren    House Wren          3     10     a neighbour of its genus
-    Rock Wren    another genus       1     10     a name that is known, of elsewhere
-    Rock Wren    no known name       1     10     or no single answer
-
-A sub-category whose genus nobody knows takes no part. Of cars and aircraft "genus" is what the taxonomy puts
-there: the maker, the family.
+A node is right only below right nodes: two cars of one year are not nearer for that. Levels are matched by
+rank; a rank that the truth lacks is not counted. TARA's path overlap ratio (POR) would equal path_depth here,
+because TARA queries each level separately and this reads one plain answer.
 """
 
 import re
@@ -57,13 +41,7 @@ _JOINING = frozenset({"and", "or", "nor", "not", "no", "vs", "by", "mix"})
 
 
 class Tree:
-    """The paths of one super-category's names.
-
-    Args:
-        word: the super-category.
-        taxonomy: {sub_category: {rank: value}} of its names; the names of other super-categories are ignored
-            by whoever calls.
-    """
+    """The paths of one super-category's names; taxonomy: {sub_category: {rank: value}} of its names."""
 
     def __init__(self, word: str, taxonomy: Taxonomy) -> None:
         ranks = [rank for rank in ORDER if any(rank in known for known in taxonomy.values())]
@@ -89,7 +67,7 @@ class Tree:
             return {}
         said = [normalise(form) for form in (name_of(self._word, text) or "", *forms(text))]
         for one in (*said, _ARTICLE.sub("", said[-1]), said[-1].replace(" ", "")):
-            inner = self._inner.get(one) if _may_stand_alone(one) or one == normalise(self._word) else None
+            inner = self._inner.get(one) if _may_be_alone(one) or one == normalise(self._word) else None
             if one in self._paths or inner:
                 return self._paths.get(one) or inner
         return self._car(text) if "year" in self.ranks else {}
@@ -114,17 +92,12 @@ def _spellings(value: str, *above: str) -> set[str]:
     return said | {one.replace(" ", "") for one in said if any(map(str.isdigit, one))}
 
 
-def _may_stand_alone(said: str) -> bool:
+def _may_be_alone(said: str) -> bool:
     return len(said) > LETTERS or (len(said) == LETTERS and not said.isdigit())
 
 
 def path_scores(truth: Path, said: Path) -> dict[str, float]:
-    """The module's metrics of one answer.
-
-    Args:
-        truth: of `Tree.path_of`, never empty.
-        said: likewise; {} for an answer that names nothing.
-    """
+    """The module's metrics of one answer; `said` is {} for an answer that names nothing."""
     alike = [said.get(rank) == value for rank, value in truth.items()]
     right = [all(alike[: depth + 1]) for depth in range(len(alike))]
     levels, genus = len(right), dict(zip(truth, right)).get(GENUS, False)
@@ -141,13 +114,9 @@ def path_scores(truth: Path, said: Path) -> dict[str, float]:
 def trees_of(
     records: Iterable[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
 ) -> dict[str, Tree]:
-    """{super_category: its tree}, of all names that are asked for, offered or given and that the taxonomy knows.
+    """{super_category: its tree}, of the names in labels, options and `names` that the taxonomy knows.
 
-    Args:
-        names: {super_category: all its sub-categories}, for answers that no record asks for or offers.
-
-    Raises:
-        UserError: nobody that the records ask for is in the taxonomy.
+    names: {super_category: all its sub-categories}. UserError: the taxonomy knows none of the records' names.
     """
     known: dict[str, Taxonomy] = {}
     for record in records:
@@ -159,8 +128,8 @@ def trees_of(
                 known[word][name] = taxonomy[name]
     known = {word: inside for word, inside in known.items() if inside}
     if not known:
-        raise UserError("the taxonomy knows none of the sub-categories asked for: near misses cannot be told; give "
-                        "01_data a taxonomy_file")
+        raise UserError("the taxonomy knows none of the sub-categories in the records: near misses cannot be "
+                        "measured; give 01_data a taxonomy_file")
     return {word: Tree(word, inside) for word, inside in known.items()}
 
 
@@ -169,25 +138,16 @@ def hierarchy_scores(
 ):
     """Every metric of every question in the main reading, in the columns of `scoring.score_records`.
 
-    Args:
-        records: lines of records.jsonl; of several samples of one question the majority's answer counts.
-        taxonomy: {sub_category: {rank: value}}, 01's taxonomy.json. Questions about a name without a genus in
-            it are left out: nobody knows what would be near it. Ranks that are not in `ORDER` play no part.
-        names: of `trees_of`.
-
-    Returns:
-        A DataFrame: model, setting, item_id, super_category, sub_category, categories, option_order, scorer
-        ("strict"), metric, value.
-
-    Raises:
-        UserError: of `trees_of`.
+    Of several samples the majority's answer counts. taxonomy: {sub_category: {rank: value}}, 01's
+    taxonomy.json; questions about a name without a genus are left out, ranks outside `ORDER` ignored. names
+    and errors: of `trees_of`.
     """
     import pandas as pd
 
-    asked = [record for record in settle(records) if record["option_order"] in (None, "shuffled")]
-    trees, rows = trees_of(asked, taxonomy, names), []
+    queried = [record for record in settle(records) if record["option_order"] in (None, "shuffled")]
+    trees, rows = trees_of(queried, taxonomy, names), []
     columns = ("model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order")
-    for record in asked:
+    for record in queried:
         tree = trees.get(record["super_category"])
         if tree is None or not taxonomy.get(record["sub_category"], {}).get(GENUS):
             continue
@@ -206,21 +166,13 @@ _KEYS = list(_COLUMNS[:-2])
 def count_confusions(
     records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[str, str]], *, rank: str = "genus"
 ):
-    """What was answered for each sub-category, by model and setting.
+    """What was answered for each sub-category, by model and setting, in the main reading.
 
-    Args:
-        records: lines of records.jsonl; the closed world is read in the shuffled order, and of several
-            samples the majority.
-        taxonomy: sub-category -> rank -> value, as in `01_data/taxonomy.json`.
-        rank: what makes two sub-categories neighbours.
+    DataFrame of model, setting, super_category, genus, truth, categories, answered (the truth, a neighbour's
+    name, `ELSEWHERE` or `UNKNOWN`), count, n (answers about the truth). `rank` defines neighbours (of cars and
+    aircraft "genus" is the make, the family); sub-categories without one are left out.
 
-    Returns:
-        DataFrame of model, setting, super_category, genus, truth, categories, answered (the truth, a
-        neighbour's name, `ELSEWHERE` or `UNKNOWN`), count, n (answers about the truth); a row for each answer
-        that was given.
-
-    Raises:
-        UserError: the taxonomy knows this rank of none of the sub-categories asked about.
+    Raises: UserError: the taxonomy has this rank for none of the sub-categories.
     """
     import pandas as pd
 
@@ -235,7 +187,7 @@ def count_confusions(
             known = [record[key] for key in ("model", "setting", "super_category")]
             rows.append((*known, own, record["sub_category"], record["categories"], answered))
     if records and not rows:
-        raise UserError(f"the taxonomy gives no {rank} to any sub-category asked about: nothing to confuse")
+        raise UserError(f"the taxonomy gives no {rank} to any sub-category in the records: no confusions")
     counted = pd.DataFrame(rows, columns=_KEYS).groupby(_KEYS, sort=False).size().reset_index(name="count")
     n = counted.groupby(["model", "setting", "super_category", "truth"])["count"].transform("sum")
     return counted.assign(n=n)[list(_COLUMNS)]
@@ -253,14 +205,7 @@ def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapp
 
 
 def answer_shares(table):
-    """How each model's answers fall: right, a neighbour, another genus, no known name.
-
-    Args:
-        table: of `count_confusions`.
-
-    Returns:
-        DataFrame of model, setting, right, neighbour, elsewhere, unknown (fractions of n), n.
-    """
+    """Each model's answers: model, setting, right, neighbour, elsewhere, unknown (fractions of n), n."""
     kinds = {ELSEWHERE: "elsewhere", UNKNOWN: "unknown"}
     kind = table["answered"].map(kinds).fillna("neighbour")
     table = table.assign(kind=kind.mask(table["answered"] == table["truth"], "right"))
@@ -273,15 +218,7 @@ def answer_shares(table):
 
 
 def most_confused(table, model: str, setting: str, *, most: int = 4) -> list[tuple[str, str]]:
-    """The genera in which a model most often answered a neighbour for the truth.
-
-    Args:
-        table: of `count_confusions`.
-        most: how many at the most.
-
-    Returns:
-        (super_category, genus) pairs, the most errors first; genera without any are left out.
-    """
+    """(super_category, genus) pairs in which a model most often answered a neighbour, most errors first."""
     part = table[(table["model"] == model) & (table["setting"] == setting)]
     errors = part[_is_neighbour(part)].groupby(["super_category", "genus"])["count"].sum()
     ordered = sorted(errors.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -291,22 +228,14 @@ def most_confused(table, model: str, setting: str, *, most: int = 4) -> list[tup
 def confusion_matrix(table, model: str, setting: str, super_category: str, genus: str, *, most: int = 10):
     """What was answered for each sub-category of a genus, as shares of the answers about it.
 
-    Args:
-        table: of `count_confusions`.
-        most: of a larger genus so many sub-categories, those with the most errors inside the genus; answers
-            that name one of the others are counted together.
-
-    Returns:
-        DataFrame, a row a truth (fractions that sum to 1) and a column a name, then `OTHERS` where some were
-        left out, `ELSEWHERE` and `UNKNOWN`; its `attrs` hold n and categories of each truth.
-
-    Raises:
-        UserError: the model was not asked about this genus.
+    A row for each truth (fractions that sum to 1), a column for each name, then `OTHERS`, `ELSEWHERE` and
+    `UNKNOWN`; `attrs` hold n and categories of each truth. Of a larger genus the `most` sub-categories with
+    the most errors are shown. UserError: the model was not queried about this genus.
     """
     part = table[(table["model"] == model) & (table["setting"] == setting)
                  & (table["super_category"] == super_category) & (table["genus"] == genus)]  # fmt: skip
     if not len(part):
-        raise UserError(f"{model} was asked about no {super_category} of the genus {genus!r} in {setting}")
+        raise UserError(f"{model} was not queried about {super_category}, genus {genus!r}, in {setting}")
     truths, names = sorted(set(part["truth"])), {*part["truth"], *part["answered"]} - {ELSEWHERE, UNKNOWN}
     errors = part[_is_neighbour(part)].groupby("truth")["count"].sum().to_dict()
     kept = sorted(sorted(truths, key=lambda name: -errors.get(name, 0))[:most])

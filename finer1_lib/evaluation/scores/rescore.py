@@ -23,26 +23,22 @@ Paths = Callable[[Mapping], Mapping[str, float]]
 
 
 class Rescored(NamedTuple):
-    """Rows of `averages.rows_of_sums`; how many records were counted; number of a torn last line, which was left
-    out; how many lines were there twice and counted once."""
+    """What `rescore` found."""
 
-    rows: list[dict[str, Any]]
-    records: int
-    torn: Optional[int]
-    doubled: int = 0
+    rows: list[dict[str, Any]]  # of `averages.rows_of_sums`
+    records: int  # that were counted
+    torn: Optional[int]  # number of an incomplete last line, which was left out
+    doubled: int = 0  # lines that were repeated, and counted once
 
 
 def rescore(
-    file: RecordFile, scorers: Sequence[Scorer], *, similarity: Optional[str] = None, paths: Optional[Paths] = None
+    file: RecordFile, scorers: Sequence[Scorer], *, similarity: Optional[str] = None,
+    paths: Optional[Paths] = None,
 ) -> Rescored:
     """Rows of the summary from a record file, whatever the order of its lines.
 
-    Args:
-        similarity: name of Sim, as for `scoring.summary_rows`.
-        paths: of `paths_of`, for the rows of `hierarchy.hierarchy_scores` as well.
-
-    Raises:
-        UserError: of `RecordFile` and `score_records`; a question with two different answers.
+    similarity: name of Sim. paths: of `paths_of`, for the rows of `hierarchy.hierarchy_scores` as well.
+    UserError: of `RecordFile` and `score_records`; a question with two different answers.
     """
     import pandas as pd
 
@@ -81,11 +77,9 @@ def _by_sub_category(file: RecordFile) -> dict[tuple, list[dict]]:
 
 
 def paths_of(names: Mapping[str, Iterable[str]], taxonomy: Taxonomy) -> Paths:
-    """What `hierarchy.hierarchy_scores` says of one record; nothing where the label has no genus.
+    """What `hierarchy.hierarchy_scores` gives for one record; nothing where the label has no genus.
 
-    Args:
-        names: of `records.names_in`.
-        taxonomy: {sub_category: {rank: value}}; UserError if it knows none of the names.
+    names: of `records.names_in`. UserError: the taxonomy knows none of them.
     """
     trees = trees_of(({"super_category": word, "sub_category": name}
                       for word, all_names in names.items() for name in all_names), taxonomy)  # fmt: skip

@@ -4,9 +4,9 @@
     majority  Rock Wren, the record of its first draw; its share 5/8
     pass@k    the chance that at least one of k of the eight is right: pass@1 5/8, pass@4 1 for three wrong
 
-The scorers see one record a question, the majority's. Answers are told apart after normalisation; a
-completion without a single answer casts no vote, but stays in the denominator of the share. Of equally many
-votes the answer drawn first wins.
+The scorers see one record a question, the majority's. Answers are compared after normalisation; a completion
+without a single answer has no vote, but counts in the denominator of the share. Of equal votes the answer
+drawn first wins.
 
 Source: Chen et al. 2021, arXiv 2107.03374 (the unbiased pass@k); Wang et al. 2023, arXiv 2203.11171
 (self-consistency).
@@ -27,15 +27,10 @@ _QUESTION = ("model", "setting", "item_id", "option_order", "rotation")
 def settle(records: Iterable[Record]) -> list[Record]:
     """One record a question: of several samples the first that gives the majority's answer.
 
-    Args:
-        records: lines of records.jsonl; a record with `samples` is one of so many draws of its question.
+    Records without `samples` are unchanged. A question with several keeps the place of its first; beside the
+    keys of the majority's record it has `drawn`, all its records in the order of drawing.
 
-    Returns:
-        The records without `samples` as they are; for each question with several, in the place of its first,
-        the majority's record and beside its keys `drawn`, all its records in the order of drawing.
-
-    Raises:
-        UserError: a question that lacks a sample or has one twice.
+    Raises: UserError: a question that lacks a sample or has one twice.
     """
     settled: list[Any] = []
     groups: dict[tuple, list[Record]] = {}
@@ -73,13 +68,9 @@ def vote(record: Record) -> Optional[str]:
 
 
 def sample_scores(record: Record, right: Sequence[float]) -> dict[str, float]:
-    """pass_at_1, pass_at_2, pass_at_4, ... (and of all that were drawn) and majority_share of one question.
+    """pass_at_1, pass_at_2, pass_at_4, ... (and of all draws) and majority_share of one settled question.
 
-    Args:
-        record: of `settle`, with `drawn`.
-        right: 1 for each draw that is right, else 0.
-
-    Source: Chen et al. 2021, arXiv 2107.03374.
+    right: 1 for each draw that is right, else 0.
     """
     n, c = len(right), int(sum(right))
     sizes = sorted({n, *(2**power for power in range(n.bit_length()) if 2**power <= n)})
@@ -91,10 +82,7 @@ def sample_scores(record: Record, right: Sequence[float]) -> dict[str, float]:
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Chance that at least one of k draws without replacement out of n, of which c are right, is right.
 
-    Raises:
-        ValueError: k is not between 1 and n, or c not between 0 and n.
-
-    Source: Chen et al. 2021, 1 - C(n - c, k) / C(n, k); unbiased for the chance with k draws.
+    1 - C(n - c, k) / C(n, k) (Chen et al. 2021); ValueError: k is not between 1 and n, or c not in 0 to n.
     """
     if not 1 <= k <= n or not 0 <= c <= n:
         raise ValueError(f"pass@{k} of {n} draws, {c} of them right: k and the right ones are at most {n}")

@@ -80,23 +80,16 @@ class TrigramSimilarity:
 def make_similarity(name: str, guide: Optional[Mapping[str, Any]] = None, **options: Any) -> Similarity:
     """A similarity by name (the table above), or auto: the guide's where there is one, else trigrams.
 
-    Whichever it is, its `name` goes into every row that was computed with it.
+    Its `name` goes into every row that was computed with it; options: of `EncoderSimilarity`.
 
-    Args:
-        guide: needed by "guide".
-        options: of `EncoderSimilarity`, for those with a model.
-
-    Raises:
-        UserError: unknown name, "guide" for a data set without one, or a checkpoint that is no text encoder.
+    Raises: UserError: unknown name, "guide" for a data set without one, or a checkpoint without a text encoder.
     """
     if name == "auto":
         name = "trigram" if guide is None else "guide"
     if name == "guide":
         if guide is None:
-            raise UserError(
-                "similarity 'guide' needs a field guide and this data set has none: "
-                "set text_similarity to 'siglip' or 'trigram'"
-            )
+            raise UserError("similarity 'guide' needs a field guide and this data set has none: set "
+                            "text_similarity to 'siglip' or 'trigram'")
         return GuideSimilarity(guide)
     if name == "trigram":
         return TrigramSimilarity()
@@ -109,15 +102,11 @@ def make_similarity(name: str, guide: Optional[Mapping[str, Any]] = None, **opti
 
 
 def make_similarities(names: Sequence[str], guide: Optional[Mapping[str, Any]] = None) -> list[Similarity]:
-    """Several by name, the main one first; each must be another, for a row is told by its name.
-
-    Raises:
-        UserError: one that stands twice, or of `make_similarity`.
-    """
+    """Several by name, the main one first; UserError: one is listed twice, or of `make_similarity`."""
     found = [make_similarity(name, guide) for name in names]
     known = [similarity.name for similarity in found]
     if twice := [name for name in known if known.count(name) > 1]:
-        raise UserError(f"the similarity {twice[0]!r} stands twice in text_similarity and more_similarities: "
+        raise UserError(f"the similarity {twice[0]!r} is listed twice in text_similarity and more_similarities: "
                         "remove one")
     return found
 
@@ -127,7 +116,7 @@ def unclipped_similarity(similarity: Similarity, answer: str, label: str, standa
 
     Where the word itself is as near as can be (Sim = 1, a label that is its super-category's word) the ratio
     is undefined; the value is then 1 for an answer equal to the label and 0 for any other.
-        """
+    """
     near, word = similarity(answer, label), similarity(standard, label)
     if word >= 1.0:
         return float(near >= 1.0)

@@ -1,6 +1,6 @@
 """One well-formed answer, equal after normalisation; nothing for lists, repeats, fragments or none.
 
-Beside what is right it counts how answers go wrong, in both worlds:
+Beside accuracy it counts format failures and other errors, in both worlds:
 
 * `format_failure`: no single well-formed answer;
 * `multiple_answers`: several `<answer>` tags, or one answer that names several things (`answer_names`);
@@ -10,10 +10,10 @@ Beside what is right it counts how answers go wrong, in both worlds:
 * `genus_right_epithet_wrong`: a sibling was named; only where the guide knows the label;
 * `chose_first`: the answer is the first option shown; closed world only.
 
-Two kinder readings stand beside the strict one, as rows of their own: `..._with_aliases` (other names of the
+Two more lenient metrics have their own rows: `..._with_aliases` (other names of the
 label, only for data sets that the alias table covers) and `boundary_inclusion` (both worlds: the label or
-another name of it, bare or stated in a plain sentence, `answers.stated`). Of cars, whose body and year nobody
-says, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
+another name of it, alone or in a plain statement, `answers.stated`). Of cars, whose body and year
+answers omit, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
 """
 
 import re
@@ -38,7 +38,7 @@ from finer1_lib.evaluation.scores.similarity import Similarity, unclipped_simila
 
 
 class StrictScorer:
-    """The kit's own scorer; the module says what it counts.
+    """The kit's own scorer; the module's docstring lists what it counts.
 
     Relative similarity is taken against the record's own super-category; without an answer it is 0, clipped
     or not, and 1 for an answer that is right.

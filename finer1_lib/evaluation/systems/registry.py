@@ -1,7 +1,7 @@
-"""Whom one can ask beside a run's own models: every system of the paper's tables, and a user's own.
+"""Systems to query beside a run's own models: every system of the paper's tables, and a user's.
 
     finer1 systems                                     what would run for each row of the paper
-    04_evaluation.systems: [fine-r1-3b, siglip-l]      rows of a run, asked the run's questions
+    04_evaluation.systems: [fine-r1-3b, siglip-l]      rows of a run, on the run's questions
     04_evaluation.systems_from: mine.yaml              further entries, of this form:
 
     gpt:
@@ -11,9 +11,9 @@
       url: https://api.example.com/v1    # a vLLM server as well: http://localhost:8000/v1
       key_variable: MY_KEY               # the environment variable's name, never the key
 
-Each entry says by which prompts it is asked: baselines for the name alone, as the paper's authors answered
-when asked, Fine-R1 in the way it was trained to think. `ambiguous` says why the id may not be the one that
-the paper used, `blocked` why it would not run here.
+Each entry names its prompts: baselines are prompted for the name alone, as the paper's authors stated when
+asked, Fine-R1 under the prompt of its training. `ambiguous` states why the id may not be the one that the
+paper used, `blocked` why it would not run here.
 
 Source: Fine-R1 (arXiv 2602.07605), Tables 1, 2, 3c, 6, 7.
 """
@@ -32,7 +32,7 @@ from finer1_lib.core.files import read_yaml
 NAME = r"[a-z0-9][a-z0-9_.-]*"
 CHAT_PROMPTS, CLIP_PROMPTS = ("cot", "answer", "letter", "step"), ("clip_photo", "clip_ensemble")
 _ENDPOINT = ("key_variable", "requests_per_minute", "concurrency", "max_pixels")
-ENSEMBLE = "-ensemble"  # every encoder stands twice: one sentence a name, and the ensemble of sentences
+ENSEMBLE = "-ensemble"  # every encoder is listed twice: one sentence a name, and the ensemble of sentences
 
 
 class System(BaseModel):
@@ -80,7 +80,7 @@ class System(BaseModel):
         if not self.label.strip() or not self.checkpoint.strip():
             raise ValueError("label and checkpoint must not be empty")
         if CONTROL.search(self.label):
-            raise ValueError("the label holds a line break or another control sign: write plain words")
+            raise ValueError("the label holds a line break or another control character: write plain words")
         if (self.kind == "encoder") != (self.prompts in CLIP_PROMPTS):
             known = CLIP_PROMPTS if self.kind == "encoder" else CHAT_PROMPTS
             raise ValueError(f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}")
@@ -121,7 +121,7 @@ def find_systems(names: Sequence[str], systems_from: "str | Path" = "") -> list[
             raise UserError(f"systems: no system {name!r}{nearest(name, known, 'they are')}; your own come in"
                             " by systems_from")
         if names.count(name) > 1:
-            raise UserError(f"systems: {name!r} stands twice; remove one")
+            raise UserError(f"systems: {name!r} is listed twice; remove one")
         if known[name].blocked:
             raise UserError(f"systems: {name} would not run: {known[name].blocked}")
         found.append(known[name])

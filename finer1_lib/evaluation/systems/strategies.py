@@ -1,12 +1,12 @@
-"""Ways to ask any model that chats: zero-shot, think step by step, in-context examples, self-consistency.
+"""Strategies for any model that chats: zero-shot, think step by step, in-context examples, self-consistency.
 
     zero_shot         the question alone
     step_by_step      the question, "think step by step", then the name
-    in_context        k pictures with their names as earlier turns, then the question
-    self_consistency  k answers drawn at a temperature; the commonest counts, pass@k tells what was in reach
+    in_context        k images with their names as earlier turns, then the question
+    self_consistency  k answers drawn at a temperature; the most frequent one counts, pass@k shows what was possible
 
 Examples are the training's shots of the same super-category, never of a sub-category that is among the item's
-options: else the answer could be read off the context, or an option be ruled out by it. They are drawn by seed
+options: else the context could give the answer away, or exclude an option. They are drawn by seed
 and item, the same ones in both settings and for every model.
 """
 
@@ -14,6 +14,7 @@ import random
 from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.hashing import digest
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import user_message
 from finer1_lib.data.data_sets.catalogue import image_name
@@ -25,19 +26,12 @@ Shots = dict[str, dict[str, list[str]]]  # super-category -> sub-category -> ima
 
 
 class Strategy(NamedTuple):
-    """One way to ask.
+    """One way to query a model."""
 
-    Attributes:
-        label: words that follow a model's label in tables.
-        prompts: kind of prompt in place of the row's own; "" keeps that.
-        examples: whether examples stand before the question.
-        samples: whether several answers are drawn.
-    """
-
-    label: str
-    prompts: str = ""
-    examples: bool = False
-    samples: bool = False
+    label: str  # follows a model's label in tables
+    prompts: str = ""  # kind of prompt in place of the row's; "" keeps that
+    examples: bool = False  # whether examples precede the question
+    samples: bool = False  # whether several answers are drawn
 
 
 STRATEGIES: Mapping[str, Strategy] = {
@@ -48,16 +42,9 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 
 def draw_examples(item: Mapping, shots: Shots, count: int, seed: int) -> list[list[str]]:
-    """[image_id, name] of `count` shots for one item, each of another sub-category.
+    """[image_id, name] of `count` shots (of `shots_of`) for one item, each of another sub-category.
 
-    Args:
-        item: with item_id, super_category, sub_category, options.
-        shots: of `shots_of`.
-        count: of examples.
-        seed: of the draw.
-
-    Raises:
-        UserError: fewer sub-categories than that beside the item's options.
+    Raises: UserError: fewer sub-categories than that beside the item's options.
     """
     offered = {item["sub_category"], *(item.get("options") or ())}
     here = shots.get(item["super_category"], {})
@@ -80,11 +67,9 @@ def shots_of(images: "pandas.DataFrame") -> Shots:
 
 
 def messages_for(request: Mapping, image_root: Any) -> list[dict]:
-    """The chat messages of one request: its examples as turns that were answered, then picture and prompt.
+    """The chat messages of one request: its examples as answered turns, then image and prompt.
 
-    Args:
-        request: of `evaluation_requests.build_requests`; `examples` and `example_prompt` where there are any.
-        image_root: folder that image ids are relative to; pictures are opened when they are encoded.
+    Image ids are relative to `image_root`; images are opened when they are encoded.
     """
     turns = []
     for image_id, name in request.get("examples", ()):
@@ -94,9 +79,7 @@ def messages_for(request: Mapping, image_root: Any) -> list[dict]:
 
 
 def draw_seed(seed: int, batch: Sequence[Mapping]) -> int:
-    """The seed of one batch's sampling: by the run's seed and by whom it asks about what."""
-    from finer1_lib.core.hashing import digest
-
-    asked = [[request.get("model"), request.get("setting"), image_name(request), request.get("sample")]
+    """The seed of one batch's sampling: by the run's seed and the batch's requests."""
+    named = [[request.get("model"), request.get("setting"), image_name(request), request.get("sample")]
              for request in batch]
-    return int(digest([seed, asked])[:12], 16)
+    return int(digest([seed, named])[:12], 16)
