@@ -86,7 +86,7 @@ def test_fields_that_do_not_belong_to_a_kind_are_refused(tmp_path, line, message
 
 @pytest.mark.parametrize("line, message", [
     ("key_variable: sk-secret", "not the key itself"), ("concurrency: 0", "concurrency"),
-    ("requests_per_minute: -1", "requests_per_minute"), ("url: localhost", "no address"),
+    ("requests_per_minute: -1", "requests_per_minute"), ("url: localhost", "not an address"),
 ])
 def test_an_endpoint_is_looked_at_before_hours_are_spent_and_no_key_is_repeated(tmp_path, line, message):
     path = tmp_path / "mine.yaml"
