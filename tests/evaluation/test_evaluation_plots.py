@@ -8,12 +8,7 @@ import pytest
 matplotlib.use("Agg")
 from matplotlib.colors import to_hex  # noqa: E402
 
-from finer1_lib.evaluation.plots import (  # noqa: E402
-    FEW,
-    breakdown_dots,
-    data_set_bars,  # noqa: E402
-    order_dots,  # noqa: E402
-)
+from finer1_lib.evaluation.plots import FEW, breakdown_dots, data_set_bars, order_dots  # noqa: E402
 from finer1_lib.training.methods import colour_of  # noqa: E402
 
 LABELS = {"base": "base", "cot_sft_tapo": "CoT SFT + TAPO"}

@@ -1,9 +1,9 @@
-"""What answers a batch of questions: a model on this machine, one behind an address, an encoder.
+"""What answers a batch of requests: a model on this machine, an endpoint, or an encoder.
 
     answerer = open_answerer(entry, base, image_root, adapter=..., batch_size=64, ...)
     answerer.answer(requests, max_new_tokens=256, seed=0)  ->  [Generation("<think>...", 63, False), ...]
 
-`evaluation.collect_records` asks for nothing else, so that every row of a table comes out of one loop.
+`records.collect_records` needs nothing else, so that every row of a table comes from one loop.
 """
 
 from pathlib import Path
@@ -14,33 +14,21 @@ from finer1_lib.evaluation.records import WINDOW_PIXELS
 from finer1_lib.evaluation.systems.strategies import STRATEGIES, messages_for
 from finer1_lib.models.generation import Generation
 
-PIXEL_BYTES = 24  # of a prepared picture: two frames of three colours in float32
+PIXEL_BYTES = 24  # of a prepared image: two frames of three colours in float32
 SLACK = 2  # a processor rounds sizes; a store a little too small for its window would hold nothing in time
 
 
 class Answerer(Protocol):
     """Answers the requests of one entry."""
 
-    def answer(
-        self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
-    ) -> list[Generation]:
-        """One completion a request, in their order.
-
-        Args:
-            requests: of `evaluation_requests.build_requests`.
-            max_new_tokens: longest completion.
-            seed: of what is drawn, where anything is.
-        """
+    def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]:
+        """One completion for each request (of `requests.build_requests`), in their order."""
 
 
 class ChatAnswerer:
-    """A vision-language model in memory.
+    """A vision-language model in memory (`LoadedModel` or `AnyModel`); temperature 0 is greedy.
 
-    Args:
-        loaded: `models.LoadedModel` or `generation.AnyModel`.
-        image_root: folder that image ids are relative to.
-        temperature: 0 is greedy.
-        generate: as `generation.generate`; the model's own by default.
+    generate: a replacement for `generation.generate`.
     """
 
     def __init__(
@@ -56,9 +44,7 @@ class ChatAnswerer:
             # the images of a window stay prepared, and so do a frozen tower's features of them
             self._options["encoder"] = Encoder(loaded.processor, SLACK * WINDOW_PIXELS * PIXEL_BYTES)
 
-    def answer(
-        self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
-    ) -> list[Generation]:
+    def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]:
         """As `Answerer`; samples of one question share its messages, and so its pass through the model."""
         messages: dict[tuple, list[dict]] = {}
         for request in requests:
@@ -73,39 +59,29 @@ def _question(request: Mapping) -> tuple:
 
 
 class EndpointAnswerer:
-    """A model behind an address; its answers are kept in a file of their own as they arrive.
+    """A model behind an address; its answers are kept in the `.jsonl` file `answers` as they arrive.
 
-    An answer without text (filtered, refused, all reasoning) is an empty one: it counts as no answer, like any
-    other, and its record says why.
-
-    Args:
-        system: of kind "endpoint".
-        image_root: folder that image ids are relative to.
-        answers: `.jsonl` file.
-        temperature: 0 asks for the likeliest answer.
+    An answer without text (filtered, refused, all reasoning) is empty: it counts as no answer, and its record
+    states why.
     """
 
-    def __init__(
-        self, system: Any, image_root: "str | Path", answers: Path, temperature: float = 0.0
-    ) -> None:
+    def __init__(self, system: Any, image_root: "str | Path", answers: Path, temperature: float = 0.0) -> None:
         self._system, self._root, self._answers, self._temperature = system, image_root, answers, temperature
         self._endpoints: dict[int, Any] = {}
 
-    def answer(
-        self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int
-    ) -> list[Generation]:
-        """As `Answerer`; a sample's seed is its number, so that each is asked once."""
+    def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]:
+        """As `Answerer`; a sample's seed is its number, so that each is queried once."""
         from finer1_lib.core.images import ImageFile
         from finer1_lib.models.endpoint import Question
 
-        def picture(image_id: str) -> ImageFile:
+        def image(image_id: str) -> ImageFile:
             return ImageFile(str(self._root), image_id)
 
         questions = []
         for request in requests:
-            earlier = tuple((request["example_prompt"], picture(image_id), f"<answer>{name}</answer>")
+            earlier = tuple((request["example_prompt"], image(image_id), f"<answer>{name}</answer>")
                             for image_id, name in request.get("examples", ()))
-            questions.append(Question(request["prompt"], picture(request["image_id"]),
+            questions.append(Question(request["prompt"], image(request["image_id"]),
                                       request["seed"] + request.get("sample", 0), earlier))
         answers = self._endpoint(max_new_tokens).ask(questions)
         return [Generation(answer.text, answer.tokens, answer.truncated, answer.no_text) for answer in answers]
@@ -128,22 +104,13 @@ def open_answerer(
     min_pixels: int = 0, max_pixels: int = 0, labels: Mapping[str, Sequence[str]] = {},
     answers: "str | Path" = "endpoint_answers.jsonl",
 ) -> Answerer:
-    """What answers for an entry, its weights loaded.
+    """What answers for an entry, its weights (the run's `base` with `adapter`, or the entry's own) loaded.
 
-    Args:
-        entry: one row.
-        base: the run's base, for rows without a checkpoint of their own.
-        image_root: folder that image ids are relative to.
-        adapter: folder of the trained weights, if the row has any.
-        temperature: of a strategy that draws several answers; all others are greedy.
-        batch_size: pictures of one forward pass of an encoder.
-        backend, load_in_4bit, min_pixels, max_pixels: of `models.load`; of another family than the run's
-            base only 4 bits and max_pixels.
-        labels: {super_category: all its sub-categories}, for encoders.
-        answers: `.jsonl` file for what an endpoint answered.
+    temperature: of strategies that draw several answers; all others are greedy. batch_size: images in a
+    forward pass of an encoder, whose names are `labels`, {super_category: its sub-categories}. Models of other
+    families take only load_in_4bit and max_pixels. answers: `.jsonl` file of an endpoint's answers.
 
-    Raises:
-        UserError: weights that cannot be loaded, or an endpoint whose address or key are wrong.
+    Raises: UserError: weights that cannot be loaded, or an endpoint whose address or key is wrong.
     """
     from finer1_lib.models import loading as models
 
@@ -162,5 +129,5 @@ def open_answerer(
     else:
         loaded = models.load(checkpoint, adapter, backend=backend, load_in_4bit=load_in_4bit,
                              min_pixels=min_pixels, max_pixels=max_pixels)
-        loaded.model.requires_grad_(False)  # of a frozen tower what it saw in a picture is kept
+        loaded.model.requires_grad_(False)  # the image features of a frozen tower are cached
     return ChatAnswerer(loaded, image_root, heat)

@@ -1,33 +1,21 @@
-"""CLIP-like encoders as systems: the name whose sentence is nearest to the picture, by cosine.
+"""CLIP-like encoders as systems: the name whose sentence is nearest to the image, by cosine.
 
     answerer = open_encoder(find_systems(["siglip-l"])[0], image_root, {"bird": [...], "pet": [...]})
     answerer.answer(requests, max_new_tokens=0, seed=0)  # Generation("<answer>Rock Wren</answer>", 0, False)
 
 In the closed world the four options are compared, under `all_labels` every sub-category of the item's
-super-category. Each name is embedded once for its super-category, as one sentence or as the ensemble (the
-mean of the sentences' unit vectors, made a unit vector again), and a picture is compared with all of them at
-once: the order of the options cannot change an answer. Of names that are equally near the first of the
-alphabet is answered, and the completion names them all.
+super-category. Each name is embedded once, as one sentence or as the ensemble (the mean of the sentences' unit
+vectors, normalised), and an image is compared with all of them at once: the order of the options cannot
+change an answer. Of equally near names the first of the alphabet is answered, and the completion lists all.
+A record's prompt is the templates, one a line with {} for the name. Time is linear in images plus names.
 
-Time is linear in pictures plus names; memory holds `KEPT` pictures' vectors.
-
-Source: paper Table 1 (CLIP-L, EVA-G, SigLIP-L, SigLIP2-L); prompt ensembles: Radford et al. 2021, Section
-3.1.4. How the paper asked its encoders is not said; the release has no code for them.
-
-The sentences that an encoder compares a picture with: one template, or several and their mean.
-
-    >>> encoder_prompt("clip_photo", "bird").template
-    'a photo of a {}, a type of bird.'
     >>> sentences("clip_photo", "bird", "Rock Wren")
     ['a photo of a Rock Wren, a type of bird.']
 
-A record of an encoder holds the templates as its prompt, one a line with {} where the name goes, and their
-hash. A super-category that nobody listed (a drawn one, a data set of one's own) is named like the others.
-
-Source: `clip_photo` and the cars' templates are CLIP's published prompts (data/prompts.md of openai/CLIP:
-FGVC Aircraft, Birdsnap, Stanford Cars, Flowers102, OxfordPets; it has none for CUB and Stanford Dogs, which
-are worded alike). The paper does not say what it asked its encoders: `clip_ensemble` is the kit's choice of forms
-that CLIP lists for ImageNet, each with the super-category.
+Source: Fine-R1 (arXiv 2602.07605), Table 1 (CLIP-L, EVA-G, SigLIP-L, SigLIP2-L), which does not state its
+sentences; prompt ensembles: Radford et al. 2021 (arXiv 2103.00020), Section 3.1.4; `clip_photo` and the cars'
+templates: data/prompts.md of openai/CLIP (none for CUB and Stanford Dogs, which are worded alike).
+`clip_ensemble` takes forms that CLIP lists for ImageNet, each with the super-category.
 """
 
 from pathlib import Path

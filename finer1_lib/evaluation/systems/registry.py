@@ -36,41 +36,26 @@ ENSEMBLE = "-ensemble"  # every encoder is listed twice: one sentence a name, an
 
 
 class System(BaseModel):
-    """One entry.
-
-    Attributes:
-        name: in records and in the parameter `systems`.
-        label: in tables.
-        kind: a checkpoint that chats, a CLIP-like encoder, or a model behind an address.
-        checkpoint: a folder or "owner/name[@revision]"; of an endpoint the model's name there.
-        family: the architecture, for people and for the tests of each family.
-        library: of an encoder: "transformers" or "open_clip".
-        prompts: of `CHAT_PROMPTS`, for an encoder of `CLIP_PROMPTS`.
-        prompts_from: source of wordings (`release.prompts.read_prompts`); "" for the kit's, or for the run's
-            `prompts_from`.
-        url, key_variable, requests_per_minute, concurrency, max_pixels: of an endpoint; see `ChatEndpoint`.
-        paper: names of its rows in the paper's tables.
-        ambiguous, blocked, note: why it may not be the paper's; why it does not run here; anything else.
-    """
+    """One entry."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    label: str
+    name: str  # in records and in the parameter `systems`
+    label: str  # in tables
     kind: Literal["chat", "encoder", "endpoint"] = "chat"
-    checkpoint: str
-    family: str = ""
-    library: Literal["transformers", "open_clip"] = "transformers"
+    checkpoint: str  # a folder or "owner/name[@revision]"; of an endpoint the model's name there
+    family: str = ""  # the architecture
+    library: Literal["transformers", "open_clip"] = "transformers"  # of an encoder
     prompts: Literal["cot", "answer", "letter", "step", "clip_photo", "clip_ensemble"] = "answer"
-    prompts_from: str = ""
-    url: str = ""
+    prompts_from: str = ""  # source of wordings (`worded_prompts.read_prompts`); "" for the run's
+    url: str = ""  # this and the next four: of an endpoint, see `ChatEndpoint`
     key_variable: str = ""
     requests_per_minute: int = Field(0, ge=0)
     concurrency: int = Field(8, ge=1)
     max_pixels: int = Field(0, ge=0)
-    paper: tuple[str, ...] = ()
-    ambiguous: str = ""
-    blocked: str = ""
+    paper: tuple[str, ...] = ()  # names of its rows in the paper's tables
+    ambiguous: str = ""  # why it may not be the paper's
+    blocked: str = ""  # why it does not run here
     note: str = ""
 
     @model_validator(mode="after")
@@ -102,15 +87,9 @@ class System(BaseModel):
 
 
 def find_systems(names: Sequence[str], systems_from: "str | Path" = "") -> list[System]:
-    """The entries of these names, in their order.
+    """The entries of these names, of the registry or of the user's YAML file, which takes precedence.
 
-    Args:
-        names: of the registry or of the user's file, whose entries come first.
-        systems_from: a YAML file {name: {...}}; "" for none.
-
-    Raises:
-        UserError: an unknown name or one given twice, an entry that would not run here, or a file that is not
-            as the module's docstring shows.
+    Raises: UserError: an unknown or repeated name, an entry that would not run here, or a malformed file.
     """
     from finer1_lib.runs.parameters import nearest
 
@@ -129,11 +108,7 @@ def find_systems(names: Sequence[str], systems_from: "str | Path" = "") -> list[
 
 
 def read_systems(path: "str | Path") -> dict[str, System]:
-    """The entries of a YAML file, by name; of each encoder its ensemble as well.
-
-    Raises:
-        UserError: no such file, no YAML, or an entry that is wrong.
-    """
+    """The entries of a YAML file, by name; of each encoder its ensemble as well. UserError: a wrong file or entry."""
     path = Path(path).expanduser()
     content = read_yaml(path, f"systems_from: {path}")
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
@@ -142,13 +117,13 @@ def read_systems(path: "str | Path") -> dict[str, System]:
     for name, entry in content.items():
         found[str(name)] = _system(path, str(name), entry)
         ensemble, other = _ensemble(entry), f"{name}{ENSEMBLE}"
-        if ensemble is not None and other not in content:  # one's own entry of that name is kept
+        if ensemble is not None and other not in content:  # a user's entry of that name is kept
             found[other] = _system(path, other, ensemble)
     return found
 
 
 def _ensemble(entry: Mapping) -> "dict | None":
-    """An encoder's entry once more, asked by the ensemble."""
+    """An encoder's entry again, with the ensemble of sentences."""
     if entry.get("kind") != "encoder" or entry.get("prompts") != "clip_photo":
         return None
     return {**entry, "label": f"{entry.get('label', '')}, ensemble", "prompts": "clip_ensemble"}
