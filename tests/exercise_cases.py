@@ -87,10 +87,11 @@ def _evaluation():
 def _probing():
     import numpy as np
 
+    from finer1_lib import probing
     from finer1_lib.data.taxonomy import taxonomy_of
     from finer1_lib.miniature.world import make_guide
 
-    return {"np": np, "taxonomy": taxonomy_of(make_guide()), "seed": 0}
+    return {"np": np, "probing": probing, "taxonomy": taxonomy_of(make_guide()), "seed": 0}
 
 
 STAND_INS = dict(zip(STAGES, (_world, _data, _cot_sft, _tapo, _evaluation, _probing)))

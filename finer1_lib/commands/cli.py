@@ -70,7 +70,7 @@ def run(
         " the kit made; without it such a stage is computed again.")] = False,
 ) -> None:
     from finer1_lib.commands.report.page import finish_run
-    from finer1_lib.evaluation.items import coverage_of
+    from finer1_lib.evaluation.requests import coverage_of
     from finer1_lib.evaluation.summary import labels_in, main_table
     from finer1_lib.runs.runner import chosen_stages, run_chain
 
@@ -208,7 +208,7 @@ def seeds(
     Example: finer1 seeds miniature seed1 seed2 --figure seeds.png
     """
     from finer1_lib.commands.seeds import draw, pool, read_runs, tables
-    from finer1_lib.evaluation.items import coverage_of
+    from finer1_lib.evaluation.requests import coverage_of
 
     check_targets(json_file, figure)
     pooled = pool(read_runs(runs, output_root))

@@ -30,7 +30,7 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
 
     from finer1_lib.core.files import is_file, read_json
     from finer1_lib.data.guide import read_guide
-    from finer1_lib.evaluation.items import coverage_of
+    from finer1_lib.evaluation.requests import coverage_of
     from finer1_lib.evaluation.summary import labels_in
     from finer1_lib.runs.chain import find_run
     from finer1_lib.runs.fingerprints import parameters_of

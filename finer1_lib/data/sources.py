@@ -21,12 +21,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 from finer1_lib.core.images import image_size
 from finer1_lib.data.data_sets.archives import (
-    BANNER,
-    NotToBeHad,
-    Picture,
-    find_archive,
-    read_archive,
-    read_hub_copy,
+    BANNER, NotToBeHad, Picture, find_archive, read_archive, read_hub_copy,
 )  # fmt: skip
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet, copies_named, official_names
 from finer1_lib.data.folder import read_table

@@ -1,6 +1,6 @@
 """Evaluation: query every model, keep its records, and score them without a model.
 
-Reading order: entries (who is compared), items and requests (what is queried), records (what was answered),
+Reading order: entries (who is compared), requests (what is queried), records (what was answered),
 scores/ (official, strict, similarity, scoring, averages, breakdowns, hierarchy), summary, plots. systems/
 holds the models of the paper's tables beside the trained ones; worded_prompts reads other wordings.
 """
@@ -9,8 +9,7 @@ from finer1_lib.core.faces import face
 
 __getattr__, __all__ = face(__name__, {
     "entries": "all_entries check_rows labels_of pairs_of weights_at with_more with_strategies with_systems",
-    "items": "coverage names_of select_items",
-    "requests": "SETTINGS all_requests always_first check_orders shown_options",
+    "requests": "SETTINGS all_requests always_first check_orders coverage names_of select_items shown_options",
     "worded_prompts": "read_prompts",
     "systems.registry": "find_systems",
     "systems.strategies": "shots_of",

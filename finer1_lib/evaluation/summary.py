@@ -10,13 +10,7 @@ from typing import Any, Iterable, Mapping, Optional
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.core.files import atomic_write_json, read_json
 from finer1_lib.evaluation.entries import (
-    MODELS_FILE,
-    Entry,
-    all_entries,
-    labels_of,
-    with_more,
-    with_strategies,
-    with_systems,
+    MODELS_FILE, Entry, all_entries, labels_of, with_more, with_strategies, with_systems,
 )  # fmt: skip
 from finer1_lib.evaluation.systems.registry import System
 from finer1_lib.runs.fingerprints import is_current, parameters_of, recorded_file

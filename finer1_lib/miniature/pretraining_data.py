@@ -11,14 +11,7 @@ import random
 from typing import Any, Callable, Optional
 
 from finer1_lib.core.prompts import PROMPTS, question_for
-from finer1_lib.data.guide import (
-    analysis_text,
-    claim,
-    comparison_text,
-    describe,
-    four_parts,
-    nearest,
-)  # fmt: skip
+from finer1_lib.data.guide import analysis_text, claim, comparison_text, describe, four_parts, nearest
 
 Guide = dict[str, Any]
 Sample = dict[str, Any]

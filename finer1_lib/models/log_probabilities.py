@@ -20,13 +20,7 @@ from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.models.encoding import Encoded, pad
 from finer1_lib.models.sharing import (
-    distinct,
-    embed,
-    forget_positions,
-    positions,
-    read_prompts,
-    shares_prompts,
-    unwrap_base,
+    distinct, embed, forget_positions, positions, read_prompts, shares_prompts, unwrap_base,
 )  # fmt: skip
 
 if TYPE_CHECKING:

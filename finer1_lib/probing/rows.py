@@ -23,13 +23,8 @@ from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 import numpy as np
 
 from finer1_lib.core.statistics import (
-    LEVEL,
-    RESAMPLES,
-    Estimate,
-    clustered_mean,
-    paired_difference,
-    resampled,
-)
+    LEVEL, RESAMPLES, Estimate, clustered_mean, paired_difference, resampled,
+)  # fmt: skip
 
 H1_MARGIN = 0.02  # accuracy
 H2_MARGIN = 0.1   # standard deviations of the gap

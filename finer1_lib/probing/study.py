@@ -13,10 +13,98 @@ An empty plan gives empty tables, and `saved` draws no figure of an empty table.
 from functools import partial
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
-from finer1_lib.evaluation.entries import Entry, all_entries, check_rows, labels_of, weights_at, with_more
-from finer1_lib.evaluation.scores.scoring import pick
-from finer1_lib.probing import attributes, changes, items, layers, probes, rows
+from finer1_lib.core.errors import UserError
+from finer1_lib.core.statistics import has_interval, paired_difference
+from finer1_lib.evaluation.entries import (
+    Entry, all_entries, check_rows, find_entry, labels_of, start_of, weights_at, with_more,
+)  # fmt: skip
+from finer1_lib.evaluation.scores.scoring import pick, reading
+from finer1_lib.probing import attributes, items, layers, probes, rows
+from finer1_lib.probing.rows import CLUSTERS, auc_difference, counts_of
 from finer1_lib.probing.swaps import check_wrong_names
+
+
+class Measure(NamedTuple):
+    """What a probe measures: "reading" or "use", and its label in tables and figures."""
+
+    kind: str
+    label: str
+
+
+MEASURES: Mapping[str, Measure] = {
+    "h1_probe_accuracy": Measure("reading", "sub-category, image tokens (H1)"),
+    "attribute_image_accuracy": Measure("reading", "attributes, image tokens"),
+    "attribute_prompt_accuracy": Measure("reading", "attributes, last prompt token"),
+    "name_prompt_accuracy": Measure("use", "sub-category, last prompt token"),
+    "h3_auc": Measure("use", "right from wrong name (H3)"),
+}
+PLACE_LABELS = {"images": "image tokens", "prompts": "last prompt token"}
+
+
+def entries_to_probe(entries: Sequence[Entry], models: Sequence[str]) -> list[Entry]:
+    """The entries of `probed_models`; UserError where none, an unknown one, or one twice is named."""
+    twice = sorted({model for model in models if list(models).count(model) > 1})
+    if twice or not models:
+        raise UserError(f"probed_models: {', '.join(twice)} is listed twice" if twice else
+                        "probed_models is empty: name checkpoints, the one to compare with first")
+    return [find_entry(entries, model) for model in models]
+
+
+def pairs_to_compare(probed: Sequence[Entry]) -> list[tuple[str, str]]:
+    """(first, second): every model against the first one named, and against its own start if probed."""
+    models = [entry.model for entry in probed]
+    pairs = [(model, models[0]) for model in models[1:]]
+    pairs += [(entry.model, start) for entry in probed
+              if (start := start_of(entry)) in models and entry.model != models[0]]
+    return list(dict.fromkeys(pairs))
+
+
+def changes(items: Mapping[str, Any], pairs: Sequence[tuple[str, str]], *, seed: int):
+    """Every measure of every pair, first minus second.
+
+    An AUC has no p: its reading is by interval alone. There is no correction for their number: of twenty
+    intervals at 95 % one leaves zero out by luck.
+
+    Args:
+        items: {metric of `MEASURES`: its items at one layer, with the column model}; empty ones are left out.
+    """
+    import pandas as pd
+
+    rows = []
+    for first, second in pairs:
+        for metric, measure in MEASURES.items():
+            table = items.get(metric)
+            if table is None or not len(table):
+                continue
+            one, two = (table[table["model"] == model] for model in (first, second))
+            if metric == "h3_auc":
+                e = auc_difference(counts_of(one), counts_of(two), seed=seed)
+            else:
+                e = paired_difference(one["correct"].to_numpy(), two["correct"].to_numpy(),
+                                      list(one[CLUSTERS[metric]]), list(one["super_category"]), seed=seed)
+            known = {"first": first, "second": second, "metric": metric, **measure._asdict()}
+            rows.append({**known, "difference": e.value, "low": e.low, "high": e.high, "p": e.p, "n": e.n,
+                         "reading": reading(e)})
+    return pd.DataFrame(rows, columns=[
+        "first", "second", "kind", "metric", "label", "difference", "low", "high", "p", "n", "reading"])
+
+
+def findings(table, first: str, second: str) -> str:
+    """One pair in words, in points: "attributes, image tokens -2.0 [-4.1, +0.1]: cannot tell; ..."."""
+    words = []
+    for row in table[(table["first"] == first) & (table["second"] == second)].itertuples():
+        none = not has_interval(row.low)
+        span = "no interval" if none else f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+        words.append(f"{row.label} {100 * row.difference:+.1f} {span}: **{row.reading}**")
+    return "; ".join(words) or "was left out (see the notes above)"
+
+
+def attribute_findings(table, first: str, second: str) -> str:
+    """How many attributes of one pair a test finds changed (of `attribute_differences`), and which."""
+    here = table[(table["first"] == first) & (table["second"] == second)]
+    clear = [f"{row.super_category}, {row.attribute}, {PLACE_LABELS[row.place]} {100 * row.difference:+.0f}"
+             for row in here[here["reading"] != "cannot tell"].itertuples()]
+    return f"{len(clear)} of {len(here)}" + (f" ({'; '.join(clear)} points)" if clear else "")
 
 
 class Models(NamedTuple):
@@ -44,11 +132,11 @@ def choose_models(
     check_wrong_names(wrong_names)
     known = all_entries(trained)
     entries = with_more(known, more)
-    probed = changes.entries_to_probe(entries, [*models, *(entry.model for entry in entries[len(known):])])
+    probed = entries_to_probe(entries, [*models, *(entry.model for entry in entries[len(known):])])
     check_rows(probed, base)
     count = layers.check_same_layers({e.model: layers.layer_count(weights_at(e, base)[0]) for e in probed})
     at, depths = layers.chosen_layers(wanted_layers, layer, count)
-    return Models(labels_of(entries), probed, changes.pairs_to_compare(probed), at, depths)
+    return Models(labels_of(entries), probed, pairs_to_compare(probed), at, depths)
 
 
 class Plans(NamedTuple):
@@ -269,7 +357,7 @@ class Study:
         if len(self._shares):
             here = self._here(self._shares)
             measured |= {metric: here[here["place"] == place] for place, metric in attributes.METRICS.items()}
-        return changes.changes(measured, self.models.pairs, seed=self.seed)
+        return changes(measured, self.models.pairs, seed=self.seed)
 
     def attribute_changes(self):
         """(attribute_differences.csv, its clear rows, a line per pair); empty without a guide."""
@@ -278,7 +366,7 @@ class Study:
             return found, found, ""
         found = self.items["attribute_items"] = self._here(found)
         table = attributes.attribute_differences(found, self.models.pairs, seed=self.seed)
-        lines = [f"{first} minus {second}: changed are {changes.attribute_findings(table, first, second)}"
+        lines = [f"{first} minus {second}: changed are {attribute_findings(table, first, second)}"
                  for first, second in self.models.pairs]
         return table, table[table["reading"] != "cannot tell"], "\n".join(lines)
 
@@ -287,7 +375,7 @@ class Study:
         h1 = self.items["h1_items"]
         full = len(h1) > 0 and h1.groupby("model")["correct"].mean().min() > 0.98
         last, before = [(self.models.probed[0].model, "nothing"), *self.models.pairs][-1]
-        single = (changes.attribute_findings(attribute_changed, last, before) if len(attribute_changed)
+        single = (attribute_findings(attribute_changed, last, before) if len(attribute_changed)
                   else "none was probed")
         found = {metric: rows.findings(self.rows, self.comparisons, metric)
                  for metric in ("h1_probe_accuracy", "h2_genus_gap", "h3_auc")}
@@ -295,7 +383,7 @@ class Study:
         return {**found, **verdicts, "pair": f"{last} minus {before}",
                 "ceiling": "The probe is at its ceiling, so better sight could not be shown." if full else "",
                 "epithets": rows.findings(self.rows, self.comparisons, "h2_genus_gap", "epithet_only"),
-                "changes": changes.findings(changed, last, before), "attributes": single}
+                "changes": findings(changed, last, before), "attributes": single}
 
     def tables(self) -> dict[str, Any]:
         """The CSV files of the probes by name; of the attributes' items the columns that identify them."""

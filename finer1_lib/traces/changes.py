@@ -25,26 +25,13 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import (
-    LEVEL,
-    RESAMPLES,
-    Estimate,
-    cluster_weights,
-    clustered_mean,
-    expanded_interval,
-    has_interval,
+    LEVEL, RESAMPLES, Estimate, cluster_weights, clustered_mean, expanded_interval, has_interval,
     paired_difference,
-)
+)  # fmt: skip
 from finer1_lib.evaluation.scores.scoring import reading
 from finer1_lib.traces.statistics import (
-    CATEGORIES,
-    QUANTITIES,
-    STEPS,
-    problems,
-    scaled,
-    statistics,
-    tally_steps,
-    trace_table,
-)
+    CATEGORIES, QUANTITIES, STEPS, problems, scaled, statistics, tally_steps, trace_table,
+)  # fmt: skip
 from finer1_lib.training.methods import in_order
 
 LEVELS = {

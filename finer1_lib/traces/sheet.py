@@ -30,12 +30,8 @@ from finer1_lib.data.rationales.parsing import MAX_CANDIDATES, Trace, parse, pre
 from finer1_lib.traces.changes import before_and_after, pair_of
 from finer1_lib.traces.statistics import trace_table
 from finer1_lib.traces.steps import (
-    STEP_LABELS,
-    analysis_claims,
-    attributes_of,
-    comparison_claims,
-    unknown_names,
-)
+    STEP_LABELS, analysis_claims, attributes_of, comparison_claims, unknown_names,
+)  # fmt: skip
 from finer1_lib.training.methods import colour_of, in_order, label_of
 
 PARTS = ("analysis", "options", "comparison", "prediction", "answer")

@@ -29,7 +29,7 @@ from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, sho
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import check_targets, read_json, read_jsonl
 from finer1_lib.evaluation.entries import all_entries
-from finer1_lib.evaluation.items import select_items
+from finer1_lib.evaluation.requests import select_items
 from finer1_lib.evaluation.requests import all_requests
 from finer1_lib.evaluation.scores.official import official_answer
 from finer1_lib.evaluation.scores.scoring import make_scorer, score_records

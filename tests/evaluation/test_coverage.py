@@ -2,7 +2,7 @@
 
 import json
 
-from finer1_lib.evaluation.items import coverage, coverage_of
+from finer1_lib.evaluation.requests import coverage, coverage_of
 
 WORDS = ("aircraft", "bird", "car", "dog", "flower", "pet")
 

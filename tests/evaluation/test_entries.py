@@ -285,7 +285,7 @@ def test_two_of_more_models_need_two_names():
 
 
 def test_a_checkpoint_from_elsewhere_is_probed_too():
-    from finer1_lib.probing.changes import entries_to_probe, pairs_to_compare
+    from finer1_lib.probing.study import entries_to_probe, pairs_to_compare
 
     more = with_more(all_entries([]), ["cot_sft_theirs=o/n"])  # its name tells nothing of its start
     probed = entries_to_probe(more, ["base", "cot_sft", "cot_sft_theirs"])

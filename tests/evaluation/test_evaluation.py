@@ -14,7 +14,6 @@ from finer1_lib.core.prompts import PROMPTS
 from finer1_lib.core.statistics import Estimate
 from finer1_lib.evaluation import requests as evaluation_requests
 from finer1_lib.evaluation.entries import FIXED
-from finer1_lib.evaluation.items import select_items
 from finer1_lib.evaluation.records import RecordFile, batches_of, collect_records, left_to_query, set_aside
 from finer1_lib.evaluation.requests import (
     OPTION_ORDERS,
@@ -22,6 +21,7 @@ from finer1_lib.evaluation.requests import (
     always_first,
     build_requests,
     rule_of,
+    select_items,
     shown_options,
 )
 from finer1_lib.evaluation.scores.scoring import (  # fmt: skip

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import clustered_mean
-from finer1_lib.evaluation.items import select_items
+from finer1_lib.evaluation.requests import select_items
 
 
 def make(classes, per_class):

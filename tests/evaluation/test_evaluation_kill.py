@@ -17,9 +17,8 @@ import pytest
 
 import finer1_lib
 from finer1_lib.evaluation.entries import FIXED
-from finer1_lib.evaluation.items import select_items
 from finer1_lib.evaluation.records import collect_records
-from finer1_lib.evaluation.requests import OPTION_ORDERS, all_requests
+from finer1_lib.evaluation.requests import OPTION_ORDERS, all_requests, select_items
 from finer1_lib.evaluation.systems.answering import ChatAnswerer
 
 Said = namedtuple("Said", "text tokens truncated")

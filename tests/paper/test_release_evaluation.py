@@ -22,7 +22,7 @@ from finer1_lib.data.data_sets.catalogue import (
 )
 from finer1_lib.data.split import evaluation_items
 from finer1_lib.evaluation.entries import FIXED
-from finer1_lib.evaluation.items import select_items
+from finer1_lib.evaluation.requests import select_items
 from finer1_lib.evaluation.requests import build_requests, rule_of, shown_options
 from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.paper.release.questions import (

@@ -18,7 +18,7 @@ from finer1_lib.core.completions import strict as strict_reward
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import PROMPTS, Prompt
 from finer1_lib.evaluation.entries import FIXED
-from finer1_lib.evaluation.items import select_items
+from finer1_lib.evaluation.requests import select_items
 from finer1_lib.evaluation.records import collect_records
 from finer1_lib.evaluation.requests import always_first, build_requests
 from finer1_lib.evaluation.scores.scoring import make_scorer, pick, score_records, summary_rows

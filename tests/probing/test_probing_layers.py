@@ -9,10 +9,10 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.models.hidden_states import pooled_states
 from finer1_lib.probing import (
     attributes as pa,
-    changes as probing_changes,
     items as probing_items,
     layers as probing_layers,
     rows as probing_rows,
+    study as probing_changes,
 )
 
 COLOURS = ("red", "blue", "green")

@@ -17,7 +17,7 @@ from finer1_lib.core.prompts import question_for
 from finer1_lib.data.data_sets.catalogue import copies_named
 from finer1_lib.data.split import count_names
 from finer1_lib.data.taxonomy import GENUS, read_taxonomy
-from finer1_lib.evaluation.items import coverage_of
+from finer1_lib.evaluation.requests import coverage_of
 from finer1_lib.models.encoding import pixels_named
 from finer1_lib.runs.parameters import path_kind
 

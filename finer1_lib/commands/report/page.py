@@ -23,7 +23,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_text, read_json, read_jsonl
 from finer1_lib.evaluation import summary
-from finer1_lib.evaluation.items import coverage_of
+from finer1_lib.evaluation.requests import coverage_of
 from finer1_lib.evaluation.summary import CATEGORIES, KEYS, MAIN_SETTINGS, fault_table, labels_in, main_table
 from finer1_lib.paper import comparison
 from finer1_lib.paper.orderings import COLUMNS, findings

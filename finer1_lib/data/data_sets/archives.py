@@ -21,15 +21,7 @@ from finer1_lib.core import files
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.core.network import settings_named
 from finer1_lib.data.data_sets.catalogue import (
-    DATA_SETS,
-    DataSet,
-    aircraft_name,
-    bird_name,
-    car_name,
-    dog_name,
-    flower_name,
-    name_of_label,
-    pet_name,
+    DATA_SETS, DataSet, aircraft_name, bird_name, car_name, dog_name, flower_name, name_of_label, pet_name,
 )  # fmt: skip
 
 BANNER = 20  # pixel rows of copyright notice at the bottom of every aircraft image

@@ -10,17 +10,8 @@ planted.
 import re
 from collections import Counter, defaultdict
 from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Hashable,
-    Iterable,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Protocol,
-    Sequence,
-)
+    TYPE_CHECKING, Any, Callable, Hashable, Iterable, Mapping, NamedTuple, Optional, Protocol, Sequence,
+)  # fmt: skip
 
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
@@ -29,15 +20,9 @@ from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
 from finer1_lib.data.rationales.filters import flaws, reasons_of
 from finer1_lib.data.rationales.making import attempt_seed, kept_concepts, own_and_foreign, query_until_good
 from finer1_lib.data.rationales.parsing import (
-    CANDIDATE_MARKER,
-    MAX_CANDIDATES,
-    candidate_lines,
-    check_claims,
-    parse,
-    predicts,
-    release_layout,
+    CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines, check_claims, parse, predicts, release_layout,
     thinking,
-)
+)  # fmt: skip
 from finer1_lib.data.rationales.teachers import Row, Teacher
 
 if TYPE_CHECKING:

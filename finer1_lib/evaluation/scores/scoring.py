@@ -10,13 +10,7 @@ from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import (
-    LEVEL,
-    Estimate,
-    clusters_needed,
-    holm,
-    items_needed,
-    mcnemar_p,
-    paired_difference,
+    LEVEL, Estimate, clusters_needed, holm, items_needed, mcnemar_p, paired_difference,
 )  # fmt: skip
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, rows_of_sums
 from finer1_lib.evaluation.scores.official import OfficialScorer, Scorer

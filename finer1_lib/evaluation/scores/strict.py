@@ -23,13 +23,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from finer1_lib.core.completions import normalise, read_completion, says
 from finer1_lib.data.answers import answer_of, kinds_of, known_names, names_several, stated
 from finer1_lib.data.names import (
-    car_scores,
-    covers,
-    meanings,
-    name_of,
-    names_by_spelling,
-    same_name,
-    table_for,
+    car_scores, covers, meanings, name_of, names_by_spelling, same_name, table_for,
 )  # fmt: skip
 from finer1_lib.data.rationales.parsing import PREDICTION_MARKER, parse, predicts
 from finer1_lib.evaluation.scores.averages import SIMILARITY, VARIANT_MARK

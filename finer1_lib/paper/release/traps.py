@@ -24,13 +24,8 @@ from finer1_lib.evaluation.requests import always_first
 from finer1_lib.evaluation.scores.official import official_word
 from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.paper.release.questions import (
-    KINDS,
-    OPTIONS,
-    Question,
-    find_questions,
-    read_questions,
-    true_spelling,
-)
+    KINDS, OPTIONS, Question, find_questions, read_questions, true_spelling,
+)  # fmt: skip
 
 COLUMNS = ("trap", "data_set", "categories", "count", "of", "what", "low", "high", "detail")
 
