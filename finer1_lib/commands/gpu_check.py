@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-import torch
-
 from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, passed, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
@@ -92,6 +90,8 @@ class Bench:
         The last of several rows is a token shorter: rows without padding need no mask, and attention without
         one takes less memory than real, unequal rows.
         """
+        import torch
+
         letter = self.loaded.processor.tokenizer(" a", add_special_tokens=False)["input_ids"][-1]
         ids = torch.full((rows, tokens), letter, device=self.loaded.device)
         mask = torch.ones_like(ids)
@@ -100,6 +100,8 @@ class Bench:
 
     def autocast(self) -> Any:
         """The precision that training computes in."""
+        import torch
+
         half = self.loaded.dtype != torch.float32
         return torch.autocast(self.loaded.device.partition(":")[0], dtype=self.loaded.dtype, enabled=half)
 
@@ -111,6 +113,8 @@ class Bench:
 
     def answered(self) -> tuple:
         """A prompt and `ANSWER`: (prompt, ids and mask of the answer, a forward's inputs for both)."""
+        import torch
+
         loaded, prompt = self.loaded, self.prompt(SFT)
         ids = torch.tensor([Encoder(loaded.processor).completion(ANSWER)], device=loaded.device)
         both = torch.cat([torch.tensor([prompt.ids], device=ids.device), ids], 1)
@@ -150,6 +154,8 @@ class Bench:
 
     def peak(self, work: Callable[[], Any]) -> int:
         """The peak of allocated bytes on the GPU while `work` runs."""
+        import torch
+
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         work()
@@ -173,6 +179,8 @@ def run(plan: Plan, *, device: str = "cuda", vllm: bool = False) -> list[Finding
 
     Raises: UserError: no GPU.
     """
+    import torch
+
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("gpu-check: there is no CUDA GPU here; run it on the machine that will train")
     with tempfile.TemporaryDirectory() as folder:
@@ -206,6 +214,8 @@ def _steps(log: Path, what: str, where: str) -> Row:
 
 def scaler(bench: Bench) -> list[Row]:
     """Eight steps in float16: a scaler that halves its scale at every step never takes one."""
+    import torch
+
     loaded = bench.load(str(WEIGHTS))
     if loaded.dtype != torch.float16:
         raise NotYet(f"computed in {loaded.dtype}: no scaler is needed")
@@ -227,6 +237,8 @@ def scale_row(scale: float, norms: list[float]) -> Row:
 
 def log_probabilities(bench: Bench) -> list[Row]:
     """The same completion scored by the kit (hidden states, head in chunks) and by the model's own logits."""
+    import torch
+
     prompt, ids, mask, given = bench.answered()
     bench.loaded.model.eval()
     with torch.no_grad(), bench.autocast():
@@ -238,6 +250,8 @@ def log_probabilities(bench: Bench) -> list[Row]:
 
 def unsloths(bench: Bench) -> list[Row]:
     """The same against the method of Unsloth's own GRPO."""
+    import torch
+
     if bench.get(SFT, "backend") != "unsloth":
         raise NotYet("the preset's backend is transformers")
     prompt, ids, mask, given = bench.answered()
@@ -253,6 +267,8 @@ def unsloths(bench: Bench) -> list[Row]:
 
 
 def _bound(loaded: Any) -> float:
+    import torch
+
     return SINGLE if loaded.dtype == torch.float32 else HALF
 
 
@@ -268,6 +284,8 @@ def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
 
 def gradients(bench: Bench) -> list[Row]:
     """The gradient norm of one row, with and without checkpointing."""
+    import torch
+
     prompt, (ids, mask), norms = bench.prompt(SFT), bench.completions(1, TOKENS), {}
     model = bench.loaded.model
     for on in (True, False):
