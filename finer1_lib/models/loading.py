@@ -189,7 +189,8 @@ def _complete(checkpoint: str, **options: Any) -> Any:
     return load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, **options)
 
 
-def _load_unsloth(checkpoint: str, *, device: str, dtype: Any, **options: Any) -> tuple:
+def _load_unsloth(checkpoint: str, *, device: str, dtype: Any, max_seq_length: int, load_in_4bit: bool,
+                  full_finetuning: bool) -> tuple:
     if importlib.util.find_spec("unsloth") is None:
         raise UserError('backend "unsloth" needs the package unsloth: install the extra "gpu"')
     try:
@@ -200,10 +201,11 @@ def _load_unsloth(checkpoint: str, *, device: str, dtype: Any, **options: Any) -
     if is_folder(name):  # Unsloth does not report what it left random
         examine(Path(name), name, numbers=False)
     model, processor = FastVisionModel.from_pretrained(
-        name, dtype=dtype, float32_mixed_precision=True, device_map={"": device},
+        name, dtype=dtype, load_in_4bit=load_in_4bit, full_finetuning=full_finetuning,
+        max_seq_length=max_seq_length, float32_mixed_precision=True, device_map={"": device},
         local_files_only=is_folder(name), use_gradient_checkpointing="unsloth", offload_embedding=False,
         # a revision belongs to the repository that was named, not to Unsloth's copy of it in 4 bits
-        revision=revision, use_exact_model_name=revision is not None, **options)
+        revision=revision, use_exact_model_name=revision is not None)
     refuse_bad_weights(model.state_dict().items(), checkpoint)
     return model, processor
 
