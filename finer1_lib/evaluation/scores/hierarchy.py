@@ -31,6 +31,7 @@ from finer1_lib.data.answers import answer_of
 from finer1_lib.data.names import cars_in, labels_of, name_of, same_name, table_for
 from finer1_lib.data.taxonomy import GENUS, NAME, Taxonomy
 from finer1_lib.evaluation.scores.samples import settle
+from finer1_lib.evaluation.scores.scoring import SCORE_COLUMNS
 
 ORDER = ("super_category", "order", "maker", "family", GENUS, "model", "body", "year")  # root first
 SHARED = ("body", "year")  # values that every make has: by themselves they name no node
@@ -142,20 +143,23 @@ def hierarchy_scores(
     taxonomy.json; questions about a name without a genus are left out, ranks outside `ORDER` ignored. names
     and errors: of `trees_of`.
     """
+    main = [record for record in records if record["option_order"] in (None, "shuffled")]
+    return scores_in(trees_of(main, taxonomy, names), taxonomy, main)
+
+
+def scores_in(trees: Mapping[str, Tree], taxonomy: Taxonomy, records: Iterable[Mapping]):
+    """`hierarchy_scores` with trees of `trees_of`: those of a whole file, of which `records` may be a part."""
     import pandas as pd
 
-    queried = [record for record in settle(records) if record["option_order"] in (None, "shuffled")]
-    trees, rows = trees_of(queried, taxonomy, names), []
-    columns = ("model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order")
-    for record in queried:
-        tree = trees.get(record["super_category"])
-        if tree is None or not taxonomy.get(record["sub_category"], {}).get(GENUS):
+    rows = []
+    for record in settle(records):
+        tree, label = trees.get(record["super_category"]), record["sub_category"]
+        if record["option_order"] not in (None, "shuffled") or tree is None or not taxonomy.get(label, {}).get(GENUS):
             continue
-        truth, said = tree.path_of(record["sub_category"]), tree.path_of(answer_of(record))
-        known = {column: record[column] for column in columns}
-        rows += [{**known, "scorer": "strict", "metric": metric, "value": value}
-                 for metric, value in path_scores(truth, said).items()]
-    return pd.DataFrame(rows, columns=[*columns, "scorer", "metric", "value"])
+        known = [record[column] for column in SCORE_COLUMNS]
+        found = path_scores(tree.path_of(label), tree.path_of(answer_of(record)))
+        rows += [(*known, "strict", metric, value) for metric, value in found.items()]
+    return pd.DataFrame(rows, columns=[*SCORE_COLUMNS, "scorer", "metric", "value"])
 
 
 ELSEWHERE, UNKNOWN, OTHERS = "another genus", "no known name", "others of the genus"

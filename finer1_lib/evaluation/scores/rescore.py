@@ -6,20 +6,19 @@ All records of a question have one sub-category, and the summary needs only the 
 scorer of notebook 04 is run on a part of the file at a time, and no table of all scores is ever held.
 """
 
+from functools import partial
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
 
-from finer1_lib.data.answers import answer_of
-from finer1_lib.data.taxonomy import GENUS, Taxonomy
+from finer1_lib.data.taxonomy import Taxonomy
 from finer1_lib.evaluation.records import RecordFile, key_of, mark_of
 from finer1_lib.evaluation.scores.averages import cluster_sums, rows_of_sums
-from finer1_lib.evaluation.scores.hierarchy import path_scores, trees_of
+from finer1_lib.evaluation.scores.hierarchy import scores_in, trees_of
 from finer1_lib.evaluation.scores.official import Scorer
-from finer1_lib.evaluation.scores.samples import settle
-from finer1_lib.evaluation.scores.scoring import SCORE_COLUMNS, score_records
+from finer1_lib.evaluation.scores.scoring import score_records
 
 CHUNK = 8192  # records scored at a time, and at least those of one sub-category
 _UNUSED = ("prompt", "prompt_hash", "examples", "example_prompt")  # long, and no score reads them
-Paths = Callable[[Mapping], Mapping[str, float]]
+Paths = Callable[[Sequence[Mapping]], Any]  # records -> a table like that of `score_records`
 
 
 class Rescored(NamedTuple):
@@ -50,7 +49,7 @@ def rescore(
         while groups and len(part) < CHUNK:
             part += groups.pop(next(iter(groups)))
         scores = [score_records(part, scorers)] if scorers else []
-        scores += [_path_scores(part, paths)] if paths else []
+        scores += [paths(part)] if paths else []
         sums.append(cluster_sums(pd.concat([table for table in scores if len(table)])))
     rows = rows_of_sums(pd.concat(sums, ignore_index=True), seed=seed, similarity=similarity)
     return Rescored(rows, file.count, file.torn, file.doubled)
@@ -77,27 +76,9 @@ def _by_sub_category(file: RecordFile) -> dict[tuple, list[dict]]:
 
 
 def paths_of(names: Mapping[str, Iterable[str]], taxonomy: Taxonomy) -> Paths:
-    """What `hierarchy.hierarchy_scores` gives for one record; nothing where the label has no genus.
+    """`hierarchy.scores_in` for parts of a file; names: of `records.names_in`.
 
-    names: of `records.names_in`. UserError: the taxonomy knows none of them.
+    Raises: UserError: the taxonomy knows none of the names.
     """
-    trees = trees_of(({"super_category": word, "sub_category": name}
-                      for word, all_names in names.items() for name in all_names), taxonomy)  # fmt: skip
-
-    def scores(record: Mapping) -> Mapping[str, float]:
-        tree, label = trees.get(record["super_category"]), record["sub_category"]
-        if tree is None or not taxonomy.get(label, {}).get(GENUS):
-            return {}
-        return path_scores(tree.path_of(label), tree.path_of(answer_of(record)))
-
-    return scores
-
-
-def _path_scores(records: Sequence[Mapping], paths: Paths):
-    """The paths' scores of the main reading, in the columns of `score_records`."""
-    import pandas as pd
-
-    main = (record for record in settle(records) if record["option_order"] in (None, "shuffled"))
-    rows = [(*(record[column] for column in SCORE_COLUMNS), "strict", metric, value)
-            for record in main for metric, value in paths(record).items()]
-    return pd.DataFrame(rows, columns=[*SCORE_COLUMNS, "scorer", "metric", "value"])
+    records = ({"super_category": word, "sub_category": name} for word, own in names.items() for name in own)
+    return partial(scores_in, trees_of(records, taxonomy), taxonomy)
