@@ -26,7 +26,7 @@ from finer1_lib.core.completions import strict
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
 from finer1_lib.models.encoding import Encoded, Encoder
-from finer1_lib.models.generation import cut_batches, ending_ids, sample_ids
+from finer1_lib.models.generation import cut_batches, ending_ids, mix, sample_ids
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.training.objective import group_advantages
 
@@ -46,6 +46,7 @@ class Group(NamedTuple):
     prompts: list[Encoded]  # the encoded prompt each is scored under
     negatives: list[Encoded]  # the prompt over the negative image, as often; empty where the loss has no use
     truncated: list[bool]  # whether each was cut at the limit
+    engine_logp: list[list[float]] = []  # an engine's raw log-probabilities of each; empty without an engine
 
 
 class Batch(NamedTuple):
@@ -79,13 +80,13 @@ class Sampler:
     """Samples groups from the policy `model` (its mode is restored) and rewards them.
 
     `reward` is (columns, prompts, completions, completion ids) -> (rollouts, 2) accuracy and format;
-    `weights` (2,) are theirs.
+    `weights` (2,) are theirs. `engine` (a `vllm_engine.VllmEngine`) samples in the model's place.
     """
 
     def __init__(self, model: Any, encoder: Encoder, config: "TapoConfig", triplets: "Sequence[TripletRow]",
-                 reward: Callable[..., "torch.Tensor"], weights: "torch.Tensor") -> None:
+                 reward: Callable[..., "torch.Tensor"], weights: "torch.Tensor", engine: Any = None) -> None:
         self.model, self.encode, self.config, self.triplets = model, encoder, config, triplets
-        self.reward, self.weights = reward, weights
+        self.reward, self.weights, self.engine = reward, weights, engine
 
     def batch(self, slots: Sequence[int], number: int) -> Batch:
         """Fill rollout batch `number` (from 0): at least as many kept groups as slots, if the rounds allow.
@@ -100,6 +101,8 @@ class Sampler:
         sampled: "list[torch.Tensor]" = []  # (rollouts,) accuracies of every group, dropped ones included
         sums: dict[str, float] = defaultdict(float)
         rounds = 0
+        if self.engine:
+            self.engine.push(self.model)  # this batch's policy
         while True:
             rounds += 1
             tried.update(rows)
@@ -116,6 +119,8 @@ class Sampler:
                 break
             draw = random.Random(f"{c.seed}/replacements/{number}/{rounds}")
             rows = replacement_rows(want - len(kept), len(self.triplets), tried, draw)
+        if self.engine:
+            self.engine.sleep()
         if not kept and c.nothing_survives == "stop":
             raise UserError(
                 f"TAPO: in rollout batch {number + 1} all rollouts of every group were alike in {rounds}"
@@ -145,8 +150,18 @@ class Sampler:
         anchors = [self._encoded(t, t.anchor) for t in triplets]
         positives = [self._encoded(t, t.positive) if c.n_positive else None for t in triplets]
         # Intra-class augmentation (Section 4.2): n1 rollouts over x and n2 over x_pos are ONE group.
-        completions = self._complete(
-            [p for a, b in zip(anchors, positives) for p in [a] * c.n_anchor + [b] * c.n_positive], seed)
+        prompts = [p for a, b in zip(anchors, positives) for p in [a] * c.n_anchor + [b] * c.n_positive]
+        engine_logp: list[list[float]] = []
+        if self.engine:
+            chats = [user_message(t.prompt, image) for t in triplets
+                     for image in [t.anchor] * c.n_anchor + [t.positive] * c.n_positive]
+            drawn = self.engine.sample(
+                chats, prompts, seeds=[mix(*seed, place) for place in range(len(prompts))],
+                max_new_tokens=c.max_new_tokens, temperature=c.temperature, top_p=c.top_p)
+            completions, engine_logp = [one.ids for one in drawn], [one.logp for one in drawn]
+        else:
+            completions = self._complete(prompts, seed)
+        del prompts
         if c.score_positive_under == "anchor":  # Eq. 2-4 write x_*; the release scores under the positive
             positives.clear()
         columns = [{"sub_category": t.sub_category} for t in triplets for _ in range(size)]
@@ -174,7 +189,7 @@ class Sampler:
             groups.append(Group(
                 _varied(accuracy), accuracy, group_advantages(reward[None, own])[0],
                 completions[own], [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives,
-                truncated[own]))
+                truncated[own], engine_logp[own]))
         return groups
 
     def _complete(self, prompts: Sequence[Encoded], seed: tuple[int, ...]) -> list[list[int]]:

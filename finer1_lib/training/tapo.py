@@ -36,10 +36,11 @@ from finer1_lib.models.log_probabilities import Scored, full_divergence, logit_r
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import bundle, unbundle, unwrap_base
 from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
+from finer1_lib.models.vllm_engine import check_engine, check_gap, open_engine
 from finer1_lib.training import checkpoints
 from finer1_lib.training.objective import divergence, sampled_entropy, tapo_loss
 from finer1_lib.training.rewards import reward_functions
-from finer1_lib.training.rollouts import Batch, Sampler
+from finer1_lib.training.rollouts import Batch, Group, Sampler
 from finer1_lib.training.tapo_config import COUNTS, LOG_COLUMNS, SHOWN, TapoConfig, TripletRow
 
 
@@ -126,7 +127,8 @@ def _trainer_class(base: type) -> type:
 
         loss_is_scaled_for_ga = True  # compute_loss divides by an update's share of the batch's tokens
 
-        def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], **kwargs):
+        def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], engine: Any = None,
+                     **kwargs):
             self.tapo, self.triplets = tapo, list(triplets)
             self.update_tokens, self.step_began = 0, 0.0
             self._sums: dict[str, tuple] = {}  # (sum, tokens) of this update's metrics
@@ -134,7 +136,7 @@ def _trainer_class(base: type) -> type:
             self._counts: dict[str, float] = {}  # of the rollout batch, logged once
             super().__init__(*args, **kwargs)
             self.sampler = Sampler(self.model, Encoder(self.processing_class), tapo, self.triplets,
-                                   self._calculate_rewards, self.reward_weights)
+                                   self._calculate_rewards, self.reward_weights, engine)
             self.add_callback(SkipEmptyUpdates(self))
 
         def create_model_card(self, *args, **kwargs):
@@ -150,7 +152,7 @@ def _trainer_class(base: type) -> type:
                 batch = self.sampler.batch(slots, number)
             began = time.monotonic()
             result = self._as_rows(batch, len(slots))
-            self._rollout_metrics = batch.metrics
+            self._rollout_metrics = {**batch.metrics, **result.pop("engine_gap")}
             self._counts = {**batch.counts, "seconds_scoring": time.monotonic() - began}
             torch.manual_seed(mix(self.tapo.seed, number))  # TRL shuffles next, by the global generator
             return bundle(result, self.tapo.group_size, self.tapo.micro_batch_size)
@@ -177,8 +179,9 @@ def _trainer_class(base: type) -> type:
                 "advantages": torch.cat([group.advantages for group in groups]).to(device),
                 "from_positive": torch.tensor(half * want, device=device),
                 "prompts": column["prompts"], "num_items_in_batch": mask.sum()}
-            if c.updates_per_rollout > 1:  # else pi_old is pi itself
+            if c.updates_per_rollout > 1:  # else pi_old is pi itself; never the engine's
                 result["old_logp"] = self._score_without_gradient(column["prompts"], ids, mask).logp
+            result["engine_gap"] = self._engine_gap(groups[: len(batch.kept)], result)
             if c.needs_negative:
                 result["negatives"] = column["negatives"]
                 if c.negative_branch == "stale":  # release dp_actor.py:175: without gradient
@@ -186,19 +189,43 @@ def _trainer_class(base: type) -> type:
                     result["negative_logp"], result["negative_entropy"] = scored.logp, scored.entropy
             return result
 
+        def _engine_gap(self, groups: Sequence[Group], result: dict[str, Any]) -> dict[str, float]:
+            """How far an engine's log-probabilities are from the trainer's, over what both saw alike.
+
+            Raises: UserError: farther than rounding: it samples another policy than the one trained.
+            """
+            c = self.tapo
+            if not self.sampler.engine or not groups:
+                return {}
+            # a rollout over the positive that is scored under the anchor has no such pair
+            alike = c.n_anchor if c.score_positive_under == "anchor" else c.group_size
+            theirs = {g * c.group_size + i: torch.tensor(group.engine_logp[i])
+                      for g, group in enumerate(groups) for i in range(alike)}
+            places = [i for i in theirs if result["completion_mask"][i].any()]  # none that is left out of the loss
+            if not places:
+                return {}
+            ids, mask = result["completion_ids"][places], result["completion_mask"][places]
+            if "old_logp" in result and c.temperature == 1:
+                ours = result["old_logp"][places]
+            else:  # the engine's are those before temperature
+                ours = self._score_without_gradient([result["prompts"][i] for i in places], ids, mask, 1.0).logp
+            apart = torch.cat([(row[: len(theirs[i])].cpu() - theirs[i]).abs() for i, row in zip(places, ours)])
+            return check_gap(float(apart.mean()), float(apart.max()), self.sampler.engine.dtype)
+
         # Loss --------------------------------------------------------
-        def _score(self, model, prompts: Sequence[Encoded], ids, mask, keep_states: bool = False) -> Scored:
+        def _score(self, model, prompts: Sequence[Encoded], ids, mask, keep_states: bool = False,
+                   temperature: Optional[float] = None) -> Scored:
             """Log-probabilities and true entropies, (B, T) each, under the given pictures."""
             with self.accelerator.autocast():
                 return score_completions(
                     self.accelerator.unwrap_model(model), prompts, ids, mask, keep_states=keep_states,
-                    pad_token_id=self._tokenizer.pad_token_id, temperature=self.tapo.temperature)
+                    pad_token_id=self._tokenizer.pad_token_id, temperature=temperature or self.tapo.temperature)
 
-        def _score_without_gradient(self, prompts, ids, mask) -> Scored:
+        def _score_without_gradient(self, prompts, ids, mask, temperature: Optional[float] = None) -> Scored:
             size = self.tapo.micro_batch_size
             with torch.no_grad():
-                parts = [self._score(self.model, prompts[k : k + size], ids[k : k + size], mask[k : k + size])
-                         for k in range(0, len(ids), size)]
+                parts = [self._score(self.model, prompts[k : k + size], ids[k : k + size], mask[k : k + size],
+                                     temperature=temperature) for k in range(0, len(ids), size)]
             return Scored(torch.cat([p.logp for p in parts]), torch.cat([p.entropy for p in parts]))
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -289,6 +316,8 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     from datasets import Dataset
     from transformers import PrinterCallback
 
+    check_engine(config.engine, load_in_4bit=getattr(loaded.model, "is_loaded_in_4bit", False))
+    engine = open_engine(loaded, max_new_tokens=config.max_new_tokens) if config.engine == "vllm" else None
     rewards, weights = reward_functions(config.accuracy_reward, config.format_reward)
     micro_batches = config.rows_per_step // config.micro_batch_size
     save_steps = config.checkpoints_every * config.updates_per_rollout
@@ -309,6 +338,6 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
             for slot in range(config.steps * config.prompts_per_step)]
     trainer = make_tapo_trainer_class()(
         model=loaded.model, args=arguments, reward_funcs=rewards, train_dataset=Dataset.from_list(plan),
-        processing_class=loaded.processor, tapo=config, triplets=rows)
+        processing_class=loaded.processor, tapo=config, triplets=rows, engine=engine)
     trainer.remove_callback(PrinterCallback)
     return trainer

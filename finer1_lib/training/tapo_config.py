@@ -14,6 +14,7 @@ from typing import Any, Mapping, NamedTuple
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.triplets import Picture
+from finer1_lib.models.vllm_engine import ENGINES
 from finer1_lib.training.objective import DIVERGENCES
 from finer1_lib.training.rewards import ACCURACY, FORMATS
 
@@ -34,6 +35,9 @@ ROLLOUT_METRICS = {
     "kept_share": "groups trained on, of the groups wanted",
     "length": "mean tokens of a completion",
     "truncated_share": "share cut at the limit: near 1, the policy rambles",
+    "engine_gap": "mean |log pi of the engine - log pi of the trainer| of the sampled tokens (nats), empty"
+                  " without an engine: more than rounding, the engine samples another policy",
+    "engine_gap_max": "the largest of them",
 }
 # Of the tokens of an update.
 UPDATE_METRICS = {
@@ -83,6 +87,7 @@ SWITCHES = {
     "accuracy_reward": tuple(ACCURACY),
     "format_reward": tuple(FORMATS),
     "nothing_survives": ("skip", "keep", "stop"),
+    "engine": ENGINES,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "kit": {},
@@ -140,6 +145,7 @@ class TapoConfig:
     max_grad_norm: float = 1.0
     checkpoints_every: int = 5  # rollout batches between checkpoints
     seed: int = 0  # of prompts, rollouts and order
+    engine: str = "transformers"  # what samples the rollouts; "vllm" gets the live weights before every batch
 
     def __post_init__(self) -> None:
         for name, known in SWITCHES.items():
@@ -216,7 +222,7 @@ def preset_table(config: TapoConfig) -> Any:
     """DataFrame: a column a preset, a row each switch that `PRESETS` sets in `config`."""
     import pandas
 
-    named = ("dual_clip", "max_sampling_rounds", *SWITCHES)
+    named = ("dual_clip", "max_sampling_rounds", *(name for name in SWITCHES if name != "engine"))
     made = {preset: dataclasses.replace(config, **changes) for preset, changes in PRESETS.items()}
     return pandas.DataFrame({preset: {name: getattr(one, name) for name in named}
                              for preset, one in made.items()})
