@@ -254,15 +254,16 @@ def windows_of(requests: Sequence[Sequence[Mapping]], batch_size: int) -> list[l
 def collect_records(
     requests: Sequence[Sequence[Mapping]], path: Path, open_answerer: Callable[[], Any], *,
     max_new_tokens: int, batch_size: int, progress: Optional[Callable[..., None]] = None,
+    engine: str = "transformers",
 ) -> list[dict]:
     """Answer every request of one model that `path` does not yet answer: one record each, in their order.
 
     requests: of `all_requests`. open_answerer: called only if something is left to do. max_new_tokens: a
-    completion that reaches it is marked `truncated`. Records are appended after each batch (checkpointing),
+    completion that reaches it is marked `truncated`. engine: "vllm" gets whole windows. Records are appended after each batch (checkpointing),
     and `progress(done, total, label)` is called.
 
-    Raises: UserError: the file holds an answer to another question under the same key, options shuffled by
-    another rule, or a line that is not a record; or an image is broken.
+    Raises: UserError: the file holds an answer to another question under the same key, by another engine, or
+    with options shuffled by another rule, or a line that is not a record; or an image is broken.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give a positive number")
@@ -270,13 +271,17 @@ def collect_records(
     for request in every:
         _refuse_other_question(request, known.get(key_of(request)), path)
     answerer = None
-    batches = [batch for window in windows_of(requests, batch_size) for part in window
-               for batch in batches_of(part, batch_size)]
+    windows = windows_of(requests, batch_size)
+    if engine == "vllm":  # it makes its own batches: the more at once, the better
+        batches = [sum(window, []) for window in windows]
+    else:
+        batches = [batch for window in windows for part in window for batch in batches_of(part, batch_size)]
     for number, batch in enumerate(batches, start=1):
         if all(key_of(request) in known for request in batch):
             continue
         if answerer is None:
             answerer = open_answerer()
+            _refuse_other_engine((known[key] for key in map(key_of, every) if key in known), answerer, path)
         # the whole batch again, not only what is missing: padding changes the last digits of a forward pass
         answered = _answer(answerer, batch, max_new_tokens)
         new = [record for record in answered if key_of(record) not in known]
@@ -302,6 +307,7 @@ def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> lis
     return [
         {**{key: value for key, value in request.items() if key != "size"}, "order_rule": rule_of(request),
          "completion": answer.text, "tokens": answer.tokens, "truncated": bool(answer.truncated),
+         **({"engine": answerer.engine} if hasattr(answerer, "engine") else {}),
          **({"no_text": answer.no_text} if getattr(answer, "no_text", "") else {})}
         for request, answer in zip(batch, answers)
     ]
@@ -340,6 +346,15 @@ def _label(request: Mapping) -> str:
     """ "cot_sft closed_world release": what a line of progress is about."""
     order = request["option_order"]
     return " ".join([request["model"], request["setting"], *([] if order in (None, "shuffled") else [order])])
+
+
+def _refuse_other_engine(records: Iterable[Mapping], answerer: Any, path: Path) -> None:
+    """Answers of two engines do not make one row: rounding lets a few of them differ."""
+    engine = getattr(answerer, "engine", None)
+    for record in records:
+        if engine and record.get("engine", engine) != engine:
+            raise UserError(f"{path.name} holds answers of {record['model']} by {record['engine']}, the others "
+                            f"would come from {engine}: use that engine, or move {path.name} away")
 
 
 def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Path) -> None:

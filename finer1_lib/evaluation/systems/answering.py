@@ -19,7 +19,9 @@ SLACK = 2  # a processor rounds sizes; a store a little too small for its window
 
 
 class Answerer(Protocol):
-    """Answers the requests of one entry."""
+    """Answers the requests of one entry; `engine` is what computes, with its version, as records state it."""
+
+    engine: str
 
     def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]:
         """One completion for each request (of `requests.build_requests`), in their order."""
@@ -35,12 +37,14 @@ class ChatAnswerer:
         self, loaded: Any, image_root: "str | Path", temperature: float = 0.0,
         generate: Optional[Callable[..., list[Generation]]] = None,
     ) -> None:
-        from finer1_lib.models import generation
+        from finer1_lib.models import generation, vllm_engine
         from finer1_lib.models.encoding import Encoder
+        from finer1_lib.models.vllm_engine import engine_version
 
         self._loaded, self._root, self._options = loaded, image_root, {"temperature": temperature}
         self._generate = generate or generation.generate
-        if generate is None and not isinstance(loaded, generation.AnyModel):
+        self.engine = engine_version("vllm" if generate is vllm_engine.generate else "transformers")
+        if generate in (None, vllm_engine.generate) and not isinstance(loaded, generation.AnyModel):
             # the images of a window stay prepared, and so do a frozen tower's features of them
             self._options["encoder"] = Encoder(loaded.processor, SLACK * WINDOW_PIXELS * PIXEL_BYTES)
 
@@ -68,6 +72,7 @@ class EndpointAnswerer:
     def __init__(self, system: Any, image_root: "str | Path", answers: Path, temperature: float = 0.0) -> None:
         self._system, self._root, self._answers, self._temperature = system, image_root, answers, temperature
         self._endpoints: dict[int, Any] = {}
+        self.engine = "endpoint"
 
     def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]:
         """As `Answerer`; a sample's seed is its number, so that each is queried once."""
@@ -102,18 +107,20 @@ def open_answerer(
     entry: Entry, base: str, image_root: "str | Path", *, adapter: "str | Path | None" = None,
     temperature: float = 1.0, batch_size: int = 16, backend: str = "transformers", load_in_4bit: bool = False,
     min_pixels: int = 0, max_pixels: int = 0, labels: Mapping[str, Sequence[str]] = {},
-    answers: "str | Path" = "endpoint_answers.jsonl",
+    answers: "str | Path" = "endpoint_answers.jsonl", engine: str = "transformers",
 ) -> Answerer:
     """What answers for an entry, its weights (the run's `base` with `adapter`, or the entry's own) loaded.
 
     temperature: of strategies that draw several answers; all others are greedy. batch_size: images in a
     forward pass of an encoder, whose names are `labels`, {super_category: its sub-categories}. Models of other
-    families take only load_in_4bit and max_pixels. answers: `.jsonl` file of an endpoint's answers.
+    families take only load_in_4bit and max_pixels. answers: `.jsonl` file of an endpoint's answers. engine:
+    "vllm" answers for Qwen2.5-VLs, base and adapter merged; other families stay with transformers, as said.
 
     Raises: UserError: weights that cannot be loaded, or an endpoint whose address or key is wrong.
     """
-    from finer1_lib.models import loading as models
+    from finer1_lib.models import loading as models, vllm_engine
 
+    vllm_engine.check_engine(engine, load_in_4bit=load_in_4bit)
     several = entry.strategy != "zero_shot" and STRATEGIES[entry.strategy].samples
     heat = temperature if several else 0.0
     kind = entry.system.kind if entry.system is not None else "chat"
@@ -125,9 +132,12 @@ def open_answerer(
         return EndpointAnswerer(entry.system, image_root, Path(answers), heat)
     checkpoint, adapter = weights_at(entry, base, adapter)
     if entry.checkpoint and adapter is None and not models.is_qwen(checkpoint):
+        if engine == "vllm":
+            print(f"{entry.model}: another family than Qwen2.5-VL, answered by transformers, not vllm", flush=True)
+            engine = "transformers"
         loaded = models.load_any(checkpoint, load_in_4bit=load_in_4bit, max_pixels=max_pixels)
     else:
         loaded = models.load(checkpoint, adapter, backend=backend, load_in_4bit=load_in_4bit,
                              min_pixels=min_pixels, max_pixels=max_pixels)
         loaded.model.requires_grad_(False)  # the image features of a frozen tower are cached
-    return ChatAnswerer(loaded, image_root, heat)
+    return ChatAnswerer(loaded, image_root, heat, vllm_engine.generate if engine == "vllm" else None)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import load_image
 from finer1_lib.core.prompts import Prompt
+from finer1_lib.models.vllm_engine import engine_version
 from finer1_lib.models.encoders import BATCH, TOWERS
 from finer1_lib.models.generation import Generation
 
@@ -90,7 +91,7 @@ class Encoder:
         labels: Mapping[str, Sequence[str]], batch_size: int = BATCH,
     ) -> None:
         self._towers, self._name, self._prompts, self._root = towers, name, prompts, image_root
-        self._batch_size = batch_size
+        self._batch_size, self.engine = batch_size, "encoder"
         self._names = {word: sorted(set(names)) for word, names in labels.items()}
         self._vectors: dict[str, Any] = {}
         self._pictures: dict[str, Any] = {}
@@ -187,7 +188,9 @@ def open_encoder(
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give a positive number")
     towers = TOWERS[system.library](system.checkpoint, device, batch_size)
-    return Encoder(towers, system.name, system.prompts, image_root, labels, batch_size)
+    encoder = Encoder(towers, system.name, system.prompts, image_root, labels, batch_size)
+    encoder.engine = engine_version(system.library)
+    return encoder
 
 
 def _unit(rows: "numpy.ndarray", what: str, least: float = 1e-12) -> "numpy.ndarray":
