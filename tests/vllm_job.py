@@ -128,9 +128,11 @@ def failures(loaded, rows: list) -> None:
     engine = vllm_engine.open_engine(loaded, max_new_tokens=LIMIT)
     found["too_long"] = refusal(lambda: engine.sample(rows[:1], [_Row([5] * 40_000, None)], seeds=[0],
                                                       max_new_tokens=LIMIT, temperature=0.0, top_p=1.0))
+    row = vllm_engine.Encoder(loaded.processor)(rows[0])
+    mark = loaded.model.config.image_token_id
+    short = row._replace(ids=[token for i, token in enumerate(row.ids) if token != mark or i % 2])
     found["other_prompt"] = refusal(lambda: engine.sample(
-        rows[:1], [vllm_engine.Encoder(loaded.processor)(rows[2])._replace(ids=[*range(5, 9)])], seeds=[0],
-        max_new_tokens=LIMIT, temperature=0.0, top_p=1.0))
+        rows[:1], [short], seeds=[0], max_new_tokens=LIMIT, temperature=0.0, top_p=1.0))
 
     def die(*args, **options):
         raise RuntimeError("EngineCore died\nwith a trace")
