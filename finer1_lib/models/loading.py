@@ -88,11 +88,15 @@ for messages in given["conversations"]:
 
 
 def pick_dtype(name: str, device: str) -> Any:
-    """The torch type; "auto" is float32 on a CPU, on a GPU bfloat16, or float16 where it has no bfloat16."""
+    """The torch type; "auto" is float32 on a CPU, on a GPU bfloat16, or float16 where it only emulates that.
+
+    A T4 (compute capability 7.5) emulates bfloat16, so torch calls it supported: slow, and no convolution.
+    """
     import torch
 
     if name == "auto" and device.startswith("cuda"):
-        name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        native = bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+        name = "bfloat16" if native else "float16"
     name = "float32" if name == "auto" else name
     if name not in DTYPES:
         raise UserError(f"dtype {name!r}: one of auto, {', '.join(DTYPES)}")

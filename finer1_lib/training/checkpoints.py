@@ -14,6 +14,7 @@ resuming: a kill costs one checkpoint interval at most.
 import csv
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -169,6 +170,39 @@ def _recorder(
             atomic_write_text(marker, "")
 
     return Recorder()
+
+
+def refuse_processes() -> None:
+    """Refuse (UserError) to train in one of several processes: each would train a model of its own."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size not in ("", "0", "1"):
+        raise UserError(f"training runs in one process, and WORLD_SIZE is {size}: start it without torchrun or "
+                        "accelerate launch")
+
+
+def made(make: Callable[[], Any], loaded: Any) -> Any:
+    """The trainer that `make` makes, its adapters in float32 as they were, its logs in the metrics file alone.
+
+    TRL casts the adapters of a 4-bit model to bfloat16, whose rounding swallows most of a small update.
+    """
+    from transformers import PrinterCallback
+
+    adapters = {name: weight for name, weight in loaded.model.named_parameters()
+                if weight.requires_grad and "lora_" in name}
+    kept = {name: weight.detach().float().clone() for name, weight in adapters.items()}
+    trainer = make()
+    for name, weight in adapters.items():
+        weight.data = kept[name]
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def one_device(arguments: Any) -> Any:
+    """Trainer's arguments with one GPU, said if there are more: several in one process are DataParallel."""
+    if arguments.n_gpu > 1:
+        print(f"{arguments.n_gpu} GPUs are visible, one is used; CUDA_VISIBLE_DEVICES chooses which", flush=True)
+        arguments._n_gpu = 1
+    return arguments
 
 
 def common_arguments(loaded: Any, folder: Path, *, seed: int, save_steps: int) -> dict[str, Any]:

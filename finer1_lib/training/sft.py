@@ -147,6 +147,7 @@ def train_sft(
     Raises: UserError: no examples, nothing trainable, a folder of another training, or no memory left.
     """
     out_dir = Path(out_dir)
+    checkpoints.refuse_processes()
     if not examples:
         raise UserError(f"{out_dir.name}: there is nothing to train on")
     if not has_trainable(loaded):
@@ -169,7 +170,6 @@ def build_trainer(
     """The trainer of one run; its checkpoints go to `folder`."""
     import trl
     from datasets import Dataset
-    from transformers import PrinterCallback
 
     # Section 4.1 and release cot_sft_3b.sh:21-33: cosine, 6 warm-up steps, weight decay 0.1, 10 epochs
     rows = [{"image_root": e.image.image_root, "image_id": e.image.image_id, "prompt": e.prompt,
@@ -182,8 +182,6 @@ def build_trainer(
         gradient_accumulation_steps=config.batch_size // config.micro_batch_size, packing=False,
         padding_free=False, max_length=None, completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True})
-    trainer = make_sft_trainer_class()(
-        model=loaded.model, args=arguments, train_dataset=Dataset.from_list(rows),
-        data_collator=SftCollator(loaded.processor), processing_class=loaded.processor)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return checkpoints.made(lambda: make_sft_trainer_class()(
+        model=loaded.model, args=checkpoints.one_device(arguments), train_dataset=Dataset.from_list(rows),
+        data_collator=SftCollator(loaded.processor), processing_class=loaded.processor), loaded)

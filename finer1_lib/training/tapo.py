@@ -41,7 +41,7 @@ from finer1_lib.training import checkpoints
 from finer1_lib.training.objective import divergence, sampled_entropy, tapo_loss
 from finer1_lib.training.rewards import reward_functions
 from finer1_lib.training.rollouts import Batch, Group, Sampler
-from finer1_lib.training.tapo_config import COUNTS, LOG_COLUMNS, SHOWN, TapoConfig, TripletRow
+from finer1_lib.training.tapo_config import COUNTS, ENGINE_METRICS, LOG_COLUMNS, SHOWN, TapoConfig, TripletRow
 
 
 def triplet_rows(
@@ -82,6 +82,7 @@ def train_tapo(
     Raises: UserError: no triplets, nothing trainable, a folder of another training, or no memory left.
     """
     out_dir = Path(out_dir)
+    checkpoints.refuse_processes()
     if not rows:
         raise UserError(f"{out_dir.name}: there are no triplets to train on")
     if not has_trainable(loaded):
@@ -92,11 +93,12 @@ def train_tapo(
     identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
     if not checkpoints.finished(out_dir, identity):
         path = Path(metrics_path or out_dir.with_name(f"metrics_{out_dir.name}.csv"))
+        columns = (*LOG_COLUMNS, *(ENGINE_METRICS if config.engine != "transformers" else ()))
         with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
                     divides=config.rows_per_step, max_new_tokens=config.max_new_tokens):
             trainer = build_trainer(loaded, rows, config, checkpoints.scratch(out_dir))
             checkpoints.run_training(
-                trainer, loaded, out_dir, identity, columns=LOG_COLUMNS, metrics_path=path,
+                trainer, loaded, out_dir, identity, columns=columns, metrics_path=path,
                 progress=progress, shown=SHOWN)
     return load_trained(loaded, out_dir)
 
@@ -152,7 +154,7 @@ def _trainer_class(base: type) -> type:
                 batch = self.sampler.batch(slots, number)
             began = time.monotonic()
             result = self._as_rows(batch, len(slots))
-            self._rollout_metrics = {**batch.metrics, **result.pop("engine_gap")}
+            self._rollout_metrics = {**batch.metrics, **self._engine_gap(batch.kept[: len(slots)], result)}
             self._counts = {**batch.counts, "seconds_scoring": time.monotonic() - began}
             torch.manual_seed(mix(self.tapo.seed, number))  # TRL shuffles next, by the global generator
             return bundle(result, self.tapo.group_size, self.tapo.micro_batch_size)
@@ -181,7 +183,6 @@ def _trainer_class(base: type) -> type:
                 "prompts": column["prompts"], "num_items_in_batch": mask.sum()}
             if c.updates_per_rollout > 1:  # else pi_old is pi itself; never the engine's
                 result["old_logp"] = self._score_without_gradient(column["prompts"], ids, mask).logp
-            result["engine_gap"] = self._engine_gap(groups[: len(batch.kept)], result)
             if c.needs_negative:
                 result["negatives"] = column["negatives"]
                 if c.negative_branch == "stale":  # release dp_actor.py:175: without gradient
@@ -314,7 +315,6 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     """The trainer of one run; its checkpoints go to `folder`, always between two rollout batches."""
     import trl
     from datasets import Dataset
-    from transformers import PrinterCallback
 
     check_engine(config.engine, load_in_4bit=getattr(loaded.model, "is_loaded_in_4bit", False))
     engine = open_engine(loaded, max_new_tokens=config.max_new_tokens) if config.engine == "vllm" else None
@@ -336,8 +336,7 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     # One row a group, in order: the dataset is the plan of prompts itself, so one pass is the whole training.
     plan = [{"prompt": [{"role": "user", "content": ""}], "slot": slot}
             for slot in range(config.steps * config.prompts_per_step)]
-    trainer = make_tapo_trainer_class()(
-        model=loaded.model, args=arguments, reward_funcs=rewards, train_dataset=Dataset.from_list(plan),
-        processing_class=loaded.processor, tapo=config, triplets=rows, engine=engine)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return checkpoints.made(lambda: make_tapo_trainer_class()(
+        model=loaded.model, args=checkpoints.one_device(arguments), reward_funcs=rewards,
+        train_dataset=Dataset.from_list(plan), processing_class=loaded.processor, tapo=config, triplets=rows,
+        engine=engine), loaded)

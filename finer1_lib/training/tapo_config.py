@@ -35,8 +35,10 @@ ROLLOUT_METRICS = {
     "kept_share": "groups trained on, of the groups wanted",
     "length": "mean tokens of a completion",
     "truncated_share": "share cut at the limit: near 1, the policy rambles",
-    "engine_gap": "mean |log pi of the engine - log pi of the trainer| of the sampled tokens (nats), empty"
-                  " without an engine: more than rounding, the engine samples another policy",
+}
+ENGINE_METRICS = {  # of a rollout batch, logged where an engine samples
+    "engine_gap": "mean |log pi of the engine - log pi of the trainer| of the sampled tokens (nats): more than"
+                  " rounding, the engine samples another policy",
     "engine_gap_max": "the largest of them",
 }
 # Of the tokens of an update.
