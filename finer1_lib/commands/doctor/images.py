@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Iterator
 
 from finer1_lib.commands.doctor.subject import DATA, EVALUATION, Subject
-from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, shortly, warn
+from finer1_lib.commands.findings import NotYet, Row, fail, passed, shortly, told, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_json
 from finer1_lib.core.hashing import sha256_file
@@ -81,7 +81,7 @@ def _taxonomy(subject: Subject) -> list[Row]:
     try:
         known = sum(GENUS in ranks for ranks in read_taxonomy(file, table).values())
     except UserError as error:
-        return [refused(error, f"{DATA}.taxonomy_file")]
+        return [told(error, f"{DATA}.taxonomy_file")]
     return [passed(f"a genus is given to {known} of {count_names(table)} names", file)]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Optional
 
 from finer1_lib.commands.doctor.subject import DATA, EVALUATION, WORLD, Subject
-from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, shortly, warn
+from finer1_lib.commands.findings import NotYet, Row, fail, passed, shortly, told, warn
 from finer1_lib.core.checkpoint_names import is_folder, split_adapter, split_revision
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.network import client_options, is_local
@@ -84,7 +84,7 @@ def base(subject: Subject) -> list[Row]:
             if is_folder(folder):
                 subject.examine(folder)
         except UserError as error:
-            rows.append(refused(error, named))
+            rows.append(told(error, named))
     if is_folder(checkpoint):
         return rows or [passed("the base is a folder with everything that is needed", checkpoint)]
     if cached_file(checkpoint, "config.json"):

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
 
-from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, warn
+from finer1_lib.commands.findings import NotYet, Row, fail, passed, told, warn
 from finer1_lib.core.checkpoint_names import read_entry, split_adapter
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_json, read_jsonl
@@ -167,7 +167,7 @@ class Subject:
             table = found.table
             if table is not None:
                 table = table.assign(categories="seen", split=table.get("split", "train"), shot=-1)
-            return found._replace(table=table, rows=[*found.rows, refused(error, DATA)])
+            return found._replace(table=table, rows=[*found.rows, told(error, DATA)])
 
     def _named(self, name: str) -> str:
         """A file or folder of 01's values; "" for none. `named files` reports one that does not exist."""
@@ -204,7 +204,7 @@ class Subject:
             if not self.values["rationales_file"]:
                 raise
             # a mistake in the rationales must not keep the other checks from the images
-            row = refused(error, f"{DATA}.rationales_file")
+            row = told(error, f"{DATA}.rationales_file")
             return found._replace(table=draw(), rows=[*found.rows, row])
 
     def _given(self, words: Any, table: Any = None) -> list[dict]:
@@ -311,7 +311,7 @@ def _read(values: Values, root: Path, word: str, broken: dict[str, str],
             table = read(allow_incomplete=True)[0]
         except UserError:
             table = None
-        return table, refused(error, str(root))
+        return table, told(error, str(root))
     one, title = found[word], DATA_SETS[word].title
     counts = f"{one['classes']} sub-categories, {one['train']} images to train and {one['test']} to test"
     if not one["complete"]:
