@@ -26,9 +26,8 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, read_json, read_jsonl
 from finer1_lib.core.plots import file_of
-from finer1_lib.core.statistics import (
-    LEVEL, RESAMPLES, Estimate, cluster_weights, paired_difference, reach_of,
-)
+from finer1_lib.core.statistics import (LEVEL, RESAMPLES, Estimate, cluster_weights, paired_difference,
+                                        reach_of)
 from finer1_lib.evaluation.entries import Entry, labels_of, pairs_of
 from finer1_lib.evaluation.plots import seed_dots
 from finer1_lib.evaluation.scores.scoring import main_reading, make_scorer, reading, score_records

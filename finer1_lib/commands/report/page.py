@@ -31,14 +31,11 @@ from finer1_lib.traces.sheet import STYLE, card, choose_examples, image_bytes, l
 from finer1_lib.training.methods import label_of
 
 SIGNS = {"higher": " ▲", "lower": " ▼"}
-PROBES = {
-    "h1_probe_accuracy": "H1: sub-category read from image states",
-    "h2_genus_gap": "H2: similarity within a genus",
-    "h3_auc": "H3: does the name fit the image (AUC)",
-    "attribute_image_accuracy": "attributes, image tokens",
-    "attribute_prompt_accuracy": "attributes, last prompt token",
-    "name_prompt_accuracy": "sub-category, last prompt token",
-}
+PROBES = {"h1_probe_accuracy": "H1: sub-category read from image states",
+          "h2_genus_gap": "H2: similarity within a genus", "h3_auc": "H3: does the name fit the image (AUC)",
+          "attribute_image_accuracy": "attributes, image tokens",
+          "attribute_prompt_accuracy": "attributes, last prompt token",
+          "name_prompt_accuracy": "sub-category, last prompt token"}
 EXAMPLES = 8  # traces, two a pair
 SECTIONS = {"run": "What this run is", "results": "Results", "differences": "Which differences hold",
             "traces": "Reasoning traces", "probing": "Probing", "training": "Training by reinforcement (03)",
