@@ -106,8 +106,8 @@ def _check_reference(plan: Plan, reference: Path) -> None:
     for name in sorted((wanted.keys() | given.keys()) - {"notebook", "run_name", "output_root"}):
         if wanted.get(name) != given.get(name):
             raise UserError(f"the records were made with {name} = {given.get(name)!r} in 04_evaluation, and "
-                            f"the preset {PRESET} has {wanted.get(name)!r}: answers would be missing; take this "
-                            "version's records")
+                            f"the preset {PRESET} has {wanted.get(name)!r}: answers would be missing; take "
+                            "this version's records")
 
 
 def _imported(run_dir: Path, stage: str) -> bool:
