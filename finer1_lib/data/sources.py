@@ -12,10 +12,9 @@ Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category,
 
 import json
 import os
-import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
@@ -26,7 +25,7 @@ from finer1_lib.data.data_sets.archives import (
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet, copies_named, official_names
 from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import read_guide
-from finer1_lib.data.split import COLUMNS, seen_names, split_table
+from finer1_lib.data.split import split_table
 from finer1_lib.runs.parameters import nearest
 from finer1_lib.runs.stage import Stage
 
@@ -92,7 +91,7 @@ class Source:
                        "complete": one["complete"] and (not release or release.complete[word])}
                 for word, one in sets.items()}  # fmt: skip
         options = {key: split[key] for key in ("seed", "num_shots", "seen_share")}
-        table = assign_shots(files, release.lists if release else {}, first=first, **options)
+        table = split_table(files, release.lists if release else {}, first=first, **options)
         return table, {"data_sets": sets, "missing": missing}
 
     def describe(self, guide: Optional[dict], names: Mapping, taxonomy: Mapping, info: Mapping) -> None:
@@ -209,48 +208,6 @@ def read_data_sets(words: Sequence[str], data_root: "str | Path", *, hub_copies:
     return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True), told, missing
 
 
-def assign_shots(table, lists: Mapping[str, Mapping[str, Collection[str]]], *, seed: int, num_shots: int = 4,
-                 seen_share: float = 0.6, first: Optional[Mapping[tuple[str, str], str]] = None):
-    """The official split with the columns categories (seen/unseen) and shot, in the form of images.parquet.
-
-    Shots are training images of seen sub-categories: 0 for the rationale (`first`: {(super_category,
-    sub_category): image_id}), 1.. for TAPO. `lists`: the release's {word: {"seen": names, "unseen": names}};
-    other words are split by a seeded shuffle. Raises: UserError: names that do not fit, too few images, a
-    wrong first.
-    """
-    if num_shots < 3:
-        raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
-    table, first, thin = table.copy(), dict(first or {}), []
-    table["categories"], table["shot"] = "unseen", -1
-    for word, part in table.groupby("super_category"):
-        names = sorted(part["sub_category"].unique())
-        given = lists.get(word)
-        guide = {"seen": _listed(word, names, given)} if given else None
-        seen = seen_names(word, names, seed, seen_share, guide)
-        for name, images in part[part["sub_category"].isin(seen)].groupby("sub_category"):
-            table.loc[images.index, "categories"] = "seen"
-            train = images[images["split"] == "train"].sort_values("image_id")
-            order = list(train.index)
-            random.Random(f"{seed}/images/{word}/{name}").shuffle(order)
-            if (wanted := first.pop((word, name), None)) is not None:
-                at = [index for index in order if table.at[index, "image_id"] == wanted]
-                if not at:
-                    raise UserError(f"{word}/{name}: its rationale's image is not a training image of it")
-                order = at + [index for index in order if index != at[0]]
-            if len(order) < num_shots:
-                thin.append(f"{word}/{name} ({len(order)})")
-                continue
-            table.loc[order[:num_shots], "shot"] = range(num_shots)
-    if thin:
-        raise UserError(f"{len(thin)} sub-categories have too few training images for {num_shots} shots: "
-                        f"{', '.join(thin)}; lower num_shots or complete the data set")
-    if first:
-        word, name = sorted(first)[0]
-        raise UserError(f"a rationale speaks of {word}/{name}, which is not a seen sub-category here")
-    table["shot"] = table["shot"].astype("int64")
-    return table[COLUMNS]
-
-
 def _copies(words: Sequence[str], hub_copies: Sequence[str]) -> dict[str, Optional[str]]:
     """{word: revision or None}, everything known."""
     for word in words:
@@ -281,13 +238,3 @@ def _counted(data_set: DataSet, pictures: Sequence[Picture], allow_incomplete: b
         raise UserError(f"{data_set.title}: {wrong}: not the official data set; complete it, or set "
                         "allow_incomplete to true and have every table say so")
     return {"complete": not wrong, **found}
-
-
-def _listed(word: str, names: Sequence[str], given: Mapping[str, Collection[str]]) -> set[str]:
-    """The seen names of a list that must part the table's names in two."""
-    seen, unseen = set(given["seen"]), set(given["unseen"])
-    if both := sorted(seen & unseen):
-        raise UserError(f"{word}: {both[0]!r} is both seen and unseen in the lists")
-    if odd := sorted(set(names) - seen - unseen):
-        raise UserError(f"{word}: {odd[0]!r} is neither seen nor unseen in the lists: take its own lists")
-    return seen
