@@ -3,11 +3,9 @@
     source = find_source(stage, image_root, data_root, data_sets, guide_file)
     table, info = source.table(seed=0, ...)  # one row per image; what later stages must know of the source
 
-`read_data_sets` makes one table of several data sets and `assign_shots` its few-shot split. A data set that
-is missing never stops the others; one whose counts or names are not the official ones is refused. Only sizes
-are read, from the files' headers. The release's lists and rationales are read by the caller and passed in.
-
-Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category, 60 % seen, official splits).
+`read_data_sets` makes one table of several data sets. One that is missing never stops the others; one whose
+counts or names are not the official ones is refused. Only sizes are read, from the files' headers. The
+release's lists and rationales are read by the caller and passed in.
 """
 
 import json
@@ -20,8 +18,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 from finer1_lib.core.images import image_size
 from finer1_lib.data.data_sets.archives import (
-    BANNER, NotToBeHad, Picture, find_archive, read_archive, read_hub_copy,
-)  # fmt: skip
+    BANNER, NotToBeHad, Picture, find_archive, read_archive, read_hub_copy)
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet, copies_named, official_names
 from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import read_guide
@@ -54,7 +51,7 @@ class Source:
         return read_guide(self.guide_path, table) if self.guide_path else None
 
     def table(self, *, folder: Mapping[str, Any], copies: Mapping[str, Any], allow_incomplete: bool,
-              released: Optional[Callable], first_images: Callable, **split: Any) -> tuple:  # fmt: skip
+              released: Optional[Callable], first_images: Callable, **split: Any) -> tuple:
         """(`images.parquet`, `sets.json`) as a table and a dictionary; read from the files where they exist.
 
         `folder`: options of `read_table`; `copies`: of `read_data_sets`; `split`: seed, num_shots, seen_share
@@ -66,33 +63,33 @@ class Source:
         path, info_path = self.stage.path("images.parquet"), self.stage.path("sets.json")
         if not path.exists():
             if self.data_sets:
-                table, info = self._data_sets(copies, allow_incomplete, released, first_images, split)
+                files, info, options = self._data_sets(copies, allow_incomplete, released, first_images)
             else:
-                table, info = self._folder(folder, split)
+                files, info, options = self._folder(**folder)
+            table = split_table(files, **options, **split)
             atomic_write_json(info_path, info)
             save_table(table, path)
         return pd.read_parquet(path), read_json(info_path)
 
-    def _folder(self, options: Mapping, split: Mapping) -> tuple:
-        files = read_table(self.root, options["super_category"], progress_every(self.stage, "images read"),
-                           strip_names=options["strip_names"])
+    def _folder(self, super_category: str, strip_names: bool) -> tuple:
+        files = read_table(self.root, super_category, progress_every(self.stage, "images read"),
+                           strip_names=strip_names)
         for duplicate in files.attrs["duplicates"]:
             print("left out, an identical file is beside it:", duplicate)
         notes = {"notes": files.attrs["notes"]} if files.attrs["notes"] else {}
-        return split_table(files, guide=self.guide(files), **split), notes
+        return files, notes, {"guide": self.guide(files)}
 
     def _data_sets(self, copies: Mapping, allow_incomplete: bool, released: Optional[Callable],
-                   first_images: Callable, split: Mapping) -> tuple:
+                   first_images: Callable) -> tuple:
         files, sets, missing = read_data_sets(self.data_sets, self.root, allow_incomplete=allow_incomplete,
                                               progress=progress_every(self.stage, "images listed"), **copies)
         release = released(list(sets)) if released else None
+        for word, one in sets.items():
+            one["split"] = "release" if release else "seeded"
+            one["complete"] = one["complete"] and (not release or release.complete[word])
         first = {(row["super_category"], row["sub_category"]): row["image_id"] for row in first_images(files)}
-        sets = {word: {**one, "split": "release" if release else "seeded",
-                       "complete": one["complete"] and (not release or release.complete[word])}
-                for word, one in sets.items()}  # fmt: skip
-        options = {key: split[key] for key in ("seed", "num_shots", "seen_share")}
-        table = split_table(files, release.lists if release else {}, first=first, **options)
-        return table, {"data_sets": sets, "missing": missing}
+        return files, {"data_sets": sets, "missing": missing}, {
+            "lists": release.lists if release else {}, "first": first}
 
     def describe(self, guide: Optional[dict], names: Mapping, taxonomy: Mapping, info: Mapping) -> None:
         """Write taxonomy.json, guide.json (where there is one) and data.json for the later stages."""
@@ -102,8 +99,8 @@ class Source:
         # the drawn world's folder is relative to the run, so that a run can be moved
         root = os.path.relpath(self.root, self.stage.run_dir) if self.drawn else str(self.root)
         atomic_write_json(self.stage.path("data.json"), {
-            "image_root": root, "guide": "guide.json" if guide else None, "super_categories": list(names), **info,
-        })  # fmt: skip
+            "image_root": root, "guide": "guide.json" if guide else None, "super_categories": list(names),
+            **info})
 
 
 def find_source(stage: Stage, image_root: str, data_root: str, data_sets: Sequence[str], guide_file: str,
