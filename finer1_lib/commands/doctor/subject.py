@@ -23,8 +23,8 @@ from finer1_lib.data.data_sets.archives import find_archive
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, copies_named
 from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import read_guide
-from finer1_lib.data.sources import assign_shots, read_data_sets
-from finer1_lib.data.split import count_names, split_table
+from finer1_lib.data.sources import read_data_sets
+from finer1_lib.data.split import assign_shots, count_names, split_table
 from finer1_lib.evaluation.systems.registry import find_systems
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.models import checkpoint_files as checkpoints
