@@ -19,7 +19,7 @@ from finer1_lib.data.rationales.making import attempt_seed, kept_concepts, own_a
 from finer1_lib.data.rationales.parsing import (
     CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines, check_claims, parse, predicts, release_layout,
     thinking,
-)
+)  # fmt: skip
 from finer1_lib.data.rationales.teachers import Row, Teacher
 
 if TYPE_CHECKING:
