@@ -15,7 +15,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, read_jsonl
 from finer1_lib.core.prompts import question_for
 from finer1_lib.data.names import table_for
-from finer1_lib.data.rationales.concepts import Encoder, select_concepts
+from finer1_lib.data.rationales.concepts import TfidfEncoder, select_concepts
 from finer1_lib.data.rationales.filters import REASONS, check_filters, fix_punctuation, reject_reason, settle
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import Description, Rationale, Row, Teacher, draw_seed
@@ -75,7 +75,7 @@ def query_all(teacher: Teacher, rows: Sequence[Row], *, seed: int, path: Path,
     return {line["image_id"]: line for line in _completed(path, rows, teacher, check, make, progress)}
 
 
-def describe_and_choose(teacher: Optional[Teacher], rows: Sequence[Row], encoder: Encoder,
+def describe_and_choose(teacher: Optional[Teacher], rows: Sequence[Row], encoder: TfidfEncoder,
                         **how: Any) -> tuple[dict[str, dict], dict[str, list[dict]]]:
     """(`query_all`, `choose_concepts`), `how` for the first; two empty ones without a teacher."""
     asked = query_all(teacher, rows, **how) if teacher else {}
@@ -83,7 +83,7 @@ def describe_and_choose(teacher: Optional[Teacher], rows: Sequence[Row], encoder
 
 
 def choose_concepts(rows: Sequence[Row], asked: Mapping[str, Mapping],
-                    encoder: Encoder) -> dict[str, list[dict]]:
+                    encoder: TfidfEncoder) -> dict[str, list[dict]]:
     """image_id -> [{"concept", "score", "kept"}], best first, of `query_all`'s lines; N: its super-category."""
     chosen: dict[str, list[dict]] = {}
     for super_category in dict.fromkeys(row["super_category"] for row in rows):
