@@ -44,10 +44,7 @@ _BUFFERS = (".inv_freq", ".position_ids", ".token_type_ids", ".num_batches_track
 
 
 def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
-    """The folder of a checkpoint, given by folder, "owner/name" or "owner/name@revision" (then downloaded).
-
-    Raises: UserError: nothing there, or what `check_files` refuses.
-    """
+    """A checkpoint's folder; of "owner/name[@revision]" downloaded. Raises: UserError: none, or unsafe."""
     name, revision = split_revision(str(checkpoint))
     folder = Path(name)
     if not is_folder(name):
@@ -169,10 +166,7 @@ def _refuse_code(path: Path, config: dict) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weights of a checkpoint as transformers takes them: one file, else those of the index.
-
-    Raises: UserError: one is missing, or the index names another thing than safetensors beside it.
-    """
+    """The weights as transformers takes them: one file, else the index's. Raises: UserError: none, unsafe."""
     index, what, named = folder / INDEX, "a checkpoint without weights (safetensors)", {}
     if index.exists():
         found = read_object(index)
@@ -301,10 +295,7 @@ def load_model(kind: Any, folder: Optional[str], where: Any, *, unused: Sequence
 
 
 def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
-    """Whether it is a vision-language model; refuse (UserError) from the headers what `load_model` would.
-
-    `numbers`: look for NaN too, which reads every weight once.
-    """
+    """Whether a checkpoint sees; refuse from its headers what `load_model` would (NaN only with `numbers`)."""
     import torch
     import transformers
 

@@ -22,10 +22,9 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, read_json
 from finer1_lib.core.hashing import digest, listing_digest
 from finer1_lib.core.images import load_image
-from finer1_lib.models.checkpoint_files import (
-    OPEN_CLIP_FILES, load_model, loading, local_copy, need, open_weights, pick_device, read_config,
-    read_object, refuse_bad_weights, refuse_larger,
-)
+from finer1_lib.models.checkpoint_files import (OPEN_CLIP_FILES, load_model, loading, local_copy, need,
+                                                open_weights, pick_device, read_config, read_object,
+                                                refuse_bad_weights, refuse_larger)
 
 if TYPE_CHECKING:
     import numpy

@@ -184,11 +184,10 @@ class ChatEndpoint:
     (seconds) doubles after each of the `tries`. Raises: UserError: an impossible address, name or number.
     """
 
-    def __init__(
-        self, url: str, model: str, answers: Path, *, key_variable: str = "", max_tokens: int = 1536,
-        temperature: float = 0.7, max_pixels: int = MAX_PIXELS, requests_per_minute: float = 0,
-        concurrency: int = 8, time_out: float = 300.0, tries: int = 8, first_wait: float = 1.0,
-    ) -> None:
+    def __init__(self, url: str, model: str, answers: Path, *, key_variable: str = "", max_tokens: int = 1536,
+                 temperature: float = 0.7, max_pixels: int = MAX_PIXELS, requests_per_minute: float = 0,
+                 concurrency: int = 8, time_out: float = 300.0, tries: int = 8,
+                 first_wait: float = 1.0) -> None:
         self.address = address_of(url)
         if not model.strip():
             raise UserError("the endpoint has no model (01's teacher_name, a system's checkpoint): give its"

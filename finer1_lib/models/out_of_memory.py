@@ -51,7 +51,13 @@ def memory_advice(doing: str, loaded: "Optional[LoadedModel]" = None, *, final: 
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not (
                 isinstance(error, RuntimeError) and any(word in str(error) for word in words)):
             raise
-        now = {**(settings_of(loaded) if loaded is not None else {}), **now}
+        if loaded is not None:
+            now = dict(
+                max_pixels=pixels_of(loaded.processor)["max_pixels"],
+                load_in_4bit=bool(getattr(loaded.model, "is_loaded_in_4bit", False)),
+                can_4bit=loaded.device.startswith("cuda") and not loaded.full_finetuning,
+                finetuning="full" if loaded.trainable is not None and loaded.trainable.full else "lora",
+                gradient_checkpointing=loaded.backend == "unsloth" or loaded.gradient_checkpointing) | now
         name, value = next_fallback(**now) or ("", None)
         if not name and not final:
             raise
@@ -64,21 +70,10 @@ def memory_advice(doing: str, loaded: "Optional[LoadedModel]" = None, *, final: 
         raise UserError(f"{memory} ran out in {doing}: {how}") from None
 
 
-def settings_of(loaded: "LoadedModel") -> dict[str, Any]:
-    """What a model adds to the current values."""
-    return dict(
-        max_pixels=pixels_of(loaded.processor)["max_pixels"],
-        load_in_4bit=bool(getattr(loaded.model, "is_loaded_in_4bit", False)),
-        can_4bit=loaded.device.startswith("cuda") and not loaded.full_finetuning,
-        finetuning="full" if loaded.trainable is not None and loaded.trainable.full else "lora",
-        gradient_checkpointing=True if loaded.backend == "unsloth" else loaded.gradient_checkpointing)
-
-
-def next_fallback(
-    *, micro_batch_size: int = 1, divides: int = 0, prompts: int = 1, training: bool = False,
-    gradient_checkpointing: bool = True, max_pixels: int = 0, max_new_tokens: int = 0,
-    load_in_4bit: bool = False, can_4bit: bool = False, finetuning: str = "lora",
-) -> Optional[Fallback]:
+def next_fallback(*, micro_batch_size: int = 1, divides: int = 0, prompts: int = 1, training: bool = False,
+                  gradient_checkpointing: bool = True, max_pixels: int = 0, max_new_tokens: int = 0,
+                  load_in_4bit: bool = False, can_4bit: bool = False,
+                  finetuning: str = "lora") -> Optional[Fallback]:
     """The first fallback that is left; None where only a smaller model or a larger GPU is.
 
     `micro_batch_size` must divide `divides`; `prompts` are generated together; 0 is not a parameter. They go
