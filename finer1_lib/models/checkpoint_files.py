@@ -18,7 +18,9 @@ from typing import Any, Iterable, Iterator, Optional, Sequence
 
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError, first_line
+from finer1_lib.core.faces import Later
 
+torch, transformers = Later("torch"), Later("transformers")
 MODEL_TYPE = "qwen2_5_vl"
 TRAINABLE = "trainable.json"  # beside the weights of full fine-tuning: which of them were trained
 INDEX = "model.safetensors.index.json"
@@ -61,8 +63,7 @@ def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
 @contextmanager
 def loading(checkpoint: Any, doing: str = "load", fix: str = AGAIN) -> Iterator[None]:
     """Report in one line (UserError) why the block cannot load a checkpoint; `doing` is what it cannot do."""
-    from transformers.utils import logging
-
+    logging = transformers.utils.logging
     level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
@@ -99,8 +100,6 @@ def _why(checkpoint: Any, doing: str, error: BaseException, fix: str) -> str:
 
 def pick_device(name: str = "auto") -> str:
     """The device itself, or for "auto" the GPU where there is one, else the CPU."""
-    import torch
-
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
@@ -207,10 +206,8 @@ def need(folder: Path, names: str, what: str) -> None:
 
 def read_config(checkpoint: "str | Path") -> Any:
     """A checkpoint's configuration, without its weights; named as for `local_copy`."""
-    from transformers import AutoConfig
-
     with loading(checkpoint, "read the configuration of"):
-        config = AutoConfig.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
     config._attn_implementation = None  # the training machine's attention package may not be installed here
     return config
@@ -230,8 +227,6 @@ def refuse_bad_weights(named: Iterable[tuple[str, Any]], where: Any) -> None:
 
 def is_finite(tensor: Any) -> bool:
     """Whether a tensor holds neither NaN nor infinite numbers."""
-    import torch
-
     if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
         return True
     if tensor.element_size() == 1:  # 8-bit numbers have no minimum of their own
@@ -259,9 +254,6 @@ def load_model(kind: Any, folder: Optional[str], where: Any, *, unused: Sequence
     `folder` is None where the options hold the weights; `unused`: beginnings of weights that are not needed;
     `whole`: all of the checkpoint must have a place, else only what belongs to the model's parts.
     """
-    import torch
-    import transformers
-
     transformers.utils.logging.disable_progress_bar()
     if folder:
         options.setdefault("config", read_config(folder))
@@ -295,10 +287,7 @@ def load_model(kind: Any, folder: Optional[str], where: Any, *, unused: Sequence
 
 
 def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
-    """Whether a checkpoint sees; refuse from its headers what `load_model` would (NaN only with `numbers`)."""
-    import torch
-    import transformers
-
+    """Whether a checkpoint sees; refuse from its headers what `load_model` would (NaN with `numbers`)."""
     config, headers = read_config(folder), {}
     for file in weight_files(folder):
         with open_weights(file) as weights:

@@ -16,9 +16,10 @@ from collections import OrderedDict
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Sequence
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, read_json
 from finer1_lib.core.hashing import digest, listing_digest
 from finer1_lib.core.images import load_image
@@ -26,8 +27,8 @@ from finer1_lib.models.checkpoint_files import (OPEN_CLIP_FILES, load_model, loa
                                                 open_weights, pick_device, read_config, read_object,
                                                 refuse_bad_weights, refuse_larger)
 
-if TYPE_CHECKING:
-    import numpy
+numpy, torch, transformers = Later("numpy"), Later("torch"), Later("transformers")
+
 
 BATCH = 16  # images of one forward pass
 CHUNK = 32 * BATCH  # images of one file: whole batches, so that a resumed run cuts the same ones
@@ -45,15 +46,14 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
     weights that the checkpoint does not have.
     """
     from PIL import Image
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     device, where = pick_device(device), {"local_files_only": True, "trust_remote_code": False}
     with loading(checkpoint, "use as image_encoder"):
         folder = local_copy(checkpoint)
-        model = load_model(AutoModel, folder, f"image_encoder {checkpoint!r}", dtype="float32", whole=False,
-                           unused=() if texts else ("text_model.",))
-        processor = AutoImageProcessor.from_pretrained(folder, **where)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **where) if texts else None
+        model = load_model(transformers.AutoModel, folder, f"image_encoder {checkpoint!r}", dtype="float32",
+                           whole=False, unused=() if texts else ("text_model.",))
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, **where)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **where) if texts else None
     for what in ("image", "text") if texts else ("image",):
         if not hasattr(model, f"get_{what}_features"):
             raise UserError(f"image_encoder {checkpoint!r} is a {type(model).__name__}, which has no {what} "
@@ -74,9 +74,6 @@ def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "n
     Each image is the pooled vector, or of a `LoadedModel` the mean of its merged patch features. Raises:
     UserError: the features are not finite (a broken checkpoint), or not one per image.
     """
-    import numpy
-    import torch
-
     rows, waiting, training = [], iter(images), loaded.model.training
     loaded.model.eval()
     try:
@@ -133,7 +130,6 @@ def stored_rows(folder, key: str, count: int, compute: Callable[[int, int], Any]
 
     Chunks already there under the same key are read, not computed; a store under another key is deleted.
     """
-    import numpy
     from safetensors.numpy import load_file, save
 
     folder, rows = Path(folder), numpy.zeros((0, 0), "float32")
@@ -168,8 +164,6 @@ def open_clip_towers(checkpoint: str, device: str, batch_size: int) -> SimpleNam
 
     Safetensors are needed, because open_clip itself would take pickled weights where it finds no others.
     """
-    import torch
-
     if importlib.util.find_spec("open_clip") is None:
         raise UserError(f'{checkpoint} is read by open_clip: install the kit with its extra "clip"')
     folder, device = local_copy(checkpoint), pick_device(device)
@@ -323,9 +317,6 @@ class SiglipSimilarity(EncoderSimilarity):
 
 def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
     """texts -> (texts, width) float32 unit vectors on the CPU."""
-    import torch
-    import transformers
-
     config = read_config(checkpoint)
     kind = config.model_type.removesuffix("_text_model")
     tower = _TEXT_TOWERS.get(kind)
@@ -361,8 +352,6 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
 
 def _text_features(model: Any, tokenizer: Any, texts: list[str], length: int, *, both: bool = False) -> Any:
     """(texts, width) of a model with both towers, of a text tower alone, or of a sentence encoder."""
-    import torch
-
     # SigLIP attends to its padding (as in the release), so it gets no mask; CLIP's is masked
     siglip = model.config.model_type.startswith("siglip")
     inputs = tokenizer(texts, padding="max_length" if siglip else True, truncation=True, max_length=length,

@@ -12,15 +12,14 @@ import sys
 from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import read_json
 from finer1_lib.models.checkpoint_files import loading, read_object
 
-if TYPE_CHECKING:
-    import torch
-
+torch, transformers = Later("torch"), Later("transformers")
 CACHE_BYTES = 256 * 2**20  # pixel tensors kept; an image of 1280 tokens takes 24 MB
 LINES = 10**6  # of template code for one conversation; the longest of the published ones takes some hundreds
 OWN = "use the chat_template.jinja that belongs to the model"
@@ -50,8 +49,6 @@ class Encoder:
 
     def render(self, messages: Sequence[dict], add_generation_prompt: bool = True) -> tuple:
         """(text with every placeholder expanded, pixels or None, grid or None) of one conversation."""
-        import torch
-
         with bounded(self.tokenizer.name_or_path):
             text = self.processor.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
@@ -92,7 +89,7 @@ class Encoder:
 
 @contextmanager
 def bounded(where: Any) -> Iterator[None]:
-    """A UserError where a chat template fails or takes more than `LINES` lines: jinja2 itself has no limit."""
+    """A UserError where a chat template fails or takes more than `LINES` lines: jinja2 has no limit."""
     left = LINES
 
     def count(frame: Any, event: str, value: Any) -> Any:
@@ -115,8 +112,6 @@ def bounded(where: Any) -> Iterator[None]:
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Tensor, torch.Tensor]":
     """(B, L) int64 ids, filled with `value` on `side` ("left", "right"), and the int64 mask of real ones."""
-    import torch
-
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), value, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -129,8 +124,6 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Te
 
 def vision_inputs(rows: Sequence, ids: "torch.Tensor", image_token_id: int) -> dict[str, Any]:
     """The model's inputs of a batch; {} without images. No token types would silently mean 1-D positions."""
-    import torch
-
     seeing = [row for row in rows if row.pixels is not None]
     if not seeing:
         return {}
@@ -167,8 +160,6 @@ def set_pixels(processor: Any, min_pixels: int = 0, max_pixels: int = 0) -> None
     """Bound the size of images; 0 leaves a bound as it is. Raises: UserError: below one token, or crossed."""
     if not min_pixels and not max_pixels:
         return
-    from transformers.image_utils import SizeDict
-
     images, bounds = processor.image_processor, pixels_of(processor)
     token = (images.patch_size * images.merge_size) ** 2
     wanted = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -181,7 +172,8 @@ def set_pixels(processor: Any, min_pixels: int = 0, max_pixels: int = 0) -> None
         least, most = (f"{name} {value}" + ("" if wanted[name] else " (the checkpoint's own)")
                        for name, value in bounds.items())
         raise UserError(f"{least} is above {most}: set both")
-    images.size = SizeDict(shortest_edge=bounds["min_pixels"], longest_edge=bounds["max_pixels"])
+    images.size = transformers.image_utils.SizeDict(
+        shortest_edge=bounds["min_pixels"], longest_edge=bounds["max_pixels"])
 
 
 def trained_with_other_pixels(folder: "str | Path", processor: Any) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.images import ImageFile, fitted
 from finer1_lib.models.encoding import Encoded, Encoder, bounded, pad, vision_inputs
 from finer1_lib.models.out_of_memory import memory_advice
@@ -23,6 +24,7 @@ from finer1_lib.models.sharing import (forget_positions, preallocated_cache, rea
                                        unwrap_base)
 from finer1_lib.models.trainable import LoadedModel
 
+torch, transformers = Later("torch"), Later("transformers")
 # so many prompts of one length are worth their own batch: it has no attention mask, which spares transformers
 EQUAL_LENGTH_ROWS = 16  # a copy of every key and value
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "bad_words_ids",
@@ -112,14 +114,12 @@ def cut_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 def sample_ids(model: Any, tokenizer: Any, rows: Sequence[Encoded], *, max_new_tokens: int,
                temperature: float, top_p: float, seed: tuple[int, ...]) -> list[list[int]]:
     """Token ids of completions, up to and with their ending token; rows of one `Encoded` object share it."""
-    from transformers import GenerationConfig
-
     check_length(max_new_tokens)
     device = next(model.parameters()).device
     ids, mask = (t.to(device) for t in pad([row.ids for row in rows], tokenizer.pad_token_id, "left"))
     ends, known = ending_ids(model, tokenizer), tokenizer.get_vocab()
     sampling = dict(temperature=temperature, top_p=top_p, top_k=0) if temperature > 0 else {}
-    config = GenerationConfig(
+    config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=temperature > 0, num_beams=1, repetition_penalty=1.0,
         eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True, disable_compile=True,
         suppress_tokens=sorted({known[one] for one in PLACEHOLDERS if one in known}), **sampling)
@@ -137,8 +137,6 @@ def sample_ids(model: Any, tokenizer: Any, rows: Sequence[Encoded], *, max_new_t
 @contextmanager
 def _seeded(device: Any, seed: int) -> Iterator[None]:
     """No gradients, and torch's generators seeded; they are put back afterwards."""
-    import torch
-
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
         yield
@@ -158,8 +156,6 @@ def mix(*numbers: int) -> int:
 
 def in_half(loaded: LoadedModel) -> Any:
     """A context in which a model trained in full (float32 weights) computes in half precision."""
-    import torch
-
     half = loaded.full_finetuning and loaded.dtype in (torch.float16, torch.bfloat16)
     return torch.autocast(loaded.device.partition(":")[0], loaded.dtype) if half else nullcontext()
 
@@ -179,8 +175,6 @@ def evaluating(model: Any) -> Iterator[None]:
 
 def own_settings(config: Any, where: Any, vocabulary: Optional[int] = None) -> Any:
     """A checkpoint's settings without its way of sampling: token ids. Raises: UserError: what is none."""
-    from transformers import GenerationConfig
-
     def ids(value: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(type(one) is int and 0 <= one < most for one in value)
 
@@ -193,7 +187,7 @@ def own_settings(config: Any, where: Any, vocabulary: Optional[int] = None) -> A
         if not all(one and ids(one) for one in lists):
             raise UserError(f"{where}: generation_config.json sets {name} to {repr(value)[:60]}; give token "
                             f"ids, which are whole numbers below {most}")
-    return GenerationConfig(**found)
+    return transformers.GenerationConfig(**found)
 
 
 def check_length(max_new_tokens: int) -> None:

@@ -9,16 +9,16 @@ the mean over a name's tokens, H3 the last token.
 
 from typing import TYPE_CHECKING, Iterator, Optional, Sequence, Union
 
+from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import evaluating, in_half
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import forget_positions, unwrap_base
 
 if TYPE_CHECKING:
-    import numpy
-
     from finer1_lib.models.trainable import LoadedModel
 
+numpy, torch = Later("numpy"), Later("torch")
 WHERE = ("image", "last", "span")
 FORWARD_TOKENS = 8192  # in one forward: 37 layers of a 3B model's states for as many take 1.2 GB in 16 bits
 
@@ -33,9 +33,6 @@ def pooled_states(loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *,
     the prompt's text in `spans`); several at once give (places, layers, prompts, hidden). `layers` None: all.
     Raises: ValueError: an unknown `where` or layer, a prompt without its image or span. UserError: no memory.
     """
-    import numpy
-    import torch
-
     places = (where,) if isinstance(where, str) else tuple(where)
     if not places or not set(places) <= set(WHERE) or ("span" in places) != (spans is not None):
         raise ValueError(f"where={where!r}: of {', '.join(WHERE)}; spans go with where='span' alone")

@@ -24,6 +24,7 @@ from typing import Any, Sequence
 
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError, first_line
+from finer1_lib.core.faces import Later
 from finer1_lib.models.adapter_files import check_trained
 from finer1_lib.models.checkpoint_files import (AGAIN, MODEL_TYPE, check_checkpoint, examine, is_finite,
                                                 load_model, loading, local_copy, pick_device, read_config,
@@ -34,6 +35,7 @@ from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.trainable import (LoadedModel, attach_adapter, make_trainable, read_trainable,
                                          save_adapter, save_whole)
 
+torch, transformers = Later("torch"), Later("transformers")
 BACKENDS = ("transformers", "unsloth")
 DTYPES = ("float32", "bfloat16", "float16")
 # The modules that see, in the usual families: like the head they keep 16 bits.
@@ -87,8 +89,6 @@ for messages in given["conversations"]:
 
 def pick_dtype(name: str, device: str) -> Any:
     """The torch type; "auto" is float32 on a CPU, on a GPU bfloat16, or float16 where it has no bfloat16."""
-    import torch
-
     if name == "auto" and device.startswith("cuda"):
         name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     name = "float32" if name == "auto" else name
@@ -150,8 +150,6 @@ def free_memory() -> None:
     """Free what is no longer referenced: models and trainers are full of reference cycles."""
     import gc
 
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -159,8 +157,6 @@ def free_memory() -> None:
 
 def _complete(checkpoint: str, device: str, dtype: Any, in_16_bits: Sequence[str], **options: Any) -> Any:
     """A model, checked before large tensors are made; if modules `in_16_bits` are named, the rest are NF4."""
-    import transformers
-
     if in_16_bits and not device.startswith("cuda"):
         raise UserError(f"4-bit weights need a CUDA GPU, the device is {device!r}: set load_in_4bit (a "
                         "teacher's is teacher_4bit) to false")
@@ -202,8 +198,6 @@ def is_qwen(checkpoint: str) -> bool:
 def load_any(checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0,
              device: str = "auto") -> "LoadedModel | AnyModel":
     """Load a vision-language model of any family, a Qwen2.5-VL by `load`. Raises: UserError: it cannot be."""
-    import transformers
-
     checkpoint = str(checkpoint)
     config = read_config(checkpoint)
     if config.model_type == MODEL_TYPE:
@@ -251,8 +245,6 @@ def save_merged(loaded: LoadedModel, folder: "str | Path") -> None:
 
 def load_processor(checkpoint: "str | Path") -> Any:
     """A checkpoint's processor (tokenizer and image processor) without its weights; named as for `load`."""
-    import transformers
-
     with loading(checkpoint):
         processor = transformers.AutoProcessor.from_pretrained(
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)

@@ -13,15 +13,14 @@ Source: Fine-R1 (arXiv 2602.07605), Section 4.2: pi_theta(o_t | ...) and the two
 """
 
 import functools
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
+from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, pad
 from finer1_lib.models.sharing import (distinct, embed, forget_positions, positions, read_prompts,
                                        shares_prompts, unwrap_base)
 
-if TYPE_CHECKING:
-    import torch
-
+torch, transformers = Later("torch"), Later("transformers")
 LOGIT_BYTES = 2**27  # of one float32 copy of the logits that exist at a time; a handful of copies are made
 
 
@@ -46,8 +45,6 @@ def score_tokens(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", scored: 
     column; `vision` is of `encoding.vision_inputs`; `chunk` 0 means `logit_rows` of the vocabulary. Returns
     two (B, L) tensors, float32 (float64 for a float64 model).
     """
-    import torch
-
     base = unwrap_base(model)
     forget_positions(base)
     # With images the model computes M-RoPE from the grids; for text alone the padding must not count.
@@ -92,10 +89,7 @@ def score_completions(model: Any, prompts: Sequence[Encoded], completion_ids: "t
 def _after_shared_prompts(base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor",
                           completion_mask: "torch.Tensor", pad_token_id: int) -> "torch.Tensor":
     """(B, T, D) states that predict each completion token; every distinct prompt is read once."""
-    import torch
-    from transformers import DynamicCache
-
-    read = read_prompts(base, prompts, pad_token_id, DynamicCache())
+    read = read_prompts(base, prompts, pad_token_id, transformers.DynamicCache())
     # The input before each token: the prompt's last one, then the completion without its own last one.
     ids = torch.cat([read.last_ids, completion_ids[:, :-1]], 1)
     steps = torch.arange(ids.shape[1], device=ids.device)
@@ -108,8 +102,6 @@ def _after_shared_prompts(base: Any, prompts: Sequence[Encoded], completion_ids:
 def _whole_rows(base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor",
                 completion_mask: "torch.Tensor", pad_token_id: int) -> "torch.Tensor":
     """The same states from whole rows of prompt and completion; every distinct image is encoded once."""
-    import torch
-
     device, width = completion_ids.device, completion_ids.shape[1]
     prompt_ids, prompt_mask = (t.to(device) for t in pad([p.ids for p in prompts], pad_token_id, "left"))
     ids, mask = torch.cat([prompt_ids, completion_ids], 1), torch.cat([prompt_mask, completion_mask], 1)
@@ -173,8 +165,6 @@ def _in_chunks() -> Any:
 
     It is made on first use, so that importing this module does not import torch.
     """
-    import torch
-
     def logs_of(states, rows, weight, temperature):
         for hidden in states:
             logits = hidden[rows].to(weight.dtype) @ weight.t()  # under autocast states may be wider
@@ -201,6 +191,8 @@ def _in_chunks() -> Any:
         @staticmethod
         def backward(ctx, *grads):
             gradients, chunk, temperature, count = ctx.given
+            if all(grad is None for grad in grads):
+                return (None,) * (5 + count)
             weight, *saved = ctx.saved_tensors
             states, found = saved[:count], saved[count:]
             out = [torch.zeros_like(hidden) for hidden in states]

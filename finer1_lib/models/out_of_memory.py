@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import pixels_of
 
 if TYPE_CHECKING:
     from finer1_lib.models.trainable import LoadedModel
 
+torch = Later("torch")
 FEWEST_PIXELS = 64 * 28 * 28  # 64 image tokens: below, a bird's marks are gone
 MOST_PIXELS = 1280 * 28 * 28  # the release's own bound: first of all no image above it
 SHORTEST = 128  # tokens that four parts and a name need at the least
@@ -42,8 +44,6 @@ def memory_advice(doing: str, loaded: "Optional[LoadedModel]" = None, *, final: 
     raised again if nothing is left but a smaller model, for a block around this one that knows more. In
     Jupyter restart the kernel before a smaller try: tensors held by the caller stay.
     """
-    import torch
-
     try:
         yield
     except Exception as error:

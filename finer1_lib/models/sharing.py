@@ -9,13 +9,12 @@ float rounding, gradients included. Source: the model is called as in transforme
 
 import math
 import weakref
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
+from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, pad
 
-if TYPE_CHECKING:
-    import torch
-
+torch, transformers = Later("torch"), Later("transformers")
 ROOM = 64  # tokens a cache grows by: keys and values are copied once in so many steps, not in every one
 _KEPT: "weakref.WeakKeyDictionary[Any, tuple]" = weakref.WeakKeyDictionary()  # tower -> (its state, features)
 
@@ -47,8 +46,6 @@ def shares_prompts(base: Any) -> bool:
 
 def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Tensor":
     """(B, L, D) embeddings of (B, L) padded ids, image features in place. Raises: ValueError: no match."""
-    import torch
-
     embedded = base.get_input_embeddings()(ids)
     here = ids == base.config.image_token_id
     seeing = [row for row in rows if row.pixels is not None]
@@ -70,7 +67,6 @@ def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]"
     Features of a frozen one are cached while its weights stay the same and the pixels live; each image is
     then encoded by itself, so they are bit-identical after a resume.
     """
-    import torch
     from torch.utils.weak import WeakTensorKeyDictionary
 
     tower = base.model.visual
@@ -92,8 +88,6 @@ def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]"
 
 def _tower(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
     """One pass of the tower over all images of all rows; one tensor a row."""
-    import torch
-
     device = next(base.model.visual.parameters()).device
     pixels, grids = (torch.cat(parts).to(device) for parts in zip(*((row.pixels, row.grid) for row in rows)))
     images = iter(base.model.get_image_features(pixels, grids).pooler_output)
@@ -103,8 +97,6 @@ def _tower(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
 def positions(base: Any, ids: "torch.Tensor", mask: "torch.Tensor",
               rows: Sequence[Encoded]) -> "tuple[torch.Tensor, torch.Tensor]":
     """M-RoPE positions by the model's rule: (3, B, L), and what to add to a later token's place, (B, 1)."""
-    import torch
-
     grids = [row.grid for row in rows if row.grid is not None]
     return base.model.get_rope_index(
         ids, (ids == base.config.image_token_id).int(), torch.cat(grids).to(ids.device) if grids else None,
@@ -126,8 +118,6 @@ def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache
     The last token is left to the caller: it is the input that predicts the first new one. The model's M-RoPE
     offsets are left as `generate` needs them. Prompts have at least two tokens; `cache` is an empty one.
     """
-    import torch
-
     rows, where = distinct(prompts)
     device = base.get_input_embeddings().weight.device
     ids, mask = (t.to(device) for t in pad([row.ids for row in rows], pad_token_id, "left"))
@@ -144,10 +134,7 @@ def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache
 
 def preallocated_cache() -> Any:
     """A cache for `generate` that copies its contents once in `ROOM` tokens, not at each; no gradients."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    class PreallocatedLayer(DynamicLayer):
+    class PreallocatedLayer(transformers.cache_utils.DynamicLayer):
         """Keys and values are views of a larger piece of memory; the same values as DynamicLayer's."""
 
         def update(self, key_states, value_states, *args, **kwargs):
@@ -171,7 +158,7 @@ def preallocated_cache() -> Any:
             super().batch_select_indices(indices)
             self.held = []  # the selection lies elsewhere
 
-    cache = DynamicCache()
+    cache = transformers.DynamicCache()
     cache.layer_class_to_replicate = PreallocatedLayer
     return cache
 

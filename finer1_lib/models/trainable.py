@@ -18,9 +18,11 @@ from typing import Any, Optional
 
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.models.adapter_files import check_trained, in_layout, misfit, other_base, read_adapter
 from finer1_lib.models.checkpoint_files import TRAINABLE, load_model, loading, refuse_some
 
+torch, transformers = Later("torch"), Later("transformers")
 KINDS = ("lora", "full")
 VISION, PROJECTOR = "visual.", "visual.merger."  # in the names of Qwen2.5-VL's parameters
 LANGUAGE_TARGETS = r"(?:.*\.)?language_model\..*\.(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -106,8 +108,6 @@ def has_trainable(loaded: LoadedModel) -> bool:
 
 def wrap_in_lora(loaded: LoadedModel, config: Any, seed: int) -> LoadedModel:
     """Put a LoRA adapter of this configuration around a bare model."""
-    import torch
-
     if loaded.backend == "unsloth":
         from unsloth import FastVisionModel
 
@@ -148,9 +148,6 @@ def load_trained(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
 
 def load_weights(loaded: LoadedModel, folder: "str | Path") -> None:
     """Read all weights of a checkpoint into a bare model, in place. Raises: UserError: they do not fit."""
-    import torch
-    import transformers
-
     with loading(folder):
         read = load_model(transformers.AutoModelForImageTextToText, str(folder), folder, dtype=torch.float32)
     try:
@@ -172,7 +169,6 @@ def read_trainable(folder: "str | Path") -> Trainable:
 
 def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
     """Load an adapter's weights onto a model's own, or onto a new one. Raises: UserError: they do not fit."""
-    import torch
     from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
     folder = Path(folder)
