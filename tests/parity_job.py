@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.models.generation import generate
-from finer1_lib.models.trainable import add_lora
+from finer1_lib.models.trainable import Trainable, make_trainable
 
 
 def answer_device_questions() -> None:
@@ -124,8 +124,8 @@ def checked(folder: Path) -> dict[str, str]:
 
     plan = make_plan(find_kit(), "miniature", settings=["02_cot_sft.backend=unsloth"])
     bench = Bench(plan, "cpu", folder)
-    bench.loaded = add_lora(models.load(
-        WEIGHTS, backend="unsloth", device="cpu", dtype="float32", max_seq_length=256), 4, 8)
+    bench.loaded = make_trainable(models.load(
+        WEIGHTS, backend="unsloth", device="cpu", dtype="float32", max_seq_length=256), Trainable("lora", 4, 8))
     found = {}
     for check in (gpu_check.log_probabilities, gpu_check.unsloths, gpu_check.gradients):
         (row,) = check(bench)

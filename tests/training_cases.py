@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from finer1_lib.models.trainable import Trainable, add_lora, make_trainable, save_adapter
+from finer1_lib.models.trainable import Trainable, make_trainable, save_adapter
 
 QUESTION = "What species is this bird?"
 SIZES = ((84, 140), (112, 112))  # 15 and 16 image tokens: pictures of real data differ too
@@ -32,7 +32,7 @@ def prepare_adapter(base: Path, out: Path) -> None:
 
     from finer1_lib import models
 
-    loaded = add_lora(models.load(base), 4, 8, seed=3)
+    loaded = make_trainable(models.load(base), Trainable("lora", 4, 8), seed=3)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         for name, parameter in loaded.model.named_parameters():

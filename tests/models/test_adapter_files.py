@@ -155,7 +155,7 @@ BROKEN = {
     "endless targets": (lambda f: edit(f, target_modules=[f"m{i}" for i in range(5000)]), "target_modules is"),
     "no scale": (lambda f: edit(f, lora_alpha=0), "lora_alpha is '0'"),
     "dropout of two": (lambda f: edit(f, lora_dropout=2.0), "lora_dropout is '2.0'"),
-    "whole numbers": (lambda f: rewrite(f, lambda w: {**w, min(w): w[min(w)].int()}), "holds whole"),
+    "whole numbers": (lambda f: rewrite(f, lambda w: {**w, min(w): w[min(w)].int()}), "hold whole"),
     "complex numbers": (lambda f: rewrite(f, lambda w: {**w, min(w): w[min(w)] * 1j}), "whole or complex numbers"),
     "a weight twice": (lambda f: rewrite(f, lambda w: {**w, min(w).replace(".weight", ".default.weight"): 7 * w[min(w)]}),
                        "a weight under two names"),

@@ -1,5 +1,6 @@
 """A large teacher behind an address, played by a server on this machine that errs in every way a real one does."""
 
+import asyncio
 import base64
 import io
 import json
@@ -8,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -411,9 +411,8 @@ class Clock:
     def __call__(self):
         return self.now
 
-    def sleep(self, seconds):
+    async def sleep(self, seconds):
         self.now += seconds
-        return False
 
 
 def test_requests_are_spaced_evenly_whatever_happened_before():
@@ -421,7 +420,7 @@ def test_requests_are_spaced_evenly_whatever_happened_before():
     pace = Pace(120, clock=clock, sleep=clock.sleep)
 
     def turns(n):
-        return [(pace.turn(), clock.now)[1] for _ in range(n)]
+        return [(asyncio.run(pace.turn()), clock.now)[1] for _ in range(n)]
 
     assert turns(4) == [100.0, 100.5, 101.0, 101.5]
     clock.now = 110.0
@@ -431,7 +430,7 @@ def test_requests_are_spaced_evenly_whatever_happened_before():
     pace.pause(0.1)
     assert turns(1) == [114.5]  # a shorter pause takes nothing back
     free = Pace(0, clock=clock, sleep=clock.sleep)
-    assert [(free.turn(), clock.now)[1] for _ in range(3)] == [114.5] * 3
+    assert [(asyncio.run(free.turn()), clock.now)[1] for _ in range(3)] == [114.5] * 3
 
 
 def test_a_minute_never_sees_more_than_its_number(standin, tmp_path):
@@ -444,21 +443,16 @@ def test_a_minute_never_sees_more_than_its_number(standin, tmp_path):
 
 
 def test_whoever_waits_is_woken_when_all_stop():
+    async def stop():
+        pace.stopped = True
+
+    async def both():
+        await pace.turn()
+        await asyncio.gather(pace.turn(), stop())
+
     pace = Pace(1)
-    pace.turn()
-    errors = []
-
-    def wait():
-        try:
-            pace.turn()
-        except Stopped:
-            errors.append("stopped")
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    pace.stopped.set()
-    thread.join(5)
-    assert errors == ["stopped"]
+    with pytest.raises(Stopped):
+        asyncio.run(asyncio.wait_for(both(), 5))
 
 
 def test_waits_grow_by_chance_to_a_bound():
@@ -583,9 +577,13 @@ def test_words_are_counted_without_tags_and_the_limit_is_off_at_nought():
 def test_a_crowded_server_is_left_alone_by_everybody(standin, tmp_path):
     """A 429 without a time, or with none to wait, holds all threads back as long as a failure would one."""
     teacher, told = endpoint(standin, tmp_path), []
-    teacher._pace.pause, teacher._pace.rest = (lambda s: told.append(("all", s))), (lambda s: told.append(("one", s)))
+
+    async def rest(seconds):
+        told.append(("one", seconds))
+
+    teacher._pace.pause, teacher._pace.rest = (lambda s: told.append(("all", s))), rest
     for trouble in (Later("HTTP 429", None, True), Later("HTTP 429", 0.0, True), Later("HTTP 503", None),
                     Later("HTTP 503", 7.0)):
-        teacher._wait(trouble, 1)
+        asyncio.run(teacher._wait(trouble, 1))
     assert [who for who, _ in told] == ["all", "all", "one", "all"]
     assert all(seconds > 0 for _, seconds in told) and told[-1][1] >= 7.0

@@ -245,7 +245,7 @@ def check_towers(towers):
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_towers_of_transformers(checkpoints, album, kind):
-    towers = encoder_towers.TransformersTowers(str(checkpoints / kind), "cpu", 2)
+    towers = encoder_towers.transformers_towers(str(checkpoints / kind), "cpu", 2)
     check_towers(towers)
     assert numpy.array_equal(towers.texts(["A Rock WREN"]), towers.texts(["a rock wren"]))  # both fold case
     encoder = open_encoder(system(checkpoints / kind, prompts="clip_ensemble"), album, {"bird": NAMES},
@@ -255,8 +255,10 @@ def test_towers_of_transformers(checkpoints, album, kind):
 
 
 def test_siglip_reads_64_tokens_and_no_mask(checkpoints, monkeypatch):
-    towers = encoder_towers.TransformersTowers(str(checkpoints / "siglip"), "cpu", 2)
-    model, tokenizer, given = towers._loaded.model, towers._loaded.tokenizer, []
+    loaded, given = encoder_towers.load_encoder(str(checkpoints / "siglip"), device="cpu", texts=True), []
+    monkeypatch.setattr(encoder_towers, "load_encoder", lambda *_, **options: loaded)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    towers = encoder_towers.transformers_towers("known", "cpu", 2)
     real = model.get_text_features
     monkeypatch.setattr(model, "get_text_features", lambda **read: given.append(read) or real(**read))
     towers.texts(["Jay", "word " * 90])
@@ -316,7 +318,7 @@ EVA = dict(image_size=224, timm_model_name="eva02_tiny_patch14_224", timm_model_
 
 def test_towers_of_open_clip(tmp_path, album):
     folder = tiny_open_clip(tmp_path / "eva", EVA)
-    towers = encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+    towers = encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     check_towers(towers)
     encoder = open_encoder(system(folder, library="open_clip"), album, {"bird": NAMES}, device="cpu")
     answers = encoder.answer([request(options=list(order)) for order in itertools.permutations(NAMES[:4])])
@@ -328,7 +330,7 @@ def test_open_clip_weights_are_safetensors_or_none(tmp_path, monkeypatch):
                                                    head_width=8))  # fmt: skip
     weights = folder / "open_clip_model.safetensors"
     (folder / "open_clip_pytorch_model.bin").write_bytes(b"never read")
-    assert encoder_towers.OpenClipTowers(str(folder), "cpu", 2).pictures([picture()]).shape == (1, 16)
+    assert encoder_towers.open_clip_towers(str(folder), "cpu", 2).pictures([picture()]).shape == (1, 16)
     asked = {}
 
     def download(name, **options):
@@ -336,20 +338,20 @@ def test_open_clip_weights_are_safetensors_or_none(tmp_path, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    encoder_towers.OpenClipTowers("owner/model@v1", "cpu", 2)
+    encoder_towers.open_clip_towers("owner/model@v1", "cpu", 2)
     assert (asked["name"], asked["revision"]) == ("owner/model", "v1")
     for pickled in ("open_clip_pytorch_model.bin", "model.pt", "model.pth", "weights.npz"):
         assert not any(fnmatch.fnmatch(pickled, pattern) for pattern in asked["allow_patterns"])
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="a weights file is damaged"):
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     weights.rename(folder / "model.safetensors")  # beside which open_clip would take the pickled file
     with pytest.raises(UserError, match="open_clip_model.safetensors or .* is missing"):
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     (folder / "open_clip_config.json").unlink()
     with pytest.raises(UserError, match="open_clip_config.json is missing"):
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
 
 
 def open_clip_config(*path, value):
@@ -407,7 +409,7 @@ def test_open_clip_sees_listed_keys_and_whole_weights_alone(tmp_path, name):
     folder = tiny_open_clip(tmp_path / "vit", VIT)
     harm(folder)
     with pytest.raises(UserError, match=said) as caught:
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     assert "\n" not in str(caught.value)
     if " sets " in str(caught.value) or name == "NaN":  # what is found without loading
         with pytest.raises(UserError, match=said):
@@ -419,17 +421,17 @@ def test_code_beside_an_open_clip_checkpoint_is_not_run(tmp_path):
     folder = tiny_open_clip(tmp_path / "vit", VIT)
     tiny_tokenizer().save_pretrained(folder)
     open_clip_config(*TEXT_CFG, "hf_tokenizer_name", value="own/tokenizer")(folder)
-    assert encoder_towers.OpenClipTowers(str(folder), "cpu", 2).texts(["Jay"]).shape == (1, 16)
+    assert encoder_towers.open_clip_towers(str(folder), "cpu", 2).texts(["Jay"]).shape == (1, 16)
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
     said = json.loads((folder / "tokenizer_config.json").read_text())
     own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps({**said, **own}))
     with pytest.raises(UserError, match="tokenizer_config.json sets auto_map: it needs code"):
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     assert not (tmp_path / "ran").exists()
 
 
 def test_open_clip_that_is_not_installed_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match='extra "clip"'):
-        encoder_towers.OpenClipTowers(str(tmp_path), "cpu", 2)
+        encoder_towers.open_clip_towers(str(tmp_path), "cpu", 2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_checkpoint
 import torch
+from tiny_checkpoint import add_lora
 
 from finer1_lib import models
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
@@ -19,7 +20,7 @@ from finer1_lib.models.generation import PLACEHOLDERS, cut_batches, generate, mi
 from finer1_lib.models.hidden_states import pooled_states
 from finer1_lib.models.log_probabilities import score_completions
 from finer1_lib.models.trainable import (
-    Trainable, add_lora, attach_adapter, has_trainable, load_trained, make_trainable, save_adapter,
+    Trainable, attach_adapter, has_trainable, load_trained, make_trainable, save_adapter,
     save_trained,
 )  # fmt: skip
 
