@@ -16,7 +16,7 @@ from typing import Mapping, Optional, Sequence
 
 from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, WIDEST, percent_axis, plain_axis
 from finer1_lib.core.statistics import has_interval
-from finer1_lib.evaluation.scores.hierarchy import ELSEWHERE, OTHERS, UNKNOWN, confusion_matrix, most_confused
+from finer1_lib.evaluation.scores.hierarchy import ELSEWHERE, OTHERS, confusion_matrix, most_confused
 from finer1_lib.training.methods import CONTROLS, colour_of, in_order, label_of
 
 KINDS = {**CATEGORY_LABELS, "all": "all sub-categories"}
@@ -259,7 +259,7 @@ def breakdown_dots(df, labels: Optional[Mapping[str, str]] = None, *, xlabel: st
             own = part[part["model"] == model].sort_values("level", key=lambda level: level.map(levels.index))
             shift = SPREAD * ((number + 0.5) / len(models) - 0.5)
             places, colour = [levels.index(level) + shift for level in own["level"]], colour_of(model)
-            axis.plot(places, 100 * own["value"].to_numpy(dtype=float), color=colour, linewidth=1.2, alpha=0.8)
+            axis.plot(places, 100 * own["value"].astype(float), color=colour, linewidth=1.2, alpha=0.8)
             for place, row in zip(places, own.itertuples()):
                 _band(axis, row, place, 4, upright=True)
                 fill, edge = ("white", colour) if row.n < FEW else (colour, "black")
