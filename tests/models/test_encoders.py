@@ -144,7 +144,7 @@ def test_vectors_are_kept_but_not_without_end(album, monkeypatch):
 @pytest.mark.parametrize(
     "change, told",
     [
-        (dict(setting="open_world"), "chooses among names, so ask it in closed_world or all_labels"),
+        (dict(setting="open_world"), "chooses among names, so query it in closed_world or all_labels"),
         (dict(super_category="moth"), "no sub-categories of 'moth'"),
         (dict(options=["Tern", "Zebra"], setting="closed_world"), "option 'Zebra' of a.png is none of the 5"),
         (dict(image_id="gone.png"), "no such image"),
