@@ -194,7 +194,7 @@ def test_the_question_is_shown_as_it_will_be_put(world, tmp_path):
     assert "5 sub-categories of 'images': What species is this images?" in said(findings, "data", "pass")
     assert "looks like a wrapper" in said(findings, "data", "warn")
     asked = own_folder(world, tmp_path / "b", lambda photos: os.rename(photos / "bird", photos / "images"),
-                       strip_names=True, super_category="bird")  # fmt: skip
+                       strip_names=True, super_category="bird")
     assert "of 'bird': What species is this bird?" in said(asked, "data", "pass")
     assert not said(asked, "data", "warn")
     made = only(Subject(world.plan()), "data")
@@ -276,7 +276,7 @@ FAULTS = {  # name: check, level, what is spoilt, settings, words
     "small budget": ("pixels", "warn", None,
                      ("04_evaluation.min_pixels=784", "04_evaluation.max_pixels=3136"), "40 are shrunk"),
     "no budget": ("pixels", "fail", None, ("03_tapo.min_pixels=784", "03_tapo.max_pixels=300"), "is above"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -99,9 +99,10 @@ def _options(subject: Subject) -> list[Row]:
             continue  # the shuffled order, turned to every place
         found = Counter(shown_options(one, order, seed).index(one["sub_category"]) for one in items)
         counts = [found[place] for place in range(4)]
-        text = f"{order}: the truth is first to fourth in {', '.join(f'{one / len(items):.0%}' for one in counts)}"
+        shares = [f"{count / len(items):.0%}" for count in counts]
+        text = f"{order}: the truth is first to fourth in {', '.join(shares)}"
         if order == "release":  # `check_orders` requires the shuffled order beside it
-            rows.append(passed(f"{text}: there \"always the first\" scores {counts[0] / len(items):.0%}", where))
+            rows.append(passed(f"{text}: there \"always the first\" scores {shares[0]}", where))
         else:
             rows.append(judged(chisquare(counts).pvalue >= CHANCE, f"{text} of {len(items)} questions", where,
                                "not by chance so uneven: take another seed of 04_evaluation"))
