@@ -552,13 +552,17 @@ def test_a_check_that_breaks_stops_no_other(world):
     def early(subject):
         raise NotYet("nothing there")
 
-    checks = {"broken": broken, "refused": refused, "early": early, "fine": lambda subject: [passed("well")]}
+    def fine(subject):
+        return [passed("well")]
+
+    checks = {"broken": broken, "refused": refused, "early": early, "fine": fine, "parts": (early, fine)}
     findings = examine(Subject(world.plan()), checks)
     assert [(one.check, one.level) for one in findings] == [
-        ("broken", "fail"), ("refused", "fail"), ("early", "skip"), ("fine", "pass")]
+        ("broken", "fail"), ("refused", "fail"), ("early", "skip"), ("fine", "pass"),
+        ("parts", "skip"), ("parts", "pass")]
     assert "RuntimeError: a fault of ours" in findings[0].what
     assert findings[1][2:] == ("the user's mistake", "", "mended so")
-    assert counts(findings) == {"pass": 1, "warn": 0, "fail": 2, "skip": 1}
+    assert counts(findings) == {"pass": 2, "warn": 0, "fail": 2, "skip": 2}
     assert json.loads(json.dumps(as_json(findings)))["counts"]["fail"] == 2
 
 

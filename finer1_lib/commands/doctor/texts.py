@@ -72,18 +72,8 @@ def _trained_on(subject: Subject) -> tuple[list[tuple[str, str]], list[str]]:
     return texts, images
 
 
-def truth_places(subject: Subject) -> list[Row]:
-    """The place of the truth among the options shown, and of the label among the rationales' candidates."""
-    rows = []
-    for check in (_options, _candidates):
-        try:
-            rows += check(subject)
-        except NotYet as reason:
-            rows.append(Row("skip", str(reason)))
-    return rows
-
-
-def _options(subject: Subject) -> list[Row]:
+def options(subject: Subject) -> list[Row]:
+    """The place of the truth among the options shown."""
     from scipy.stats import chisquare
 
     items, orders = subject.items, subject.get(EVALUATION, "option_orders")
@@ -109,7 +99,7 @@ def _options(subject: Subject) -> list[Row]:
     return rows
 
 
-def _candidates(subject: Subject) -> list[Row]:
+def candidates(subject: Subject) -> list[Row]:
     """The label's place among the candidates of the rationales that are trained on."""
     named = [[same_name(table_for(one["super_category"], one["sub_category"]), name, one["sub_category"])
               for name in one["candidates"]] for one in subject.rationales]
