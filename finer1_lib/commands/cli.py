@@ -78,8 +78,8 @@ def run(preset: Preset, run_name: RunName = None, output_root: PresetRoot = None
     run_dir = plan.run_dir
     titles, rows = main_table(read_json(run_dir / "summary.json", list), labels=labels_in(run_dir))
     if rows:
-        title = "percent [95 % interval], strict scorer, average over super-categories"
-        show_table("\n".join(filter(None, (title, coverage_of(run_dir)))), titles, rows)
+        show_table("percent [95 % interval], strict scorer, average over super-categories", titles, rows,
+                   coverage_of(run_dir))
     say(f"report: {report}")
 
 
@@ -194,7 +194,7 @@ def seeds(runs: Annotated[list[str], typer.Argument(help="Finished runs that dif
     pooled = pool(read_runs(runs, output_root))
     partial = sorted({coverage_of(find_run(output_root, name)) for name in runs} - {""})
     for title, (titles, rows) in tables(pooled).items():
-        show_table("\n".join([title, *partial]), titles, rows)
+        show_table(title, titles, rows, "\n".join(partial))
     write_json(json_file, pooled)
     if figure is not None:
         draw(pooled, Path(figure))

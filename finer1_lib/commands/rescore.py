@@ -119,9 +119,8 @@ def rescore(
     found = rescored(file, scorers, similarity=main.name, paths=paths_of(both, tree) if tree else None)
     labels = source.labels or {row["model"]: row["model"] for row in found.rows}
     for scorer in scorers:
-        title = (f"{found.records:,} records, {scorer.name} scorer, similarity {main.name}: percent [95 % interval]"
-                 f"\n{source.coverage}")
-        show_table(title.rstrip(), *main_table(found.rows, scorer.name, labels))
+        title = f"{found.records:,} records, {scorer.name} scorer, similarity {main.name}: percent [95 % interval]"
+        show_table(title, *main_table(found.rows, scorer.name, labels), source.coverage)
     if found.torn is not None:
         print(f"line {found.torn}, the last one, is torn: left out")
     if found.doubled:

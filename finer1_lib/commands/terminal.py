@@ -37,13 +37,14 @@ def write_json(file: Optional[str], content: Any) -> None:
         atomic_write_json(Path(file), content)
 
 
-def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
-    """Print a table of texts, at least 110 columns wide where the output is not a terminal."""
+def show_table(title: str, titles: list[str], rows: list[list[str]], note: str = "") -> None:
+    """Print a table of texts below its title and a note, at least 110 columns wide where it is no terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
 
-    table = Table(*(Column(words, overflow="fold") for words in titles), title=title)
+    table = Table(*(Column(words, overflow="fold") for words in titles),
+                  title="\n".join(filter(None, (title, note))))
     for row in rows:  # labels are text, never markup nor control signs
         table.add_row(*("\n".join(map(printable, escape(cell).split("\n"))) for cell in row))
     console = Console()
