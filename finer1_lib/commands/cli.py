@@ -23,8 +23,7 @@ from finer1_lib.runs.presets import find_kit, list_presets, make_plan, read_para
 
 app = new_app(
     help="Fine-R1, step by step: run the notebooks of the kit as one chain.", no_args_is_help=True,
-    epilog="Environment: FINER1_KIT names a folder with notebooks/ and params/ in place of the checkout.",
-)
+    epilog="Environment: FINER1_KIT names a folder with notebooks/ and params/ in place of the checkout.")
 
 Preset = Annotated[str, typer.Argument(help="Folder in params/, e.g. miniature; `finer1 list` shows all.")]
 RunName = Annotated[str | None, typer.Option(
@@ -58,16 +57,14 @@ _RUN_HELP = "\n\n".join((
 
 
 @app.command(help=_RUN_HELP)
-def run(
-    preset: Preset, run_name: RunName = None, output_root: PresetRoot = None,
-    first: Annotated[str | None, typer.Option(
-        "--from", metavar="STAGE", help="First stage to run; the ones before must be finished.")] = None,
-    last: Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Last stage to run.")] = None,
-    settings: Settings = None, seed: Seed = None,
-    keep_finished: Annotated[bool, typer.Option(
-        "--keep-finished", help="Also keep what other code of a notebook or another version of"
-        " the kit made; without it such a stage is computed again.")] = False,
-) -> None:
+def run(preset: Preset, run_name: RunName = None, output_root: PresetRoot = None,
+        first: Annotated[str | None, typer.Option(
+            "--from", metavar="STAGE", help="First stage to run; the ones before must be finished.")] = None,
+        last: Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Last stage to run.")] = None,
+        settings: Settings = None, seed: Seed = None,
+        keep_finished: Annotated[bool, typer.Option(
+            "--keep-finished", help="Also keep what other code of a notebook or another version of the kit "
+            "made; without it such a stage is computed again.")] = False) -> None:
     from finer1_lib.commands.report.page import finish_run
     from finer1_lib.evaluation.requests import coverage_of
     from finer1_lib.evaluation.summary import labels_in, main_table
@@ -76,14 +73,13 @@ def run(
     say, settings = _timed(), settings or []
     stages = chosen_stages(first, last, settings)
     plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings)
-    report = run_chain(plan, stages, say, keep_finished, finish_run)
-    if report is None:
+    if (report := run_chain(plan, stages, say, keep_finished, finish_run)) is None:
         return
     run_dir = plan.run_dir
     titles, rows = main_table(read_json(run_dir / "summary.json", list), labels=labels_in(run_dir))
     if rows:
-        title = "percent [95 % interval], strict scorer, average over super-categories"
-        show_table("\n".join(filter(None, (title, coverage_of(run_dir)))), titles, rows)
+        show_table("percent [95 % interval], strict scorer, average over super-categories", titles, rows,
+                   coverage_of(run_dir))
     say(f"report: {report}")
 
 
@@ -96,7 +92,8 @@ def _timed() -> Callable[[str], None]:
 
 
 @app.command("list")
-def list_all(preset: Annotated[str | None, typer.Argument(help="Show this preset's values too.")] = None) -> None:
+def list_all(
+    preset: Annotated[str | None, typer.Argument(help="Show this preset's values too.")] = None) -> None:
     """List presets and stages; with a preset, every notebook's parameters and their values."""
     from rich.console import Console
     from rich.markup import escape
@@ -120,14 +117,12 @@ def list_all(preset: Annotated[str | None, typer.Argument(help="Show this preset
 # Preflight checks ---------------------------------------------------------------------------------
 
 @app.command()
-def doctor(
-    preset: Preset, run_name: RunName = None, output_root: PresetRoot = None, settings: Settings = None,
-    seed: Seed = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Open only a sample of the images.")] = False,
-    gpu_gib: Annotated[float | None, typer.Option(
-        min=0.1, help="Memory of the GPU that will be used.", show_default="this one's")] = None,
-    json_file: Json = None,
-) -> None:
+def doctor(preset: Preset, run_name: RunName = None, output_root: PresetRoot = None,
+           settings: Settings = None, seed: Seed = None,
+           quick: Annotated[bool, typer.Option("--quick", help="Open only a sample of the images.")] = False,
+           gpu_gib: Annotated[float | None, typer.Option(
+               min=0.1, help="Memory of the GPU that will be used.", show_default="this one's")] = None,
+           json_file: Json = None) -> None:
     """Check a preset's data, texts and machine before it runs: pass, warn, fail, and how to fix it.
 
     Exit codes: 0 nothing fails; 2 something does.
@@ -184,12 +179,10 @@ def _report(command: str, about: dict[str, Any], findings: Sequence[Finding], js
 # Reading finished runs ----------------------------------------------------------------------------
 
 @app.command()
-def seeds(
-    runs: Annotated[list[str], typer.Argument(help="Finished runs that differ only in their seed.")],
-    output_root: OutputRoot = None,
-    json_file: Json = None,
-    figure: Annotated[str | None, typer.Option(help="Also draw them, as .png, .pdf or .svg.")] = None,
-) -> None:
+def seeds(runs: Annotated[list[str], typer.Argument(help="Finished runs that differ only in their seed.")],
+          output_root: OutputRoot = None, json_file: Json = None,
+          figure: Annotated[str | None, typer.Option(help="Also draw them, as .png, .pdf or .svg.")] = None
+          ) -> None:
     """Pool runs of one preset under several seeds: means and differences, with 95 % intervals.
 
     Example: finer1 seeds miniature seed1 seed2 --figure seeds.png
@@ -201,7 +194,7 @@ def seeds(
     pooled = pool(read_runs(runs, output_root))
     partial = sorted({coverage_of(find_run(output_root, name)) for name in runs} - {""})
     for title, (titles, rows) in tables(pooled).items():
-        show_table("\n".join([title, *partial]), titles, rows)
+        show_table(title, titles, rows, "\n".join(partial))
     write_json(json_file, pooled)
     if figure is not None:
         draw(pooled, Path(figure))
@@ -210,8 +203,7 @@ def seeds(
 _BENCHMARKS = {  # their options are those of the scripts in tests/benchmarks
     "benchmark": "Time a step of TAPO against one of DAPO with equal rollouts, and what shared prompts save.",
     "benchmark-triplets": "Time the mining of negatives by prototypes against all pairs of images.",
-    "benchmark-evaluation": "Time an evaluation against the release's: same model, items, prompts, threads.",
-}
+    "benchmark-evaluation": "Time an evaluation against the release's: same model, items, prompts, threads."}
 
 
 def _run_script(context: typer.Context) -> None:
@@ -232,13 +224,11 @@ for _name, _help in _BENCHMARKS.items():
 
 
 @app.command()
-def compare(
-    run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
-    released: Annotated[str | None, typer.Option(help="A run of the released checkpoint.")] = None,
-    to: Annotated[str | None, typer.Option(
-        help="All lines as CSV.", show_default="comparison.csv in the run")] = None,
-    output_root: OutputRoot = None,
-) -> None:
+def compare(run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
+            released: Annotated[str | None, typer.Option(help="A run of the released checkpoint.")] = None,
+            to: Annotated[str | None, typer.Option(
+                help="All lines as CSV.", show_default="comparison.csv in the run")] = None,
+            output_root: OutputRoot = None) -> None:
     """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
     from finer1_lib.paper.comparison import compare_lines, comparison_table, to_csv
 
@@ -271,11 +261,9 @@ def export_stage1(run_name: WithData, target: Annotated[str, typer.Argument(help
 
 
 @app.command("export-stage2")
-def export_stage2(
-    run_name: WithData, target: NewFolder, output_root: OutputRoot = None,
-    resize: Annotated[bool, typer.Option(
-        "--resize", help="Stretch positive and negative to the anchor's size.")] = False,
-) -> None:
+def export_stage2(run_name: WithData, target: NewFolder, output_root: OutputRoot = None,
+                  resize: Annotated[bool, typer.Option(
+                      "--resize", help="Stretch positive and negative to the anchor's size.")] = False) -> None:
     """Write a run's triplets, images inside, as the parquet files that the release trains Stage 2 on.
 
     Example: finer1 export-stage2 miniature stage2
@@ -322,7 +310,7 @@ app.command()(rescore)
 
 @app.command()
 def systems(
-    systems_from: Annotated[str, typer.Option("--from", help="A YAML file with your own entries.")] = "",
+    systems_from: Annotated[str, typer.Option("--from", help="A YAML file with your own entries.")] = ""
 ) -> None:
     """List what would run for each row of the paper's tables, or the entries of your own file.
 
@@ -341,13 +329,11 @@ def systems(
 
 
 @app.command()
-def traps(
-    folder: Annotated[str, typer.Argument(help="A checkout of the release, or the folder of its files.")],
-    words: Annotated[list[str] | None, typer.Argument(
-        help="Data sets, e.g. bird pet.", show_default="those there")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of the options.")] = 0,
-    json_file: Json = None,
-) -> None:
+def traps(folder: Annotated[str, typer.Argument(help="A checkout of the release, or the folder of its files.")],
+          words: Annotated[list[str] | None, typer.Argument(
+              help="Data sets, e.g. bird pet.", show_default="those there")] = None,
+          seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of the options.")] = 0,
+          json_file: Json = None) -> None:
     """Count the traps in the release's evaluation files: the truth first, distractors that contain it, ...
 
     Example: finer1 traps FineR1_ICLR2026 bird pet --json traps.json
@@ -366,8 +352,7 @@ def traps(
 def lesson(
     run_name: Annotated[str, typer.Option(help="Folder of the lesson inside the output root.")] = "lesson",
     output_root: Annotated[str | None, typer.Option(
-        help="Folder for all runs.", show_default="outputs/ in the checkout")] = None,
-) -> None:
+        help="Folder for all runs.", show_default="outputs/ in the checkout")] = None) -> None:
     """Prepare notebooks 04 and 05 for a lesson of 50 minutes, without training.
 
     Runs 00 and 01 of the preset miniature (under a minute), takes adapters and answers from
@@ -398,8 +383,7 @@ def student_copy(
     folder: Annotated[str, typer.Option("--to", metavar="FOLDER", help="Where the copies go.")],
     notebooks: Annotated[list[str] | None, typer.Argument(
         help="Names like 03_tapo, or files; all six if none is given.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing copies.")] = False,
-) -> None:
+    force: Annotated[bool, typer.Option("--force", help="Replace existing copies.")] = False) -> None:
     """Copy notebooks without their solutions and outputs.
 
     Example: finer1 student-copy 03_tapo 04_evaluation --to handout

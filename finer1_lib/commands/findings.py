@@ -52,10 +52,10 @@ def shortly(names: "list[str]", most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def examine(subject: Any, checks: Mapping[str, Check]) -> list[Finding]:
-    """Run the checks {name: function} on a subject: at least one finding per check, in their order."""
-    return [Finding(name, *map(printable, row))
-            for name, check in checks.items() for row in _run(check, subject)]
+def examine(subject: Any, checks: "Mapping[str, Check | tuple[Check, ...]]") -> list[Finding]:
+    """Run the checks {name: one function or several} on a subject: at least a finding each, in their order."""
+    return [Finding(name, *map(printable, row)) for name, parts in checks.items()
+            for check in (parts if isinstance(parts, tuple) else (parts,)) for row in _run(check, subject)]
 
 
 def _run(check: Check, subject: Any) -> list[Row]:

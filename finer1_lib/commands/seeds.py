@@ -1,21 +1,15 @@
 """Pool runs that differ only in seed; intervals account for variance across seeds and across sub-categories.
 
-The seed is that of all notebooks of a run: images, shots, rationales, training and the sample of test images
-change with it. No model is loaded but the text encoder where text_similarity is siglip. The interval is of
-2,000 resamples of
+The seed is of all notebooks: images, shots, rationales, training and test images change with it. The interval
+is of 2,000 resamples of the seeds (each with all that its run answered) and, in each super-category, of the
+sub-categories, the SAME ones for every seed drawn: a sub-category is as hard in one run as in the other.
+Draws of so few vary too little: the deviation of R seeds is stretched by sqrt(R / (R - 1)), that of sub-
+categories to Student's t. Over 400 simulated experiments with three seeds and 40 sub-categories, for seeds
+that differ not at all, a little and much, 95 % intervals contained the truth in 99, 99, 96 % (here), 93, 87,
+73 % (sub-categories alone), 88, 92, 93 % (seeds alone). scipy.stats.bootstrap resamples rows, not the two
+sides of a crossed table.
 
-    seeds            as many as there are, with replacement; a run comes with everything it answered
-    sub-categories   as many as there are in each super-category, with replacement, the SAME ones for every
-                     seed drawn (a sub-category is as hard in one run as in the other)
-
-Draws of so few vary too little: the deviation of R seeds is stretched by sqrt(R / (R - 1)), that of
-sub-categories to Student's t. Over 400 simulated experiments with three seeds and 40 sub-categories, for
-seeds that differ not at all, a little and much, 95 % intervals contained the truth in 99, 99, 96 % (here),
-93, 87, 73 % (sub-categories alone), 88, 92, 93 % (seeds alone). No library has this interval:
-scipy.stats.bootstrap resamples rows, not the two sides of a crossed table.
-
-Source: Owen 2007, "The pigeonhole bootstrap" (doi 10.1214/07-AOAS122): rows and columns of a crossed table
-resampled independently.
+Source: Owen 2007, "The pigeonhole bootstrap" (doi 10.1214/07-AOAS122).
 """
 
 from dataclasses import replace
@@ -51,9 +45,6 @@ class Run(NamedTuple):
     entries: Sequence[Entry]
     scores: Any
     commit: Optional[str]
-
-
-# Reading runs -------------------------------------------------------------------------------------
 
 
 def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[Run]:
@@ -113,9 +104,6 @@ def _read(folder: Path, seed: int) -> Run:
     similar = make_similarity(stage["parameters"].get("text_similarity", "auto"), guide or None)
     scores = score_records(records, [make_scorer("strict", similarity=similar)])
     return Run(folder.name, seed, entries_in(folder), main_reading(scores), stage.get("git_commit"))
-
-
-# Pooling ------------------------------------------------------------------------------------------
 
 
 def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
@@ -214,9 +202,6 @@ def crossed_mean(values: Sequence[Sequence[float]], clusters: Sequence[Sequence]
         parts.append((drawn * (inner @ sums[:, here].T) / (inner @ sizes[:, here].T)).sum(1))
     low, high = np.clip(np.quantile(np.mean(parts, axis=0), [tail, 1 - tail]), lowest, 1.0)
     return replace(known, low=float(min(low, value)), high=float(max(high, value)))
-
-
-# Tables and figure --------------------------------------------------------------------------------
 
 
 def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:

@@ -16,7 +16,7 @@ from finer1_lib.core.files import append_jsonl, atomic_write_json, read_json
 from finer1_lib.runs.chain import NEEDS, STAGES
 
 NAMES = {"bird": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"],
-         "aircraft": ["Bodan Scout", "Kelow Scout", "Lusk Jetliner", "Orm Jetliner"]}  # fmt: skip
+         "aircraft": ["Bodan Scout", "Kelow Scout", "Lusk Jetliner", "Orm Jetliner"]}
 LABELS = {"cot_sft_dapo": "CoT SFT + DAPO", "cot_sft_tapo": "CoT SFT + TAPO"}
 TRAINED = [{"name": n, "label": label, "adapter": f"03_tapo/{n}", "prompt": "cot"}
            for n, label in LABELS.items()]
@@ -44,7 +44,7 @@ def make_run(root, name, seed, right, *, names=NAMES, models=MODELS, **settings)
         outputs = hashing.recorded_hashes(folder)
         needs = {need: read_json(run / need / "stage.json")["digest"] for need in NEEDS[stage]}
         record = {"parameters": parameters, "seed": seed, "needs": needs, "outputs": outputs,
-                  "digest": hashing.digest(outputs), "git_commit": "abc"}  # fmt: skip
+                  "digest": hashing.digest(outputs), "git_commit": "abc"}
         atomic_write_json(folder / "stage.json", record)
     return run
 
@@ -53,12 +53,10 @@ def _records(model, setting, seed, right, names):
     for super_category, group in names.items():
         for place, name in enumerate(group):
             answer = name if right(model, name, setting) else "Some Other"
-            yield {
-                "item_id": f"{name}/{seed}.png", "image_id": f"{name}/{seed}.png", "model": model,
-                "setting": setting, "super_category": super_category, "sub_category": name,
-                "categories": "seen" if place < 2 else "unseen", "option_order": None,
-                "completion": f"<think>a</think><answer>{answer}</answer>",
-            }  # fmt: skip
+            yield {"item_id": f"{name}/{seed}.png", "image_id": f"{name}/{seed}.png", "model": model,
+                   "setting": setting, "super_category": super_category, "sub_category": name,
+                   "categories": "seen" if place < 2 else "unseen", "option_order": None,
+                   "completion": f"<think>a</think><answer>{answer}</answer>"}
 
 
 def only(*names):
@@ -315,7 +313,7 @@ def run_command(monkeypatch, capsys, *words):
 def test_the_command_prints_and_writes(three, tmp_path, monkeypatch, capsys):
     numbers, figure = tmp_path / "new" / "seeds.json", tmp_path / "seeds.png"
     code, out, err = run_command(monkeypatch, capsys, *RUNS, "--output-root", three,
-                                 "--json", str(numbers), "--figure", str(figure))  # fmt: skip
+                                 "--json", str(numbers), "--figure", str(figure))
     assert code == 0 and not err
     assert "mean over seeds" in out and "25.0, 50.0, 75.0" in out and "cannot tell" in out
     assert json.loads(numbers.read_text()) == pool(read_runs(RUNS, three))
@@ -325,7 +323,7 @@ def test_the_command_prints_and_writes(three, tmp_path, monkeypatch, capsys):
 def test_the_command_s_mistakes_are_one_line(three, monkeypatch, capsys):
     for words, message in ((["seed0", "gone"], "'gone' has not finished"), (["seed0"], "at least two"),
                            ([*RUNS, "--figure", "seeds.xyz"], "must end in .png"),
-                           ([*RUNS, "--json", three], "cannot write to")):  # fmt: skip
+                           ([*RUNS, "--json", three], "cannot write to")):
         code, _, err = run_command(monkeypatch, capsys, *words, "--output-root", three)
         assert code == 2 and err.startswith("finer1: ") and err.count("\n") == 1 and message in err
 

@@ -34,7 +34,6 @@ TEACHER = {  # a large teacher reads and writes as a model that is evaluated doe
     "batch_size": "teacher_batch", "max_new_tokens": "teacher_max_tokens", "load_in_4bit": "teacher_4bit",
     "max_pixels": "max_pixels", "min_pixels": "min_pixels"}
 
-# What is loaded -----------------------------------------------------------------------------------
 
 def systems(subject: Subject) -> list[Row]:
     """Every system and every one of more_models is known, would run, and has what it needs."""
@@ -120,8 +119,6 @@ def key(subject: Subject) -> list[Row]:
     return rows or [passed(f"{endpoint.model} at {endpoint.address}, {how}")]
 
 
-# What is installed --------------------------------------------------------------------------------
-
 def versions(subject: Subject) -> list[Row]:
     """The installed packages are within the kit's ranges, and those that it was tested with."""
     from packaging.requirements import Requirement
@@ -151,7 +148,8 @@ def versions(subject: Subject) -> list[Row]:
              if found is not None and found != tested.get(name, found)]
     if other:
         rows.append(warn(f"{len(other)} packages differ from those that the kit was tested with",
-                         shortly(other, most=6), "install with -c constraints.txt, or report them with the numbers"))
+                         shortly(other, most=6),
+                         "install with -c constraints.txt, or report them with the numbers"))
     return rows or [passed(f"{len(seen)} packages, all as tested", "constraints.txt" if tested else "")]
 
 
@@ -161,8 +159,6 @@ def _version(package: str) -> Optional[str]:
     except importlib.metadata.PackageNotFoundError:
         return None
 
-
-# Room ---------------------------------------------------------------------------------------------
 
 def disk(subject: Subject) -> list[Row]:
     """Room for the weights that are downloaded, kept, and written while training."""
@@ -185,12 +181,11 @@ def disk(subject: Subject) -> list[Row]:
     needs[_existing(subject.run_dir)] += models * each + KEPT * 12 * trained
     rows = []
     for folder, need in needs.items():
-        free = shutil.disk_usage(folder).free
-        what = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed"
-        rows.append(judged(free >= need + RESERVE, what, str(folder),
-                           "make room, or name another --output-root (HF_HOME for downloads)")
-                    if os.access(folder, os.W_OK) else
-                    fail("no permission to write", str(folder), "ask its owner, or name another --output-root"))
+        free, ours = shutil.disk_usage(folder).free, os.access(folder, os.W_OK)
+        what = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed" if ours else "no permission to write"
+        fix = "make room (HF_HOME: for downloads)" if ours else "ask its owner"
+        rows.append(judged(ours and free >= need + RESERVE, what, str(folder),
+                           f"{fix}, or name another --output-root"))
     return rows
 
 

@@ -60,7 +60,7 @@ class Subject:
                  progress: Progress = lambda what, done, total: None) -> None:
         self.plan, self.quick, self.gpu_bytes, self.progress = plan, quick, gpu_bytes, progress
         self.values: Values = plan.parameters[DATA]
-        self.words: list[str] = list(self.values.get("data_sets", []))  # of the paper; [] for a folder's images
+        self.words: list[str] = list(self.values.get("data_sets", []))  # of the paper
         self.run_dir: Path = plan.run_dir
 
     def get(self, stage: str, name: str, default: Any = None) -> Any:
@@ -186,15 +186,16 @@ class Subject:
     def _shots(self, found: Listed) -> Listed:
         there, lists = set(found.table["super_category"]), {}
         with suppress(NotYet):  # images can be opened and counted all the same
-            lists = {word: one for word, one in self.release.lists.items() if word in there} if self.release else {}
-        draw = partial(assign_shots, found.table, lists, **self._options())
+            lists = self.release.lists if self.release else {}
+        draw = partial(assign_shots, found.table, {word: one for word, one in lists.items() if word in there},
+                       **self._options())
         try:  # the image of a rationale that exists already is shot 0 of its sub-category
             first = {(one["super_category"], one["sub_category"]): one["image_id"]
                      for one in self._given(sorted(there), found.table)}
             return found._replace(table=draw(first=first))
         except NotYet:
             return found._replace(table=draw())
-        except UserError as error:  # a mistake in the rationales must not keep the other checks from the images
+        except UserError as error:  # of the rationales: the other checks still get the images
             row = told(error, f"{DATA}.rationales_file")
             return found._replace(table=draw(), rows=[*found.rows, row])
 
@@ -241,9 +242,6 @@ class Subject:
         return pandas.read_parquet(self.made / "triplets.parquet") if self.made else None
 
 
-# Listing the sources ------------------------------------------------------------------------------
-
-
 def words_there(values: Values, root: Path) -> list[str]:
     """Those of the named data sets whose images are on the disk."""
     copies = copies_named(values["hub_copies"])
@@ -259,7 +257,8 @@ def list_data_sets(root: Path, values: Values, progress: Progress) -> Listed:
     broken: dict[str, str] = {}
     found = [_data_set(word, root, values, broken, progress) for word in values["data_sets"]]
     tables = [table for table, _ in found if table is not None]
-    return Listed(pandas.concat(tables, ignore_index=True) if tables else None, [row for _, row in found], broken)
+    whole = pandas.concat(tables, ignore_index=True) if tables else None
+    return Listed(whole, [row for _, row in found], broken)
 
 
 def _data_set(word: str, root: Path, values: Values, broken: dict[str, str],

@@ -72,18 +72,8 @@ def _trained_on(subject: Subject) -> tuple[list[tuple[str, str]], list[str]]:
     return texts, images
 
 
-def truth_places(subject: Subject) -> list[Row]:
-    """The place of the truth among the options shown, and of the label among the rationales' candidates."""
-    rows = []
-    for check in (_options, _candidates):
-        try:
-            rows += check(subject)
-        except NotYet as reason:
-            rows.append(Row("skip", str(reason)))
-    return rows
-
-
-def _options(subject: Subject) -> list[Row]:
+def options(subject: Subject) -> list[Row]:
+    """The place of the truth among the options shown."""
     from scipy.stats import chisquare
 
     items, orders = subject.items, subject.get(EVALUATION, "option_orders")
@@ -99,16 +89,17 @@ def _options(subject: Subject) -> list[Row]:
             continue  # the shuffled order, turned to every place
         found = Counter(shown_options(one, order, seed).index(one["sub_category"]) for one in items)
         counts = [found[place] for place in range(4)]
-        text = f"{order}: the truth is first to fourth in {', '.join(f'{one / len(items):.0%}' for one in counts)}"
+        shares = [f"{count / len(items):.0%}" for count in counts]
+        text = f"{order}: the truth is first to fourth in {', '.join(shares)}"
         if order == "release":  # `check_orders` requires the shuffled order beside it
-            rows.append(passed(f"{text}: there \"always the first\" scores {counts[0] / len(items):.0%}", where))
+            rows.append(passed(f"{text}: there \"always the first\" scores {shares[0]}", where))
         else:
             rows.append(judged(chisquare(counts).pvalue >= CHANCE, f"{text} of {len(items)} questions", where,
                                "not by chance so uneven: take another seed of 04_evaluation"))
     return rows
 
 
-def _candidates(subject: Subject) -> list[Row]:
+def candidates(subject: Subject) -> list[Row]:
     """The label's place among the candidates of the rationales that are trained on."""
     named = [[same_name(table_for(one["super_category"], one["sub_category"]), name, one["sub_category"])
               for name in one["candidates"]] for one in subject.rationales]

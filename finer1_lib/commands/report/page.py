@@ -41,6 +41,8 @@ SECTIONS = {"run": "What this run is", "results": "Results", "differences": "Whi
             "traces": "Reasoning traces", "probing": "Probing", "training": "Training by reinforcement (03)",
             "stage1": "Stage 1 and forgetting (02)", "data": "Data (01)", "world": "World (00)",
             "parameters": "Parameters", "cost": "Times, memory and versions", "rows": "All rows"}
+_TABLES = {"results": ("main", "faults"), "differences": ("differences", "orderings", "paper"),
+           "traces": ("traces",), "probing": ("probing",)}  # a section without any is left out
 _OF_STAGE = dict(zip(STAGES, ("world", "data", "stage1", "training", "results", "probing")))
 _RECORDED = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
 _ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
@@ -89,46 +91,37 @@ def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mappi
             for scorer in ("strict", "official")]
     faults = [_half(fault_table(rows, setting, labels), setting, kind)
               for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
-    parts = {"results": {"main": [table for table in main if table[2]],
-                         "faults": [table for table in faults if table[2]]},
-             "differences": dict.fromkeys(("differences", "orderings", "paper")),
-             "traces": {"traces": None}, "probing": {"probing": None}}
-    if "04_evaluation" in records:
-        parts["differences"] = {"differences": _differences(run_dir, labels), "paper": _paper(run_dir),
-                                "orderings": _orderings(run_dir, labels)}
-        parts["traces"] = {"traces": _traces(run_dir, labels, guide)}
-    if "05_probing" in records:
-        parts["probing"] = {"probing": _probing(run_dir, rows, labels)}
-    shown = {key: bool(found or any(parts.get(key, {}).values())) for key, found in images.items()}
+    evaluated = "04_evaluation" in records
+    tables = {
+        "main": [table for table in main if table[2]], "faults": [table for table in faults if table[2]],
+        "differences": _differences(run_dir, labels) if evaluated else None,
+        "orderings": _orderings(run_dir, labels) if evaluated else None,
+        "paper": _paper(run_dir) if evaluated else None,
+        "traces": _traces(run_dir, labels, guide) if evaluated else None,
+        "probing": _probing(run_dir, rows, labels) if "05_probing" in records else None}
+    shown = {key: found or any(tables[name] for name in _TABLES.get(key, ())) for key, found in images.items()}
     shown |= {"run": True, "parameters": True, "cost": True, "rows": bool(rows)}
     counts = {row["categories"]: row["n"] for row in rows if row["dataset"] == "average"
               and (row["setting"], row["metric"]) in {column[:2] for column in MAIN_SETTINGS}}
     last = list(records.values())[-1] if records else {}
+    commit = last.get("git_commit") or "no checkout"
     return {
-        **{name: found for named in parts.values() for name, found in named.items()},
-        "run": run_dir.name,
-        "partial": coverage_of(run_dir),
-        "facts": _facts(run_dir, records, labels, data, bool(guide)),
-        "guided": bool(guide),
+        **tables, "run": run_dir.name, "partial": coverage_of(run_dir), "guided": bool(guide),
+        "images": images, "stages": list(records), "last": last, "commit": commit, "trace_style": STYLE,
+        "facts": _facts(run_dir, records, labels, data),
         "absent": [stage for stage in STAGES if stage not in records],
         "sections": {key: title for key, title in SECTIONS.items() if shown[key]},
-        "images": images,
         "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
-        "parameters": [(stage, [[name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
-                                for name, value in record["parameters"].items()])
-                       for stage, record in records.items()],
+        "parameters": {stage: [[key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+                               for key, value in record["parameters"].items()]
+                       for stage, record in records.items()},
         "costs": [[stage, f"{record['seconds'] / 60:.1f}", record["opened"],
                    ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items()),
                    record["device"], record["written"]] for stage, record in records.items()],
-        "versions": [*last["versions"].items(), ("git commit", _commit(last))] if last else [],
+        "versions": [*last["versions"].items(), ("git commit", commit)] if last else [],
         "keys": KEYS,
         "rows": [["" if row[key] is None else round(row[key], 4) if isinstance(row[key], float) else row[key]
-                  for key in KEYS] for row in rows],
-        "trace_style": STYLE,
-    }
-
-
-# Tables --------------------------------------------------------------------------------------------
+                  for key in KEYS] for row in rows]}
 
 
 def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any]]]:
@@ -256,45 +249,25 @@ def _paper(run_dir: Path) -> dict[str, Any]:
     return {"refused": "", "titles": titles, "rows": rows, "notes": comparison.notes(found)}
 
 
-# Words and traces ----------------------------------------------------------------------------------
-
-
-def _commit(record: Mapping) -> str:
-    return record.get("git_commit") or "no checkout"
-
-
-def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, str], data: Mapping[str, Any],
-           guided: bool) -> list[tuple[str, Any]]:
-    """Names and values for the top of the page, as far as the finished stages have them."""
-    if not records:
-        return [("stages finished", "none")]
+def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, str],
+           data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the top of the page says, as far as the finished stages have it; false where they have not."""
     numbers = {stage: read_json(run_dir / stage / "metrics.json") for stage in records}
-    counts, scores, last = numbers.get("01_data", {}), numbers.get("04_evaluation"), list(records.values())[-1]
+    counts, scores = numbers.get("01_data", {}), numbers.get("04_evaluation", {})
     taken = {stage: record["imported_from"] for stage, record in records.items() if "imported_from" in record}
     own = [record for stage, record in records.items() if stage not in taken]
-    if answers := read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from"):
+    if records and (answers := read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from")):
         taken["the answers of 04_evaluation"] = answers
-    world = "" if "01_data" not in records else ", ".join((
-        "the user's own images" if records["01_data"]["parameters"].get("image_root") else "drawn by notebook 00",
-        "with a field guide, so that the claims of a trace can be checked" if guided else "without a field guide"))
-    memory = max((value for record in own for value in record["peak_memory_gb"].values()), default=0)
-    facts = {
-        "run": run_dir.name,
-        "seed": ", ".join(dict.fromkeys(str(record["seed"]) for record in records.values())),
-        "world": world,
-        "super-categories": ", ".join(map(str, data.get("super_categories", []))) if counts else "",
-        "sub-categories": f"{counts['seen']} seen in training, {counts['unseen']} unseen"
-                          if {"seen", "unseen"} <= set(counts) else "",
-        "models": "; ".join(labels.values()) if scores else "",
-        "similarity of names": scores.get("similarity", "-") if scores else "",
-        "not of this machine": f"{', '.join(taken)}: imported from {', '.join(dict.fromkeys(taken.values()))}"
-                               if taken else "",
-        "time and memory": f"{sum(record['seconds'] for record in own) / 60:.0f} min, at most {memory:.1f} GB, "
-                           f"{last['device']}",
-        "finished": last["written"],
-        "commit": _commit(last),
+    return {
+        "seeds": dict.fromkeys(record["seed"] for record in records.values()),
+        "own_images": "01_data" in records and records["01_data"]["parameters"].get("image_root"),
+        "kinds": data.get("super_categories", []) if counts else [],
+        "counts": counts if {"seen", "unseen"} <= set(counts) else {},
+        "models": labels.values() if scores else [], "similarity": scores.get("similarity", "-"),
+        "taken": taken, "origins": dict.fromkeys(taken.values()),
+        "minutes": f"{sum(record['seconds'] for record in own) / 60:.0f}",
+        "memory": f"{max((most for one in own for most in one['peak_memory_gb'].values()), default=0):.1f}",
     }
-    return [(name, value) for name, value in facts.items() if value != ""]
 
 
 def _traces(run_dir: Path, labels: Mapping[str, str], guide: Mapping[str, Any]) -> Any:
@@ -307,8 +280,6 @@ def _traces(run_dir: Path, labels: Mapping[str, str], guide: Mapping[str, Any]) 
     root = run_dir / read_json(run_dir / "01_data" / "data.json").get("image_root", "")
     examples = choose_examples(records, guide=guide, labels=labels, number=EXAMPLES,
                                seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])
-    if not examples:
-        return {"legend": "", "note": "No two open-world traces of this run make a pair.", "groups": []}
     missing, pairs, groups = set(), defaultdict(list), defaultdict(list)
     for example in examples:
         try:
@@ -317,19 +288,13 @@ def _traces(run_dir: Path, labels: Mapping[str, str], guide: Mapping[str, Any]) 
             image = None
             missing.add(example["image_id"])
         pairs[example["pair"]].append((example["role"], card(example, image)))
-    note = f"{len(examples)} open-world traces, chosen in turn from every kind: read shares from the figures."
-    if is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file():
-        note += " More of them, with filters: 05_probing/traces.html."
-    if missing:
-        note += f" {len(missing)} of the images are no longer where this run found them: they are not shown."
     for cards in pairs.values():
         heading = ("The same image before and after training" if cards[0][0] == "before"
                    else "Wrong and right, side by side")
         groups[heading].append("".join(text for _, text in cards))
-    return {"legend": legend(guide), "note": note, "groups": list(groups.items())}
-
-
-# Figures -------------------------------------------------------------------------------------------
+    more = is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file()
+    return {"legend": legend(guide), "number": len(examples), "missing": len(missing), "more": more,
+            "groups": groups}
 
 
 @functools.cache
