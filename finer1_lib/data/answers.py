@@ -101,7 +101,7 @@ def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
 
 
 def stated(answer: str, word: str) -> str:
-    """The name that a plain sentence states ("The bird is a Rock Wren." -> "a Rock Wren"), else the answer."""
+    """The name that a plain sentence states ("The bird is a Rock Wren." -> "a Rock Wren"), or the answer."""
     text = " ".join(forms(answer)[-1].replace("*", "").split())  # "**Answer:** a Rock Wren"
     found = _sentence(word).match(text)
     return text[found.end() :] if found else answer

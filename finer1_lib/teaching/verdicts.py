@@ -73,7 +73,7 @@ def by_number(answer: Any, cases: Mapping[str, float], share: float = 0.02) -> s
 
 
 def by_trials(function: Any, label: str, trials: Iterable[tuple[str, bool, str]]) -> tuple[str, dict]:
-    """(key, values) of the first (text, what a student's function must say of it, key) that fails, or right."""
+    """(key, values) of the first (text, what a student's function must say of it, key) that fails."""
     failed = ((key, text) for text, wanted, key in trials if bool(run(function, text, label)) != wanted)
     key, text = next(failed, ("right", ""))
     return key, {"text": text, "label": label}
