@@ -42,25 +42,15 @@ def read_guide(path, table=None) -> dict:
 
 def _form_faults(guide: Any) -> list[str]:
     """What of a guide is missing or of another type, a line each."""
-    from pydantic import BaseModel, ValidationError, conlist
+    from pydantic import ValidationError, conlist, create_model
 
-    class Rules(BaseModel):
-        attributes: dict[str, conlist(str, min_length=1)]
-        genus_attributes: list[str]
-
-    class Entry(BaseModel):
-        super_category: str
-        genus: str
-        attributes: dict[str, str]
-
-    class Guide(BaseModel):
-        super_categories: dict[str, Rules]
-        sub_categories: dict[str, Entry]
-        seen: list[str]
-        unseen: list[str]
-
+    names, values = (list[str], ...), dict[str, conlist(str, min_length=1)]
+    rules = create_model("Rules", attributes=(values, ...), genus_attributes=names)
+    entry = create_model("Entry", super_category=(str, ...), genus=(str, ...), attributes=(dict[str, str], ...))
+    form = create_model("Guide", super_categories=(dict[str, rules], ...), sub_categories=(dict[str, entry], ...),
+                        seen=names, unseen=names)
     try:
-        Guide.model_validate(guide)
+        form.model_validate(guide)
         return []
     except ValidationError as error:
         return [f"{' > '.join(map(str, one['loc'])) or 'the guide'}: {one['msg'].lower()}"
