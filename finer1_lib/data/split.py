@@ -63,7 +63,7 @@ def split_table(table, lists: Optional[Mapping[str, Mapping]] = None, *, seed: i
                 order.sort(key=lambda index: table.at[index, "image_id"] != wanted)  # stable: the others stay
                 if not order or table.at[order[0], "image_id"] != wanted:
                     raise UserError(f"{word}/{name}: its rationale's image is not a training image of it")
-            needed = (num_shots if is_seen else 0) + (not official) * (1 if is_seen else 2)
+            needed = num_shots * is_seen if official else (num_shots + 1 if is_seen else 2)
             if len(order) < needed:
                 kind = f"a seen one with {num_shots} shots" if is_seen else "an unseen one"
                 thin[f"{kind} needs {needed}{' to train on' * official}"].append(f"{name} ({len(order)})")

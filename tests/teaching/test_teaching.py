@@ -156,7 +156,7 @@ def test_every_exercise_has_a_planted_mistake():
 
 
 NONSENSE = ("'what?'", "float('nan')", "object()", "[]", "{}", "lambda *a: 1 / 0", "lambda *a: 'x'",
-            "lambda *a: [7]", "lambda *a: 7", "lambda *a: [[[]]]", "-7")  # fmt: skip
+            "lambda *a: [7]", "lambda *a: 7", "lambda *a: [[[]]]", "-7")
 
 
 @pytest.mark.parametrize(("stage", "number"), EACH)
