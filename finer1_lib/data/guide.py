@@ -5,13 +5,17 @@ from what the base has read in its evidence, not in its wording.
 """
 
 import random
-from typing import Any, Callable, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence, Union
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import parse_json, read_text
 from finer1_lib.data.rationales.filters import write_rationale
 
+if TYPE_CHECKING:
+    import numpy
+
 Similarity = Callable[[str, str, str], float]  # super_category, one sub_category, another: larger is nearer
+Shuffler = Union[random.Random, "numpy.random.Generator"]
 
 
 def read_guide(path, table=None) -> dict:
@@ -93,12 +97,6 @@ def describe(super_category: str, attributes: dict[str, str], rng: random.Random
     return (f"{'An' if super_category[0] in 'aeiou' else 'A'} {super_category.lower()} with {claims}.",
             f"{super_category}: {', '.join(f'{name} {value}' for name, value in items)}.",
             f"The {super_category} shows {claims}.", f"<analysis>{claims}</analysis>")[rng.randrange(4)]
-
-
-class Shuffler(Protocol):
-    """What is needed of a random source: `random.Random` and `numpy.random.Generator` both have it."""
-
-    def shuffle(self, x: list) -> None: ...
 
 
 def claim(attribute: str, value: str) -> str:

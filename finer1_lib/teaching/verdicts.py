@@ -24,11 +24,6 @@ class _Verdict(Exception):
     """Ends a check early with this line."""
 
 
-def not_yet(why: str) -> str:
-    """The answer is wrong in a way that no text of the exercise foresees."""
-    return f"not yet: {why}"
-
-
 def check(function: Callable[..., Any]) -> Callable[..., str]:
     """A check that puts into words what a function returns: a key of its texts, or a key and what fills them.
 
@@ -45,7 +40,7 @@ def check(function: Callable[..., Any]) -> Callable[..., str]:
         except _Verdict as verdict:
             return str(verdict)
         except Exception as error:
-            return not_yet(f"this kind of answer cannot be checked ({type(error).__name__}: {error})")
+            return f"not yet: this kind of answer cannot be checked ({type(error).__name__}: {error})"
 
     return checked
 
@@ -57,7 +52,7 @@ def number(answer: Any) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise _Verdict(not_yet(f"a number is needed, not {_short(answer)}"))
+        raise _Verdict(f"not yet: a number is needed, not {_short(answer)}")
     return value
 
 
@@ -85,14 +80,14 @@ def run(function: Any, *arguments: Any) -> Any:
     Not a function, an exception or None ends the check with a line that says so.
     """
     if not callable(function):
-        raise _Verdict(not_yet(f"a function is needed, not {_short(function)}"))
+        raise _Verdict(f"not yet: a function is needed, not {_short(function)}")
     shown = ", ".join(map(_short, arguments))
     try:
         found = function(*copy.deepcopy(arguments))
     except Exception as error:
         message = (str(error).strip().splitlines() or [""])[0][:100]
         stopped = f"{function.__name__}({shown}) stopped with {type(error).__name__}: {message}"
-        raise _Verdict(not_yet(stopped)) from error
+        raise _Verdict(f"not yet: {stopped}") from error
     if found is None:
         raise _Verdict(f"{NOT_TRIED}, or nothing is returned for {shown}")
     return found
