@@ -118,10 +118,8 @@ def find_source(stage: Stage, image_root: str, data_root: str, data_sets: Sequen
                         "name some in data_sets")
     drawn = not (image_root or data_sets)
     root = stage.input(f"{WORLD}/images") if drawn else Path(image_root or data_root).expanduser().resolve()
-    guide_path = Path(guide_file).expanduser() if guide_file else None
-    if drawn and not guide_file:
-        guide_path = stage.input(f"{WORLD}/guide.json")
-    return Source(stage, root, guide_path, data_sets, drawn)
+    own_guide = stage.input(f"{WORLD}/guide.json") if drawn and not guide_file else None
+    return Source(stage, root, Path(guide_file).expanduser() if guide_file else own_guide, data_sets, drawn)
 
 
 def progress_every(stage: Stage, label: str, step: int = 200) -> Callable[[int, int], Any]:
@@ -172,18 +170,18 @@ def read_data_sets(words: Sequence[str], data_root: "str | Path", *, hub_copies:
         raise UserError(f"data_root {str(data_root)!r} is not a folder; give the one that holds data sets")
     found, told, missing = [], {}, {}
     for word in words:
-        data_set = DATA_SETS[word]
-        if word in copies:
-            try:
+        data_set, source = DATA_SETS[word], "archive"
+        try:
+            if word in copies:
                 pictures, commit = read_hub_copy(data_set, root, copies[word], progress=progress)
-            except NotToBeHad as error:
-                missing[word] = str(error)
-                continue
-            source = f"hub {data_set.hub.name}@{commit}"
-        elif (folder := find_archive(data_set, root)) is not None:
-            pictures, source = read_archive(data_set, folder, allow_incomplete), "archive"
-        else:
-            missing[word] = f"no {' or '.join(data_set.folders)} below {root.name or root}: {data_set.how}"
+                source = f"hub {data_set.hub.name}@{commit}"
+            elif folder := find_archive(data_set, root):
+                pictures = read_archive(data_set, folder, allow_incomplete)
+            else:
+                folders = " or ".join(data_set.folders)
+                raise NotToBeHad(f"no {folders} below {root.name or root}: {data_set.how}")
+        except NotToBeHad as error:
+            missing[word] = str(error)
             continue
         told[word] = {"source": source, **_counted(data_set, pictures, allow_incomplete)}
         found += [(word, picture) for picture in pictures]
@@ -220,16 +218,15 @@ def _copies(words: Sequence[str], hub_copies: Sequence[str]) -> dict[str, Option
 
 def _counted(data_set: DataSet, pictures: Sequence[Picture], allow_incomplete: bool) -> dict[str, Any]:
     """How many there are, compared with the official counts and names."""
-    splits = [picture.split for picture in pictures]
-    found = {"classes": len({picture.sub_category for picture in pictures}),
-             "train": splits.count("train"), "test": splits.count("test")}
-    wanted = {"classes": data_set.classes, "train": data_set.train, "test": data_set.test}
-    if foreign := sorted({picture.sub_category for picture in pictures} - official_names(data_set.word)):
+    names, splits = {one.sub_category for one in pictures}, [one.split for one in pictures]
+    found = {"classes": len(names), "train": splits.count("train"), "test": splits.count("test")}
+    if foreign := sorted(names - official_names(data_set.word)):
         raise UserError(f"{data_set.title}: {foreign[0]!r} is none of its {data_set.classes} sub-categories: "
                         f"not the official data set; {data_set.how}")
     if len({picture.file for picture in pictures}) != len(pictures):
         raise UserError(f"{data_set.title}: its lists name one image twice; unpack it again")
-    wrong = ", ".join(f"{found[key]} in place of {wanted[key]} ({key})" for key in wanted
+    wanted = {key: getattr(data_set, key) for key in found}
+    wrong = ", ".join(f"{found[key]} in place of {wanted[key]} ({key})" for key in found
                       if found[key] != wanted[key])
     if wrong and not allow_incomplete:
         raise UserError(f"{data_set.title}: {wrong}: not the official data set; complete it, or set "

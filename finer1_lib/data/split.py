@@ -63,7 +63,7 @@ def split_table(table, lists: Optional[Mapping[str, Mapping]] = None, *, seed: i
                 order.sort(key=lambda index: table.at[index, "image_id"] != wanted)  # stable: the others stay
                 if not order or table.at[order[0], "image_id"] != wanted:
                     raise UserError(f"{word}/{name}: its rationale's image is not a training image of it")
-            needed = (num_shots if is_seen else 0) + (not official) * (1 if is_seen else 2)
+            needed = num_shots * is_seen if official else (num_shots + 1 if is_seen else 2)
             if len(order) < needed:
                 kind = f"a seen one with {num_shots} shots" if is_seen else "an unseen one"
                 thin[f"{kind} needs {needed}{' to train on' * official}"].append(f"{name} ({len(order)})")
@@ -76,13 +76,13 @@ def split_table(table, lists: Optional[Mapping[str, Mapping]] = None, *, seed: i
                 table.loc[order, "split"] = ["train"] * train + ["test"] * (len(order) - train)
         if thin:
             told = ", ".join(f"{need}: {', '.join(names)}" for need, names in thin.items())
-            fix = "complete the data set or lower num_shots" if official else "add some or take the folders out"
-            faults.append(f"{word}: {sum(map(len, thin.values()))} sub-categories have too few images ({told}); "
-                          f"{fix}")
+            number = sum(map(len, thin.values()))
+            fix = "complete it or lower num_shots" if official else "add some or take the folders out"
+            faults.append(f"{word}: {number} sub-categories have too few images ({told}); {fix}")
     if faults:
         raise UserError(" | ".join(faults))
     if first:
-        raise UserError("a rationale speaks of {}/{}, which is not a seen sub-category here".format(*min(first)))
+        raise UserError(f"a rationale speaks of {'/'.join(min(first))}, which is not a seen sub-category here")
     return table[COLUMNS]
 
 
@@ -103,16 +103,16 @@ def seen_names(super_category: str, names: list[str], seed: int, seen_share: flo
         if both := sorted(seen & unseen):
             raise UserError(f"{super_category}: {both[0]!r} is both seen and unseen in the lists")
         if odd := sorted(set(names) - seen - unseen):
-            raise UserError(f"{super_category}: {odd[0]!r} is neither seen nor unseen in the lists: take its own "
-                            "lists")
+            raise UserError(f"{super_category}: {odd[0]!r} is neither seen nor unseen in the lists: take its "
+                            "own lists")
         seen &= set(names)
     else:
         order = list(names)
         random.Random(f"{seed}/seen/{super_category}").shuffle(order)
         seen = set(order[: int(seen_share * len(order) + 1e-9)])
     if len(seen) < 2 or len(seen) == len(names):
-        raise UserError(f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are 2 "
-                        "seen (a negative needs another one) and 1 unseen: change seen_share or add folders")
+        raise UserError(f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are "
+                        "2 seen (a negative needs another one) and 1 unseen: change seen_share or add folders")
     return seen
 
 
@@ -140,9 +140,10 @@ def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_cla
             order = images.sort_values("image_id").to_dict("records")
             random.Random(f"{seed}/items/{super_category}/{sub_category}").shuffle(order)
             for row in order[: images_per_class or None]:
-                item = {"item_id": row["image_id"], "image_id": row["image_id"], "super_category": super_category,
-                        "sub_category": sub_category, "categories": row["categories"],
-                        "question": question_for(super_category), "options": [sub_category, *reversed(near)]}
+                item = {"item_id": row["image_id"], "image_id": row["image_id"],
+                        "super_category": super_category, "sub_category": sub_category,
+                        "categories": row["categories"], "question": question_for(super_category),
+                        "options": [sub_category, *reversed(near)]}
                 if super_category in official:
                     item["release_path"] = release_path(super_category, row["image_id"])
                 items.append(item)

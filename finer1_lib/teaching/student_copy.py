@@ -17,8 +17,8 @@ from finer1_lib.core.files import atomic_write_text
 from finer1_lib.runs.chain import STAGES
 from finer1_lib.runs.parameters import nearest
 
-NOTE = ("*A student copy: the solutions of the exercises are left out. Put your answers into the cells that say"
-        " `# yours`; the check after each says what is right, and names the usual mistake.*")
+NOTE = ("*A student copy: the solutions of the exercises are left out. Put your answers into the cells that "
+        "say `# yours`; the check after each says what is right, and names the usual mistake.*")
 
 
 def find_notebooks(kit: Path, names: Sequence[str]) -> list[Path]:

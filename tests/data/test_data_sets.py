@@ -55,7 +55,7 @@ def read(root, words=WORDS, **options):
     (names.aircraft_name, "A340-600", "Airbus A340-600"), (names.aircraft_name, "F-16A/B", "F-16A/B"),
     (names.aircraft_name, "F/A-18", "F/A-18"), (names.aircraft_name, "ATR-42", "ATR-42"),
     (names.aircraft_name, "BAE 146-200", "BAE 146-200"),
-])  # fmt: skip
+])
 def test_name_rules(rule, key, name):
     assert rule(key) == name
 

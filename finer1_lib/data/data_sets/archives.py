@@ -18,6 +18,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 from finer1_lib.core import files
 from finer1_lib.core.errors import UserError, first_line
+from finer1_lib.core.images import _unreadable
 from finer1_lib.core.network import settings_named
 from finer1_lib.data.data_sets.catalogue import (
     DATA_SETS, DataSet, aircraft_name, bird_name, dog_name, flower_name, name_of_label, pet_name)
@@ -46,11 +47,7 @@ def find_archive(data_set: DataSet, data_root: "str | Path") -> Optional[Path]:
         return next((root / place for place in places for marker in data_set.marker
                      if (root / place / marker).is_file()), None)
     except OSError as error:
-        raise _closed(error) from None
-
-
-def _closed(error: OSError) -> UserError:
-    return UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable")
+        raise _unreadable(error, Path(data_root)) from None
 
 
 def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False) -> list[Picture]:
@@ -72,7 +69,7 @@ def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False
         held = {file for parent in {picture.file.parent for picture in pictures} if parent.is_dir()
                 for file in parent.iterdir()}
     except OSError as error:
-        raise _closed(error) from None
+        raise _unreadable(error, folder) from None
     absent = [picture for picture in pictures if picture.file not in held]
     if absent and not allow_incomplete:
         raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed images are not there, "
