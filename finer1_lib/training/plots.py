@@ -54,7 +54,8 @@ def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
     from matplotlib.patches import Patch
 
     names = [column for column, *_ in PARTS]
-    parts = pandas.DataFrame([{"model": model, **log[names].mean(), "steps": len(log)} for model, log in logs.items()])
+    parts = pandas.DataFrame([{"model": model, **log[names].mean(), "steps": len(log)}
+                              for model, log in logs.items()])
     parts["seconds"] = parts[names].sum(axis=1)
     fig, (axis,) = _panels(1, width=9.0, height=0.7 * len(parts) + 1.9)
     for place, row in enumerate(parts.to_dict("records")):
@@ -120,7 +121,8 @@ def failure_findings(log: Any, max_new_tokens: int) -> str:
     `max_new_tokens` is the limit of the rollouts.
     """
     numbers = log.select_dtypes("number")
-    first, last = (numbers.apply(lambda column: getattr(column.dropna(), end)(3).mean()) for end in ("head", "tail"))
+    first = numbers.apply(lambda column: column.dropna().head(3).mean())
+    last = numbers.apply(lambda column: column.dropna().tail(3).mean())
     told = {name: f"{first[name]:{form}} to {last[name]:{form}}" for name, form in (
         ("entropy", ".2f"), ("divergence", ".2f"), ("length", ".0f"), ("format_rate", ".0%"),
         ("kept_share", ".0%"), ("accuracy", ".0%"), ("accuracy_strict", ".0%"))}

@@ -16,10 +16,8 @@ from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
 from finer1_lib.data.rationales.filters import flaws, reasons_of
 from finer1_lib.data.rationales.making import attempt_seed, kept_concepts, own_and_foreign, query_until_good
-from finer1_lib.data.rationales.parsing import (
-    CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines, check_claims, parse, predicts, release_layout,
-    thinking,
-)  # fmt: skip
+from finer1_lib.data.rationales.parsing import (CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines,
+                                                check_claims, parse, predicts, release_layout, thinking)
 from finer1_lib.data.rationales.teachers import Row, Teacher
 
 if TYPE_CHECKING:
@@ -277,8 +275,9 @@ def steps(filters: Sequence[Mapping], orders: Sequence[Mapping],
     """
     order, given = {row["order"]: row for row in orders}, {row["concepts"]: row for row in concepts}
     flaw = {"not_well_formed": "not well-formed", "prompt_leak": "gives the prompt away", "all": "any of these"}
-    pairs = [("all filters" if row["off"] == "all" else "its filter", flaw.get(row["off"], row["off"].replace("_", " ")),
-              {key: row[f"on_{key}"] for key in ("value", "low", "high", "n")}, row) for row in filters]
+    pairs = [("all filters" if off == "all" else "its filter", flaw.get(off, off.replace("_", " ")),
+              {key: row[f"on_{key}"] for key in ("value", "low", "high", "n")}, row)
+             for row in filters for off in [row["off"]]]
     pairs.append(("shuffled candidates", "label stands first", order["shuffled"], order["teacher's"]))
     pairs += [(f"concepts chosen; off: {other}", "an attribute misread", given["chosen"], given[other])
               for other in ("none", "all named") if concepts]
