@@ -35,6 +35,7 @@ METRICS = {"attributes_seen": "attributes named from the image",
            "name_from_attributes": "name given a description",
            "reasoning_in_text": "four-part reasoning in text"}
 OPEN_WORLD, BASE = "open_world", "base"
+DATA = {"answers": ("answer-only", "answer_open"), "cot": ("CoT", "cot_open")}  # label, registered prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Setting:
     hard: bool = False  # at a learning rate that overwrites the base's own behaviour
 
     def __post_init__(self) -> None:
-        for what, value, known in (("data", self.data, ("answers", "cot")), ("finetuning", self.kind, KINDS)):
-            if value not in known:
-                raise UserError(f"{what} {value!r}: one of {', '.join(known)}")
+        Trainable(self.kind)  # refuses an unknown kind
+        if self.data not in DATA:
+            raise UserError(f"data {self.data!r}: one of {', '.join(DATA)}")
 
     @property
     def name(self) -> str:
@@ -61,14 +62,13 @@ class Setting:
     @property
     def label(self) -> str:
         """For figures and tables, e.g. "CoT, full + vision + projector"."""
-        parts = " + vision" * self.vision_tower + " + projector" * self.projector
-        data = {"cot": "CoT", "answers": "answer-only"}[self.data]
-        return f"{data}, {self.kind.replace('lora', 'LoRA')}{parts}" + ", hard" * self.hard
+        parts = " + vision" * self.vision_tower + " + projector" * self.projector + ", hard" * self.hard
+        return f"{DATA[self.data][0]}, {self.kind.replace('lora', 'LoRA')}{parts}"
 
     @property
     def prompt(self) -> str:
         """The registered prompt of the setting's examples."""
-        return {"cot": "cot_open", "answers": "answer_open"}[self.data]
+        return DATA[self.data][1]
 
     def trainable(self, rank: int, alpha: int) -> Trainable:
         """Which weights it trains; rank and alpha for LoRA."""
@@ -76,7 +76,7 @@ class Setting:
 
 
 SETTINGS = {setting.name: setting for setting in itertools.starmap(
-    Setting, itertools.product(("answers", "cot"), KINDS, (False, True), (False, True)))}
+    Setting, itertools.product(DATA, KINDS, (False, True), (False, True)))}
 # Trained in full and hard: the pair in which the paper's contrast between answers and rationales shows, and
 # the proof that the metrics can fall. Model names as in `entries`.
 TWINS = {"full_sft_answer_only": Setting("answers", "full", hard=True),
@@ -168,13 +168,11 @@ def measure(loaded: Any, setting: str, asked: Sequence[Mapping], guide: Optional
     """
     chats = [user_message(row["text"], row["image_id"] and ImageFile(row["image_root"], row["image_id"]))
              for row in asked]
-    answers, records = generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size), []
-    for row, answer in zip(asked, answers):
-        value, readable = judge(row, answer.text, guide)
-        columns = {key: item for key, item in row.items() if key != "image_root"}  # a path of one machine
-        records.append({"setting": setting, **columns, "completion": answer.text, "value": value,
-                        "readable": readable})
-    return records
+    texts = [answer.text for answer in generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size)]
+    judged = [judge(row, text, guide) for row, text in zip(asked, texts)]
+    return [{"setting": setting, **{key: item for key, item in row.items() if key != "image_root"},  # one machine's
+             "completion": text, "value": value, "readable": readable}
+            for row, text, (value, readable) in zip(asked, texts, judged)]
 
 
 def kept(path: Path, records: Callable[[], Sequence[Mapping]]) -> list[dict[str, Any]]:

@@ -69,10 +69,7 @@ def method(name: str) -> Method:
 
 
 def check_methods(names: Sequence[str], parameter: str = "methods") -> list[str]:
-    """The names, if each is known and listed once; `parameter` is the list's name in the message.
-
-    Raises: UserError: no name, an unknown one, or one that is repeated.
-    """
+    """The names. Raises: UserError: none, an unknown one, or one that is repeated; `parameter` is their list."""
     names = list(names)
     if not names:
         raise UserError(f"{parameter} is empty: name at least one of {', '.join(METHODS)}")
@@ -119,9 +116,8 @@ def matched_configs(names: Sequence[str], config: TapoConfig) -> dict[str, TapoC
 
 
 def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str, tuple[str, TapoConfig]]:
-    """Title -> (method, settings) of the short runs that show a failure mode, each followed by its remedy.
-
-    `parameters` are those of stage 03_tapo. Raises: UserError: an unknown or repeated method.
+    """Title -> (method, settings) of the short runs that show a failure mode, each followed by its remedy, from
+    the parameters of 03_tapo. Raises: UserError: an unknown or repeated method.
     """
     short = dataclasses.replace(
         config, steps=parameters["wrong_turn_steps"], prompts_per_step=parameters["wrong_turn_prompts"],
@@ -139,10 +135,8 @@ def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str
 
 
 def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> Any:
-    """What every run was given and what it used, from each model's settings and metrics file: a row a model.
-
-    Columns: those of `budget`; rollouts_sampled (including discarded groups, which the budget cannot know
-    beforehand), rollouts_trained, tokens_sampled, and seconds.
+    """A row a model: `budget` and what the run used, by its metrics file: rollouts_sampled (with discarded groups,
+    which the budget cannot know beforehand), rollouts_trained, tokens_sampled, seconds.
     """
     import pandas
 

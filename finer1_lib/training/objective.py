@@ -42,8 +42,7 @@ def clipped_surrogate(ratio: "torch.Tensor", advantages: "torch.Tensor", clip_lo
     """The policy loss of every token: max(-A r, -A clip(r)), and at most -A * dual_clip where A < 0.
 
     `ratio` (B, T) is pi / pi_old, clipped to [1 - clip_low, 1 + clip_high]; `advantages` (B,) or (B, T);
-    `dual_clip` > 1, or 0 for none, as in the paper. Returns: (loss (B, T), clipped (B, T) bool: where a clip
-    removed the gradient).
+    `dual_clip` > 1, or 0 for none, as in the paper. Returns: (loss, whether a clip removed the gradient), (B, T).
 
     Source: DAPO (arXiv 2503.14476), clip-higher; dual clip: arXiv 1912.09729; release core_algos.py:497-516.
     """
@@ -97,10 +96,8 @@ def divergence(kind: str, logp: "torch.Tensor", logp_negative: "torch.Tensor",
 
 
 def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
-    """-log pi of the drawn token: an unbiased estimate of the entropy's VALUE.
-
-    Its gradient is not the entropy's: on the policy's own samples it is zero on average, so as a loss it is
-    noise that lowers the surprise of whatever was drawn. The true entropy comes with `logp_and_entropy`.
+    """-log pi of the drawn token: an unbiased estimate of the entropy's VALUE. As a loss it is noise: on the
+    policy's own samples its gradient is zero on average, and it lowers the surprise of whatever was drawn.
 
     Source: release TAPO/verl/workers/actor/dp_actor.py:272 and 359-360.
     """
@@ -109,10 +106,8 @@ def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
 
 def token_mean(values: "torch.Tensor", mask: "torch.Tensor", items: Any = None) -> "torch.Tensor":
     """sum(values * mask) / items: one mean over all tokens, so a long rollout weighs more than a short one.
-
-    `items` are the tokens to divide by: an update's share of its rollout batch's tokens (switch "batch": the
-    same mean for any micro-batch size), by default the mask's own, at least 1 ("micro_batch": short ones
-    weigh more).
+    `items`: an update's share of its rollout batch's tokens (switch "batch": the same mean for any micro-batch
+    size), or by default the mask's own, at least 1 ("micro_batch": short ones weigh more).
 
     Source: Eq. 4 (one mean over all tokens); release dp_actor.py:285 and 379 (a mean per micro-batch).
     """
@@ -136,10 +131,8 @@ def tapo_loss(logp: "torch.Tensor", old_logp: "torch.Tensor", advantages: "torch
     """The whole objective as a loss to minimise: the surrogate, the inter-class term and the two entropies.
 
     All (B, T) but `advantages` (B,). `logp` and `old_logp` are of the image the rollout is scored under, now
-    and at rollout time (no gradient); `apart` is a divergence of any kind, raised with weight gamma; the two
-    entropies are lowered with eta1 and eta2; `items` tokens to divide by (by default the batch's own).
-
-    Raises: ValueError: a weight other than 0 without its tensor.
+    and at rollout time (no gradient); `apart` is a divergence of any kind, raised with weight gamma; `items` as
+    for `token_mean`. Raises: ValueError: a weight other than 0 without its tensor.
 
     Source: Section 4.2, Eq. 2-4; release dp_actor.py:336-379.
     """

@@ -111,10 +111,9 @@ def make_sft_trainer_class() -> type:
 def train_sft(loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, out_dir: "str | Path",
               *, metrics_path: "str | Path | None" = None,
               progress: Optional[checkpoints.Progress] = None) -> LoadedModel:
-    """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead.
-
-    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights. The
-    log is `metrics_path`, by default `<out_dir>_log.csv`. Raises: UserError: as `checkpoints.run_training`.
+    """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead. Killed
+    at any moment, the same call resumes and ends with the same weights. The log is `metrics_path`, by default
+    `<out_dir>_log.csv`. Raises: UserError: as `checkpoints.run_training`.
     """
     out_dir = Path(out_dir)
     return checkpoints.run_training(

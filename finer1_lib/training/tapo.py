@@ -36,10 +36,9 @@ from finer1_lib.training.tapo_config import COUNTS, LOG_COLUMNS, SHOWN, TapoConf
 def triplet_rows(table: Any, image_root: "str | Path", prompt: str = "cot_open", *,
                  positive: str = "same_sub_category", negative: str = "look_alike", noise: float = 0.3,
                  mask_share: float = 0.6, seed: int = 0) -> list[TripletRow]:
-    """The rows of `triplets.parquet` as training prompts; `prompt` names one without options.
-
-    `positive` may be "noised": the anchor itself under noise (NoisyRollout); `negative` may be "masked": the
-    anchor itself with blackened patches (PAPO). Raises: UserError: another kind of positive or negative.
+    """The rows of `triplets.parquet` as training prompts; `prompt` names one without options. A "noised" positive
+    is the anchor under noise (NoisyRollout), a "masked" negative the anchor with blackened patches (PAPO).
+    Raises: UserError: another kind of positive or negative.
     """
     root = str(image_root)
     for name, value, known in (("positive", positive, ("same_sub_category", "noised")),
@@ -60,12 +59,10 @@ def triplet_rows(table: Any, image_root: "str | Path", prompt: str = "cot_open",
 def train_tapo(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoConfig, out_dir: "str | Path", *,
                metrics_path: "str | Path | None" = None,
                progress: Optional[checkpoints.Progress] = None) -> LoadedModel:
-    """Continue training `loaded` and write it to `out_dir`; a finished training is loaded instead.
-
-    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights:
-    everything drawn is a function of the seed and the step. `metrics_path` (by default `metrics_<name>.csv`
-    beside `out_dir`) gets a row of `LOG_COLUMNS` a step, `progress` the values of `SHOWN`. Raises: UserError:
-    as `checkpoints.run_training`.
+    """Continue training `loaded` and write it to `out_dir`; a finished training is loaded instead. Killed at any
+    moment, the same call resumes and ends with the same weights: everything drawn is a function of the seed and
+    the step. `metrics_path` (by default `metrics_<name>.csv` beside `out_dir`) gets a row of `LOG_COLUMNS` a
+    step, `progress` the values of `SHOWN`. Raises: UserError: as `checkpoints.run_training`.
     """
     out_dir = Path(out_dir)
     data = [[*(picture[1:] for picture in row[:3]), row.prompt, row.sub_category] for row in rows]

@@ -211,8 +211,7 @@ def _by_markers(thought: str, known: frozenset[str]) -> tuple[dict[str, Optional
     body, marker, tail = thought.rpartition(PREDICTION_MARKER)
     body, tail = (body, tail) if marker else (thought, "")
     analysis, marker, block = body.rpartition(CANDIDATE_MARKER)
-    if not marker:  # 4 of the 404: nothing separates analysis and candidates
-        analysis, block = body, ""
+    analysis, block = (analysis, block) if marker else (body, "")  # 4 of the 404 have nothing between the two
     lines, names, last, numbered = block.strip().splitlines(), [], 0, None
     for number, line in enumerate(lines):
         item = _LIST_ITEM.match(line)
@@ -270,8 +269,8 @@ def _clause(sentence: str, bare: bool, loose: bool = False) -> str:
     if not any(cues) and bare and _is_name(_bare_name(sentence)):
         return forms(_bare_name(sentence))[-1]
     capital = [[cue for cue in form if not cue["name"].islower()] for form in cues]
-    article = sorted((cue for form in cues for cue in form if cue["article"]), key=lambda cue: cue.start())
-    for form in (*capital, article, sorted(sum(cues, []), key=lambda cue: cue.start()) if loose else []):
+    every = sorted(sum(cues, []), key=re.Match.start)
+    for form in (*capital, [cue for cue in every if cue["article"]], every if loose else []):
         if form:
             rest = sentence[form[-1].start("name"):]
             if _GENERIC.match(rest):  # "the Il-76 is the best match"

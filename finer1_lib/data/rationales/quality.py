@@ -15,10 +15,10 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
 from finer1_lib.data.rationales.filters import flaws, reasons_of
-from finer1_lib.data.rationales.making import attempt_seed, kept_concepts, own_and_foreign, query_until_good
+from finer1_lib.data.rationales.making import kept_concepts, own_and_foreign, query_until_good
 from finer1_lib.data.rationales.parsing import (CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines,
                                                 check_claims, parse, predicts, release_layout, thinking)
-from finer1_lib.data.rationales.teachers import Row, Teacher
+from finer1_lib.data.rationales.teachers import Row, Teacher, draw_seed
 
 if TYPE_CHECKING:
     import pandas
@@ -212,7 +212,7 @@ def query_again(teacher: Any, rows: Sequence[Row], concepts: Mapping[str, Sequen
         raise UserError("quality_draws is 0: the table of what each step prevents needs at least one draw")
     made = [(seed, *pair) for seed in seeds for pair in zip(rows, query_until_good(
         teacher, rows, concepts, seed=seed, attempts=attempts, names=names))]
-    return [record | {"planted": [teacher.planted(row, record["concepts"], attempt_seed(seed, row, k))
+    return [record | {"planted": [teacher.planted(row, record["concepts"], draw_seed(seed, row["image_id"], k))
                                   for k in range(record["attempts"])]} for seed, row, record in made]
 
 
