@@ -59,13 +59,6 @@ def identity_of(loaded: Any, config: Mapping[str, Any], data: Any) -> dict[str, 
     return json.loads(json.dumps(identity))  # as it will be read back
 
 
-def finished(out_dir: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the trained weights exist. Raises: UserError: they were trained with another identity."""
-    if done := _refuse_other(Path(out_dir), identity):
-        shutil.rmtree(scratch(out_dir), ignore_errors=True)  # left by a kill before it was removed
-    return done
-
-
 def scratch(out_dir: Path) -> Path:
     """The folder of a training's checkpoints."""
     return Path(out_dir).parent / "checkpoints" / Path(out_dir).name
@@ -73,7 +66,7 @@ def scratch(out_dir: Path) -> Path:
 
 def latest_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Optional[Path]:
     """The last whole checkpoint; torn ones are removed. Raises: UserError: those of another training."""
-    _refuse_other(folder, identity)
+    _left_by(identity, folder)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     atomic_write_json(folder / IDENTITY, identity)
@@ -88,8 +81,8 @@ def step_of(checkpoint: Optional[Path]) -> int:
     return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
 
 
-def _refuse_other(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a training left its identity in the folder. Raises: UserError: it was another one."""
+def _left_by(identity: Mapping[str, Any], folder: Path) -> bool:
+    """Whether this training left its identity in the folder. Raises: UserError: another one did."""
     if not (folder / IDENTITY).exists():
         return False
     found = read_json(folder / IDENTITY)
@@ -135,7 +128,9 @@ def run_training(loaded: LoadedModel, out_dir: Path, config: Any, data: Sequence
         raise UserError(f"{out_dir.name}: the model has no part to train; load what was trained before, or call"
                         " models.make_trainable first")
     identity, folder = identity_of(loaded, dataclasses.asdict(config), data), scratch(out_dir)
-    if not finished(out_dir, identity):
+    if _left_by(identity, out_dir):
+        shutil.rmtree(folder, ignore_errors=True)  # left by a kill before it was removed
+    else:
         with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size, **sizes):
             trainer = build(folder)
             checkpoint = latest_checkpoint(folder, identity)

@@ -142,7 +142,7 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
     import pandas
 
     found = pandas.DataFrame([_look(record) for record in _kept(records)],
-                             columns=["super_category", "words", *TEXT_COUNTS]).fillna(0)
+                             columns=["super_category", "words", *TEXT_COUNTS])
     return [{"super_category": group, "n": len(part), "words": float(part["words"].mean()),
              "shortest": int(part["words"].min()), "longest": int(part["words"].max()),
              **{name: int(part[name].sum()) for name in TEXT_COUNTS}}
@@ -150,7 +150,7 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
 
 
 def _look(record: Mapping) -> dict[str, Any]:
-    """What `text_report` counts in one text; what does not apply is absent."""
+    """What `text_report` counts in one text."""
     text, label = record["text"], record["sub_category"]
     data_set = table_for(record["super_category"], label)
     trace, thought = parse(text, meanings(data_set)), thinking(text)
@@ -159,8 +159,9 @@ def _look(record: Mapping) -> dict[str, Any]:
     lines = candidate_lines(trace) if lists < 2 else ()  # of two lists neither is the one
     short = {_folded(name) for name in (cut_labels(label) if data_set == "car" else [label])}
     named = [_holds(line, short) for line in lines]
-    return {"super_category": record["super_category"], "words": len(thought.split()), layout: 1,
-            "listed": bool(named), "four": len(named) == MAX_CANDIDATES, "label_listed": any(named),
+    return {**dict.fromkeys(TEXT_COUNTS, 0), "super_category": record["super_category"],
+            "words": len(thought.split()), layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES,
+            "label_listed": any(named),
             "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
             "label_before": lists == 1 and _holds(trace.analysis, short),
             "leaks": "prompt_leak" in flaws(text, label),
