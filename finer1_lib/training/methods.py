@@ -38,15 +38,18 @@ class Method:
 
 
 METHODS = {
-    "dapo": Method("DAPO", "anchors only, no divergence, no entropies", "#03884F", None, _NO_TERMS, True),
+    "dapo": Method("DAPO", "anchors only, no divergence, no entropies", "#03884F", changes=_NO_TERMS,
+                   anchors_only=True),
     "intra": Method("DAPO + intra-class", "rollouts over two images of a sub-category", "#D8B969", "dapo",
                     _NO_TERMS),
     "inter": Method("DAPO + inter-class", "divergence from a hard negative, and entropies", "#00167A", "dapo",
                     anchors_only=True),
     "tapo": Method("TAPO", "both", "#D16D02", "dapo"),
-    "cls_rl": Method("CLS-RL", "DAPO from the base model", "#BBD9AD", None, _NO_TERMS, True, start="base"),
+    "cls_rl": Method("CLS-RL", "DAPO from the base model", "#BBD9AD", changes=_NO_TERMS, anchors_only=True,
+                     start="base"),
     "no_thinking_rl": Method("No-Thinking RL", "DAPO from the base model, the answer alone", "#97E8FA", "cls_rl",
-                             {**_NO_TERMS, "format_reward": "answer_only"}, True, start="base", prompt="answer"),
+                             {**_NO_TERMS, "format_reward": "answer_only"}, anchors_only=True, start="base",
+                             prompt="answer"),
     "noisy_rollout": Method("NoisyRollout", "half of the rollouts over the anchor under noise", "#015070", "dapo",
                             _NO_TERMS, pictures={"positive": "noised"}),
     "papo": Method("PAPO", "divergence from the anchor with blackened patches, and entropies", "#00645C", "dapo",
