@@ -145,8 +145,8 @@ def main(backend: str, folder: Path) -> None:
 
     rewards.accuracy_reward = cases.sometimes_right
     told = {base: run(backend, folder, base) for base in ("tiny", "miniature")}
-    told["sft_base"] = sft.make_sft_trainer_class().__bases__[-1].__module__
-    told["tapo_base"] = tapo_trainer.make_tapo_trainer_class().__bases__[-1].__module__
+    told["sft_base"] = sft.make_sft_trainer_class().__mro__[1].__module__
+    told["tapo_base"] = tapo_trainer.make_tapo_trainer_class().__mro__[1].__module__
     told["signatures"] = signatures() if backend == "unsloth" else {}
     told["checked"] = checked(folder) if backend == "unsloth" else {}
     print("\nTOLD " + json.dumps(told))

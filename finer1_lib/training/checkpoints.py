@@ -97,18 +97,10 @@ def _left_by(identity: Mapping[str, Any], folder: Path) -> bool:
     return True
 
 
-class Quiet:
-    """What a Trainer leaves out here: printed logs, pings, and model cards (a checkpoint is scratch)."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        from transformers import PrinterCallback
-
-        super().__init__(*args, **kwargs)
-        self.remove_callback(PrinterCallback)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def _send_telemetry(self) -> None: ...
+def quiet(trainer: type) -> type:
+    """A trainer's class without model cards (a checkpoint is scratch) and pings."""
+    trainer.create_model_card = trainer._send_telemetry = lambda self, *args, **kwargs: None
+    return trainer
 
 
 def run_training(loaded: LoadedModel, out_dir: Path, config: Any, data: Sequence, build: Callable[[Path], Any], *,
@@ -122,6 +114,8 @@ def run_training(loaded: LoadedModel, out_dir: Path, config: Any, data: Sequence
     `every` steps; `sizes` are for `memory_advice`. Raises: UserError: no data, nothing trainable, a folder of
     another training, or no memory left.
     """
+    from transformers import PrinterCallback
+
     if not data:
         raise UserError(f"{out_dir.name}: there is nothing to train on")
     if not has_trainable(loaded):
@@ -133,6 +127,7 @@ def run_training(loaded: LoadedModel, out_dir: Path, config: Any, data: Sequence
     else:
         with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size, **sizes):
             trainer = build(folder)
+            trainer.remove_callback(PrinterCallback)
             checkpoint = latest_checkpoint(folder, identity)
             metrics = MetricsFile(metrics_path, columns, keep=step_of(checkpoint))
             trainer.add_callback(_recorder(metrics, out_dir.name, progress, shown, every))

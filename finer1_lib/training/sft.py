@@ -95,7 +95,8 @@ def make_sft_trainer_class() -> type:
     """VLSFTTrainer on the current `trl.SFTTrainer`: TRL's own, or the one Unsloth rewrote."""
     import trl
 
-    class VLSFTTrainer(checkpoints.Quiet, trl.SFTTrainer):
+    @checkpoints.quiet
+    class VLSFTTrainer(trl.SFTTrainer):
         """TRL's SFTTrainer with `completion_loss` as its loss."""
 
         loss_is_scaled_for_ga = True  # completion_loss divides by the tokens of the whole optimizer step

@@ -94,7 +94,8 @@ def make_tapo_trainer_class() -> type:
                 print(f"step {state.global_step + 1}: no group survived the filter, no update", flush=True)
             self.trainer.update_tokens = 0
 
-    class TAPOTrainer(checkpoints.Quiet, trl.GRPOTrainer):
+    @checkpoints.quiet
+    class TAPOTrainer(trl.GRPOTrainer):
         """See the module; TRL's own settings are set by `build_trainer` to match `tapo`."""
 
         loss_is_scaled_for_ga = True  # compute_loss divides by an update's share of the batch's tokens
