@@ -1,14 +1,12 @@
 """Training that survives a kill: checkpoints, a metrics file, and trained weights that are whole or absent.
 
-    folder/checkpoints/<name>/checkpoint-20/   Trainer's own: adapter or weights, optimizer, schedule, random
-                                               states, step
+    folder/checkpoints/<name>/checkpoint-20/   Trainer's own: weights, optimizer, schedule, random states, step
                               training.json    what is being trained, from what, on what
-    folder/<name>/                             the finished adapter or checkpoint, with the same training.json
+    folder/<name>/                             the finished weights, with the same training.json
     folder/<name>_log.csv                      one row a step
 
-A checkpoint counts only once its `complete` marker is written, after everything else in it; two are kept, so
-one whole checkpoint exists at every moment. Rows of the metrics file after the checkpoint are dropped on
-resuming: a kill costs one checkpoint interval at most.
+A checkpoint counts once its `complete` marker is written, after all else in it; two are kept, so one is always
+whole. Rows of the metrics file after it are dropped on resuming: a kill costs one interval at most.
 """
 
 import csv
@@ -35,14 +33,11 @@ class MetricsFile:
 
     def __init__(self, path: Path, columns: Sequence[str], keep: int) -> None:
         self.path, self.columns = Path(path), list(columns)
-        rows = [row for row in self._rows() if int(row["step"]) <= keep]
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        rows = [row for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+                if list(row) == self.columns and None not in row.values() and int(row["step"]) <= keep]
         lines = [",".join(self.columns)] + [",".join(row[name] for name in self.columns) for row in rows]
         atomic_write_text(self.path, "\n".join(lines) + "\n")
-
-    def _rows(self) -> list[dict[str, str]]:
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-        return [row for row in rows if list(row) == self.columns and None not in row.values()]
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Append one row; a missing value stays blank."""
@@ -64,15 +59,6 @@ def identity_of(loaded: Any, config: Mapping[str, Any], data: Any) -> dict[str, 
     return json.loads(json.dumps(identity))  # as it will be read back
 
 
-def finished(out_dir: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the trained weights exist. Raises: UserError: they were trained with another identity."""
-    if not (Path(out_dir) / IDENTITY).exists():
-        return False
-    _refuse_other(Path(out_dir) / IDENTITY, identity)
-    shutil.rmtree(scratch(out_dir), ignore_errors=True)  # left by a kill before it was removed
-    return True
-
-
 def scratch(out_dir: Path) -> Path:
     """The folder of a training's checkpoints."""
     return Path(out_dir).parent / "checkpoints" / Path(out_dir).name
@@ -80,9 +66,7 @@ def scratch(out_dir: Path) -> Path:
 
 def latest_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Optional[Path]:
     """The last whole checkpoint; torn ones are removed. Raises: UserError: those of another training."""
-    folder = Path(folder)
-    if (folder / IDENTITY).exists():
-        _refuse_other(folder / IDENTITY, identity)
+    _left_by(identity, folder)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     atomic_write_json(folder / IDENTITY, identity)
@@ -97,24 +81,26 @@ def step_of(checkpoint: Optional[Path]) -> int:
     return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
 
 
-def _refuse_other(file: Path, identity: Mapping[str, Any]) -> None:
-    found = read_json(file)
+def _left_by(identity: Mapping[str, Any], folder: Path) -> bool:
+    """Whether this training left its identity in the folder. Raises: UserError: another one did."""
+    if not (folder / IDENTITY).exists():
+        return False
+    found = read_json(folder / IDENTITY)
     differing = [key for key in identity if found.get(key) != identity[key]]
     if differing == ["config"]:
         old, new = found.get("config", {}), identity["config"]
         differing = [f"config.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if differing:
         raise UserError(
-            f"{file.parent} was trained with another {', '.join(differing)}: reload the starting weights"
+            f"{folder} was trained with another {', '.join(differing)}: reload the starting weights"
             " if they have been trained since, or delete that folder, or choose another run_name")
+    return True
 
 
-class Quiet:
-    """What a Trainer leaves out here: a checkpoint is scratch and needs no model card, and there are no pings."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def _send_telemetry(self) -> None: ...
+def quiet(trainer: type) -> type:
+    """A trainer's class without model cards (a checkpoint is scratch) and pings."""
+    trainer.create_model_card = trainer._send_telemetry = lambda self, *args, **kwargs: None
+    return trainer
 
 
 def run_training(loaded: LoadedModel, out_dir: Path, config: Any, data: Sequence, build: Callable[[Path], Any], *,
@@ -128,15 +114,20 @@ def run_training(loaded: LoadedModel, out_dir: Path, config: Any, data: Sequence
     `every` steps; `sizes` are for `memory_advice`. Raises: UserError: no data, nothing trainable, a folder of
     another training, or no memory left.
     """
+    from transformers import PrinterCallback
+
     if not data:
         raise UserError(f"{out_dir.name}: there is nothing to train on")
     if not has_trainable(loaded):
         raise UserError(f"{out_dir.name}: the model has no part to train; load what was trained before, or call"
                         " models.make_trainable first")
     identity, folder = identity_of(loaded, dataclasses.asdict(config), data), scratch(out_dir)
-    if not finished(out_dir, identity):
+    if _left_by(identity, out_dir):
+        shutil.rmtree(folder, ignore_errors=True)  # left by a kill before it was removed
+    else:
         with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size, **sizes):
             trainer = build(folder)
+            trainer.remove_callback(PrinterCallback)
             checkpoint = latest_checkpoint(folder, identity)
             metrics = MetricsFile(metrics_path, columns, keep=step_of(checkpoint))
             trainer.add_callback(_recorder(metrics, out_dir.name, progress, shown, every))

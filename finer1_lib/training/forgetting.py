@@ -6,11 +6,9 @@
     reasoning_in_text      text, the same with the four-part prompt                     four parts, name right
     open_world             image, the prompt that the setting was trained on            name right, strict
 
-The first four measure forgetting: stage 1 trains none of them in this form, and the base is good at them.
-They need a guide; without one only the open world is tested. An answer without the required tags counts as
-wrong; `readable` is the share of answers that have them, since perhaps only the format was forgotten. The
-same questions are used before and after: a change is a paired difference, its interval resamples
-sub-categories. The paper reports no such numbers.
+The first four (they need a guide) measure forgetting: the base is good at them, and stage 1 trains none in this
+form. `readable` is the share of answers with the required tags: perhaps only the format was forgotten. A change
+is a paired difference on the same questions; intervals resample sub-categories. The paper has no such numbers.
 """
 
 import dataclasses
@@ -37,6 +35,7 @@ METRICS = {"attributes_seen": "attributes named from the image",
            "name_from_attributes": "name given a description",
            "reasoning_in_text": "four-part reasoning in text"}
 OPEN_WORLD, BASE = "open_world", "base"
+DATA = {"answers": ("answer-only", "answer_open"), "cot": ("CoT", "cot_open")}  # label, registered prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +49,9 @@ class Setting:
     hard: bool = False  # at a learning rate that overwrites the base's own behaviour
 
     def __post_init__(self) -> None:
-        for what, value, known in (("data", self.data, ("answers", "cot")), ("finetuning", self.kind, KINDS)):
-            if value not in known:
-                raise UserError(f"{what} {value!r}: one of {', '.join(known)}")
+        Trainable(self.kind)  # refuses an unknown kind
+        if self.data not in DATA:
+            raise UserError(f"data {self.data!r}: one of {', '.join(DATA)}")
 
     @property
     def name(self) -> str:
@@ -63,14 +62,13 @@ class Setting:
     @property
     def label(self) -> str:
         """For figures and tables, e.g. "CoT, full + vision + projector"."""
-        parts = " + vision" * self.vision_tower + " + projector" * self.projector
-        data = {"cot": "CoT", "answers": "answer-only"}[self.data]
-        return f"{data}, {self.kind.replace('lora', 'LoRA')}{parts}" + ", hard" * self.hard
+        parts = " + vision" * self.vision_tower + " + projector" * self.projector + ", hard" * self.hard
+        return f"{DATA[self.data][0]}, {self.kind.replace('lora', 'LoRA')}{parts}"
 
     @property
     def prompt(self) -> str:
         """The registered prompt of the setting's examples."""
-        return {"cot": "cot_open", "answers": "answer_open"}[self.data]
+        return DATA[self.data][1]
 
     def trainable(self, rank: int, alpha: int) -> Trainable:
         """Which weights it trains; rank and alpha for LoRA."""
@@ -78,7 +76,7 @@ class Setting:
 
 
 SETTINGS = {setting.name: setting for setting in itertools.starmap(
-    Setting, itertools.product(("answers", "cot"), KINDS, (False, True), (False, True)))}
+    Setting, itertools.product(DATA, KINDS, (False, True), (False, True)))}
 # Trained in full and hard: the pair in which the paper's contrast between answers and rationales shows, and
 # the proof that the metrics can fall. Model names as in `entries`.
 TWINS = {"full_sft_answer_only": Setting("answers", "full", hard=True),
@@ -97,9 +95,8 @@ def check_settings(names: Sequence[str]) -> list[Setting]:
 
 def plan(names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, Setting],
          load_in_4bit: bool = False) -> list[Setting]:
-    """Every setting to measure, each once: those of the names, of the models kept, of the paired models.
-
-    Raises: UserError: as `check_settings`, or a setting that trains all weights where they have 4 bits.
+    """Every setting to measure, each once: those of the names, of the models kept, of the paired models. Raises:
+    UserError: as `check_settings`, or a setting that trains all weights where they have 4 bits.
     """
     found = list(dict.fromkeys([*check_settings(names), *kept.values(), *twins.values()]))
     full = ", ".join(setting.name for setting in found if setting.kind == "full")
@@ -110,9 +107,8 @@ def plan(names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, 
 
 
 def gauge_pictures(images: Any, per_class: int, seed: int) -> Any:
-    """At most `per_class` test images of every sub-category, drawn by seed: rows of `images.parquet`.
-
-    Raises: UserError: a number below 1, or no test images.
+    """At most `per_class` test images of every sub-category, drawn by seed: rows of `images.parquet`. Raises:
+    UserError: a number below 1, or no test images.
     """
     tests = images[images["split"] == "test"].sort_values("image_id")
     if per_class < 1 or tests.empty:
@@ -124,10 +120,9 @@ def gauge_pictures(images: Any, per_class: int, seed: int) -> Any:
 
 def questions(pictures: Any, image_root: str, guide: Optional[Mapping], prompts: Sequence[str],
               seed: int = 0) -> list[dict[str, Any]]:
-    """Every question for one model; text questions once a sub-category, worded by `seed`.
-
-    With guide None only the open world is tested, with each of `prompts`. Rows {gauge, prompt, text,
-    image_id (None for text), image_root, super_category, sub_category, categories}.
+    """Every question for one model; text questions once a sub-category, worded by `seed`; with guide None only
+    the open world, with each of `prompts`. Rows {gauge, prompt, text, image_id (None for text), image_root,
+    super_category, sub_category, categories}.
     """
     rows = []
 
@@ -173,13 +168,11 @@ def measure(loaded: Any, setting: str, asked: Sequence[Mapping], guide: Optional
     """
     chats = [user_message(row["text"], row["image_id"] and ImageFile(row["image_root"], row["image_id"]))
              for row in asked]
-    answers, records = generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size), []
-    for row, answer in zip(asked, answers):
-        value, readable = judge(row, answer.text, guide)
-        columns = {key: item for key, item in row.items() if key != "image_root"}  # a path of one machine
-        records.append({"setting": setting, **columns, "completion": answer.text, "value": value,
-                        "readable": readable})
-    return records
+    texts = [answer.text for answer in generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size)]
+    judged = [judge(row, text, guide) for row, text in zip(asked, texts)]
+    return [{"setting": setting, **{key: item for key, item in row.items() if key != "image_root"},  # one machine's
+             "completion": text, "value": value, "readable": readable}
+            for row, text, (value, readable) in zip(asked, texts, judged)]
 
 
 def kept(path: Path, records: Callable[[], Sequence[Mapping]]) -> list[dict[str, Any]]:
@@ -228,13 +221,14 @@ def _compare(part: Any, base: Any, seed: int) -> dict[str, Any]:
     if len(pairs) != len(part):
         metric = part["gauge"].iloc[0]
         raise ValueError(f"the base answered {len(pairs)} of {len(part)} questions of {metric}")
-    after, before, *where = (list(pairs[key]) for key in ("value", "value_before", "sub_category", "super_category"))
-    cell = {}
-    for name, prefix, found in (("before", "before_", clustered_mean(before, *where, seed=seed)),
-                                ("value", "", clustered_mean(after, *where, seed=seed)),
-                                ("change", "change_", paired_difference(after, before, *where, seed=seed))):
-        cell |= {name: found.value, f"{prefix}low": found.low, f"{prefix}high": found.high}
-    return {**cell, "readable": float(pairs["readable"].mean()), "n": len(pairs)}
+    columns = ("value", "value_before", "sub_category", "super_category")
+    after, before, *where = (list(pairs[key]) for key in columns)
+    first, value = (clustered_mean(part, *where, seed=seed) for part in (before, after))
+    change = paired_difference(after, before, *where, seed=seed)
+    return {"before": first.value, "before_low": first.low, "before_high": first.high,
+            "value": value.value, "low": value.low, "high": value.high,
+            "change": change.value, "change_low": change.low, "change_high": change.high,
+            "readable": float(pairs["readable"].mean()), "n": len(pairs)}
 
 
 def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
@@ -264,9 +258,8 @@ def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
 
 
 def losses(changes: Any) -> str:
-    """What was forgotten, in a sentence: every metric of every setting whose whole interval is below zero.
-
-    `changes` are those of `summarise`, with at least one metric other than the open world.
+    """What was forgotten, in a sentence: every metric of every setting (of `summarise`, with at least one other
+    than the open world) whose whole interval is below zero.
     """
     metrics = changes[changes["gauge"] != OPEN_WORLD]
     lost = metrics[metrics["change_high"] < 0].sort_values("change")

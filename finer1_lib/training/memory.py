@@ -3,9 +3,9 @@
     print(*lines("03_tapo", parameters, "Qwen/Qwen2.5-VL-3B-Instruct", trained=parameters_of_02), sep="\\n")
 
 `work_of` reads a stage's sizes from its parameters; `rows` turns them into bytes for each moment (rollouts,
-update, optimizer step). The peak is what is held throughout plus the largest moment. A layer's bytes are in
-`model_shapes`. A test compares the plan with a byte count of real steps at three model sizes; what no CPU can
-measure (CUDA's context, fragments, other kernels' work space) is assumed, and the output says so.
+update, optimizer step); the peak is what is held throughout plus the largest moment. A test compares the plan
+with a byte count of real steps at three model sizes; what no CPU can measure (CUDA's context, fragments, other
+kernels' work space) is assumed, and the output says so.
 """
 
 import dataclasses

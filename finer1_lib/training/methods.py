@@ -38,15 +38,18 @@ class Method:
 
 
 METHODS = {
-    "dapo": Method("DAPO", "anchors only, no divergence, no entropies", "#03884F", None, _NO_TERMS, True),
+    "dapo": Method("DAPO", "anchors only, no divergence, no entropies", "#03884F", changes=_NO_TERMS,
+                   anchors_only=True),
     "intra": Method("DAPO + intra-class", "rollouts over two images of a sub-category", "#D8B969", "dapo",
                     _NO_TERMS),
     "inter": Method("DAPO + inter-class", "divergence from a hard negative, and entropies", "#00167A", "dapo",
                     anchors_only=True),
     "tapo": Method("TAPO", "both", "#D16D02", "dapo"),
-    "cls_rl": Method("CLS-RL", "DAPO from the base model", "#BBD9AD", None, _NO_TERMS, True, start="base"),
+    "cls_rl": Method("CLS-RL", "DAPO from the base model", "#BBD9AD", changes=_NO_TERMS, anchors_only=True,
+                     start="base"),
     "no_thinking_rl": Method("No-Thinking RL", "DAPO from the base model, the answer alone", "#97E8FA", "cls_rl",
-                             {**_NO_TERMS, "format_reward": "answer_only"}, True, start="base", prompt="answer"),
+                             {**_NO_TERMS, "format_reward": "answer_only"}, anchors_only=True, start="base",
+                             prompt="answer"),
     "noisy_rollout": Method("NoisyRollout", "half of the rollouts over the anchor under noise", "#015070", "dapo",
                             _NO_TERMS, pictures={"positive": "noised"}),
     "papo": Method("PAPO", "divergence from the anchor with blackened patches, and entropies", "#00645C", "dapo",
@@ -69,10 +72,7 @@ def method(name: str) -> Method:
 
 
 def check_methods(names: Sequence[str], parameter: str = "methods") -> list[str]:
-    """The names, if each is known and listed once; `parameter` is the list's name in the message.
-
-    Raises: UserError: no name, an unknown one, or one that is repeated.
-    """
+    """The names. Raises: UserError: none, an unknown one, or one that is repeated; `parameter` is their list."""
     names = list(names)
     if not names:
         raise UserError(f"{parameter} is empty: name at least one of {', '.join(METHODS)}")
@@ -119,9 +119,8 @@ def matched_configs(names: Sequence[str], config: TapoConfig) -> dict[str, TapoC
 
 
 def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str, tuple[str, TapoConfig]]:
-    """Title -> (method, settings) of the short runs that show a failure mode, each followed by its remedy.
-
-    `parameters` are those of stage 03_tapo. Raises: UserError: an unknown or repeated method.
+    """Title -> (method, settings) of the short runs that show a failure mode, each followed by its remedy, from
+    the parameters of 03_tapo. Raises: UserError: an unknown or repeated method.
     """
     short = dataclasses.replace(
         config, steps=parameters["wrong_turn_steps"], prompts_per_step=parameters["wrong_turn_prompts"],
@@ -139,10 +138,8 @@ def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str
 
 
 def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> Any:
-    """What every run was given and what it used, from each model's settings and metrics file: a row a model.
-
-    Columns: those of `budget`; rollouts_sampled (including discarded groups, which the budget cannot know
-    beforehand), rollouts_trained, tokens_sampled, and seconds.
+    """A row a model: `budget` and what the run used, by its metrics file: rollouts_sampled (with discarded groups,
+    which the budget cannot know beforehand), rollouts_trained, tokens_sampled, seconds.
     """
     import pandas
 

@@ -1,11 +1,6 @@
 """The shapes of Qwen2.5-VL, counted without weights, and the bytes a forward pass keeps for its backward.
 
-    shape = shape_of("Qwen/Qwen2.5-VL-3B-Instruct")      # nothing is downloaded
-    shape.parameters                                      # 3.75e9
-    shape.adapter(Trainable("lora", rank=16, alpha=16))   # numbers that this LoRA would train
-
-The model is built on PyTorch's meta device, where a tensor has a shape and no memory, so what is counted are
-the very modules that training uses.
+    shape_of("Qwen/Qwen2.5-VL-3B-Instruct").parameters    # 3.75e9, counted on PyTorch's meta device
 
 With D hidden, H all heads' width, K all key heads' width, I intermediate, one token of a decoder layer keeps
 
@@ -16,10 +11,8 @@ With D hidden, H all heads' width, K all key heads' width, I intermediate, one t
     4 I   gate, its activation, up, their product
 
 in the precision of the computation, and each row keeps its mask, queries x keys, once a layer. With gradient
-checkpointing a layer keeps its input alone, and one layer at a time is recomputed.
-
-These formulas follow what autograd saves in transformers' modeling_qwen2_5_vl and PEFT's LoRA layers (found
-by saved-tensor hooks); a test compares them with measured peaks. (accelerate's estimate-memory counts weights.)
+checkpointing a layer keeps its input alone, and one layer at a time is recomputed. This is what autograd saves
+in transformers' modeling_qwen2_5_vl and PEFT's LoRA layers (found by saved-tensor hooks, tested by peaks).
 
 Source: config.json of Qwen/Qwen2.5-VL-3B-Instruct and 7B-Instruct at the revisions in `KNOWN`.
 """
@@ -73,17 +66,13 @@ class Shape:
         """All weights, a tied head counted once."""
         return sum(self.counts.values())
 
-    def adapter(self, trainable: Trainable) -> int:
-        """Numbers that a LoRA of this kind adds: rank x (inputs + outputs) of each layer it targets."""
-        return sum(trainable.rank * (inputs + outputs) for name, inputs, outputs in self.linears
-                   if re.fullmatch(trainable.targets, name))
-
     def trained(self, trainable: Trainable) -> int:
-        """Numbers that training changes."""
+        """Numbers that training changes; a LoRA adds rank x (inputs + outputs) of each layer it targets."""
         if not trainable.full:
-            return self.adapter(trainable)
-        return sum(count for part, count in self.counts.items()
-                   if trainable.trains({"vision": VISION, "projector": PROJECTOR}.get(part, part)))
+            return sum(trainable.rank * (inputs + outputs) for name, inputs, outputs in self.linears
+                       if re.fullmatch(trainable.targets, name))
+        parts = {"vision": VISION, "projector": PROJECTOR}
+        return sum(count for part, count in self.counts.items() if trainable.trains(parts.get(part, part)))
 
 
 def known_config(name: str) -> Any:
@@ -103,20 +92,6 @@ def known_config(name: str) -> Any:
             fullatt_block_indexes=[7, 15, 23, 31], out_hidden_size=own["hidden_size"]),
         image_token_id=151655, video_token_id=151656, vision_start_token_id=151652,
         vision_end_token_id=151653, tie_word_embeddings=tied)
-
-
-def config_of(checkpoint: "str | Path") -> Optional[Any]:
-    """The configuration of a folder or of a known Hub id (a @revision is allowed); None for any other id.
-
-    Raises: UserError: a folder whose config.json cannot be read, or is not a Qwen2.5-VL's.
-    """
-    if Path(checkpoint).is_dir():
-        config = read_config(checkpoint)
-        if config.model_type != "qwen2_5_vl":
-            raise UserError(f"{checkpoint} is a {config.model_type}: the plan knows Qwen2.5-VL")
-        return config
-    name = str(checkpoint).partition("@")[0]
-    return known_config(name) if name in KNOWN else None
 
 
 def on_meta(config: Any) -> Any:
@@ -150,9 +125,17 @@ def measure(config: Any) -> Shape:
 
 @functools.lru_cache(maxsize=8)
 def shape_of(checkpoint: str) -> Optional[Shape]:
-    """`measure` of `config_of`, remembered; None for a Hub id that is not known."""
-    config = config_of(checkpoint)
-    return None if config is None else measure(config)
+    """The shape of a folder or of a known Hub id (a @revision is allowed), remembered; None for any other id.
+
+    Raises: UserError: a folder whose config.json cannot be read, or is not a Qwen2.5-VL's.
+    """
+    if not Path(checkpoint).is_dir():
+        name = checkpoint.partition("@")[0]
+        return measure(known_config(name)) if name in KNOWN else None
+    config = read_config(checkpoint)
+    if config.model_type != "qwen2_5_vl":
+        raise UserError(f"{checkpoint} is a {config.model_type}: the plan knows Qwen2.5-VL")
+    return measure(config)
 
 
 WIDE = 4  # bytes of a float32

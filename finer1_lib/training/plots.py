@@ -18,10 +18,8 @@ SOUND = "#999999"
 
 
 def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_scale: bool = False) -> Any:
-    """One panel a (column, title), one line a model, over optimizer steps.
-
-    `df` has model, step and the columns. With `smooth` > 1 a trailing mean of so many steps is drawn over the
-    pale single steps; `log_scale` is for curves that differ by orders of magnitude.
+    """One panel a (column, title), one line a model, over optimizer steps; `df` has model, step and the columns.
+    With `smooth` > 1 a trailing mean of so many steps is drawn over the pale single steps.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogFormatter
@@ -45,16 +43,15 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
 
 
 def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A stacked bar a model: mean seconds of an optimizer step, by what they were spent on.
-
-    From model -> DataFrame of its metrics file. Returns (figure, DataFrame: model, a column a part, steps,
-    seconds; means over the steps).
+    """A stacked bar a model (-> DataFrame of its metrics file): mean seconds of an optimizer step by what they
+    were spent on. Returns (figure, DataFrame: model, a column a part, steps, seconds).
     """
     import pandas
     from matplotlib.patches import Patch
 
     names = [column for column, *_ in PARTS]
-    parts = pandas.DataFrame([{"model": model, **log[names].mean(), "steps": len(log)} for model, log in logs.items()])
+    parts = pandas.DataFrame([{"model": model, **log[names].mean(), "steps": len(log)}
+                              for model, log in logs.items()])
     parts["seconds"] = parts[names].sum(axis=1)
     fig, (axis,) = _panels(1, width=9.0, height=0.7 * len(parts) + 1.9)
     for place, row in enumerate(parts.to_dict("records")):
@@ -82,10 +79,9 @@ def _face(colour: str, strength: float, hatch: str) -> dict[str, Any]:
 
 
 def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
-    """Rewarded and strict accuracy, entropy, divergence and length of failed runs, over optimizer steps.
-
-    `turns` is title -> DataFrame of its metrics file; a title is a method's name, with ", mended" behind it
-    for the run with the remedy (dashed). `beside` is model -> the same of sound runs, in grey.
+    """Rewarded and strict accuracy, entropy, divergence and length of failed runs, over optimizer steps: title
+    (a method's name, with ", mended" for the run with the remedy, dashed) -> DataFrame of its metrics file.
+    `beside` is model -> the same of sound runs, in grey.
     """
     from matplotlib.lines import Line2D
 
@@ -114,13 +110,12 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
 
 
 def failure_findings(log: Any, max_new_tokens: int) -> str:
-    """What a metrics file says went wrong, in a line; numbers are means of the first and last three steps.
-
-    An update that no group was left for has no tokens: entropy and divergence are of the last steps that had.
-    `max_new_tokens` is the limit of the rollouts.
+    """What a metrics file says went wrong, in a line: means of the first and last three steps (of entropy and
+    divergence, three that had tokens). `max_new_tokens` is the limit of the rollouts.
     """
     numbers = log.select_dtypes("number")
-    first, last = (numbers.apply(lambda column: getattr(column.dropna(), end)(3).mean()) for end in ("head", "tail"))
+    first = numbers.apply(lambda column: column.dropna().head(3).mean())
+    last = numbers.apply(lambda column: column.dropna().tail(3).mean())
     told = {name: f"{first[name]:{form}} to {last[name]:{form}}" for name, form in (
         ("entropy", ".2f"), ("divergence", ".2f"), ("length", ".0f"), ("format_rate", ".0%"),
         ("kept_share", ".0%"), ("accuracy", ".0%"), ("accuracy_strict", ".0%"))}

@@ -1,22 +1,16 @@
 """Rollouts of triplets: n_anchor over the anchor and n_positive over the positive, rewarded as one group.
 
-    triplet -> 4 completions over the anchor + 4 over the positive -> 8 rewards -> 8 advantages (one mean, one
-    std)
-
 Dynamic sampling: a group whose rollouts are all right or all wrong teaches nothing; it is dropped and another
-prompt is sampled in its place, for a limited number of rounds. Where no group survives, a policy decides
-(`TapoConfig.nothing_survives`).
-
+prompt is sampled in its place, for a limited number of rounds; then `TapoConfig.nothing_survives` decides.
 Images take the memory (the paper's rollout batch has 384 triplets; one image of 1280 image tokens is 24 MB):
-positives are freed once they have been sampled from, and dropped groups once others fill the batch.
-
-Everything drawn here is a function of (seed, rollout batch, round), so a resumed run draws what an
-uninterrupted one would have.
+positives are freed once they have been sampled from, dropped groups once others fill the batch. Everything
+drawn is a function of (seed, rollout batch, round), so a resumed run draws what an uninterrupted one would.
 
 Source: Fine-R1 (arXiv 2602.07605), Section 4.2 (intra-class augmentation), Section 5.1 (at most 20 rounds);
 DAPO (arXiv 2503.14476), dynamic sampling; release TAPO/verl/trainer/ray_trainer.py:561-677.
 """
 
+import itertools
 import random
 import time
 from collections import defaultdict
@@ -76,10 +70,8 @@ def replacement_rows(number: int, count: int, tried: set[int], draw: random.Rand
 
 
 class Sampler:
-    """Samples groups from the policy `model` (its mode is restored) and rewards them.
-
-    `reward` is (columns, prompts, completions, completion ids) -> (rollouts, 2) accuracy and format;
-    `weights` (2,) are theirs.
+    """Samples groups from the policy `model` (its mode is restored) and rewards them. `reward` is (columns,
+    prompts, completions, completion ids) -> (rollouts, 2) accuracy and format; `weights` (2,) are theirs.
     """
 
     def __init__(self, model: Any, encoder: Encoder, config: "TapoConfig", triplets: "Sequence[TripletRow]",
@@ -88,8 +80,7 @@ class Sampler:
         self.reward, self.weights = reward, weights
 
     def batch(self, slots: Sequence[int], number: int) -> Batch:
-        """Fill rollout batch `number` (from 0): at least as many kept groups as slots, if the rounds allow.
-
+        """Fill rollout batch `number` (from 0): as many kept groups as slots, or more, if the rounds allow.
         `slots` are places in the endless order of prompts. Raises: UserError: nothing survived and "stop".
         """
         c, want, began = self.config, len(slots), time.monotonic()
@@ -99,9 +90,7 @@ class Sampler:
         dropped: list[Group] = []
         sampled: "list[torch.Tensor]" = []  # (rollouts,) accuracies of every group, dropped ones included
         sums: dict[str, float] = defaultdict(float)
-        rounds = 0
-        while True:
-            rounds += 1
+        for rounds in itertools.count(1):
             tried.update(rows)
             groups = self.groups(rows, (c.seed, number, rounds), sums)
             sampled += [group.accuracy for group in groups]
@@ -117,10 +106,9 @@ class Sampler:
             draw = random.Random(f"{c.seed}/replacements/{number}/{rounds}")
             rows = replacement_rows(want - len(kept), len(self.triplets), tried, draw)
         if not kept and c.nothing_survives == "stop":
-            raise UserError(
-                f"TAPO: in rollout batch {number + 1} all rollouts of every group were alike in {rounds}"
-                " rounds (all right or all wrong): raise temperature, take another start, or set"
-                " nothing_survives to 'skip'")
+            raise UserError(f"TAPO: in rollout batch {number + 1} all rollouts of every group were alike in {rounds}"
+                            " rounds (all right or all wrong): raise temperature, take another start, or set"
+                            " nothing_survives to 'skip'")
         count = sums.pop("rollouts")
         accuracies = [float(accuracy.mean()) for accuracy in sampled]
         mean = sum(accuracies) / len(accuracies)
@@ -160,21 +148,18 @@ class Sampler:
         for name, values in (("reward", reward), ("accuracy", parts[:, 0]), ("format_rate", parts[:, 1]),
                              ("reward_std", reward.view(-1, size).std(1))):
             sums[name] += float(values.sum())
-        sums["accuracy_strict"] += sum(
-            strict(text, row["sub_category"]) for text, row in zip(texts, columns))
+        sums["accuracy_strict"] += sum(strict(text, row["sub_category"]) for text, row in zip(texts, columns))
         sums["length"] += sum(len(ids) for ids in completions)
         sums["truncated_share"] += sum(truncated)
         sums["rollouts"] += len(completions)
         groups = []
         for g, triplet in enumerate(triplets):
-            own = slice(g * size, (g + 1) * size)
+            own, accuracy = slice(g * size, (g + 1) * size), parts[g * size : (g + 1) * size, 0]
             scored_as = anchors[g] if c.score_positive_under == "anchor" else positives[g]
             negatives = [self._encoded(triplet, triplet.negative)] * size if c.needs_negative else []
-            accuracy = parts[own, 0]
             groups.append(Group(
-                _varied(accuracy), accuracy, group_advantages(reward[None, own])[0],
-                completions[own], [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives,
-                truncated[own]))
+                _varied(accuracy), accuracy, group_advantages(reward[None, own])[0], completions[own],
+                [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives, truncated[own]))
         return groups
 
     def _complete(self, prompts: Sequence[Encoded], seed: tuple[int, ...]) -> list[list[int]]:

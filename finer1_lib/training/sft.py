@@ -1,21 +1,16 @@
 """Stage 1: supervised fine-tuning, on rationales (CoT SFT) or on bare answers (answer-only SFT).
 
-The loss counts the assistant's turn alone, its ending token included:
-
     <user> image, question <assistant> <think>..</think><answer>Dunen Wren</answer> <end>
     |---------- label -100 ----------|------------------- learnt -----------------------|
 
-It is the mean over all such tokens of an optimizer step, for any micro-batch size, computed from the
-backbone's hidden states like TAPO's (TRL 1.15's own SFT loss is a Triton kernel and cannot run on a CPU).
-
-Which weights are trained, an adapter or the model's own, is decided by `models.make_trainable`.
+The loss is the mean over all learnt tokens of an optimizer step, for any micro-batch size, computed from the
+backbone's hidden states like TAPO's (TRL 1.15's own is a Triton kernel and cannot run on a CPU).
 
 Source: Fine-R1 (arXiv 2602.07605), Section 4.1; release LLaMA-Factory/cot_sft_3b.sh:21-33 (10 epochs, cosine,
 6 warm-up steps, weight decay 0.1; vision tower and projector frozen by LLaMA-Factory's defaults).
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
@@ -61,10 +56,7 @@ class SftConfig:
 
 
 class SftCollator:
-    """Examples into one right-padded batch; the examples themselves are not changed.
-
-    Images may differ in size, so prompts differ in length even for one question.
-    """
+    """Examples into one right-padded batch; images, and so prompts of one question, differ in length."""
 
     def __init__(self, processor: Any, encoder: Optional[Encoder] = None) -> None:
         self.encode = encoder or Encoder(processor)
@@ -72,10 +64,8 @@ class SftCollator:
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Encode rows with image_root, image_id, prompt and completion.
-
-        Returns: input_ids, attention_mask, labels (B, L; -100 outside completions), pixel_values,
-        image_grid_thw, mm_token_type_ids.
+        """Rows with image_root, image_id, prompt and completion -> input_ids, attention_mask, labels (B, L;
+        -100 outside completions), pixel_values, image_grid_thw, mm_token_type_ids.
         """
         prompts, completions = [], []
         for row in rows:
@@ -93,10 +83,7 @@ class SftCollator:
 
 
 def completion_loss(model: Any, batch: Mapping[str, Any], items: Any = None) -> Any:
-    """Mean negative log-likelihood of the labelled tokens of a batch of `SftCollator`.
-
-    `items` is what to divide by; by default the batch's own number of labelled tokens.
-    """
+    """Negative log-likelihood of a batch's labelled tokens over `items`, by default the number of these."""
     scored = batch["labels"] != -100
     vision_keys = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
     vision = {key: batch[key] for key in vision_keys if key in batch}
@@ -104,9 +91,12 @@ def completion_loss(model: Any, batch: Mapping[str, Any], items: Any = None) -> 
     return -logp.sum() / (scored.sum() if items is None else items)
 
 
-@functools.lru_cache(maxsize=None)
-def _trainer_class(base: type) -> type:
-    class VLSFTTrainer(checkpoints.Quiet, base):
+def make_sft_trainer_class() -> type:
+    """VLSFTTrainer on the current `trl.SFTTrainer`: TRL's own, or the one Unsloth rewrote."""
+    import trl
+
+    @checkpoints.quiet
+    class VLSFTTrainer(trl.SFTTrainer):
         """TRL's SFTTrainer with `completion_loss` as its loss."""
 
         loss_is_scaled_for_ga = True  # completion_loss divides by the tokens of the whole optimizer step
@@ -119,21 +109,12 @@ def _trainer_class(base: type) -> type:
     return VLSFTTrainer
 
 
-def make_sft_trainer_class() -> type:
-    """VLSFTTrainer on the current `trl.SFTTrainer`: TRL's own, or the one Unsloth rewrote."""
-    import trl
-
-    return _trainer_class(trl.SFTTrainer)
-
-
-def train_sft(
-    loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, out_dir: "str | Path", *,
-    metrics_path: "str | Path | None" = None, progress: Optional[checkpoints.Progress] = None,
-) -> LoadedModel:
-    """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead.
-
-    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights. The
-    log is `metrics_path`, by default `<out_dir>_log.csv`. Raises: UserError: as `checkpoints.run_training`.
+def train_sft(loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, out_dir: "str | Path",
+              *, metrics_path: "str | Path | None" = None,
+              progress: Optional[checkpoints.Progress] = None) -> LoadedModel:
+    """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead. Killed
+    at any moment, the same call resumes and ends with the same weights. The log is `metrics_path`, by default
+    `<out_dir>_log.csv`. Raises: UserError: as `checkpoints.run_training`.
     """
     out_dir = Path(out_dir)
     return checkpoints.run_training(
@@ -143,25 +124,20 @@ def train_sft(
         divides=config.batch_size)
 
 
-def build_trainer(
-    loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, folder: Path
-) -> Any:
+def build_trainer(loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig,
+                  folder: Path) -> Any:
     """The trainer of one run; its checkpoints go to `folder`."""
     import trl
     from datasets import Dataset
-    from transformers import PrinterCallback
 
     # Section 4.1 and release cot_sft_3b.sh:21-33: cosine, 6 warm-up steps, weight decay 0.1, 10 epochs
-    rows = [{"image_root": e.image.image_root, "image_id": e.image.image_id, "prompt": e.prompt,
-             "completion": e.completion} for e in examples]
+    rows = [{**e.image._asdict(), "prompt": e.prompt, "completion": e.completion} for e in examples]
     arguments = trl.SFTConfig(
         **checkpoints.common_arguments(loaded, folder, config, config.checkpoints_every),
         num_train_epochs=config.epochs, lr_scheduler_type="cosine",
         gradient_accumulation_steps=config.batch_size // config.micro_batch_size, packing=False,
         padding_free=False, max_length=None, completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True})
-    trainer = make_sft_trainer_class()(
+    return make_sft_trainer_class()(
         model=loaded.model, args=arguments, train_dataset=Dataset.from_list(rows),
         data_collator=SftCollator(loaded.processor), processing_class=loaded.processor)
-    trainer.remove_callback(PrinterCallback)
-    return trainer

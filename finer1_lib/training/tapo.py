@@ -1,26 +1,18 @@
-"""Stage 2: TAPO, what it is trained on, what it logs, and the call that runs it.
-
-One rollout batch of the preset `kit`, for 16 triplets and 4 + 4 rollouts, two updates of 8 triplets:
+"""Stage 2: TAPO, what it is trained on, what it logs, and the call that runs it. One rollout batch of "kit":
 
     4 rollouts over the anchor, 4 over the positive  -> one group of 8 rewards -> 8 advantages
     groups whose rollouts are all right or all wrong -> discarded, others sampled in their place
     128 rollouts scored under their ANCHOR           -> pi_old, once
     64 of them under their ANCHOR and their NEGATIVE -> `objective.tapo_loss` -> an update, twice
 
-TAPOTrainer is TRL's GRPOTrainer with its whole rollout and its whole loss replaced. TRL keeps the loop, the
-optimizer, accumulation, checkpoints and logs. Replaced are the two methods that are the algorithm, because
-Unsloth rewrites what TRL calls inside them (its `compute_loss` never reaches `_compute_loss`, its log-prob
-method has no gradient), and because TRL 1.15's own loss is a Triton kernel (no CPU):
-
-    _generate_and_score_completions  `rollouts.Sampler`: rollouts, rewards, advantages -> a dictionary of rows
-    compute_loss                     that dictionary's micro-batch -> `objective.tapo_loss`
-
-The class is built on `trl.GRPOTrainer` as it is at the call, so it also works on Unsloth's rewritten one.
+TAPOTrainer is TRL's GRPOTrainer, which keeps the loop, optimizer, accumulation, checkpoints and logs. Replaced
+are the two methods that are the algorithm: `_generate_and_score_completions` (by `rollouts.Sampler`; it returns
+a dictionary of rows) and `compute_loss` (their micro-batch to `objective.tapo_loss`). Unsloth rewrites what TRL
+calls inside them, and TRL 1.15's own loss is a Triton kernel (no CPU).
 
 Source: Fine-R1 (arXiv 2602.07605), Sections 4.2 and 5.1.
 """
 
-import functools
 import time
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -41,14 +33,12 @@ from finer1_lib.training.rollouts import Batch, Sampler
 from finer1_lib.training.tapo_config import COUNTS, LOG_COLUMNS, SHOWN, TapoConfig, TripletRow
 
 
-def triplet_rows(
-    table: Any, image_root: "str | Path", prompt: str = "cot_open", *, positive: str = "same_sub_category",
-    negative: str = "look_alike", noise: float = 0.3, mask_share: float = 0.6, seed: int = 0,
-) -> list[TripletRow]:
-    """The rows of `triplets.parquet` as training prompts; `prompt` names one without options.
-
-    `positive` may be "noised": the anchor itself under noise (NoisyRollout); `negative` may be "masked": the
-    anchor itself with blackened patches (PAPO). Raises: UserError: another kind of positive or negative.
+def triplet_rows(table: Any, image_root: "str | Path", prompt: str = "cot_open", *,
+                 positive: str = "same_sub_category", negative: str = "look_alike", noise: float = 0.3,
+                 mask_share: float = 0.6, seed: int = 0) -> list[TripletRow]:
+    """The rows of `triplets.parquet` as training prompts; `prompt` names one without options. A "noised" positive
+    is the anchor under noise (NoisyRollout), a "masked" negative the anchor with blackened patches (PAPO).
+    Raises: UserError: another kind of positive or negative.
     """
     root = str(image_root)
     for name, value, known in (("positive", positive, ("same_sub_category", "noised")),
@@ -66,16 +56,13 @@ def triplet_rows(
     return rows
 
 
-def train_tapo(
-    loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoConfig, out_dir: "str | Path", *,
-    metrics_path: "str | Path | None" = None, progress: Optional[checkpoints.Progress] = None,
-) -> LoadedModel:
-    """Continue training `loaded` and write it to `out_dir`; a finished training is loaded instead.
-
-    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights:
-    everything drawn is a function of the seed and the step. `metrics_path` (by default `metrics_<name>.csv`
-    beside `out_dir`) gets a row of `LOG_COLUMNS` a step, `progress` the values of `SHOWN`. Raises: UserError:
-    as `checkpoints.run_training`.
+def train_tapo(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoConfig, out_dir: "str | Path", *,
+               metrics_path: "str | Path | None" = None,
+               progress: Optional[checkpoints.Progress] = None) -> LoadedModel:
+    """Continue training `loaded` and write it to `out_dir`; a finished training is loaded instead. Killed at any
+    moment, the same call resumes and ends with the same weights: everything drawn is a function of the seed and
+    the step. `metrics_path` (by default `metrics_<name>.csv` beside `out_dir`) gets a row of `LOG_COLUMNS` a
+    step, `progress` the values of `SHOWN`. Raises: UserError: as `checkpoints.run_training`.
     """
     out_dir = Path(out_dir)
     data = [[*(picture[1:] for picture in row[:3]), row.prompt, row.sub_category] for row in rows]
@@ -85,9 +72,10 @@ def train_tapo(
         progress=progress, shown=SHOWN, divides=config.rows_per_step, max_new_tokens=config.max_new_tokens)
 
 
-@functools.lru_cache(maxsize=None)
-def _trainer_class(base: type) -> type:
+def make_tapo_trainer_class() -> type:
+    """TAPOTrainer on the current `trl.GRPOTrainer`: TRL's own, or the one Unsloth rewrote."""
     import torch
+    import trl
     from transformers import TrainerCallback
 
     class SkipEmptyUpdates(TrainerCallback):
@@ -106,7 +94,8 @@ def _trainer_class(base: type) -> type:
                 print(f"step {state.global_step + 1}: no group survived the filter, no update", flush=True)
             self.trainer.update_tokens = 0
 
-    class TAPOTrainer(checkpoints.Quiet, base):
+    @checkpoints.quiet
+    class TAPOTrainer(trl.GRPOTrainer):
         """See the module; TRL's own settings are set by `build_trainer` to match `tapo`."""
 
         loss_is_scaled_for_ga = True  # compute_loss divides by an update's share of the batch's tokens
@@ -255,18 +244,10 @@ def _trainer_class(base: type) -> type:
     return TAPOTrainer
 
 
-def make_tapo_trainer_class() -> type:
-    """TAPOTrainer on the current `trl.GRPOTrainer`: TRL's own, or the one Unsloth rewrote."""
-    import trl
-
-    return _trainer_class(trl.GRPOTrainer)
-
-
 def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoConfig, folder: Path) -> Any:
     """The trainer of one run; its checkpoints go to `folder`, always between two rollout batches."""
     import trl
     from datasets import Dataset
-    from transformers import PrinterCallback
 
     rewards, weights = reward_functions(config.accuracy_reward, config.format_reward)
     micro_batches = config.rows_per_step // config.micro_batch_size
@@ -283,8 +264,6 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     # One row a group, in order: the dataset is the plan of prompts itself, so one pass is the whole training.
     plan = [{"prompt": [{"role": "user", "content": ""}], "slot": slot}
             for slot in range(config.steps * config.prompts_per_step)]
-    trainer = make_tapo_trainer_class()(
+    return make_tapo_trainer_class()(
         model=loaded.model, args=arguments, reward_funcs=rewards, train_dataset=Dataset.from_list(plan),
         processing_class=loaded.processor, tapo=config, triplets=rows)
-    trainer.remove_callback(PrinterCallback)
-    return trainer

@@ -72,7 +72,7 @@ def traces(text):
     statistics._row(record(text), GUIDE)
     examples.mark(trace, "Dunen Wren", GUIDE)
     rationale_filters.flaws(text, "Dunen Wren", ["Marlo Wren"], ["F-16"], 50)
-    rationale_quality._count(record(text) | {"text": text})
+    rationale_quality._look(record(text) | {"text": text})
     return candidate_lines(trace), release_layout(text)
 
 

@@ -348,8 +348,7 @@ def test_presets_are_the_columns_of_the_switch_table():
 def test_what_positive_rollouts_are_scored_under_in_the_presets(folder, tmp_path, preset, under):
     loaded = cases.start(folder)
     own = dataclasses.asdict(cases.tapo_config())
-    config = make_config(preset, **{key: own[key] for key in own if key not in PRESETS[
-        "official_release"]})
+    config = make_config(preset, **{key: own[key] for key in own if key not in PRESETS["official_release"]})
     trainer = tapo_trainer.build_trainer(loaded, cases.triplets(folder), config, tmp_path)
     slot, encode = planned_row(0, 6, 0), Encoder(loaded.processor)
     group = trainer.sampler.groups([slot], (0, 0, 1), defaultdict(float))[0]

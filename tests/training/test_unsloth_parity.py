@@ -112,14 +112,13 @@ def test_what_unsloth_trained_loads_plainly_and_merges_alike(told, folder, base)
     weights = WEIGHTS if base == "miniature" else folder / "base"
     out = {backend: folder / f"{base}_{backend}" for backend in ("transformers", "unsloth")}
     scores = {}
-    for name, (checkpoint, adapter) in {
-        "plain": (weights, out["transformers"] / "sft_lora"),
-        "unsloth": (weights, out["unsloth"] / "sft_lora"),
-        "plain full": (weights, out["transformers"] / "sft_full"),
-        "unsloth full": (weights, out["unsloth"] / "sft_full"),
-        "plain merged": (out["transformers"] / "merged", None),
-        "unsloth merged": (out["unsloth"] / "merged", None), "base": (weights, None),
-    }.items():
+    for name, (checkpoint, adapter) in {"plain": (weights, out["transformers"] / "sft_lora"),
+                                        "unsloth": (weights, out["unsloth"] / "sft_lora"),
+                                        "plain full": (weights, out["transformers"] / "sft_full"),
+                                        "unsloth full": (weights, out["unsloth"] / "sft_full"),
+                                        "plain merged": (out["transformers"] / "merged", None),
+                                        "unsloth merged": (out["unsloth"] / "merged", None),
+                                        "base": (weights, None)}.items():
         loaded = models.load(checkpoint, adapter)
         encode = Encoder(loaded.processor)
         row = encode(user_message(training_cases.QUESTION, training_cases.images(folder)[0]))

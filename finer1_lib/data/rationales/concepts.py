@@ -44,7 +44,7 @@ class TfidfEncoder:
         self._vectorizer = vectorizer.fit(texts)
 
     def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
-        """(texts, vocabulary) unit rows; a text without a known word is a row of zeros. Raises: RuntimeError: before `fit`."""
+        """(texts, vocabulary) unit rows, zeros for a text without a known word. Raises: RuntimeError: no fit."""
         if self._vectorizer is None:
             raise RuntimeError("fit the encoder before encoding")
         return self._vectorizer.transform(texts).toarray()

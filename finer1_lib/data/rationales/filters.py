@@ -120,8 +120,8 @@ def settle(text: str, label: str, rng: random.Random, place: Optional[int] = Non
     comparison of the form "A: ..; B: .." follows the new order. A text that is not well-formed, lacks the
     label or predicts another name (each passes only where its filter is off) is returned unchanged.
     """
-    trace = parse(text)
-    if {"not_well_formed", "label_not_a_candidate", "wrong_prediction"} & set(flaws(text, label, data_set=data_set)):
+    trace, found = parse(text), flaws(text, label, data_set=data_set)
+    if {"not_well_formed", "label_not_a_candidate", "wrong_prediction"} & set(found):
         return text
     candidates = [label if same_name(data_set, name, label) else name for name in trace.candidates]
     comparison, parts = trace.comparison, trace.comparison.split("; ")

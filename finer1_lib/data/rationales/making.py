@@ -124,11 +124,9 @@ def query_until_good(teacher: Teacher, rows: Sequence[Row], concepts: Mapping[st
     """Query a text for every row until one passes, at most `attempts` times; nothing is written.
 
     `concepts` maps image_id to the concepts given, `places` to the label's place, `names` a super-category to
-    its sub-categories; `max_words` limits a text, 0 for no limit. A record has image_id, super_category,
-    sub_category, question, text, concepts, candidates, attempts, kept, dropped_because, rejections (a reason
-    per failed attempt), texts (all, punctuation fixed), mended (how many needed that) and, with a limit,
-    max_words. A dropped image keeps its last text, which is never trained on. Raises: UserError: an unknown
-    filter, or no attempt.
+    its sub-categories; `max_words` 0 is no limit. Of a record, dropped_because and rejections (one per failed
+    attempt) are reasons, texts are all with mended punctuation (mended: how many needed it); a dropped image
+    keeps its last text, which is never trained on. Raises: UserError: an unknown filter, or no attempt.
     """
     if attempts < 1:
         raise UserError(f"attempts is {attempts}: at least 1 is needed")
@@ -137,7 +135,7 @@ def query_until_good(teacher: Teacher, rows: Sequence[Row], concepts: Mapping[st
     waiting = list(rows)
     for attempt in range(attempts):
         asked = [Rationale(row, concepts[row["image_id"]], question_for(row["super_category"]),
-                           attempt_seed(seed, row, attempt)) for row in waiting]
+                           draw_seed(seed, row["image_id"], attempt)) for row in waiting]
         for row, text in zip(waiting, teacher.rationale_all(asked) if asked else []):
             word, label = row["super_category"], row["sub_category"]
             tried[row["image_id"]].append((text, reject_reason(
@@ -169,11 +167,6 @@ def label_places(rows: Sequence[Row], seed: int) -> dict[str, int]:
     order = sorted(row["image_id"] for row in rows)
     random.Random(draw_seed(seed, "places")).shuffle(order)
     return {image_id: number % 12 for number, image_id in enumerate(order)}
-
-
-def attempt_seed(seed: int, row: Row, attempt: int) -> int:
-    """The seed of a row's text in one attempt (counted from 0): a repeated query gets the same text."""
-    return draw_seed(seed, row["image_id"], attempt)
 
 
 def own_and_foreign(names: Mapping[str, Sequence[str]],

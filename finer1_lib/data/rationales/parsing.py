@@ -108,8 +108,9 @@ def parse(completion: str, known: Iterable[str] = ()) -> Trace:
 
 
 def release_layout(completion: str) -> str:
-    """How a rationale of the release is laid out (three layouts in its 404 texts). "single": the markers, no heading for the comparison; "headings": one as well; "double": a whole chain up
-    to its final prediction, then a short repeat with the markers; "none": no candidates' marker.
+    """How a rationale of the release is laid out (three layouts in its 404 texts): "single": the markers, no
+    heading for the comparison; "headings": one as well; "double": a whole chain up to its final prediction,
+    then a short repeat with the markers; "none": no candidates' marker.
     """
     thought = thinking(completion)
     before, marker, _ = thought.rpartition(CANDIDATE_MARKER)
@@ -210,8 +211,7 @@ def _by_markers(thought: str, known: frozenset[str]) -> tuple[dict[str, Optional
     body, marker, tail = thought.rpartition(PREDICTION_MARKER)
     body, tail = (body, tail) if marker else (thought, "")
     analysis, marker, block = body.rpartition(CANDIDATE_MARKER)
-    if not marker:  # 4 of the 404: nothing separates analysis and candidates
-        analysis, block = body, ""
+    analysis, block = (analysis, block) if marker else (body, "")  # 4 of the 404 have nothing between the two
     lines, names, last, numbered = block.strip().splitlines(), [], 0, None
     for number, line in enumerate(lines):
         item = _LIST_ITEM.match(line)
@@ -232,8 +232,8 @@ def _by_markers(thought: str, known: frozenset[str]) -> tuple[dict[str, Optional
             names, last = names + list(found), number + 1
         if names and (len(found) != 1 or len(names) >= MAX_CANDIDATES):
             break
-    read = (analysis.strip(), "\n".join(lines[:last]).strip(), "\n".join(lines[last:]).strip(), named_in(tail, known))
-    return {part: text or None for part, text in zip(FOUR_PARTS, read)}, tuple(names)
+    read = (analysis, "\n".join(lines[:last]), "\n".join(lines[last:]), named_in(tail, known))
+    return {part: text.strip() or None for part, text in zip(FOUR_PARTS, read)}, tuple(names)
 
 
 def named_in(text: str, known: Iterable[str] = ()) -> str:
@@ -265,12 +265,12 @@ def _clause(sentence: str, bare: bool, loose: bool = False) -> str:
     """
     cues = [[cue for cue in form.finditer(sentence)
              if not _DENIED.search(sentence, max(0, cue.start() - 12), cue.start())]
-            for form in (_IS, _FITS)]  # fmt: skip
+            for form in (_IS, _FITS)]
     if not any(cues) and bare and _is_name(_bare_name(sentence)):
         return forms(_bare_name(sentence))[-1]
     capital = [[cue for cue in form if not cue["name"].islower()] for form in cues]
-    article = sorted((cue for form in cues for cue in form if cue["article"]), key=lambda cue: cue.start())
-    for form in (*capital, article, sorted(sum(cues, []), key=lambda cue: cue.start()) if loose else []):
+    every = sorted(sum(cues, []), key=re.Match.start)
+    for form in (*capital, [cue for cue in every if cue["article"]], every if loose else []):
         if form:
             rest = sentence[form[-1].start("name"):]
             if _GENERIC.match(rest):  # "the Il-76 is the best match"

@@ -15,12 +15,10 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
 from finer1_lib.data.rationales.filters import flaws, reasons_of
-from finer1_lib.data.rationales.making import attempt_seed, kept_concepts, own_and_foreign, query_until_good
-from finer1_lib.data.rationales.parsing import (
-    CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines, check_claims, parse, predicts, release_layout,
-    thinking,
-)  # fmt: skip
-from finer1_lib.data.rationales.teachers import Row, Teacher
+from finer1_lib.data.rationales.making import kept_concepts, own_and_foreign, query_until_good
+from finer1_lib.data.rationales.parsing import (CANDIDATE_MARKER, MAX_CANDIDATES, candidate_lines,
+                                                check_claims, parse, predicts, release_layout, thinking)
+from finer1_lib.data.rationales.teachers import Row, Teacher, draw_seed
 
 if TYPE_CHECKING:
     import pandas
@@ -144,7 +142,7 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
     import pandas
 
     found = pandas.DataFrame([_look(record) for record in _kept(records)],
-                             columns=["super_category", "words", *TEXT_COUNTS]).fillna(0)
+                             columns=["super_category", "words", *TEXT_COUNTS])
     return [{"super_category": group, "n": len(part), "words": float(part["words"].mean()),
              "shortest": int(part["words"].min()), "longest": int(part["words"].max()),
              **{name: int(part[name].sum()) for name in TEXT_COUNTS}}
@@ -152,7 +150,7 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
 
 
 def _look(record: Mapping) -> dict[str, Any]:
-    """What `text_report` counts in one text; what does not apply is absent."""
+    """What `text_report` counts in one text."""
     text, label = record["text"], record["sub_category"]
     data_set = table_for(record["super_category"], label)
     trace, thought = parse(text, meanings(data_set)), thinking(text)
@@ -161,8 +159,9 @@ def _look(record: Mapping) -> dict[str, Any]:
     lines = candidate_lines(trace) if lists < 2 else ()  # of two lists neither is the one
     short = {_folded(name) for name in (cut_labels(label) if data_set == "car" else [label])}
     named = [_holds(line, short) for line in lines]
-    return {"super_category": record["super_category"], "words": len(thought.split()), layout: 1,
-            "listed": bool(named), "four": len(named) == MAX_CANDIDATES, "label_listed": any(named),
+    return {**dict.fromkeys(TEXT_COUNTS, 0), "super_category": record["super_category"],
+            "words": len(thought.split()), layout: 1, "listed": bool(named), "four": len(named) == MAX_CANDIDATES,
+            "label_listed": any(named),
             "label_exact": _folded(label) in map(_folded, (*trace.candidates, *lines)),
             "label_before": lists == 1 and _holds(trace.analysis, short),
             "leaks": "prompt_leak" in flaws(text, label),
@@ -214,7 +213,7 @@ def query_again(teacher: Any, rows: Sequence[Row], concepts: Mapping[str, Sequen
         raise UserError("quality_draws is 0: the table of what each step prevents needs at least one draw")
     made = [(seed, *pair) for seed in seeds for pair in zip(rows, query_until_good(
         teacher, rows, concepts, seed=seed, attempts=attempts, names=names))]
-    return [record | {"planted": [teacher.planted(row, record["concepts"], attempt_seed(seed, row, k))
+    return [record | {"planted": [teacher.planted(row, record["concepts"], draw_seed(seed, row["image_id"], k))
                                   for k in range(record["attempts"])]} for seed, row, record in made]
 
 
@@ -277,8 +276,9 @@ def steps(filters: Sequence[Mapping], orders: Sequence[Mapping],
     """
     order, given = {row["order"]: row for row in orders}, {row["concepts"]: row for row in concepts}
     flaw = {"not_well_formed": "not well-formed", "prompt_leak": "gives the prompt away", "all": "any of these"}
-    pairs = [("all filters" if row["off"] == "all" else "its filter", flaw.get(row["off"], row["off"].replace("_", " ")),
-              {key: row[f"on_{key}"] for key in ("value", "low", "high", "n")}, row) for row in filters]
+    pairs = [("all filters" if off == "all" else "its filter", flaw.get(off, off.replace("_", " ")),
+              {key: row[f"on_{key}"] for key in ("value", "low", "high", "n")}, row)
+             for row in filters for off in [row["off"]]]
     pairs.append(("shuffled candidates", "label stands first", order["shuffled"], order["teacher's"]))
     pairs += [(f"concepts chosen; off: {other}", "an attribute misread", given["chosen"], given[other])
               for other in ("none", "all named") if concepts]

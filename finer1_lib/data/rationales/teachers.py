@@ -271,11 +271,9 @@ def make_teacher(teacher: str, *, guide: Optional[Mapping], guide_teacher: Calla
                  load_base: Callable, load_large: Optional[Callable], endpoint: Callable[[], ChatEndpoint],
                  image_root, table, similarity: Similarity, foci: Sequence[str], max_new_tokens: int,
                  batch_size: int, words: int, rationales_file: str = "") -> tuple[str, Optional[Teacher]]:
-    """(kind, teacher) for the parameter `teacher`; ("release", None) where a file holds the rationales.
-
-    "auto" is "guide" where there is a guide, else "self". `guide_teacher` and `endpoint` are called only
-    where they are used; `load_large` is None without a checkpoint. Raises: UserError: an unknown kind, or one
-    that lacks its guide or checkpoint.
+    """(kind, teacher) for the parameter `teacher`; ("release", None) where a file holds the rationales. "auto" is
+    "guide" where there is one, else "self"; `guide_teacher` and `endpoint` are called where they are used.
+    Raises: UserError: an unknown kind, or one that lacks its guide or checkpoint (`load_large` is None).
     """
     if rationales_file:
         return "release", None
