@@ -67,8 +67,6 @@ def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]"
     Features of a frozen one are cached while its weights stay the same and the pixels live; each image is
     then encoded by itself, so they are bit-identical after a resume.
     """
-    from torch.utils.weak import WeakTensorKeyDictionary
-
     tower = base.model.visual
     weights = list(tower.named_parameters())
     if any(weight.requires_grad or "lora_" in name for name, weight in weights):
@@ -77,7 +75,7 @@ def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]"
     state = (torch.is_autocast_enabled(weights[0][1].device.type),
              tuple((weight.data_ptr(), weight._version) for _, weight in weights))
     if tower not in _KEPT or _KEPT[tower][0] != state:
-        _KEPT[tower] = (state, WeakTensorKeyDictionary())
+        _KEPT[tower] = (state, torch.utils.weak.WeakTensorKeyDictionary())
     kept = _KEPT[tower][1]
     with torch.no_grad():
         for row in rows:
