@@ -154,14 +154,11 @@ def transformers_towers(checkpoint: str, device: str, batch_size: int) -> Simple
 
 
 def open_clip_towers(checkpoint: str, device: str, batch_size: int) -> SimpleNamespace:
-    """The same in open_clip's own format. Raises: UserError: not installed, or no such checkpoint.
-
-    Safetensors are needed, because open_clip itself would take pickled weights where it finds no others.
-    """
+    """The same in open_clip's own format. Raises: UserError: not installed, or no such checkpoint."""
     if importlib.util.find_spec("open_clip") is None:
         raise UserError(f'{checkpoint} is read by open_clip: install the kit with its extra "clip"')
     folder, device = local_copy(checkpoint), pick_device(device)
-    check_open_clip(Path(folder))
+    check_open_clip(Path(folder))  # without safetensors open_clip would take pickled weights
     import open_clip
 
     with loading(checkpoint):
@@ -249,9 +246,6 @@ _TEXT_TOWERS = {
     "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel", "clip": "CLIPTextModelWithProjection"}
 
 
-# Similarity of texts
-
-
 class EncoderSimilarity:
     """Cosine of two texts' embeddings by a checkpoint that transformers has a class for.
 
@@ -297,10 +291,7 @@ class EncoderSimilarity:
 
 
 class SiglipSimilarity(EncoderSimilarity):
-    """`EncoderSimilarity` by the paper's text tower, which was trained on lower-cased text.
-
-    The release does not lower-case (eval/evaluation.py:36), so neither does the default.
-    """
+    """By the paper's text tower. It was trained on lower case, which the release does not give it."""
 
     def __init__(self, checkpoint: str = SIGLIP, *, lower_case: bool = False, **options: Any) -> None:
         super().__init__(checkpoint, lower_case=lower_case, **options)

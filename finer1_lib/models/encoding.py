@@ -27,8 +27,6 @@ TRAINING, KEY = "training.json", "pixels"  # the bounds of a training, beside it
 
 
 class Encoded(NamedTuple):
-    """One prompt."""
-
     ids: list[int]  # image placeholders expanded
     pixels: "Optional[torch.Tensor]"  # (patches, features) of all its images one after another; None without
     grid: "Optional[torch.Tensor]"  # (images, 3): time, height and width in patches

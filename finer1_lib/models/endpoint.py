@@ -82,9 +82,6 @@ def address_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
 
 
-# The file of answers: a line each, and what they cost
-
-
 def read_answers(answers: Path, truncate: bool = False) -> list[dict]:
     """The checked lines of a file of answers; a missing file has none. Raises: UserError: a damaged line."""
     fix = "take that line out of the file; the others are paid for and stay"
@@ -136,9 +133,6 @@ def spent_line(answers: Path, prices: Sequence[float] = ()) -> str:
     missing = f"; {took['uncounted']} answers without a count" if took["uncounted"] else ""
     return (f"{took['answers']} answers: {took['prompt_tokens']:,} tokens read, {took['completion_tokens']:,}"
             f" written{cost}{missing}{'; ' if empty else ''}{empty}")
-
-
-# Requests: paced, repeated where they may pass
 
 
 class Stopped(Exception):
