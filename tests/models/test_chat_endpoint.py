@@ -224,6 +224,23 @@ def test_one_refusal_ends_the_others_and_keeps_what_was_answered(standin, tmp_pa
     assert teacher.ask([Question("new")])[0].text == "new"  # the one that failed is of use again
 
 
+def test_an_interrupt_keeps_what_is_under_way_and_a_notebook_s_loop_is_no_hindrance(standin, tmp_path):
+    def script(number, request):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        return answer(text_of(request))
+
+    async def cell():
+        return endpoint(standin, tmp_path).ask([Question("q0"), Question("new")])
+
+    standin.script = script
+    with pytest.raises(KeyboardInterrupt):
+        endpoint(standin, tmp_path, concurrency=2).ask([Question(f"q{n}") for n in range(20)])
+    assert len(read_jsonl(tmp_path / "answers.jsonl")) == len(standin.requests) == 2
+    assert [one.text for one in asyncio.run(cell())] == ["q0", "new"] and len(standin.requests) == 3
+
+
 @pytest.mark.parametrize(
     "url", ["", "a:8000/v1", "ftp://a/v1", "https://", "https://u:p@a/v1", "https://a/v1?key=x", "http://[::1/v1"])
 def test_an_address_is_an_address_and_nothing_else(url, tmp_path):

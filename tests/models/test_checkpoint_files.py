@@ -180,6 +180,11 @@ HOSTILE = {
                                 "leaves the text out"),
     "a template that shows twice": (text("chat_template.jinja", TEMPLATE.replace(IMAGE, 2 * IMAGE)),
                                     "2 places for one image"),
+    **{f"without {file}": (lambda folder, file=file: (folder / file).unlink(), said) for file, said in {
+        "config.json": "no checkpoint: config.json is missing", "chat_template.jinja": "it has no chat template",
+        "model.safetensors": "without weights .*: model.safetensors is missing",
+        "processor_config.json": "without a processor: processor_config.json or .* is missing",
+        "tokenizer.json": "without a tokenizer: tokenizer.json or .* is missing"}.items()},
     "an adapter beside": (text("adapter_config.json", '{"peft_type": "PROMPT_TUNING"}'), "holds an adapter"),
 }
 
