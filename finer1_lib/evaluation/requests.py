@@ -37,13 +37,10 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
     """The items to evaluate, with the image's width and height (pixels) for batching.
 
     `images_per_class` limits the test images of each sub-category (drawn by seed), `budget` the items in all;
-    0 takes all. A budget is stratified: every super-category, seen and unseen, gets an equal share (less where it
-    has no more), and in each the items are taken at equal distances along its sub-categories from a start drawn
-    by the seed. So every item of a stratum is equally likely and the stratum's mean is unbiased; its clustered
-    interval ignores that strata are finite and is conservative.
+    0 takes all. A budget is stratified: super-categories, seen and unseen, get equal shares, taken at equal
+    distances from a start drawn by the seed. So a stratum's mean is unbiased; its interval is conservative.
 
-    Raises: UserError: a negative number, a budget below one item a stratum, no items, or an item whose image
-    is missing from the table.
+    Raises: UserError: a negative number, a budget below one item a stratum, no items, an image not in the table.
     """
     for name, value in (("images_per_class", images_per_class), ("items_budget", budget)):
         if value < 0:
@@ -76,56 +73,47 @@ def names_of(images: Any) -> dict[str, list[str]]:
 
 
 def _subset(items: Sequence[dict], budget: int, seed: int) -> list[dict]:
-    """So many items in equal shares of the strata, evenly spaced inside each; the items of a class adjoin."""
+    """So many items in equal shares of the strata, evenly spaced inside each; the items of a class adjoin.
+
+    What a small stratum cannot give goes to the others.
+    """
     strata: dict[tuple, list[dict]] = {}
     for item in items:
         strata.setdefault((item["super_category"], item["categories"]), []).append(item)
     if budget < len(strata):
         raise UserError(f"items_budget is {budget}: give 0 for all, or at least {len(strata)}, one for each "
                         "super-category's seen and unseen")
-    found = []
-    for (key, members), share in zip(sorted(strata.items()), _shares(strata, budget)):
+    found, left = [], budget
+    smallest_first = sorted(sorted(strata), key=lambda key: len(strata[key]))
+    for place, key in enumerate(smallest_first):
+        members = strata[key]
+        share = min(left // (len(strata) - place), len(members))
+        left -= share
         start = random.Random(f"{seed}/budget/{'/'.join(key)}").random()
         found += [members[int((start + k) * len(members) / share)] for k in range(share)]
     return found
 
 
-def _shares(strata: Mapping[tuple, Sequence], budget: int) -> list[int]:
-    """How many items each stratum gives: equal shares; what a small one cannot give goes to the others."""
-    sizes = [len(members) for _, members in sorted(strata.items())]
-    shares, left = [0] * len(sizes), budget
-    smallest_first = sorted(range(len(sizes)), key=sizes.__getitem__)
-    for place, stratum in enumerate(smallest_first):
-        shares[stratum] = min(left // (len(sizes) - place), sizes[stratum])
-        left -= shares[stratum]
-    return shares
-
-
 def coverage(data: Mapping[str, Any], images_per_class: int = 0, items_budget: int = 0) -> str:
-    """The line of a partial run's tables, by its 01_data/data.json; "" for all six data sets, or for other data.
-
-    data: `data_sets`, {word: {"complete": bool, "split": "release" or "seeded"}}, and `missing`, {word: why};
-    both absent or empty for other data.
-    """
+    """The line of a partial run's tables, by its 01_data/data.json; "" for all six data sets, or other data."""
     held, missing = data.get("data_sets") or {}, data.get("missing") or {}
     if not held:
         return ""
     from finer1_lib.data.data_sets.catalogue import DATA_SETS
 
-    told = []
-    if len(held) < len(DATA_SETS):
-        told.append(f"{len(held)} of the paper's {len(DATA_SETS)} data sets ({', '.join(sorted(held))})")
-    if missing:
-        told.append(f"missing: {', '.join(sorted(missing))}")
-    if cut := sorted(word for word, one in held.items() if not one["complete"]):
-        told.append(f"not all pictures of {', '.join(cut)}")
-    if own := sorted(word for word, one in held.items() if one["split"] != "release"):
-        told.append(f"not the release's seen and unseen in {', '.join(own)}")
-    if images_per_class:
-        told.append(f"{images_per_class} test pictures of each sub-category at most")
-    if items_budget:
-        told.append(f"{items_budget} test pictures at most, a stratified subset")
-    return f"PARTIAL: {'; '.join(told)}" if told else ""
+    cut = sorted(word for word, one in held.items() if not one["complete"])
+    own = sorted(word for word, one in held.items() if one["split"] != "release")
+    parts = {
+        f"{len(held)} of the paper's {len(DATA_SETS)} data sets ({', '.join(sorted(held))})":
+            len(held) < len(DATA_SETS),
+        f"missing: {', '.join(sorted(missing))}": missing,
+        f"not all images of {', '.join(cut)}": cut,
+        f"not the release's seen and unseen in {', '.join(own)}": own,
+        f"{images_per_class} test images of each sub-category at most": images_per_class,
+        f"{items_budget} test images at most, a stratified subset": items_budget,
+    }
+    named = [part for part, holds in parts.items() if holds]
+    return f"PARTIAL: {'; '.join(named)}" if named else ""
 
 
 def coverage_of(run_dir: "str | Path") -> str:
@@ -271,17 +259,10 @@ def all_requests(
 
 
 def always_first(items: Sequence[Mapping], orders: Sequence[str], seed: int) -> list[dict]:
-    """The control "always the first option": records as `collect_records` gives them, made without a model.
+    """The control "always the first option": records as `collect_records` gives them, made without an image.
 
-    It never sees the image. With the truth first it is right every time; shuffled one time in four; under all
-    four rotations never. What a model gains over it is not explained by the order of the options.
-
-    Example:
-        >>> item = {"item_id": "i", "image_id": "i", "super_category": "bird", "sub_category": "Rock Wren",
-        ...         "categories": "seen", "question": "What species is this bird?", "width": 28, "height": 28,
-        ...         "options": ["Rock Wren", "House Wren", "Marsh Wren", "Cactus Wren"]}
-        >>> always_first([item], ["release"], seed=0)[0]["completion"]
-        '<answer>Rock Wren</answer>'
+    With the truth first it is right every time; shuffled one time in four; under all four rotations never.
+    What a model gains over it is not explained by the order of the options.
     """
     (model,) = CONTROLS
     control = Entry(model, "answer", None, CONTROLS[model].label)

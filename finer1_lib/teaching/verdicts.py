@@ -2,7 +2,7 @@
 
     >>> @check
     ... def double_of_three(answer):
-    ...     return right("2 x 3") if number(answer) == 6 else usual("3 was squared")
+    ...     return by_number(answer, [(6, right("2 x 3")), (9, usual("3 was squared"))], not_yet("add 3"))
     >>> double_of_three(9), double_of_three("six")
     ('not yet: the usual mistake: 3 was squared', "not yet: a number is needed, not 'six'")
 """
@@ -10,7 +10,7 @@
 import copy
 import functools
 import math
-from typing import Any, Callable
+from typing import Any, Callable, Iterable, Optional
 
 NOT_TRIED = "not tried yet"
 
@@ -70,6 +70,18 @@ def number(answer: Any) -> float:
 def near(value: float, wanted: float, share: float = 0.02) -> bool:
     """Whether a number is the one wanted, up to a share of it (rounding is not a mistake)."""
     return math.isclose(value, wanted, rel_tol=share, abs_tol=1e-9)
+
+
+def by_number(answer: Any, cases: Iterable[tuple[float, str]], otherwise: str, share: float = 0.02) -> str:
+    """The verdict of the first (number, verdict) that the answer is near, else the last one."""
+    value = number(answer)
+    return next((verdict for wanted, verdict in cases if near(value, wanted, share)), otherwise)
+
+
+def by_trials(function: Any, label: str, trials: Iterable[tuple[str, bool, str]]) -> Optional[str]:
+    """The verdict of the first (text, what a student's function must say of it, verdict) that it fails."""
+    failed = (verdict for text, wanted, verdict in trials if bool(run(function, text, label)) != wanted)
+    return next(failed, None)
 
 
 def run(function: Any, *arguments: Any) -> Any:

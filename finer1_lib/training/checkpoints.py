@@ -12,6 +12,7 @@ resuming: a kill costs one checkpoint interval at most.
 """
 
 import csv
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -21,19 +22,16 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_directory, atomic_write_json, atomic_write_text, read_json, sweep
-from finer1_lib.models.encoding import KEY, TRAINING, pixels_of
-from finer1_lib.models.trainable import load_weights, save_trained
+from finer1_lib.models.encoding import KEY, TRAINING as IDENTITY, pixels_of
+from finer1_lib.models.out_of_memory import memory_advice
+from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained, load_weights, save_trained
 
 MARKER = "complete"
-IDENTITY = TRAINING
 Progress = Callable[..., None]
 
 
 class MetricsFile:
-    """A CSV with one row a step ("step" is its first column) that can be cut back to a step.
-
-    Rows up to step `keep` stay; later ones (and a torn last line) are removed.
-    """
+    """A CSV with one row a step; rows after step `keep`, and a torn last line, are removed."""
 
     def __init__(self, path: Path, columns: Sequence[str], keep: int) -> None:
         self.path, self.columns = Path(path), list(columns)
@@ -42,9 +40,7 @@ class MetricsFile:
         atomic_write_text(self.path, "\n".join(lines) + "\n")
 
     def _rows(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        text = self.path.read_text(encoding="utf-8")
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
         return [row for row in rows if list(row) == self.columns and None not in row.values()]
 
@@ -63,9 +59,8 @@ def identity_of(loaded: Any, config: Mapping[str, Any], data: Any) -> dict[str, 
         if parameter.requires_grad:
             start.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
     text = json.dumps(data, sort_keys=True, ensure_ascii=False, default=str)
-    identity = {
-        "config": dict(config), "data": hashlib.sha256(text.encode()).hexdigest(), "start": start.hexdigest(),
-        KEY: pixels_of(loaded.processor)}
+    identity = {"config": dict(config), "data": hashlib.sha256(text.encode()).hexdigest(),
+                "start": start.hexdigest(), KEY: pixels_of(loaded.processor)}
     return json.loads(json.dumps(identity))  # as it will be read back
 
 
@@ -105,46 +100,63 @@ def step_of(checkpoint: Optional[Path]) -> int:
 def _refuse_other(file: Path, identity: Mapping[str, Any]) -> None:
     found = read_json(file)
     differing = [key for key in identity if found.get(key) != identity[key]]
+    if differing == ["config"]:
+        old, new = found.get("config", {}), identity["config"]
+        differing = [f"config.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if differing:
-        if differing == ["config"]:
-            old, new = found.get("config", {}), identity["config"]
-            differing = [f"config.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         raise UserError(
             f"{file.parent} was trained with another {', '.join(differing)}: reload the starting weights"
             " if they have been trained since, or delete that folder, or choose another run_name")
 
 
-def run_training(
-    trainer: Any, loaded: Any, out_dir: Path, identity: Mapping[str, Any], *, columns: Sequence[str],
-    metrics_path: Path, progress: Optional[Progress] = None, shown: Sequence[str] = ("loss",), every: int = 1,
-) -> None:
-    """Train to the end, from the last checkpoint if there is one, and write the trained weights.
+class Quiet:
+    """What a Trainer leaves out here: a checkpoint is scratch and needs no model card, and there are no pings."""
 
-    `trainer` trains the model of `loaded`, its output_dir is `scratch(out_dir)`, and it logs every step;
-    `columns` of its logs ("step" first) go to the metrics file, those `shown` to progress(step, total, name,
-    **values) every `every` steps.
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def _send_telemetry(self) -> None: ...
+
+
+def run_training(loaded: LoadedModel, out_dir: Path, config: Any, data: Sequence, build: Callable[[Path], Any], *,
+                 columns: Sequence[str], metrics_path: Path, progress: Optional[Progress] = None,
+                 shown: Sequence[str] = ("loss",), every: int = 1, **sizes: int) -> LoadedModel:
+    """Train `loaded` to the end, from the last checkpoint if there is one, and write the trained weights to
+    `out_dir`; a finished training is loaded instead.
+
+    `build(folder)` makes the trainer with its checkpoints in the folder; it logs every step. `columns` of its
+    logs ("step" first) go to the metrics file, those `shown` to progress(step, total, name, **values) every
+    `every` steps; `sizes` are for `memory_advice`. Raises: UserError: no data, nothing trainable, a folder of
+    another training, or no memory left.
     """
-    out_dir, folder = Path(out_dir), scratch(out_dir)
-    checkpoint = latest_checkpoint(folder, identity)
-    metrics = MetricsFile(metrics_path, columns, keep=step_of(checkpoint))
-    trainer.add_callback(_recorder(metrics, out_dir.name, progress, shown, every))
-    if not hasattr(loaded.model, "peft_config"):
-        # Trainer's own way compares the file's names with the model's, which differ for Qwen2.5-VL
-        # (transformers 5.17): it warns of missing keys and continues from the base's weights.
-        trainer._load_from_checkpoint = lambda folder, model=None: load_weights(loaded, folder)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        loaded.model.eval()
-    with atomic_directory(out_dir) as temporary:
-        save_trained(loaded, temporary)
-        atomic_write_json(temporary / IDENTITY, identity)
-    shutil.rmtree(folder)
+    if not data:
+        raise UserError(f"{out_dir.name}: there is nothing to train on")
+    if not has_trainable(loaded):
+        raise UserError(f"{out_dir.name}: the model has no part to train; load what was trained before, or call"
+                        " models.make_trainable first")
+    identity, folder = identity_of(loaded, dataclasses.asdict(config), data), scratch(out_dir)
+    if not finished(out_dir, identity):
+        with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size, **sizes):
+            trainer = build(folder)
+            checkpoint = latest_checkpoint(folder, identity)
+            metrics = MetricsFile(metrics_path, columns, keep=step_of(checkpoint))
+            trainer.add_callback(_recorder(metrics, out_dir.name, progress, shown, every))
+            if not hasattr(loaded.model, "peft_config"):
+                # Trainer's own way compares the file's names with the model's, which differ for Qwen2.5-VL
+                # (transformers 5.17): it warns of missing keys and continues from the base's weights.
+                trainer._load_from_checkpoint = lambda folder, model=None: load_weights(loaded, folder)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            finally:
+                loaded.model.eval()
+            with atomic_directory(out_dir) as temporary:
+                save_trained(loaded, temporary)
+                atomic_write_json(temporary / IDENTITY, identity)
+            shutil.rmtree(folder)
+    return load_trained(loaded, out_dir)
 
 
-def _recorder(
-    metrics: MetricsFile, name: str, progress: Optional[Progress], shown: Sequence[str], every: int
-) -> Any:
+def _recorder(metrics: MetricsFile, name: str, progress: Optional[Progress], shown: Sequence[str],
+              every: int) -> Any:
     """The callback that writes rows, progress lines and the markers of whole checkpoints."""
     from transformers import TrainerCallback
 
@@ -171,7 +183,7 @@ def _recorder(
     return Recorder()
 
 
-def common_arguments(loaded: Any, folder: Path, *, seed: int, save_steps: int) -> dict[str, Any]:
+def common_arguments(loaded: Any, folder: Path, config: Any, save_steps: int) -> dict[str, Any]:
     """Trainer arguments that SFT and TAPO share, each explicit: Unsloth gives omitted ones other defaults."""
     import torch
 
@@ -179,10 +191,12 @@ def common_arguments(loaded: Any, folder: Path, *, seed: int, save_steps: int) -
     checkpointing = loaded.gradient_checkpointing and loaded.backend == "transformers"  # Unsloth has its own
     return dict(
         output_dir=str(folder), use_cpu=not cuda, bf16=cuda and dtype == torch.bfloat16,
-        fp16=cuda and dtype == torch.float16, seed=seed, data_seed=seed, optim="adamw_torch", adam_beta1=0.9,
+        fp16=cuda and dtype == torch.float16, seed=config.seed, data_seed=config.seed,
+        learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+        warmup_steps=config.warmup_steps, max_grad_norm=config.max_grad_norm,
+        per_device_train_batch_size=config.micro_batch_size, optim="adamw_torch", adam_beta1=0.9,
         adam_beta2=0.999, adam_epsilon=1e-8, logging_strategy="steps", logging_steps=1,
         logging_first_step=False, save_strategy="steps", save_steps=save_steps, save_total_limit=2,
         eval_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False},
-        dataloader_num_workers=0, dataloader_pin_memory=cuda, push_to_hub=False,
-        auto_find_batch_size=False)
+        dataloader_num_workers=0, dataloader_pin_memory=cuda, push_to_hub=False, auto_find_batch_size=False)

@@ -32,12 +32,10 @@ from finer1_lib.data.rationales.parsing import check_claims, parse
 from finer1_lib.models.generation import generate
 from finer1_lib.models.trainable import KINDS, Trainable
 
-METRICS = {
-    "attributes_seen": "attributes named from the image",
-    "attributes_from_name": "attributes recalled from the name",
-    "name_from_attributes": "name given a description",
-    "reasoning_in_text": "four-part reasoning in text",
-}
+METRICS = {"attributes_seen": "attributes named from the image",
+           "attributes_from_name": "attributes recalled from the name",
+           "name_from_attributes": "name given a description",
+           "reasoning_in_text": "four-part reasoning in text"}
 OPEN_WORLD, BASE = "open_world", "base"
 
 
@@ -83,10 +81,8 @@ SETTINGS = {setting.name: setting for setting in itertools.starmap(
     Setting, itertools.product(("answers", "cot"), KINDS, (False, True), (False, True)))}
 # Trained in full and hard: the pair in which the paper's contrast between answers and rationales shows, and
 # the proof that the metrics can fall. Model names as in `entries`.
-TWINS = {
-    "full_sft_answer_only": Setting("answers", "full", hard=True),
-    "full_cot_sft": Setting("cot", "full", hard=True),
-}
+TWINS = {"full_sft_answer_only": Setting("answers", "full", hard=True),
+         "full_cot_sft": Setting("cot", "full", hard=True)}
 _KNOWN = {**SETTINGS, **{setting.name: setting for setting in TWINS.values()}}
 
 
@@ -99,20 +95,17 @@ def check_settings(names: Sequence[str]) -> list[Setting]:
     return [SETTINGS[name] for name in names]
 
 
-def plan(
-    names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, Setting],
-    load_in_4bit: bool = False,
-) -> list[Setting]:
+def plan(names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, Setting],
+         load_in_4bit: bool = False) -> list[Setting]:
     """Every setting to measure, each once: those of the names, of the models kept, of the paired models.
 
     Raises: UserError: as `check_settings`, or a setting that trains all weights where they have 4 bits.
     """
     found = list(dict.fromkeys([*check_settings(names), *kept.values(), *twins.values()]))
-    full = [setting.name for setting in found if setting.kind == "full"]
+    full = ", ".join(setting.name for setting in found if setting.kind == "full")
     if load_in_4bit and full:
-        raise UserError(
-            f"load_in_4bit leaves no weights to train in full, as {', '.join(full)} would: change finetuning,"
-            " settings_compared and hard_learning_rate, or set load_in_4bit to false")
+        raise UserError(f"load_in_4bit leaves no weights to train in full, as {full} would: change finetuning,"
+                        " settings_compared and hard_learning_rate, or set load_in_4bit to false")
     return found
 
 
@@ -124,14 +117,13 @@ def gauge_pictures(images: Any, per_class: int, seed: int) -> Any:
     tests = images[images["split"] == "test"].sort_values("image_id")
     if per_class < 1 or tests.empty:
         raise UserError(f"gauge_pictures is {per_class} and there are {len(tests)} test images: need both")
-    groups = tests.groupby(["super_category", "sub_category"], sort=True)
-    chosen = [part.sample(min(per_class, len(part)), random_state=seed).index for _, part in groups]
+    chosen = [part.sample(min(per_class, len(part)), random_state=seed).index
+              for _, part in tests.groupby(["super_category", "sub_category"])]
     return images.loc[list(itertools.chain(*chosen))].reset_index(drop=True)
 
 
-def questions(
-    pictures: Any, image_root: str, guide: Optional[Mapping], prompts: Sequence[str], seed: int = 0
-) -> list[dict[str, Any]]:
+def questions(pictures: Any, image_root: str, guide: Optional[Mapping], prompts: Sequence[str],
+              seed: int = 0) -> list[dict[str, Any]]:
     """Every question for one model; text questions once a sub-category, worded by `seed`.
 
     With guide None only the open world is tested, with each of `prompts`. Rows {gauge, prompt, text,
@@ -139,27 +131,25 @@ def questions(
     """
     rows = []
 
-    def add(row: Any, image_id: Optional[str], *queries: tuple[str, str, str]) -> None:
+    def add(row: Any, image_id: Optional[str], metric: str, prompt: str, text: str) -> None:
         about = {name: getattr(row, name) for name in ("super_category", "sub_category", "categories")}
-        rows.extend({"gauge": metric, "prompt": prompt, "text": text, "image_id": image_id,
-                     "image_root": image_root, **about} for metric, prompt, text in queries)
+        rows.append({"gauge": metric, "prompt": prompt, "text": text, "image_id": image_id,
+                     "image_root": image_root, **about})
 
     for row in pictures.itertuples():
-        question = question_for(row.super_category)
-        add(row, row.image_id, *((OPEN_WORLD, name, PROMPTS[name].text(question)) for name in prompts))
+        for name in prompts:
+            add(row, row.image_id, OPEN_WORLD, name, PROMPTS[name].text(question_for(row.super_category)))
         if guide is not None:
-            add(row, row.image_id, ("attributes_seen", "describe", PROMPTS["describe"].text()))
-    if guide is None:
-        return rows
-    for row in pictures.drop_duplicates("sub_category").itertuples():  # worded as in the pretraining data
+            add(row, row.image_id, "attributes_seen", "describe", PROMPTS["describe"].text())
+    for row in pictures.drop_duplicates("sub_category").itertuples() if guide is not None else ():
         name, rng = row.sub_category, random.Random(f"forgetting-{seed}-{row.sub_category}")
-        entry = guide["sub_categories"][name]
+        entry = guide["sub_categories"][name]  # worded as in the pretraining data
         question = question_for(entry["super_category"])
         first, second = (describe(entry["super_category"], entry["attributes"], rng) for _ in range(2))
-        add(row, None,
-            ("attributes_from_name", "describe_name", f"Describe the {name} in <analysis></analysis>."),
-            ("name_from_attributes", "answer_open", f"{first} {PROMPTS['answer_open'].text(question)}"),
-            ("reasoning_in_text", "cot_open", f"{second} {PROMPTS['cot_open'].text(question)}"))
+        add(row, None, "attributes_from_name", "describe_name", f"Describe the {name} in <analysis></analysis>.")
+        for metric, prompt, told in (("name_from_attributes", "answer_open", first),
+                                     ("reasoning_in_text", "cot_open", second)):
+            add(row, None, metric, prompt, f"{told} {PROMPTS[prompt].text(question)}")
     return rows
 
 
@@ -176,13 +166,10 @@ def judge(row: Mapping, completion: str, guide: Optional[Mapping]) -> tuple[floa
     return strict(completion, name), one_answer(completion)[0] is not None
 
 
-def measure(
-    loaded: Any, setting: str, asked: Sequence[Mapping], guide: Optional[Mapping], *, max_new_tokens: int,
-    batch_size: int = 64,
-) -> list[dict[str, Any]]:
-    """Greedy answers of one model to all `questions`, judged.
-
-    One record a question: its columns, setting (the given name), completion, value (in [0, 1]), readable.
+def measure(loaded: Any, setting: str, asked: Sequence[Mapping], guide: Optional[Mapping], *,
+            max_new_tokens: int, batch_size: int = 64) -> list[dict[str, Any]]:
+    """Greedy answers of one model to all `questions`, judged: a record a question has its columns, setting
+    (the given name), completion, value (in [0, 1]), readable.
     """
     chats = [user_message(row["text"], row["image_id"] and ImageFile(row["image_root"], row["image_id"]))
              for row in asked]
@@ -221,14 +208,14 @@ def summarise(records: Sequence[Mapping], seed: int = 0) -> Any:
     table = pd.DataFrame(records)
     table["image_id"] = table["image_id"].fillna("")
     base, rows = table[table["setting"] == BASE], []
+    cells = [(metric, "all") for metric in METRICS] + [(OPEN_WORLD, "seen"), (OPEN_WORLD, "unseen")]
     for setting, mine in table[table["setting"] != BASE].groupby("setting", sort=False):
         mine = mine[(mine["gauge"] != OPEN_WORLD) | (mine["prompt"] == _KNOWN[setting].prompt)]
-        cells = [(metric, "all") for metric in METRICS] + [(OPEN_WORLD, "seen"), (OPEN_WORLD, "unseen")]
         for metric, kind in cells:
             part = mine[(mine["gauge"] == metric) & ((mine["categories"] == kind) | (kind == "all"))]
             if len(part):
-                label = {"setting": setting, "label": _KNOWN[setting].label, "gauge": metric}
-                rows.append({**label, "categories": kind, **_compare(part, base, seed)})
+                rows.append({"setting": setting, "label": _KNOWN[setting].label, "gauge": metric,
+                             "categories": kind, **_compare(part, base, seed)})
     found = pd.DataFrame(rows)
     bounds = [name for name in found if name.endswith(("low", "high"))]
     return found.astype({name: float for name in bounds})  # None (no interval possible) becomes NaN
@@ -241,13 +228,12 @@ def _compare(part: Any, base: Any, seed: int) -> dict[str, Any]:
     if len(pairs) != len(part):
         metric = part["gauge"].iloc[0]
         raise ValueError(f"the base answered {len(pairs)} of {len(part)} questions of {metric}")
-    columns = (list(pairs[key]) for key in ("value", "value_before", "sub_category", "super_category"))
-    after, before, *where = columns
-    change, cell = paired_difference(after, before, *where, seed=seed), {}
-    for name, prefix, estimate in (("before", "before_", clustered_mean(before, *where, seed=seed)),
-                                   ("value", "", clustered_mean(after, *where, seed=seed)),
-                                   ("change", "change_", change)):
-        cell |= {name: estimate.value, f"{prefix}low": estimate.low, f"{prefix}high": estimate.high}
+    after, before, *where = (list(pairs[key]) for key in ("value", "value_before", "sub_category", "super_category"))
+    cell = {}
+    for name, prefix, found in (("before", "before_", clustered_mean(before, *where, seed=seed)),
+                                ("value", "", clustered_mean(after, *where, seed=seed)),
+                                ("change", "change_", paired_difference(after, before, *where, seed=seed))):
+        cell |= {name: found.value, f"{prefix}low": found.low, f"{prefix}high": found.high}
     return {**cell, "readable": float(pairs["readable"].mean()), "n": len(pairs)}
 
 
@@ -263,18 +249,17 @@ def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
     tested = [r for r in records if r["gauge"] == OPEN_WORLD and r["setting"] in _KNOWN
               and r["prompt"] == _KNOWN[r["setting"]].prompt]
     seen = {normalise(r["sub_category"]) for r in tested if r["categories"] == "seen"}
-    listed = guide["sub_categories"] if guide is not None else {}
-    entries = {normalise(name): entry["attributes"] for name, entry in listed.items()}
+    entries = {normalise(name): entry["attributes"].items()
+               for name, entry in (guide["sub_categories"] if guide is not None else {}).items()}
     rows = []
     for setting in dict.fromkeys(r["setting"] for r in tested):
-        part = [r for r in tested if r["setting"] == setting and r["categories"] == "unseen"]
-        pairs = [(normalise(answer_of(r) or ""), normalise(r["sub_category"])) for r in part]
-        far = [sum(entries[a].get(key) != value for key, value in entries[b].items())
-               for a, b in pairs if a != b and a in entries and b in entries]
+        pairs = [(normalise(answer_of(r) or ""), normalise(r["sub_category"])) for r in tested
+                 if r["setting"] == setting and r["categories"] == "unseen"]
+        far = [len(entries[b] - entries[a]) for a, b in pairs if a != b and a in entries and b in entries]
         kinds = ["right" if a == b else "seen_name" if a in seen else "other" for a, b in pairs]
-        shares = {kind: kinds.count(kind) / max(len(part), 1) for kind in ("right", "seen_name", "other")}
+        shares = {kind: kinds.count(kind) / max(len(pairs), 1) for kind in ("right", "seen_name", "other")}
         rows.append({"setting": setting, "label": _KNOWN[setting].label, **shares,
-                     "attributes_wrong": sum(far) / len(far) if far else None, "n": len(part)})
+                     "attributes_wrong": sum(far) / len(far) if far else None, "n": len(pairs)})
     return pd.DataFrame(rows)
 
 
@@ -301,7 +286,6 @@ def losses(changes: Any) -> str:
 
 def gains(changes: Any) -> list[str]:
     """The open world after training, a line a setting."""
-    return [f"{label}: " + ", ".join(
-        f"{row['categories']} {row['value']:.0%} (before {row['before']:.0%}, n = {row['n']})"
-        for _, row in part.iterrows())
-        for label, part in changes[changes["gauge"] == OPEN_WORLD].groupby("label", sort=False)]
+    told = "{categories} {value:.0%} (before {before:.0%}, n = {n})".format
+    return [f"{label}: " + ", ".join(told(**row) for row in part.to_dict("records"))
+            for label, part in changes[changes["gauge"] == OPEN_WORLD].groupby("label", sort=False)]

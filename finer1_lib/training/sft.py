@@ -24,9 +24,9 @@ from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import user_message
 from finer1_lib.models.encoding import Encoder, pad, vision_inputs
 from finer1_lib.models.log_probabilities import score_tokens
-from finer1_lib.models.out_of_memory import memory_advice
-from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
+from finer1_lib.models.trainable import LoadedModel
 from finer1_lib.training import checkpoints
+from finer1_lib.training.tapo_config import check_signs
 
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
 
@@ -54,10 +54,7 @@ class SftConfig:
     seed: int = 0  # of the order of the examples
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate", "batch_size", "micro_batch_size", "max_grad_norm",
-                     "checkpoints_every"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"SFT: {name} is {getattr(self, name)}: it must be positive")
+        check_signs("SFT", self, "weight_decay warmup_steps")
         if self.batch_size % self.micro_batch_size:
             raise UserError(
                 f"SFT: micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
@@ -109,7 +106,7 @@ def completion_loss(model: Any, batch: Mapping[str, Any], items: Any = None) -> 
 
 @functools.lru_cache(maxsize=None)
 def _trainer_class(base: type) -> type:
-    class VLSFTTrainer(base):
+    class VLSFTTrainer(checkpoints.Quiet, base):
         """TRL's SFTTrainer with `completion_loss` as its loss."""
 
         loss_is_scaled_for_ga = True  # completion_loss divides by the tokens of the whole optimizer step
@@ -118,12 +115,6 @@ def _trainer_class(base: type) -> type:
             with self.accelerator.autocast():
                 loss = completion_loss(self.accelerator.unwrap_model(model), inputs, num_items_in_batch)
             return (loss, None) if return_outputs else loss
-
-        def create_model_card(self, *args, **kwargs):
-            """No model card: a checkpoint is scratch."""
-
-        def _send_telemetry(self):
-            """No pings."""
 
     return VLSFTTrainer
 
@@ -142,25 +133,14 @@ def train_sft(
     """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead.
 
     Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights. The
-    log is `metrics_path`, by default `<out_dir>_log.csv`.
-
-    Raises: UserError: no examples, nothing trainable, a folder of another training, or no memory left.
+    log is `metrics_path`, by default `<out_dir>_log.csv`. Raises: UserError: as `checkpoints.run_training`.
     """
     out_dir = Path(out_dir)
-    if not examples:
-        raise UserError(f"{out_dir.name}: there is nothing to train on")
-    if not has_trainable(loaded):
-        raise UserError(f"{out_dir.name}: the model has no part to train; call models.make_trainable first")
-    data = [(e.image.image_id, e.prompt, e.completion) for e in examples]
-    identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
-    if not checkpoints.finished(out_dir, identity):
-        path = Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv"))
-        with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
-                    divides=config.batch_size):
-            trainer = build_trainer(loaded, examples, config, checkpoints.scratch(out_dir))
-            checkpoints.run_training(trainer, loaded, out_dir, identity, columns=LOG_COLUMNS,
-                                     metrics_path=path, progress=progress, every=5)
-    return load_trained(loaded, out_dir)
+    return checkpoints.run_training(
+        loaded, out_dir, config, [(e.image.image_id, e.prompt, e.completion) for e in examples],
+        lambda folder: build_trainer(loaded, examples, config, folder), columns=LOG_COLUMNS, every=5,
+        metrics_path=Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv")), progress=progress,
+        divides=config.batch_size)
 
 
 def build_trainer(
@@ -175,10 +155,8 @@ def build_trainer(
     rows = [{"image_root": e.image.image_root, "image_id": e.image.image_id, "prompt": e.prompt,
              "completion": e.completion} for e in examples]
     arguments = trl.SFTConfig(
-        **checkpoints.common_arguments(loaded, folder, seed=config.seed, save_steps=config.checkpoints_every),
-        num_train_epochs=config.epochs, learning_rate=config.learning_rate, lr_scheduler_type="cosine",
-        warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
+        **checkpoints.common_arguments(loaded, folder, config, config.checkpoints_every),
+        num_train_epochs=config.epochs, lr_scheduler_type="cosine",
         gradient_accumulation_steps=config.batch_size // config.micro_batch_size, packing=False,
         padding_free=False, max_length=None, completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True})

@@ -20,7 +20,6 @@ The class is built on `trl.GRPOTrainer` as it is at the call, so it also works o
 Source: Fine-R1 (arXiv 2602.07605), Sections 4.2 and 5.1.
 """
 
-import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -33,9 +32,8 @@ from finer1_lib.data.triplets import masked, noised
 from finer1_lib.models.encoding import Encoded, Encoder, pad
 from finer1_lib.models.generation import mix
 from finer1_lib.models.log_probabilities import Scored, full_divergence, logit_rows, score_completions
-from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import bundle, unbundle, unwrap_base
-from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
+from finer1_lib.models.trainable import LoadedModel
 from finer1_lib.training import checkpoints
 from finer1_lib.training.objective import divergence, sampled_entropy, tapo_loss
 from finer1_lib.training.rewards import reward_functions
@@ -76,28 +74,15 @@ def train_tapo(
 
     Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights:
     everything drawn is a function of the seed and the step. `metrics_path` (by default `metrics_<name>.csv`
-    beside `out_dir`) gets a row of `LOG_COLUMNS` a step, `progress` the values of `SHOWN`.
-
-    Raises: UserError: no triplets, nothing trainable, a folder of another training, or no memory left.
+    beside `out_dir`) gets a row of `LOG_COLUMNS` a step, `progress` the values of `SHOWN`. Raises: UserError:
+    as `checkpoints.run_training`.
     """
     out_dir = Path(out_dir)
-    if not rows:
-        raise UserError(f"{out_dir.name}: there are no triplets to train on")
-    if not has_trainable(loaded):
-        raise UserError(
-            f"{out_dir.name}: nothing in the model is trainable; load what CoT SFT trained, or call"
-            " models.make_trainable")
     data = [[*(picture[1:] for picture in row[:3]), row.prompt, row.sub_category] for row in rows]
-    identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
-    if not checkpoints.finished(out_dir, identity):
-        path = Path(metrics_path or out_dir.with_name(f"metrics_{out_dir.name}.csv"))
-        with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
-                    divides=config.rows_per_step, max_new_tokens=config.max_new_tokens):
-            trainer = build_trainer(loaded, rows, config, checkpoints.scratch(out_dir))
-            checkpoints.run_training(
-                trainer, loaded, out_dir, identity, columns=LOG_COLUMNS, metrics_path=path,
-                progress=progress, shown=SHOWN)
-    return load_trained(loaded, out_dir)
+    return checkpoints.run_training(
+        loaded, out_dir, config, data, lambda folder: build_trainer(loaded, rows, config, folder),
+        columns=LOG_COLUMNS, metrics_path=Path(metrics_path or out_dir.with_name(f"metrics_{out_dir.name}.csv")),
+        progress=progress, shown=SHOWN, divides=config.rows_per_step, max_new_tokens=config.max_new_tokens)
 
 
 @functools.lru_cache(maxsize=None)
@@ -121,7 +106,7 @@ def _trainer_class(base: type) -> type:
                 print(f"step {state.global_step + 1}: no group survived the filter, no update", flush=True)
             self.trainer.update_tokens = 0
 
-    class TAPOTrainer(base):
+    class TAPOTrainer(checkpoints.Quiet, base):
         """See the module; TRL's own settings are set by `build_trainer` to match `tapo`."""
 
         loss_is_scaled_for_ga = True  # compute_loss divides by an update's share of the batch's tokens
@@ -136,12 +121,6 @@ def _trainer_class(base: type) -> type:
             self.sampler = Sampler(self.model, Encoder(self.processing_class), tapo, self.triplets,
                                    self._calculate_rewards, self.reward_weights)
             self.add_callback(SkipEmptyUpdates(self))
-
-        def create_model_card(self, *args, **kwargs):
-            """No model card: a checkpoint is scratch."""
-
-        def _send_telemetry(self):
-            """No pings."""
 
         def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
             number = self.state.global_step // self.tapo.updates_per_rollout
@@ -291,13 +270,10 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
 
     rewards, weights = reward_functions(config.accuracy_reward, config.format_reward)
     micro_batches = config.rows_per_step // config.micro_batch_size
-    save_steps = config.checkpoints_every * config.updates_per_rollout
     arguments = trl.GRPOConfig(
-        **checkpoints.common_arguments(loaded, folder, seed=config.seed, save_steps=save_steps),
-        max_steps=config.steps, num_train_epochs=1, learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup", warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
+        **checkpoints.common_arguments(
+            loaded, folder, config, config.checkpoints_every * config.updates_per_rollout),
+        max_steps=config.steps, num_train_epochs=1, lr_scheduler_type="constant_with_warmup",
         gradient_accumulation_steps=micro_batches, num_generations=config.group_size, num_iterations=1,
         steps_per_generation=micro_batches * config.updates_per_rollout, top_p=config.top_p, top_k=0,
         max_completion_length=config.max_new_tokens, temperature=config.temperature, beta=0.0,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from finer1_lib.commands import cli
-from finer1_lib.commands.seeds import crossed_mean, main_lines, pool, read_runs, tables
+from finer1_lib.commands.seeds import crossed_mean, pool, read_runs, tables
 from finer1_lib.core import hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, atomic_write_json, read_json
@@ -201,15 +201,7 @@ def test_a_model_that_has_no_open_world_has_no_row_there(tmp_path):
     assert {row["setting"] for row in pooled["rows"] if row["model"] == "clip"} == {"closed_world"}
     compared = {row["setting"] for row in pooled["differences"] if "clip" in (row["first"], row["second"])}
     assert compared <= {"closed_world"}
-    line = next(line for line in main_lines(pooled) if line[0] == "clip")
-    assert line[1].startswith("100.0") and line[3:] == ["-", "-"]
-
-
-def test_the_main_table_over_seeds_has_a_line_a_model(three):
-    lines = main_lines(pool(read_runs(RUNS, three)))
-    assert [line[0] for line in lines] == ["CoT SFT", "CoT SFT + DAPO", "CoT SFT + TAPO"]
-    assert all(len(line) == 5 for line in lines) and lines[2][1].startswith("50.0 [")
-    assert lines[2][2].startswith("0.0 [") and lines[2][3].startswith("50.0 [")  # unseen; open world, seen
+    assert all(row["value"] == 1 for row in pooled["rows"] if row["model"] == "clip" and row["categories"] == "seen")
 
 
 # ---------------------------------------------------------------- refusals
@@ -228,6 +220,7 @@ def test_runs_that_may_not_be_pooled(three, tmp_path):
     assert "run 'nothing' has not finished 04_evaluation" in refusal(["seed0", "nothing"], three)
     make_run(tmp_path, "twin", 0, yes)
     assert "runs seed0 and twin have the same seed 0" in refusal(["seed0", "seed1", "twin"], three)
+    assert "runs seed0 and seed0 have the same seed 0" in refusal(["seed0", "seed0"], three)
     make_run(tmp_path, "aside", 5, yes, wrong_turn_eta=9.0, option_orders=["shuffled", "release"])  # of what is not pooled
     assert len(read_runs(["seed0", "aside"], str(three))) == 2
     make_run(tmp_path, "longer", 3, yes, steps=60)

@@ -111,7 +111,7 @@ def test_misread_by_hand():
     assert misread(wrong, GUIDE) and not misread(hidden, GUIDE)
     assert misread_share([wrong, hidden, dropped], GUIDE)["value"] == 0.5
     nothing = {"value": None, "low": None, "high": None, "n": 0}
-    assert misread_share([dropped], GUIDE) == nothing == share([], [])
+    assert misread_share([dropped], GUIDE) == nothing == share([])
 
 
 def test_the_labels_place_by_hand():

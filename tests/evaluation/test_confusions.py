@@ -177,14 +177,14 @@ def test_the_figure_shows_what_the_matrix_holds():
 
     figure = confusion_matrices(count_confusions(BY_HAND, TAXONOMY), "m", labels={"m": "our model"})
     axis = figure.axes[0]
-    written = {text.get_position(): text.get_text() for text in axis.texts}  # (column, row)
+    written = {tuple(map(int, text.get_position())): text.get_text() for text in axis.texts if text.get_text()}
     assert written == {(0, 1): "11", (1, 1): "22", (3, 1): "22", (4, 1): "44", (1, 0): "50", (2, 0): "50"}
     rows = [text.get_text() for text in axis.get_yticklabels()]
     assert rows == ["House Wren, unseen (n = 2)", "Rock Wren (n = 9)"]
     assert axis.get_title() == "Wren (bird)" and "our model, open world" in figure.get_suptitle()
     outlined = {(patch.get_x(), patch.get_y()) for patch in axis.patches}
-    assert outlined == {(-0.5, -0.5), (0.5, 0.5)}  # the right answers: House Wren first, then Rock Wren
-    full = axis.images[0].cmap(1.0)[:3]
+    assert outlined == {(0, 0), (1, 1)}  # the right answers: House Wren first, then Rock Wren
+    full = axis.collections[0].cmap(1.0)[:3]
     assert "#" + "".join(f"{round(255 * part):02X}" for part in full) == colour_of("m")
 
 

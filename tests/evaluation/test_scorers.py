@@ -14,7 +14,7 @@ from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
 from finer1_lib.data.names import alias_rows
 from finer1_lib.evaluation.scores.official import official_answer, official_word
 from finer1_lib.evaluation.scores.scoring import SCORERS, make_scorer, score_records, summary_rows
-from finer1_lib.evaluation.scores.similarity import TrigramSimilarity, relative_similarity
+from finer1_lib.evaluation.scores.similarity import TrigramSimilarity, unclipped_similarity
 
 GUIDE = {
     "super_categories": {
@@ -153,11 +153,9 @@ def test_relative_similarity_by_hand():
         ("said", "bird"): 0.3,
     }
     similar = lambda a, b: sims[a, b]  # noqa: E731
-    assert relative_similarity(similar, "said", "label", "bird") == pytest.approx(0.5)
-    assert relative_similarity(similar, "far", "label", "bird") == 0.0
-    assert relative_similarity(similar, "label", "label", "bird") == 1.0
-    assert relative_similarity(similar, "bird", "bird", "bird") == 1.0  # undefined: the label is the word
-    assert relative_similarity(similar, "said", "bird", "bird") == 0.0
+    for said, label, value in (("said", "label", 0.5), ("far", "label", -0.1 / 0.8), ("label", "label", 1.0),
+                               ("bird", "bird", 1.0), ("said", "bird", 0.0)):  # undefined: the label is the word
+        assert unclipped_similarity(similar, said, label, "bird") == pytest.approx(value)
 
 
 @pytest.mark.parametrize(

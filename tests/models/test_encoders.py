@@ -112,7 +112,7 @@ def test_an_encoder_does_not_see_the_order_of_the_options(numbers, order):
     vectors = numpy.array(numbers).reshape(6, 2) + 0.001
     texts = {photo(name): vectors[i] + [20, 0] for i, name in enumerate(NAMES)}
     encoder = Encoder(Stub(texts, {}), "stub", "clip_photo", "nowhere", {"bird": NAMES})
-    encoder._pictures["a.png"] = vectors[5] / numpy.linalg.norm(vectors[5])
+    encoder._images["a.png"] = vectors[5] / numpy.linalg.norm(vectors[5])
     first = encoder.answer([request(options=NAMES[:4])])[0]
     assert encoder.answer([request(options=[NAMES[i] for i in order])])[0] == first
     # what is answered among all names is answered among any options that hold it
@@ -135,14 +135,14 @@ def test_vectors_are_kept_but_not_without_end(album, monkeypatch):
     towers, encoder = stub(album, PLANE, {number: [1.0, number / 9] for number in range(8)}, batch_size=2)
     asked = [request(f"{letter}.png") for letter in "abcdefgh"]
     first = encoder.answer(asked)  # more pictures in one go than are kept
-    assert towers.seen == [2, 2, 2, 2] and list(encoder._pictures) == ["f.png", "g.png", "h.png"]
+    assert towers.seen == [2, 2, 2, 2] and list(encoder._images) == ["f.png", "g.png", "h.png"]
     assert encoder.answer(asked[:5] + asked[5:]) == first and sum(towers.seen) == 8 + 5
-    assert len(encoder._pictures) == 3
+    assert len(encoder._images) == 3
 
 
 @pytest.mark.parametrize(
     "change, told",
-    [(dict(setting="open_world"), "chooses among names, so ask it in closed_world or all_labels"),
+    [(dict(setting="open_world"), "chooses among names, so query it in closed_world or all_labels"),
      (dict(super_category="moth"), "no sub-categories of 'moth'"),
      (dict(options=["Tern", "Zebra"], setting="closed_world"), "option 'Zebra' of a.png is none of the 5"),
      (dict(image_id="gone.png"), "no such image")],

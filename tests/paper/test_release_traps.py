@@ -239,7 +239,8 @@ def test_a_line_that_is_no_question_is_named(tmp_path, change):
         change = {**json.loads(file.read_text()), **change}
     line = change if isinstance(change, str) else json.dumps(change)
     file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(UserError, match="bird_seen.jsonl, line 2: not a question"):
+    told = "(not a JSON object|options is not a list of names|(image_path|question|ground_truth) is missing); take"
+    with pytest.raises(UserError, match=f"bird_seen.jsonl, line 2: {told}"):
         count_traps(tmp_path, ["bird"])
 
 

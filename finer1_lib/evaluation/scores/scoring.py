@@ -12,7 +12,7 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import (
     LEVEL, Estimate, clusters_needed, holm, items_needed, mcnemar_p, paired_difference,
 )  # fmt: skip
-from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, rows_of_sums
+from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, main_reading, rows_of_sums
 from finer1_lib.evaluation.scores.official import OfficialScorer, Scorer
 from finer1_lib.evaluation.scores.samples import sample_scores, settle
 from finer1_lib.evaluation.scores.similarity import Similarity, TrigramSimilarity
@@ -125,11 +125,6 @@ def _rotated(records: Sequence[Mapping]) -> Iterator[list[int]]:
             raise UserError(f"records.jsonl: {model} was not queried about {item} under each rotation of its "
                             "options once: run 04_evaluation again")
         yield group
-
-
-def main_reading(scores):
-    """The scores of the main reading: the shuffled order of the closed world, and the open world."""
-    return scores[scores["option_order"].isna() | (scores["option_order"] == "shuffled")]
 
 
 def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
