@@ -15,9 +15,11 @@ from pydantic import ConfigDict, Field, FiniteFloat, ValidationError, create_mod
 
 from finer1_lib.core.checkpoint_names import CONFIG, HUB_ID, is_folder, split_revision
 from finer1_lib.core.errors import CONTROL, UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.models.checkpoint_files import (check_checkpoint, open_weights, read_object,
                                                 refuse_bad_weights, refuse_some, weight_files)
 
+peft = Later("peft")
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before every name in a file of PEFT's
 PATTERN_SECONDS = 10.0  # that all patterns of a configuration may take on all modules
@@ -164,25 +166,22 @@ def in_layout(adapter: Adapter, modules: Sequence[str], checkpoint: str) -> Adap
     if strangers := sorted(name for name in named if _new_name(name) not in known):
         raise misfit(adapter, checkpoint, f"it has weights for {len(strangers)} modules that are not there "
                                           f"(first: {strangers[0]})")
-    from peft import PeftConfig
-    from peft.tuners.tuners_utils import check_target_module_exists
-    from peft.utils.other import get_pattern_key
-
     weights = {PREFIX + _new_name(name.removeprefix(PREFIX)): tensor
                for name, tensor in adapter.weights.items()}
     older = any(name.startswith("language_model.") for name in named)
     pairs = [(now, was) for was, now in (_LAYOUTS[:3] if older else _LAYOUTS[2:])]
     old = {_renamed(module, pairs): module for module in modules}
     check_patterns(adapter, list(old))
-    config, lora = dict(adapter.config), PeftConfig.from_peft_type(**adapter.config)
+    config, lora = dict(adapter.config), peft.PeftConfig.from_peft_type(**adapter.config)
     if config.get("target_modules") != "all-linear":  # as its patterns read the old names
-        targets = {was: now for was, now in old.items() if check_target_module_exists(lora, was)}
+        matches = peft.tuners.tuners_utils.check_target_module_exists
+        targets = {was: now for was, now in old.items() if matches(lora, was)}
         config["target_modules"] = sorted(targets.values())
         for name in ("exclude_modules", "layers_to_transform", "layers_pattern"):
             config.pop(name, None)
         for name in ("rank_pattern", "alpha_pattern"):
             given = config.get(name) or {}
-            keys = {now: get_pattern_key(given, was) for was, now in targets.items()}
+            keys = {now: peft.utils.other.get_pattern_key(given, was) for was, now in targets.items()}
             config[name] = {f"^{re.escape(now)}": given[key] for now, key in keys.items() if key in given}
     return adapter._replace(config=config, weights=weights)
 

@@ -20,6 +20,7 @@ from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.core.faces import Later
 
+huggingface_hub, safetensors = Later("huggingface_hub"), Later("safetensors")
 torch, transformers = Later("torch"), Later("transformers")
 MODEL_TYPE = "qwen2_5_vl"
 TRAINABLE = "trainable.json"  # beside the weights of full fine-tuning: which of them were trained
@@ -50,11 +51,9 @@ def local_copy(checkpoint: "str | Path", *, weights: bool = True) -> str:
     name, revision = split_revision(str(checkpoint))
     folder = Path(name)
     if not is_folder(name):
-        from huggingface_hub import snapshot_download
-
         wanted = [*CONFIGS, *VOCABULARIES, *TEXTS, *(WEIGHTS if weights else ())]
         with loading(checkpoint):
-            folder = Path(snapshot_download(
+            folder = Path(huggingface_hub.snapshot_download(
                 name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
     check_files(folder, weights=weights)
     return str(folder)
@@ -214,7 +213,7 @@ def read_config(checkpoint: "str | Path") -> Any:
 
 
 def refuse_some(found: Iterable[str], where: Any, what: str, fix: str = AGAIN) -> None:
-    """Refuse (UserError) these weights, if any; `what` is wrong has {} for their number."""
+    """Refuse (UserError) names of weights, if there are any; `what` is wrong has {} for their number."""
     if found := list(found):
         raise UserError(f"{where}: {what.format(len(found))} (first: {found[0]}); {fix}")
 
@@ -313,11 +312,9 @@ def examine(folder: Path, where: Any, *, numbers: bool = True) -> bool:
 @contextmanager
 def open_weights(file: Path) -> Iterator[Any]:
     """A safetensors file, open. Raises: UserError: it is damaged, or a Git LFS pointer."""
-    from safetensors import safe_open
-
     with loading(file, "read"):
         with file.open("rb") as head:
             if head.read(24) == b"version https://git-lfs.":
                 raise UserError(f"{file} is a pointer of Git LFS, not the weights; run git lfs pull there")
-        with safe_open(str(file), "pt") as weights:
+        with safetensors.safe_open(str(file), "pt") as weights:
             yield weights

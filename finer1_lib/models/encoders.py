@@ -28,6 +28,7 @@ from finer1_lib.models.checkpoint_files import (OPEN_CLIP_FILES, load_model, loa
                                                 refuse_bad_weights, refuse_larger)
 
 numpy, torch, transformers = Later("numpy"), Later("torch"), Later("transformers")
+Image, safetensors = Later("PIL.Image"), Later("safetensors.numpy")
 
 
 BATCH = 16  # images of one forward pass
@@ -45,8 +46,6 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
     `texts`: its text tower and tokenizer too. Raises: UserError: nothing there, not an image encoder, or
     weights that the checkpoint does not have.
     """
-    from PIL import Image
-
     device, where = pick_device(device), {"local_files_only": True, "trust_remote_code": False}
     with loading(checkpoint, "use as image_encoder"):
         folder = local_copy(checkpoint)
@@ -95,17 +94,14 @@ def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "n
 
 
 def cached_features(loaded: Any, image_root, image_ids: Sequence[str], folder, *,
-                    progress: Callable = lambda done, total: None) -> "numpy.ndarray":
-    """`image_features` of files, bit for bit, stored in chunks: after a kill at most one is encoded again.
-
-    A store of other images, another encoder or pixel budget (`feature_key`) is deleted, so nothing else may
-    lie in its folder. `progress(done, total)` is called after each image.
-    """
+                    progress: Optional[Callable] = None) -> "numpy.ndarray":
+    """`image_features` of files, bit for bit, kept in chunks of a folder of their own (`stored_rows`)."""
     def compute(start: int, stop: int) -> "numpy.ndarray":
         def images():
             for done, image_id in enumerate(image_ids[start:stop], start + 1):
                 yield load_image(image_root, image_id)
-                progress(done, len(image_ids))
+                if progress:
+                    progress(done, len(image_ids))
 
         return image_features(loaded, images())
 
@@ -126,12 +122,10 @@ def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
 
 
 def stored_rows(folder, key: str, count: int, compute: Callable[[int, int], Any]) -> "numpy.ndarray":
-    """(count, width) rows from `compute(start, stop)`, each chunk written to `folder` as it is computed.
+    """(count, width) rows of `compute(start, stop)`, in chunks; those that `folder` holds are not computed.
 
-    Chunks already there under the same key are read, not computed; a store under another key is deleted.
+    A folder under another key is deleted, so nothing else may lie in it.
     """
-    from safetensors.numpy import load_file, save
-
     folder, rows = Path(folder), numpy.zeros((0, 0), "float32")
     if read_json(folder / "about.json").get("key") != key:
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,8 +133,8 @@ def stored_rows(folder, key: str, count: int, compute: Callable[[int, int], Any]
     for start in range(0, count, CHUNK):
         stop, path = min(start + CHUNK, count), folder / f"{start:08d}.safetensors"
         if not path.exists():
-            atomic_write_bytes(path, save({"features": compute(start, stop)}))
-        chunk = load_file(path)["features"]
+            atomic_write_bytes(path, safetensors.save({"features": compute(start, stop)}))
+        chunk = safetensors.load_file(path)["features"]
         rows = rows if start else numpy.empty((count, chunk.shape[1]), chunk.dtype)
         rows[start:stop] = chunk
     return rows
@@ -160,14 +154,11 @@ def transformers_towers(checkpoint: str, device: str, batch_size: int) -> Simple
 
 
 def open_clip_towers(checkpoint: str, device: str, batch_size: int) -> SimpleNamespace:
-    """The same in open_clip's own format. Raises: UserError: not installed, or no such checkpoint.
-
-    Safetensors are needed, because open_clip itself would take pickled weights where it finds no others.
-    """
+    """The same in open_clip's own format. Raises: UserError: not installed, or no such checkpoint."""
     if importlib.util.find_spec("open_clip") is None:
         raise UserError(f'{checkpoint} is read by open_clip: install the kit with its extra "clip"')
     folder, device = local_copy(checkpoint), pick_device(device)
-    check_open_clip(Path(folder))
+    check_open_clip(Path(folder))  # without safetensors open_clip would take pickled weights
     import open_clip
 
     with loading(checkpoint):
@@ -193,8 +184,6 @@ def open_clip_towers(checkpoint: str, device: str, batch_size: int) -> SimpleNam
 
 def _tried(checkpoint: str, pictures: Callable, texts: Callable) -> SimpleNamespace:
     """Two towers, tried at once, so that preprocessing that cannot work is refused."""
-    from PIL import Image
-
     with loading(checkpoint, "encode an image and a text with"):
         pictures([Image.new("RGB", (64, 64))])
         texts(["a wren"])
@@ -257,9 +246,6 @@ _TEXT_TOWERS = {
     "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel", "clip": "CLIPTextModelWithProjection"}
 
 
-# Similarity of texts
-
-
 class EncoderSimilarity:
     """Cosine of two texts' embeddings by a checkpoint that transformers has a class for.
 
@@ -305,10 +291,7 @@ class EncoderSimilarity:
 
 
 class SiglipSimilarity(EncoderSimilarity):
-    """`EncoderSimilarity` by the paper's text tower, which was trained on lower-cased text.
-
-    The release does not lower-case (eval/evaluation.py:36), so neither does the default.
-    """
+    """By the paper's text tower. It was trained on lower case, which the release does not give it."""
 
     def __init__(self, checkpoint: str = SIGLIP, *, lower_case: bool = False, **options: Any) -> None:
         super().__init__(checkpoint, lower_case=lower_case, **options)

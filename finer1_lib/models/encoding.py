@@ -27,8 +27,6 @@ TRAINING, KEY = "training.json", "pixels"  # the bounds of a training, beside it
 
 
 class Encoded(NamedTuple):
-    """One prompt."""
-
     ids: list[int]  # image placeholders expanded
     pixels: "Optional[torch.Tensor]"  # (patches, features) of all its images one after another; None without
     grid: "Optional[torch.Tensor]"  # (images, 3): time, height and width in patches
@@ -112,14 +110,11 @@ def bounded(where: Any) -> Iterator[None]:
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Tensor, torch.Tensor]":
     """(B, L) int64 ids, filled with `value` on `side` ("left", "right"), and the int64 mask of real ones."""
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), value, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = 1
-    return ids, mask
+    whole = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ones = [torch.ones_like(row) for row in whole]
+    fill = torch.nn.utils.rnn.pad_sequence
+    return tuple(fill(part, batch_first=True, padding_value=filling, padding_side=side)
+                 for part, filling in ((whole, value), (ones, 0)))
 
 
 def vision_inputs(rows: Sequence, ids: "torch.Tensor", image_token_id: int) -> dict[str, Any]:

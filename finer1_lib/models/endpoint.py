@@ -21,12 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
+from finer1_lib.core import faces
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, read_jsonl
 from finer1_lib.core.images import MAX_PIXELS, ImageFile, data_url, image_key
 from finer1_lib.core.network import client_options, settings_named
 from finer1_lib.models.endpoint_replies import NO_TEXT, TOKENS, Later, Unwanted, read_reply
 
+httpx = faces.Later("httpx")
 LONGEST_WAIT = 60.0  # seconds between two tries, where the server does not say
 PATIENCE = 600.0  # seconds that a server may ask us to wait
 MOST_BYTES = 16 * 2**20  # of a reply
@@ -80,9 +82,6 @@ def address_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
 
 
-# The file of answers: a line each, and what they cost
-
-
 def read_answers(answers: Path, truncate: bool = False) -> list[dict]:
     """The checked lines of a file of answers; a missing file has none. Raises: UserError: a damaged line."""
     fix = "take that line out of the file; the others are paid for and stay"
@@ -134,9 +133,6 @@ def spent_line(answers: Path, prices: Sequence[float] = ()) -> str:
     missing = f"; {took['uncounted']} answers without a count" if took["uncounted"] else ""
     return (f"{took['answers']} answers: {took['prompt_tokens']:,} tokens read, {took['completion_tokens']:,}"
             f" written{cost}{missing}{'; ' if empty else ''}{empty}")
-
-
-# Requests: paced, repeated where they may pass
 
 
 class Stopped(Exception):
@@ -241,8 +237,6 @@ class ChatEndpoint:
         return secret
 
     async def _ask_new(self, new: Mapping[str, Question], secret: str) -> None:
-        import httpx
-
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         headers |= {"Authorization": f"Bearer {secret}"} if secret else {}
         timeout = httpx.Timeout(self._time_out, connect=min(self._time_out, 20.0))
@@ -302,8 +296,6 @@ class ChatEndpoint:
 
     async def _post(self, client: Any, secret: str, question: Question, messages: list) -> dict:
         """One reply; again at once, with other names, where the server does not take a field."""
-        import httpx
-
         while True:
             fields = self._fields(question)
             request = json.dumps({"model": self.model, "messages": messages, **fields}).encode("ascii")

@@ -34,8 +34,6 @@ PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image
 
 
 class Generation(NamedTuple):
-    """One completion."""
-
     text: str  # without special tokens
     tokens: int  # with the ending one
     truncated: bool  # the limit was reached before an ending token

@@ -7,23 +7,21 @@ Source: Fine-R1 (arXiv 2602.07605), Section 5.4: H1 reads the mean over the imag
 the mean over a name's tokens, H3 the last token.
 """
 
-from typing import TYPE_CHECKING, Iterator, Optional, Sequence, Union
+from typing import Iterator, Optional, Sequence, Union
 
 from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import evaluating, in_half
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import forget_positions, unwrap_base
-
-if TYPE_CHECKING:
-    from finer1_lib.models.trainable import LoadedModel
+from finer1_lib.models.trainable import LoadedModel
 
 numpy, torch = Later("numpy"), Later("torch")
 WHERE = ("image", "last", "span")
 FORWARD_TOKENS = 8192  # in one forward: 37 layers of a 3B model's states for as many take 1.2 GB in 16 bits
 
 
-def pooled_states(loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *,
+def pooled_states(loaded: LoadedModel, prompts: Sequence[Sequence[dict]], *,
                   layers: Optional[Sequence[int]] = None, where: Union[str, Sequence[str]] = "image",
                   spans: Optional[Sequence[str]] = None, add_generation_prompt: bool = True,
                   batch_size: int = 32) -> "numpy.ndarray":

@@ -13,6 +13,7 @@ bits as in QLoRA (arXiv 2305.14314).
 """
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import subprocess
@@ -35,7 +36,7 @@ from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.trainable import (LoadedModel, attach_adapter, make_trainable, read_trainable,
                                          save_adapter, save_whole)
 
-torch, transformers = Later("torch"), Later("transformers")
+Image, torch, transformers = Later("PIL.Image"), Later("torch"), Later("transformers")
 BACKENDS = ("transformers", "unsloth")
 DTYPES = ("float32", "bfloat16", "float16")
 # The modules that see, in the usual families: like the head they keep 16 bits.
@@ -148,8 +149,6 @@ def load(checkpoint: "str | Path", adapter: "str | Path | None" = None, *, backe
 
 def free_memory() -> None:
     """Free what is no longer referenced: models and trainers are full of reference cycles."""
-    import gc
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -255,8 +254,6 @@ def load_processor(checkpoint: "str | Path") -> Any:
 
 def check_processor(processor: Any, config: Any, where: Any) -> None:
     """Refuse (UserError) a processor with which a model (of this config) would not see, stop, or answer."""
-    from PIL import Image
-
     def refuse(when: Any, what: str, fix: str = OWN) -> None:
         if when:
             raise UserError(f"{where}: {what}; {fix}")

@@ -8,14 +8,12 @@
 
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional
+from typing import Any, Iterator, NamedTuple, Optional
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import pixels_of
-
-if TYPE_CHECKING:
-    from finer1_lib.models.trainable import LoadedModel
+from finer1_lib.models.trainable import LoadedModel
 
 torch = Later("torch")
 FEWEST_PIXELS = 64 * 28 * 28  # 64 image tokens: below, a bird's marks are gone
@@ -36,7 +34,7 @@ class Fallback(NamedTuple):
 
 
 @contextmanager
-def memory_advice(doing: str, loaded: "Optional[LoadedModel]" = None, *, final: bool = True,
+def memory_advice(doing: str, loaded: Optional[LoadedModel] = None, *, final: bool = True,
                   **now: Any) -> Iterator[None]:
     """Turn running out of memory inside the block into one line (UserError).
 

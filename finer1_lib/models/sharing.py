@@ -63,12 +63,9 @@ def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Ten
 def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
     """The (image tokens, D) output of vision tower and merger for each row's images; no two rows share one.
 
-    A tower with anything that trains, or an adapter, is run again with gradient, all rows in one pass.
-    Features of a frozen one are cached while its weights stay the same and the pixels live; each image is
-    then encoded by itself, so they are bit-identical after a resume.
+    A tower that trains is run with gradient, all rows in one pass. Features of a frozen one are cached while
+    its weights and the pixels live, of each image by itself: they are bit-identical after a resume.
     """
-    from torch.utils.weak import WeakTensorKeyDictionary
-
     tower = base.model.visual
     weights = list(tower.named_parameters())
     if any(weight.requires_grad or "lora_" in name for name, weight in weights):
@@ -77,7 +74,7 @@ def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]"
     state = (torch.is_autocast_enabled(weights[0][1].device.type),
              tuple((weight.data_ptr(), weight._version) for _, weight in weights))
     if tower not in _KEPT or _KEPT[tower][0] != state:
-        _KEPT[tower] = (state, WeakTensorKeyDictionary())
+        _KEPT[tower] = (state, torch.utils.weak.WeakTensorKeyDictionary())
     kept = _KEPT[tower][1]
     with torch.no_grad():
         for row in rows:
@@ -103,9 +100,7 @@ def positions(base: Any, ids: "torch.Tensor", mask: "torch.Tensor",
         attention_mask=mask)
 
 
-class Prompts(NamedTuple):
-    """Prompts that the model has read but for their last token."""
-
+class Prompts(NamedTuple):  # that the model has read but for their last token
     cache: Any  # keys and values
     mask: "torch.Tensor"  # (B, P), left-padded
     last_ids: "torch.Tensor"  # (B, 1)

@@ -22,7 +22,7 @@ from finer1_lib.core.faces import Later
 from finer1_lib.models.adapter_files import check_trained, in_layout, misfit, other_base, read_adapter
 from finer1_lib.models.checkpoint_files import TRAINABLE, load_model, loading, refuse_some
 
-torch, transformers = Later("torch"), Later("transformers")
+peft, torch, transformers = Later("peft"), Later("torch"), Later("transformers")
 KINDS = ("lora", "full")
 VISION, PROJECTOR = "visual.", "visual.merger."  # in the names of Qwen2.5-VL's parameters
 LANGUAGE_TARGETS = r"(?:.*\.)?language_model\..*\.(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -87,10 +87,8 @@ def make_trainable(loaded: LoadedModel, trainable: Trainable, seed: int = 0) -> 
     if hasattr(loaded.model, "peft_config"):
         raise UserError(f"{loaded.checkpoint} has an adapter already: load it again to train another part")
     if not trainable.full:
-        from peft import LoraConfig
-
-        config = LoraConfig(r=trainable.rank, lora_alpha=trainable.alpha, lora_dropout=0.0,
-                            target_modules=trainable.targets, task_type="CAUSAL_LM")
+        config = peft.LoraConfig(r=trainable.rank, lora_alpha=trainable.alpha, lora_dropout=0.0,
+                                 target_modules=trainable.targets, task_type="CAUSAL_LM")
         return dataclasses.replace(wrap_in_lora(loaded, config, seed), trainable=trainable)
     if not loaded.full_finetuning:
         raise UserError(
@@ -118,11 +116,9 @@ def wrap_in_lora(loaded: LoadedModel, config: Any, seed: int) -> LoadedModel:
             raise UserError(f"{loaded.checkpoint}: Unsloth adds no adapter once another model was loaded for"
                             " full fine-tuning: load it again")
     else:
-        from peft import get_peft_model
-
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = get_peft_model(loaded.model, config)
+            model = peft.get_peft_model(loaded.model, config)
     return dataclasses.replace(loaded, model=model.eval(), adapter=None)
 
 
@@ -169,8 +165,6 @@ def read_trainable(folder: "str | Path") -> Trainable:
 
 def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
     """Load an adapter's weights onto a model's own, or onto a new one. Raises: UserError: they do not fit."""
-    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
-
     folder = Path(folder)
     if check_trained(folder) != "lora":
         raise UserError(f"{folder} holds a whole checkpoint, not an adapter")
@@ -179,7 +173,7 @@ def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
         if not hasattr(loaded.model, "peft_config"):
             modules = [name for name, _ in loaded.model.named_modules()]
             adapter = in_layout(adapter, modules, loaded.checkpoint)
-            config = PeftConfig.from_peft_type(**adapter.config)
+            config = peft.PeftConfig.from_peft_type(**adapter.config)
             loaded = wrap_in_lora(loaded, config, seed=0)
             names = [name for name, one in loaded.model.named_parameters() if one.requires_grad]
             loaded = dataclasses.replace(loaded, trainable=Trainable(
@@ -187,8 +181,8 @@ def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
                 vision_tower=any(VISION in name and PROJECTOR not in name for name in names)))
             if warning := other_base(adapter.base, loaded.checkpoint):
                 print(f"{folder}: {warning}", flush=True)
-        wanted = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
         weights = adapter.weights
+        wanted = peft.get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
         refuse_some(sorted(set(wanted) - set(weights)), folder, f"lacks {{}} of its {len(wanted)} weights",
                     "its file is cut short; copy or download it again")
         sizes = [(name, *(" x ".join(map(str, one[name].shape)) for one in (weights, wanted)))
@@ -198,7 +192,7 @@ def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
             raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: "
                          f"{name}, {there} where {here} is needed)")
         with torch.no_grad():
-            left = set_peft_model_state_dict(loaded.model, weights).unexpected_keys
+            left = peft.set_peft_model_state_dict(loaded.model, weights).unexpected_keys
     if left:
         raise misfit(adapter, loaded.checkpoint, f"{len(left)} weights that nothing takes (first: {left[0]})")
     return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))

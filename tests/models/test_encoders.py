@@ -13,9 +13,8 @@ from tiny_checkpoint import picture, tiny_tokenizer
 from finer1_lib.core.completions import one_answer, strict
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.systems import encoders
-from finer1_lib.evaluation.systems.encoders import (
-    KINDS, Encoder, encoder_prompt, open_encoder, sentences, templates,
-)  # fmt: skip
+from finer1_lib.evaluation.systems.encoders import (KINDS, Encoder, encoder_prompt, open_encoder, sentences,
+                                                    templates)
 from finer1_lib.models import encoders as encoder_towers
 
 NAMES = ["Rock Wren", "Sand Gull", "Tern", "Jay", "Marsh Wren"]
@@ -63,7 +62,7 @@ def stub(album, texts, pictures, prompts="clip_photo", labels=None, **options):
 
 
 PLANE = {photo(name): [numpy.cos(angle), numpy.sin(angle)]
-         for name, angle in zip(NAMES, (0.0, 0.5, 1.0, 1.5, 2.0))}  # fmt: skip
+         for name, angle in zip(NAMES, (0.0, 0.5, 1.0, 1.5, 2.0))}
 
 
 def test_the_nearest_name_is_answered_by_hand(album):
@@ -126,7 +125,7 @@ def test_a_tie_is_named_and_the_first_of_the_alphabet_answered(album):
     texts = {photo(name): [0.0, 1.0] if name in ("Tern", "Jay") else [1.0, 0.0] for name in NAMES}
     _, encoder = stub(album, texts, {0: [0.0, 2.0]})
     told = {encoder.answer([request(options=list(order))])[0].text
-            for order in itertools.permutations(["Tern", "Rock Wren", "Jay", "Sand Gull"])}  # fmt: skip
+            for order in itertools.permutations(["Tern", "Rock Wren", "Jay", "Sand Gull"])}
     assert told == {"Equally near: Jay, Tern.\n<answer>Jay</answer>"}
     assert one_answer(told.pop()) == ("Jay", "well_formed")
 
@@ -143,12 +142,10 @@ def test_vectors_are_kept_but_not_without_end(album, monkeypatch):
 
 @pytest.mark.parametrize(
     "change, told",
-    [
-        (dict(setting="open_world"), "chooses among names, so query it in closed_world or all_labels"),
-        (dict(super_category="moth"), "no sub-categories of 'moth'"),
-        (dict(options=["Tern", "Zebra"], setting="closed_world"), "option 'Zebra' of a.png is none of the 5"),
-        (dict(image_id="gone.png"), "no such image"),
-    ],
+    [(dict(setting="open_world"), "chooses among names, so query it in closed_world or all_labels"),
+     (dict(super_category="moth"), "no sub-categories of 'moth'"),
+     (dict(options=["Tern", "Zebra"], setting="closed_world"), "option 'Zebra' of a.png is none of the 5"),
+     (dict(image_id="gone.png"), "no such image")],
 )
 def test_what_an_encoder_cannot_answer_is_refused(album, change, told):
     _, encoder = stub(album, PLANE, {0: [1.0, 0.0]})
@@ -299,7 +296,7 @@ def tiny_open_clip(folder, vision):
 
     text = dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=1)
     config = {"model_cfg": {"embed_dim": 16, "custom_text": True, "vision_cfg": vision, "text_cfg": text},
-              "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}  # fmt: skip
+              "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with torch.random.fork_rng():
@@ -308,12 +305,12 @@ def tiny_open_clip(folder, vision):
         for weight in model.visual.parameters():
             weight.data += 0.02 * torch.randn_like(weight)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-              folder / "open_clip_model.safetensors")  # fmt: skip
+              folder / "open_clip_model.safetensors")
     return folder
 
 
 EVA = dict(image_size=224, timm_model_name="eva02_tiny_patch14_224", timm_model_pretrained=False,
-           timm_pool="token", timm_proj=None)  # fmt: skip
+           timm_pool="token", timm_proj=None)
 
 
 def test_towers_of_open_clip(tmp_path, album):
@@ -327,7 +324,7 @@ def test_towers_of_open_clip(tmp_path, album):
 
 def test_open_clip_weights_are_safetensors_or_none(tmp_path, monkeypatch):
     folder = tiny_open_clip(tmp_path / "vit", dict(image_size=32, patch_size=16, width=16, layers=1,
-                                                   head_width=8))  # fmt: skip
+                                                   head_width=8))
     weights = folder / "open_clip_model.safetensors"
     (folder / "open_clip_pytorch_model.bin").write_bytes(b"never read")
     assert encoder_towers.open_clip_towers(str(folder), "cpu", 2).pictures([picture()]).shape == (1, 16)
@@ -398,7 +395,7 @@ OPEN_CLIP_HARM = {
                   r"\d\d weights are missing, unknown or of another shape \(first: visual"),
     "NaN": (open_clip_weights(lambda held: {k: v * float("nan") if k.endswith("ln_final.weight") else v
                                             for k, v in held.items()}), "1 weights hold NaN"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OPEN_CLIP_HARM)
