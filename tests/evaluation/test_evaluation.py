@@ -25,7 +25,6 @@ from finer1_lib.evaluation.requests import (
     shown_options,
 )
 from finer1_lib.evaluation.scores.scoring import (  # fmt: skip
-    compare,
     compare_all,
     findings,
     make_scorer,
@@ -494,9 +493,9 @@ def test_what_an_order_is_worth_is_a_paired_difference_and_changes_no_other_comp
     assert len(effects) == 2 * 2 * 2 and set(effects["n"]) == {9}
     only = in_orders[in_orders["option_order"] == "shuffled"]
     assert order_effects(only, scorer="strict", seed=0).empty
-    given = dict(setting="closed_world", metric="accuracy", scorer="strict", categories="seen", seed=0)
-    both = [compare(scores, "cot_sft", "always_first", **given) for scores in (in_orders, only)]
-    assert both[0] == both[1] and both[0][0].n == 9
+    given = dict(metrics=[("closed_world", "accuracy")], scorer="strict", seed=0)
+    both = [compare_all(scores, [("cot_sft", "always_first")], **given) for scores in (in_orders, only)]
+    assert both[0].equals(both[1]) and set(both[0]["n"]) == {9}
 
 
 def test_the_figure_of_the_orders_has_a_marker_an_order_and_hollow_controls(in_orders):
@@ -534,16 +533,8 @@ def test_equal_models_cannot_be_told_apart(scores):
 def test_compare_needs_the_same_items(scores):
     fewer = scores[~((scores["model"] == "cot_sft") & (scores["item_id"] == scores["item_id"].iloc[0]))]
     with pytest.raises(ValueError, match="did not answer the same items"):
-        compare(
-            fewer,
-            "cot_sft",
-            "sft_answer_only",
-            setting="open_world",
-            metric="text_inclusion",
-            scorer="strict",
-            categories=scores["categories"].iloc[0],
-            seed=0,
-        )
+        compare_all(fewer, [("cot_sft", "sft_answer_only")], metrics=[("open_world", "text_inclusion")],
+                    scorer="strict", seed=0)
 
 
 @pytest.mark.parametrize(
