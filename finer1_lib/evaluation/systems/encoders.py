@@ -32,24 +32,16 @@ if TYPE_CHECKING:
 
 KINDS = ("clip_photo", "clip_ensemble")
 _PHOTO = "a photo of a {{}}, a type of {kind}."
-_FORMS = (
-    _PHOTO, "a photo of the {{}}, a type of {kind}.", "a good photo of a {{}}, a type of {kind}.",
-    "a close-up photo of a {{}}, a type of {kind}.", "a cropped photo of a {{}}, a type of {kind}.",
-    "a bright photo of a {{}}, a type of {kind}.", "a dark photo of a {{}}, a type of {kind}.",
-    "a blurry photo of a {{}}, a type of {kind}.",
-)  # fmt: skip
-_CARS = (
-    "a photo of a {}.", "a photo of the {}.", "a photo of my {}.", "i love my {}!", "a photo of my dirty {}.",
-    "a photo of my clean {}.", "a photo of my new {}.", "a photo of my old {}.",
-)  # fmt: skip
+_FORMS = (_PHOTO, "a photo of the {{}}, a type of {kind}.", "a good photo of a {{}}, a type of {kind}.",
+          "a close-up photo of a {{}}, a type of {kind}.", "a cropped photo of a {{}}, a type of {kind}.",
+          "a bright photo of a {{}}, a type of {kind}.", "a dark photo of a {{}}, a type of {kind}.",
+          "a blurry photo of a {{}}, a type of {kind}.")
+_CARS = ("a photo of a {}.", "a photo of the {}.", "a photo of my {}.", "i love my {}!", "a photo of my dirty {}.",
+         "a photo of my clean {}.", "a photo of my new {}.", "a photo of my old {}.")
 
 
 def templates(kind: str, super_category: str) -> tuple[str, ...]:
-    """The templates of one kind for one super-category, each with one {}.
-
-    Raises:
-        UserError: an unknown kind.
-    """
+    """The templates of one kind for one super-category, each with one {}. Raises: UserError: an unknown kind."""
     if kind not in KINDS:
         raise UserError(f"prompts {kind!r}: an encoder takes one of {', '.join(KINDS)}")
     if super_category == "car":
@@ -76,13 +68,8 @@ KEPT = 40_000  # pictures' vectors held, so that another order of the options co
 class Encoder:
     """Answers by cosine: `answering.Answerer` for encoders.
 
-    Args:
-        towers: gives the vectors of pictures and of texts.
-        name: of the system, for messages.
-        prompts: "clip_photo" or "clip_ensemble".
-        image_root: folder that image ids are relative to.
-        labels: every sub-category of each super-category.
-        batch_size: pictures opened at a time.
+    towers give the vectors of pictures and of texts; name: of the system, for messages; prompts: one of `KINDS`;
+    labels: every sub-category of each super-category; batch_size: pictures opened at a time.
     """
 
     def __init__(
@@ -97,18 +84,11 @@ class Encoder:
         for word in self._names:
             templates(prompts, word)  # an unknown kind is told now, not after the pictures were read
 
-    def answer(
-        self, requests: Sequence[Mapping], *, max_new_tokens: int = 0, seed: int = 0
-    ) -> list[Generation]:
-        """The nearest name for each request, in their order.
+    def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int = 0, seed: int = 0) -> list[Generation]:
+        """The nearest name for each request, in their order; nothing is generated or drawn.
 
-        Args:
-            requests: of settings "closed_world" (with options) and "all_labels".
-            max_new_tokens, seed: of every answerer; nothing is generated or drawn here.
-
-        Raises:
-            UserError: another setting, a super-category or an option that is not among the labels, a picture
-                that cannot be read, or vectors that are not finite.
+        Raises: UserError: a setting but "closed_world" (with options) and "all_labels", a super-category or an
+        option that is not among the labels, a picture that cannot be read, or vectors that are not finite.
         """
         offered = [self._offered(request) for request in requests]
         self._read([request["image_id"] for request in requests])
@@ -121,7 +101,8 @@ class Encoder:
             first, *others = sorted(name for name in names if near[name] == best)
             tie = f"Equally near: {', '.join([first, *others])}.\n" if others else ""
             answers.append(Generation(f"{tie}<answer>{first}</answer>", 0, False))
-        self._forget()
+        for image_id in list(self._pictures)[: max(0, len(self._pictures) - KEPT)]:  # the oldest go
+            del self._pictures[image_id]
         return answers
 
     def _offered(self, request: Mapping) -> list[str]:
@@ -129,15 +110,14 @@ class Encoder:
         word, setting = request["super_category"], request["setting"]
         if setting not in SETTINGS:
             raise UserError(f"{self._name} is an encoder: it chooses among names, so ask it in "
-                            f"{' or '.join(SETTINGS)}, not in {setting}")  # fmt: skip
+                            f"{' or '.join(SETTINGS)}, not in {setting}")
         if word not in self._names:
             raise UserError(f"{self._name}: no sub-categories of {word!r} were given to choose from")
         if setting == "all_labels":
             return self._names[word]
-        foreign = sorted(set(request["options"]) - set(self._names[word]))
-        if foreign:
+        if foreign := sorted(set(request["options"]) - set(self._names[word])):
             raise UserError(f"{self._name}: the option {foreign[0]!r} of {request['item_id']} is none of the "
-                            f"{len(self._names[word])} sub-categories of {word!r}")  # fmt: skip
+                            f"{len(self._names[word])} sub-categories of {word!r}")
         return list(request["options"])
 
     def _label_vectors(self, word: str) -> "numpy.ndarray":
@@ -160,27 +140,14 @@ class Encoder:
             found = self._towers.pictures([load_image(self._root, image_id) for image_id in some])
             self._pictures.update(zip(some, _unit(found, f"{self._name}: picture vectors")))
 
-    def _forget(self) -> None:
-        """Let the oldest vectors go where more than `KEPT` are held."""
-        for image_id in list(self._pictures)[: max(0, len(self._pictures) - KEPT)]:
-            del self._pictures[image_id]
-
 
 def open_encoder(
     system: Any, image_root: "str | Path", labels: Mapping[str, Sequence[str]], *, device: str = "auto",
     batch_size: int = BATCH,
 ) -> Encoder:
-    """An encoder of the registry, loaded.
+    """An encoder of the registry (a `System` of kind "encoder"), loaded; labels and batch_size as in `Encoder`.
 
-    Args:
-        system: with name, checkpoint, library and prompts (`systems.registry.System`, kind "encoder").
-        image_root: folder that image ids are relative to.
-        labels: {super_category: its sub-categories}, all of them.
-        device: "auto" is the GPU where there is one, else the CPU.
-        batch_size: pictures of one forward pass; it does not change the result beyond rounding.
-
-    Raises:
-        UserError: an unknown library, or what the towers say.
+    device: "auto" is the GPU where there is one. Raises: UserError: an unknown library, or what the towers say.
     """
     if system.library not in TOWERS:
         raise UserError(f"{system.name}: library {system.library!r} is not one of {', '.join(TOWERS)}")
