@@ -6,6 +6,7 @@
 `records.collect_records` needs nothing else, so that every row of a table comes from one loop.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Protocol, Sequence
 
@@ -19,10 +20,9 @@ SLACK = 2  # a processor rounds sizes; a store a little too small for its window
 
 
 class Answerer(Protocol):
-    """Answers the requests of one entry."""
+    """Answers the requests of one entry (of `requests.build_requests`): one completion each, in their order."""
 
-    def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]:
-        """One completion for each request (of `requests.build_requests`), in their order."""
+    def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]: ...
 
 
 class ChatAnswerer:
@@ -46,16 +46,12 @@ class ChatAnswerer:
 
     def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]:
         """As `Answerer`; samples of one question share its messages, and so its pass through the model."""
-        messages: dict[tuple, list[dict]] = {}
-        for request in requests:
-            messages.setdefault(_question(request), messages_for(request, self._root))
-        prompts = [messages[_question(request)] for request in requests]
+        asked = [tuple(request[name] for name in ("setting", "option_order", "rotation", "item_id"))
+                 for request in requests]
+        messages = {question: messages_for(request, self._root) for question, request in zip(asked, requests)}
+        prompts = [messages[question] for question in asked]
         return self._generate(self._loaded, prompts, max_new_tokens=max_new_tokens, seed=seed,
                               batch_size=len(prompts), **self._options)
-
-
-def _question(request: Mapping) -> tuple:
-    return tuple(request[name] for name in ("setting", "option_order", "rotation", "item_id"))
 
 
 class EndpointAnswerer:
@@ -72,30 +68,22 @@ class EndpointAnswerer:
     def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int, seed: int) -> list[Generation]:
         """As `Answerer`; a sample's seed is its number, so that each is queried once."""
         from finer1_lib.core.images import ImageFile
-        from finer1_lib.models.endpoint import Question
+        from finer1_lib.models.endpoint import ChatEndpoint, Question
 
-        def image(image_id: str) -> ImageFile:
-            return ImageFile(str(self._root), image_id)
-
+        image, one = partial(ImageFile, str(self._root)), self._system
+        if max_new_tokens not in self._endpoints:
+            self._endpoints[max_new_tokens] = ChatEndpoint(
+                one.url, one.checkpoint, self._answers, key_variable=one.key_variable,
+                max_tokens=max_new_tokens, temperature=self._temperature, max_pixels=one.max_pixels,
+                requests_per_minute=one.requests_per_minute, concurrency=one.concurrency)
         questions = []
         for request in requests:
             earlier = tuple((request["example_prompt"], image(image_id), f"<answer>{name}</answer>")
                             for image_id, name in request.get("examples", ()))
             questions.append(Question(request["prompt"], image(request["image_id"]),
                                       request["seed"] + request.get("sample", 0), earlier))
-        answers = self._endpoint(max_new_tokens).ask(questions)
-        return [Generation(answer.text, answer.tokens, answer.truncated, answer.no_text) for answer in answers]
-
-    def _endpoint(self, max_new_tokens: int) -> Any:
-        from finer1_lib.models.endpoint import ChatEndpoint
-
-        if max_new_tokens not in self._endpoints:
-            one = self._system
-            self._endpoints[max_new_tokens] = ChatEndpoint(
-                one.url, one.checkpoint, self._answers, key_variable=one.key_variable,
-                max_tokens=max_new_tokens, temperature=self._temperature, max_pixels=one.max_pixels,
-                requests_per_minute=one.requests_per_minute, concurrency=one.concurrency)
-        return self._endpoints[max_new_tokens]
+        return [Generation(answer.text, answer.tokens, answer.truncated, answer.no_text)
+                for answer in self._endpoints[max_new_tokens].ask(questions)]
 
 
 def open_answerer(

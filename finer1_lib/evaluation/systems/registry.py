@@ -71,8 +71,7 @@ class System(BaseModel):
             raise ValueError(f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}")
         if (self.kind == "endpoint") != bool(self.url):
             raise ValueError("an endpoint needs a url" if not self.url else "only an endpoint has a url")
-        foreign = set(_ENDPOINT if self.kind != "endpoint" else ())
-        foreign |= set(("library",) if self.kind != "encoder" else ())
+        foreign = (*(_ENDPOINT if self.kind != "endpoint" else ()), *(["library"] if self.kind != "encoder" else ()))
         fields = type(self).model_fields
         if given := sorted(name for name in foreign if getattr(self, name) != fields[name].default):
             raise ValueError(f"kind {self.kind!r} takes no {given[0]}")
@@ -108,7 +107,10 @@ def find_systems(names: Sequence[str], systems_from: "str | Path" = "") -> list[
 
 
 def read_systems(path: "str | Path") -> dict[str, System]:
-    """The entries of a YAML file, by name; of each encoder its ensemble as well. UserError: a wrong file or entry."""
+    """The entries of a YAML file, by name; of each encoder with one sentence its ensemble as well.
+
+    Raises: UserError: a wrong file or entry.
+    """
     path = Path(path).expanduser()
     content = read_yaml(path, f"systems_from: {path}")
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
@@ -116,17 +118,11 @@ def read_systems(path: "str | Path") -> dict[str, System]:
     found: dict[str, System] = {}
     for name, entry in content.items():
         found[str(name)] = _system(path, str(name), entry)
-        ensemble, other = _ensemble(entry), f"{name}{ENSEMBLE}"
-        if ensemble is not None and other not in content:  # a user's entry of that name is kept
-            found[other] = _system(path, other, ensemble)
+        other, kind = f"{name}{ENSEMBLE}", (entry.get("kind"), entry.get("prompts"))
+        if kind == ("encoder", "clip_photo") and other not in content:  # a user's entry of that name is kept
+            more = {"label": f"{entry.get('label', '')}, ensemble", "prompts": "clip_ensemble"}
+            found[other] = _system(path, other, entry | more)
     return found
-
-
-def _ensemble(entry: Mapping) -> "dict | None":
-    """An encoder's entry again, with the ensemble of sentences."""
-    if entry.get("kind") != "encoder" or entry.get("prompts") != "clip_photo":
-        return None
-    return {**entry, "label": f"{entry.get('label', '')}, ensemble", "prompts": "clip_ensemble"}
 
 
 def _system(path: Path, name: str, entry: Mapping) -> System:
