@@ -153,9 +153,8 @@ def with_more(entries: Sequence[Entry], more_models: Sequence[str]) -> tuple[Ent
     return tuple(found)
 
 
-def weights_at(
-    entry: Entry, base: str, adapter: "str | Path | None" = None
-) -> "tuple[str, str | Path | None]":
+def weights_at(entry: Entry, base: str,
+               adapter: "str | Path | None" = None) -> "tuple[str, str | Path | None]":
     """(checkpoint, adapter) to load for a row: its own where it comes from elsewhere, else the run's."""
     if not entry.checkpoint:
         return base, adapter
@@ -232,9 +231,8 @@ def with_systems(entries: Sequence[Entry], systems: Sequence[System]) -> tuple[E
     return tuple(found)
 
 
-def with_strategies(
-    entries: Sequence[Entry], strategies: Sequence[str], samples: int = 8
-) -> tuple[Entry, ...]:
+def with_strategies(entries: Sequence[Entry], strategies: Sequence[str],
+                    samples: int = 8) -> tuple[Entry, ...]:
     """The entries and, after them, some of them again under another strategy.
 
     "cot_sft=self_consistency" becomes the row "cot_sft-self_consistency", with `samples` drawn answers.

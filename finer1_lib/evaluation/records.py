@@ -239,10 +239,9 @@ def windows_of(requests: Sequence[Sequence[Mapping]], batch_size: int) -> list[l
     return found
 
 
-def collect_records(
-    requests: Sequence[Sequence[Mapping]], path: Path, open_answerer: Callable[[], Any], *,
-    max_new_tokens: int, batch_size: int, progress: Optional[Callable[..., None]] = None,
-) -> list[dict]:
+def collect_records(requests: Sequence[Sequence[Mapping]], path: Path, open_answerer: Callable[[], Any], *,
+                    max_new_tokens: int, batch_size: int,
+                    progress: Optional[Callable[..., None]] = None) -> list[dict]:
     """Answer every request of one model that `path` does not yet answer: one record each, in their order.
 
     requests: of `all_requests`. open_answerer: called only if something is left to do. max_new_tokens: a

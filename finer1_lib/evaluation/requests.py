@@ -144,11 +144,9 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
     return options[rotation:] + options[:rotation]
 
 
-def build_requests(
-    entry: Entry, items: Sequence[Mapping], setting: str, *, order: str = "shuffled", seed: int = 0,
-    prompts: Mapping[str, Prompt] = PROMPTS, shots: Any = None, examples: int = 4,
-    labels: Mapping[str, Sequence[str]] = {},
-) -> list[dict]:
+def build_requests(entry: Entry, items: Sequence[Mapping], setting: str, *, order: str = "shuffled",
+                   seed: int = 0, prompts: Mapping[str, Prompt] = PROMPTS, shots: Any = None,
+                   examples: int = 4, labels: Mapping[str, Sequence[str]] = {}) -> list[dict]:
     """The requests to one model in one setting: records without their completions.
 
     items: of `items.select_items`. setting: a key of `SETTINGS`, or "all_labels" for encoders. The order
@@ -231,9 +229,8 @@ def check_orders(orders: Sequence[str]) -> None:
                         "each once, and 'shuffled' among them: the main table and rotations are read from it")
 
 
-def all_requests(
-    entry: Entry, items: Sequence[Mapping], orders: Sequence[str], *, seed: int, **options: Any
-) -> list[list[dict]]:
+def all_requests(entry: Entry, items: Sequence[Mapping], orders: Sequence[str], *, seed: int,
+                 **options: Any) -> list[list[dict]]:
     """All requests to one model: a list for each order of the closed world, then the open world's.
 
     An encoder chooses among all labels in place of the open world. Where several answers are drawn for each

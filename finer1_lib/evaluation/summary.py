@@ -20,14 +20,10 @@ SOURCES = ("04_evaluation", "05_probing")
 MAIN_SETTINGS = (("closed_world", "accuracy", "closed world"), ("open_world", "text_inclusion", "open world"))
 ALL_LABELS = ("all_labels", "accuracy", "among all names")  # of encoders; a column only where one was asked
 CATEGORIES = ("seen", "unseen")
-FAULTS = {
-    "format_failure": "no single answer",
-    "multiple_answers": "several names",
-    "answer_differs_from_prediction": "answer is not the prediction",
-    "think_answer_differs": "answer is not the last name thought of",
-    "genus_right_epithet_wrong": "right genus, wrong name",
-    "chose_first": "the first option",
-}
+FAULTS = {"format_failure": "no single answer", "multiple_answers": "several names",
+          "answer_differs_from_prediction": "answer is not the prediction",
+          "think_answer_differs": "answer is not the last name thought of",
+          "genus_right_epithet_wrong": "right genus, wrong name", "chose_first": "the first option"}
 
 
 def entries_in(run_dir: Path) -> tuple[Entry, ...]:
@@ -101,9 +97,8 @@ def percent(row: Optional[dict[str, Any]]) -> str:
     return value if low is None or high is None else f"{value} [{low}, {high}]"
 
 
-def main_table(
-    rows: list[dict[str, Any]], scorer: str = "strict", labels: Optional[Mapping[str, str]] = None
-) -> tuple[list[str], list[list[str]]]:
+def main_table(rows: list[dict[str, Any]], scorer: str = "strict",
+               labels: Optional[Mapping[str, str]] = None) -> tuple[list[str], list[list[str]]]:
     """(titles, lines): models by setting and categories, the unweighted average over super-categories.
 
     One line for each model that has any value; controls are left out. labels: {model: label} in the order of
@@ -115,9 +110,8 @@ def main_table(
     return _table(rows, scorer, columns, labels, leave_out=CONTROLS)
 
 
-def fault_table(
-    rows: list[dict[str, Any]], setting: str, labels: Optional[Mapping[str, str]] = None
-) -> tuple[list[str], list[list[str]]]:
+def fault_table(rows: list[dict[str, Any]], setting: str,
+                labels: Optional[Mapping[str, str]] = None) -> tuple[list[str], list[list[str]]]:
     """Format failures, percent with intervals, laid out as `main_table`; strict scorer.
 
     The closed world has a line for each control.

@@ -24,10 +24,8 @@ WITH, WITHOUT, UNSEEN = "seen with rationale", "seen without rationale", "unseen
 PARTS = 4  # lengths are cut into quarters of all answers
 
 
-def breakdowns(
-    scores, records: Iterable[Mapping], *, rationales: Iterable[Mapping] = (),
-    pairs: Iterable[tuple[str, str]] = (), scorer: str = "strict", seed: int = 0,
-):
+def breakdowns(scores, records: Iterable[Mapping], *, rationales: Iterable[Mapping] = (),
+               pairs: Iterable[tuple[str, str]] = (), scorer: str = "strict", seed: int = 0):
     """The table of all breakdowns (`COLUMNS`), in the main reading of `scorer`.
 
     records: what was scored. rationales: lines of 01's rationales.jsonl, else "rationale" is left out. pairs:

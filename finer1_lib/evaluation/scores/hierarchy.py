@@ -107,9 +107,8 @@ def path_scores(truth: Path, said: Path) -> dict[str, float]:
             "path_near_miss": float(genus and not right[-1])}
 
 
-def trees_of(
-    records: Iterable[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
-) -> dict[str, Tree]:
+def trees_of(records: Iterable[Mapping], taxonomy: Taxonomy,
+             names: Mapping[str, Iterable[str]] = {}) -> dict[str, Tree]:
     """{super_category: its tree}, of the names in labels, options and `names` that the taxonomy knows.
 
     names: {super_category: all its sub-categories}. UserError: the taxonomy knows none of the records' names.
@@ -127,9 +126,7 @@ def trees_of(
     return {word: Tree(word, inside) for word, inside in known.items()}
 
 
-def hierarchy_scores(
-    records: Sequence[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
-):
+def hierarchy_scores(records: Sequence[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}):
     """Every metric of every question in the main reading, in the columns of `scoring.score_records`.
 
     Of several samples the majority's answer counts. taxonomy: {sub_category: {rank: value}}, 01's
@@ -161,9 +158,8 @@ def scores_in(trees: Mapping[str, Tree], taxonomy: Taxonomy, records: Iterable[M
 ELSEWHERE, UNKNOWN, OTHERS = "another genus", "no known name", "others of the genus"
 
 
-def count_confusions(
-    records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[str, str]], *, rank: str = "genus"
-):
+def count_confusions(records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[str, str]], *,
+                     rank: str = "genus"):
     """What was answered for each sub-category, by model and setting, in the main reading.
 
     DataFrame of model, setting, super_category, genus, truth, categories, answered (the truth, a neighbour's

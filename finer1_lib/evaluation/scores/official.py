@@ -21,10 +21,9 @@ class Scorer:
 
     name: str
 
-    def __init__(
-        self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
-        names: Optional[Mapping[str, Iterable[str]]] = None, more: Sequence[Similarity] = (),
-    ) -> None:
+    def __init__(self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
+                 names: Optional[Mapping[str, Iterable[str]]] = None,
+                 more: Sequence[Similarity] = ()) -> None:
         self._similarities = (similarity, *more)
 
     def closed(self, record: Record) -> dict[str, float]:

@@ -50,11 +50,9 @@ def _majority(drawn: Sequence[Record]) -> Record:
     drawn = sorted(drawn, key=lambda record: record["sample"])
     first = drawn[0]
     if len(drawn) != first["samples"] or [record["sample"] for record in drawn] != list(range(len(drawn))):
-        raise UserError(
-            f"records.jsonl: {first['model']} has {len(drawn)} records of {first['item_id']} in "
-            f"{first['setting']}, not the samples 0 to {first['samples'] - 1} once each: "
-            "run 04_evaluation again"
-        )
+        raise UserError(f"records.jsonl: {first['model']} has {len(drawn)} records of {first['item_id']} in "
+                        f"{first['setting']}, not the samples 0 to {first['samples'] - 1} once each: run "
+                        "04_evaluation again")
     votes = [vote(record) for record in drawn]
     cast = Counter(answer for answer in votes if answer is not None)  # keeps the order of drawing
     chosen = max(cast, key=cast.__getitem__) if cast else votes[0]

@@ -126,9 +126,8 @@ def pick(rows: Iterable[Mapping], **wanted: Any):
     return pd.DataFrame(chosen, columns=list(KEYS))
 
 
-def compare_all(
-    scores, pairs: Iterable[tuple[str, str]], *, metrics: Sequence[tuple[str, str]], scorer: str, seed: int
-):
+def compare_all(scores, pairs: Iterable[tuple[str, str]], *, metrics: Sequence[tuple[str, str]], scorer: str,
+                seed: int):
     """Paired differences first - second in the main reading on the same items: a row a (first, second) pair,
     (setting, metric) pair, and seen or unseen; means over super-categories with interval and p-value.
 

@@ -37,10 +37,9 @@ class StrictScorer(Scorer):
 
     name = "strict"
 
-    def __init__(
-        self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
-        names: Optional[Mapping[str, Iterable[str]]] = None, more: Sequence[Similarity] = (),
-    ) -> None:
+    def __init__(self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
+                 names: Optional[Mapping[str, Iterable[str]]] = None,
+                 more: Sequence[Similarity] = ()) -> None:
         super().__init__(similarity, more=more)
         known = guide["sub_categories"] if guide else {}
         self._genus = {normalise(name): normalise(entry["genus"]) for name, entry in known.items()}

@@ -31,10 +31,8 @@ class ChatAnswerer:
     generate: a replacement for `generation.generate`.
     """
 
-    def __init__(
-        self, loaded: Any, image_root: "str | Path", temperature: float = 0.0,
-        generate: Optional[Callable[..., list[Generation]]] = None,
-    ) -> None:
+    def __init__(self, loaded: Any, image_root: "str | Path", temperature: float = 0.0,
+                 generate: Optional[Callable[..., list[Generation]]] = None) -> None:
         from finer1_lib.models import generation
         from finer1_lib.models.encoding import Encoder
 
@@ -86,12 +84,11 @@ class EndpointAnswerer:
                 for answer in self._endpoints[max_new_tokens].ask(questions)]
 
 
-def open_answerer(
-    entry: Entry, base: str, image_root: "str | Path", *, adapter: "str | Path | None" = None,
-    temperature: float = 1.0, batch_size: int = 16, backend: str = "transformers", load_in_4bit: bool = False,
-    min_pixels: int = 0, max_pixels: int = 0, labels: Mapping[str, Sequence[str]] = {},
-    answers: "str | Path" = "endpoint_answers.jsonl",
-) -> Answerer:
+def open_answerer(entry: Entry, base: str, image_root: "str | Path", *, adapter: "str | Path | None" = None,
+                  temperature: float = 1.0, batch_size: int = 16, backend: str = "transformers",
+                  load_in_4bit: bool = False, min_pixels: int = 0, max_pixels: int = 0,
+                  labels: Mapping[str, Sequence[str]] = {},
+                  answers: "str | Path" = "endpoint_answers.jsonl") -> Answerer:
     """What answers for an entry, its weights (the run's `base` with `adapter`, or the entry's own) loaded.
 
     temperature: of strategies that draw several answers; all others are greedy. batch_size: images in a

@@ -72,10 +72,8 @@ class Encoder:
     labels: every sub-category of each super-category; batch_size: pictures opened at a time.
     """
 
-    def __init__(
-        self, towers: Any, name: str, prompts: str, image_root: "str | Path",
-        labels: Mapping[str, Sequence[str]], batch_size: int = BATCH,
-    ) -> None:
+    def __init__(self, towers: Any, name: str, prompts: str, image_root: "str | Path",
+                 labels: Mapping[str, Sequence[str]], batch_size: int = BATCH) -> None:
         self._towers, self._name, self._prompts, self._root = towers, name, prompts, image_root
         self._batch_size = batch_size
         self._names = {word: sorted(set(names)) for word, names in labels.items()}
@@ -141,10 +139,8 @@ class Encoder:
             self._pictures.update(zip(some, _unit(found, f"{self._name}: picture vectors")))
 
 
-def open_encoder(
-    system: Any, image_root: "str | Path", labels: Mapping[str, Sequence[str]], *, device: str = "auto",
-    batch_size: int = BATCH,
-) -> Encoder:
+def open_encoder(system: Any, image_root: "str | Path", labels: Mapping[str, Sequence[str]], *,
+                 device: str = "auto", batch_size: int = BATCH) -> Encoder:
     """An encoder of the registry (a `System` of kind "encoder"), loaded; labels and batch_size as in `Encoder`.
 
     device: "auto" is the GPU where there is one. Raises: UserError: an unknown library, or what the towers say.
