@@ -1,8 +1,7 @@
 """Who is compared: the rows of every table and figure, with their labels and colours, in ONE place.
 
-Four rows are always there (`FIXED`). What else notebooks 02 and 03 trained follows in the order of
-`03_tapo/models.json`; checkpoints from elsewhere, systems of the registry and strategies come after them.
-Controls (`training.methods.CONTROLS`) are not rows of the main table. An entry of each list:
+`FIXED`, then what else notebooks 02 and 03 trained, checkpoints from elsewhere, systems, strategies. Controls
+(`training.methods.CONTROLS`) are no rows of the main table. An entry of each list:
 
     [{"name": "cot_sft_tapo", "label": "CoT SFT + TAPO", "adapter": "03_tapo/cot_sft_tapo", "prompt": "cot"}]
     more_models = ["Fine-R1-3B=StevenHH2000/Fine-R1-3B@6da43fd"]    thinks first, as it was trained
@@ -101,9 +100,8 @@ def labels_of(entries: Iterable[Entry]) -> dict[str, str]:
 def start_of(entry: Entry) -> Optional[str]:
     """The row that another is compared with first; None where its name does not say.
 
-    Under another strategy it is the same model zero-shot; else what the training started from:
-    `cot_sft_<method>` from CoT SFT, `base_<method>` and checkpoints from elsewhere from the base, under the
-    prompt of their training.
+    Under another strategy the same model zero-shot; else what the training started from: CoT SFT, or the base
+    (checkpoints from elsewhere too) under the prompt of the training.
     """
     if entry.strategy != "zero_shot":
         return entry.model.removesuffix(f"-{entry.strategy}")
@@ -233,12 +231,10 @@ def with_systems(entries: Sequence[Entry], systems: Sequence[System]) -> tuple[E
 
 def with_strategies(entries: Sequence[Entry], strategies: Sequence[str],
                     samples: int = 8) -> tuple[Entry, ...]:
-    """The entries and, after them, some of them again under another strategy.
+    """The entries and, after them, some of them again: "cot_sft=self_consistency" (`samples` drawn answers)
+    becomes the row "cot_sft-self_consistency".
 
-    "cot_sft=self_consistency" becomes the row "cot_sft-self_consistency", with `samples` drawn answers.
-
-    Raises: UserError: an entry of another form, an unknown model or strategy, one that does not fit the
-    model, or fewer than two samples.
+    Raises: UserError: another form, an unknown or unfit model or strategy, or fewer than two samples.
     """
     known, found = {entry.model: entry for entry in entries}, list(entries)
     for text in strategies:

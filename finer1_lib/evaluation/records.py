@@ -1,9 +1,10 @@
 """Notebook 04's engine: requests become records, one JSON line each, as they are answered; and their file.
 
-What a model wrote is kept in `records.jsonl` and scored afterwards, from the records alone. A killed run resumes: windows and batches are cut the same way again, complete batches found in the records
-are skipped, and an incomplete one is generated again as a whole, so that each completion is what an
-uninterrupted run would have written. A line that is not a record is refused with its number; an incomplete
-last line is left out (a whole JSON object without a line end counts).
+What a model wrote is kept in `records.jsonl` and scored afterwards, from the records alone. A killed run
+resumes: windows and batches are cut the same way again, complete batches found in the records are skipped, and
+an incomplete one is generated again as a whole, so that each completion is what an uninterrupted run would have
+written. A line that is not a record is refused with its number; an incomplete last line is left out (a whole
+JSON object without a line end counts).
 """
 
 import gzip
@@ -50,8 +51,7 @@ class RecordFile:
     def __iter__(self) -> Iterator[dict]:
         """One record after the other.
 
-        Raises: UserError: no file, a damaged archive, a line that is not a record, another seed or another
-        rule of the shuffle than before, no records at all.
+        Raises: UserError: no file, a damaged one, no records, a line that is none or of another seed or shuffle.
         """
         self.torn, self.count, self.doubled = None, 0, 0
         before: dict[str, Any] = {}
@@ -210,7 +210,8 @@ def names_in(file: Iterable[Mapping]) -> dict[str, list[str]]:
 
 def batches_of(requests: Sequence[Mapping], batch_size: int) -> list[list[Mapping]]:
     """Batches of equal image size and similar prompt length: least padding, always the same cut."""
-    order = sorted(requests, key=lambda r: (r["size"], len(r["prompt"]), r["item_id"], r["rotation"], r.get("sample", 0)))
+    order = sorted(requests, key=lambda request: (request["size"], len(request["prompt"]), request["item_id"],
+                                                  request["rotation"], request.get("sample", 0)))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
@@ -244,9 +245,8 @@ def collect_records(requests: Sequence[Sequence[Mapping]], path: Path, open_answ
                     progress: Optional[Callable[..., None]] = None) -> list[dict]:
     """Answer every request of one model that `path` does not yet answer: one record each, in their order.
 
-    requests: of `all_requests`. open_answerer: called only if something is left to do. max_new_tokens: a
-    completion that reaches it is marked `truncated`. Records are appended after each batch (checkpointing),
-    and `progress(done, total, label)` is called.
+    requests: of `all_requests`. open_answerer: called only if something is left to do. Records are appended
+    after each batch (checkpointing), and `progress(done, total, label)` is called.
 
     Raises: UserError: the file holds an answer to another question under the same key, options shuffled by
     another rule, or a line that is not a record; or an image is broken.
@@ -282,7 +282,7 @@ def collect_records(requests: Sequence[Sequence[Mapping]], path: Path, open_answ
 
 
 def left_to_query(questions: Mapping[str, Sequence[Sequence[Mapping]]], path: Path) -> list[str]:
-    """The models ({model: of `all_requests`}) that have a request without an answer in `path`."""
+    """The models (of {model: `all_requests`}) that have a request without an answer in `path`."""
     known = _read_records(path)
     return [model for model, requests in questions.items()
             if any(key_of(request) not in known for part in requests for request in part)]
@@ -299,10 +299,7 @@ def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> lis
 
 
 def without_text(records: Sequence[Mapping]) -> "pandas.DataFrame":
-    """How many answers of each model came from an endpoint without text, a column for each reason.
-
-    No columns where all had text. To be joined to the models' tables, where such answers count as wrong.
-    """
+    """How many answers of each model came from an endpoint without text (they count as wrong), a column a reason."""
     import pandas
 
     rows = [(one["model"], one.get("no_text", "")) for one in records]

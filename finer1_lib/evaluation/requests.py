@@ -1,10 +1,8 @@
 """What is queried: every item in the closed world (four options) and the open world (none), of every model.
 
 Options are shuffled for each item by a seed ("shuffled"). The order "release" has the truth first, as in all
-35,566 questions of the release, where the policy "always the first option" scores 100 %. "rotations" also
-rotates the shuffled options by one, two and three places, and an item counts only if all four are right:
-
-    A B C D (shuffled)  ->  B C D A,  C D A B,  D A B C (rotations 1, 2, 3)
+35,566 questions of the release, where the policy "always the first option" scores 100 %. "rotations" also asks
+A B C D (shuffled) as B C D A, C D A B and D A B C, and an item counts only if all four are right.
 
 The shuffle of an official image depends on its data set and file name, the same wherever the images are; of
 any other on its `item_id`, as in older records. Every shuffled record states which (`order_rule`). An encoder,
@@ -37,13 +35,11 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
     """The items to evaluate, with the image's width and height (pixels) for batching.
 
     `images_per_class` limits the test images of each sub-category (drawn by seed), `budget` the items in all;
-    0 takes all. A budget is stratified: every super-category, seen and unseen, gets an equal share (less where it
-    has no more), and in each the items are taken at equal distances along its sub-categories from a start drawn
-    by the seed. So every item of a stratum is equally likely and the stratum's mean is unbiased; its clustered
-    interval ignores that strata are finite and is conservative.
+    0 takes all. A budget is stratified: every super-category, seen and unseen, gives an equal share (or all it
+    has), taken at equal distances along its sub-categories from a start drawn by the seed. So a stratum's mean
+    is unbiased; its clustered interval ignores that strata are finite and is conservative.
 
-    Raises: UserError: a negative number, a budget below one item a stratum, no items, or an item whose image
-    is missing from the table.
+    Raises: UserError: a negative number, a budget below one item a stratum, no items, no image of an item.
     """
     for name, value in (("images_per_class", images_per_class), ("items_budget", budget)):
         if value < 0:
@@ -149,12 +145,10 @@ def build_requests(entry: Entry, items: Sequence[Mapping], setting: str, *, orde
                    examples: int = 4, labels: Mapping[str, Sequence[str]] = {}) -> list[dict]:
     """The requests to one model in one setting: records without their completions.
 
-    items: of `items.select_items`. setting: a key of `SETTINGS`, or "all_labels" for encoders. The order
-    "rotations" queries every item once for each rotation but the first, which is the shuffled question. shots:
-    of `strategies.shots_of`, for `examples` in-context examples. labels: {super_category: its
-    sub-categories}, for "all_labels"; their hash is in its records.
-
-    Raises: UserError: no labels for a super-category under "all_labels", or too few shots.
+    items: of `select_items`. setting: a key of `SETTINGS`, or "all_labels" for encoders, which need labels,
+    {super_category: its sub-categories}; their hash is in its records. The order "rotations" queries every item
+    once for each rotation but the first, which is the shuffled question. shots: of `strategies.shots_of`, for
+    `examples` in-context examples. Raises: UserError: no labels of a super-category, or too few shots.
     """
     closed, strategy = setting == "closed_world", STRATEGIES.get(entry.strategy)
     hashes = _label_hashes(items, labels) if setting == "all_labels" else {}
@@ -231,11 +225,10 @@ def check_orders(orders: Sequence[str]) -> None:
 
 def all_requests(entry: Entry, items: Sequence[Mapping], orders: Sequence[str], *, seed: int,
                  **options: Any) -> list[list[dict]]:
-    """All requests to one model: a list for each order of the closed world, then the open world's.
+    """All requests to one model: a list for each order of the closed world, then the open world's (an encoder's:
+    among all labels). Where several answers are drawn for a question, the closed world is shuffled alone.
 
-    An encoder chooses among all labels in place of the open world. Where several answers are drawn for each
-    question, the closed world has its shuffled order alone. options: prompts, shots, examples, labels of
-    `build_requests`. UserError: see `check_orders`.
+    options: prompts, shots, examples, labels of `build_requests`. UserError: see `check_orders`.
     """
     check_orders(orders)
     build = partial(build_requests, entry, items, seed=seed, **options)

@@ -75,7 +75,8 @@ def _position(record: Mapping) -> Optional[int]:
     if not record.get("options"):
         return None
     if record["sub_category"] not in record["options"]:
-        raise UserError(f"breakdowns: {record['sub_category']} is not an option of {record['item_id']}; fix its record")
+        raise UserError(f"breakdowns: {record['sub_category']} is not an option of {record['item_id']}; fix its "
+                        "record")
     return record["options"].index(record["sub_category"]) + 1
 
 
@@ -96,7 +97,8 @@ def _lengths(right) -> list[Optional[tuple[int, int]]]:
     for _, tokens in right[writes].groupby("setting")["tokens"]:
         ends = np.unique(np.quantile(tokens, np.arange(1, PARTS + 1) / PARTS, method="inverted_cdf"))
         quarter = np.searchsorted(ends, tokens)
-        spans.update(zip(tokens.index, zip(tokens.groupby(quarter).transform("min").tolist(), ends[quarter].tolist())))
+        least = tokens.groupby(quarter).transform("min")
+        spans.update(zip(tokens.index, zip(least.tolist(), ends[quarter].tolist())))
     return [spans.get(place) for place in right.index]
 
 

@@ -5,10 +5,9 @@
     car       genus (the make) > model > body > year > name
     drawn     super-category > genus > name
 
-An answer that is a sub-category (by its name or an alias) has the path of that one; an answer that names an
-inner node ("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; articles, and a car's body and year, are skipped)
-has the path down to it; any other answer, and none, has no node and counts as 0 in every denominator. Of the
-path y of the truth and y' of the answer, L levels:
+An answer that is a sub-category (by its name or an alias) has its path, one that names an inner node
+("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; articles, and a car's body and year, are skipped) the path down
+to it; any other, and none, has no node and counts as 0. Of the path y of the truth and y' of the answer, L levels:
 
     path_<rank>     y'_l = y_l                           the share right at each rank
     path_hca        all levels right                     hierarchical consistent accuracy
@@ -17,9 +16,8 @@ path y of the truth and y' of the answer, L levels:
     path_depth      right levels / L: depth of the lowest common ancestor
     path_near_miss  the right genus, another name
 
-A node is right only below right nodes: two cars of one year are not nearer for that. Levels are matched by
-rank; a rank that the truth lacks is not counted. TARA's path overlap ratio (POR) would equal path_depth here,
-because TARA queries each level separately and this reads one plain answer.
+A node is right only below right nodes: two cars of one year are not nearer for that. A rank that the truth
+lacks is not counted. TARA's path overlap ratio (POR), of levels queried separately, would equal path_depth here.
 """
 
 import re
@@ -180,7 +178,8 @@ def count_confusions(records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[
     if records and not rows:
         raise UserError(f"the taxonomy gives no {rank} to any sub-category in the records: no confusions")
     counted = pd.DataFrame(rows, columns=keys).groupby(keys, sort=False).size().reset_index(name="count")
-    return counted.assign(n=counted.groupby(["model", "setting", "super_category", "truth"])["count"].transform("sum"))
+    asked = counted.groupby(["model", "setting", "super_category", "truth"])["count"]
+    return counted.assign(n=asked.transform("sum"))
 
 
 def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapping[str, str]) -> str:

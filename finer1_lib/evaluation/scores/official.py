@@ -45,7 +45,7 @@ class Scorer:
         raise NotImplementedError
 
     def nearness(self, record: Record, known: Optional[float] = None) -> dict[str, float]:
-        """Relative similarities, clipped as in the paper and not; `known` in their place where nothing is compared."""
+        """Relative similarities, clipped as in the paper and not; `known` where nothing is compared."""
         scores = {}
         for number, similarity in enumerate(self._similarities):
             near = unclipped_similarity(similarity, *self.texts(record)) if known is None else known

@@ -1,8 +1,6 @@
 """Every score of a record file again, without a model, some sub-categories at a time.
 
-    records.jsonl  ->  records by sub-category  ->  `score_records`, `cluster_sums`  ->  rows of the summary
-
-All records of a question have one sub-category, and the summary needs only the sums over sub-categories. So the
+All records of a question have one sub-category, and the summary needs only the sums over sub-categories: the
 scorer of notebook 04 is run on a part of the file at a time, and no table of all scores is ever held.
 """
 

@@ -5,11 +5,9 @@
     pass@k    the chance that at least one of k of the eight is right: pass@1 5/8, pass@4 1 for three wrong
 
 The scorers see one record a question, the majority's. Answers are compared after normalisation; a completion
-without a single answer has no vote, but counts in the denominator of the share. Of equal votes the answer
-drawn first wins.
+without a single answer has no vote, but counts in the share. Of equal votes the answer drawn first wins.
 
-Source: Chen et al. 2021, arXiv 2107.03374 (the unbiased pass@k); Wang et al. 2023, arXiv 2203.11171
-(self-consistency).
+Source: Chen et al. 2021, arXiv 2107.03374 (unbiased pass@k); Wang et al. 2023, arXiv 2203.11171.
 """
 
 from collections import Counter
@@ -25,11 +23,9 @@ _QUESTION = ("model", "setting", "item_id", "option_order", "rotation")
 
 
 def settle(records: Iterable[Record]) -> list[Record]:
-    """One record a question: of several samples the first that gives the majority's answer.
+    """One record a question: of several samples the first that gives the majority's answer, in the first's place.
 
-    Records without `samples` are unchanged. A question with several keeps the place of its first; beside the
-    keys of the majority's record it has `drawn`, all its records in the order of drawing.
-
+    It has `drawn` beside its keys, all records in the order of drawing; records without `samples` are unchanged.
     Raises: UserError: a question that lacks a sample or has one twice.
     """
     settled: list[Any] = []

@@ -3,11 +3,10 @@
     answerer = open_encoder(find_systems(["siglip-l"])[0], image_root, {"bird": [...], "pet": [...]})
     answerer.answer(requests, max_new_tokens=0, seed=0)  # Generation("<answer>Rock Wren</answer>", 0, False)
 
-In the closed world the four options are compared, under `all_labels` every sub-category of the item's
-super-category. Each name is embedded once, as one sentence or as the ensemble (the mean of the sentences' unit
-vectors, normalised), and an image is compared with all of them at once: the order of the options cannot
-change an answer. Of equally near names the first of the alphabet is answered, and the completion lists all.
-A record's prompt is the templates, one a line with {} for the name. Time is linear in images plus names.
+In the closed world the four options are compared, under `all_labels` every sub-category of the super-category.
+A name is embedded once, as one sentence or as the ensemble (the mean of the sentences' unit vectors, normalised):
+the order of the options cannot change an answer. Of equally near names the first of the alphabet is answered,
+and the completion lists all. A record's prompt is the templates, one a line with {} for the name.
 
     >>> sentences("clip_photo", "bird", "Rock Wren")
     ['a photo of a Rock Wren, a type of bird.']
@@ -66,7 +65,7 @@ KEPT = 40_000  # pictures' vectors held, so that another order of the options co
 
 
 class Encoder:
-    """Answers by cosine: `answering.Answerer` for encoders.
+    """Answers by cosine.
 
     towers give the vectors of pictures and of texts; name: of the system, for messages; prompts: one of `KINDS`;
     labels: every sub-category of each super-category; batch_size: pictures opened at a time.
