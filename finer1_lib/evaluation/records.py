@@ -13,6 +13,7 @@ import json
 import re
 import zlib
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
@@ -145,10 +146,10 @@ def key_of(record: Mapping) -> tuple:
     return (*named, record.get("sample", 0))
 
 
-def mark_of(record: Mapping) -> int:
-    """64 bits of a record's content, never 0: equal ones are the same line twice."""
-    text = json.dumps(record, sort_keys=True).encode("utf-8")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") or 1
+def answered_before(record: Mapping, marks: dict[tuple, bytes]) -> Optional[bool]:
+    """Of a record's question: None for not yet, True by the same line, False by another; `marks` keeps 64 bits each."""
+    mark = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=8).digest()
+    return None if (first := marks.setdefault(key_of(record), mark)) is mark else first == mark
 
 
 def offer(path: "str | Path") -> str:
@@ -177,13 +178,11 @@ def set_aside(path: "str | Path") -> str:
     kept, aside, faults, marks, doubled = [], [], [], {}, 0
     for number, line in enumerate(RecordFile(path).lines(), start=1):
         record, fault = read_line(line, before)
-        if not fault:
-            key, mark = key_of(record), mark_of(record)
-            if marks.get(key) == mark:
-                doubled += 1
-                continue
-            if marks.setdefault(key, mark) != mark:
-                fault = "its question has another answer already"
+        same = None if fault else answered_before(record, marks)
+        if same:
+            doubled += 1
+            continue
+        fault = "its question has another answer already" if same is False else fault
         (aside if fault else kept).append(line.rstrip(b"\r\n") + b"\n")
         faults += [f"line {number}: {fault}"] if fault else []
     if len(aside) > len(kept):
@@ -263,16 +262,14 @@ def collect_records(requests: Sequence[Sequence[Mapping]], path: Path, open_answ
         if any(record.get(name) != request.get(name) for name in _QUESTION):
             raise UserError(f"{path.name} answers another question for {request['item_id']} ({_label(request)}): "
                             "the prompts or the items have changed; delete it and run again")
-    answerer = None
+    open_once = cache(open_answerer)
     batches = [batch for window in windows_of(requests, batch_size) for part in window
                for batch in batches_of(part, batch_size)]
     for number, batch in enumerate(batches, start=1):
         if all(key_of(request) in known for request in batch):
             continue
-        if answerer is None:
-            answerer = open_answerer()
         # the whole batch again, not only what is missing: padding changes the last digits of a forward pass
-        answered = _answer(answerer, batch, max_new_tokens)
+        answered = _answer(open_once(), batch, max_new_tokens)
         new = [record for record in answered if key_of(record) not in known]
         append_jsonl(path, *new)
         known.update({key_of(record): record for record in new})

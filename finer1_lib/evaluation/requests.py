@@ -160,21 +160,17 @@ def build_requests(entry: Entry, items: Sequence[Mapping], setting: str, *, orde
         word = item["super_category"]
         name = entry.prompts if is_encoder(entry) else f"{entry.prompts}_{SETTINGS[setting]}"
         prompt = encoder_prompt(name, word) if is_encoder(entry) else prompts[name]
-        more: dict[str, Any] = {}
-        if strategy:
-            more["strategy"] = entry.strategy
-        if strategy and strategy.examples:
-            more["examples"] = draw_examples(item, shots, examples, seed)
-            more["example_prompt"] = prompts["answer_open"].text(question=item["question"])
-        if entry.checkpoint:  # not trained by this run: the name does not state whose answer it is
-            more["weights"] = weights_of(entry)
-        if hashes:
-            more["labels_hash"] = hashes[word]
-        if closed and prompt.lettered:
-            more["lettered"] = True
+        shown = strategy is not None and strategy.examples
         shared = {key: item[key] for key in COPIED}
         if item.get("release_path"):  # by which `official` guesses the super-category
             shared["release_path"] = item["release_path"]
+        more = {  # those that are there; weights where the name does not state whose answer it is
+            "strategy": entry.strategy if strategy else None,
+            "examples": draw_examples(item, shots, examples, seed) if shown else None,
+            "example_prompt": prompts["answer_open"].text(question=item["question"]) if shown else None,
+            "weights": weights_of(entry) if entry.checkpoint else None, "labels_hash": hashes.get(word),
+            "lettered": True if closed and prompt.lettered else None}
+        more = {name: value for name, value in more.items() if value is not None}
         for rotation in range(1, len(item["options"])) if closed and order == "rotations" else [0]:
             options = shown_options(item, order, seed, rotation) if closed else None
             request = {

@@ -72,19 +72,15 @@ def _answers(scores, records: Iterable[Mapping], rationales: Iterable[Mapping], 
 
 
 def _position(record: Mapping) -> Optional[int]:
-    if not record.get("options"):
-        return None
-    if record["sub_category"] not in record["options"]:
-        raise UserError(f"breakdowns: {record['sub_category']} is not an option of {record['item_id']}; fix its "
-                        "record")
-    return record["options"].index(record["sub_category"]) + 1
+    options, label = record.get("options"), record["sub_category"]
+    if options and label not in options:
+        raise UserError(f"breakdowns: {label} is not an option of {record['item_id']}; fix its record")
+    return options.index(label) + 1 if options else None
 
 
 def _rationale(record: Mapping, explained: set[tuple[str, str]]) -> Optional[str]:
-    if not explained:
-        return None
-    if record["categories"] == "unseen":
-        return UNSEEN
+    if not explained or record["categories"] == "unseen":
+        return UNSEEN if explained else None
     return WITH if (record["super_category"], record["sub_category"]) in explained else WITHOUT
 
 

@@ -68,9 +68,9 @@ class Tree:
             return {}
         said = [normalise(form) for form in (name_of(self._word, text) or "", *forms(text))]
         for one in (*said, _ARTICLE.sub("", said[-1]), said[-1].replace(" ", "")):
-            inner = self._inner.get(one) if _may_be_alone(one) or one == normalise(self._word) else None
-            if one in self._paths or inner:
-                return self._paths.get(one) or inner
+            alone = len(one) > LETTERS or (len(one) == LETTERS and not one.isdigit()) or one == normalise(self._word)
+            if found := self._paths.get(one) or (self._inner.get(one) if alone else None):
+                return found
         return self._car(text) if "year" in self.ranks else {}
 
     def _car(self, text: str) -> Path:
@@ -87,10 +87,6 @@ def _spellings(value: str, *above: str) -> set[str]:
     """ "camry" and "toyota camry"; a number may stand close, "dc9"."""
     said = {value, " ".join([*above, value])}
     return said | {one.replace(" ", "") for one in said if any(map(str.isdigit, one))}
-
-
-def _may_be_alone(said: str) -> bool:
-    return len(said) > LETTERS or (len(said) == LETTERS and not said.isdigit())
 
 
 def path_scores(truth: Path, said: Path) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Seque
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.taxonomy import Taxonomy
-from finer1_lib.evaluation.records import RecordFile, key_of, mark_of
+from finer1_lib.evaluation.records import RecordFile, answered_before
 from finer1_lib.evaluation.scores.averages import cluster_sums, rows_of_sums
 from finer1_lib.evaluation.scores.hierarchy import scores_in, trees_of
 from finer1_lib.evaluation.scores.official import Scorer
@@ -57,19 +57,17 @@ def rescore(file: RecordFile, scorers: Sequence[Scorer], *, similarity: Optional
 def _by_sub_category(file: RecordFile) -> dict[tuple, list[dict]]:
     """The records by (super-category, sub-category), each line once; equal texts are one object."""
     groups: dict[tuple, list[dict]] = {}
-    marks: dict[tuple, int] = {}
+    marks: dict[tuple, bytes] = {}
     texts: dict[str, str] = {}
     for record in file:
-        mark = mark_of(record)
-        record = {name: texts.setdefault(value, value) if isinstance(value, str) else value
-                  for name, value in record.items() if name not in _UNUSED}
-        key = key_of(record)
-        if marks.get(key) == mark:
-            file.count, file.doubled = file.count - 1, file.doubled + 1
-            continue
-        if marks.setdefault(key, mark) != mark:
+        if (same := answered_before(record, marks)) is False:
             raise file.refuse(f"{record['model']} answers {record['item_id']} in {record['setting']} twice, and "
                               "not alike")
+        if same:
+            file.count, file.doubled = file.count - 1, file.doubled + 1
+            continue
+        record = {name: texts.setdefault(value, value) if isinstance(value, str) else value
+                  for name, value in record.items() if name not in _UNUSED}
         groups.setdefault((record["super_category"], record["sub_category"]), []).append(record)
     return groups
 
