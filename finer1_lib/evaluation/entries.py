@@ -131,8 +131,7 @@ def pairs_of(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 def with_more(entries: Sequence[Entry], more_models: Sequence[str]) -> tuple[Entry, ...]:
     """The entries and, after them, checkpoints that this run did not train.
 
-    The name in records is the label in small letters: "Fine-R1-3B" becomes "fine-r1-3b". Files and Hub ids
-    are examined by `check_rows`.
+    The name in records is the label in small letters: "Fine-R1-3B" becomes "fine-r1-3b".
 
     Raises: UserError: an entry of another form, or a name that is taken.
     """
@@ -151,8 +150,7 @@ def with_more(entries: Sequence[Entry], more_models: Sequence[str]) -> tuple[Ent
     return tuple(found)
 
 
-def weights_at(entry: Entry, base: str,
-               adapter: "str | Path | None" = None) -> "tuple[str, str | Path | None]":
+def weights_at(entry: Entry, base: str, adapter: "str | Path | None" = None) -> "tuple[str, str | Path | None]":
     """(checkpoint, adapter) to load for a row: its own where it comes from elsewhere, else the run's."""
     if not entry.checkpoint:
         return base, adapter
@@ -165,11 +163,9 @@ def check_rows(entries: Iterable[Entry], base: str) -> None:
 
     Raises: UserError: one line with what is wrong with each.
     """
-    found = {one.model: problem for one in entries if (problem := problem_of(one, base))}
-    if found:
-        problems = "; ".join(f"{model}: {problem}" for model, problem in found.items())
+    if found := [f"{one.model}: {problem}" for one in entries if (problem := problem_of(one, base))]:
         many = f"{len(found)} of the rows cannot be queried: " if len(found) > 1 else ""
-        raise UserError(many + problems)
+        raise UserError(many + "; ".join(found))
 
 
 def problem_of(entry: Entry, base: str, reach: bool = True) -> str:
@@ -177,17 +173,15 @@ def problem_of(entry: Entry, base: str, reach: bool = True) -> str:
 
     `reach` fetches the configuration of a Hub id, which shows that the id exists.
     """
-    system = entry.system
+    system, opened = entry.system, entry.system is not None and entry.system.library == "open_clip"
     if system is not None and system.key_variable and not os.environ.get(system.key_variable, "").strip():
         return (f"the environment variable {system.key_variable} is not set: export it in the shell that "
                 "runs the kit, and never write a key into a file")
-    opened = system is not None and system.library == "open_clip"
     if opened and importlib.util.find_spec("open_clip") is None:
         return 'it needs the package open_clip: install the kit with its extra "clip"'
-    if not entry.checkpoint or system is not None and system.kind == "endpoint":
-        return ""
     try:
-        _examine(*weights_at(entry, base), opened, reach)
+        if entry.checkpoint and not (system is not None and system.kind == "endpoint"):
+            _examine(*weights_at(entry, base), opened, reach)
     except UserError as error:
         return str(error)
     return ""
@@ -199,8 +193,7 @@ def _examine(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool)
     from finer1_lib.models.adapter_files import check_base, read_adapter
     from finer1_lib.models.encoders import check_open_clip
 
-    found = None if adapter is None else read_adapter(adapter)
-    folder = is_folder(checkpoint)
+    found, folder = None if adapter is None else read_adapter(adapter), is_folder(checkpoint)
     if not folder and not reach:
         return
     if opened:  # open_clip has its own configuration file
@@ -229,8 +222,7 @@ def with_systems(entries: Sequence[Entry], systems: Sequence[System]) -> tuple[E
     return tuple(found)
 
 
-def with_strategies(entries: Sequence[Entry], strategies: Sequence[str],
-                    samples: int = 8) -> tuple[Entry, ...]:
+def with_strategies(entries: Sequence[Entry], strategies: Sequence[str], samples: int = 8) -> tuple[Entry, ...]:
     """The entries and, after them, some of them again: "cot_sft=self_consistency" (`samples` drawn answers)
     becomes the row "cot_sft-self_consistency".
 

@@ -1,10 +1,10 @@
 """Notebook 04's engine: requests become records, one JSON line each, as they are answered; and their file.
 
 What a model wrote is kept in `records.jsonl` and scored afterwards, from the records alone. A killed run
-resumes: windows and batches are cut the same way again, complete batches found in the records are skipped, and
-an incomplete one is generated again as a whole, so that each completion is what an uninterrupted run would have
-written. A line that is not a record is refused with its number; an incomplete last line is left out (a whole
-JSON object without a line end counts).
+resumes: windows and batches are cut the same way again, complete batches found in the records are skipped,
+and an incomplete one is generated again as a whole, so that each completion is what an uninterrupted run
+would have written. A line that is not a record is refused with its number; an incomplete last line is left
+out (a whole JSON object without a line end counts).
 """
 
 import gzip
@@ -26,7 +26,8 @@ from finer1_lib.evaluation.systems.strategies import draw_seed
 if TYPE_CHECKING:
     import pandas
 
-_TEXTS = ("model", "setting", "item_id", "image_id", "super_category", "sub_category", "categories", "completion")
+_TEXTS = ("model", "setting", "item_id", "image_id", "super_category", "sub_category", "categories",
+          "completion")
 # what a record shares with the request that it answers
 _QUESTION = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "example_prompt", "samples",
              "labels_hash", "weights", "release_path")
@@ -52,7 +53,8 @@ class RecordFile:
     def __iter__(self) -> Iterator[dict]:
         """One record after the other.
 
-        Raises: UserError: no file, a damaged one, no records, a line that is none or of another seed or shuffle.
+        Raises: UserError: no file, a damaged one, no records, a line that is none or of another seed or
+        shuffle.
         """
         self.torn, self.count, self.doubled = None, 0, 0
         before: dict[str, Any] = {}
@@ -92,8 +94,9 @@ def fault_of(record: Any) -> str:
 
 def _faults(record: dict) -> Iterator[str]:
     """Each after those that it relies on."""
-    typed = [(name, str, "text") for name in _TEXTS] + [(name, int, "whole number") for name in ("rotation", "seed")]
-    yield from (f"it has no {words} {name!r}" for name, kind, words in typed if type(record.get(name)) is not kind)
+    typed = {**dict.fromkeys(_TEXTS, (str, "text")), **dict.fromkeys(("rotation", "seed"), (int, "whole number"))}
+    yield from (f"it has no {words} {name!r}" for name, (kind, words) in typed.items()
+                if type(record.get(name)) is not kind)
     yield from (f"its {name!r} is empty" for name in _TEXTS if name != "completion" and not record[name].strip())
     options, order = record.get("options"), record.get("option_order", 0)
     listed = options is None or isinstance(options, list) and all(isinstance(name, str) for name in options)
@@ -112,7 +115,8 @@ def _faults(record: dict) -> Iterator[str]:
         "it has no 'option_order' (a word, or null in the open world)": isinstance(order, (str, type(None))),
         f"its {half!r} holds half a character (a lone surrogate), which no text file can hold": half is None,
         "its 'release_path' is not a text": isinstance(record.get("release_path", ""), str),
-        f"its 'order_rule' is none of {', '.join(filter(None, ORDER_RULES))}": record.get("order_rule") in ORDER_RULES,
+        f"its 'order_rule' is none of {', '.join(filter(None, ORDER_RULES))}":
+            record.get("order_rule") in ORDER_RULES,
         "it has no options": count or not (turned or record.get("lettered")),
         f"its rotation is {record['rotation']} of {count} options": not turned or 0 < record["rotation"] < count,
         "its 'sample' and 'samples' are not whole numbers, the first below the second":
@@ -147,7 +151,7 @@ def key_of(record: Mapping) -> tuple:
 
 
 def answered_before(record: Mapping, marks: dict[tuple, bytes]) -> Optional[bool]:
-    """Of a record's question: None for not yet, True by the same line, False by another; `marks` keeps 64 bits each."""
+    """Of a record's question: None for not yet, True by the same line, False by another; `marks` keeps them."""
     mark = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=8).digest()
     return None if (first := marks.setdefault(key_of(record), mark)) is mark else first == mark
 
@@ -296,7 +300,7 @@ def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> lis
 
 
 def without_text(records: Sequence[Mapping]) -> "pandas.DataFrame":
-    """How many answers of each model came from an endpoint without text (they count as wrong), a column a reason."""
+    """How many answers of each model came from an endpoint without text (they are wrong), a column a reason."""
     import pandas
 
     rows = [(one["model"], one.get("no_text", "")) for one in records]

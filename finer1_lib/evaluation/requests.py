@@ -1,12 +1,13 @@
 """What is queried: every item in the closed world (four options) and the open world (none), of every model.
 
 Options are shuffled for each item by a seed ("shuffled"). The order "release" has the truth first, as in all
-35,566 questions of the release, where the policy "always the first option" scores 100 %. "rotations" also asks
-A B C D (shuffled) as B C D A, C D A B and D A B C, and an item counts only if all four are right.
+35,566 questions of the release, where the policy "always the first option" scores 100 %. "rotations" also
+asks A B C D (shuffled) as B C D A, C D A B and D A B C, and an item counts only if all four are right.
 
 The shuffle of an official image depends on its data set and file name, the same wherever the images are; of
-any other on its `item_id`, as in older records. Every shuffled record states which (`order_rule`). An encoder,
-which does not write, chooses among all names of the super-category in place of the open world ("all_labels").
+any other on its `item_id`, as in older records. Every shuffled record states which (`order_rule`). An
+encoder, which does not write, chooses among all names of the super-category in place of the open world
+("all_labels").
 
 Source: release eval/evaluation.py:95-97 (the options as stored).
 """
@@ -35,9 +36,9 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
     """The items to evaluate, with the image's width and height (pixels) for batching.
 
     `images_per_class` limits the test images of each sub-category (drawn by seed), `budget` the items in all;
-    0 takes all. A budget is stratified: every super-category, seen and unseen, gives an equal share (or all it
-    has), taken at equal distances along its sub-categories from a start drawn by the seed. So a stratum's mean
-    is unbiased; its clustered interval ignores that strata are finite and is conservative.
+    0 takes all. A budget is stratified: every super-category, seen and unseen, gives an equal share (or all
+    it has), taken at equal distances along its sub-categories from a start drawn by the seed. So a stratum's
+    mean is unbiased; its clustered interval ignores that strata are finite and is conservative.
 
     Raises: UserError: a negative number, a budget below one item a stratum, no items, no image of an item.
     """
@@ -146,9 +147,10 @@ def build_requests(entry: Entry, items: Sequence[Mapping], setting: str, *, orde
     """The requests to one model in one setting: records without their completions.
 
     items: of `select_items`. setting: a key of `SETTINGS`, or "all_labels" for encoders, which need labels,
-    {super_category: its sub-categories}; their hash is in its records. The order "rotations" queries every item
-    once for each rotation but the first, which is the shuffled question. shots: of `strategies.shots_of`, for
-    `examples` in-context examples. Raises: UserError: no labels of a super-category, or too few shots.
+    {super_category: its sub-categories}; their hash is in its records. The order "rotations" queries every
+    item once for each rotation but the first, which is the shuffled question. shots: of
+    `strategies.shots_of`, for `examples` in-context examples. Raises: UserError: no labels of a
+    super-category, or too few shots.
     """
     closed, strategy = setting == "closed_world", STRATEGIES.get(entry.strategy)
     hashes = _label_hashes(items, labels) if setting == "all_labels" else {}

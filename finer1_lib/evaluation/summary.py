@@ -9,13 +9,14 @@ from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.core.files import atomic_write_json, read_json
-from finer1_lib.evaluation.entries import MODELS_FILE, Entry, all_entries, labels_of, with_more, with_strategies, with_systems
+from finer1_lib.evaluation import entries
+from finer1_lib.evaluation.entries import MODELS_FILE, Entry, all_entries, labels_of
 from finer1_lib.evaluation.systems.registry import System
 from finer1_lib.runs.fingerprints import is_current, parameters_of, recorded_file
 from finer1_lib.training.methods import CONTROLS, ROWS, in_order, label_of
 
-KEYS = ("model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value", "low",
-        "high", "n", "seed")
+KEYS = ("model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
+        "low", "high", "n", "seed")
 SOURCES = ("04_evaluation", "05_probing")
 MAIN_SETTINGS = (("closed_world", "accuracy", "closed world"), ("open_world", "text_inclusion", "open world"))
 ALL_LABELS = ("all_labels", "accuracy", "among all names")  # of encoders; a column only where one was asked
@@ -36,12 +37,12 @@ def entries_in(run_dir: Path) -> tuple[Entry, ...]:
     evaluated, probed = (parameters_of(run_dir / stage) for stage in SOURCES)
     try:
         more = dict.fromkeys(entry for one in (evaluated, probed) for entry in one.get("more_models", ()))
-        found = with_more(found, list(more))
+        found = entries.with_more(found, list(more))
         # as 04 queried them, whatever the registry or the user's file say by now
         systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
-        found = with_systems(found, systems)
+        found = entries.with_systems(found, systems)
         if evaluated.get("strategies"):
-            found = with_strategies(found, evaluated["strategies"], evaluated["samples"])
+            found = entries.with_strategies(found, evaluated["strategies"], evaluated["samples"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{run_dir}: stage.json or systems.json of 04_evaluation or 05_probing does not "
                         f"state which models were queried ({first_line(error)}): delete that stage's folder "
@@ -61,12 +62,10 @@ def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> lis
     """
     models = {*models, *CONTROLS}
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or set(row) != set(KEYS):
-            wrong = set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}
+        if wrong := set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}:
             raise ValueError(f"{where}, row {number}: keys missing or unknown: {', '.join(sorted(wrong))}")
         if row["model"] not in models or row["categories"] not in (*CATEGORIES, "all"):
-            raise ValueError(f"{where}, row {number}: model {row['model']!r}, "
-                             f"categories {row['categories']!r}")
+            raise ValueError(f"{where}, row {number}: model {row['model']!r}, categories {row['categories']!r}")
     return rows
 
 

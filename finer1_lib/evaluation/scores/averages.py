@@ -31,8 +31,8 @@ def main_reading(scores):
 def cluster_sums(scores):
     """What each sub-category's scores add up to: the keys, total, n, and first.
 
-    first is the least item_id, by which sub-categories are ordered: the resamples must not depend on the order
-    of the lines. Groups keep the order of their appearance.
+    first is the least item_id, by which sub-categories are ordered: the resamples must not depend on the
+    order of the lines. Groups keep the order of their appearance.
     """
     import numpy as np
 
@@ -50,9 +50,10 @@ def cluster_sums(scores):
 def rows_of_sums(sums, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
     """Rows of the summary: model x super-category (and average) x setting, order, scorer, metric, categories.
 
-    `similarity`, the name of Sim, is the `variant` of relative_semantic_similarity where the metric names none
-    ("...@siglip"). `low` and `high` are None where there is one sub-category only. After the means follow, for
-    accuracy and text inclusion in the main reading, macro_accuracy (seen, unseen, "all") and harmonic_accuracy.
+    `similarity`, the name of Sim, is the `variant` of relative_semantic_similarity where the metric names
+    none ("...@siglip"). `low` and `high` are None where there is one sub-category only. After the means
+    follow, for accuracy and text inclusion in the main reading, macro_accuracy (seen, unseen, "all") and
+    harmonic_accuracy.
     """
     right = main_reading(sums)
     right = right[right["metric"].isin(MAIN_METRICS)]

@@ -6,8 +6,8 @@
     equal_length  a model minus another, within quarters of length: value = sum of m (a - b) / sum of m
 
 In each quarter m is the lesser number of answers and a, b are the shares right: lengths that only one of two
-models writes say nothing, and `n` is the sum of m. It describes and does not prove: a wrong answer may be long
-because it is wrong.
+models writes say nothing, and `n` is the sum of m. It describes and does not prove: a wrong answer may be
+long because it is wrong.
 """
 
 from dataclasses import replace
@@ -18,8 +18,8 @@ from finer1_lib.core.statistics import Estimate, clustered_mean, codes_of, has_i
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, main_reading
 from finer1_lib.evaluation.scores.samples import settle
 
-COLUMNS = ("model", "setting", "option_order", "scorer", "metric", "categories", "breakdown", "level", "value", "low",
-           "high", "n", "clusters")
+COLUMNS = ("model", "setting", "option_order", "scorer", "metric", "categories", "breakdown", "level", "value",
+           "low", "high", "n", "clusters")
 WITH, WITHOUT, UNSEEN = "seen with rationale", "seen without rationale", "unseen"
 PARTS = 4  # lengths are cut into quarters of all answers
 

@@ -6,8 +6,9 @@
     drawn     super-category > genus > name
 
 An answer that is a sub-category (by its name or an alias) has its path, one that names an inner node
-("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; articles, and a car's body and year, are skipped) the path down
-to it; any other, and none, has no node and counts as 0. Of the path y of the truth and y' of the answer, L levels:
+("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; articles, and a car's body and year, are skipped) the path
+down to it; any other, and none, has no node and counts as 0. Of the path y of the truth and y' of the answer,
+L levels:
 
     path_<rank>     y'_l = y_l                           the share right at each rank
     path_hca        all levels right                     hierarchical consistent accuracy
@@ -17,7 +18,8 @@ to it; any other, and none, has no node and counts as 0. Of the path y of the tr
     path_near_miss  the right genus, another name
 
 A node is right only below right nodes: two cars of one year are not nearer for that. A rank that the truth
-lacks is not counted. TARA's path overlap ratio (POR), of levels queried separately, would equal path_depth here.
+lacks is not counted. TARA's path overlap ratio (POR), of levels queried separately, would equal path_depth
+here.
 """
 
 import re
@@ -157,8 +159,8 @@ def count_confusions(records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[
     """What was answered for each sub-category, by model and setting, in the main reading.
 
     DataFrame of model, setting, super_category, genus, truth, categories, answered (the truth, a neighbour's
-    name, `ELSEWHERE` or `UNKNOWN`), count, n (answers about the truth). `rank` defines neighbours (of cars and
-    aircraft "genus" is the make, the family); sub-categories without one are left out.
+    name, `ELSEWHERE` or `UNKNOWN`), count, n (answers about the truth). `rank` defines neighbours (of cars
+    and aircraft "genus" is the make, the family); sub-categories without one are left out.
 
     Raises: UserError: the taxonomy has this rank for none of the sub-categories.
     """

@@ -15,8 +15,8 @@ Record = Mapping[str, Any]
 class Scorer:
     """A record in, metrics out: fractions in [0, 1]. A scorer has a `name`, `closed`, `open` and `prepare`.
 
-    similarity: Sim of the open world; more: further ones, each a row of its own. guide and names ({super_category:
-    its sub-categories}): for scorers that know genera and second names.
+    similarity: Sim of the open world; more: further ones, each a row of its own. guide and names
+    ({super_category: its sub-categories}): for scorers that know genera and second names.
     """
 
     name: str

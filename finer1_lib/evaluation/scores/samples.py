@@ -25,8 +25,8 @@ _QUESTION = ("model", "setting", "item_id", "option_order", "rotation")
 def settle(records: Iterable[Record]) -> list[Record]:
     """One record a question: of several samples the first that gives the majority's answer, in the first's place.
 
-    It has `drawn` beside its keys, all records in the order of drawing; records without `samples` are unchanged.
-    Raises: UserError: a question that lacks a sample or has one twice.
+    It has `drawn` beside its keys, all records in the order of drawing; records without `samples` are
+    unchanged. Raises: UserError: a question that lacks a sample or has one twice.
     """
     settled: list[Any] = []
     groups: dict[tuple, list[Record]] = {}

@@ -11,7 +11,8 @@ from itertools import product
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.core.statistics import LEVEL, Estimate, clusters_needed, holm, items_needed, mcnemar_p, paired_difference
+from finer1_lib.core.statistics import (
+    LEVEL, Estimate, clusters_needed, holm, items_needed, mcnemar_p, paired_difference)
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, main_reading, rows_of_sums
 from finer1_lib.evaluation.scores.official import OfficialScorer, Scorer
 from finer1_lib.evaluation.scores.samples import sample_scores, settle
@@ -24,8 +25,8 @@ SETTINGS = ("closed_world", "open_world", "all_labels")
 # are drawn again with more flips
 NEAR_FLOOR, FLIPS = 0.005, 50_000
 SCORE_COLUMNS = ("model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order")
-_COMPARED = ("first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n", "needed",
-             "reading", "p_holm", "reading_holm", "p_mcnemar", "needed_items", "design_effect")
+_COMPARED = ("first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n",
+             "needed", "reading", "p_holm", "reading_holm", "p_mcnemar", "needed_items", "design_effect")
 # To add a scorer: a class like these two (see `official.Scorer`), and a line here.
 SCORERS: dict[str, Any] = {"official": OfficialScorer, "strict": StrictScorer}
 
@@ -131,14 +132,16 @@ def compare_all(scores, pairs: Iterable[tuple[str, str]], *, metrics: Sequence[t
     """Paired differences first - second in the main reading on the same items: a row a (first, second) pair,
     (setting, metric) pair, and seen or unseen; means over super-categories with interval and p-value.
 
-    needed: the required number of sub-categories; needed_items and design_effect: of `items_needed`; p_holm and
-    reading_holm: corrected for all tests of this table; p_mcnemar: the exact test over items, which takes those
-    of a sub-category for independent (None for a similarity). A pair is left out of a setting in which one of
-    the two was not queried (an encoder has no open world). ValueError: the two did not answer the same items.
+    needed: the required number of sub-categories; needed_items and design_effect: of `items_needed`; p_holm
+    and reading_holm: corrected for all tests of this table; p_mcnemar: the exact test over items, which takes
+    those of a sub-category for independent (None for a similarity). A pair is left out of a setting in which
+    one of the two was not queried (an encoder has no open world). ValueError: the two did not answer the same
+    items.
     """
     import pandas as pd
 
-    right = main_reading(scores[(scores["scorer"] == scorer) & scores["metric"].isin([name for _, name in metrics])])
+    asked = scores["metric"].isin([name for _, name in metrics])
+    right = main_reading(scores[(scores["scorer"] == scorer) & asked])
     cells = {key: part.sort_values("item_id", ignore_index=True)
              for key, part in right.groupby(["model", "setting", "metric", "categories"], sort=False)}
     queried = {key[:2] for key in cells}

@@ -92,8 +92,8 @@ def open_answerer(entry: Entry, base: str, image_root: "str | Path", *, adapter:
     """What answers for an entry, its weights (the run's `base` with `adapter`, or the entry's own) loaded.
 
     temperature: of strategies that draw several answers; all others are greedy. batch_size: images in a
-    forward pass of an encoder, whose names are `labels`, {super_category: its sub-categories}. Models of other
-    families take only load_in_4bit and max_pixels. answers: `.jsonl` file of an endpoint's answers.
+    forward pass of an encoder, whose names are `labels`, {super_category: its sub-categories}. Models of
+    other families take only load_in_4bit and max_pixels. answers: `.jsonl` file of an endpoint's answers.
 
     Raises: UserError: weights that cannot be loaded, or an endpoint whose address or key is wrong.
     """

@@ -3,10 +3,11 @@
     answerer = open_encoder(find_systems(["siglip-l"])[0], image_root, {"bird": [...], "pet": [...]})
     answerer.answer(requests, max_new_tokens=0, seed=0)  # Generation("<answer>Rock Wren</answer>", 0, False)
 
-In the closed world the four options are compared, under `all_labels` every sub-category of the super-category.
-A name is embedded once, as one sentence or as the ensemble (the mean of the sentences' unit vectors, normalised):
-the order of the options cannot change an answer. Of equally near names the first of the alphabet is answered,
-and the completion lists all. A record's prompt is the templates, one a line with {} for the name.
+In the closed world the four options are compared, under `all_labels` every sub-category of the
+super-category. A name is embedded once, as one sentence or as the ensemble (the mean of the sentences' unit
+vectors, normalised): the order of the options cannot change an answer. Of equally near names the first of the
+alphabet is answered, and the completion lists all. A record's prompt is the templates, one a line with {} for
+the name.
 
     >>> sentences("clip_photo", "bird", "Rock Wren")
     ['a photo of a Rock Wren, a type of bird.']
@@ -67,8 +68,8 @@ KEPT = 40_000  # pictures' vectors held, so that another order of the options co
 class Encoder:
     """Answers by cosine.
 
-    towers give the vectors of pictures and of texts; name: of the system, for messages; prompts: one of `KINDS`;
-    labels: every sub-category of each super-category; batch_size: pictures opened at a time.
+    towers give the vectors of pictures and of texts; name: of the system, for messages; prompts: one of
+    `KINDS`; labels: every sub-category of each super-category; batch_size: pictures opened at a time.
     """
 
     def __init__(self, towers: Any, name: str, prompts: str, image_root: "str | Path",
@@ -84,8 +85,8 @@ class Encoder:
     def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int = 0, seed: int = 0) -> list[Generation]:
         """The nearest name for each request, in their order; nothing is generated or drawn.
 
-        Raises: UserError: a setting but "closed_world" (with options) and "all_labels", a super-category or an
-        option that is not among the labels, a picture that cannot be read, or vectors that are not finite.
+        Raises: UserError: a setting but "closed_world" (with options) and "all_labels", a super-category or
+        an option that is not among the labels, a picture that cannot be read, or vectors that are not finite.
         """
         offered = [self._offered(request) for request in requests]
         self._read([request["image_id"] for request in requests])
@@ -142,7 +143,8 @@ def open_encoder(system: Any, image_root: "str | Path", labels: Mapping[str, Seq
                  device: str = "auto", batch_size: int = BATCH) -> Encoder:
     """An encoder of the registry (a `System` of kind "encoder"), loaded; labels and batch_size as in `Encoder`.
 
-    device: "auto" is the GPU where there is one. Raises: UserError: an unknown library, or what the towers say.
+    device: "auto" is the GPU where there is one. Raises: UserError: an unknown library, or what the towers
+    say.
     """
     if system.library not in TOWERS:
         raise UserError(f"{system.name}: library {system.library!r} is not one of {', '.join(TOWERS)}")
