@@ -135,6 +135,11 @@ def test_samples_by_hand(tmp_path):
         rescore(write(tmp_path / "records.jsonl", records[:3]), scorers_of())
 
 
+def test_without_anything_to_score_one_line_says_so(tmp_path):
+    with pytest.raises(UserError, match="records.jsonl gives no score: name a scorer"):
+        rescore(write(tmp_path / "records.jsonl", [record()]), [])
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ({"completion": None}, "no text 'completion'"), ({"seed": "0"}, "no whole number 'seed'"),
     ({"setting": "half_open"}, "its setting is 'half_open'"), ({"options": "Rock Wren"}, "not a list of names"),

@@ -92,7 +92,7 @@ def test_flowers_other_lists_are_in_it():
 def test_all_birds_named_after_somebody_have_their_apostrophe():
     """The 15 that CUB writes without the s, and all cars with the year in front."""
     spelled = {row["sub_category"] for row in ROWS if row["data_set"] == "bird" and "'s " in row["alias"]
-               and row["kind"] == "spelling"}  # fmt: skip
+               and row["kind"] == "spelling"}
     assert len(spelled) == 16 and {"Brewer Sparrow", "Bewick Wren", "Nelson Sharp Tailed Sparrow"} <= spelled
     assert {row["sub_category"] for row in ROWS if row["kind"] == "year first"} == official_names("car")
 
@@ -112,7 +112,7 @@ def test_a_drawn_world_s_birds_are_not_covered():
 ALL = [(row["data_set"], row["sub_category"], row["alias"]) for row in ROWS]
 ALL += [(word, name, name) for word in DATA_SETS for name in sorted(official_names(word))]
 BESIDE = ["{said}", "{said}.", '"{said}"', "**{said}**", "a {said}", "The {said}.", "{name} ({said})", "{said} ({name})",
-          "{name}, also known as {said}", "{name} (aka {said})", "{said} [formerly {name}]."]  # fmt: skip
+          "{name}, also known as {said}", "{name} (aka {said})", "{said} [formerly {name}]."]
 
 
 @pytest.mark.parametrize("around", BESIDE)
@@ -154,7 +154,7 @@ def test_a_name_beside_another_name_is_none_and_several(around):
     ("flower", "Purple Coneflower (Echinacea purpurea)", "purple coneflower", True),
     ("fish", "Marlo Wren (a drawn one)", "marlo-wren", True),
     ("fish", "", "", True),
-])  # fmt: skip
+])
 def test_two_texts_are_one_name(word, said, name, same):
     assert same_name(word, said, name) is same_name(word, name, said) is same
 

@@ -4,10 +4,9 @@
     Rock Wren        1       2          macro mean            (1/2 + 5/8) / 2 = 0.5625
     House Wren       5       8
 
-The sums are all that is needed, so records can be counted as they are read and never be held at once. The
-harmonic mean of seen S and unseen U, 2SU / (S + U), is high only where both are; of the average over
-super-categories it is the harmonic mean of the two averages. In its interval, and wherever both kinds are
-taken together, seen and unseen sub-categories are resampled apart.
+The sums are all that is needed, so records can be counted as they are read. The harmonic mean of seen S and
+unseen U (each an average over super-categories), 2SU / (S + U), is high only where both are. In its interval,
+and wherever both kinds are taken together, seen and unseen sub-categories are resampled apart.
 """
 
 from dataclasses import replace
@@ -32,8 +31,8 @@ def main_reading(scores):
 def cluster_sums(scores):
     """What each sub-category's scores add up to: the keys, total, n, and first.
 
-    first is the least item_id, by which sub-categories are ordered: the resamples must not depend on the order
-    of the lines. Groups keep the order of their appearance.
+    first is the least item_id, by which sub-categories are ordered: the resamples must not depend on the
+    order of the lines. Groups keep the order of their appearance.
     """
     import numpy as np
 
@@ -51,10 +50,10 @@ def cluster_sums(scores):
 def rows_of_sums(sums, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
     """Rows of the summary: model x super-category (and average) x setting, order, scorer, metric, categories.
 
-    `similarity`, the name of Sim, is the `variant` of relative_semantic_similarity; a metric that names one
-    ("...@siglip") keeps that. `low` and `high` are None where there is one sub-category only. After the means
+    `similarity`, the name of Sim, is the `variant` of relative_semantic_similarity where the metric names
+    none ("...@siglip"). `low` and `high` are None where there is one sub-category only. After the means
     follow, for accuracy and text inclusion in the main reading, macro_accuracy (seen, unseen, "all") and
-    harmonic_accuracy ("all").
+    harmonic_accuracy.
     """
     right = main_reading(sums)
     right = right[right["metric"].isin(MAIN_METRICS)]

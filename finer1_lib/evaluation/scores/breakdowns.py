@@ -6,8 +6,8 @@
     equal_length  a model minus another, within quarters of length: value = sum of m (a - b) / sum of m
 
 In each quarter m is the lesser number of answers and a, b are the shares right: lengths that only one of two
-models writes say nothing, and `n` is the sum of m. It describes and does not prove: a wrong answer may be long
-because it is wrong.
+models writes say nothing, and `n` is the sum of m. It describes and does not prove: a wrong answer may be
+long because it is wrong.
 """
 
 from dataclasses import replace
@@ -18,16 +18,14 @@ from finer1_lib.core.statistics import Estimate, clustered_mean, codes_of, has_i
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, main_reading
 from finer1_lib.evaluation.scores.samples import settle
 
-COLUMNS = ("model", "setting", "option_order", "scorer", "metric", "categories", "breakdown", "level", "value", "low",
-           "high", "n", "clusters")
+COLUMNS = ("model", "setting", "option_order", "scorer", "metric", "categories", "breakdown", "level", "value",
+           "low", "high", "n", "clusters")
 WITH, WITHOUT, UNSEEN = "seen with rationale", "seen without rationale", "unseen"
 PARTS = 4  # lengths are cut into quarters of all answers
 
 
-def breakdowns(
-    scores, records: Iterable[Mapping], *, rationales: Iterable[Mapping] = (),
-    pairs: Iterable[tuple[str, str]] = (), scorer: str = "strict", seed: int = 0,
-):
+def breakdowns(scores, records: Iterable[Mapping], *, rationales: Iterable[Mapping] = (),
+               pairs: Iterable[tuple[str, str]] = (), scorer: str = "strict", seed: int = 0):
     """The table of all breakdowns (`COLUMNS`), in the main reading of `scorer`.
 
     records: what was scored. rationales: lines of 01's rationales.jsonl, else "rationale" is left out. pairs:
@@ -74,18 +72,15 @@ def _answers(scores, records: Iterable[Mapping], rationales: Iterable[Mapping], 
 
 
 def _position(record: Mapping) -> Optional[int]:
-    if not record.get("options"):
-        return None
-    if record["sub_category"] not in record["options"]:
-        raise UserError(f"breakdowns: {record['sub_category']} is not an option of {record['item_id']}; fix its record")
-    return record["options"].index(record["sub_category"]) + 1
+    options, label = record.get("options"), record["sub_category"]
+    if options and label not in options:
+        raise UserError(f"breakdowns: {label} is not an option of {record['item_id']}; fix its record")
+    return options.index(label) + 1 if options else None
 
 
 def _rationale(record: Mapping, explained: set[tuple[str, str]]) -> Optional[str]:
-    if not explained:
-        return None
-    if record["categories"] == "unseen":
-        return UNSEEN
+    if not explained or record["categories"] == "unseen":
+        return UNSEEN if explained else None
     return WITH if (record["super_category"], record["sub_category"]) in explained else WITHOUT
 
 
@@ -98,7 +93,8 @@ def _lengths(right) -> list[Optional[tuple[int, int]]]:
     for _, tokens in right[writes].groupby("setting")["tokens"]:
         ends = np.unique(np.quantile(tokens, np.arange(1, PARTS + 1) / PARTS, method="inverted_cdf"))
         quarter = np.searchsorted(ends, tokens)
-        spans.update(zip(tokens.index, zip(tokens.groupby(quarter).transform("min").tolist(), ends[quarter].tolist())))
+        least = tokens.groupby(quarter).transform("min")
+        spans.update(zip(tokens.index, zip(least.tolist(), ends[quarter].tolist())))
     return [spans.get(place) for place in right.index]
 
 

@@ -15,16 +15,15 @@ Record = Mapping[str, Any]
 class Scorer:
     """A record in, metrics out: fractions in [0, 1]. A scorer has a `name`, `closed`, `open` and `prepare`.
 
-    similarity: Sim of the open world; more: further ones, each a row of its own. guide and names ({super_category:
-    its sub-categories}): for scorers that know genera and second names.
+    similarity: Sim of the open world; more: further ones, each a row of its own. guide and names
+    ({super_category: its sub-categories}): for scorers that know genera and second names.
     """
 
     name: str
 
-    def __init__(
-        self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
-        names: Optional[Mapping[str, Iterable[str]]] = None, more: Sequence[Similarity] = (),
-    ) -> None:
+    def __init__(self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
+                 names: Optional[Mapping[str, Iterable[str]]] = None,
+                 more: Sequence[Similarity] = ()) -> None:
         self._similarities = (similarity, *more)
 
     def closed(self, record: Record) -> dict[str, float]:
@@ -46,7 +45,7 @@ class Scorer:
         raise NotImplementedError
 
     def nearness(self, record: Record, known: Optional[float] = None) -> dict[str, float]:
-        """Relative similarities, clipped as in the paper and not; `known` in their place where nothing is compared."""
+        """Relative similarities, clipped as in the paper and not; `known` where nothing is compared."""
         scores = {}
         for number, similarity in enumerate(self._similarities):
             near = unclipped_similarity(similarity, *self.texts(record)) if known is None else known

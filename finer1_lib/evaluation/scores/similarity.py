@@ -72,7 +72,8 @@ def make_similarity(name: str, guide: Optional[Mapping[str, Any]] = None, **opti
 
     Its `name` goes into every row that was computed with it; options: of `EncoderSimilarity`.
 
-    Raises: UserError: unknown name, "guide" for a data set without one, or a checkpoint without a text encoder.
+    Raises: UserError: unknown name, "guide" for a data set without one, or a checkpoint without a text
+    encoder.
     """
     if name == "auto":
         name = "trigram" if guide is None else "guide"
@@ -119,9 +120,9 @@ class GuideSimilarity:
 
     A name stands for its super-category, genus, own name and every attribute value; a genus word alone for
     super-category, genus and the genus attributes; a super-category word for itself. Any other word stands
-    for itself only, so unknown text is 0 to every name, and a list of names is near to none of them: the order
-    that SigLIP gives in the paper's Figure 1 sense (sibling > genus word > super-category word > unrelated),
-    with exact ground truth.
+    for itself only, so unknown text is 0 to every name, and a list of names is near to none of them: the
+    order that SigLIP gives in the paper's Figure 1 sense (sibling > genus word > super-category word >
+    unrelated), with exact ground truth.
 
     guide: the dictionary of `guide.json`.
     """

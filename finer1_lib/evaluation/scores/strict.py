@@ -10,10 +10,9 @@ Beside accuracy it counts format failures and other errors, in both worlds:
 * `genus_right_epithet_wrong`: a sibling was named; only where the guide knows the label;
 * `chose_first`: the answer is the first option shown; closed world only.
 
-Two more lenient metrics have their own rows: `..._with_aliases` (other names of the
-label, only for data sets that the alias table covers) and `boundary_inclusion` (both worlds: the label or
-another name of it, alone or in a plain statement, `answers.stated`). Of cars, whose body and year
-answers omit, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
+More lenient metrics have their own rows: `..._with_aliases` (other names of the label, where the alias table
+covers the data set), `boundary_inclusion` (the label or another name of it, alone or in a plain statement,
+`answers.stated`) and, of cars, whose body and year answers omit, `text_inclusion_make_model` and `..._trim`.
 """
 
 import re
@@ -37,10 +36,9 @@ class StrictScorer(Scorer):
 
     name = "strict"
 
-    def __init__(
-        self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
-        names: Optional[Mapping[str, Iterable[str]]] = None, more: Sequence[Similarity] = (),
-    ) -> None:
+    def __init__(self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
+                 names: Optional[Mapping[str, Iterable[str]]] = None,
+                 more: Sequence[Similarity] = ()) -> None:
         super().__init__(similarity, more=more)
         known = guide["sub_categories"] if guide else {}
         self._genus = {normalise(name): normalise(entry["genus"]) for name, entry in known.items()}
