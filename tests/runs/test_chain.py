@@ -32,7 +32,7 @@ SIZES = {
 }
 
 pytestmark = [
-    pytest.mark.last,
+    pytest.mark.long,
     pytest.mark.skipif(len(list((CHECKOUT / "notebooks").glob("0*.ipynb"))) < len(STAGES),
                        reason="not all notebooks are here"),
 ]

@@ -289,7 +289,7 @@ SHORTER = [  # what neither the pictures nor the answers depend on, and of 05 on
 ]
 
 
-@pytest.mark.last
+@pytest.mark.long
 def test_both_copies_run_from_the_records_that_are_kept(tmp_path):
     """The README's lesson, for real: two adapters of the records' many are there, and no model is asked."""
     reference, said = ROOT / "outputs" / "reference", []

@@ -19,9 +19,9 @@ import training_cases
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.models.log_probabilities import score_completions
 
-pytestmark = pytest.mark.skipif(
+pytestmark = [pytest.mark.long, pytest.mark.skipif(
     importlib.util.find_spec("unsloth") is None or sys.platform != "linux" or platform.machine() != "x86_64",
-    reason="Unsloth is not installed here (the extra `gpu`, Linux x86-64 only)")
+    reason="Unsloth is not installed here (the extra `gpu`, Linux x86-64 only)")]
 
 HERE = Path(__file__).parents[1]
 
