@@ -62,8 +62,9 @@ def rows_of_sums(sums, *, seed: int, similarity: Optional[str] = None) -> list[d
         for group, part in table.groupby(keys, sort=False, dropna=False):
             named = dict(zip(keys, group))
             metric, _, own = named["metric"].partition(VARIANT_MARK)
-            known = {**named, "variant": own or (similarity if metric.startswith(SIMILARITY) else None), "seed": seed,
-                     "option_order": named["option_order"] if isinstance(named["option_order"], str) else None}
+            variant = own or (similarity if metric.startswith(SIMILARITY) else None)
+            order = named["option_order"] if isinstance(named["option_order"], str) else None
+            known = {**named, "variant": variant, "seed": seed, "option_order": order}
             part = part.sort_values("first", kind="stable")  # the order in which clusters are drawn
             for name, inside in [*part.groupby("super_category"), (AVERAGE, part)]:
                 for kind, found, estimate in estimates(inside, seed):

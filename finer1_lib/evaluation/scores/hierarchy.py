@@ -52,7 +52,8 @@ class Tree:
         self.ranks, self._word, self._paths = (*ranks, NAME), word, {}
         for name, known in taxonomy.items():
             values = {**known, "super_category": word, NAME: name}
-            self._paths[normalise(name)] = {rank: normalise(values[rank]) for rank in self.ranks if values.get(rank)}
+            path = {rank: normalise(values[rank]) for rank in self.ranks if values.get(rank)}
+            self._paths[normalise(name)] = path
         self._inner: dict[str, Optional[Path]] = {}
         for path in self._paths.values():
             nodes: Path = {}
@@ -70,8 +71,9 @@ class Tree:
             return {}
         said = [normalise(form) for form in (name_of(self._word, text) or "", *forms(text))]
         for one in (*said, _ARTICLE.sub("", said[-1]), said[-1].replace(" ", "")):
-            alone = len(one) > LETTERS or (len(one) == LETTERS and not one.isdigit()) or one == normalise(self._word)
-            if found := self._paths.get(one) or (self._inner.get(one) if alone else None):
+            alone = len(one) > LETTERS or len(one) == LETTERS and not one.isdigit()
+            inner = self._inner.get(one) if alone or one == normalise(self._word) else None
+            if found := self._paths.get(one) or inner:
                 return found
         return self._car(text) if "year" in self.ranks else {}
 

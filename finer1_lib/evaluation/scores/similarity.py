@@ -130,10 +130,11 @@ class GuideSimilarity:
     name = "guide"
 
     def __init__(self, guide: Mapping[str, Any]) -> None:
-        self._phrases = {_words(name): frozenset({("super_category", name)}) for name in guide["super_categories"]}
+        words = guide["super_categories"]
+        self._phrases = {_words(word): frozenset({("super_category", word)}) for word in words}
         for name, entry in guide["sub_categories"].items():
             super_category = entry["super_category"]
-            shared = guide["super_categories"][super_category].get("genus_attributes", ())
+            shared = words[super_category].get("genus_attributes", ())
             features = {("super_category", super_category), ("genus", entry["genus"])}
             values = {(key, super_category, value) for key, value in entry["attributes"].items()}
             self._phrases[_words(entry["genus"])] = frozenset(features | {v for v in values if v[0] in shared})

@@ -65,7 +65,8 @@ class System(BaseModel):
         foreign = [name for name, owner in _OWNERS.items() if owner != self.kind
                    and getattr(self, name) != type(self).model_fields[name].default]
         rules = {
-            f"the name {self.name!r} is not of small letters, digits, '_', '.' and '-'": re.fullmatch(NAME, self.name),
+            f"the name {self.name!r} is not of small letters, digits, '_', '.' and '-'":
+                re.fullmatch(NAME, self.name),
             "label and checkpoint must not be empty": self.label.strip() and self.checkpoint.strip(),
             "the label holds a line break or another control character: write plain words":
                 not CONTROL.search(self.label),
