@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy
 import pandas
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
+from shared_cases import UNHURRIED
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import load_image
@@ -17,8 +18,6 @@ from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import guide_similarity, read_guide
 from finer1_lib.data.split import count_names, evaluation_items, nearest_names, split_table
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def paint(path: Path, number: int, size=(24, 20), **save) -> Path:

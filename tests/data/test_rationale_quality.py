@@ -3,7 +3,8 @@
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
+from shared_cases import UNHURRIED
 
 from finer1_lib.data.rationales.filters import REASONS, write_rationale
 from finer1_lib.data.rationales.making import kept_concepts, query_until_good
@@ -12,8 +13,7 @@ from finer1_lib.data.rationales.quality import (compare_concepts, concept_report
                                                 query_again, share, steps, switched_off)
 from finer1_lib.miniature.teacher import GuideTeacher, Rates
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(UNHURRIED, max_examples=25)
 NAMES = {"bird": ["Dunen Wren", "Marlo Wren", "Teko Wren", "Ora Wren"], "aircraft": ["Falk 2"]}
 VALUES = {"Dunen Wren": "red black", "Marlo Wren": "blue black", "Teko Wren": "red white",
           "Ora Wren": "blue white"}

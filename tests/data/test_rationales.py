@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
+from shared_cases import UNHURRIED
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
@@ -20,8 +21,6 @@ from finer1_lib.data.rationales.making import (choose_concepts, label_places, ma
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import Teacher, draw_seed
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = ["Dunen Wren", "Marlo Wren", "Teko Wren", "Red-winged Wren"]
 GOOD = write_rationale("needle bill, red crown", ["Dunen Wren", "Marlo Wren"],
                        "Dunen Wren: red crown; Marlo Wren: blue crown (differs)", "Dunen Wren")

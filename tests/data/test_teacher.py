@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy
 import pandas
 import pytest
-from hypothesis import HealthCheck, example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 from PIL import Image
+from shared_cases import UNHURRIED
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
@@ -20,8 +21,6 @@ from finer1_lib.data.rationales.teachers import (TEACHER_PROMPTS, Description, P
                                                  SelfTeacher, draw_seed, fill)
 from finer1_lib.miniature.teacher import GuideTeacher, Rates
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PARTS = ["bill", "tail", "crown", "back"]
 KINDS = {"Dunen Wren": "needle forked red black", "Marlo Wren": "needle forked blue black",
          "Teko Wren": "needle forked blue white", "Ora Finch": "hook fan red black",

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy
 import pandas
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 from tiny_checkpoint import build, picture
+from shared_cases import UNHURRIED
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.data import triplets as module
@@ -14,8 +15,6 @@ from finer1_lib.data.split import nearest_names
 from finer1_lib.data.triplets import build_triplets, prototype_similarity, prototypes
 from finer1_lib.models.encoders import image_features
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def shots(names=("a", "b", "c"), per_class=4, super_category="bird", categories="seen"):

@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from chat_stand_in import answer, refusal, text_of
+from chat_stand_in import answer, endpoint, refusal, text_of
 from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 
@@ -28,11 +28,6 @@ from finer1_lib.models.endpoint import (Answer, ChatEndpoint, Pace, Question, St
 from finer1_lib.models.endpoint_replies import FILTERED, Later, Unwanted, read_reply, retry_after
 
 KEY = "sk-this-is-the-key-0123456789"
-
-
-def endpoint(standin, tmp_path, **options):
-    options = {"first_wait": 0.01, "time_out": 20.0, **options}
-    return ChatEndpoint(standin.url, "giant", tmp_path / "answers.jsonl", **options)
 
 
 # --- what is sent, and what comes back

@@ -7,10 +7,11 @@ import threading
 import time
 import zlib
 from contextlib import suppress
+from functools import partial
 
 import httpx
 import pytest
-from chat_stand_in import RAW, answer, refusal
+from chat_stand_in import RAW, answer, endpoint as patient_endpoint, refusal
 
 from finer1_lib.core import network
 from finer1_lib.core.errors import UserError
@@ -21,12 +22,8 @@ from finer1_lib.models.endpoint import (Answer, ChatEndpoint, Question, advice, 
                                         spent_line, without_text)
 from finer1_lib.models.endpoint_replies import NO_TEXT, read_reply
 
+endpoint = partial(patient_endpoint, tries=2)
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J\x08\x00 \u202eright"
-
-
-def endpoint(standin, tmp_path, **options):
-    options = {"first_wait": 0.01, "time_out": 20.0, "tries": 2, **options}
-    return ChatEndpoint(standin.url, "giant", tmp_path / "answers.jsonl", **options)
 
 
 def message(finish="stop", usage=None, **fields):
