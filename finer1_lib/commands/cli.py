@@ -200,25 +200,26 @@ def seeds(runs: Annotated[list[str], typer.Argument(help="Finished runs that dif
         draw(pooled, Path(figure))
 
 
-_BENCHMARKS = {  # their options are those of the scripts in tests/benchmarks
+_SCRIPTS = {  # of the checkout, in tests/tools or tests/benchmarks; their options are their own
+    "traps": "Count the traps in the release's evaluation files: the truth first, distractors that contain it, ...",
     "benchmark": "Time a step of TAPO against one of DAPO with equal rollouts, and what shared prompts save.",
     "benchmark-triplets": "Time the mining of negatives by prototypes against all pairs of images.",
     "benchmark-evaluation": "Time an evaluation against the release's: same model, items, prompts, threads."}
 
 
 def _run_script(context: typer.Context) -> None:
-    """Run tests/benchmarks/NAME.py of the checkout with the arguments as they are."""
+    """Run a script of `_SCRIPTS` with the arguments as they are."""
     name, tests = context.info_name, find_kit() / "tests"
-    script = name.replace("-", "_")
-    if not (tests / "benchmarks" / f"{script}.py").is_file():
-        raise UserError(f"{name}: no {tests / 'benchmarks' / script}.py: run it from a checkout of the kit")
+    room, script = "benchmarks" if name.startswith("benchmark") else "tools", name.replace("-", "_")
+    if not (tests / room / f"{script}.py").is_file():
+        raise UserError(f"{name}: no {tests / room / script}.py: run it from a checkout of the kit")
     sys.path.insert(0, str(tests))
-    module = importlib.import_module(f"benchmarks.{script}")
+    module = importlib.import_module(f"{room}.{script}")
     if code := module.app(context.args, prog_name=f"finer1 {name}", standalone_mode=False):
         raise typer.Exit(code)
 
 
-for _name, _help in _BENCHMARKS.items():
+for _name, _help in _SCRIPTS.items():
     app.command(_name, help=_help, add_help_option=False, context_settings={
         "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(_run_script)
 
@@ -326,24 +327,6 @@ def systems(
     show_table("systems for the rows of the paper's tables", *systems_table())
     for label, why in notes().items():
         print(f"{label}: {why}.")
-
-
-@app.command()
-def traps(folder: Annotated[str, typer.Argument(help="A checkout of the release, or the folder of its files.")],
-          words: Annotated[list[str] | None, typer.Argument(
-              help="Data sets, e.g. bird pet.", show_default="those there")] = None,
-          seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of the options.")] = 0,
-          json_file: Json = None) -> None:
-    """Count the traps in the release's evaluation files: the truth first, distractors that contain it, ...
-
-    Example: finer1 traps FineR1_ICLR2026 bird pet --json traps.json
-    """
-    from finer1_lib.paper.release.traps import count_traps, table
-
-    check_targets(json_file)
-    rows = count_traps(folder, words or (), seed=seed)
-    show_table(f"traps: {folder}", *table(rows))
-    write_json(json_file, rows)
 
 
 # Teaching -----------------------------------------------------------------------------------------

@@ -17,9 +17,13 @@ from contextlib import suppress
 from functools import cache
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Annotated, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
+import typer
+
+from finer1_lib.commands.terminal import Json, new_app, run_app, show_table, write_json
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.files import check_targets
 from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, name_of_path
 from finer1_lib.evaluation.requests import always_first
@@ -254,3 +258,26 @@ def _across(sets: dict[str, Sequence[Question]]) -> Iterator[dict]:
         cross = [f"{a} ({sides[one][a]}) and {b} ({sides[other][b]})" for a, b in pairs
                  if a in sides[one] and b in sides[other] and sides[one][a] != sides[other][b]]
         yield pair.row("seen_here_unseen_there", len(cross), len(pairs), "names", few(cross))
+
+
+app = new_app()
+
+
+@app.command()
+def main(folder: Annotated[str, typer.Argument(help="A checkout of the release, or the folder of its files.")],
+         words: Annotated[list[str] | None, typer.Argument(
+             help="Data sets, e.g. bird pet.", show_default="those there")] = None,
+         seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of the options.")] = 0,
+         json_file: Json = None) -> None:
+    """Count the traps in the release's evaluation files: the truth first, distractors that contain it, ...
+
+    Example: finer1 traps FineR1_ICLR2026 bird pet --json traps.json
+    """
+    check_targets(json_file)
+    rows = count_traps(folder, words or (), seed=seed)
+    show_table(f"traps: {folder}", *table(rows))
+    write_json(json_file, rows)
+
+
+if __name__ == "__main__":
+    run_app(app)
