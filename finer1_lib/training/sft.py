@@ -58,8 +58,8 @@ class SftConfig:
 class SftCollator:
     """Examples into one right-padded batch; images, and so prompts of one question, differ in length."""
 
-    def __init__(self, processor: Any, encoder: Optional[Encoder] = None) -> None:
-        self.encode = encoder or Encoder(processor)
+    def __init__(self, processor: Any) -> None:
+        self.encode = Encoder(processor)
         self.tokenizer = processor.tokenizer
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
 
@@ -72,12 +72,9 @@ class SftCollator:
             image = ImageFile(row["image_root"], row["image_id"])
             prompts.append(self.encode(user_message(row["prompt"], image)))
             completions.append(self.encode.completion(row["completion"]))
-        whole = [prompt.ids + completion for prompt, completion in zip(prompts, completions)]
-        ids, mask = pad(whole, self.tokenizer.pad_token_id, "right")
-        labels = ids.clone()
-        for i, (prompt, completion) in enumerate(zip(prompts, completions)):
-            labels[i, : len(prompt.ids)] = -100
-            labels[i, len(prompt.ids) + len(completion) :] = -100
+        pairs = [(prompt.ids, completion) for prompt, completion in zip(prompts, completions)]
+        ids, mask = pad([prompt + completion for prompt, completion in pairs], self.tokenizer.pad_token_id, "right")
+        labels, _ = pad([[-100] * len(prompt) + completion for prompt, completion in pairs], -100, "right")
         return {"input_ids": ids, "attention_mask": mask, "labels": labels,
                 **vision_inputs(prompts, ids, self.image_token_id)}
 
@@ -85,8 +82,7 @@ class SftCollator:
 def completion_loss(model: Any, batch: Mapping[str, Any], items: Any = None) -> Any:
     """Negative log-likelihood of a batch's labelled tokens over `items`, by default the number of these."""
     scored = batch["labels"] != -100
-    vision_keys = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
-    vision = {key: batch[key] for key in vision_keys if key in batch}
+    vision = {key: batch[key] for key in ("pixel_values", "image_grid_thw", "mm_token_type_ids") if key in batch}
     logp = score_tokens(model, batch["input_ids"], batch["attention_mask"], scored, vision).logp
     return -logp.sum() / (scored.sum() if items is None else items)
 

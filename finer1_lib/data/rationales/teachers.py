@@ -263,8 +263,8 @@ def _whole(text: str, end: str) -> str:
     """A text as it is; one that was cut off, up to the last of the signs that end a piece."""
     if not text.endswith(CUT_OFF):
         return text
-    found = list(re.finditer(end, text.removesuffix(CUT_OFF)))
-    return text[: found[-1].end()].strip() if found else ""
+    whole = re.match(rf".*{end}", text.removesuffix(CUT_OFF), re.DOTALL)
+    return whole.group().strip() if whole else ""
 
 
 def make_teacher(teacher: str, *, guide: Optional[Mapping], guide_teacher: Callable[[], Teacher],
