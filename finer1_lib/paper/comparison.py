@@ -21,10 +21,9 @@ Source: Fine-R1 (arXiv 2602.07605), Tables 1, 2, 6 and Figure 3; counts of the r
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
-import pandas as pd
-
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.escaping import csv_text
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import read_json, read_jsonl
 from finer1_lib.core.statistics import has_interval
 from finer1_lib.evaluation.systems.registry import known_systems
@@ -33,6 +32,8 @@ from finer1_lib.paper.facts import AVERAGE, evaluation_sets
 from finer1_lib.paper.orderings import BARS
 from finer1_lib.paper.rows import markdown_table
 from finer1_lib.runs.fingerprints import is_current, recorded_file
+
+pd = Later("pandas")
 
 STAGE = "04_evaluation"
 METRICS = ("accuracy", "text_inclusion", "relative_semantic_similarity")
@@ -166,12 +167,12 @@ def _model(name: str, checkpoint: str) -> tuple[str, str]:
     raise NotComparable(name, f"its base model is {known_as}, the paper's are Qwen2.5-VL-3B and 7B")
 
 
-def comparison_table(run_dir: "str | Path", released_run: "str | Path | None" = None) -> pd.DataFrame:
+def comparison_table(run_dir: "str | Path", released_run: "str | Path | None" = None) -> "pd.DataFrame":
     """`table_of` two runs' folders; NotComparable or UserError as `admit` and `table_of`."""
     return table_of(admit(run_dir), None if released_run is None else admit(released_run))
 
 
-def table_of(run: Optional[Admitted], released: Optional[Admitted] = None) -> pd.DataFrame:
+def table_of(run: Optional[Admitted], released: Optional[Admitted] = None) -> "pd.DataFrame":
     """Every value of the paper for which the runs have one too: a DataFrame of `COLUMNS`, in percent.
 
     A run of a released checkpoint alone fills the column `released`. Difference, interval, n and reading are
@@ -192,12 +193,12 @@ def table_of(run: Optional[Admitted], released: Optional[Admitted] = None) -> pd
     return pd.DataFrame([line for line in lines if line], columns=list(COLUMNS))
 
 
-def compare_lines(table: pd.DataFrame) -> str:
+def compare_lines(table: "pd.DataFrame") -> str:
     """What `finer1 compare` prints: the averages of `comparison_table` as Markdown, and how to read them."""
     return "\n".join([to_markdown(table), "", *notes(table)])
 
 
-def notes(table: pd.DataFrame) -> list[str]:
+def notes(table: "pd.DataFrame") -> list[str]:
     """What a reader of the table must know, a line each."""
     there = set(zip(table["source"], table["paper_row"]))
     remarks = {row[1]: text for row, text in paper_facts.remarks().items() if row in there}
@@ -208,12 +209,12 @@ def notes(table: pd.DataFrame) -> list[str]:
             *(f"{row}: {text}." for row, text in remarks.items())]
 
 
-def to_markdown(table: pd.DataFrame, every_dataset: bool = False) -> str:
+def to_markdown(table: "pd.DataFrame", every_dataset: bool = False) -> str:
     """`lines_of` as Markdown."""
     return markdown_table(*lines_of(table, every_dataset))
 
 
-def lines_of(table: pd.DataFrame, every_dataset: bool = False) -> tuple[list[str], list[list[str]]]:
+def lines_of(table: "pd.DataFrame", every_dataset: bool = False) -> tuple[list[str], list[list[str]]]:
     """(column titles, lines of cells) as text: the averages, with `every_dataset` the six data sets too."""
     from finer1_lib.training.methods import ROWS, label_of
 
@@ -235,7 +236,7 @@ def lines_of(table: pd.DataFrame, every_dataset: bool = False) -> tuple[list[str
     return titles, lines
 
 
-def to_csv(table: pd.DataFrame) -> str:
+def to_csv(table: "pd.DataFrame") -> str:
     """Every line of `comparison_table`, those of the six data sets too, as CSV, its numbers as printed."""
     shown = {key: [_text(value, none="") for value in table[key]]
              for key in ("paper", "released", "run", "difference", "low", "high", "run_strict")}
