@@ -11,6 +11,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from finer1_lib.models.endpoint import ChatEndpoint
+
 RAW = "raw"  # in the place of a status: the body's pieces are all that is sent, with pauses of so many seconds
 
 
@@ -95,3 +97,9 @@ class StandIn:
 
 def text_of(request):
     return request["messages"][0]["content"][-1]["text"]
+
+
+def endpoint(standin, tmp_path, **options):
+    """A client of the stand-in that waits and tries little."""
+    options = {"first_wait": 0.01, "time_out": 20.0, **options}
+    return ChatEndpoint(standin.url, "giant", tmp_path / "answers.jsonl", **options)

@@ -1,6 +1,6 @@
 """Tiny trees in the exact layout of the six official archives: five sub-categories each, with every trap.
 
-    plant(root, "dog")     five training and two test pictures of each sub-category, the archive's own lists
+    plant(root, "dog")     five training and two test images of each sub-category, the archive's own lists
     NAMES["dog"]           the names that the readers must give them
 """
 

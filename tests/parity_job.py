@@ -6,6 +6,7 @@ those questions are answered by the stand-ins below. Nothing of Unsloth's arithm
 """
 
 import csv
+import gc
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.models.generation import generate
-from finer1_lib.models.trainable import add_lora
+from finer1_lib.models.trainable import Trainable, make_trainable
 
 
 def answer_device_questions() -> None:
@@ -124,8 +125,8 @@ def checked(folder: Path) -> dict[str, str]:
 
     plan = make_plan(find_kit(), "miniature", settings=["02_cot_sft.backend=unsloth"])
     bench = Bench(plan, "cpu", folder)
-    bench.loaded = add_lora(models.load(
-        WEIGHTS, backend="unsloth", device="cpu", dtype="float32", max_seq_length=256), 4, 8)
+    bench.loaded = make_trainable(models.load(
+        WEIGHTS, backend="unsloth", device="cpu", dtype="float32", max_seq_length=256), Trainable("lora", 4, 8))
     found = {}
     for check in (gpu_check.log_probabilities, gpu_check.unsloths, gpu_check.gradients):
         (row,) = check(bench)
@@ -143,10 +144,11 @@ def main(backend: str, folder: Path) -> None:
 
     from finer1_lib.training import rewards, sft, tapo as tapo_trainer
 
+    classes = sft.make_sft_trainer_class(), tapo_trainer.make_tapo_trainer_class()  # the imports of all
+    gc.freeze()  # Unsloth collects garbage at each loading: half a second over what imports made
     rewards.accuracy_reward = cases.sometimes_right
     told = {base: run(backend, folder, base) for base in ("tiny", "miniature")}
-    told["sft_base"] = sft.make_sft_trainer_class().__mro__[1].__module__
-    told["tapo_base"] = tapo_trainer.make_tapo_trainer_class().__mro__[1].__module__
+    told |= {f"{name}_base": made.__mro__[1].__module__ for name, made in zip(("sft", "tapo"), classes)}
     told["signatures"] = signatures() if backend == "unsloth" else {}
     told["checked"] = checked(folder) if backend == "unsloth" else {}
     print("\nTOLD " + json.dumps(told))

@@ -101,6 +101,13 @@ def build(folder: Path, seed: int = 0, **sizes) -> Path:
     return folder
 
 
+def add_lora(loaded, rank: int, alpha: int, *, vision_layers: bool = False, seed: int = 0):
+    """A fresh adapter on the language model, with `vision_layers` on the vision tower too."""
+    from finer1_lib.models.trainable import Trainable, make_trainable
+
+    return make_trainable(loaded, Trainable("lora", rank, alpha, vision_tower=vision_layers), seed)
+
+
 def picture(color=(200, 30, 30), size=(112, 112), seed: int = 0):
     """An RGB picture: a coloured block on seeded noise, so that no two seeds give the same pixels."""
     import numpy

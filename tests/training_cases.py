@@ -1,12 +1,10 @@
-"""The small training runs that several tests and their child processes share: `training_cases.py KIND FOLDER
-STEP PART ...` trains each part (lora, full) and kills it (SIGKILL) when the progress line of that step is printed."""
+"""The small training runs that several tests and their child processes share."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 
-from finer1_lib.models.trainable import Trainable, add_lora, make_trainable, save_adapter
+from finer1_lib.models.trainable import Trainable, make_trainable, save_adapter
 
 QUESTION = "What species is this bird?"
 SIZES = ((84, 140), (112, 112))  # 15 and 16 image tokens: pictures of real data differ too
@@ -32,7 +30,7 @@ def prepare_adapter(base: Path, out: Path) -> None:
 
     from finer1_lib import models
 
-    loaded = add_lora(models.load(base), 4, 8, seed=3)
+    loaded = make_trainable(models.load(base), Trainable("lora", 4, 8), seed=3)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         for name, parameter in loaded.model.named_parameters():
@@ -119,30 +117,20 @@ def train(kind: str, folder: Path, out: Path, progress=None, loaded=None, **chan
     return tapo.train_tapo(loaded, triplets(folder), tapo_config(**changes), out, progress=progress)
 
 
-def main(kind: str, folder: Path, last_step: int, *parts: str) -> None:
-    """Train each of the parts in a process of its own, forked after the slow imports; all must be killed."""
-    import torch
-
-    from finer1_lib.training import rewards
-
-    torch.set_num_threads(1)
-    rewards.accuracy_reward = sometimes_right
+def kill_at(last_step: int, kind: str, folder: Path, part: str = "lora") -> Path:
+    """Train in a forked process, which kills itself (SIGKILL) at the progress line of that step; what it was to write."""
+    out = folder / f"killed_{kind}{'_full' if part == 'full' else ''}"
 
     def progress(step, total, label="", **values):
         if step >= last_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    from finer1_lib.training import sft, tapo  # noqa: F401
-
-    for part in parts:
-        if (child := os.fork()) == 0:
-            out = folder / f"killed_{kind}{'_full' if part == 'full' else ''}"
+    if (child := os.fork()) == 0:
+        signal.alarm(300)  # it cannot hang its parent
+        try:
             train(kind, folder, out, progress, loaded=start_full(folder) if part == "full" else None)
-            os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
-            sys.exit(f"{kind} {part} was not killed at step {last_step}")
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, f"{kind}, {part}"
+    assert not out.exists()
+    return out

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Callable, Optional, Sequence
+from typing import Annotated, Any, Callable, Sequence
 
 import typer
 
@@ -19,23 +19,22 @@ from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, sho
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_text, check_targets, read_json, read_jsonl
 from finer1_lib.runs.chain import NEEDS, find_run
-from finer1_lib.runs.presets import Plan, find_kit, list_presets, make_plan, read_parameters
+from finer1_lib.runs.presets import find_kit, list_presets, make_plan, read_parameters
 
 app = new_app(
     help="Fine-R1, step by step: run the notebooks of the kit as one chain.", no_args_is_help=True,
-    epilog="Environment: FINER1_KIT names a folder with notebooks/ and params/ in place of the checkout.",
-)
+    epilog="Environment: FINER1_KIT names a folder with notebooks/ and params/ in place of the checkout.")
 
 Preset = Annotated[str, typer.Argument(help="Folder in params/, e.g. miniature; `finer1 list` shows all.")]
-RunName = Annotated[Optional[str], typer.Option(
+RunName = Annotated[str | None, typer.Option(
     help="Folder of this run inside the output root.", show_default="the preset's run_name")]
-PresetRoot = Annotated[Optional[str], typer.Option(
+PresetRoot = Annotated[str | None, typer.Option(
     help="Folder for all runs.", show_default="the preset's, else outputs/ in the checkout")]
-Settings = Annotated[Optional[list[str]], typer.Option(
+Settings = Annotated[list[str] | None, typer.Option(
     "--set", metavar="STAGE.KEY=VALUE",
     help="One parameter of one notebook; may be repeated. Lists as \\[a, b]. A relative folder"
     " or file counts from the current folder.")]
-Seed = Annotated[Optional[int], typer.Option(help="Seed of every notebook.", show_default="the preset's")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every notebook.", show_default="the preset's")]
 WithData = Annotated[str, typer.Argument(help="A run that finished 01_data.")]
 NewFolder = Annotated[str, typer.Argument(help="The folder to write; it must not exist.")]
 
@@ -43,9 +42,9 @@ NewFolder = Annotated[str, typer.Argument(help="The folder to write; it must not
 
 _RUN_HELP = "\n\n".join((
     "Run the notebooks of a preset, one after the other, and end in a table and a report.",
-    "Stages that finished with the same parameters, inputs, code of the notebook and version of the kit"
-    " are skipped, and one that was interrupted resumes where it stopped: after a crash, a kill or"
-    " Ctrl-C, give the same command again.",
+    "Stages that finished with the same parameters, inputs, code of the notebook and version of the kit are"
+    " skipped, and one that was interrupted resumes where it stopped: after a crash, a kill or Ctrl-C, give"
+    " the same command again.",
     "Everything is written to OUTPUT_ROOT/RUN_NAME: a folder per stage, the executed notebooks, summary.json"
     " and report.html.",
     "Examples:",
@@ -54,21 +53,18 @@ _RUN_HELP = "\n\n".join((
     "  finer1 run miniature --run-name seed1 --seed 1",
     "  finer1 run miniature --run-name short --to 02_cot_sft --set 02_cot_sft.cot_epochs=2",
     "Exit codes: 0 done; 2 a mistake in the command or the data, reported in one line; 1 a fault of the kit;"
-    " 130 after Ctrl-C.",
-))  # fmt: skip
+    " 130 after Ctrl-C."))
 
 
 @app.command(help=_RUN_HELP)
-def run(
-    preset: Preset, run_name: RunName = None, output_root: PresetRoot = None,
-    first: Annotated[Optional[str], typer.Option(
-        "--from", metavar="STAGE", help="First stage to run; the ones before must be finished.")] = None,
-    last: Annotated[Optional[str], typer.Option("--to", metavar="STAGE", help="Last stage to run.")] = None,
-    settings: Settings = None, seed: Seed = None,
-    keep_finished: Annotated[bool, typer.Option(
-        "--keep-finished", help="Also keep what other code of a notebook or another version of"
-        " the kit made; without it such a stage is computed again.")] = False,
-) -> None:
+def run(preset: Preset, run_name: RunName = None, output_root: PresetRoot = None,
+        first: Annotated[str | None, typer.Option(
+            "--from", metavar="STAGE", help="First stage to run; the ones before must be finished.")] = None,
+        last: Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Last stage to run.")] = None,
+        settings: Settings = None, seed: Seed = None,
+        keep_finished: Annotated[bool, typer.Option(
+            "--keep-finished", help="Also keep what other code of a notebook or another version of the kit "
+            "made; without it such a stage is computed again.")] = False) -> None:
     from finer1_lib.commands.report.page import finish_run
     from finer1_lib.evaluation.requests import coverage_of
     from finer1_lib.evaluation.summary import labels_in, main_table
@@ -76,21 +72,15 @@ def run(
 
     say, settings = _timed(), settings or []
     stages = chosen_stages(first, last, settings)
-    plan = _plan(preset, run_name, output_root, settings, seed)
-    report = run_chain(plan, stages, say, keep_finished, finish_run)
-    if report is None:
+    plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings)
+    if (report := run_chain(plan, stages, say, keep_finished, finish_run)) is None:
         return
     run_dir = plan.run_dir
     titles, rows = main_table(read_json(run_dir / "summary.json", list), labels=labels_in(run_dir))
     if rows:
-        title = "percent [95 % interval], strict scorer, average over super-categories"
-        show_table("\n".join(filter(None, (title, coverage_of(run_dir)))), titles, rows)
+        show_table("percent [95 % interval], strict scorer, average over super-categories", titles, rows,
+                   coverage_of(run_dir))
     say(f"report: {report}")
-
-
-def _plan(preset: str, run_name: Optional[str], output_root: Optional[str], settings: Optional[list[str]],
-          seed: Optional[int]) -> Plan:
-    return make_plan(find_kit(), preset, run_name, output_root, seed, settings or [])
 
 
 def _timed() -> Callable[[str], None]:
@@ -103,8 +93,7 @@ def _timed() -> Callable[[str], None]:
 
 @app.command("list")
 def list_all(
-    preset: Annotated[Optional[str], typer.Argument(help="Show this preset's values too.")] = None,
-) -> None:
+    preset: Annotated[str | None, typer.Argument(help="Show this preset's values too.")] = None) -> None:
     """List presets and stages; with a preset, every notebook's parameters and their values."""
     from rich.console import Console
     from rich.markup import escape
@@ -127,16 +116,13 @@ def list_all(
 
 # Preflight checks ---------------------------------------------------------------------------------
 
-
 @app.command()
-def doctor(
-    preset: Preset, run_name: RunName = None, output_root: PresetRoot = None, settings: Settings = None,
-    seed: Seed = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Open only a sample of the images.")] = False,
-    gpu_gib: Annotated[Optional[float], typer.Option(
-        min=0.1, help="Memory of the GPU that will be used.", show_default="this one's")] = None,
-    json_file: Json = None,
-) -> None:
+def doctor(preset: Preset, run_name: RunName = None, output_root: PresetRoot = None,
+           settings: Settings = None, seed: Seed = None,
+           quick: Annotated[bool, typer.Option("--quick", help="Open only a sample of the images.")] = False,
+           gpu_gib: Annotated[float | None, typer.Option(
+               min=0.1, help="Memory of the GPU that will be used.", show_default="this one's")] = None,
+           json_file: Json = None) -> None:
     """Check a preset's data, texts and machine before it runs: pass, warn, fail, and how to fix it.
 
     Exit codes: 0 nothing fails; 2 something does.
@@ -148,25 +134,22 @@ def doctor(
     from finer1_lib.commands.doctor.subject import Subject
 
     check_targets(json_file)
-    plan = _plan(preset, run_name, output_root, settings, seed)
+    plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings or ())
 
     def progress(what: str, done: int, total: int) -> None:
         if done % 2000 == 0 or (done == total and total >= 2000):
             print(f"{what}: {done}/{total}", flush=True)
 
     subject = Subject(plan, quick=quick, gpu_bytes=gpu_gib and gpu_gib * 2**30, progress=progress)
-    findings = examine(subject, CHECKS)
     about = {"preset": preset, "run": plan.run_dir.name, "quick": quick}
-    _report("doctor", about, findings, json_file, memory_lines(subject))
+    _report("doctor", about, examine(subject, CHECKS), json_file, memory_lines(subject))
 
 
 @app.command("gpu-check")
-def gpu_check(
-    preset: Preset, run_name: RunName = None, output_root: PresetRoot = None, settings: Settings = None,
-    seed: Seed = None,
-    vllm: Annotated[bool, typer.Option("--vllm", help="Check an installed vLLM too.")] = False,
-    json_file: Json = None,
-) -> None:
+def gpu_check(preset: Preset, run_name: RunName = None, output_root: PresetRoot = None,
+              settings: Settings = None, seed: Seed = None,
+              vllm: Annotated[bool, typer.Option("--vllm", help="Check an installed vLLM too.")] = False,
+              json_file: Json = None) -> None:
     """Try a preset's training on this machine's GPU, in small: what tests without a GPU cannot show.
 
     Exit codes: 0 nothing fails; 2 something does, or there is no GPU.
@@ -176,15 +159,15 @@ def gpu_check(
     from finer1_lib.commands.gpu_check import run
 
     check_targets(json_file)
-    findings = run(_plan(preset, run_name, output_root, settings, seed), vllm=vllm)
-    _report("gpu-check", {"preset": preset}, findings, json_file)
+    plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings or ())
+    _report("gpu-check", {"preset": preset}, run(plan, vllm=vllm), json_file)
 
 
-def _report(command: str, about: dict[str, Any], findings: Sequence[Finding], json_file: Optional[str],
+def _report(command: str, about: dict[str, Any], findings: Sequence[Finding], json_file: str | None,
             more: Sequence[str] = ()) -> None:
     """Print and write the findings, and end in an error if something fails."""
-    title = f"{command}: {about['preset']}" + (f", run {about['run']}" if "run" in about else "")
-    show_table(title, ["check", "", "what, and where", "how to fix it"],
+    named = f", run {about['run']}" if "run" in about else ""
+    show_table(f"{command}: {about['preset']}{named}", ["check", "", "what, and where", "how to fix it"],
                [[one.check, one.level, f"{one.what}\n{one.where}".strip(), one.mend] for one in findings])
     print(*more, sep="\n", end="\n" if more else "")
     print(", ".join(f"{number} {level}" for level, number in counts(findings).items()))
@@ -195,14 +178,11 @@ def _report(command: str, about: dict[str, Any], findings: Sequence[Finding], js
 
 # Reading finished runs ----------------------------------------------------------------------------
 
-
 @app.command()
-def seeds(
-    runs: Annotated[list[str], typer.Argument(help="Finished runs that differ only in their seed.")],
-    output_root: OutputRoot = None,
-    json_file: Json = None,
-    figure: Annotated[Optional[str], typer.Option(help="Also draw them, as .png, .pdf or .svg.")] = None,
-) -> None:
+def seeds(runs: Annotated[list[str], typer.Argument(help="Finished runs that differ only in their seed.")],
+          output_root: OutputRoot = None, json_file: Json = None,
+          figure: Annotated[str | None, typer.Option(help="Also draw them, as .png, .pdf or .svg.")] = None
+          ) -> None:
     """Pool runs of one preset under several seeds: means and differences, with 95 % intervals.
 
     Example: finer1 seeds miniature seed1 seed2 --figure seeds.png
@@ -214,44 +194,42 @@ def seeds(
     pooled = pool(read_runs(runs, output_root))
     partial = sorted({coverage_of(find_run(output_root, name)) for name in runs} - {""})
     for title, (titles, rows) in tables(pooled).items():
-        show_table("\n".join([title, *partial]), titles, rows)
+        show_table(title, titles, rows, "\n".join(partial))
     write_json(json_file, pooled)
     if figure is not None:
         draw(pooled, Path(figure))
 
 
-_BENCHMARKS = {  # their options are those of the scripts in tests/benchmarks
+_SCRIPTS = {  # of the checkout, in tests/tools or tests/benchmarks; their options are their own
+    "traps": "Count the traps in the release's evaluation files: the truth first, distractors that contain it, ...",
     "benchmark": "Time a step of TAPO against one of DAPO with equal rollouts, and what shared prompts save.",
     "benchmark-triplets": "Time the mining of negatives by prototypes against all pairs of images.",
-    "benchmark-evaluation": "Time an evaluation against the release's: same model, items, prompts, threads.",
-}
+    "benchmark-evaluation": "Time an evaluation against the release's: same model, items, prompts, threads."}
 
 
 def _run_script(context: typer.Context) -> None:
-    """Run tests/benchmarks/NAME.py of the checkout with the arguments as they are."""
+    """Run a script of `_SCRIPTS` with the arguments as they are."""
     name, tests = context.info_name, find_kit() / "tests"
-    script = name.replace("-", "_")
-    if not (tests / "benchmarks" / f"{script}.py").is_file():
-        raise UserError(f"{name}: no {tests / 'benchmarks' / script}.py: run it from a checkout of the kit")
+    room, script = "benchmarks" if name.startswith("benchmark") else "tools", name.replace("-", "_")
+    if not (tests / room / f"{script}.py").is_file():
+        raise UserError(f"{name}: no {tests / room / script}.py: run it from a checkout of the kit")
     sys.path.insert(0, str(tests))
-    module = importlib.import_module(f"benchmarks.{script}")
+    module = importlib.import_module(f"{room}.{script}")
     if code := module.app(context.args, prog_name=f"finer1 {name}", standalone_mode=False):
         raise typer.Exit(code)
 
 
-for _name, _help in _BENCHMARKS.items():
+for _name, _help in _SCRIPTS.items():
     app.command(_name, help=_help, add_help_option=False, context_settings={
         "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(_run_script)
 
 
 @app.command()
-def compare(
-    run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
-    released: Annotated[Optional[str], typer.Option(help="A run of the released checkpoint.")] = None,
-    to: Annotated[Optional[str], typer.Option(
-        help="All lines as CSV.", show_default="comparison.csv in the run")] = None,
-    output_root: OutputRoot = None,
-) -> None:
+def compare(run_name: Annotated[str, typer.Argument(help="A finished run on the paper's data.")],
+            released: Annotated[str | None, typer.Option(help="A run of the released checkpoint.")] = None,
+            to: Annotated[str | None, typer.Option(
+                help="All lines as CSV.", show_default="comparison.csv in the run")] = None,
+            output_root: OutputRoot = None) -> None:
     """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
     from finer1_lib.paper.comparison import compare_lines, comparison_table, to_csv
 
@@ -269,12 +247,9 @@ def compare(
 
 # Exporting, and the paper's and the release's side ------------------------------------------------
 
-
 @app.command("export-stage1")
-def export_stage1(
-    run_name: WithData, target: Annotated[str, typer.Argument(help="The JSON file to write.")],
-    output_root: OutputRoot = None,
-) -> None:
+def export_stage1(run_name: WithData, target: Annotated[str, typer.Argument(help="The JSON file to write.")],
+                  output_root: OutputRoot = None) -> None:
     """Write a run's kept rationales as the JSON list that the release trains Stage 1 on.
 
     Example: finer1 export-stage1 miniature stage1.json
@@ -287,11 +262,9 @@ def export_stage1(
 
 
 @app.command("export-stage2")
-def export_stage2(
-    run_name: WithData, target: NewFolder, output_root: OutputRoot = None,
-    resize: Annotated[bool, typer.Option(
-        "--resize", help="Stretch positive and negative to the anchor's size.")] = False,
-) -> None:
+def export_stage2(run_name: WithData, target: NewFolder, output_root: OutputRoot = None,
+                  resize: Annotated[bool, typer.Option(
+                      "--resize", help="Stretch positive and negative to the anchor's size.")] = False) -> None:
     """Write a run's triplets, images inside, as the parquet files that the release trains Stage 2 on.
 
     Example: finer1 export-stage2 miniature stage2
@@ -306,7 +279,7 @@ def export_stage2(
     print(f"triplets: {count} in {target}/data")
 
 
-def _data(run_name: str, output_root: Optional[str]) -> Path:
+def _data(run_name: str, output_root: str | None) -> Path:
     """The folder of a run's 01_data; an error if it is not finished."""
     folder = find_run(output_root, run_name) / "01_data"
     if not (folder / "stage.json").is_file():
@@ -315,11 +288,9 @@ def _data(run_name: str, output_root: Optional[str]) -> Path:
 
 
 @app.command("export-lmms")
-def export_lmms(
-    run_name: Annotated[str, typer.Argument(help="A run that trained the model.")],
-    model: Annotated[str, typer.Argument(help="Its name in the records, e.g. cot_sft_tapo.")],
-    target: NewFolder, output_root: OutputRoot = None,
-) -> None:
+def export_lmms(run_name: Annotated[str, typer.Argument(help="A run that trained the model.")],
+                model: Annotated[str, typer.Argument(help="Its name in the records, e.g. cot_sft_tapo.")],
+                target: NewFolder, output_root: OutputRoot = None) -> None:
     """Write a trained model as a merged checkpoint, and print the commands for lmms-eval and vLLM.
 
     Example: finer1 export-lmms paper_3b cot_sft_tapo tapo-checkpoint
@@ -340,7 +311,7 @@ app.command()(rescore)
 
 @app.command()
 def systems(
-    systems_from: Annotated[str, typer.Option("--from", help="A YAML file with your own entries.")] = "",
+    systems_from: Annotated[str, typer.Option("--from", help="A YAML file with your own entries.")] = ""
 ) -> None:
     """List what would run for each row of the paper's tables, or the entries of your own file.
 
@@ -358,35 +329,13 @@ def systems(
         print(f"{label}: {why}.")
 
 
-@app.command()
-def traps(
-    folder: Annotated[str, typer.Argument(help="A checkout of the release, or the folder of its files.")],
-    words: Annotated[Optional[list[str]], typer.Argument(
-        help="Data sets, e.g. bird pet.", show_default="those there")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffle of the options.")] = 0,
-    json_file: Json = None,
-) -> None:
-    """Count the traps in the release's evaluation files: the truth first, distractors that contain it, ...
-
-    Example: finer1 traps FineR1_ICLR2026 bird pet --json traps.json
-    """
-    from finer1_lib.paper.release.traps import count_traps, table
-
-    check_targets(json_file)
-    rows = count_traps(folder, words or (), seed=seed)
-    show_table(f"traps: {folder}", *table(rows))
-    write_json(json_file, rows)
-
-
 # Teaching -----------------------------------------------------------------------------------------
-
 
 @app.command()
 def lesson(
     run_name: Annotated[str, typer.Option(help="Folder of the lesson inside the output root.")] = "lesson",
-    output_root: Annotated[Optional[str], typer.Option(
-        help="Folder for all runs.", show_default="outputs/ in the checkout")] = None,
-) -> None:
+    output_root: Annotated[str | None, typer.Option(
+        help="Folder for all runs.", show_default="outputs/ in the checkout")] = None) -> None:
     """Prepare notebooks 04 and 05 for a lesson of 50 minutes, without training.
 
     Runs 00 and 01 of the preset miniature (under a minute), takes adapters and answers from
@@ -415,10 +364,9 @@ def _short(path: Path) -> str:
 @app.command("student-copy")
 def student_copy(
     folder: Annotated[str, typer.Option("--to", metavar="FOLDER", help="Where the copies go.")],
-    notebooks: Annotated[Optional[list[str]], typer.Argument(
+    notebooks: Annotated[list[str] | None, typer.Argument(
         help="Names like 03_tapo, or files; all six if none is given.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing copies.")] = False,
-) -> None:
+    force: Annotated[bool, typer.Option("--force", help="Replace existing copies.")] = False) -> None:
     """Copy notebooks without their solutions and outputs.
 
     Example: finer1 student-copy 03_tapo 04_evaluation --to handout

@@ -21,7 +21,7 @@ from finer1_lib.runs.fingerprints import parameters_of
 TASKS = {"MME": "mme", "MMBench": "mmbench_en_dev", "SEED-Bench": "seedbench"}  # the paper's name -> lmms-eval's
 WITHOUT_TASK = ("ImageWikiQA",)
 JUDGE = ("MMBench: answers that name no option go to a judge (OPENAI_API_KEY); without its key lmms-eval "
-         "draws a random letter, so count them in its samples")  # fmt: skip
+         "draws a random letter, so count them in its samples")
 
 
 def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -> Path:
@@ -37,14 +37,13 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
         raise UserError(f"{target} exists: name a folder that does not, or move it away")
     _check_commas(target)
     known = {entry.model: entry for entry in entries_in(run_dir)}
-    if model not in known:
+    entry, base = known.get(model), read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
+    if entry is None:
         raise UserError(f"run {run_dir.name!r} has no model {model!r}: there are {', '.join(known)}")
-    entry = known[model]
-    base = read_json(run_dir / "00_miniature_world" / "base.json").get("checkpoint")
     base, adapter = weights_at(entry, base, entry.adapter and run_dir / entry.adapter)
     if entry.checkpoint and adapter is None:
-        raise UserError(f"{model} is {entry.checkpoint}, not trained by this run: lmms-eval takes a chat"
-                        " checkpoint as it is")
+        raise UserError(f"{model} is {entry.checkpoint}, not trained by this run: lmms-eval takes a chat "
+                        "checkpoint as it is")
     if not base:
         raise UserError(f"run {run_dir.name!r} has no base model yet: run 00_miniature_world first")
     loaded = models.load(base, adapter, device="cpu", dtype="bfloat16")

@@ -1,6 +1,6 @@
 """What a preflight check returns: rows of pass, warn, fail or skip, with what was found, where, and the fix.
 
-    >>> warn("3 of 100 images are shrunk", "04_evaluation.max_pixels", "raise it").level
+    >>> judged(False, "3 of 100 images are shrunk", "04_evaluation.max_pixels", "raise it", warn).level
     'warn'
 
 A check is one function from a subject (the doctor's `Subject`, gpu_check's `Bench`) to rows. `examine` runs
@@ -8,6 +8,7 @@ them all; one that breaks is a row too and stops no other.
 """
 
 from collections import Counter
+from functools import partial
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from finer1_lib.core.errors import UserError, printable
@@ -24,33 +25,26 @@ class Row(NamedTuple):
     mend: str = ""  # how to fix it; "" where nothing is to be done
 
 
-# a check's name and one of its rows
 Finding = NamedTuple("Finding", [("check", str), ("level", str), ("what", str), ("where", str), ("mend", str)])
+Check = Callable[[Any], "list[Row]"]
+passed = partial(Row, "pass")
+warn = partial(Row, "warn")  # changes what the numbers mean, but stops nothing
+fail = partial(Row, "fail")  # with it the run would stop, or its numbers be wrong
 
 
 class NotYet(Exception):
     """What a check would read does not exist yet, and that is not a mistake; the text says why."""
 
 
-def passed(what: str, where: str = "") -> Row:
-    """A row that needs nothing."""
-    return Row("pass", what, where)
+def judged(fine: bool, what: str, where: str, mend: str, level: Callable[..., Row] = fail) -> Row:
+    """A row that passes if it is `fine`, else a failure (or a warning)."""
+    return passed(what, where) if fine else level(what, where, mend)
 
 
-def warn(what: str, where: str, mend: str) -> Row:
-    """A row that changes what the numbers mean, but stops nothing."""
-    return Row("warn", what, where, mend)
-
-
-def fail(what: str, where: str, mend: str) -> Row:
-    """A row with which the run would stop, or its numbers be wrong."""
-    return Row("fail", what, where, mend)
-
-
-def refused(error: Exception, where: str) -> Row:
-    """A UserError as a row: these messages end in "; how to fix it"."""
-    what, _, fix = str(error).rpartition("; ")
-    return fail(what or fix, where, fix if what else "see the message")
+def told(text: Any, where: str, level: Callable[..., Row] = fail, mark: str = "; ") -> Row:
+    """A message (also a UserError) that ends in "; how to fix it", as a row."""
+    what, _, fix = str(text).rpartition(mark)
+    return level(what or fix, where, fix if what else "see the message")
 
 
 def shortly(names: "list[str]", most: int = 3) -> str:
@@ -58,13 +52,10 @@ def shortly(names: "list[str]", most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-Check = Callable[[Any], "list[Row]"]
-
-
-def examine(subject: Any, checks: Mapping[str, Check]) -> list[Finding]:
-    """Run the checks {name: function} on a subject: at least one finding per check, in their order."""
-    return [Finding(name, *map(printable, row))
-            for name, check in checks.items() for row in _run(check, subject)]
+def examine(subject: Any, checks: "Mapping[str, Check | tuple[Check, ...]]") -> list[Finding]:
+    """Run the checks {name: one function or several} on a subject: at least a finding each, in their order."""
+    return [Finding(name, *map(printable, row)) for name, parts in checks.items()
+            for check in (parts if isinstance(parts, tuple) else (parts,)) for row in _run(check, subject)]
 
 
 def _run(check: Check, subject: Any) -> list[Row]:
@@ -73,7 +64,7 @@ def _run(check: Check, subject: Any) -> list[Row]:
     except NotYet as reason:
         return [Row("skip", str(reason))]
     except UserError as error:
-        return [refused(error, "")]
+        return [told(error, "")]
     except OSError as error:  # a disk, a share or another user's file: not a fault of the kit
         return [fail(error.strerror or str(error), str(error.filename or ""),
                      "make it readable, or take it out")]

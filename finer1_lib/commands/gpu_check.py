@@ -12,9 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
-from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, passed, warn
+from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, judged, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, question_for, user_message
@@ -34,13 +34,6 @@ HALF, SINGLE = 0.05, 1e-3  # bounds of the mean difference of log-probabilities,
 UNDER, OVER = 0.6, 1.15  # measured bytes, relative to the planned ones
 TOKENS = 64  # of a completion, where only agreement counts
 ANSWER = "<think> red crown, black back </think><answer> Dunen Wren </answer>"
-
-
-class Update(NamedTuple):
-    """One micro-batch: `backward` runs forward and backward over completions of so many tokens."""
-
-    backward: Callable[[], Any]
-    completion: int
 
 
 @dataclass
@@ -133,24 +126,27 @@ class Bench:
             model.gradient_checkpointing_disable()
         model.train()
 
-    def largest(self, stage: str) -> Update:
-        """The largest micro-batch of a stage: all its rows with full completions, as the plan counts them."""
+    def largest(self, stage: str) -> tuple[Callable[[], Any], int]:
+        """The largest micro-batch of a stage, as the plan counts it: all its rows with full completions.
+
+        (a function that runs forward and backward over it, tokens of its completions).
+        """
         rows = self.get(stage, "micro_batch_size")
         if stage == SFT:
-            ids, mask = self.completions(rows, plans.RATIONALE_TOKENS)
-            sides = [[self.prompt(stage, seed) for seed in range(rows)]]
+            tokens, sides = plans.RATIONALE_TOKENS, [[self.prompt(stage, seed) for seed in range(rows)]]
         else:
+            tokens = self.get(stage, "max_new_tokens")
             group = self.get(stage, "n_anchor") + self.get(stage, "n_positive")
-            ids, mask = self.completions(rows, self.get(stage, "max_new_tokens"))
             together = math.gcd(group, rows)  # rows of one group, as `sharing.bundle` keeps them
             prompts = [self.prompt(stage, seed) for seed in range(2 * rows // together)]
             sides = [[p for p in half for _ in range(together)] for half in (prompts[::2], prompts[1::2])]
+        ids, mask = self.completions(rows, tokens)
 
         def backward() -> None:
             parts = [self.scored(side, ids, mask) for side in sides]
             sum(part.logp.sum() + part.entropy.sum() for part in parts).backward()
 
-        return Update(backward, ids.shape[1])
+        return backward, tokens
 
     def peak(self, work: Callable[[], Any]) -> int:
         """The peak of allocated bytes on the GPU while `work` runs."""
@@ -207,17 +203,14 @@ def _steps(log: Path, what: str, where: str) -> Row:
     rows = pd.read_csv(log)[["loss", "grad_norm"]]
     text = f"{what}: {len(rows)} steps, loss {rows['loss'].iloc[-1]:.3g}, gradient norm " + ", ".join(
         f"{norm:.3g}" for norm in rows["grad_norm"])
-    if rows.abs().lt(float("inf")).all(axis=None) and rows["grad_norm"].gt(0).all():  # false for nan
-        return passed(text, where)
-    return fail(text, where, "set backend to transformers, or install the versions of constraints.txt")
+    fine = rows.abs().lt(float("inf")).all(axis=None) and rows["grad_norm"].gt(0).all()  # false for nan
+    return judged(fine, text, where, "set backend to transformers, or install the versions of constraints.txt")
 
 
 def scaler(bench: Bench) -> list[Row]:
     """Eight steps in float16: a scaler that halves its scale at every step never takes one."""
-    import torch
-
     loaded = bench.load(str(WEIGHTS))
-    if loaded.dtype != torch.float16:
+    if str(loaded.dtype) != "torch.float16":
         raise NotYet(f"computed in {loaded.dtype}: no scaler is needed")
     config = sft.SftConfig(epochs=4, batch_size=3, micro_batch_size=3, warmup_steps=1)
     trainer = sft.build_trainer(loaded, examples(bench.folder)[0], config, bench.folder / "scaler")
@@ -230,9 +223,8 @@ def scale_row(scale: float, norms: list[float]) -> Row:
     """Whether the final scale and the gradient norms show a collapse."""
     finite = sum(abs(norm) < float("inf") for norm in norms)
     text = f"scale {scale:g} at the end, {finite} of {len(norms)} gradient norms finite"
-    if scale >= 1 and 2 * finite > len(norms):
-        return passed(text, "float16")
-    return fail(text, "float16", "use a GPU with bfloat16, or backend transformers with load_in_4bit true")
+    return judged(scale >= 1 and 2 * finite > len(norms), text, "float16",
+                  "use a GPU with bfloat16, or backend transformers with load_in_4bit true")
 
 
 def log_probabilities(bench: Bench) -> list[Row]:
@@ -267,64 +259,52 @@ def unsloths(bench: Bench) -> list[Row]:
 
 
 def _bound(loaded: Any) -> float:
-    import torch
-
-    return SINGLE if loaded.dtype == torch.float32 else HALF
+    return SINGLE if str(loaded.dtype) == "torch.float32" else HALF
 
 
 def _agree(ours: Any, theirs: Any, loaded: Any, whose: str) -> Row:
-    apart = (ours.float() - theirs.float()).abs()
+    apart, bound = (ours.float() - theirs.float()).abs(), _bound(loaded)
     text = (f"{whose}: differ by {apart.mean():.2g} nats on average, {apart.max():.2g} at most, "
-            f"{apart.numel()} tokens")
-    if apart.mean() <= _bound(loaded):  # false for nan
-        return passed(text)
-    return fail(f"{text}; at most {_bound(loaded):g} on average is rounding", loaded.checkpoint,
-                "backend transformers, or the versions of constraints.txt")
+            f"{apart.numel()} tokens; at most {bound:g} on average is rounding")
+    return judged(bool(apart.mean() <= bound), text, loaded.checkpoint,  # false for nan
+                  "backend transformers, or the versions of constraints.txt")
 
 
 def gradients(bench: Bench) -> list[Row]:
-    """The gradient norm of one row, with and without checkpointing."""
-    import torch
-
-    prompt, (ids, mask), norms = bench.prompt(SFT), bench.completions(1, TOKENS), {}
-    model = bench.loaded.model
-    for on in (True, False):
-        bench.training(on)
+    """The gradient norm of one row, finite, and equal with and without checkpointing."""
+    prompt, (ids, mask), model = bench.prompt(SFT), bench.completions(1, TOKENS), bench.loaded.model
+    norms = []
+    for checkpointing in (True, False):
+        bench.training(checkpointing)
         model.zero_grad()
         with memory_advice("a step of one row"):
             bench.scored([prompt], ids, mask).logp.mean().backward()
-        squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
-        norms[on] = float(sum(squares, torch.zeros(()))) ** 0.5
+        squares = (p.grad.float().square().sum() for p in model.parameters() if p.grad is not None)
+        norms.append(float(sum(squares)) ** 0.5)
     model.zero_grad()
-    text = f"norm {norms[True]:.4g} with checkpointing, {norms[False]:.4g} without"
-    close = abs(norms[True] - norms[False]) <= _bound(bench.loaded) * norms[False]
-    if close and 0 < norms[True] < float("inf"):
-        return [passed(text)]
-    return [fail(text, bench.checkpoint, "set gradient_checkpointing to false, or backend to transformers")]
+    close = abs(norms[0] - norms[1]) <= _bound(bench.loaded) * norms[1] and 0 < norms[0] < float("inf")
+    return [judged(close, f"norm {norms[0]:.4g} with checkpointing, {norms[1]:.4g} without", bench.checkpoint,
+                   "set gradient_checkpointing to false, or backend to transformers")]
 
 
 def memory(bench: Bench, stage: str) -> list[Row]:
     """Bytes of one micro-batch, as large as it can get, compared with the plan."""
-    update, loaded, values = bench.largest(stage), bench.loaded, bench.plan.parameters
+    (backward, tokens), loaded, values = bench.largest(stage), bench.loaded, bench.plan.parameters
     bench.training(loaded.gradient_checkpointing or loaded.backend == "unsloth")
     with memory_advice(f"a micro-batch of {stage}", loaded, training=True,
                        micro_batch_size=bench.get(stage, "micro_batch_size")):
-        measured = bench.peak(update.backward)
+        measured = bench.peak(backward)
     loaded.model.zero_grad()
-    rows = plans.plan(stage, values[stage], bench.checkpoint, completion=update.completion,
-                      trained=values[SFT])
+    rows = plans.plan(stage, values[stage], bench.checkpoint, completion=tokens, trained=values[SFT])
+    text = f"{measured / plans.GiB:.2f} GiB measured"
     if rows is None:
-        return [warn(f"{measured / plans.GiB:.2f} GiB measured", stage,
-                     "the plan does not know this checkpoint")]
+        return [warn(text, stage, "the plan does not know this checkpoint")]
     planned = sum(row.bytes for row in rows  # without what this single step does not allocate
                   if row.moment in ("held", "update") and row.part not in ("optimizer", "pictures' features"))
-    text = (f"{measured / plans.GiB:.2f} GiB measured, {planned / plans.GiB:.2f} planned, "
-            "without the optimizer's moments")
-    if measured > OVER * planned:
-        return [warn(text, stage, "the plan is too low here: leave more room, or take the next fallback")]
-    if measured < UNDER * planned:
-        return [warn(text, stage, "the plan is too careful here: a larger micro-batch may fit")]
-    return [passed(text, stage)]
+    text += f", {planned / plans.GiB:.2f} planned, without the optimizer's moments"
+    advice = ("the plan is too low here: leave more room, or take the next fallback" if measured > planned
+              else "the plan is too careful here: a larger micro-batch may fit")
+    return [judged(UNDER * planned <= measured <= OVER * planned, text, stage, advice, warn)]
 
 
 def vllm(bench: Bench) -> list[Row]:
@@ -339,10 +319,9 @@ def vllm(bench: Bench) -> list[Row]:
         return [fail("vLLM is not installed", "vllm", "install one that needs this torch, or do without")]
     own = importlib.metadata.version("torch")
     wanted = [one for one in map(Requirement, needs) if one.name == "torch"]
-    if all(one.specifier.contains(own.partition("+")[0], prereleases=True) for one in wanted):
-        return [passed(f"vLLM {version} takes torch {own}", "vllm")]
-    return [fail(f"vLLM {version} needs {wanted[0]}, torch is {own}", "vllm",
-                 "install vLLM in a separate environment")]
+    fine = all(one.specifier.contains(own.partition("+")[0], prereleases=True) for one in wanted)
+    text = f"vLLM {version} takes torch {own}" if fine else f"vLLM {version} needs {wanted[0]}, torch is {own}"
+    return [judged(fine, text, "vllm", "install vLLM in a separate environment")]
 
 
 CHECKS: dict[str, Check] = {
@@ -350,7 +329,7 @@ CHECKS: dict[str, Check] = {
     "fp16 scaler": scaler,  # its scale does not collapse (float16 only: a T4)
     "log-probabilities": log_probabilities,  # the kit's own against the model's logits
     "Unsloth's": unsloths,  # the kit's own against Unsloth's
-    "gradients": gradients,  # finite, and equal with and without checkpointing
+    "gradients": gradients,
     "memory of SFT": lambda bench: memory(bench, SFT),  # a step, against the plan
     "memory of TAPO": lambda bench: memory(bench, TAPO),
     "vLLM": vllm,  # if requested: whether it needs the installed torch

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Mapping, NamedTuple, Optional, Sequence
 
 import typer
 
-from finer1_lib.commands.terminal import OutputRoot, show_table, write_json
+from finer1_lib.commands.terminal import Json, OutputRoot, show_table, write_json
 from finer1_lib.core.errors import UserError, first_line
 
 
@@ -41,18 +41,17 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
     path = run / "04_evaluation" / "records.jsonl"
     if not path.is_file():
         raise UserError(f"{records!r} is no file, and no run with answers: there is no {path}")
-    data, guide = run / "01_data", run / "01_data" / "guide.json"
+    images, tree, guide = (run / "01_data" / name for name in ("images.parquet", "taxonomy.json", "guide.json"))
+    again = f"run 01_data again, or give {path} itself"
     try:
-        table = pd.read_parquet(data / "images.parquet", columns=["super_category", "sub_category"])
+        table = pd.read_parquet(images, columns=["super_category", "sub_category"])
     except (OSError, ValueError) as error:
-        raise UserError(f"{data / 'images.parquet'} cannot be read ({first_line(error)}): run 01_data again,"
-                        f" or give {path} itself") from None
+        raise UserError(f"{images} cannot be read ({first_line(error)}): {again}") from None
     names = {word: sorted(set(part["sub_category"])) for word, part in table.groupby("super_category")}
-    taxonomy = read_json(data / "taxonomy.json")
+    taxonomy, known = read_json(tree), parameters_of(path.parent)
     if not all(isinstance(ranks, dict) and all(isinstance(value, str) for value in ranks.values())
                for ranks in taxonomy.values()):
-        raise UserError(f"{data / 'taxonomy.json'} holds no taxonomy: run 01_data again, or give {path} itself")
-    known = parameters_of(path.parent)
+        raise UserError(f"{tree} holds no taxonomy: {again}")
     main, more = known.get("text_similarity", "auto"), known.get("more_similarities", [])
     if not isinstance(more, list) or not all(isinstance(name, str) for name in (main, *more)):
         raise UserError(f"{path.with_name('stage.json')} does not say how it was scored: give {path} itself,"
@@ -70,12 +69,11 @@ def rescore(
     similarity: Annotated[Optional[list[str]], typer.Option(
         help="Sim of the open world, the main one first; may be repeated.",
         show_default="the run's, else auto")] = None,
-    json_file: Annotated[Optional[str], typer.Option("--json", help="Also write all rows here.")] = None,
+    json_file: Json = None,
     csv_file: Annotated[Optional[str], typer.Option("--csv", help="The same as a table.")] = None,
     set_aside: Annotated[bool, typer.Option(
         "--set-aside", help="First move lines that are no records into a file beside.")] = False,
-    output_root: OutputRoot = None,
-) -> None:
+    output_root: OutputRoot = None) -> None:
     """Compute every score again from the records alone, line by line: no model, and files of any length.
 
     Example: finer1 rescore outputs/miniature/04_evaluation/records.jsonl --json rows.json
@@ -86,8 +84,7 @@ def rescore(
     from finer1_lib.core.files import check_targets, is_file
     from finer1_lib.data.guide import read_guide
     from finer1_lib.data.taxonomy import find_taxonomy
-    from finer1_lib.evaluation import records as record_file
-    from finer1_lib.evaluation.records import RecordFile, names_in
+    from finer1_lib.evaluation.records import RecordFile, names_in, set_aside as set_lines_aside
     from finer1_lib.evaluation.scores.rescore import paths_of, rescore as rescored
     from finer1_lib.evaluation.scores.scoring import make_scorer
     from finer1_lib.evaluation.scores.similarity import make_similarity
@@ -106,10 +103,10 @@ def rescore(
             raise UserError(f"--guide: {guide} is no file")
         known = read_guide(guide)
     if set_aside:
-        print(record_file.set_aside(source.path))
+        print(set_lines_aside(source.path))
     file = RecordFile(source.path)
-    found_names = names_in(file)
-    names, tree = source.names or found_names, dict(source.taxonomy)
+    found_names, tree = names_in(file), dict(source.taxonomy)
+    names = source.names or found_names
     if guide is not None or taxonomy is not None or not tree:
         table = pd.DataFrame([(word, name) for word, group in found_names.items() for name in group],
                              columns=["super_category", "sub_category"])
@@ -123,8 +120,7 @@ def rescore(
     labels = source.labels or {row["model"]: row["model"] for row in found.rows}
     for scorer in scorers:
         title = f"{found.records:,} records, {scorer.name} scorer, similarity {main.name}: percent [95 % interval]"
-        show_table("\n".join(filter(None, (title, source.coverage))),
-                   *main_table(found.rows, scorer.name, labels))
+        show_table(title, *main_table(found.rows, scorer.name, labels), source.coverage)
     if found.torn is not None:
         print(f"line {found.torn}, the last one, is torn: left out")
     if found.doubled:

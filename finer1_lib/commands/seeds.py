@@ -1,34 +1,27 @@
 """Pool runs that differ only in seed; intervals account for variance across seeds and across sub-categories.
 
-The seed is that of all notebooks of a run: images, shots, rationales, training and the sample of test images
-change with it. No model is loaded but the text encoder where text_similarity is siglip. The interval is of
-2,000 resamples of
+The seed is of all notebooks: images, shots, rationales, training and test images change with it. The interval
+is of 2,000 resamples of the seeds (each with all that its run answered) and, in each super-category, of the
+sub-categories, the SAME ones for every seed drawn: a sub-category is as hard in one run as in the other.
+Draws of so few vary too little: the deviation of R seeds is stretched by sqrt(R / (R - 1)), that of sub-
+categories to Student's t. Over 400 simulated experiments with three seeds and 40 sub-categories, for seeds
+that differ not at all, a little and much, 95 % intervals contained the truth in 99, 99, 96 % (here), 93, 87,
+73 % (sub-categories alone), 88, 92, 93 % (seeds alone). scipy.stats.bootstrap resamples rows, not the two
+sides of a crossed table.
 
-    seeds            as many as there are, with replacement; a run comes with everything it answered
-    sub-categories   as many as there are in each super-category, with replacement, the SAME ones for every
-                     seed drawn (a sub-category is as hard in one run as in the other)
-
-Draws of so few vary too little: the deviation of R seeds is stretched by sqrt(R / (R - 1)), that of
-sub-categories to Student's t. Over 400 simulated experiments with three seeds and 40 sub-categories, for
-seeds that differ not at all, a little and much, 95 % intervals contained the truth in 99, 99, 96 % (here),
-93, 87, 73 % (sub-categories alone), 88, 92, 93 % (seeds alone). No library has this interval:
-scipy.stats.bootstrap resamples rows, not the two sides of a crossed table.
-
-Source: Owen 2007, "The pigeonhole bootstrap" (doi 10.1214/07-AOAS122): rows and columns of a crossed table
-resampled independently.
+Source: Owen 2007, "The pigeonhole bootstrap" (doi 10.1214/07-AOAS122).
 """
 
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, read_json, read_jsonl
 from finer1_lib.core.plots import file_of
-from finer1_lib.core.statistics import (
-    LEVEL, RESAMPLES, Estimate, cluster_weights, paired_difference, reach_of,
-)  # fmt: skip
+from finer1_lib.core.statistics import (LEVEL, RESAMPLES, Estimate, cluster_weights, paired_difference,
+                                        reach_of)
 from finer1_lib.evaluation.entries import Entry, labels_of, pairs_of
 from finer1_lib.evaluation.plots import seed_dots
 from finer1_lib.evaluation.scores.scoring import main_reading, make_scorer, reading, score_records
@@ -54,9 +47,6 @@ class Run(NamedTuple):
     commit: Optional[str]
 
 
-# Reading runs -------------------------------------------------------------------------------------
-
-
 def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[Run]:
     """Read finished runs and refuse those that may not be pooled.
 
@@ -66,26 +56,24 @@ def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[R
     if len(names) < 2:
         raise UserError("seeds pools several runs: name at least two, as in `finer1 seeds miniature seed1`")
     folders = [find_run(output_root, name) for name in names]
-    settings = [_settings(folder) for folder in folders]
-    for name, other in zip(names[1:], settings[1:]):
-        for key in settings[0].keys() | other.keys():
-            one, two = (found.get(key, "(not set)") for found in (settings[0], other))
+    first, *others = map(_settings, folders)
+    for name, other in zip(names[1:], others):
+        for key in first.keys() | other.keys():
+            one, two = (found.get(key, "(not set)") for found in (first, other))
             if one != two:
                 raise UserError(
                     f"runs {names[0]} and {name} differ in {key} ({one} and {two}): only seeds may differ")
-    known: dict[int, str] = {}
-    for name, folder in zip(names, folders):
-        seed = _seed(folder)
-        if seed in known:
-            raise UserError(f"runs {known[seed]} and {name} have the same seed {seed}: one run twice")
-        known[seed] = name
-    runs = [_read(folder, seed) for folder, seed in zip(folders, known)]
+    known = [_seed(folder) for folder in folders]
+    for place, seed in enumerate(known):
+        if seed in known[:place]:
+            one, two = names[known.index(seed)], names[place]
+            raise UserError(f"runs {one} and {two} have the same seed {seed}: one run twice")
+    runs = list(map(_read, folders, known))
     same = {"sub-categories": ["super_category", "sub_category", "categories"], "models": ["model"]}
-    for run in runs[1:]:
-        for what, columns in same.items():
-            members = [set(one.scores[columns].itertuples(index=False, name=None)) for one in (runs[0], run)]
-            if members[0] != members[1]:
-                raise UserError(f"runs {runs[0].name} and {run.name} were not evaluated on the same {what}")
+    for run, (what, columns) in product(runs[1:], same.items()):
+        one, two = (set(one.scores[columns].itertuples(index=False, name=None)) for one in (runs[0], run))
+        if one != two:
+            raise UserError(f"runs {runs[0].name} and {run.name} were not evaluated on the same {what}")
     return runs
 
 
@@ -118,9 +106,6 @@ def _read(folder: Path, seed: int) -> Run:
     return Run(folder.name, seed, entries_in(folder), main_reading(scores), stage.get("git_commit"))
 
 
-# Pooling ------------------------------------------------------------------------------------------
-
-
 def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
     """All that is reported of several runs, ready for JSON; `seed` is of the resampling.
 
@@ -131,15 +116,13 @@ def pool(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any]:
     scored = runs[0].scores.groupby("setting")["model"].agg(set)  # an encoder has no open world
     models = [model for model in labels if model in set().union(*scored)]
     rows, differences = [], []
-    for setting, metric, _ in MAIN_SETTINGS:
-        here = scored.get(setting, set())
-        for categories in CATEGORIES:
-            where = {"setting": setting, "metric": metric, "categories": categories}
-            for model in (name for name in models if name in here):
-                known = {"model": model, "label": label_of(model, labels), **where}
-                rows.append({**known, **_pooled([_cell(run, model, **where) for run in runs], seed)[1]})
-            differences += [_difference(runs, first, second, seed, **where)
-                            for first, second in pairs_of(runs[0].entries) if {first, second} <= here]
+    for (setting, metric, _), categories in product(MAIN_SETTINGS, CATEGORIES):
+        here, where = scored.get(setting, set()), dict(setting=setting, metric=metric, categories=categories)
+        rows += [{"model": model, "label": label_of(model, labels), **where,
+                  **_pooled([_cell(run, model, **where) for run in runs], seed)}
+                 for model in models if model in here]
+        differences += [_difference(runs, first, second, seed, **where)
+                        for first, second in pairs_of(runs[0].entries) if {first, second} <= here]
     claimed = claims(models)
     compared = [_difference(runs, row["first"], row["second"], seed, setting=row["setting"],
                             metric=row["metric"], categories=row["categories"]) for row in claimed]
@@ -164,26 +147,24 @@ def _difference(runs: Sequence[Run], first: str, second: str, seed: int, **where
         if one["item_id"].tolist() != two["item_id"].tolist():
             raise UserError(f"run {run.name!r}: {first} and {second} were not evaluated on the same items")
         minus.append(one.assign(value=one["value"] - two["value"]))
-    estimate, found = _pooled(minus, seed, -1.0)
-    return {"first": first, "second": second, **where, **found, "p": estimate.p, "reading": reading(estimate)}
+    return {"first": first, "second": second, **where, **_pooled(minus, seed, -1.0)}
 
 
-def _pooled(cells: Sequence[Any], seed: int, lowest: float = 0.0) -> tuple[Estimate, dict[str, Any]]:
-    """The estimate over all seeds, with a p-value if it is of a difference, and its part of a row."""
+def _pooled(cells: Sequence[Any], seed: int, lowest: float = 0.0) -> dict[str, Any]:
+    """The estimate over all seeds as part of a row; with p-value and reading if it is of a difference."""
     columns = [[list(cell[name]) for cell in cells] for name in ("value", "sub_category", "super_category")]
     estimate = crossed_mean(*columns, seed=seed, lowest=lowest)
-    if lowest < 0:
-        flat, inside, around = map(list, map(chain.from_iterable, columns))
-        flips = paired_difference(flat, [0.0] * len(flat), inside, around, seed=seed)
-        estimate = replace(estimate, p=flips.p)
     own = [float(cell.groupby("super_category")["value"].mean().mean()) for cell in cells]
-    return estimate, {**estimate.as_row(), "clusters": estimate.clusters, "per_seed": own}
+    found = {**estimate.as_row(), "clusters": estimate.clusters, "per_seed": own}
+    if lowest == 0:
+        return found
+    flat, inside, around = map(list, map(chain.from_iterable, columns))
+    p = paired_difference(flat, [0.0] * len(flat), inside, around, seed=seed).p
+    return {**found, "p": p, "reading": reading(replace(estimate, p=p))}
 
 
-def crossed_mean(
-    values: Sequence[Sequence[float]], clusters: Sequence[Sequence], groups: Sequence[Sequence], *,
-    seed: int = 0, lowest: float = 0.0,
-) -> Estimate:
+def crossed_mean(values: Sequence[Sequence[float]], clusters: Sequence[Sequence], groups: Sequence[Sequence],
+                 *, seed: int = 0, lowest: float = 0.0) -> Estimate:
     """Mean over seeds of the unweighted mean over groups, with the interval described above.
 
     For each seed its scores (at most 1, at least `lowest`: 0 for scores, -1 for differences), and sub-category
@@ -199,34 +180,28 @@ def crossed_mean(
         codes = [keys[key] for key in zip(around, inside)]
         np.add.at(sums[r], codes, scores)
         np.add.at(sizes[r], codes, 1)
-    group_of, rng = np.array([group for group, _ in keys]), np.random.default_rng(seed)
-    kinds, count, seeds = np.unique(group_of), len(keys), len(values)
-    value = float(np.mean([(sums[:, group_of == kind].sum(1) / sizes[:, group_of == kind].sum(1)).mean()
-                           for kind in kinds]))
-    known = {"value": value, "n": int(sizes.sum()), "clusters": count}
-    if min((group_of == kind).sum() for kind in kinds) < 2 or seeds < 2:
-        return Estimate(low=None, high=None, **known)
-    flat = np.concatenate([np.asarray(scores, dtype=float) for scores in values])
+    kinds, group_of, members = np.unique([group for group, _ in keys], return_inverse=True, return_counts=True)
+    count, seeds, rng = len(keys), len(values), np.random.default_rng(seed)
+    own = [group_of == kind for kind in range(len(kinds))]
+    value = float(np.mean([(sums[:, here].sum(1) / sizes[:, here].sum(1)).mean() for here in own]))
+    known = Estimate(value, None, None, int(sizes.sum()), count)
+    if members.min() < 2 or seeds < 2:
+        return known
+    flat, inside, around = (list(chain.from_iterable(column)) for column in (values, clusters, groups))
     if np.ptp(flat) == 0:  # a bootstrap of equal values would claim certainty
-        inside, around = (list(chain.from_iterable(parts)) for parts in (clusters, groups))
         exact = paired_difference(flat, np.zeros(len(flat)), inside, around, seed=seed)
-        return Estimate(low=max(lowest, exact.low), high=exact.high, **known)
+        return replace(known, low=max(lowest, exact.low), high=exact.high)
     tail = (1 - LEVEL) / 2
     drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
     drawn = 1 / seeds + np.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)  # (resamples, seeds)
-    weights = cluster_weights(np.searchsorted(kinds, group_of), rng)
     stretch = reach_of(count, len(kinds), tail) / norm.ppf(1 - tail)
-    weights = 1 + stretch * (weights - 1)  # (resamples, clusters)
+    weights = 1 + stretch * (cluster_weights(group_of, rng) - 1)  # (resamples, clusters)
     parts = []
-    for kind in kinds:
-        here = group_of == kind
-        own = np.ascontiguousarray(weights[:, here])
-        parts.append((drawn * (own @ sums[:, here].T) / (own @ sizes[:, here].T)).sum(1))
+    for here in own:
+        inner = np.ascontiguousarray(weights[:, here])
+        parts.append((drawn * (inner @ sums[:, here].T) / (inner @ sizes[:, here].T)).sum(1))
     low, high = np.clip(np.quantile(np.mean(parts, axis=0), [tail, 1 - tail]), lowest, 1.0)
-    return Estimate(low=float(min(low, value)), high=float(max(high, value)), **known)
-
-
-# Tables and figure --------------------------------------------------------------------------------
+    return replace(known, low=float(min(low, value)), high=float(max(high, value)))
 
 
 def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
@@ -247,14 +222,6 @@ def tables(pooled: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
             "paired differences, in points": (["difference", *titles, "p", "reading"], minus),
             "the paper's orderings, our differences in points": (
                 ["figure", "the paper has", *titles[1:], "p", "here"], orders)}
-
-
-def main_lines(pooled: Mapping[str, Any]) -> list[list[str]]:
-    """The lines of the main table (`summary.main_table`) with means over seeds in its cells."""
-    cells = {(row["label"], row["setting"], row["categories"]): percent(row) for row in pooled["rows"]}
-    columns = [(setting, kind) for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
-    return [[label, *(cells.get((label, *column), "-") for column in columns)]
-            for label in dict.fromkeys(row["label"] for row in pooled["rows"])]
 
 
 def draw(pooled: Mapping[str, Any], path: Path) -> None:

@@ -37,23 +37,18 @@ def write_json(file: Optional[str], content: Any) -> None:
         atomic_write_json(Path(file), content)
 
 
-def show_table(title: str, titles: list[str], rows: list[list[str]]) -> None:
-    """Print a table of texts, at least 110 columns wide where the output is not a terminal."""
+def show_table(title: str, titles: list[str], rows: list[list[str]], note: str = "") -> None:
+    """Print a table of texts below its title and a note, at least 110 columns wide where it is no terminal."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title=title)
-    for words in titles:
-        table.add_column(words, overflow="fold")
+    table = Table(*(Column(words, overflow="fold") for words in titles),
+                  title="\n".join(filter(None, (title, note))))
     for row in rows:  # labels are text, never markup nor control signs
         table.add_row(*("\n".join(map(printable, escape(cell).split("\n"))) for cell in row))
     console = Console()
     Console(width=max(console.width, 110) if not console.is_terminal else None).print(table)
-
-
-def _stop(signum: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + signum)
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -63,7 +58,8 @@ def run_app(app: typer.Typer) -> NoReturn:
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # closed by the parent process, as some schedulers do
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
-    signal.signal(signal.SIGTERM, _stop)  # so that kernels are shut down before this process ends
+    # ends by SystemExit, so that kernels are shut down before this process
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         with one_line_for_the_system(Path.cwd()):
             clean_this_process(figures=False)
@@ -74,7 +70,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         code = _complain(" ".join(error.format_message().split()), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except SystemExit as stop:  # of `_stop`
+    except SystemExit as stop:  # of the signal
         code = stop.code
     except Exception as error:
         from finer1_lib.runs.runner import NotebookFailure

@@ -1,9 +1,10 @@
 """A room's face: the few names that its `__init__` offers, each imported when it is first used.
 
     __getattr__, __all__ = face(__name__, {"split": "split_table seen_names", "triplets": "build_triplets"})
+    pd = Later("pandas")
 
 Importing a room therefore costs nothing: torch, trl and transformers come with the first name that needs
-them.
+them. `Later` is the same for one heavy library.
 """
 
 import importlib
@@ -20,3 +21,13 @@ def face(room: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], l
         return getattr(importlib.import_module(f"{room}.{home[name]}"), name)
 
     return __getattr__, sorted(home)
+
+
+class Later:
+    """A module that is imported when it is first used: `pd = Later("pandas")`."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._module), name)

@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
@@ -44,11 +44,14 @@ def plain(value: Any) -> Any:
 
 
 _FULL = re.compile("No space left on device|Disk quota exceeded|not enough space on the disk|disk is full")
-_ODD = re.compile(  # something in a file's or folder's place, a mount that is gone, a disk that fails
-    "Is a directory|Not a directory|File exists|Directory not empty|Too many levels of symbolic links|"
-    "File name too long|Input/output error|Stale file handle|Transport endpoint is not connected|"
-    "Host is down|No such device|File too large|Too many open files|resource busy|Text file busy")
-_REFUSED = re.compile("Permission denied|Operation not permitted|Access is denied|Read-only file system")
+_TROUBLE = (  # the system's words, what is wrong, what to do
+    ("Permission denied|Operation not permitted|Access is denied|Read-only file system",
+     "you may not read or write there", "ask the owner for the rights"),
+    # something in a file's or folder's place, a mount that is gone, a disk that fails
+    ("Is a directory|Not a directory|File exists|Directory not empty|Too many levels of symbolic links|"
+     "File name too long|Input/output error|Stale file handle|Transport endpoint is not connected|"
+     "Host is down|No such device|File too large|Too many open files|resource busy|Text file busy",
+     "nothing can be read or written there as it is", "see what is there, remove or repair it"))
 
 
 def system_line(error: str, folder: Path) -> Optional[str]:
@@ -66,11 +69,8 @@ def system_line(error: str, folder: Path) -> Optional[str]:
         return (f"the disk of {folder} is full ({why}): make room there (runs you no longer need, their"
                 " *.previous folders) or choose another --output-root; what is finished is kept, and the same"
                 " command goes on")
-    if not (refused := _REFUSED.search(error)) and not _ODD.search(error):
-        return None
-    what = "you may not read or write there" if refused else "nothing can be read or written there as it is"
-    fix = "ask the owner for the rights" if refused else "see what is there, remove or repair it"
-    return f"{error}: {what} ({folder}): {fix}, or choose another --run-name or --output-root"
+    return next((f"{error}: {what} ({folder}): {fix}, or choose another --run-name or --output-root"
+                 for words, what, fix in _TROUBLE if re.search(words, error)), None)
 
 
 @contextmanager
@@ -83,21 +83,6 @@ def one_line_for_the_system(folder: Path) -> Iterator[None]:
         if (line := system_line(str(error), place)) is None:
             raise
         raise UserError(line) from error
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk, so that a rename never precedes its content."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    except PermissionError:  # a folder on Windows, or a read-only file
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL or not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def is_file(path: "str | Path") -> bool:
@@ -114,7 +99,7 @@ def make_folder(folder: Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         line = (f"the folder {folder} cannot be made ({error.strerror}): choose another place"
-                " (--output-root, for a run)")  # fmt: skip
+                " (--output-root, for a run)")
         raise UserError(system_line(str(error), folder) or line) from error
 
 
@@ -162,9 +147,7 @@ def check_targets(*names: Optional[str]) -> None:
 
     A device (/dev/stdout, /dev/null) is refused: an atomic write would replace it by a file.
     """
-    for name in names:
-        if name is None:
-            continue
+    for name in (name for name in names if name is not None):
         try:
             if "\0" in name:
                 raise ValueError("a zero byte in it")
@@ -186,12 +169,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        files = list(temporary.rglob("*"))
+        files = [file for file in temporary.rglob("*") if file.is_file()]
         if len(files) > 100 and hasattr(os, "sync"):
             os.sync()  # one flush of everything is quicker than thousands of small ones
         else:
             for file in files:
-                _sync(file)
+                with suppress(PermissionError), file.open("rb+") as handle:  # a read-only file
+                    os.fsync(handle.fileno())
         if path.is_dir() and not path.is_symlink():
             os.replace(path, older)
         os.replace(temporary, path)
@@ -231,15 +215,13 @@ def append_jsonl(path: Path, *values: Any) -> None:
 
 def _cut_torn_line(file: Any) -> None:
     """Truncate an open binary file after its last newline, searched for from the end in pieces."""
-    end = start = file.seek(0, os.SEEK_END)
-    kept = newline = 0
-    while start > 0 and not newline:
-        stop, start = start, max(0, start - 65536)
-        file.seek(start)
+    stop, newline = (end := file.seek(0, os.SEEK_END)), 0
+    while stop and not newline:
+        start = file.seek(max(0, stop - 65536))
         newline = file.read(stop - start).rfind(b"\n") + 1
-        kept = start + newline if newline else 0
-    if kept < end:
-        file.truncate(kept)
+        stop = start
+    if stop + newline < end:
+        file.truncate(stop + newline)
     file.seek(0, os.SEEK_END)
 
 
@@ -287,7 +269,6 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
         import fcntl
     except ImportError:
         return None
-    mine = True
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -295,8 +276,7 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
             raise
         if not os.access(Path(path).parent, os.W_OK):
             return None
-        mine = False  # a lock file of another user's in a shared folder
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)  # a lock file of another user's in a shared folder
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -315,7 +295,7 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
                 raise
             os.close(handle)
             return None
-    if mine:
+    with suppress(OSError):  # not through a handle that only reads
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode("ascii"))
     return handle
@@ -338,16 +318,13 @@ def read_text(path: "str | Path") -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text, which can be written again.
-
-    Raises: ValueError: not JSON, a key twice in one object, nested too deeply, or a lone surrogate.
-    """
+    """The value of a JSON text, which can be written again; ValueError if it is not JSON, has a key twice in one
+    object, is nested too deeply, or has a lone surrogate."""
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
             raise ValueError(f"{max(keys, key=keys.count)!r} is listed twice")
-        return found
+        return dict(pairs)
 
     try:
         value = json.loads(text, object_pairs_hook=once)
@@ -370,11 +347,8 @@ def read_yaml(path: Path, where: str) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text.
-
-    Raises: UserError: not YAML, nested too deeply, a key listed twice (PyYAML silently takes the last), or a
-        number that YAML reads in base 8 or 60.
-    """
+    """The value of a YAML text; UserError if it is not YAML, is nested too deeply, has a key twice (PyYAML
+    silently takes the last), or a number that YAML reads in base 8 or 60."""
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
@@ -21,24 +23,21 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def walk(folder: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, os.DirEntry]]:
+def walk(folder: Path, skip: tuple[str, ...] = (), prefix: str = "") -> Iterator[tuple[str, os.DirEntry]]:
     """Every file under a folder by its relative posix path, without hidden ones and top names in `skip`."""
-    waiting = [(Path(folder), "")]
-    while waiting:
-        here, prefix = waiting.pop()
-        with os.scandir(here) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or (not prefix and entry.name in skip):
-                    continue
-                if entry.is_dir():
-                    waiting.append((Path(entry.path), f"{prefix}{entry.name}/"))
-                else:
-                    yield prefix + entry.name, entry
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in skip:
+                continue
+            if entry.is_dir():
+                yield from walk(Path(entry.path), prefix=f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name, entry
 
 
-def sha256_tree(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, str]:
+def sha256_tree(folder: Path, skip: tuple[str, ...] = (), prefix: str = "") -> dict[str, str]:
     """sha256 of every file of `walk`, sorted by name."""
-    return dict(sorted((name, sha256_file(Path(entry.path))) for name, entry in walk(folder, skip)))
+    return dict(sorted((name, sha256_file(Path(entry.path))) for name, entry in walk(folder, skip, prefix)))
 
 
 def digest(value: Any) -> str:
@@ -57,13 +56,10 @@ def recorded_hashes(target: Path, prefix: str = "", skip: tuple[str, ...] = ()) 
     """
     if target.is_file():
         return {prefix: sha256_file(target)}
-    found = {f"{prefix}/{name}" if prefix else name: sha for name, sha in sha256_tree(target, skip).items()}
-    tops: dict[str, dict[str, str]] = {}
-    for name, sha in found.items():
-        tops.setdefault(name.partition("/")[0] + "/" if "/" in name else "", {})[name] = sha
-    entries = tops.pop("", {})
-    for top, content in tops.items():
-        entries |= {top: digest(content)} if len(content) > _FOLD else content
+    found, entries = sha256_tree(target, skip, prefix and f"{prefix}/"), {}
+    for top, names in groupby(found, lambda name: "/" in name and name.partition("/")[0] + "/"):
+        content = {name: found[name] for name in names}
+        entries |= {top: digest(content)} if top and len(content) > _FOLD else content
     return dict(sorted(entries.items()))
 
 
@@ -77,35 +73,25 @@ def changed_outputs(folder: Path, outputs: Mapping[str, str]) -> list[str]:
         seen = files.read_json(folder / _SEEN)
     except UserError:
         seen = {}  # damaged: hash everything again
-    began, changed, same = time.time_ns(), [], {}
-    for name, sha256 in outputs.items():
-        state = _state(folder, name)
-        known = state is not None and seen.get(name) == [sha256, *state]
-        if known or state is not None and _hash_of(folder, name) == sha256:
-            same[name] = [sha256, *state]
-        else:
-            changed.append(name)
-    _note(folder, same, began, seen)
-    return changed
+    began = time.time_ns()
+    states = {name: _state(folder, name) for name in outputs}
+    same = {name: sha256 for name, sha256 in outputs.items() if (state := states[name]) and (
+        seen.get(name) == [sha256, *state]
+        or recorded_hashes(folder / name, name.rstrip("/")).get(name) == sha256)}
+    remember(folder, same, began, states, seen)
+    return [name for name in outputs if name not in same]
 
 
-def remember(folder: Path, outputs: Mapping[str, str], began: int) -> None:
+def remember(
+    folder: Path, outputs: Mapping[str, str], began: int, states: Mapping = {}, seen: Mapping = {}
+) -> None:
     """Keep size and times of outputs that were hashed from `began` (time_ns) on, for `changed_outputs`."""
-    found = {name: _state(folder, name) for name in outputs}
-    _note(folder, {name: [outputs[name], *state] for name, state in found.items() if state}, began, {})
-
-
-def _note(folder: Path, found: Mapping[str, list], began: int, seen: Mapping[str, Any]) -> None:
-    known = {**seen, **{name: state for name, state in found.items() if state[1] < began - _SETTLED}}
+    found = {name: states.get(name) or _state(folder, name) for name in outputs}
+    known = {**seen, **{name: [outputs[name], *state] for name, state in found.items()
+                        if state and state[0] < began - _SETTLED}}
     if known != seen:
-        try:
+        with suppress(OSError, UserError):  # another user's run or a full disk: the next call hashes again
             files.atomic_write_json(folder / _SEEN, known)
-        except (OSError, UserError):
-            return  # another user's run or a full disk: the next call hashes again
-
-
-def _hash_of(folder: Path, name: str) -> Optional[str]:
-    return recorded_hashes(folder / name, name.rstrip("/")).get(name)
 
 
 def _state(folder: Path, name: str) -> Optional[list]:

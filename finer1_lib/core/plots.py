@@ -39,6 +39,24 @@ def plain_axis(axis, size: int = 11) -> None:
     axis.tick_params(labelsize=size)
 
 
+def panels(rows: int, columns: int, size: tuple[float, float], **how: Any) -> tuple[Any, Any]:
+    """(figure, axes [rows, columns]); closed, so that a notebook draws the returned figure only once."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **how)
+    plt.close(fig)
+    return fig, axes
+
+
+def whisker(axis: Any, place: float, row: Any, unit: float, upright: bool = False, **style: Any) -> float:
+    """Draw the interval of a row (value, low, high) at its place, if it has one; the end of what is drawn."""
+    if row.low is None or row.low != row.low:  # NaN
+        return unit * row.value
+    ends = ([place, place], [unit * row.low, unit * row.high])
+    axis.plot(*(ends if upright else ends[::-1]), **style)
+    return unit * row.high
+
+
 _MISSING = re.compile(r"Glyph (\d+) .*missing from")
 _NO_FONT = "Last Resort"  # matplotlib's font of boxes: it claims every glyph
 _named: set[str] = set()  # packages already reported in this process

@@ -21,6 +21,7 @@ RESAMPLES = 2000
 LEVEL = 0.95
 POWER = 0.8
 EXACT_CLUSTERS = 14  # sign flips are enumerated up to here (16,384), sampled above
+Scores, Names = Sequence[float], Sequence[Hashable]
 
 
 def codes_of(keys: Sequence[Hashable]) -> Any:
@@ -35,31 +36,26 @@ def cluster_weights(groups: Any, seed: Any, resamples: int = RESAMPLES) -> Any:
     `groups` (K,) has codes 0, 1, ..., drawn in their order; `seed` may be a generator that has drawn before.
     """
     weights = np.zeros((resamples, len(groups)))
-    counts = tuple(np.bincount(groups).tolist())
-    draw = _drawn if hasattr(seed, "multinomial") else drawn_by_seed
-    for group, own in enumerate(draw(counts, seed, resamples)):
+    draw = drawn_by_seed.__wrapped__ if hasattr(seed, "multinomial") else drawn_by_seed
+    for group, own in enumerate(draw(tuple(np.bincount(groups).tolist()), seed, resamples)):
         weights[:, groups == group] = own
     return weights
 
 
 @lru_cache(maxsize=32)  # most tables need the same draws: some 50 MB on the paper's six data sets
-def drawn_by_seed(counts: tuple[int, ...], seed: int, resamples: int) -> tuple:
+def drawn_by_seed(counts: tuple[int, ...], seed: Any, resamples: int) -> tuple:
     """The weights of each group, (resamples, clusters of the group), cached."""
-    drawn = _drawn(counts, np.random.default_rng(seed), resamples)
+    rng = np.random.default_rng(seed)
+    drawn = tuple(rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+                  for count in counts)
     for own in drawn:
         own.setflags(write=False)  # the next caller gets the same arrays
     return drawn
 
 
-def _drawn(counts: Sequence[int], rng: Any, resamples: int) -> tuple:
-    drawn = [rng.multinomial(count, np.full(count, 1 / count), size=resamples) for count in counts]
-    return tuple(own.astype(float) for own in drawn)
-
-
 def reach_of(clusters: int, groups: int, tail: float) -> float:
-    """How many standard errors an interval reaches that leaves out `tail` on one side (or all but that):
-    Student's t, times sqrt(n / (n - groups)).
-    """
+    """How many standard errors an interval reaches that leaves out `tail` on one side: Student's t, times
+    sqrt(n / (n - groups))."""
     from scipy.stats import t
 
     freedom = clusters - groups
@@ -89,7 +85,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
-def mcnemar_p(first: Sequence[float], second: Sequence[float]) -> Optional[float]:
+def mcnemar_p(first: Scores, second: Scores) -> Optional[float]:
     """Exact two-sided McNemar p of two models' right (1) or wrong (0) answers to the same items.
 
     It ignores clusters, so it finds differences that the clustered test does not: read it beside that one,
@@ -99,15 +95,12 @@ def mcnemar_p(first: Sequence[float], second: Sequence[float]) -> Optional[float
 
     if not {*first, *second} <= {0, 1}:
         return None
-    pairs = [(int(a), int(b)) for a, b in zip(first, second)]
+    pairs = list(zip(first, second))
     table = [[pairs.count((a, b)) for b in (1, 0)] for a in (1, 0)]
     return min(1.0, float(mcnemar(table, exact=True).pvalue))
 
 
-def clusters_needed(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], *,
-    power: float = POWER, level: float = LEVEL,
-) -> Optional[int]:
+def clusters_needed(first: Scores, second: Scores, clusters: Names) -> Optional[int]:
     """Required number of sub-categories for a paired comparison to detect the difference; None for 0.
 
     Scores of two models on the same items, shape (n,). With differences of six sub-categories 1, 0, 1, 0, 1,
@@ -117,13 +110,10 @@ def clusters_needed(
     means = np.bincount(codes, values) / np.bincount(codes)
     if len(means) < 2 or means.mean() == 0:
         return None
-    return _sample_size(means.mean(), means.std(ddof=1), power, level)
+    return _sample_size(means.mean(), means.std(ddof=1))
 
 
-def items_needed(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], *,
-    power: float = POWER, level: float = LEVEL,
-) -> tuple[Optional[int], Optional[float]]:
+def items_needed(first: Scores, second: Scores, clusters: Names) -> tuple[Optional[int], Optional[float]]:
     """(required number of items at the present cluster sizes, design effect); (None, None) for no difference.
 
     The design effect is 1 + (m - 1) * ICC for m items a sub-category: how many more items are needed than if
@@ -131,24 +121,22 @@ def items_needed(
     """
     values, codes = np.subtract(first, second, dtype=float), codes_of(clusters)
     sizes, mean = np.bincount(codes), values.mean()
-    count, n = len(sizes), len(values)
+    count, n, means = len(sizes), len(values), np.bincount(codes, values) / sizes
     if count < 2 or mean == 0:
         return None, None
-    means = np.bincount(codes, values) / sizes
     between = float(sizes @ (means - mean) ** 2) / (count - 1)
     within = float(((values - means[codes]) ** 2).sum()) / (n - count) if n > count else 0.0
     shared = max(0.0, (between - within) / ((n - sizes @ sizes / n) / (count - 1)))
     variance = shared + within  # of one item's difference
     effect = 1 + (sizes @ sizes / n - 1) * shared / variance if variance else 1.0
-    return _sample_size(mean, (variance * effect) ** 0.5, power, level), float(effect)
+    return _sample_size(mean, (variance * effect) ** 0.5), float(effect)
 
 
-def _sample_size(difference: float, deviation: float, power: float, level: float) -> int:
+def _sample_size(difference: float, deviation: float) -> int:
     """Sample size of a two-sided paired comparison in the normal approximation, at least 2."""
     from statsmodels.stats.power import normal_sample_size_one_tail
 
-    n = normal_sample_size_one_tail(difference, power, (1 - level) / 2, deviation)
-    return max(2, int(np.ceil(n)))
+    return max(2, int(np.ceil(normal_sample_size_one_tail(difference, POWER, (1 - LEVEL) / 2, deviation))))
 
 
 @dataclass(frozen=True)
@@ -173,8 +161,7 @@ def has_interval(low: Optional[float]) -> bool:
 
 
 def clustered_mean(
-    values: Sequence[float], clusters: Sequence[Hashable], groups: Optional[Sequence[Hashable]] = None, *,
-    seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL,
+    values: Scores, clusters: Names, groups: Optional[Names] = None, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Estimate:
     """Mean of scores in [0, 1], shape (n,), with a bootstrap interval over whole clusters.
 
@@ -182,42 +169,36 @@ def clustered_mean(
     means, as in Fine-R1 (arXiv 2602.07605), Section 4, and clusters are resampled inside their group.
     ValueError for no scores, lengths that differ, or a score that is not finite.
     """
-    return _estimate(*_summed(values, clusters, groups), seed, resamples, level, lowest=0.0)
+    return _estimate(*_summed(values, clusters, groups), seed, resamples)
 
 
 def clustered_mean_of(
-    sums: Sequence[float], sizes: Sequence[float], groups: Optional[Sequence[Hashable]] = None, *,
-    seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL,
+    sums: Scores, sizes: Scores, groups: Optional[Names] = None, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Estimate:
-    """`clustered_mean` from each cluster's sum and number of scores, and its group, (K,) each.
-
-    The order of the clusters must be the one in which `clustered_mean` meets them: the draws depend on it.
-    """
+    """`clustered_mean` from each cluster's sum and number of scores, and its group, (K,) each, in the order in
+    which `clustered_mean` meets the clusters: the draws depend on it."""
     sums, sizes = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
     groups = ["all"] * len(sums) if groups is None else list(groups)
     if not len(sums) or not len(sums) == len(sizes) == len(groups):
         raise ValueError(f"{len(sums)} sums, {len(sizes)} sizes, {len(groups)} groups: give equally many")
     if not np.isfinite(sums).all() or not (sizes > 0).all():
         raise ValueError("a sum is not a finite number, or a cluster has no scores")
-    return _estimate(sums, sizes, codes_of(groups), seed, resamples, level, lowest=0.0)
+    return _estimate(sums, sizes, codes_of(groups), seed, resamples)
 
 
 def paired_difference(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable],
-    groups: Optional[Sequence[Hashable]] = None, *,
+    first: Scores, second: Scores, clusters: Names, groups: Optional[Names] = None, *,
     seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL, flips: Optional[int] = None,
 ) -> Estimate:
     """Mean of `first - second` over the same items, with a clustered interval and a sign-flip p-value.
 
     The test flips the sign of whole clusters: under the null either model could have been the first one. All
     flips are enumerated for at most 14 clusters, else `flips` (by default `resamples`; many tests at once
-    need more) are drawn; p is then at least 1 / (flips + 1). Other arguments and errors as in
-    `clustered_mean`.
+    need more) are drawn; p is then at least 1 / (flips + 1). Errors as in `clustered_mean`.
     """
     if len(first) != len(second):
         raise ValueError(f"paired scores differ in number: {len(first)} and {len(second)}")
-    difference = [float(a) - float(b) for a, b in zip(first, second)]
-    summed = _summed(difference, clusters, groups)
+    summed = _summed(np.subtract(first, second, dtype=float), clusters, groups)
     estimate = _estimate(*summed, seed, resamples, level, lowest=-1.0)
     return replace(estimate, p=_sign_flip_p(*summed, seed, flips or resamples))
 
@@ -229,11 +210,10 @@ def resampled(
 ) -> Estimate:
     """Any statistic of clusters with a bootstrap interval; none where a group has a single cluster.
 
-    Args: statistic: takes weights (draws, K), how often each cluster was drawn, and returns (draws,) values.
-        groups: (K,) codes 0, 1, ... of `codes_of`; clusters are resampled inside their group. n: number of
-        scores behind the clusters. bounds: the least and the greatest value possible. stretched: stretch the
-        percentile interval about the value instead of taking further percentiles, which
-            cannot reach beyond the resamples (of four clusters there are few).
+    `statistic` takes weights (draws, K), how often each cluster was drawn, and returns (draws,) values within
+    `bounds`; `groups` (K,) are `codes_of`; `n` scores are behind the clusters. `stretched` stretches the
+    percentile interval about the value instead of taking further percentiles, which cannot reach beyond the
+    resamples (of four clusters there are few).
     """
     from scipy.stats import norm
 
@@ -257,8 +237,7 @@ def _summed(values, clusters, groups) -> tuple[Any, Any, Any]:
     values = np.asarray(values, dtype=float)
     groups = ["all"] * len(values) if groups is None else list(groups)
     if not len(values) or not len(values) == len(clusters) == len(groups):
-        numbers = f"{len(values)} scores, {len(clusters)} clusters, {len(groups)} groups"
-        raise ValueError(f"{numbers}: give equally many")
+        raise ValueError(f"{len(values)} scores, {len(clusters)} clusters, {len(groups)} groups: give equally many")
     if not np.isfinite(values).all():
         raise ValueError("a score is not a finite number")
     keys = list(zip(groups, clusters))
@@ -266,14 +245,13 @@ def _summed(values, clusters, groups) -> tuple[Any, Any, Any]:
     return np.bincount(codes, values), np.bincount(codes), around
 
 
-def _estimate(sums, sizes, group_of, seed, resamples, level, lowest) -> Estimate:
+def _estimate(sums, sizes, group_of, seed, resamples, level=LEVEL, lowest=0.0) -> Estimate:
     """The unweighted mean over groups of their means, with its interval."""
     kinds, count = np.bincount(group_of), len(group_of)
     inside = [group_of == group for group in range(len(kinds))]
     value = float(np.mean([sums[own].sum() / sizes[own].sum() for own in inside]))
     known = Estimate(value, None, None, int(sizes.sum()), count)
-    # a group of one cluster never varies under resampling, so it allows no interval
-    if kinds.min() < 2:
+    if kinds.min() < 2:  # a group of one cluster never varies under resampling, so it allows no interval
         return known
     weights = drawn_by_seed(tuple(kinds.tolist()), seed, resamples)
     draws = np.mean([w @ sums[own] / (w @ sizes[own]) for w, own in zip(weights, inside)], axis=0)

@@ -23,4 +23,4 @@ __getattr__, __all__ = face(__name__, {
     "rationales.quality": "concept_lines concept_report is_true kept_or_error longest measure_steps misread "
                           "misread_lines quality_report text_report",
     "plots": "montage prevented rationale_sheet rejections triplet_sheet",
-})  # fmt: skip
+})

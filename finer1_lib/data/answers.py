@@ -28,8 +28,7 @@ def names_several(answer: str, known: Iterable[str], data_set: str = "") -> bool
     Known names are read first, the longest first: an answer that equals one ("F/A-18"), or one beside a name
     of its own ("C-47 (Skytrain)"), is one thing; two are several, unless they mean the same in `data_set`.
     The rest is cut at commas, semicolons, line ends, "or", slashes with white space, and at "and" unless one
-    word is before it and more after it (Black and White Warbler); "Rock Wren, a small bird" counts as
-    several.
+    word is before it and more after it (Black and White Warbler).
     """
     text = normalise(ALSO.sub(" | ", "; ".join(answer.splitlines())))
     names = _longest_first(frozenset(known), data_set)
@@ -82,11 +81,9 @@ _WORDS = re.compile(r"\w+")
 
 
 def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
-    """What a record answers, its letter read as the option; None without a well-formed answer.
-
-    What is around it and an article are removed (`completions.forms`), unless they are part of a known name.
-    A record has completion, and `lettered` and options where its prompt showed letters. `sentence`: take what
-    a sentence states for the answer.
+    """What a record (completion, `lettered`, options) answers, its letter read as the option; None without a
+    well-formed answer. What is around it and an article are removed (`completions.forms`), unless they are
+    part of a known name. `sentence`: take what a sentence states for the answer.
     """
     answer = one_answer(record["completion"])[0]
     if answer is None:
@@ -104,9 +101,7 @@ def answer_of(record: Record, sentence: bool = False) -> Optional[str]:
 
 
 def stated(answer: str, word: str) -> str:
-    """The name in a plain sentence about a `word`: "The bird is a Rock Wren." -> "a Rock Wren"; else the
-    answer.
-    """
+    """The name that a plain sentence states ("The bird is a Rock Wren." -> "a Rock Wren"), or the answer."""
     text = " ".join(forms(answer)[-1].replace("*", "").split())  # "**Answer:** a Rock Wren"
     found = _sentence(word).match(text)
     return text[found.end() :] if found else answer
@@ -124,22 +119,16 @@ def _sentence(word: str) -> re.Pattern:
 
 
 class KnownNames:
-    """Finds names, as the data set spells them, in a text by whole words, the longest first, in linear time.
-    """
+    """Finds names in a text by whole words, the longest first, in linear time."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names: dict[tuple[str, ...], str] = {}
-        for name in map(normalise, sorted(set(names))):
-            self._names.setdefault(tuple(_WORDS.findall(name)), name)
-        self._names.pop((), None)
-        self._starting, self._ending = (self._lengths(end) for end in (0, -1))
-
-    def _lengths(self, end: int) -> dict[str, list[int]]:
-        """First or last word -> how many words its names have, the most first."""
-        found = defaultdict(set)
+        last_first = map(normalise, sorted(set(names), reverse=True))
+        known = {tuple(_WORDS.findall(name)): name for name in last_first}
+        self._names = {words: known[words] for words in sorted(known, key=len, reverse=True) if words}
+        # first or last word -> how many words its names have, the most first
+        self._starting, self._ending = defaultdict(dict), defaultdict(dict)
         for words in self._names:
-            found[words[end]].add(len(words))
-        return {word: sorted(lengths, reverse=True) for word, lengths in found.items()}
+            self._starting[words[0]][len(words)] = self._ending[words[-1]][len(words)] = None
 
     def mentioned(self, text: str) -> list[str]:
         """The names that a text mentions, normalised, in its order; at each place the longest."""

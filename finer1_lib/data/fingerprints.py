@@ -21,10 +21,8 @@ def _data_root(value: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _checkout(name: str, value: str) -> dict[str, Any]:
     """The parts of a checkout of the release that are read; git's own files are not."""
     path = Path(value)
-    if not path.exists():
-        return {}
     if not path.is_dir():
-        return {name: listing_digest(path)}
+        return {name: listing_digest(path)} if path.exists() else {}
     read = [path / "eval", *path.glob("*.jsonl"), *sorted(path.rglob("*.jinja"))]
     return {name: [listing_digest(part) for part in read if part.exists()]}
 

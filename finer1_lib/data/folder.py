@@ -10,8 +10,11 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from itertools import chain
 from pathlib import Path
 from typing import Callable, Iterable, Optional, Sequence
+
+import yaml
 
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError, printable
@@ -21,16 +24,20 @@ from finer1_lib.core.prompts import question_for
 from finer1_lib.data.rationales.parsing import split_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".webp")
-_OTHER = frozenset(  # endings of images that are not read
-    ".heic .heif .hif .avif .jxl .jp2 .j2k .jpf .jpx .tif .tiff .gif .apng .bmp .dib .ico .tga .ppm "
-    ".pgm .pbm .pnm .psd .svg .exr .hdr .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef "
-    ".mpo .pcx .xcf".split())
-# how images begin, under whatever ending; HEIF and its relatives name a brand after "ftyp"
+_KNOWN = yaml.safe_load(Path(__file__).with_name("folder_words.yaml").read_text(encoding="utf-8"))
+_OTHER, _BRANDS, _SPLITS, _WRAPPERS = (
+    frozenset(_KNOWN[key].split()) for key in ("other_images", "brands", "splits", "wrappers"))
+# how images begin, under whatever ending
 _SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
-_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 _LEFTOVER = re.compile(  # folders of file servers, drives and notebooks
     r"\.|@|~|(lost\+found|__MACOSX|__pycache__|#recycle|#snapshot|\$RECYCLE\.BIN|System Volume Information)$",
     re.IGNORECASE)
+_DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_COMPOUND = re.compile(  # "trainset", "testdata", "imagefolder"
+    r"\b(train|test|trainval|val|valid|dev|eval|image|img|photo|picture|pic)"
+    r"(sets?|data|images?|imgs?|splits?|folders?)\b")
+NUMBER = re.compile(  # "001.", "n02085620-", "12_" before a name, "-n02085620" behind one
+    r"^(?:n\d{8}|\d+)[-._ )]+(?=[^\W\d_])|[-._ ]+n\d{8}$", re.IGNORECASE)
 
 
 def read_table(image_root, super_category: str = "object", progress: Optional[Callable] = None,
@@ -45,7 +52,7 @@ def read_table(image_root, super_category: str = "object", progress: Optional[Ca
     import pandas
 
     root = Path(image_root)
-    if not _is_folder(root) or unfit(str(root)):
+    if not os.path.isdir(root) or unfit(str(root)):
         raise UserError(f"image_root {str(image_root)!r} is not a folder; give a folder of folders of images")
     tree = _Tree(root)
     folders, faults, notes = _folders(tree, super_category, strip_names)
@@ -60,10 +67,10 @@ def read_table(image_root, super_category: str = "object", progress: Optional[Ca
                 raise
             broken[image_id] = str(error)
             continue
-        first = seen_bytes.setdefault(sha256_file(path), (names, image_id))
-        if first[0] != names:
-            faults.append(f"{path}: the same file as {first[1]}, under another name; remove one of the two")
-        if first[0] == names and first[1] != image_id:
+        its_names, first = seen_bytes.setdefault(sha256_file(path), (names, image_id))
+        if its_names != names:
+            faults.append(f"{path}: the same file as {first}, under another name; remove one of the two")
+        if its_names == names and first != image_id:
             duplicates.append(image_id)
         else:
             rows.append((image_id, *names, image.width, image.height))
@@ -79,31 +86,26 @@ def read_table(image_root, super_category: str = "object", progress: Optional[Ca
     return table
 
 
-def _is_folder(path: Path) -> bool:
-    """`is_dir`; a text that can be no path (too long, a zero byte) is no folder either."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 class _Tree:
     """What lies below a folder, read once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.images: dict = {}  # folder -> the images in it that can be read, sorted
-        self.first: dict = {}  # folder -> the first image in it or below it, of either sort
         self.folders = defaultdict(list)  # depth below the root -> folders there, sorted
-        self.unread: list = []  # images of other kinds, hidden ones, links that lead nowhere
-        # folders that were not read, images whose names cannot be written down, what could not be followed
-        self.skipped, self.unfit, self.faults = [], [], []
+        # images of other kinds, hidden ones and links that lead nowhere; folders that were not read; images
+        # whose names cannot be written down; what could not be followed
+        self.unread, self.skipped, self.unfit, self.faults = [], [], [], []
         waiting = [root]
         while waiting:
             folder = waiting.pop()
             inner = self._read(folder)
             self.folders[self.depth(folder) + 1] += inner
             waiting += reversed(inner)
+        self.first: dict = {}  # folder -> an image in it or below it, of either sort
+        for picture in chain(self.unread, *self.images.values()):
+            for folder in picture.parents[: self.depth(picture)]:
+                self.first.setdefault(folder, picture)
 
     def depth(self, path: Path) -> int:
         return len(path.parts) - len(self.root.parts)
@@ -124,7 +126,6 @@ class _Tree:
                     elif kind in (*SUFFIXES, *_OTHER) or not path.exists() or (
                             entry.is_file() and _looks_like_a_picture(path)):
                         self.unread.append(path)
-                        self._found(path)
         except OSError as error:
             self.faults.append(str(_unreadable(error, folder)))
         for path in [path for path in (*images, *inner) if path.is_symlink()]:
@@ -136,27 +137,19 @@ class _Tree:
             except UserError as error:
                 self.faults.append(str(error))
                 (images if path in images else inner).remove(path)
-        for path in images:
-            self._found(path)
         return inner
-
-    def _found(self, picture: Path) -> None:
-        for folder in picture.parents[: self.depth(picture)]:
-            self.first.setdefault(folder, picture)
 
     def notes(self, used: Sequence[Path]) -> list[str]:
         """What is left out beside the folders used, a line for each reason."""
-        level, taken = self.depth(used[0]), set(used)
-        others = [path for folder, paths in self.images.items() if folder not in taken for path in paths]
+        level, notes = self.depth(used[0]), []
+        others = chain(*(paths for folder, paths in self.images.items() if folder not in set(used)))
         left = Counter((_kind(path), self.depth(path) - level - 1) for path in (*self.unread, *others))
-        notes = []
         if left:
             place = {depth: f" {depth} folder{'s' * (depth > 1)} below a sub-category's" if depth > 0
                      else " above the sub-categories" * (depth < 0) for _, depth in left}
-            told = ", ".join(f"{number} {kind}{place[depth]}"
-                             for (kind, depth), number in sorted(left.items()))
-            notes.append(f"{left.total()} images are not read: {told}; put them directly into the folders "
-                         "of their sub-categories, as .jpg or .png")
+            told = ", ".join(f"{count} {kind}{place[depth]}" for (kind, depth), count in sorted(left.items()))
+            notes.append(f"{left.total()} images are not read: {told}; put them directly into the folders of "
+                         "their sub-categories, as .jpg or .png")
         empty = [folder for depth in range(1, level + 1) for folder in self.folders[depth]
                  if folder not in self.first]
         for folders, what, fix in (
@@ -185,7 +178,8 @@ def _looks_like_a_picture(path: Path) -> bool:
         return True
     if start.startswith(b"RIFF"):
         return start.endswith(b"WEBP")  # or a film, or sound
-    return start.startswith(_SIGNS) or (start[4:8] == b"ftyp" and start[8:12] in _BRANDS)
+    of_brand = start[4:8] == b"ftyp" and start[8:12].decode("latin-1").strip() in _BRANDS
+    return of_brand or start.startswith(_SIGNS)
 
 
 def _folders(tree: _Tree, super_category: str,
@@ -198,24 +192,23 @@ def _folders(tree: _Tree, super_category: str,
     for top in [] if flat else tops:
         refuse_splits(top, [path for path in inner if path.parent == top], labels=True)
     if flat and deep:
-        raise UserError(f"{root}: images both in {flat[0].name}/ and in "
-                        f"{deep[0].parent.name}/{deep[0].name}/; use super_category/sub_category/image "
-                        "everywhere, or sub_category/image everywhere")
+        raise UserError(f"{root}: images both in {flat[0].name}/ and in {deep[0].parent.name}/{deep[0].name}/;"
+                        " use super_category/sub_category/image everywhere, or sub_category/image everywhere")
     if not flat and not deep and (deeper := next(filter(tree.images.get, tree.images), None)):
         raise UserError(f"{root}: its images lie neither in sub_category/ nor in super_category/sub_category/,"
-                        f" as {tree.images[deeper][0]}; move those of parts of a sub-category up into its"
-                        f" own folder, or give image_root the folder above the sub-categories, as {deeper.parent}")
-    faults = tree.faults + [f"{path}: an image outside any sub-category folder; move or remove it"
-                            for path in tree.images[root]] + [
-        f"{tree.first[path]}: an image that is not read: {path.name}/ must hold its {kinds} directly; move "
-        "or convert it, or take the folder out" for path in (tops if flat else inner) if not tree.images[path]
-    ]
+                        f" as {tree.images[deeper][0]}; move those of parts of a sub-category up into its own "
+                        f"folder, or give image_root the folder above the sub-categories, as {deeper.parent}")
+    faults = [*tree.faults, *(f"{path}: an image outside any sub-category folder; move or remove it"
+                              for path in tree.images[root])]
+    faults += [f"{tree.first[path]}: an image that is not read: {path.name}/ must hold its {kinds} directly; "
+               "move or convert it, or take the folder out"
+               for path in (tops if flat else inner) if not tree.images[path]]
     if tree.unfit:
         faults.append(f"{len(tree.unfit)} image names hold bytes that are not UTF-8, control signs or signs "
                       f"that turn the direction, the first is {tree.unfit[0]}; rename them")
     if not flat and not deep:
-        left = Counter(map(_kind, tree.unread))
-        there = "".join(f", but {number} {kind}" for kind, number in sorted(left.items()))
+        left = sorted(Counter(map(_kind, tree.unread)).items())
+        there = "".join(f", but {number} {kind}" for kind, number in left)
         raise UserError(faults[0] if faults else f"{root}: no {kinds} in super_category/sub_category/ or in "
                         f"sub_category/{there}; add or convert some")
     if deep and all(is_wrapper(folder.name) for folder in deep):
@@ -223,41 +216,22 @@ def _folders(tree: _Tree, super_category: str,
                         f"{deep[0].parent.name}/, in the others too")
     folders, taken = {}, {}
     for folder in flat or deep:
+        outer, name = super_category if flat else folder.parent.name, folder.name
+        if strip_names:
+            outer = super_category if is_wrapper(outer) else NUMBER.sub("", outer)
+            name = NUMBER.sub("", name)
         try:
-            outer, inner_name = super_category if flat else folder.parent.name, folder.name
-            if strip_names:
-                outer = super_category if is_wrapper(outer) else NUMBER.sub("", outer)
-                inner_name = NUMBER.sub("", inner_name)
-            where = "super_category" if flat else folder.parent
-            names = (label_of(outer, where), label_of(inner_name, folder))
+            names = label_of(outer, "super_category" if flat else folder.parent), label_of(name, folder)
         except UserError as error:
             faults.append(str(error))
             continue
-        other = taken.setdefault((names[0], normalise(names[1])), folder)
-        if other != folder:
+        if (other := taken.setdefault((names[0], normalise(names[1])), folder)) != folder:
             faults.append(f"{folder}: reads as the same name as {other}; merge or rename one of them")
         else:
             folders[names] = folder
     if not folders:
         raise UserError(faults[0])
-    notes = [*no_labels(folders), *tree.notes(list(folders.values()))]
-    return folders, list(dict.fromkeys(faults)), notes
-
-
-_DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_SPLITS = frozenset(
-    "train training trainval trn val valid validation dev eval evaluation test testing tst holdout seen "
-    "unseen query gallery".split())
-_WRAPPERS = frozenset(
-    "image images img imgs jpg jpeg jpegs jpegimages png pngs picture pictures photo photos data dataset "
-    "datasets raw class classes label labels category categories crop crops cropped set sets split splits "
-    "folder folders all files media dcim original originals resized sample samples labeled labelled "
-    "unlabeled unlabelled fold folds part parts batch archive archives download downloads unzipped extracted "
-    "pic pics root".split())
-_COMPOUND = re.compile(  # "trainset", "testdata", "imagefolder"
-    r"\b(train|test|trainval|val|valid|dev|eval|image|img|photo|picture|pic)(sets?|data|images?|imgs?|splits?|folders?)\b")
-NUMBER = re.compile(  # "001.", "n02085620-", "12_" before a name, "-n02085620" behind one
-    r"^(?:n\d{8}|\d+)[-._ )]+(?=[^\W\d_])|[-._ ]+n\d{8}$", re.IGNORECASE)
+    return folders, list(dict.fromkeys(faults)), [*no_labels(folders), *tree.notes(list(folders.values()))]
 
 
 def unfit(text: str) -> bool:
@@ -273,7 +247,7 @@ def _words(name: str) -> list[str]:
 
 def is_wrapper(name: str) -> bool:
     """Whether a folder's name speaks of files and of no kind of thing: "images", "raw_data"."""
-    return bool(_words(name)) and set(_words(name)) <= _WRAPPERS
+    return bool(_words(name)) and _WRAPPERS.issuperset(_words(name))
 
 
 def refuse_splits(parent: Path, folders: list[Path], labels: bool) -> None:
@@ -281,19 +255,18 @@ def refuse_splits(parent: Path, folders: list[Path], labels: bool) -> None:
     (a train among vehicles), unless all are such.
     """
     held = {folder: _SPLITS.intersection(_words(folder.name)) for folder in folders}
-    alone = [folder for folder, words in held.items()
-             if words and set(_words(folder.name)) <= _SPLITS | _WRAPPERS]  # fmt: skip
     marked = [folder for folder in folders if held[folder]]
+    alone = [folder for folder in marked if (_SPLITS | _WRAPPERS).issuperset(_words(folder.name))]
 
     def several(those: list[Path]) -> bool:
         return len({word[:2] for folder in those for word in held[folder]}) > 1  # train and training are one
 
     if several(alone) or (alone and (not labels or alone == folders)) or (
-            several(marked) and (not labels or marked == folders)):  # fmt: skip
+            several(marked) and (not labels or marked == folders)):
         found = ", ".join(folder.name for folder in marked)
-        raise UserError(
-            f"{parent}: {found}: splits of a data set and no names; 01 draws its own split: give image_root "
-            "the folder below (with super_category as the word for all), or rename them")
+        raise UserError(f"{parent}: {found}: splits of a data set and no names; 01 draws its own split: give "
+                        "image_root the folder below (with super_category as the word for all), or rename "
+                        "them")
 
 
 def no_labels(names: Iterable[tuple[str, str]]) -> list[str]:
@@ -302,22 +275,22 @@ def no_labels(names: Iterable[tuple[str, str]]) -> list[str]:
     for outer, inner in names:
         held[outer].append(inner)
     for outer, inside in held.items():
+        asked = f"the question would be {question_for(outer)!r}"
         if NUMBER.search(outer):
-            notes.append(f"{outer!r} carries a number: the question would be {question_for(outer)!r}; set "
-                         "01_data.strip_names=true to leave it out, or rename the folder")
+            notes.append(f"{outer!r} carries a number: {asked}; set 01_data.strip_names=true to leave it out, "
+                         "or rename the folder")
         if is_wrapper(outer):
-            notes.append(f"{outer!r} looks like a wrapper around the sub-categories: the question would be "
-                         f"{question_for(outer)!r}; give the folder below as image_root, or set "
-                         "01_data.strip_names=true, and super_category to the word for all")
+            notes.append(f"{outer!r} looks like a wrapper around the sub-categories: {asked}; give the folder"
+                         " below as image_root, or set 01_data.strip_names=true, and super_category to the word"
+                         " for all")
         numbered = [name for name in inside if NUMBER.search(name)]
         bare = [name for name in inside if not _words(re.sub(r"^n(?=\d{8}$)", "", name))]
-        odd = [name for name in inside if _words(name) and set(_words(name)) <= _SPLITS | _WRAPPERS]
+        odd = [name for name in inside if _words(name) and (_SPLITS | _WRAPPERS).issuperset(_words(name))]
         for found, least, what, fix in (
-            (odd, 1, "look like folders of a data set and no names", "rename them, or take them out"),
-            (numbered, len(inside) / 2, "carry a catalogue number, which would be part of every answer",
-             "set 01_data.strip_names=true to leave the numbers out, or rename the folders"),
-            (bare, len(inside), "are numbers or signs and no names", "rename the folders"),
-        ):
+                (odd, 1, "look like folders of a data set and no names", "rename them, or take them out"),
+                (numbered, len(inside) / 2, "carry a catalogue number, which would be part of every answer",
+                 "set 01_data.strip_names=true to leave the numbers out, or rename the folders"),
+                (bare, len(inside), "are numbers or signs and no names", "rename the folders")):
             if len(found) >= least:
                 notes.append(f"{len(found)} of {len(inside)} names of {outer!r} {what} ({found[0]!r}); {fix}")
     return notes

@@ -5,13 +5,17 @@ from what the base has read in its evidence, not in its wording.
 """
 
 import random
-from typing import Any, Callable, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence, Union
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import parse_json, read_text
 from finer1_lib.data.rationales.filters import write_rationale
 
+if TYPE_CHECKING:
+    import numpy
+
 Similarity = Callable[[str, str, str], float]  # super_category, one sub_category, another: larger is nearer
+Shuffler = Union[random.Random, "numpy.random.Generator"]
 
 
 def read_guide(path, table=None) -> dict:
@@ -42,29 +46,19 @@ def read_guide(path, table=None) -> dict:
 
 def _form_faults(guide: Any) -> list[str]:
     """What of a guide is missing or of another type, a line each."""
-    from pydantic import BaseModel, ValidationError, conlist
+    from pydantic import ValidationError, conlist, create_model
 
-    class Rules(BaseModel):
-        attributes: dict[str, conlist(str, min_length=1)]
-        genus_attributes: list[str]
-
-    class Entry(BaseModel):
-        super_category: str
-        genus: str
-        attributes: dict[str, str]
-
-    class Guide(BaseModel):
-        super_categories: dict[str, Rules]
-        sub_categories: dict[str, Entry]
-        seen: list[str]
-        unseen: list[str]
-
+    names, values = (list[str], ...), dict[str, conlist(str, min_length=1)]
+    rules = create_model("Rules", attributes=(values, ...), genus_attributes=names)
+    entry = create_model("Entry", super_category=(str, ...), genus=(str, ...), attributes=(dict[str, str], ...))
+    form = create_model("Guide", super_categories=(dict[str, rules], ...), sub_categories=(dict[str, entry], ...),
+                        seen=names, unseen=names)
     try:
-        Guide.model_validate(guide)
+        form.model_validate(guide)
+        return []
     except ValidationError as error:
         return [f"{' > '.join(map(str, one['loc'])) or 'the guide'}: {one['msg'].lower()}"
                 for one in error.errors()]
-    return []
 
 
 def _value_faults(guide: Mapping) -> list[str]:
@@ -91,7 +85,6 @@ def _value_faults(guide: Mapping) -> list[str]:
 
 def guide_similarity(guide: Mapping) -> Similarity:
     """Nearness by the guide: minus the number of attributes in which two sub-categories differ."""
-
     return lambda super_category, first, second: -float(distance(guide, first, second))
 
 
@@ -100,22 +93,10 @@ def describe(super_category: str, attributes: dict[str, str], rng: random.Random
     items = list(attributes.items())
     if rng.random() < 0.5:
         rng.shuffle(items)
-    style = rng.randrange(4)
     claims = analysis_text(dict(items))
-    if style == 0:
-        article = "An" if super_category[0] in "aeiou" else "A"
-        return f"{article} {super_category.lower()} with {claims}."
-    if style == 1:
-        return f"{super_category}: " + ", ".join(f"{k} {v}" for k, v in items) + "."
-    if style == 2:
-        return f"The {super_category} shows {claims}."
-    return f"<analysis>{claims}</analysis>"
-
-
-class Shuffler(Protocol):
-    """What is needed of a random source: `random.Random` and `numpy.random.Generator` both have it."""
-
-    def shuffle(self, x: list) -> None: ...
+    return (f"{'An' if super_category[0] in 'aeiou' else 'A'} {super_category.lower()} with {claims}.",
+            f"{super_category}: {', '.join(f'{name} {value}' for name, value in items)}.",
+            f"The {super_category} shows {claims}.", f"<analysis>{claims}</analysis>")[rng.randrange(4)]
 
 
 def claim(attribute: str, value: str) -> str:
@@ -137,8 +118,8 @@ def nearest(guide: Mapping, sub_category: str, k: int, rng: Shuffler) -> list[st
     """
     entries = guide["sub_categories"]
     own = entries[sub_category]
-    others = [name for name in sorted(entries)
-              if name != sub_category and entries[name]["super_category"] == own["super_category"]]
+    others = sorted(name for name, entry in entries.items()
+                    if name != sub_category and entry["super_category"] == own["super_category"])
     rng.shuffle(others)  # sorted() below is stable: equal distances keep this order
     return sorted(others, key=lambda name: (distance(guide, sub_category, name),
                                             entries[name]["genus"] != own["genus"]))[:k]
@@ -155,7 +136,16 @@ def comparison_text(analysis: Mapping[str, str], candidates: Sequence[str], guid
     A hidden attribute (absent from the analysis) contradicts nothing. Genus attributes are not listed: where
     they disagree, the entry ends with "other genus (differs)".
     """
-    return "; ".join(f"{name}: {_entry(analysis, name, guide)}" for name in candidates)
+    entries = []
+    for name in candidates:
+        sub_category = guide["sub_categories"][name]
+        rules, values = guide["super_categories"][sub_category["super_category"]], sub_category["attributes"]
+        differ = {attribute for attribute, value in analysis.items() if value != values.get(attribute, value)}
+        claims = [claim(attribute, values[attribute]) + " (differs)" * (attribute in differ)
+                  for attribute in rules["attributes"] if attribute not in rules["genus_attributes"]]
+        claims += ["other genus (differs)"] * bool(differ.intersection(rules["genus_attributes"]))
+        entries.append(f"{name}: {', '.join(claims)}")
+    return "; ".join(entries)
 
 
 def four_parts(analysis: Mapping[str, str], label: str, candidates: Sequence[str], guide: Mapping,
@@ -166,26 +156,8 @@ def four_parts(analysis: Mapping[str, str], label: str, candidates: Sequence[str
     `candidates` are ALL names for the options (without the label, to write that mistake), ordered by one
     `rng.shuffle`.
     """
-    entry = guide["sub_categories"][label]
-    order = guide["super_categories"][entry["super_category"]]["attributes"]
+    order = guide["super_categories"][guide["sub_categories"][label]["super_category"]]["attributes"]
     analysis = {attribute: analysis[attribute] for attribute in order if attribute in analysis}
     options = sorted(candidates)
     rng.shuffle(options)
-    comparison = comparison_text(analysis, options, guide)
-    return write_rationale(analysis_text(analysis), options, comparison, label)
-
-
-def _entry(analysis: Mapping[str, str], name: str, guide: Mapping) -> str:
-    """One candidate's claims, joined by commas."""
-    sub_category = guide["sub_categories"][name]
-    rules = guide["super_categories"][sub_category["super_category"]]
-    values, genus = sub_category["attributes"], rules["genus_attributes"]
-
-    def differs(attribute: str) -> bool:
-        return attribute in analysis and analysis[attribute] != values[attribute]
-
-    claims = [claim(attribute, values[attribute]) + (" (differs)" if differs(attribute) else "")
-              for attribute in rules["attributes"] if attribute not in genus]
-    if any(differs(attribute) for attribute in genus):
-        claims.append("other genus (differs)")
-    return ", ".join(claims)
+    return write_rationale(analysis_text(analysis), options, comparison_text(analysis, options, guide), label)

@@ -3,26 +3,25 @@
 >>> name_of("bird", "Yellow-rumped Warbler"), name_of("aircraft", "727-200"), name_of("dog", "Westie")
 ('Myrtle Warbler', 'Boeing 727-200', 'West Highland White Terrier')
 
-`aliases.csv` has a row per alias with its kind. Hyphens, case, apostrophes and brackets are folded, and
-spaces where a name has a number. A model can be right by a name that is missing, so a score with aliases is
-no bound.
-Of a car's label the release drops the last two words (eval/evaluation.py:245-246): trims are lost, half a
-body remains. Here make, model and trim (`data_sets/cars_taxonomy.csv`) count, by letters and digits alone and
-by everyday names (`car_names.csv`). Aliases and everyday names are collected by hand.
+Hyphens, case, apostrophes and brackets are folded, and spaces where a name has a number. Aliases and everyday
+names are collected by hand (`aliases.csv`, `car_names.csv`): a model can be right by a name that is missing,
+so a score with aliases is no bound. Of a car's label the release drops the last two words
+(eval/evaluation.py:245-246): trims are lost, half a body remains. Here make, model and trim count
+(`data_sets/cars_taxonomy.csv`), by letters and digits alone.
 """
 
 import csv
-import importlib.resources
 import re
 import unicodedata
+from collections import defaultdict
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Iterator, Mapping, NamedTuple, Optional
 
 from finer1_lib.core.completions import forms, normalise, says
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
 from finer1_lib.data.taxonomy import genera
 
-KINDS = ("spelling", "fuller or shorter", "synonym", "renamed", "botanical", "taken as", "year first")
 ALSO = re.compile(  # between two names of one thing
     r"[,;]?\s?\b(?:(?:also|better|commonly|formerly|otherwise) (?:known as|called|named)|formerly|aka|a\.k\.a\.)\s",
     re.IGNORECASE)
@@ -33,14 +32,20 @@ _BINOMIAL = re.compile(r"(?!Not?\b|Or\b)[A-Z][a-z]+ (?!or\b)[a-z]{3,}(?: [a-z]{3
 
 
 @cache
-def alias_rows() -> tuple[dict[str, str], ...]:
+def alias_rows(name: str = "aliases.csv") -> tuple[dict[str, str], ...]:
     """The table's rows: data_set, sub_category, alias, kind."""
-    return _csv("aliases.csv")
+    with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
 
 
-def _csv(name: str) -> tuple[dict[str, str], ...]:
-    text = (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
-    return tuple(csv.DictReader(text.splitlines()))
+@cache
+def names_by_spelling(data_set: str) -> Mapping[str, str]:
+    """Every normalised name and alias of a data set -> the official name; empty for any other data set."""
+    if data_set not in DATA_SETS:
+        return {}
+    aliases = {normalise(row["alias"]): row["sub_category"] for row in alias_rows()
+               if row["data_set"] == data_set}
+    return {normalise(name): name for name in official_names(data_set)} | aliases
 
 
 @cache
@@ -50,27 +55,14 @@ def _joined(data_set: str) -> Mapping[str, str]:
     return {said.replace(" ", ""): name for said, name in known if any(map(str.isdigit, said))}
 
 
-@cache
-def names_by_spelling(data_set: str) -> Mapping[str, str]:
-    """Every normalised name and alias of a data set -> the official name; empty for any other data set."""
-    if data_set not in DATA_SETS:
-        return {}
-    found = {normalise(name): name for name in official_names(data_set)}
-    for row in alias_rows():
-        if row["data_set"] == data_set:
-            found[normalise(row["alias"])] = row["sub_category"]
-    return found
-
-
 def name_of(data_set: str, text: str) -> Optional[str]:
     """The official name that a text is, by itself, an alias or both; None if it is none, or two."""
     known = names_by_spelling(data_set) if len(text) < 400 else {}  # no two names are as long
     for said in forms(text) if known else ():
-        folded = normalise(_BRACKET.sub(" ", said))
+        plain, folded = normalise(said), normalise(_BRACKET.sub(" ", said))
         # an article before a number too ("a 2012 Audi TTS Coupe"), where a name follows
-        if found := known.get(normalise(said)) or known.get(folded) or known.get(_ARTICLE.sub("", folded)):
-            return found
-        if found := _joined(data_set).get(normalise(said).replace(" ", "")):
+        if found := (known.get(plain) or known.get(folded) or known.get(_ARTICLE.sub("", folded))
+                     or _joined(data_set).get(plain.replace(" ", ""))):
             return found
         first, *others = (piece.strip(" ,;") for piece in _BRACKET.split(ALSO.sub(" (", said)))
         found, others = known.get(normalise(first)), list(filter(None, others))
@@ -84,8 +76,8 @@ def same_name(data_set: str, said: str, name: str) -> bool:
     (make and model decide, and the trim where both have one).
     """
     glosses = {name_of(data_set, gloss[1:-1]) for gloss in _GLOSS.findall(f"{said} {name}")} - {None}
-    if says(said, name) or (says(without_gloss(said), without_gloss(name))
-                            and glosses <= {name_of(data_set, without_gloss(name))}):  # fmt: skip
+    bare = without_gloss(name)
+    if says(said, name) or says(without_gloss(said), bare) and glosses <= {name_of(data_set, bare)}:
         return True
     one, other = name_of(data_set, said), name_of(data_set, name)
     return one == other if one and other else data_set == "car" and _one_car(said, name)
@@ -100,7 +92,7 @@ def without_gloss(text: str) -> str:
 def meanings(data_set: str) -> Mapping[str, frozenset[str]]:
     """Every normalised spelling -> the official names it may mean; a car's make and model mean several."""
     official = {said: frozenset({name}) for said, name in names_by_spelling(data_set).items()}
-    return short_names() | official if data_set == "car" else official
+    return _table().short | official if data_set == "car" else official
 
 
 def _is_too(data_set: str, name: str, said: str) -> bool:
@@ -179,7 +171,7 @@ def cut_labels(label: str) -> list[str]:
     Source: release eval/evaluation.py:245-246.
     """
     make, cut = genera("car")[label]["genus"], " ".join(label.split()[:-2])
-    return [cut.replace(make, said, 1) for said in _makes()[make]]
+    return [cut.replace(make, said, 1) for said in _table().makes[make]]
 
 
 def labels_of(text: str) -> frozenset[str]:
@@ -192,7 +184,7 @@ def labels_of(text: str) -> frozenset[str]:
     hidden = any(unicodedata.category(sign) in ("Cf", "Mn", "Me") for sign in normalise(text))
     if not one or "?" in text or hidden or any(map(_DENIED.fullmatch, said.rest)):
         return frozenset()
-    labels, hybrid = _labels()[next(iter(said.models))], _HYBRID.search(normalise(text))
+    labels, hybrid = _table().labels[next(iter(said.models))], _HYBRID.search(normalise(text))
     return frozenset(label for label in labels if "hybrid" in label.lower()) if hybrid else labels
 
 
@@ -239,115 +231,78 @@ def cars_in(text: str) -> Cars:
     return Cars(frozenset(makes), frozenset(models), frozenset(trims), tuple(rest))
 
 
-@cache
-def short_names() -> Mapping[str, frozenset[str]]:
-    """Every spelling of a make with a model, normalised -> the labels of that model."""
-    found: dict[str, frozenset[str]] = {}
-    for (make, model), said in _models().items():
-        pairs = [f"{one} {other}" for one in _makes()[make] for other in said]
-        pairs += [row["said"] for row in _everyday("car") if (row["make"], row["model"]) == (make, model)]
-        for pair in map(normalise, pairs):
-            for spelling in (pair, pair.replace(" and ", " & ")):
-                found[spelling] = _labels()[make, model]
-    return found
-
-
 def adds_nothing(said: str, label: str) -> bool:
     """Whether a text has no words but those of a car, and no body or year that a label has not."""
     words = set(normalise(said).split()) - set(normalise(label).split())
-    return not cars_in(said).rest and not any(word in _bodies() or _YEAR.match(word) for word in words)
-
-
-@cache
-def _labels() -> Mapping[tuple[str, str], frozenset[str]]:
-    """(make, model) -> its labels."""
-    cars = genera("car").items()
-    return {model: frozenset(label for label, one in cars if (one["genus"], one["model"]) == model)
-            for model in _models()}
+    return not cars_in(said).rest and not any(word in _table().bodies or _YEAR.match(word) for word in words)
 
 
 def _found(text: str) -> Iterator[tuple[str, Optional[tuple[Part, ...]]]]:
     """(spelling, its parts) along a text; (word, None) for what is no part of a car, body, year or article.
     """
     words = re.findall(r"[^\W_]+", normalise(text).replace("&", " and "))
-    known, longest, bodies = *_spellings(), _bodies()
-    at = 0
+    table, at = _table(), 0
     while at < len(words):
         joined, best = "", 0
         for end in range(at, len(words)):
             joined += words[end]
-            if len(joined) > longest:
+            if len(joined) > table.longest:
                 break
-            if joined in known and (words[at] != "a" or end == at):  # "a 5" is no A5
+            if joined in table.spellings and (words[at] != "a" or end == at):  # "a 5" is no A5
                 best, spelling = end + 1, joined
         if best:
-            yield spelling, known[spelling]
-        elif words[at] not in _ARTICLES and words[at] not in bodies and not _YEAR.match(words[at]):
+            yield spelling, table.spellings[spelling]
+        elif words[at] not in _ARTICLES and words[at] not in table.bodies and not _YEAR.match(words[at]):
             yield words[at], None
         at = best or at + 1
 
 
+class _Table(NamedTuple):
+    """The cars' names, a model as (make, model)."""
+
+    makes: Mapping[str, list[str]]  # make -> all its spellings, its own first
+    labels: Mapping[tuple[str, str], frozenset[str]]  # model -> its labels
+    short: Mapping[str, frozenset[str]]  # every spelling of a make with a model, normalised -> its labels
+    spellings: Mapping[str, tuple[Part, ...]]  # squashed spelling -> what it may mean
+    longest: int  # spelling
+    bodies: frozenset[str]
+
+
 @cache
-def _spellings() -> tuple[Mapping[str, tuple[Part, ...]], int]:
-    """Squashed spelling -> what it may mean; and the length of the longest."""
-    found: dict[str, dict[Part, None]] = {}
-    trims: list[tuple[Part, str]] = []
-
-    def add(part: Part, *pieces: str) -> None:
-        found.setdefault(_squashed("".join(pieces)), {})[part] = None
-
-    for make, spellings in _makes().items():
-        for said in spellings:
-            add(Part(make), said)
-    for (make, model), spellings in _models().items():
-        for said in spellings:
-            add(Part(make, model), said)
-            for maker in _makes()[make]:
-                add(Part(make, model, whole=True), maker, said)
-    for label, one in genera("car").items():
-        add(Part(one["genus"], one["model"], whole=True), label)
-        if "trim" in one:
-            add(Part(one["genus"], one["model"], one["trim"]), label)
-            trims.append((Part(one["genus"], one["model"], one["trim"]), one["trim"]))
-    for row in _everyday("car"):
-        add(Part(row["make"], row["model"], whole=True), row["said"])
-    trims += [(Part(row["make"], row["model"], row["trim"]), row["said"]) for row in _everyday("trim")]
+def _table() -> _Table:
+    cars = [(label, one, (one["genus"], one["model"])) for label, one in genera("car").items()]
+    everyday: dict[str, list[tuple[Part, str]]] = defaultdict(list)
+    for row in alias_rows("car_names.csv"):
+        everyday[row["part"]].append((Part(row["make"], row["model"], row["trim"]), row["said"]))
+    makes = {make: [make, *(said for part, said in everyday["make"] if part.make == make)]
+             for _, _, (make, _) in cars}
+    models = {model: [model[1], *(said for part, said in everyday["model"] if part[:2] == model),
+                      re.sub("[- ]", "", model[1])] for _, _, model in cars}
+    pairs = [(Part(*model, whole=True), f"{make} {said}")
+             for model, names in models.items() for make in makes[model[0]] for said in names]
+    pairs += [(part._replace(whole=True), said) for part, said in everyday["car"]]
+    trims = [(Part(*model, one["trim"]), one["trim"]) for _, one, model in cars if "trim" in one]
+    trims += everyday["trim"]
+    parts = [(Part(make), said) for make, names in makes.items() for said in names]
+    parts += [(Part(*model), said) for model, names in models.items() for said in names] + pairs
+    parts += [(Part(*model, whole=True), label) for label, _, model in cars]
+    parts += [(Part(*model, one["trim"]), label) for label, one, model in cars if "trim" in one]
     for part, said in trims:
-        add(part, said)
-        for model in _models()[part[:2]]:  # "TTRS"
-            add(Part(*part[:2]), model, said)
-            add(part, model, said)
-        for maker in _makes()[part.make]:
-            if _squashed(maker + said) in found:  # the trim alone says the model: "Jaguar XKR"
-                add(part, maker, said)
-    return {spelling: tuple(parts) for spelling, parts in found.items()}, max(map(len, found))
-
-
-@cache
-def _makes() -> Mapping[str, tuple[str, ...]]:
-    """Make -> all its spellings, its own first."""
-    makes = dict.fromkeys(one["genus"] for one in genera("car").values())
-    return {make: (make, *(row["said"] for row in _everyday("make") if row["make"] == make)) for make in makes}
-
-
-@cache
-def _models() -> Mapping[tuple[str, str], tuple[str, ...]]:
-    """(make, model) -> all spellings of the model, its own first."""
-    models = dict.fromkeys((one["genus"], one["model"]) for one in genera("car").values())
-    more = [((row["make"], row["model"]), row["said"]) for row in _everyday("model")]
-    return {model: (model[1], *dict.fromkeys([said for own, said in more if own == model]
-                                             + [model[1].replace("-", "").replace(" ", "")]))
-            for model in models}  # fmt: skip
-
-
-@cache
-def _everyday(part: str) -> tuple[dict[str, str], ...]:
-    return tuple(row for row in _csv("car_names.csv") if row["part"] == part)
-
-
-@cache
-def _bodies() -> frozenset[str]:
-    return _BODIES | {word for one in genera("car").values() for word in normalise(one.get("body", "")).split()}
+        together = [(part, model + said) for model in models[part[:2]]]  # "TTRS"
+        parts += [(part, said), *together, *((part._replace(trim=""), model) for _, model in together)]
+    spellings: dict[str, dict[Part, None]] = defaultdict(dict)  # a set that keeps its order
+    for part, said in parts:
+        spellings[_squashed(said)][part] = None
+    for part, said in trims:
+        for make in makes[part.make]:
+            if (both := _squashed(make + said)) in spellings:  # the trim alone says the model: "Jaguar XKR"
+                spellings[both][part] = None
+    labels = {model: frozenset(label for label, _, other in cars if other == model) for model in models}
+    short = {said: labels[part[:2]] for part, pair in pairs for pair in [normalise(pair)]
+             for said in (pair, pair.replace(" and ", " & "))}
+    bodies = (normalise(one.get("body", "")).split() for _, one, _ in cars)
+    return _Table(makes, labels, short, {said: tuple(found) for said, found in spellings.items()},
+                  max(map(len, spellings)), _BODIES.union(*bodies))
 
 
 def _squashed(text: str) -> str:

@@ -3,30 +3,26 @@
     source = find_source(stage, image_root, data_root, data_sets, guide_file)
     table, info = source.table(seed=0, ...)  # one row per image; what later stages must know of the source
 
-`read_data_sets` makes one table of several data sets and `assign_shots` its few-shot split. A data set that
-is missing never stops the others; one whose counts or names are not the official ones is refused. Only sizes
-are read, from the files' headers. The release's lists and rationales are read by the caller and passed in.
-
-Source: Fine-R1 (arXiv 2602.07605), Section 5.1 (4 images per seen sub-category, 60 % seen, official splits).
+`read_data_sets` makes one table of several data sets. One that is missing never stops the others; one whose
+counts or names are not the official ones is refused. Only sizes are read, from the files' headers. The
+release's lists and rationales are read by the caller and passed in.
 """
 
 import json
 import os
-import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Collection, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 from finer1_lib.core.images import image_size
 from finer1_lib.data.data_sets.archives import (
-    BANNER, NotToBeHad, Picture, find_archive, read_archive, read_hub_copy,
-)  # fmt: skip
+    BANNER, NotToBeHad, Picture, find_archive, read_archive, read_hub_copy)
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, DataSet, copies_named, official_names
 from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import read_guide
-from finer1_lib.data.split import COLUMNS, seen_names, split_table
+from finer1_lib.data.split import split_table
 from finer1_lib.runs.parameters import nearest
 from finer1_lib.runs.stage import Stage
 
@@ -55,7 +51,7 @@ class Source:
         return read_guide(self.guide_path, table) if self.guide_path else None
 
     def table(self, *, folder: Mapping[str, Any], copies: Mapping[str, Any], allow_incomplete: bool,
-              released: Optional[Callable], first_images: Callable, **split: Any) -> tuple:  # fmt: skip
+              released: Optional[Callable], first_images: Callable, **split: Any) -> tuple:
         """(`images.parquet`, `sets.json`) as a table and a dictionary; read from the files where they exist.
 
         `folder`: options of `read_table`; `copies`: of `read_data_sets`; `split`: seed, num_shots, seen_share
@@ -67,33 +63,33 @@ class Source:
         path, info_path = self.stage.path("images.parquet"), self.stage.path("sets.json")
         if not path.exists():
             if self.data_sets:
-                table, info = self._data_sets(copies, allow_incomplete, released, first_images, split)
+                files, info, options = self._data_sets(copies, allow_incomplete, released, first_images)
             else:
-                table, info = self._folder(folder, split)
+                files, info, options = self._folder(**folder)
+            table = split_table(files, **options, **split)
             atomic_write_json(info_path, info)
             save_table(table, path)
         return pd.read_parquet(path), read_json(info_path)
 
-    def _folder(self, options: Mapping, split: Mapping) -> tuple:
-        files = read_table(self.root, options["super_category"], progress_every(self.stage, "images read"),
-                           strip_names=options["strip_names"])
+    def _folder(self, super_category: str, strip_names: bool) -> tuple:
+        files = read_table(self.root, super_category, progress_every(self.stage, "images read"),
+                           strip_names=strip_names)
         for duplicate in files.attrs["duplicates"]:
             print("left out, an identical file is beside it:", duplicate)
         notes = {"notes": files.attrs["notes"]} if files.attrs["notes"] else {}
-        return split_table(files, guide=self.guide(files), **split), notes
+        return files, notes, {"guide": self.guide(files)}
 
     def _data_sets(self, copies: Mapping, allow_incomplete: bool, released: Optional[Callable],
-                   first_images: Callable, split: Mapping) -> tuple:
+                   first_images: Callable) -> tuple:
         files, sets, missing = read_data_sets(self.data_sets, self.root, allow_incomplete=allow_incomplete,
                                               progress=progress_every(self.stage, "images listed"), **copies)
         release = released(list(sets)) if released else None
+        for word, one in sets.items():
+            one["split"] = "release" if release else "seeded"
+            one["complete"] = one["complete"] and (not release or release.complete[word])
         first = {(row["super_category"], row["sub_category"]): row["image_id"] for row in first_images(files)}
-        sets = {word: {**one, "split": "release" if release else "seeded",
-                       "complete": one["complete"] and (not release or release.complete[word])}
-                for word, one in sets.items()}  # fmt: skip
-        options = {key: split[key] for key in ("seed", "num_shots", "seen_share")}
-        table = assign_shots(files, release.lists if release else {}, first=first, **options)
-        return table, {"data_sets": sets, "missing": missing}
+        return files, {"data_sets": sets, "missing": missing}, {
+            "lists": release.lists if release else {}, "first": first}
 
     def describe(self, guide: Optional[dict], names: Mapping, taxonomy: Mapping, info: Mapping) -> None:
         """Write taxonomy.json, guide.json (where there is one) and data.json for the later stages."""
@@ -103,8 +99,8 @@ class Source:
         # the drawn world's folder is relative to the run, so that a run can be moved
         root = os.path.relpath(self.root, self.stage.run_dir) if self.drawn else str(self.root)
         atomic_write_json(self.stage.path("data.json"), {
-            "image_root": root, "guide": "guide.json" if guide else None, "super_categories": list(names), **info,
-        })  # fmt: skip
+            "image_root": root, "guide": "guide.json" if guide else None, "super_categories": list(names),
+            **info})
 
 
 def find_source(stage: Stage, image_root: str, data_root: str, data_sets: Sequence[str], guide_file: str,
@@ -122,10 +118,8 @@ def find_source(stage: Stage, image_root: str, data_root: str, data_sets: Sequen
                         "name some in data_sets")
     drawn = not (image_root or data_sets)
     root = stage.input(f"{WORLD}/images") if drawn else Path(image_root or data_root).expanduser().resolve()
-    guide_path = Path(guide_file).expanduser() if guide_file else None
-    if drawn and not guide_file:
-        guide_path = stage.input(f"{WORLD}/guide.json")
-    return Source(stage, root, guide_path, data_sets, drawn)
+    own_guide = stage.input(f"{WORLD}/guide.json") if drawn and not guide_file else None
+    return Source(stage, root, Path(guide_file).expanduser() if guide_file else own_guide, data_sets, drawn)
 
 
 def progress_every(stage: Stage, label: str, step: int = 200) -> Callable[[int, int], Any]:
@@ -176,18 +170,18 @@ def read_data_sets(words: Sequence[str], data_root: "str | Path", *, hub_copies:
         raise UserError(f"data_root {str(data_root)!r} is not a folder; give the one that holds data sets")
     found, told, missing = [], {}, {}
     for word in words:
-        data_set = DATA_SETS[word]
-        if word in copies:
-            try:
+        data_set, source = DATA_SETS[word], "archive"
+        try:
+            if word in copies:
                 pictures, commit = read_hub_copy(data_set, root, copies[word], progress=progress)
-            except NotToBeHad as error:
-                missing[word] = str(error)
-                continue
-            source = f"hub {data_set.hub.name}@{commit}"
-        elif (folder := find_archive(data_set, root)) is not None:
-            pictures, source = read_archive(data_set, folder, allow_incomplete), "archive"
-        else:
-            missing[word] = f"no {' or '.join(data_set.folders)} below {root.name or root}: {data_set.how}"
+                source = f"hub {data_set.hub.name}@{commit}"
+            elif folder := find_archive(data_set, root):
+                pictures = read_archive(data_set, folder, allow_incomplete)
+            else:
+                folders = " or ".join(data_set.folders)
+                raise NotToBeHad(f"no {folders} below {root.name or root}: {data_set.how}")
+        except NotToBeHad as error:
+            missing[word] = str(error)
             continue
         told[word] = {"source": source, **_counted(data_set, pictures, allow_incomplete)}
         found += [(word, picture) for picture in pictures]
@@ -209,48 +203,6 @@ def read_data_sets(words: Sequence[str], data_root: "str | Path", *, hub_copies:
     return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True), told, missing
 
 
-def assign_shots(table, lists: Mapping[str, Mapping[str, Collection[str]]], *, seed: int, num_shots: int = 4,
-                 seen_share: float = 0.6, first: Optional[Mapping[tuple[str, str], str]] = None):
-    """The official split with the columns categories (seen/unseen) and shot, in the form of images.parquet.
-
-    Shots are training images of seen sub-categories: 0 for the rationale (`first`: {(super_category,
-    sub_category): image_id}), 1.. for TAPO. `lists`: the release's {word: {"seen": names, "unseen": names}};
-    other words are split by a seeded shuffle. Raises: UserError: names that do not fit, too few images, a
-    wrong first.
-    """
-    if num_shots < 3:
-        raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
-    table, first, thin = table.copy(), dict(first or {}), []
-    table["categories"], table["shot"] = "unseen", -1
-    for word, part in table.groupby("super_category"):
-        names = sorted(part["sub_category"].unique())
-        given = lists.get(word)
-        guide = {"seen": _listed(word, names, given)} if given else None
-        seen = seen_names(word, names, seed, seen_share, guide)
-        for name, images in part[part["sub_category"].isin(seen)].groupby("sub_category"):
-            table.loc[images.index, "categories"] = "seen"
-            train = images[images["split"] == "train"].sort_values("image_id")
-            order = list(train.index)
-            random.Random(f"{seed}/images/{word}/{name}").shuffle(order)
-            if (wanted := first.pop((word, name), None)) is not None:
-                at = [index for index in order if table.at[index, "image_id"] == wanted]
-                if not at:
-                    raise UserError(f"{word}/{name}: its rationale's image is not a training image of it")
-                order = at + [index for index in order if index != at[0]]
-            if len(order) < num_shots:
-                thin.append(f"{word}/{name} ({len(order)})")
-                continue
-            table.loc[order[:num_shots], "shot"] = range(num_shots)
-    if thin:
-        raise UserError(f"{len(thin)} sub-categories have too few training images for {num_shots} shots: "
-                        f"{', '.join(thin)}; lower num_shots or complete the data set")
-    if first:
-        word, name = sorted(first)[0]
-        raise UserError(f"a rationale speaks of {word}/{name}, which is not a seen sub-category here")
-    table["shot"] = table["shot"].astype("int64")
-    return table[COLUMNS]
-
-
 def _copies(words: Sequence[str], hub_copies: Sequence[str]) -> dict[str, Optional[str]]:
     """{word: revision or None}, everything known."""
     for word in words:
@@ -266,28 +218,17 @@ def _copies(words: Sequence[str], hub_copies: Sequence[str]) -> dict[str, Option
 
 def _counted(data_set: DataSet, pictures: Sequence[Picture], allow_incomplete: bool) -> dict[str, Any]:
     """How many there are, compared with the official counts and names."""
-    splits = [picture.split for picture in pictures]
-    found = {"classes": len({picture.sub_category for picture in pictures}),
-             "train": splits.count("train"), "test": splits.count("test")}
-    wanted = {"classes": data_set.classes, "train": data_set.train, "test": data_set.test}
-    if foreign := sorted({picture.sub_category for picture in pictures} - official_names(data_set.word)):
+    names, splits = {one.sub_category for one in pictures}, [one.split for one in pictures]
+    found = {"classes": len(names), "train": splits.count("train"), "test": splits.count("test")}
+    if foreign := sorted(names - official_names(data_set.word)):
         raise UserError(f"{data_set.title}: {foreign[0]!r} is none of its {data_set.classes} sub-categories: "
                         f"not the official data set; {data_set.how}")
     if len({picture.file for picture in pictures}) != len(pictures):
         raise UserError(f"{data_set.title}: its lists name one image twice; unpack it again")
-    wrong = ", ".join(f"{found[key]} in place of {wanted[key]} ({key})" for key in wanted
+    wanted = {key: getattr(data_set, key) for key in found}
+    wrong = ", ".join(f"{found[key]} in place of {wanted[key]} ({key})" for key in found
                       if found[key] != wanted[key])
     if wrong and not allow_incomplete:
         raise UserError(f"{data_set.title}: {wrong}: not the official data set; complete it, or set "
                         "allow_incomplete to true and have every table say so")
     return {"complete": not wrong, **found}
-
-
-def _listed(word: str, names: Sequence[str], given: Mapping[str, Collection[str]]) -> set[str]:
-    """The seen names of a list that must part the table's names in two."""
-    seen, unseen = set(given["seen"]), set(given["unseen"])
-    if both := sorted(seen & unseen):
-        raise UserError(f"{word}: {both[0]!r} is both seen and unseen in the lists")
-    if odd := sorted(set(names) - seen - unseen):
-        raise UserError(f"{word}: {odd[0]!r} is neither seen nor unseen in the lists: take its own lists")
-    return seen

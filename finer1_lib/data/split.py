@@ -8,6 +8,7 @@ release eval/data/ (order of the options).
 """
 
 import random
+from collections import defaultdict
 from typing import Collection, Mapping, Optional
 
 from finer1_lib.core.errors import UserError
@@ -24,71 +25,94 @@ def count_names(table) -> int:
     return table.groupby(["super_category", "sub_category"]).ngroups
 
 
-def split_table(table, *, seed: int, num_shots: int = 4, seen_share: float = 0.6, train_share: float = 0.5,
-                guide: Optional[Mapping] = None):
-    """Add the columns categories (seen/unseen), split (train/test) and shot.
+def split_table(table, lists: Optional[Mapping[str, Mapping]] = None, *, seed: int, num_shots: int = 4,
+                seen_share: float = 0.6, train_share: float = 0.5, guide: Optional[Mapping] = None,
+                first: Optional[Mapping[tuple[str, str], str]] = None):
+    """Add the columns categories (seen/unseen), shot, and split (train/test) where there is no official one.
 
-    Per super-category the guide's sub-categories are seen, else the first floor(seen_share n) of a seeded
-    shuffle; images are split per sub-category. Shots are train images of seen ones: 0 for the rationale, 1..
-    for TAPO, -1 for none. Every draw has its own generator, so that a new folder leaves other draws alone.
-    Raises: UserError: names all super-categories and sub-categories that are too small.
+    Per super-category the sub-categories of `lists` ({word: {"seen": names, "unseen": names}}) or of `guide`
+    are seen, else the first floor(seen_share n) of a seeded shuffle; images are split per sub-category. Shots
+    are training images of seen ones: 0 for the rationale (`first`: {(super_category, sub_category):
+    image_id}), 1.. for TAPO, -1 for none. Every draw has its own generator, so that a new folder leaves other
+    draws alone.
+    Raises: UserError: names that do not fit, all sub-categories that are too small, a wrong first.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:
         raise UserError("seen_share and train_share must lie between 0 and 1, both ends excluded")
     if num_shots < 3:
         raise UserError(f"num_shots is {num_shots}; at least 3 are needed: 1 for the rationale, 2 for TAPO")
-    table, faults = table.copy(), []
+    table, lists, first, faults = table.copy(), lists or {}, dict(first or {}), []
     # pandas writes attrs into the parquet file, whose hash must stay that of the records that are kept
     table.attrs = {key: value for key, value in table.attrs.items() if key == "duplicates"}
-    for super_category, part in table.groupby("super_category"):
+    official = "split" in table
+    table["categories"], table["shot"] = "unseen", -1
+    for word, part in table.groupby("super_category"):
         try:
-            seen = seen_names(super_category, sorted(part["sub_category"].unique()), seed, seen_share, guide)
+            seen = seen_names(word, sorted(part["sub_category"].unique()), seed, seen_share,
+                              guide or lists.get(word))
         except UserError as error:
             faults.append(str(error))
             continue
-        thin: dict[str, list[str]] = {}
-        for sub_category, images in part.groupby("sub_category"):
-            is_seen = sub_category in seen
-            needed = num_shots + 1 if is_seen else 2
-            if len(images) < needed:
+        thin = defaultdict(list)
+        for name, images in part.groupby("sub_category"):
+            is_seen = name in seen
+            drawn = images[images["split"] == "train"] if official else images
+            order = sorted(drawn.index, key=lambda index: table.at[index, "image_id"])
+            random.Random(f"{seed}/images/{word}/{name}").shuffle(order)
+            if is_seen and (wanted := first.pop((word, name), None)) is not None:
+                order.sort(key=lambda index: table.at[index, "image_id"] != wanted)  # stable: the others stay
+                if not order or table.at[order[0], "image_id"] != wanted:
+                    raise UserError(f"{word}/{name}: its rationale's image is not a training image of it")
+            needed = num_shots * is_seen if official else (num_shots + 1 if is_seen else 2)
+            if len(order) < needed:
                 kind = f"a seen one with {num_shots} shots" if is_seen else "an unseen one"
-                thin.setdefault(f"{kind} needs {needed}", []).append(f"{sub_category} ({len(images)})")
+                thin[f"{kind} needs {needed}{' to train on' * official}"].append(f"{name} ({len(order)})")
                 continue
-            order = sorted(images.index, key=lambda index: table.at[index, "image_id"])
-            random.Random(f"{seed}/images/{super_category}/{sub_category}").shuffle(order)
-            train = max(num_shots if is_seen else 1, int(len(order) * train_share))
-            table.loc[order, "categories"] = "seen" if is_seen else "unseen"
-            table.loc[order, "split"] = ["train" if i < train else "test" for i in range(len(order))]
-            table.loc[order, "shot"] = [i if is_seen and i < num_shots else -1 for i in range(len(order))]
+            if is_seen:
+                table.loc[images.index, "categories"] = "seen"
+                table.loc[order[:num_shots], "shot"] = range(num_shots)
+            if not official:
+                train = max(num_shots if is_seen else 1, int(len(order) * train_share))
+                table.loc[order, "split"] = ["train"] * train + ["test"] * (len(order) - train)
         if thin:
             told = ", ".join(f"{need}: {', '.join(names)}" for need, names in thin.items())
             number = sum(map(len, thin.values()))
-            faults.append(f"{super_category}: {number} sub-categories have too few images ({told}); add some "
-                          "or take the folders out")
+            fix = "complete it or lower num_shots" if official else "add some or take the folders out"
+            faults.append(f"{word}: {number} sub-categories have too few images ({told}); {fix}")
     if faults:
         raise UserError(" | ".join(faults))
-    table["shot"] = table["shot"].astype("int64")
+    if first:
+        raise UserError(f"a rationale speaks of {'/'.join(min(first))}, which is not a seen sub-category here")
     return table[COLUMNS]
 
 
+assign_shots = split_table  # of a table with the official split
+
+
 def seen_names(super_category: str, names: list[str], seed: int, seen_share: float,
-               guide: Optional[Mapping]) -> set[str]:
-    """The seen sub-categories of one super-category: the guide's, or the first of a seeded shuffle.
-    Raises: UserError: too few sub-categories for a question, or for one seen pair and one unseen.
+               given: Optional[Mapping]) -> set[str]:
+    """The seen sub-categories of one super-category: those `given`, or the first of a seeded shuffle.
+    Raises: UserError: too few sub-categories for a question, or for one seen pair and one unseen; given ones
+    that do not part the names in two.
     """
     if len(names) < OPTIONS:
         raise UserError(f"{super_category}: {len(names)} sub-categories, a question with {OPTIONS} options "
                         f"needs {OPTIONS}; add folders")
-    if guide is not None:
-        seen = set(names) & set(guide["seen"])
+    if given is not None:
+        seen, unseen = set(given["seen"]), set(given["unseen"])
+        if both := sorted(seen & unseen):
+            raise UserError(f"{super_category}: {both[0]!r} is both seen and unseen in the lists")
+        if odd := sorted(set(names) - seen - unseen):
+            raise UserError(f"{super_category}: {odd[0]!r} is neither seen nor unseen in the lists: take its "
+                            "own lists")
+        seen &= set(names)
     else:
         order = list(names)
         random.Random(f"{seed}/seen/{super_category}").shuffle(order)
         seen = set(order[: int(seen_share * len(order) + 1e-9)])
     if len(seen) < 2 or len(seen) == len(names):
         raise UserError(f"{super_category}: {len(seen)} of {len(names)} sub-categories are seen; needed are "
-                        "2 seen (a negative needs another one) and 1 unseen: change seen_share or add "
-                        "folders")
+                        "2 seen (a negative needs another one) and 1 unseen: change seen_share or add folders")
     return seen
 
 
@@ -116,11 +140,11 @@ def evaluation_items(table, similarity: Similarity, *, seed: int, images_per_cla
             order = images.sort_values("image_id").to_dict("records")
             random.Random(f"{seed}/items/{super_category}/{sub_category}").shuffle(order)
             for row in order[: images_per_class or None]:
-                items.append({
-                    "item_id": row["image_id"], "image_id": row["image_id"], "super_category": super_category,
-                    "sub_category": sub_category, "categories": row["categories"],
-                    "question": question_for(super_category), "options": [sub_category, *reversed(near)],
-                    **({"release_path": release_path(super_category, row["image_id"])}
-                       if super_category in official else {}),
-                })
+                item = {"item_id": row["image_id"], "image_id": row["image_id"],
+                        "super_category": super_category, "sub_category": sub_category,
+                        "categories": row["categories"], "question": question_for(super_category),
+                        "options": [sub_category, *reversed(near)]}
+                if super_category in official:
+                    item["release_path"] = release_path(super_category, row["image_id"])
+                items.append(item)
     return sorted(items, key=lambda item: item["item_id"])

@@ -4,13 +4,12 @@
     Rock Wren,Salpinctes,Troglodytidae
     {"Rock Wren": {"genus": "Salpinctes"}}                              the same as JSON
 
-It gives every sub-category its value for one or more ranks; "genus" is whatever is between the super-category
-and the sub-category (of cars the maker), and what names are compared by (Fine-R1, arXiv 2602.07605, Section
-5.4). An empty cell is unknown. It comes from a guide, a user's file, or tables of this kit.
+Every sub-category has a value for one or more ranks; "genus" is whatever is between super-category and
+sub-category (of cars the maker), and what names are compared by (Fine-R1, arXiv 2602.07605, Section 5.4). An
+empty cell is unknown. It comes from a guide, a user's file, or tables of this kit.
 """
 
 import csv
-import importlib.resources
 import io
 import os
 from functools import cache
@@ -31,7 +30,7 @@ def find_taxonomy(table, *, guide: Optional[Mapping[str, Any]] = None, path: str
                   data_sets: Iterable[str] = ()) -> Taxonomy:
     """All that is known about a table's sub-categories, sorted; empty where there is no taxonomy.
 
-    From the guide, the built-in tables of the paper's `data_sets`, and the user's file `path`, which wins.
+    From the built-in tables of the paper's `data_sets`, the guide, and the user's file `path`; the last wins.
     Raises: UserError: of `read_taxonomy`.
     """
     found: Taxonomy = {}
@@ -50,11 +49,7 @@ def genera(word: str) -> Taxonomy:
     CUB's is ambiguous); aircraft maker and, as "genus", FGVC-Aircraft's family; cars, as "genus", the make,
     then model, trim, body and year as far as the devkit's name has them.
     """
-    if word not in _BUILT_IN:
-        return {}
-    files = importlib.resources.files("finer1_lib.data.data_sets")
-    with importlib.resources.as_file(files / _BUILT_IN[word]) as path:
-        return dict(_rows(path))
+    return dict(_rows(Path(__file__).parent / "data_sets" / _BUILT_IN[word])) if word in _BUILT_IN else {}
 
 
 def taxonomy_of(guide: Mapping[str, Any]) -> Taxonomy:
@@ -75,31 +70,29 @@ def read_taxonomy(path, table) -> Taxonomy:
     spellings: dict[tuple[str, str], str] = {}
     try:
         rows = _rows(path)
-        for name, ranks in rows:
-            if known.setdefault(normalise(name), ranks) is not ranks:
-                raise UserError(f"{path}: {name!r} is listed twice; remove one of the two")
-            for rank, value in ranks.items():
-                first = spellings.setdefault((rank, normalise(value)), value)
-                if first != value:
-                    raise UserError(f"{path}: the {rank} of {name!r} is spelled {value!r} and elsewhere "
-                                    f"{first!r}; choose one spelling")  # fmt: skip
     except (OSError, ValueError, csv.Error) as error:
         what = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: not a readable taxonomy ({what}); correct it, or leave it out") from None
+    for name, ranks in rows:
+        if known.setdefault(normalise(name), ranks) is not ranks:
+            raise UserError(f"{path}: {name!r} is listed twice; remove one of the two")
+        for rank, value in ranks.items():
+            if (first := spellings.setdefault((rank, normalise(value)), value)) != value:
+                raise UserError(f"{path}: the {rank} of {name!r} is spelled {value!r} and elsewhere {first!r};"
+                                " choose one spelling")
     if not any(GENUS in ranks for ranks in known.values()):
         raise UserError(f"{path}: gives no name a {GENUS}, which names are compared by; add that rank")
     found: Taxonomy = {}
-    for super_category, names in table.groupby("super_category")[NAME]:
-        names = sorted(set(names))
-        missing = [name for name in names if normalise(name) not in known]
+    for super_category, names in table.groupby("super_category")[NAME].unique().items():
+        missing = sorted(name for name in names if normalise(name) not in known)
         if missing and len(missing) < len(names):
-            raise UserError(f"{path}: {len(missing)} of {len(names)} sub-categories of {super_category!r} "
-                            f"are missing, the first is {missing[0]!r}; add it (with an empty {GENUS} where "
-                            "no one knows it)")  # fmt: skip
+            raise UserError(f"{path}: {len(missing)} of {len(names)} sub-categories of {super_category!r} are"
+                            f" missing, the first is {missing[0]!r}; add it (with an empty {GENUS} where no"
+                            " one knows it)")
         found |= {name: known[normalise(name)] for name in names if not missing}
     if not found:
         raise UserError(f"{path}: none of its {len(known)} names is a sub-category of the data (the first is "
-                        f"{rows[0][0]!r}); spell them as the folders do")  # fmt: skip
+                        f"{rows[0][0]!r}); spell them as the folders do")
     return dict(sorted(found.items()))
 
 
@@ -108,14 +101,12 @@ def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
     readers = {".csv": _csv_rows, ".json": _json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError("neither .csv nor .json")
-    cleaned = []
-    for name, cells in readers[path.suffix.lower()](read_text(path)):
-        name = " ".join(name.split())
-        if not normalise(name):
-            raise ValueError("a row has no name")
-        ranks = {rank: " ".join(value.split()) for rank, value in cells.items() if value.strip()}
-        cleaned.append((name, ranks))
-    return cleaned
+    rows = [(" ".join(name.split()), {rank: " ".join(value.split()) for rank, value in cells.items()
+                                      if value.strip() and rank not in (NAME, NOTE, "")})
+            for name, cells in readers[path.suffix.lower()](read_text(path))]
+    if not all(normalise(name) for name, _ in rows):
+        raise ValueError("a row has no name")
+    return rows
 
 
 def _csv_rows(text: str) -> list[tuple[str, dict[str, str]]]:
@@ -123,14 +114,14 @@ def _csv_rows(text: str) -> list[tuple[str, dict[str, str]]]:
     reader.fieldnames = titles = [title.strip().lower() for title in reader.fieldnames or []]
     if NAME not in titles or GENUS not in titles or len(set(titles)) < len(titles):
         commas = "; part the cells by commas" if any(sign in "".join(titles) for sign in ";\t") else ""
-        raise ValueError(
-            f"needs one column {NAME!r} and one {GENUS!r}, has {', '.join(titles) or 'none'}{commas}")
+        has = ", ".join(titles) or "none"
+        raise ValueError(f"needs one column {NAME!r} and one {GENUS!r}, has {has}{commas}")
     rows = []
     for row in reader:
         if None in row or None in row.values():
             raise ValueError(f"line {reader.line_num} has more or fewer cells than the first line")
-        if any(map(str.strip, row.values())):  # spreadsheets write empty rows, pandas a column without a title
-            rows.append((row[NAME], {rank: row[rank] for rank in titles if rank not in (NAME, NOTE, "")}))
+        if any(map(str.strip, row.values())):  # spreadsheets write empty rows, pandas an untitled column
+            rows.append((row[NAME], row))
     return rows
 
 
@@ -141,5 +132,4 @@ def _json_rows(text: str) -> list[tuple[str, dict[str, str]]]:
     for name, ranks in content.items():
         if not isinstance(ranks, dict) or not all(isinstance(value, str) for value in ranks.values()):
             raise ValueError(f"{name!r} must be an object of texts, as in {{\"{GENUS}\": \"Salpinctes\"}}")
-    return [(name, {rank: value for rank, value in ranks.items() if rank != NOTE})
-            for name, ranks in content.items()]  # fmt: skip
+    return list(content.items())

@@ -7,11 +7,12 @@
 is the mean of its images, its prototype. Fine-R1 (arXiv 2602.07605), Stage 2 (TAPO), releases neither the
 mining nor its encoder, so both are chosen here. The release calls anchor, positive and negative `images`,
 `image_noisy` and `image_aug`, and blackens patches where a negative is missing; here that is an error.
-`noised` and `masked` make the distorted images of two baselines.
 """
 
 import random
 from typing import TYPE_CHECKING, Mapping, NamedTuple, Sequence, Union
+
+import numpy
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
@@ -19,11 +20,11 @@ from finer1_lib.data.guide import Similarity
 from finer1_lib.data.split import nearest_names
 
 if TYPE_CHECKING:
-    import numpy
     from PIL.Image import Image
 
 PATCH = 14  # pixels, the width of a patch of the vision tower
 _ROWS = 1024  # rows or sub-categories taken at a time
+_NAMES = ["super_category", "sub_category"]
 
 
 def prototype_rows(table, count: int):
@@ -32,12 +33,12 @@ def prototype_rows(table, count: int):
     """
     if count < 1:
         raise UserError(f"prototype_images is {count}; a prototype needs at least 1 image")
-    order, names = ["super_category", "sub_category", "shot", "image_id"], ["super_category", "sub_category"]
-    train = table[table["split"] == "train"].sort_values(order, ascending=[True, True, False, True])
-    return train.groupby(names).head(count).sort_values("image_id")
+    train = table[table["split"] == "train"].sort_values([*_NAMES, "shot", "image_id"],
+                                                         ascending=[True, True, False, True])
+    return train.groupby(_NAMES).head(count).sort_values("image_id")
 
 
-def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy.ndarray"]:
+def prototypes(features: numpy.ndarray, table) -> dict[tuple[str, str], numpy.ndarray]:
     """(super_category, sub_category) -> (hidden,) unit vector (zeros where nothing is left after centring).
 
     Row i of `table` belongs to `features[i]`. Features are centred on their super-category's mean: what all
@@ -45,20 +46,16 @@ def prototypes(features: "numpy.ndarray", table) -> dict[tuple[str, str], "numpy
     """
     if len(features) != len(table):
         raise ValueError(f"{len(features)} features for {len(table)} images")
-    found = {}
-    where = table.groupby("super_category").indices
-    inner = table.groupby(["super_category", "sub_category"]).indices
-    means = {super_category: _mean(features, rows) for super_category, rows in where.items()}
-    for super_category, name in sorted(inner):
-        centred = _unit(features[inner[super_category, name]] - means[super_category])
-        found[super_category, name] = _unit(centred.mean(0))
-    return found
+    means = {word: _mean(features, rows) for word, rows in table.groupby("super_category").indices.items()}
+    inner = table.groupby(_NAMES).indices
+    return {(word, name): _unit(_unit(features[inner[word, name]] - means[word]).mean(0))
+            for word, name in sorted(inner)}
 
 
 class PrototypeSimilarity:
     """Cosine of the `prototypes` of two sub-categories, and the nearest of many at once."""
 
-    def __init__(self, found: Mapping[tuple[str, str], "numpy.ndarray"]) -> None:
+    def __init__(self, found: Mapping[tuple[str, str], numpy.ndarray]) -> None:
         self._found = found
 
     def __call__(self, super_category: str, first: str, second: str) -> float:
@@ -70,16 +67,14 @@ class PrototypeSimilarity:
         A product's rounding depends on its shape: where it leaves more than one name in question, the cosines
         are computed one by one, so the outcome is always that of `nearest_names`.
         """
-        import numpy
-
         names, nearest = list(names), {}
         if len(names) < 2:
             return nearest
         vectors = numpy.stack([self._found[super_category, name] for name in names])
         slack = vectors.shape[1] * numpy.finfo("float32").eps  # bounds the rounding of two such products
         for start in range(0, len(names), _ROWS):
-            rows = range(start, min(start + _ROWS, len(names)))
-            cosines = vectors[rows.start : rows.stop] @ vectors.T
+            cosines = vectors[start : start + _ROWS] @ vectors.T
+            rows = range(start, start + len(cosines))
             cosines[numpy.arange(len(rows)), rows] = -numpy.inf  # no one is its own negative
             in_question = cosines >= cosines.max(1, keepdims=True) - slack
             for row, several, best in zip(rows, in_question.sum(1) > 1, cosines.argmax(1)):
@@ -103,34 +98,29 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
 
     shots = table[(table["categories"] == "seen") & (table["shot"] >= (0 if all_shots else 1))]
     rows = []
-    for super_category, part in shots.groupby("super_category"):
+    for word, part in shots.groupby("super_category"):
         images = {name: sorted(group["image_id"]) for name, group in part.groupby("sub_category")}
         if isinstance(similarity, PrototypeSimilarity):
-            nearest = similarity.nearest(super_category, list(images), seed)
+            nearest = similarity.nearest(word, list(images), seed)
         else:
-            lists = {name: nearest_names(super_category, name, list(images), similarity, 1, seed)
-                     for name in images}
-            nearest = {name: others[0] for name, others in lists.items() if others}
+            nearest = {name: other for name in images
+                       for other in nearest_names(word, name, list(images), similarity, 1, seed)}
         for name, own in images.items():
-            draw = random.Random(f"{seed}/triplets/{super_category}/{name}")
+            draw = random.Random(f"{seed}/triplets/{word}/{name}")
             if name not in nearest:
-                raise UserError(f"{super_category}/{name}: no other seen sub-category to take a negative "
-                                "from; add folders or raise seen_share")
+                raise UserError(f"{word}/{name}: no other seen sub-category to take a negative from; add "
+                                "folders or raise seen_share")
             if len(own) < 2:
-                raise UserError(f"{super_category}/{name}: one TAPO shot has no positive; raise num_shots")
+                raise UserError(f"{word}/{name}: one TAPO shot has no positive; raise num_shots")
             ring = draw.sample(own, len(own))
-            for anchor, positive in zip(ring, [*ring[1:], ring[0]]):
-                negative = draw.choice(images[nearest[name]])
-                rows.append((anchor, positive, negative, super_category, name, nearest[name]))
-    columns = ["image_id", "positive_id", "negative_id", "super_category", "sub_category",
-               "negative_sub_category"]
+            rows += [(anchor, positive, draw.choice(images[nearest[name]]), word, name, nearest[name])
+                     for anchor, positive in zip(ring, [*ring[1:], ring[0]])]
+    columns = ["image_id", "positive_id", "negative_id", *_NAMES, "negative_sub_category"]
     return pandas.DataFrame(rows, columns=columns).sort_values("image_id", ignore_index=True)
 
 
-def _mean(features: "numpy.ndarray", rows: "numpy.ndarray") -> "numpy.ndarray":
+def _mean(features: numpy.ndarray, rows: numpy.ndarray) -> numpy.ndarray:
     """`features[rows].mean(0)`, bit for bit, without a copy of all these rows: numpy too adds row to row."""
-    import numpy
-
     total = numpy.zeros((0, features.shape[1]), features.dtype)
     for start in range(0, len(rows), _ROWS):
         part = features[rows[start : start + _ROWS]]
@@ -138,10 +128,8 @@ def _mean(features: "numpy.ndarray", rows: "numpy.ndarray") -> "numpy.ndarray":
     return total[0] / len(rows)
 
 
-def _unit(vectors: "numpy.ndarray") -> "numpy.ndarray":
+def _unit(vectors: numpy.ndarray) -> numpy.ndarray:
     """Rows (or one vector) divided by their norm; a zero row stays zero."""
-    import numpy
-
     norm = numpy.linalg.norm(vectors, axis=-1, keepdims=True)
     return numpy.divide(vectors, norm, out=numpy.zeros_like(vectors), where=norm > 1e-12)
 
@@ -186,7 +174,6 @@ def _share(name: str, amount: float) -> float:
 
 
 def _add_noise(picture: "Image", amount: float, seed: str) -> "Image":
-    import numpy
     from PIL import Image
 
     x = numpy.asarray(picture, dtype="float64") / 127.5 - 1

@@ -1,8 +1,7 @@
 """Who is compared: the rows of every table and figure, with their labels and colours, in ONE place.
 
-Four rows are always there (`FIXED`). What else notebooks 02 and 03 trained follows in the order of
-`03_tapo/models.json`; checkpoints from elsewhere, systems of the registry and strategies come after them.
-Controls (`training.methods.CONTROLS`) are not rows of the main table. An entry of each list:
+`FIXED`, then what else notebooks 02 and 03 trained, checkpoints from elsewhere, systems, strategies. Controls
+(`training.methods.CONTROLS`) are no rows of the main table. An entry of each list:
 
     [{"name": "cot_sft_tapo", "label": "CoT SFT + TAPO", "adapter": "03_tapo/cot_sft_tapo", "prompt": "cot"}]
     more_models = ["Fine-R1-3B=StevenHH2000/Fine-R1-3B@6da43fd"]    thinks first, as it was trained
@@ -101,9 +100,8 @@ def labels_of(entries: Iterable[Entry]) -> dict[str, str]:
 def start_of(entry: Entry) -> Optional[str]:
     """The row that another is compared with first; None where its name does not say.
 
-    Under another strategy it is the same model zero-shot; else what the training started from:
-    `cot_sft_<method>` from CoT SFT, `base_<method>` and checkpoints from elsewhere from the base, under the
-    prompt of their training.
+    Under another strategy the same model zero-shot; else what the training started from: CoT SFT, or the base
+    (checkpoints from elsewhere too) under the prompt of the training.
     """
     if entry.strategy != "zero_shot":
         return entry.model.removesuffix(f"-{entry.strategy}")
@@ -133,8 +131,7 @@ def pairs_of(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 def with_more(entries: Sequence[Entry], more_models: Sequence[str]) -> tuple[Entry, ...]:
     """The entries and, after them, checkpoints that this run did not train.
 
-    The name in records is the label in small letters: "Fine-R1-3B" becomes "fine-r1-3b". Files and Hub ids
-    are examined by `check_rows`.
+    The name in records is the label in small letters: "Fine-R1-3B" becomes "fine-r1-3b".
 
     Raises: UserError: an entry of another form, or a name that is taken.
     """
@@ -153,9 +150,7 @@ def with_more(entries: Sequence[Entry], more_models: Sequence[str]) -> tuple[Ent
     return tuple(found)
 
 
-def weights_at(
-    entry: Entry, base: str, adapter: "str | Path | None" = None
-) -> "tuple[str, str | Path | None]":
+def weights_at(entry: Entry, base: str, adapter: "str | Path | None" = None) -> "tuple[str, str | Path | None]":
     """(checkpoint, adapter) to load for a row: its own where it comes from elsewhere, else the run's."""
     if not entry.checkpoint:
         return base, adapter
@@ -168,11 +163,9 @@ def check_rows(entries: Iterable[Entry], base: str) -> None:
 
     Raises: UserError: one line with what is wrong with each.
     """
-    found = {one.model: problem for one in entries if (problem := problem_of(one, base))}
-    if found:
-        problems = "; ".join(f"{model}: {problem}" for model, problem in found.items())
+    if found := [f"{one.model}: {problem}" for one in entries if (problem := problem_of(one, base))]:
         many = f"{len(found)} of the rows cannot be queried: " if len(found) > 1 else ""
-        raise UserError(many + problems)
+        raise UserError(many + "; ".join(found))
 
 
 def problem_of(entry: Entry, base: str, reach: bool = True) -> str:
@@ -180,17 +173,15 @@ def problem_of(entry: Entry, base: str, reach: bool = True) -> str:
 
     `reach` fetches the configuration of a Hub id, which shows that the id exists.
     """
-    system = entry.system
+    system, opened = entry.system, entry.system is not None and entry.system.library == "open_clip"
     if system is not None and system.key_variable and not os.environ.get(system.key_variable, "").strip():
         return (f"the environment variable {system.key_variable} is not set: export it in the shell that "
                 "runs the kit, and never write a key into a file")
-    opened = system is not None and system.library == "open_clip"
     if opened and importlib.util.find_spec("open_clip") is None:
         return 'it needs the package open_clip: install the kit with its extra "clip"'
-    if not entry.checkpoint or system is not None and system.kind == "endpoint":
-        return ""
     try:
-        _examine(*weights_at(entry, base), opened, reach)
+        if entry.checkpoint and not (system is not None and system.kind == "endpoint"):
+            _examine(*weights_at(entry, base), opened, reach)
     except UserError as error:
         return str(error)
     return ""
@@ -202,8 +193,7 @@ def _examine(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool)
     from finer1_lib.models.adapter_files import check_base, read_adapter
     from finer1_lib.models.encoders import check_open_clip
 
-    found = None if adapter is None else read_adapter(adapter)
-    folder = is_folder(checkpoint)
+    found, folder = None if adapter is None else read_adapter(adapter), is_folder(checkpoint)
     if not folder and not reach:
         return
     if opened:  # open_clip has its own configuration file
@@ -232,15 +222,11 @@ def with_systems(entries: Sequence[Entry], systems: Sequence[System]) -> tuple[E
     return tuple(found)
 
 
-def with_strategies(
-    entries: Sequence[Entry], strategies: Sequence[str], samples: int = 8
-) -> tuple[Entry, ...]:
-    """The entries and, after them, some of them again under another strategy.
+def with_strategies(entries: Sequence[Entry], strategies: Sequence[str], samples: int = 8) -> tuple[Entry, ...]:
+    """The entries and, after them, some of them again: "cot_sft=self_consistency" (`samples` drawn answers)
+    becomes the row "cot_sft-self_consistency".
 
-    "cot_sft=self_consistency" becomes the row "cot_sft-self_consistency", with `samples` drawn answers.
-
-    Raises: UserError: an entry of another form, an unknown model or strategy, one that does not fit the
-    model, or fewer than two samples.
+    Raises: UserError: another form, an unknown or unfit model or strategy, or fewer than two samples.
     """
     known, found = {entry.model: entry for entry in entries}, list(entries)
     for text in strategies:

@@ -11,13 +11,16 @@ it is returned, so that a notebook shows it once.
 """
 
 import re
+from itertools import product
 from typing import Mapping, Optional, Sequence
 
-from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, WIDEST, percent_axis
+from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, WIDEST, percent_axis, plain_axis
 from finer1_lib.core.statistics import has_interval
-from finer1_lib.evaluation.scores.hierarchy import ELSEWHERE, OTHERS, UNKNOWN, confusion_matrix, most_confused
+from finer1_lib.evaluation.scores.hierarchy import ELSEWHERE, OTHERS, confusion_matrix, most_confused
 from finer1_lib.training.methods import CONTROLS, colour_of, in_order, label_of
 
+KINDS = {**CATEGORY_LABELS, "all": "all sub-categories"}
+SHARE = "right answers (%), 95 % intervals"
 GUESSING = dict(color="black", linestyle=":", linewidth=1.5)
 A_ROW = 3  # data sets beside each other
 HALVES = {"seen": (-0.21, ""), "unseen": (0.21, "////")}  # place in the model's row, and hatching
@@ -37,15 +40,12 @@ def accuracy_bars(df, labels: Optional[Mapping[str, str]] = None):
     df: columns model, setting, categories, value, low, high; optional n (for the titles) and chance (a dotted
     line at guessing).
     """
-    fig, panels = _grid(df, labels)
-    for axis, part, models in panels:
-        part = part.set_index("model")
-        for place, model in enumerate(models):
-            if model in part.index:
-                value_bar(axis, place, part.loc[model])
-        if (chance := _guessing(axis, part)) is not None:
-            axis.text(chance + 0.8, -0.62, "guessing", fontsize=12, va="center")
-        axis.set_ylim(len(models) - 0.4, -0.95)  # the first model at the top
+    fig, panels, models = _main_panels(df, labels)
+    for axis, part in panels:
+        for model, row in part.set_index("model").iterrows():
+            value_bar(axis, models.index(model), row)
+        _guessing(axis, part)
+    _legend(fig, [], _chance(df))
     return fig
 
 
@@ -54,41 +54,43 @@ def seed_dots(df, labels: Optional[Mapping[str, str]] = None):
 
     df: `rows` of `seeds.pool`: model, setting, categories, value, low, high, per_seed.
     """
-    fig, panels = _grid(df, labels)
-    for axis, part, models in panels:
+    fig, panels, models = _main_panels(df, labels)
+    for axis, part in panels:
         for row in part.itertuples():
-            place = models.index(row.model)
-            if has_interval(row.low):
-                axis.plot([100 * row.low, 100 * row.high], [place, place], color=colour_of(row.model),
-                          linewidth=7, alpha=0.45, solid_capstyle="butt")
+            place, each = models.index(row.model), [100 * value for value in row.per_seed]
+            _band(axis, row, place)
             axis.plot([100 * row.value] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2.4)
-            spread = [place + 0.11 * (k - (len(row.per_seed) - 1) / 2) for k in range(len(row.per_seed))]
-            axis.plot([100 * value for value in row.per_seed], spread, "o", color=colour_of(row.model),
-                      markeredgecolor="black", markersize=7, zorder=3)
-            axis.text(max(100 * value for value in (row.value, row.high or 0)) + 2.2, place,
-                      f"{100 * row.value:.0f}", va="center", fontsize=13)
-        axis.set_ylim(len(models) - 0.4, -0.6)
+            spread = [place + 0.11 * (k - (len(each) - 1) / 2) for k in range(len(each))]
+            axis.plot(each, spread, "o", color=colour_of(row.model), markeredgecolor="black", markersize=7,
+                      zorder=3)
+            _number(axis, row, place, 13)
     return fig
 
 
-def _grid(df, labels):
-    """(figure, [(axis, its part of df, models)]): a row of panels a setting, seen left, unseen right."""
+def _main_panels(df, labels):
+    """(figure, [(axis, its rows)], models): a row of panels a setting, a line of each a model."""
     settings = [name for name in SETTING_LABELS if name in set(df["setting"])]
-    kinds = [name for name in CATEGORY_LABELS if name in set(df["categories"])]
     models = in_order(df["model"], labels)
-    size = (min(WIDEST, 5.7 * len(kinds) + 1.5), (0.5 * len(models) + 0.7) * len(settings) + 0.3)
+    fig, panels = _panels(df, 5.7, 1.5, (0.5 * len(models) + 0.7) * len(settings) + 0.3, settings)
+    for axis, part in panels:
+        if "n" in df and len(part):
+            axis.set_title(f"{axis.get_title()} (n = {part['n'].max():.0f})", fontsize=14)
+        _model_lines(axis, models, labels, 13)
+        if axis.get_subplotspec().is_last_row():
+            axis.set_xlabel(SHARE, fontsize=14)
+    return fig, panels, models
+
+
+def _panels(df, wide: float, more: float, height: float, settings: Sequence[str] = ("",)):
+    """(figure, [(axis, its rows)]): a row of panels a setting (or one), seen left; inches."""
+    kinds = [kind for kind in KINDS if kind in set(df["categories"])]
+    size = (min(WIDEST, wide * len(kinds) + more), height)
     fig, axes = _figure(len(settings), len(kinds), size, sharex=True, sharey=True)
     panels = []
-    for line, setting in zip(axes, settings):
-        for axis, kind in zip(line, kinds):
-            part = df[(df["setting"] == setting) & (df["categories"] == kind)]
-            number = f" (n = {part['n'].max():.0f})" if "n" in df and len(part) else ""
-            axis.set_title(f"{SETTING_LABELS[setting]}, {CATEGORY_LABELS[kind]}{number}", fontsize=14)
-            _model_ticks(axis, models, labels, 14)
-            percent_axis(axis, 0, 110, labelsize=13)
-            panels.append((axis, part, models))
-    for axis in axes[-1]:
-        axis.set_xlabel("right answers (%), 95 % intervals", fontsize=14)
+    for axis, (setting, kind) in zip(axes.flat, product(settings, kinds)):
+        axis.set_title((f"{SETTING_LABELS[setting]}, " if setting else "") + KINDS[kind], fontsize=14)
+        part = df[df["categories"] == kind]
+        panels.append((axis, part[part["setting"] == setting] if setting else part))
     return fig, panels
 
 
@@ -101,22 +103,30 @@ def _figure(rows: int, columns: int, size: tuple[float, float], **how):
     return fig, axes
 
 
-def _model_ticks(axis, models, labels, size: int) -> None:
+def _model_lines(axis, models, labels, size: int) -> None:
+    """A line a model, the first at the top, and percent below."""
     axis.set_yticks(range(len(models)), [label_of(model, labels) for model in models], fontsize=size)
+    axis.set_ylim(len(models) - 0.45, -0.55)
+    percent_axis(axis, -1, 114, labelsize=size)
 
 
-def _guessing(axis, part) -> Optional[float]:
-    """Draw the dotted line of the column `chance`, if there is one; where it is, in percent."""
-    known = part["chance"].dropna() if "chance" in part else ()
-    if not len(known):
-        return None
-    axis.axvline(100 * known.iloc[0], **GUESSING)
-    return 100 * known.iloc[0]
+def _chance(df) -> Optional[float]:
+    """The fraction right of a guess, where the table states one."""
+    known = df["chance"].dropna() if "chance" in df else ()
+    return float(known.iloc[0]) if len(known) else None
 
 
-def _legend(fig, signs: list, columns: int = 9) -> None:
-    fig.legend(handles=signs, loc="outside upper center", ncols=min(columns, len(signs)), fontsize=12,
-               frameon=False)
+def _guessing(axis, df) -> None:
+    if (chance := _chance(df)) is not None:
+        axis.axvline(100 * chance, **GUESSING)
+
+
+def _legend(fig, signs: list, chance: Optional[float], columns: int = 9) -> None:
+    """Signs above the panels, that of guessing last."""
+    signs = signs + ([] if chance is None else [_line(label=f"guessing ({100 * chance:.0f} %)", **GUESSING)])
+    if signs:
+        fig.legend(handles=signs, loc="outside upper center", ncols=min(columns, len(signs)), fontsize=12,
+                   frameon=False)
 
 
 def _line(**how):
@@ -133,24 +143,37 @@ def _white(width: float) -> list:
     return [withStroke(linewidth=width, foreground="white")]
 
 
-def value_bar(axis, place: int, row) -> None:
+def _number(axis, row, place: float, size: int) -> None:
+    """The value in percent, right of it and of its interval."""
+    end = max(row.value, row.high) if has_interval(row.low) else row.value
+    axis.text(100 * end + 1.8, place, f"{100 * row.value:.0f}", va="center", fontsize=size, zorder=4,
+              path_effects=_white(3))
+
+
+def value_bar(axis, place: float, row, *, height: float = 0.72, hatch: str = "", size: int = 13) -> None:
     """A model's horizontal bar, its interval, and its value in percent.
 
     row: a Series named after the model: value, low, high (fractions; low and high may be missing).
     """
-    axis.barh(place, 100 * row["value"], color=colour_of(row.name), height=0.72, edgecolor="black",
-              linewidth=0.6)
-    end = _interval(axis, row["value"], row["low"], row["high"], place, linewidth=1.8, markersize=9,
-                    path_effects=_white(3.6))
-    axis.text(100 * end + 1.5, place, f"{100 * row['value']:.0f}", va="center", fontsize=13)
+    value = 100 * row["value"]
+    axis.barh(place, value, height, color=colour_of(row.name), hatch=hatch,
+              edgecolor="white" if hatch else "black", linewidth=0 if hatch else 0.6)
+    if hatch:  # its lines are white, the frame is ink
+        axis.barh(place, value, height, color="none", edgecolor="black", linewidth=0.6)
+    if has_interval(row["low"]):
+        axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color="black", linewidth=2.5 * height,
+                  marker="|", markersize=12 * height, solid_capstyle="butt", path_effects=_white(3.5))
+    _number(axis, row, place, size)
 
 
-def _interval(axis, value: float, low, high, place: float, **how) -> float:
-    """Draw a horizontal interval with caps, if there is one; the right end of what is drawn."""
-    if not has_interval(low):
-        return value
-    axis.plot([100 * low, 100 * high], [place] * 2, color="black", marker="|", solid_capstyle="butt", **how)
-    return max(value, high)
+def _band(axis, row, place: float, width: float = 7, upright: bool = False) -> None:
+    """The interval, if there is one: pale in the model's colour, and ink, as a pale one is lost on a wall."""
+    if not has_interval(row.low):
+        return
+    span = [100 * row.low, 100 * row.high], [place, place]
+    for colour, thick, alpha in ((colour_of(row.model), width, 0.5), ("black", 1, 1)):
+        axis.plot(*(span[::-1] if upright else span), color=colour, linewidth=thick, alpha=alpha,
+                  solid_capstyle="butt")
 
 
 def data_set_bars(df, labels: Optional[Mapping[str, str]] = None):
@@ -166,43 +189,27 @@ def data_set_bars(df, labels: Optional[Mapping[str, str]] = None):
     rows = -(-len(data_sets) // columns)
     size = (min(WIDEST, 4.1 * columns + 2.7), (0.56 * len(models) + 1.0) * rows * len(settings) + 0.7)
     fig, axes = _figure(rows * len(settings), columns, size, sharex=True, sharey=True)
-    for axis in axes.flat:
-        axis.set_visible(False)
-    for number, setting in enumerate(settings):
-        for place, data_set in enumerate(data_sets):
-            axis = axes[number * rows + place // columns][place % columns]
-            axis.set_visible(True)
-            part = df[(df["setting"] == setting) & (df["dataset"] == data_set)]
-            for row in part.itertuples():
-                _half_bar(axis, models.index(row.model), row)
-            _guessing(axis, part)
-            counts = ", ".join(f"{part[part['categories'] == kind]['n'].max():.0f} {kind}" for kind in HALVES
-                               if kind in set(part["categories"]))
-            axis.set_title(f"{data_set}, {SETTING_LABELS.get(setting, setting)}\nn = {counts}", fontsize=13)
-            _model_ticks(axis, models, labels, 12)
-            axis.set_ylim(len(models) - 0.45, -0.55)  # the first model at the top
-            percent_axis(axis, 0, 116, labelsize=12)
-            below = place + columns >= len(data_sets)
-            axis.tick_params(labelbottom=below)
-            axis.set_xlabel("right answers (%), 95 % intervals" if below else "", fontsize=12)
-    signs = [Patch(facecolor="#999999", edgecolor="black", label="seen sub-categories"),
-             Patch(facecolor="#999999", edgecolor="white", hatch=HALVES["unseen"][1], label="unseen")]
-    if "chance" in df and df["chance"].notna().any():
-        signs.append(_line(label="guessing one of four", **GUESSING))
-    _legend(fig, signs)
+    for axis, (setting, place) in zip(axes.flat, product(settings, range(rows * columns))):
+        axis.set_visible(place < len(data_sets))
+        if place >= len(data_sets):
+            continue
+        part = df[(df["setting"] == setting) & (df["dataset"] == data_sets[place])]
+        for model, row in part.set_index("model").iterrows():
+            shift, hatch = HALVES[row["categories"]]
+            value_bar(axis, models.index(model) + shift, row, height=0.4, hatch=hatch, size=11)
+        _guessing(axis, part)
+        most = part.groupby("categories")["n"].max()
+        counts = ", ".join(f"{most[kind]:.0f} {kind}" for kind in HALVES if kind in most)
+        where = f"{data_sets[place]}, {SETTING_LABELS.get(setting, setting)}"
+        axis.set_title(f"{where}\nn = {counts}", fontsize=13)
+        _model_lines(axis, models, labels, 12)
+        lowest = place + columns >= len(data_sets)
+        axis.tick_params(labelbottom=lowest)
+        axis.set_xlabel(SHARE if lowest else "", fontsize=12)
+    _legend(fig, [Patch(facecolor="#999999", edgecolor="black", label="seen sub-categories"),
+                  Patch(facecolor="#999999", edgecolor="white", hatch=HALVES["unseen"][1], label="unseen")],
+            _chance(df))
     return fig
-
-
-def _half_bar(axis, place: int, row) -> None:
-    """One of a model's two bars: plain above, hatched below."""
-    (shift, hatch), value = HALVES[row.categories], 100 * row.value
-    axis.barh(place + shift, value, height=0.4, color=colour_of(row.model), hatch=hatch,
-              edgecolor="white" if hatch else "black", linewidth=0 if hatch else 0.6)
-    axis.barh(place + shift, value, height=0.4, color="none", edgecolor="black", linewidth=0.6)
-    end = _interval(axis, row.value, row.low, row.high, place + shift, linewidth=1.6, markersize=6,
-                    path_effects=_white(3.4))
-    axis.text(100 * end + 1.5, place + shift, f"{value:.0f}", va="center", fontsize=11,
-              path_effects=_white(3.4))
 
 
 def order_dots(df, labels: Optional[Mapping[str, str]] = None):
@@ -212,47 +219,30 @@ def order_dots(df, labels: Optional[Mapping[str, str]] = None):
     on the right, a marker for each order.
     """
     orders = [order for order in ORDERS if order in set(df["option_order"])]
-    kinds = [kind for kind in CATEGORY_LABELS if kind in set(df["categories"])]
-    models = in_order(df["model"], labels)
-    models.sort(key=lambda model: model in CONTROLS)  # stable: entries keep their order
-    height = PITCH * (len(orders) + 0.9) * len(models) + 1.5
-    fig, axes = _figure(1, len(kinds), (5 * len(kinds) + 2.6, height), sharey=True)
-    for axis, kind in zip(axes[0], kinds):
-        for row in df[df["categories"] == kind].itertuples():
+    models = sorted(in_order(df["model"], labels), key=lambda model: model in CONTROLS)  # else in their order
+    fig, panels = _panels(df, 5, 2.6, PITCH * (len(orders) + 0.9) * len(models) + 1.5)
+    for axis, part in panels:
+        for row in part.itertuples():
             shift = (orders.index(row.option_order) - (len(orders) - 1) / 2) / (len(orders) + 0.9)
-            _dot(axis, row, models.index(row.model) + shift)
-        axis.set_title(CATEGORY_LABELS[kind], fontsize=15)
-        _model_ticks(axis, models, labels, 13)
-        percent_axis(axis, -2, 112, labelsize=13)
+            place, colour = models.index(row.model) + shift, colour_of(row.model)
+            fill, edge, width = ("white", colour, 1.6) if row.model in CONTROLS else (colour, "black", 0.8)
+            _band(axis, row, place)
+            axis.plot(100 * row.value, place, ORDERS[row.option_order][0], color=fill, markeredgecolor=edge,
+                      markeredgewidth=width, markersize=8, zorder=3)
+            _number(axis, row, place, 12)
+        _model_lines(axis, models, labels, 13)
         axis.set_xlabel("closed world, right answers (%)", fontsize=13)
         for place in range(1, len(models)):
             axis.axhline(place - 0.5, color="#DDDDDD", linewidth=0.8)
-        chance = _guessing(axis, df)
-        axis.set_ylim(len(models) - 0.5, -0.5)  # the first model at the top
-    signs = [_line(marker=ORDERS[order][0], color="none", markerfacecolor="#BBBBBB", markersize=9,
-                   markeredgecolor="black", label=ORDERS[order][1]) for order in orders]
-    _legend(fig, signs + ([] if chance is None else [_line(label="guessing one of four", **GUESSING)]))
+        _guessing(axis, df)
+    _legend(fig, [_line(marker=marker, color="none", markerfacecolor="#BBBBBB", markersize=9,
+                        markeredgecolor="black", label=words)
+                  for marker, words in map(ORDERS.get, orders)], _chance(df))
     return fig
 
 
-def _dot(axis, row, place: float) -> None:
-    """One value: its interval, its marker, and the number right of both."""
-    colour, control, end = colour_of(row.model), row.model in CONTROLS, row.value
-    if has_interval(row.low):
-        span = [100 * row.low, 100 * row.high]
-        axis.plot(span, [place, place], color=colour, linewidth=7, alpha=0.5, solid_capstyle="butt")
-        axis.plot(span, [place, place], color="black", linewidth=1)  # a pale colour alone is lost on a wall
-        end = max(end, row.high)
-    axis.plot(100 * row.value, place, ORDERS[row.option_order][0], color="white" if control else colour,
-              markeredgecolor=colour if control else "black", markeredgewidth=1.6 if control else 0.8,
-              markersize=8, zorder=3)
-    axis.text(100 * end + 2.2, place, f"{100 * row.value:.0f}", va="center", fontsize=12, zorder=4,
-              path_effects=_white(3))
-
-
-def breakdown_dots(
-    df, labels: Optional[Mapping[str, str]] = None, *, xlabel: str = "", chance: Optional[float] = None
-):
+def breakdown_dots(df, labels: Optional[Mapping[str, str]] = None, *, xlabel: str = "",
+                   chance: Optional[float] = None):
     """A marker for each model and level with its 95 % interval; the markers of a model are joined by a line.
 
     df: columns model, categories, level, value, low, high, n, of one setting, scorer, metric and breakdown.
@@ -260,27 +250,38 @@ def breakdown_dots(
     for each kind of sub-categories; a marker of fewer than `FEW` answers is hollow; `chance` (a fraction)
     draws a dotted line.
     """
-    kinds = [kind for kind in [*CATEGORY_LABELS, "all"] if kind in set(df["categories"])]
     models, levels = in_order(df["model"], labels), _levels(df["level"])
     marks = dict(zip(models, MARKERS * len(models)))
-    width = min(WIDEST, len(kinds) * max(3.4, len(levels) * (0.1 * len(models) + 0.5)) + 1)
-    fig, axes = _figure(1, len(kinds), (width, 4.6 + 0.28 * -(-(len(models) + 2) // 4)), sharey=True)
-    for axis, kind in zip(axes[0], kinds):
+    fig, panels = _panels(df, max(3.4, len(levels) * (0.1 * len(models) + 0.5)), 1,
+                          4.6 + 0.28 * -(-(len(models) + 2) // 4))
+    for axis, part in panels:
         for number, model in enumerate(models):
-            part = df[(df["categories"] == kind) & (df["model"] == model)]
-            part = part.sort_values("level", key=lambda column: column.map(levels.index))
+            own = part[part["model"] == model].sort_values("level", key=lambda level: level.map(levels.index))
             shift = SPREAD * ((number + 0.5) / len(models) - 0.5)
-            _series(axis, part, [levels.index(level) + shift for level in part["level"]], model, marks[model])
-        _frame(axis, levels, CATEGORY_LABELS.get(kind, "all sub-categories"), xlabel)
+            places, colour = [levels.index(level) + shift for level in own["level"]], colour_of(model)
+            axis.plot(places, 100 * own["value"].astype(float), color=colour, linewidth=1.2, alpha=0.8)
+            for place, row in zip(places, own.itertuples()):
+                _band(axis, row, place, 4, upright=True)
+                fill, edge = ("white", colour) if row.n < FEW else (colour, "black")
+                axis.plot(place, 100 * row.value, marks[model], markerfacecolor=fill, markeredgecolor=edge,
+                          markersize=7, zorder=3)
+        axis.set_xticks(range(len(levels)), [str(level) for level in levels])
+        axis.set_yticks([0, 25, 50, 75, 100])
+        axis.set(xlim=(-0.55, len(levels) - 0.45), ylim=(-3, 103))
+        axis.set_xlabel(xlabel, fontsize=13)
+        axis.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+        plain_axis(axis, 12)
+        for border in range(1, len(levels)):
+            axis.axvline(border - 0.5, color="#DDDDDD", linewidth=0.8)
         if chance is not None:
             axis.axhline(100 * chance, **GUESSING)
-    axes[0][0].set_ylabel("right answers (%), 95 % intervals", fontsize=13)
+    panels[0][0].set_ylabel(SHARE, fontsize=13)
     signs = [_line(color=colour_of(model), marker=marks[model], markersize=8, markeredgecolor="black",
                    label=label_of(model, labels)) for model in models]
     if (df["n"] < FEW).any():
         signs.append(_line(color="none", marker="o", markerfacecolor="white", markersize=8,
                            markeredgecolor="#555555", label=f"fewer than {FEW} answers"))
-    _legend(fig, signs + ([] if chance is None else [_line(label="guessing", **GUESSING)]), columns=4)
+    _legend(fig, signs, chance, columns=4)
     return fig
 
 
@@ -291,40 +292,9 @@ def _levels(found) -> list:
     return sorted(levels, key=lambda level: int(starts[level][0])) if all(starts.values()) else levels
 
 
-def _series(axis, part, places, model: str, marker: str) -> None:
-    """A model's line of markers and vertical intervals."""
-    colour = colour_of(model)
-    for place, row in zip(places, part.itertuples()):
-        if has_interval(row.low):
-            span = [100 * row.low, 100 * row.high]
-            axis.plot([place] * 2, span, color=colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
-            axis.plot([place] * 2, span, color="black", linewidth=0.8)
-    values = 100 * part["value"].to_numpy(dtype=float)
-    axis.plot(places, values, color=colour, linewidth=1.2, alpha=0.8)
-    for place, value, n in zip(places, values, part["n"]):
-        axis.plot(place, value, marker, markerfacecolor="white" if n < FEW else colour,
-                  markeredgecolor=colour if n < FEW else "black", markersize=7, zorder=3)
-
-
-def _frame(axis, levels, title: str, xlabel: str) -> None:
-    axis.set_title(title, fontsize=14)
-    axis.set_xticks(range(len(levels)), [str(level) for level in levels])
-    axis.set_xlim(-0.55, len(levels) - 0.45)
-    axis.set_ylim(-3, 103)
-    axis.set_yticks([0, 25, 50, 75, 100])
-    axis.set_xlabel(xlabel, fontsize=13)
-    axis.tick_params(labelsize=12)
-    axis.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    for border in range(1, len(levels)):
-        axis.axvline(border - 0.5, color="#DDDDDD", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def confusion_matrices(
-    table, model: str, *, setting: str = "open_world", genera: Optional[Sequence[tuple[str, str]]] = None,
-    labels: Optional[Mapping[str, str]] = None,
-):
+def confusion_matrices(table, model: str, *, setting: str = "open_world",
+                       genera: Optional[Sequence[tuple[str, str]]] = None,
+                       labels: Optional[Mapping[str, str]] = None):
     """Shares of the answers about each sub-category (rows), in percent; an outline marks the right ones.
 
     table: of `hierarchy.count_confusions`; genera: (super_category, genus) pairs, those of
@@ -346,45 +316,29 @@ def confusion_matrices(
         axis.set_title(f"{key[1]} ({key[0]})", fontsize=14)
     if not matrices:
         axes[0][0].text(0, 0.5, "no sub-category was taken for a neighbour of its genus", fontsize=13)
-    where = SETTING_LABELS.get(setting, setting.replace("_", " "))
-    title = f"{label_of(model, labels)}, {where}: percent of the answers about each sub-category"
-    fig.suptitle(title, fontsize=14)
+    where = f"{label_of(model, labels)}, {SETTING_LABELS.get(setting, setting.replace('_', ' '))}"
+    fig.suptitle(f"{where}: percent of the answers about each sub-category", fontsize=14)
     return fig
 
 
 def _draw(axis, shares, colour: str) -> None:
     """One matrix: white is 0 %, the model's colour 100 %."""
-    from matplotlib.colors import LinearSegmentedColormap
+    import seaborn
     from matplotlib.patches import Rectangle
 
-    ramp = LinearSegmentedColormap.from_list("share", ["#FFFFFF", colour])
     names, answers, known = list(shares.index), list(shares.columns), shares.attrs
+    told = shares.map(lambda share: f"{100 * share:.0f}" if share else "")
     axis.set_axis_on()
-    axis.imshow(shares.to_numpy(), cmap=ramp, vmin=0, vmax=1, aspect="equal")
-    for row, name in enumerate(names):
-        for column, answered in enumerate(answers):
-            share = shares.iat[row, column]
-            if share > 0:
-                axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=12,
-                          color=_ink(ramp(share)))
-            if name == answered:
-                axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black",
-                                         linewidth=1.6, zorder=3))
+    ramp = seaborn.blend_palette(["white", colour], as_cmap=True)
+    seaborn.heatmap(shares, ax=axis, cmap=ramp, vmin=0, vmax=1, annot=told, fmt="", cbar=False, square=True,
+                    linewidths=0.8, linecolor="#DDDDDD",
+                    annot_kws=dict(fontsize=12, color="black", path_effects=_white(2.5)))
+    for place, name in enumerate(names):
+        axis.add_patch(Rectangle((answers.index(name), place), 1, 1, fill=False, linewidth=1.6, zorder=3))
     unseen = {name: ", unseen" if known["categories"][name] == "unseen" else "" for name in names}
-    axis.set_yticks(range(len(names)), [f"{name}{unseen[name]} (n = {known['n'][name]})" for name in names],
-                    fontsize=12)
-    axis.set_xticks(range(len(answers)), answers, rotation=40, ha="right", rotation_mode="anchor",
-                    fontsize=12)
-    apart = next(place for place, name in enumerate(answers) if name in (OTHERS, ELSEWHERE, UNKNOWN))
-    axis.axvline(apart - 0.5, color="black", linewidth=1)
+    axis.set_yticks(axis.get_yticks(), [f"{name}{unseen[name]} (n = {known['n'][name]})" for name in names],
+                    fontsize=12, rotation=0)
+    axis.set_xticks(axis.get_xticks(), answers, rotation=40, ha="right", rotation_mode="anchor", fontsize=12)
+    axis.axvline(answers.index(next(name for name in answers if name in (OTHERS, ELSEWHERE))), color="black",
+                 linewidth=1)
     axis.tick_params(length=0)
-    axis.set_xticks([place - 0.5 for place in range(1, len(answers))], minor=True)
-    axis.set_yticks([place - 0.5 for place in range(1, len(names))], minor=True)
-    axis.grid(which="minor", color="#DDDDDD", linewidth=0.8)
-    axis.tick_params(which="minor", length=0)
-
-
-def _ink(background) -> str:
-    """Black on light cells, white on dark ones."""
-    red, green, blue, _ = background
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"

@@ -1,13 +1,10 @@
 """Notebook 04's engine: requests become records, one JSON line each, as they are answered; and their file.
 
-What a model wrote is kept in `records.jsonl` and scored afterwards, from the records alone. All requests
-about an image are answered while it is in memory: a window of images is prepared once for all option orders,
-both settings and all samples (the release's eval/evaluation.py takes two questions at a time).
-
-A killed run resumes: windows and batches are cut the same way again, complete batches found in the records
-are skipped, and an incomplete one is generated again as a whole, so that each completion is what an
-uninterrupted run would have written. A line that is not a record is refused with its number; an incomplete
-last line is left out (a whole JSON object without a line end counts).
+What a model wrote is kept in `records.jsonl` and scored afterwards, from the records alone. A killed run
+resumes: windows and batches are cut the same way again, complete batches found in the records are skipped,
+and an incomplete one is generated again as a whole, so that each completion is what an uninterrupted run
+would have written. A line that is not a record is refused with its number; an incomplete last line is left
+out (a whole JSON object without a line end counts).
 """
 
 import gzip
@@ -16,12 +13,13 @@ import json
 import re
 import zlib
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, atomic_write_bytes, is_file, read_jsonl
-from finer1_lib.evaluation.requests import FILE_RULE, ITEM_RULE, rule_of
+from finer1_lib.evaluation.requests import FILE_RULE, ITEM_RULE, record_of, rule_of
 from finer1_lib.evaluation.scores.scoring import SETTINGS
 from finer1_lib.evaluation.systems.strategies import draw_seed
 
@@ -29,11 +27,10 @@ if TYPE_CHECKING:
     import pandas
 
 _TEXTS = ("model", "setting", "item_id", "image_id", "super_category", "sub_category", "categories",
-          "completion")  # fmt: skip
-_NUMBERS = ("rotation", "seed")
+          "completion")
 # what a record shares with the request that it answers
 _QUESTION = ("prompt", "options", "image_id", "sub_category", "seed", "examples", "example_prompt", "samples",
-             "labels_hash", "weights", "release_path")  # fmt: skip
+             "labels_hash", "weights", "release_path")
 _HALF = re.compile("[\ud800-\udfff]")
 ORDER_RULES = (None, ITEM_RULE, FILE_RULE)
 ROTATED = "rotations"
@@ -56,8 +53,8 @@ class RecordFile:
     def __iter__(self) -> Iterator[dict]:
         """One record after the other.
 
-        Raises: UserError: no file, a damaged archive, a line that is not a record, another seed or another
-        rule of the shuffle than before, no records at all.
+        Raises: UserError: no file, a damaged one, no records, a line that is none or of another seed or
+        shuffle.
         """
         self.torn, self.count, self.doubled = None, 0, 0
         before: dict[str, Any] = {}
@@ -92,42 +89,40 @@ class RecordFile:
 
 def fault_of(record: Any) -> str:
     """What keeps a value from being a record; "" if nothing does."""
-    if not isinstance(record, dict):
-        return "it is not an object"
-    for names, kind, words in ((_TEXTS, str, "text"), (_NUMBERS, int, "whole number")):
-        for name in names:
-            if type(record.get(name)) is not kind:
-                return f"it has no {words} {name!r}"
-    if empty := next((name for name in _TEXTS if not record[name].strip() and name != "completion"), None):
-        return f"its {empty!r} is empty"
-    if record["categories"] not in ("seen", "unseen"):
-        return f"its categories is {record['categories'][:40]!r}, neither seen nor unseen"
-    if record["setting"] not in SETTINGS:
-        return f"its setting is {record['setting'][:40]!r}, none of {', '.join(SETTINGS)}"
-    options, order = record.get("options"), record.get("option_order")
-    if options is not None and not (isinstance(options, list) and all(isinstance(o, str) for o in options)):
-        return "its options are not a list of names"
-    if record["seed"] < 0:
-        return f"its seed is {record['seed']}, below 0"
-    if "option_order" not in record or not isinstance(order, (str, type(None))):
-        return "it has no 'option_order' (a word, or null in the open world)"
-    texts = {name: record[name] for name in _TEXTS}
-    texts |= {"options": "".join(options or ()), "option_order": order or ""}
-    if half := next((name for name, text in texts.items() if _HALF.search(text)), None):
-        return f"its {half!r} holds half a character (a lone surrogate), which no text file can hold"
-    if not isinstance(record.get("release_path", ""), str):
-        return "its 'release_path' is not a text"
-    if record.get("order_rule") not in ORDER_RULES:
-        return f"its 'order_rule' is none of {', '.join(filter(None, ORDER_RULES))}"
-    if not options and (order == ROTATED or record.get("lettered")):
-        return "it has no options"
-    if order == ROTATED and not 0 < record["rotation"] < len(options):
-        return f"its rotation is {record['rotation']} of {len(options)} options"
+    return next(_faults(record), "") if isinstance(record, dict) else "it is not an object"
+
+
+def _faults(record: dict) -> Iterator[str]:
+    """Each after those that it relies on."""
+    typed = {**dict.fromkeys(_TEXTS, (str, "text")), **dict.fromkeys(("rotation", "seed"), (int, "whole number"))}
+    yield from (f"it has no {words} {name!r}" for name, (kind, words) in typed.items()
+                if type(record.get(name)) is not kind)
+    yield from (f"its {name!r} is empty" for name in _TEXTS if name != "completion" and not record[name].strip())
+    options, order = record.get("options"), record.get("option_order", 0)
+    listed = options is None or isinstance(options, list) and all(isinstance(name, str) for name in options)
+    texts = {**{name: record[name] for name in _TEXTS}, "option_order": order if isinstance(order, str) else "",
+             "options": "".join(options or ()) if listed else ""}
+    half = next((name for name, text in texts.items() if _HALF.search(text)), None)
+    count, turned = len(options) if listed and options else 0, order == ROTATED
     sample, samples = record.get("sample", 0), record.get("samples", 1)
     whole = type(record.get("sample")) is type(samples) is int
-    if {"sample", "samples"} & set(record) and not (whole and 0 <= sample < samples):
-        return "its 'sample' and 'samples' are not whole numbers, the first below the second"
-    return ""
+    rules = {
+        f"its categories is {record['categories'][:40]!r}, neither seen nor unseen":
+            record["categories"] in ("seen", "unseen"),
+        f"its setting is {record['setting'][:40]!r}, none of {', '.join(SETTINGS)}": record["setting"] in SETTINGS,
+        "its options are not a list of names": listed,
+        f"its seed is {record['seed']}, below 0": record["seed"] >= 0,
+        "it has no 'option_order' (a word, or null in the open world)": isinstance(order, (str, type(None))),
+        f"its {half!r} holds half a character (a lone surrogate), which no text file can hold": half is None,
+        "its 'release_path' is not a text": isinstance(record.get("release_path", ""), str),
+        f"its 'order_rule' is none of {', '.join(filter(None, ORDER_RULES))}":
+            record.get("order_rule") in ORDER_RULES,
+        "it has no options": count or not (turned or record.get("lettered")),
+        f"its rotation is {record['rotation']} of {count} options": not turned or 0 < record["rotation"] < count,
+        "its 'sample' and 'samples' are not whole numbers, the first below the second":
+            not {"sample", "samples"} & set(record) or whole and 0 <= sample < samples,
+    }
+    yield from (fault for fault, fine in rules.items() if not fine)
 
 
 def read_line(line: bytes, before: dict[str, Any]) -> tuple[Any, str]:
@@ -155,10 +150,10 @@ def key_of(record: Mapping) -> tuple:
     return (*named, record.get("sample", 0))
 
 
-def mark_of(record: Mapping) -> int:
-    """64 bits of a record's content, never 0: equal ones are the same line twice."""
-    text = json.dumps(record, sort_keys=True).encode("utf-8")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") or 1
+def answered_before(record: Mapping, marks: dict[tuple, bytes]) -> Optional[bool]:
+    """Of a record's question: None for not yet, True by the same line, False by another; `marks` keeps them."""
+    mark = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=8).digest()
+    return None if (first := marks.setdefault(key_of(record), mark)) is mark else first == mark
 
 
 def offer(path: "str | Path") -> str:
@@ -179,22 +174,19 @@ def set_aside(path: "str | Path") -> str:
     path = Path(path)
     if path.suffix == ".gz":
         raise UserError(f"{path} is packed: {offer(path)}")
-    values: dict[str, Counter] = {"seed": Counter(), "order_rule": Counter()}
+    values: dict[str, Counter] = {}
     for record, fault in (read_line(line, {}) for line in RecordFile(path).lines()):
         for name, value in ({} if fault else _shared(record)).items():
-            values[name].update([] if value is None else [value])
-    before = {name: counts.most_common(1)[0][0] for name, counts in values.items() if counts}
-    kept, aside, faults, doubled = [], [], [], 0
-    marks: dict[tuple, int] = {}
+            values.setdefault(name, Counter()).update([] if value is None else [value])
+    before = {name: counts.most_common(1)[0][0] for name, counts in values.items() if counts}  # of most lines
+    kept, aside, faults, marks, doubled = [], [], [], {}, 0
     for number, line in enumerate(RecordFile(path).lines(), start=1):
         record, fault = read_line(line, before)
-        if not fault:
-            key, mark = key_of(record), mark_of(record)
-            if marks.get(key) == mark:
-                doubled += 1
-                continue
-            if marks.setdefault(key, mark) != mark:
-                fault = "its question has another answer already"
+        same = None if fault else answered_before(record, marks)
+        if same:
+            doubled += 1
+            continue
+        fault = "its question has another answer already" if same is False else fault
         (aside if fault else kept).append(line.rstrip(b"\r\n") + b"\n")
         faults += [f"line {number}: {fault}"] if fault else []
     if len(aside) > len(kept):
@@ -205,10 +197,9 @@ def set_aside(path: "str | Path") -> str:
         atomic_write_bytes(held, (held.read_bytes() if held.exists() else b"") + b"".join(aside))
     if aside or doubled:
         atomic_write_bytes(path, b"".join(kept))
-    done = (f"{path.name}: {len(kept):,} records kept, {len(aside)} lines set aside, "
-            f"{doubled} doubled lines dropped")
-    again = f" ({'; '.join(faults[:3])}): run 04_evaluation again to answer them anew"
-    return done + (again if aside else "")
+    again = f" ({'; '.join(faults[:3])}): run 04_evaluation again to answer them anew" if aside else ""
+    return (f"{path.name}: {len(kept):,} records kept, {len(aside)} lines set aside, {doubled} doubled lines "
+            f"dropped{again}")
 
 
 def names_in(file: Iterable[Mapping]) -> dict[str, list[str]]:
@@ -222,8 +213,8 @@ def names_in(file: Iterable[Mapping]) -> dict[str, list[str]]:
 
 def batches_of(requests: Sequence[Mapping], batch_size: int) -> list[list[Mapping]]:
     """Batches of equal image size and similar prompt length: least padding, always the same cut."""
-    order = sorted(requests, key=lambda r: (
-        r["size"], len(r["prompt"]), r["item_id"], r["rotation"], r.get("sample", 0)))
+    order = sorted(requests, key=lambda request: (request["size"], len(request["prompt"]), request["item_id"],
+                                                  request["rotation"], request.get("sample", 0)))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
@@ -231,7 +222,8 @@ def windows_of(requests: Sequence[Sequence[Mapping]], batch_size: int) -> list[l
     """The lists of requests cut alike: in one window all requests about the same few images.
 
     A window is whole batches of images, as many as `WINDOW_PIXELS` hold and one at least; images of one size
-    are neighbours. So each image is prepared once for all its requests.
+    are neighbours. So each image is prepared once for all option orders, settings and samples (the release's
+    eval/evaluation.py takes two questions at a time).
     """
     sizes = {request["image_id"]: request["size"] for part in requests for request in part}
     order = sorted(sizes, key=lambda image_id: (sizes[image_id], image_id))
@@ -251,16 +243,14 @@ def windows_of(requests: Sequence[Sequence[Mapping]], batch_size: int) -> list[l
     return found
 
 
-def collect_records(
-    requests: Sequence[Sequence[Mapping]], path: Path, open_answerer: Callable[[], Any], *,
-    max_new_tokens: int, batch_size: int, progress: Optional[Callable[..., None]] = None,
-    engine: str = "transformers",
-) -> list[dict]:
+def collect_records(requests: Sequence[Sequence[Mapping]], path: Path, open_answerer: Callable[[], Any], *,
+                    max_new_tokens: int, batch_size: int,
+                    progress: Optional[Callable[..., None]] = None, engine: str = "transformers") -> list[dict]:
     """Answer every request of one model that `path` does not yet answer: one record each, in their order.
 
-    requests: of `all_requests`. open_answerer: called only if something is left to do. max_new_tokens: a
-    completion that reaches it is marked `truncated`. engine: "vllm" gets whole windows. Records are appended after each batch (checkpointing),
-    and `progress(done, total, label)` is called.
+    requests: of `all_requests`. open_answerer: called only if something is left to do. Records are appended
+    after each batch (checkpointing), and `progress(done, total, label)` is called. engine: "vllm" makes its own
+    batches and gets all requests of a window at once.
 
     Raises: UserError: the file holds an answer to another question under the same key, by another engine, or
     with options shuffled by another rule, or a line that is not a record; or an image is broken.
@@ -269,21 +259,32 @@ def collect_records(
         raise UserError(f"batch_size is {batch_size}: give a positive number")
     known, every = _read_records(path), [request for part in requests for request in part]
     for request in every:
-        _refuse_other_question(request, known.get(key_of(request)), path)
-    answerer = None
-    windows = windows_of(requests, batch_size)
-    if engine == "vllm":  # it makes its own batches: the more at once, the better
-        batches = [sum(window, []) for window in windows]
-    else:
-        batches = [batch for window in windows for part in window for batch in batches_of(part, batch_size)]
+        record = known.get(key_of(request), request)  # it may only answer a request for the same thing
+        if (rule := rule_of(record)) != rule_of(request):
+            raise UserError(f"{path.name} holds options shuffled by {rule}, and these items are shuffled by "
+                            f"{rule_of(request)}: the two do not mix; move {path.name} away and run again, or keep "
+                            "it with the items.jsonl that it was made from")
+        if any(record.get(name) != request.get(name) for name in _QUESTION):
+            raise UserError(f"{path.name} answers another question for {request['item_id']} ({_label(request)}): "
+                            "the prompts or the items have changed; delete it and run again")
+    @cache
+    def open_once() -> Any:
+        answerer = open_answerer()
+        engine = getattr(answerer, "engine", None)  # answers of two do not make one row: rounding lets some differ
+        for record in filter(None, (known.get(key_of(request)) for request in every)):
+            if engine and record.get("engine", engine) != engine:
+                raise UserError(f"{path.name} holds answers of {record['model']} by {record['engine']}, the others "
+                                f"would come from {engine}: use that engine, or move {path.name} away")
+        return answerer
+
+    batches = [batch for window in windows_of(requests, batch_size)
+               for batch in ([sum(window, [])] if engine == "vllm" else
+                             [batch for part in window for batch in batches_of(part, batch_size)])]
     for number, batch in enumerate(batches, start=1):
         if all(key_of(request) in known for request in batch):
             continue
-        if answerer is None:
-            answerer = open_answerer()
-            _refuse_other_engine((known[key] for key in map(key_of, every) if key in known), answerer, path)
         # the whole batch again, not only what is missing: padding changes the last digits of a forward pass
-        answered = _answer(answerer, batch, max_new_tokens)
+        answered = _answer(open_once(), batch, max_new_tokens)
         new = [record for record in answered if key_of(record) not in known]
         append_jsonl(path, *new)
         known.update({key_of(record): record for record in new})
@@ -293,7 +294,7 @@ def collect_records(
 
 
 def left_to_query(questions: Mapping[str, Sequence[Sequence[Mapping]]], path: Path) -> list[str]:
-    """The models ({model: of `all_requests`}) that have a request without an answer in `path`."""
+    """The models (of {model: `all_requests`}) that have a request without an answer in `path`."""
     known = _read_records(path)
     return [model for model, requests in questions.items()
             if any(key_of(request) not in known for part in requests for request in part)]
@@ -304,20 +305,14 @@ def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> lis
     answers = answerer.answer(batch, max_new_tokens=max_new_tokens, seed=draw_seed(batch[0]["seed"], batch))
     if len(answers) != len(batch):
         raise RuntimeError(f"{len(batch)} prompts gave {len(answers)} completions")
-    return [
-        {**{key: value for key, value in request.items() if key != "size"}, "order_rule": rule_of(request),
-         "completion": answer.text, "tokens": answer.tokens, "truncated": bool(answer.truncated),
-         **({"engine": answerer.engine} if hasattr(answerer, "engine") else {}),
-         **({"no_text": answer.no_text} if getattr(answer, "no_text", "") else {})}
-        for request, answer in zip(batch, answers)
-    ]
+    return [{**record_of(request, answer.text, answer.tokens, answer.truncated),
+             **({"engine": answerer.engine} if hasattr(answerer, "engine") else {}),
+             **({"no_text": answer.no_text} if getattr(answer, "no_text", "") else {})}
+            for request, answer in zip(batch, answers)]
 
 
 def without_text(records: Sequence[Mapping]) -> "pandas.DataFrame":
-    """How many answers of each model came from an endpoint without text, a column for each reason.
-
-    No columns where all had text. To be joined to the models' tables, where such answers count as wrong.
-    """
+    """How many answers of each model came from an endpoint without text (they are wrong), a column a reason."""
     import pandas
 
     rows = [(one["model"], one.get("no_text", "")) for one in records]
@@ -346,25 +341,3 @@ def _label(request: Mapping) -> str:
     """ "cot_sft closed_world release": what a line of progress is about."""
     order = request["option_order"]
     return " ".join([request["model"], request["setting"], *([] if order in (None, "shuffled") else [order])])
-
-
-def _refuse_other_engine(records: Iterable[Mapping], answerer: Any, path: Path) -> None:
-    """Answers of two engines do not make one row: rounding lets a few of them differ."""
-    engine = getattr(answerer, "engine", None)
-    for record in records:
-        if engine and record.get("engine", engine) != engine:
-            raise UserError(f"{path.name} holds answers of {record['model']} by {record['engine']}, the others "
-                            f"would come from {engine}: use that engine, or move {path.name} away")
-
-
-def _refuse_other_question(request: Mapping, record: Optional[Mapping], path: Path) -> None:
-    """A record may only answer a request for the same thing."""
-    if record is None:
-        return
-    if rule_of(record) != rule_of(request):
-        raise UserError(f"{path.name} holds options shuffled by {rule_of(record)}, and these items are"
-                        f" shuffled by {rule_of(request)}: the two do not mix; move {path.name} away and run"
-                        " again, or keep it with the items.jsonl that it was made from")
-    if any(record.get(name) != request.get(name) for name in _QUESTION):
-        raise UserError(f"{path.name} answers another question for {request['item_id']} ({_label(request)}): "
-                        "the prompts or the items have changed; delete it and run again")

@@ -2,14 +2,12 @@
 
 Options are shuffled for each item by a seed ("shuffled"). The order "release" has the truth first, as in all
 35,566 questions of the release, where the policy "always the first option" scores 100 %. "rotations" also
-rotates the shuffled options by one, two and three places, and an item counts only if all four are right:
+asks A B C D (shuffled) as B C D A, C D A B and D A B C, and an item counts only if all four are right.
 
-    A B C D (shuffled)  ->  B C D A,  C D A B,  D A B C (rotations 1, 2, 3)
-
-The shuffle of an official image depends on its data set and file name, so that it is the same wherever the
-images are; of any other on its `item_id`. Every shuffled record states which (`order_rule`); older records
-used `item_id`. An encoder, which compares and does not write, chooses among all sub-categories of the item's
-super-category in place of the open world ("all_labels").
+The shuffle of an official image depends on its data set and file name, the same wherever the images are; of
+any other on its `item_id`, as in older records. Every shuffled record states which (`order_rule`). An
+encoder, which does not write, chooses among all names of the super-category in place of the open world
+("all_labels").
 
 Source: release eval/evaluation.py:95-97 (the options as stored).
 """
@@ -24,8 +22,9 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_json
 from finer1_lib.core.hashing import digest
 from finer1_lib.core.prompts import PROMPTS, Prompt
-from finer1_lib.data.data_sets.catalogue import image_name
+from finer1_lib.data.data_sets.catalogue import DATA_SETS, image_name
 from finer1_lib.evaluation.entries import Entry
+from finer1_lib.evaluation.systems.encoders import encoder_prompt
 from finer1_lib.evaluation.systems.strategies import STRATEGIES, draw_examples
 from finer1_lib.evaluation.worded_prompts import read_prompts
 from finer1_lib.runs.fingerprints import parameters_of
@@ -37,26 +36,22 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
     """The items to evaluate, with the image's width and height (pixels) for batching.
 
     `images_per_class` limits the test images of each sub-category (drawn by seed), `budget` the items in all;
-    0 takes all. A budget is stratified: every super-category, seen and unseen, gets an equal share (less where it
-    has no more), and in each the items are taken at equal distances along its sub-categories from a start drawn
-    by the seed. So every item of a stratum is equally likely and the stratum's mean is unbiased; its clustered
-    interval ignores that strata are finite and is conservative.
+    0 takes all. A budget is stratified: every super-category, seen and unseen, gives an equal share (or all
+    it has), taken at equal distances along its sub-categories from a start drawn by the seed. So a stratum's
+    mean is unbiased; its clustered interval ignores that strata are finite and is conservative.
 
-    Raises: UserError: a negative number, a budget below one item a stratum, no items, or an item whose image
-    is missing from the table.
+    Raises: UserError: a negative number, a budget below one item a stratum, no items, no image of an item.
     """
     for name, value in (("images_per_class", images_per_class), ("items_budget", budget)):
         if value < 0:
             raise UserError(f"{name} is {value}: give 0 for all, or a positive number")
-    sizes = dict(zip(images["image_id"], zip(images["width"], images["height"])))
+    sizes = dict(zip(images["image_id"], zip(images["width"].map(int), images["height"].map(int))))
     classes: dict[tuple, list[dict]] = {}
     for item in items:
         if item["image_id"] not in sizes:
-            raise UserError(f"items.jsonl asks for {item['image_id']}, which images.parquet lacks: run "
-                            "01_data again")
-        width, height = map(int, sizes[item["image_id"]])
-        key = item["super_category"], item["sub_category"]
-        classes.setdefault(key, []).append({**item, "width": width, "height": height})
+            raise UserError(f"items.jsonl asks for {item['image_id']}, which images.parquet lacks: run 01_data again")
+        sized = {**item, **dict(zip(("width", "height"), sizes[item["image_id"]]))}
+        classes.setdefault((item["super_category"], item["sub_category"]), []).append(sized)
     if not classes:
         raise UserError("items.jsonl holds no items: run 01_data again")
     chosen = []
@@ -76,29 +71,24 @@ def names_of(images: Any) -> dict[str, list[str]]:
 
 
 def _subset(items: Sequence[dict], budget: int, seed: int) -> list[dict]:
-    """So many items in equal shares of the strata, evenly spaced inside each; the items of a class adjoin."""
+    """So many items in equal shares of the strata, evenly spaced inside each; the items of a class adjoin.
+
+    What a small stratum cannot give goes to the others.
+    """
     strata: dict[tuple, list[dict]] = {}
     for item in items:
         strata.setdefault((item["super_category"], item["categories"]), []).append(item)
     if budget < len(strata):
         raise UserError(f"items_budget is {budget}: give 0 for all, or at least {len(strata)}, one for each "
                         "super-category's seen and unseen")
-    found = []
-    for (key, members), share in zip(sorted(strata.items()), _shares(strata, budget)):
+    found, left = [], budget
+    smallest_first = sorted(sorted(strata.items()), key=lambda stratum: len(stratum[1]))
+    for place, (key, members) in enumerate(smallest_first):
+        share = min(left // (len(strata) - place), len(members))
+        left -= share
         start = random.Random(f"{seed}/budget/{'/'.join(key)}").random()
         found += [members[int((start + k) * len(members) / share)] for k in range(share)]
     return found
-
-
-def _shares(strata: Mapping[tuple, Sequence], budget: int) -> list[int]:
-    """How many items each stratum gives: equal shares; what a small one cannot give goes to the others."""
-    sizes = [len(members) for _, members in sorted(strata.items())]
-    shares, left = [0] * len(sizes), budget
-    smallest_first = sorted(range(len(sizes)), key=sizes.__getitem__)
-    for place, stratum in enumerate(smallest_first):
-        shares[stratum] = min(left // (len(sizes) - place), sizes[stratum])
-        left -= shares[stratum]
-    return shares
 
 
 def coverage(data: Mapping[str, Any], images_per_class: int = 0, items_budget: int = 0) -> str:
@@ -108,30 +98,22 @@ def coverage(data: Mapping[str, Any], images_per_class: int = 0, items_budget: i
     both absent or empty for other data.
     """
     held, missing = data.get("data_sets") or {}, data.get("missing") or {}
-    if not held:
-        return ""
-    from finer1_lib.data.data_sets.catalogue import DATA_SETS
-
-    told = []
-    if len(held) < len(DATA_SETS):
-        told.append(f"{len(held)} of the paper's {len(DATA_SETS)} data sets ({', '.join(sorted(held))})")
-    if missing:
-        told.append(f"missing: {', '.join(sorted(missing))}")
-    if cut := sorted(word for word, one in held.items() if not one["complete"]):
-        told.append(f"not all pictures of {', '.join(cut)}")
-    if own := sorted(word for word, one in held.items() if one["split"] != "release"):
-        told.append(f"not the release's seen and unseen in {', '.join(own)}")
+    cut = [word for word, one in held.items() if not one["complete"]]
+    own = [word for word, one in held.items() if one["split"] != "release"]
+    few = held if len(held) < len(DATA_SETS) else ()
+    named = {f"{len(held)} of the paper's {len(DATA_SETS)} data sets ({{}})": few, "missing: {}": missing,
+             "not all images of {}": cut, "not the release's seen and unseen in {}": own}
+    shown = [text.format(", ".join(sorted(words))) for text, words in named.items() if words]
     if images_per_class:
-        told.append(f"{images_per_class} test pictures of each sub-category at most")
+        shown.append(f"{images_per_class} test images of each sub-category at most")
     if items_budget:
-        told.append(f"{items_budget} test pictures at most, a stratified subset")
-    return f"PARTIAL: {'; '.join(told)}" if told else ""
+        shown.append(f"{items_budget} test images at most, a stratified subset")
+    return f"PARTIAL: {'; '.join(shown)}" if held and shown else ""
 
 
 def coverage_of(run_dir: "str | Path") -> str:
     """The same for a run; "" before 01 has finished."""
-    stages = ("01_data", "04_evaluation")
-    values = [parameters_of(Path(run_dir) / stage) for stage in stages]
+    values = [parameters_of(Path(run_dir) / stage) for stage in ("01_data", "04_evaluation")]
     limits = [found for one in values if (found := one.get("images_per_class", 0))]
     budget = values[-1].get("items_budget", 0)
     return coverage(read_json(Path(run_dir) / "01_data" / "data.json"), min(limits, default=0), budget)
@@ -154,57 +136,52 @@ def shown_options(item: Mapping, order: str, seed: int, rotation: int = 0) -> li
         raise UserError(f"option_orders: {order!r} is not one of {', '.join(OPTION_ORDERS)}")
     options = list(item["options"])
     if order != "release":
-        key = hashlib.sha256(f"{seed}/{image_name(item)}".encode("utf-8")).digest()
+        key = hashlib.sha256(f"{seed}/{image_name(item)}".encode()).digest()
         random.Random(int.from_bytes(key[:8], "big")).shuffle(options)
     return options[rotation:] + options[:rotation]
 
 
-def build_requests(
-    entry: Entry, items: Sequence[Mapping], setting: str, *, order: str = "shuffled", seed: int = 0,
-    prompts: Mapping[str, Prompt] = PROMPTS, shots: Any = None, examples: int = 4,
-    labels: Mapping[str, Sequence[str]] = {},
-) -> list[dict]:
+def build_requests(entry: Entry, items: Sequence[Mapping], setting: str, *, order: str = "shuffled",
+                   seed: int = 0, prompts: Mapping[str, Prompt] = PROMPTS, shots: Any = None,
+                   examples: int = 4, labels: Mapping[str, Sequence[str]] = {}) -> list[dict]:
     """The requests to one model in one setting: records without their completions.
 
-    items: of `items.select_items`. setting: a key of `SETTINGS`, or "all_labels" for encoders. The order
-    "rotations" queries every item once for each rotation but the first, which is the shuffled question. shots:
-    of `strategies.shots_of`, for `examples` in-context examples. labels: {super_category: its
-    sub-categories}, for "all_labels"; their hash is in its records.
-
-    Raises: UserError: no labels for a super-category under "all_labels", or too few shots.
+    items: of `select_items`. setting: a key of `SETTINGS`, or "all_labels" for encoders, which need labels,
+    {super_category: its sub-categories}; their hash is in its records. The order "rotations" queries every
+    item once for each rotation but the first, which is the shuffled question. shots: of
+    `strategies.shots_of`, for `examples` in-context examples. Raises: UserError: no labels of a
+    super-category, or too few shots.
     """
-    closed = setting == "closed_world"
+    closed, strategy = setting == "closed_world", STRATEGIES.get(entry.strategy)
     hashes = _label_hashes(items, labels) if setting == "all_labels" else {}
-    source = entry.system.prompts_from if entry.system is not None else ""
-    prompts = {**prompts, **_worded(source)} if source else prompts  # a system may name other wordings
-    several = range(entry.samples) if entry.samples > 1 else ()
-    draws = [{"sample": sample, "samples": entry.samples} for sample in several] or [{}]
+    if entry.system is not None and entry.system.prompts_from:  # a system may name other wordings
+        prompts = {**prompts, **_worded(entry.system.prompts_from)}
+    draws = [{"sample": sample, "samples": entry.samples} for sample in range(entry.samples)]
     requests = []
     for item in items:
-        name, prompt = _prompt(entry, item, setting, prompts)
+        word = item["super_category"]
+        name = entry.prompts if is_encoder(entry) else f"{entry.prompts}_{SETTINGS[setting]}"
+        prompt = encoder_prompt(name, word) if is_encoder(entry) else prompts[name]
+        shown = strategy is not None and strategy.examples
+        shared = {key: item[key] for key in COPIED}
+        if item.get("release_path"):  # by which `official` guesses the super-category
+            shared["release_path"] = item["release_path"]
+        more = {  # those that are there; weights where the name does not state whose answer it is
+            "strategy": entry.strategy if strategy else None,
+            "examples": draw_examples(item, shots, examples, seed) if shown else None,
+            "example_prompt": prompts["answer_open"].text(question=item["question"]) if shown else None,
+            "weights": weights_of(entry) if entry.checkpoint else None, "labels_hash": hashes.get(word),
+            "lettered": True if closed and prompt.lettered else None}
+        more = {name: value for name, value in more.items() if value is not None}
         for rotation in range(1, len(item["options"])) if closed and order == "rotations" else [0]:
             options = shown_options(item, order, seed, rotation) if closed else None
-            text = prompt.template if is_encoder(entry) else prompt.text(item["question"], options)
-            request = {key: item[key] for key in COPIED}
-            if item.get("release_path"):  # by which `official` guesses the super-category
-                request["release_path"] = item["release_path"]
-            request |= {
-                "model": entry.model, "setting": setting, "prompt_name": name, "prompt": text,
+            request = {
+                **shared, "model": entry.model, "setting": setting, "prompt_name": name,
+                "prompt": prompt.template if is_encoder(entry) else prompt.text(item["question"], options),
                 "prompt_hash": prompt.hash, "options": options, "option_order": order if closed else None,
-                "rotation": rotation, "seed": seed, "size": [item["width"], item["height"]],
+                "rotation": rotation, "seed": seed, "size": [item["width"], item["height"]], **more,
             }
-            if entry.strategy != "zero_shot":
-                request["strategy"] = entry.strategy
-                if STRATEGIES[entry.strategy].examples:
-                    request["examples"] = draw_examples(item, shots, examples, seed)
-                    request["example_prompt"] = prompts["answer_open"].text(question=item["question"])
-            if entry.checkpoint:  # not trained by this run: the name does not state whose answer it is
-                request["weights"] = weights_of(entry)
-            if hashes:
-                request["labels_hash"] = hashes[item["super_category"]]
-            if closed and prompt.lettered:
-                request["lettered"] = True
-            requests += [{**request, **draw} for draw in draws]
+            requests += [{**request, **draw} for draw in draws] if entry.samples > 1 else [request]
     return requests
 
 
@@ -213,16 +190,6 @@ def rule_of(request: Mapping) -> Optional[str]:
     if "order_rule" in request or not request.get("options") or request["option_order"] == "release":
         return request.get("order_rule")
     return FILE_RULE if request.get("release_path") else ITEM_RULE
-
-
-def _prompt(entry: Entry, item: Mapping, setting: str, prompts: Mapping[str, Prompt]) -> tuple[str, Prompt]:
-    """(name, prompt) of an entry's requests; an encoder's is its sentences."""
-    if is_encoder(entry):
-        from finer1_lib.evaluation.systems.encoders import encoder_prompt
-
-        return entry.prompts, encoder_prompt(entry.prompts, item["super_category"])
-    name = f"{entry.prompts}_{SETTINGS[setting]}"
-    return name, prompts[name]
 
 
 def _label_hashes(items: Sequence[Mapping], labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -254,14 +221,12 @@ def check_orders(orders: Sequence[str]) -> None:
                         "each once, and 'shuffled' among them: the main table and rotations are read from it")
 
 
-def all_requests(
-    entry: Entry, items: Sequence[Mapping], orders: Sequence[str], *, seed: int, **options: Any
-) -> list[list[dict]]:
-    """All requests to one model: a list for each order of the closed world, then the open world's.
+def all_requests(entry: Entry, items: Sequence[Mapping], orders: Sequence[str], *, seed: int,
+                 **options: Any) -> list[list[dict]]:
+    """All requests to one model: a list for each order of the closed world, then the open world's (an encoder's:
+    among all labels). Where several answers are drawn for a question, the closed world is shuffled alone.
 
-    An encoder chooses among all labels in place of the open world. Where several answers are drawn for each
-    question, the closed world has its shuffled order alone. options: prompts, shots, examples, labels of
-    `build_requests`. UserError: see `check_orders`.
+    options: prompts, shots, examples, labels of `build_requests`. UserError: see `check_orders`.
     """
     check_orders(orders)
     build = partial(build_requests, entry, items, seed=seed, **options)
@@ -270,26 +235,26 @@ def all_requests(
     return [*(build("closed_world", order=order) for order in orders), build(last)]
 
 
+def record_of(request: Mapping, completion: str, tokens: int, truncated: bool) -> dict:
+    """A request, answered."""
+    known = {key: value for key, value in request.items() if key != "size"}
+    return {**known, "order_rule": rule_of(request), "completion": completion, "tokens": tokens,
+            "truncated": bool(truncated)}
+
+
 def always_first(items: Sequence[Mapping], orders: Sequence[str], seed: int) -> list[dict]:
     """The control "always the first option": records as `collect_records` gives them, made without a model.
 
     It never sees the image. With the truth first it is right every time; shuffled one time in four; under all
     four rotations never. What a model gains over it is not explained by the order of the options.
 
-    Example:
         >>> item = {"item_id": "i", "image_id": "i", "super_category": "bird", "sub_category": "Rock Wren",
         ...         "categories": "seen", "question": "What species is this bird?", "width": 28, "height": 28,
         ...         "options": ["Rock Wren", "House Wren", "Marsh Wren", "Cactus Wren"]}
         >>> always_first([item], ["release"], seed=0)[0]["completion"]
         '<answer>Rock Wren</answer>'
     """
-    (model,) = CONTROLS
-    control = Entry(model, "answer", None, CONTROLS[model].label)
-    records = []
-    for order in orders:
-        for request in build_requests(control, items, "closed_world", order=order, seed=seed):
-            request.pop("size")
-            first = f"<answer>{request['options'][0]}</answer>"
-            records.append({**request, "order_rule": rule_of(request), "completion": first, "tokens": 0,
-                            "truncated": False})
-    return records
+    ((model, row),) = CONTROLS.items()
+    return [record_of(request, f"<answer>{request['options'][0]}</answer>", 0, False) for order in orders
+            for request in build_requests(Entry(model, "answer", None, row.label), items, "closed_world", order=order,
+                                          seed=seed)]

@@ -9,29 +9,22 @@ from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.core.files import atomic_write_json, read_json
-from finer1_lib.evaluation.entries import (
-    MODELS_FILE, Entry, all_entries, labels_of, with_more, with_strategies, with_systems,
-)  # fmt: skip
+from finer1_lib.evaluation import entries
+from finer1_lib.evaluation.entries import MODELS_FILE, Entry, all_entries, labels_of
 from finer1_lib.evaluation.systems.registry import System
 from finer1_lib.runs.fingerprints import is_current, parameters_of, recorded_file
 from finer1_lib.training.methods import CONTROLS, ROWS, in_order, label_of
 
-KEYS = (
-    "model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
-    "low", "high", "n", "seed",
-)  # fmt: skip
+KEYS = ("model", "dataset", "setting", "scorer", "metric", "categories", "option_order", "variant", "value",
+        "low", "high", "n", "seed")
 SOURCES = ("04_evaluation", "05_probing")
 MAIN_SETTINGS = (("closed_world", "accuracy", "closed world"), ("open_world", "text_inclusion", "open world"))
 ALL_LABELS = ("all_labels", "accuracy", "among all names")  # of encoders; a column only where one was asked
 CATEGORIES = ("seen", "unseen")
-FAULTS = {
-    "format_failure": "no single answer",
-    "multiple_answers": "several names",
-    "answer_differs_from_prediction": "answer is not the prediction",
-    "think_answer_differs": "answer is not the last name thought of",
-    "genus_right_epithet_wrong": "right genus, wrong name",
-    "chose_first": "the first option",
-}
+FAULTS = {"format_failure": "no single answer", "multiple_answers": "several names",
+          "answer_differs_from_prediction": "answer is not the prediction",
+          "think_answer_differs": "answer is not the last name thought of",
+          "genus_right_epithet_wrong": "right genus, wrong name", "chose_first": "the first option"}
 
 
 def entries_in(run_dir: Path) -> tuple[Entry, ...]:
@@ -44,12 +37,12 @@ def entries_in(run_dir: Path) -> tuple[Entry, ...]:
     evaluated, probed = (parameters_of(run_dir / stage) for stage in SOURCES)
     try:
         more = dict.fromkeys(entry for one in (evaluated, probed) for entry in one.get("more_models", ()))
-        found = with_more(found, list(more))
+        found = entries.with_more(found, list(more))
         # as 04 queried them, whatever the registry or the user's file say by now
         systems = [System(**entry) for entry in read_json(run_dir / "04_evaluation" / "systems.json", list)]
-        found = with_systems(found, systems)
+        found = entries.with_systems(found, systems)
         if evaluated.get("strategies"):
-            found = with_strategies(found, evaluated["strategies"], evaluated["samples"])
+            found = entries.with_strategies(found, evaluated["strategies"], evaluated["samples"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{run_dir}: stage.json or systems.json of 04_evaluation or 05_probing does not "
                         f"state which models were queried ({first_line(error)}): delete that stage's folder "
@@ -69,12 +62,10 @@ def check_rows(rows: list[Any], where: str, models: Iterable[str] = ROWS) -> lis
     """
     models = {*models, *CONTROLS}
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or set(row) != set(KEYS):
-            wrong = set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}
+        if wrong := set(row) ^ set(KEYS) if isinstance(row, dict) else {"not an object"}:
             raise ValueError(f"{where}, row {number}: keys missing or unknown: {', '.join(sorted(wrong))}")
         if row["model"] not in models or row["categories"] not in (*CATEGORIES, "all"):
-            raise ValueError(f"{where}, row {number}: model {row['model']!r}, "
-                             f"categories {row['categories']!r}")
+            raise ValueError(f"{where}, row {number}: model {row['model']!r}, categories {row['categories']!r}")
     return rows
 
 
@@ -101,56 +92,47 @@ def percent(row: Optional[dict[str, Any]]) -> str:
     """A value and its interval in percent, "71.2 [66.0, 76.1]"; "-" where there is none."""
     if row is None or row["value"] is None:
         return "-"
-    text = f"{100 * row['value']:.1f}"
-    if row["low"] is None or row["high"] is None:
-        return text
-    return f"{text} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    value, low, high = (None if row[key] is None else f"{100 * row[key]:.1f}" for key in ("value", "low", "high"))
+    return value if low is None or high is None else f"{value} [{low}, {high}]"
 
 
-def main_table(
-    rows: list[dict[str, Any]], scorer: str = "strict", labels: Optional[Mapping[str, str]] = None
-) -> tuple[list[str], list[list[str]]]:
+def main_table(rows: list[dict[str, Any]], scorer: str = "strict",
+               labels: Optional[Mapping[str, str]] = None) -> tuple[list[str], list[list[str]]]:
     """(titles, lines): models by setting and categories, the unweighted average over super-categories.
 
     One line for each model that has any value; controls are left out. labels: {model: label} in the order of
     the lines, else `methods.ROWS` gives both. Encoders' choice among all names has its own columns.
     """
-    settings = list(MAIN_SETTINGS)
-    if any(row["setting"] == ALL_LABELS[0] for row in rows):
-        settings.append(ALL_LABELS)
+    settings = [*MAIN_SETTINGS, *([ALL_LABELS] if any(row["setting"] == ALL_LABELS[0] for row in rows) else [])]
     columns = {f"{words}, {kind}": (setting, metric, kind)
-               for setting, metric, words in settings for kind in CATEGORIES}  # fmt: skip
+               for setting, metric, words in settings for kind in CATEGORIES}
     return _table(rows, scorer, columns, labels, leave_out=CONTROLS)
 
 
-def fault_table(
-    rows: list[dict[str, Any]], setting: str, labels: Optional[Mapping[str, str]] = None
-) -> tuple[list[str], list[list[str]]]:
+def fault_table(rows: list[dict[str, Any]], setting: str,
+                labels: Optional[Mapping[str, str]] = None) -> tuple[list[str], list[list[str]]]:
     """Format failures, percent with intervals, laid out as `main_table`; strict scorer.
 
     The closed world has a line for each control.
     """
     found = {row["metric"] for row in rows if row["setting"] == setting}
     columns = {f"{words}, {kind}": (setting, metric, kind)
-               for metric, words in FAULTS.items() if metric in found for kind in CATEGORIES}  # fmt: skip
+               for metric, words in FAULTS.items() if metric in found for kind in CATEGORIES}
     return _table(rows, "strict", columns, labels)
 
 
 def _table(rows, scorer, columns, labels, leave_out=()) -> tuple[list[str], list[list[str]]]:
-    """Lines of the models that have any value; a column is (setting, metric, categories) under its title."""
+    """Lines of the models that have any value; a column is (setting, metric, categories) under its title.
+
+    A cell is of the average and no variant, of the closed world in the shuffled order.
+    """
+    keys = ("model", "setting", "metric", "categories")
+    found = {tuple(row[key] for key in keys): row for row in reversed(rows)
+             if (row["scorer"], row["dataset"], row["variant"]) == (scorer, "average", None)
+             and row["option_order"] in ("shuffled", None)}
     lines = []
     for model in in_order((row["model"] for row in rows if row["model"] not in leave_out), labels):
-        cells = [percent(_pick(rows, model, scorer, *column)) for column in columns.values()]
+        cells = [percent(found.get((model, *column))) for column in columns.values()]
         if any(cell != "-" for cell in cells):
             lines.append([label_of(model, labels), *cells])
     return ["model", *columns], lines
-
-
-def _pick(rows: list[dict[str, Any]], model: str, scorer: str, setting: str, metric: str, categories: str):
-    """The one row of a cell; of the closed world the shuffled order."""
-    wanted = (model, scorer, setting, metric, "average", categories, None)
-    keys = ("model", "scorer", "setting", "metric", "dataset", "categories", "variant")
-    for row in rows:
-        if tuple(row[key] for key in keys) == wanted and row["option_order"] in ("shuffled", None):
-            return row
-    return None

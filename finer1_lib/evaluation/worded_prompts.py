@@ -13,7 +13,7 @@ import ast
 import re
 import string
 from pathlib import Path
-from typing import Optional
+from typing import Any
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import parse_yaml
@@ -36,23 +36,21 @@ def read_prompts(source: "str | Path") -> dict[str, Prompt]:
     world that shows no options (or the other way round).
     """
     path = Path(source).expanduser()
-    if path.is_dir():
-        found = _of_checkout(path)
-    elif not path.is_file():
+    if not path.is_dir() and not path.is_file():
         raise UserError(f"prompts_from: {path} is neither a file nor a folder; give a checkout of the release, its "
                         "evaluation.py or .jinja file, or a YAML file {name: template}")
-    elif path.suffix == ".py":
-        found = _of_python(path)
-    elif path.suffix in (".jinja", ".j2"):
-        found = {"cot_open": _of_jinja(path)}
-    elif path.suffix in (".yaml", ".yml"):
-        found = _of_yaml(path)
-    else:
+    readers = {".py": _of_python, ".jinja": _of_jinja, ".j2": _of_jinja, ".yaml": _of_yaml, ".yml": _of_yaml}
+    reader = _of_checkout if path.is_dir() else readers.get(path.suffix)
+    if reader is None:
         raise UserError(f"prompts_from: {path}: not a .py, .jinja or .yaml file")
-    prompts = {name: Prompt(name, template) for name, template in found.items()}
-    for prompt in prompts.values():
-        if problem := _problem(prompt):
-            raise UserError(f"{path}: prompt {prompt.name!r} {problem}; fix it there")
+    prompts = {name: Prompt(name, template) for name, template in reader(path).items()}
+    for name, prompt in prompts.items():
+        closed = name.endswith("_closed")
+        problems = {"must have the field {question} once": prompt.template.count("{question}") != 1,
+                    f"must {'' if closed else 'not '}show {'{options}' if closed else 'options'}":
+                        prompt.takes_options != closed}
+        if problem := next((problem for problem, there in problems.items() if there), ""):
+            raise UserError(f"{path}: prompt {name!r} {problem}; fix it there")
     return prompts
 
 
@@ -62,7 +60,7 @@ def _of_checkout(folder: Path) -> dict[str, str]:
     if not evaluation.is_file():
         raise UserError(f"prompts_from: {folder} has no {EVALUATION_FILE}; give a checkout of the release")
     training = folder / TRAINING_FILE
-    return {**_of_python(evaluation), **({"tapo_open": _of_jinja(training)} if training.is_file() else {})}
+    return {**_of_python(evaluation), **(_of_jinja(training, "tapo_open") if training.is_file() else {})}
 
 
 def _of_python(path: Path) -> dict[str, str]:
@@ -73,9 +71,9 @@ def _of_python(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: not Python ({error}); give the release's evaluation.py") from None
     found: dict[str, str] = {}
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and (text := _constant(node.value)):
-            fields = _template(text)
-            if fields is None or "{question}" not in fields:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            fields = _template(node.value.value) if isinstance(node.value, ast.Constant) else ""
+            if "{question}" not in fields:
                 continue
             name = "cot_closed" if "{options_list}" in fields else "cot_open"
             if found.setdefault(name, fields) != fields:
@@ -86,28 +84,21 @@ def _of_python(path: Path) -> dict[str, str]:
     return found
 
 
-def _constant(node: Optional[ast.expr]) -> Optional[str]:
-    """A text written out as such; None for anything that would have to be computed."""
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
-
-
-def _template(text: str) -> Optional[str]:
-    """A text for `str.format` with the release's fields, as one of ours; None if it is no such text."""
+def _template(text: Any) -> str:
+    """A text for `str.format` with the release's fields, as one of ours; "" if it is no such text."""
     try:
-        parts = list(string.Formatter().parse(text))
-    except ValueError:
-        return None
-    if any(field is not None and field not in _FIELDS for _, field, _, _ in parts):
-        return None
-    return "".join(literal + _FIELDS.get(field, "") for literal, field, _, _ in parts)
+        return "".join(literal + (_FIELDS[field] if field is not None else "")
+                       for literal, field, _, _ in string.Formatter().parse(text))
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
-def _of_jinja(path: Path) -> str:
+def _of_jinja(path: Path, name: str = "cot_open") -> dict[str, str]:
     """The one-field template; the trainer strips it, as here."""
     text, count = _CONTENT.subn("{question}", _text(path).strip())
     if count != 1 or "{{" in text or "{%" in text:
         raise UserError(f"{path}: more than one field {{{{ content }}}}; write it into a YAML file by hand")
-    return text
+    return {name: text}
 
 
 def _of_yaml(path: Path) -> dict[str, str]:
@@ -117,15 +108,6 @@ def _of_yaml(path: Path) -> dict[str, str]:
     if unknown := [name for name in found if name not in NAMES]:
         raise UserError(f"{path}: {unknown[0]!r} is no prompt; there are {', '.join(NAMES)}")
     return found
-
-
-def _problem(prompt: Prompt) -> str:
-    """What is wrong with a prompt; "" if nothing is."""
-    if prompt.template.count("{question}") != 1:
-        return "must have the field {question} once"
-    if prompt.takes_options != prompt.name.endswith("_closed"):
-        return "must show {options}" if prompt.name.endswith("_closed") else "must not show options"
-    return ""
 
 
 def _text(path: Path) -> str:

@@ -13,4 +13,4 @@ __getattr__, __all__ = face(__name__, {
     "pretraining": "pretrained_base",
     "model_card": "make_model_card stored_card summarise",
     "plots": "attribute_reading genus_sheet",
-})  # fmt: skip
+})

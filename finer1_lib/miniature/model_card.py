@@ -5,6 +5,7 @@ Every ability is measured by free greedy generation on fresh images and wordings
 Source: Fine-R1 (arXiv 2602.07605), Section 1 (the situation that the numbers establish).
 """
 
+import itertools
 import random
 import re
 from pathlib import Path
@@ -73,11 +74,9 @@ def _count(ability: str, outcomes: list[tuple[str, str, str, bool]], seed: int) 
     """Outcomes (super_category, attribute, categories, right) -> one row per cell."""
     from statsmodels.stats.proportion import proportion_confint
 
-    cells: dict[tuple, list[bool]] = {}
-    for *cell, right in outcomes:
-        cells.setdefault(tuple(cell), []).append(right)
     rows = []
-    for cell, hits in sorted(cells.items()):
+    for cell, group in itertools.groupby(sorted(outcomes), key=lambda outcome: outcome[:3]):
+        hits = [right for *_, right in group]
         low, high = proportion_confint(sum(hits), len(hits), method="wilson")
         rows.append({"ability": ability, **dict(zip(("super_category", "attribute", "categories"), cell)),
                      "value": sum(hits) / len(hits), "low": float(low), "high": float(high),
@@ -95,64 +94,58 @@ def _read(answer: str, guide: dict, entry: dict) -> dict[str, str]:
     return claims(answer, guide["super_categories"][entry["super_category"]]["attributes"])
 
 
-def _entries(guide: dict, count: int) -> list[tuple[str, dict, tuple[str, str]]]:
-    """`count` times each sub-category: (name, entry, (super-category, seen or unseen))."""
+def _entries(guide: dict, count: int) -> list[tuple[str, dict, str, str]]:
+    """`count` times each sub-category: (name, entry, super-category, seen or unseen)."""
     kinds = {name: kind for kind in ("seen", "unseen") for name in guide[kind]}
-    return [(name, entry, (entry["super_category"], kinds[name]))
+    return [(name, entry, entry["super_category"], kinds[name])
             for name, entry in guide["sub_categories"].items() for _ in range(count)]
 
 
-def _pictures(guide: dict, seed: int, count: int, what: str) -> list[tuple[str, Any]]:
-    """(name, image): `count` images of each sub-category."""
-    drawn = []
-    for name, entry in guide["sub_categories"].items():
-        for k in range(count):
-            rng = random.Random(f"{what}-{seed}-{name}-{k}")
-            drawn.append((name, draw_specimen(entry["super_category"], entry["attributes"], rng)))
-    return drawn
+def _pictures(guide: dict, seed: int, count: int, what: str) -> list[Any]:
+    """`count` images of each sub-category, in the order of `_entries`."""
+    return [draw_specimen(kind, entry["attributes"], random.Random(f"{what}-{seed}-{name}-{place % count}"))
+            for place, (name, entry, kind, _) in enumerate(_entries(guide, count))]
 
 
 def _attributes_from_images(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
-    images = [image for _, image in _pictures(guide, seed, count, "card")]
+    images = _pictures(guide, seed, count, "card")
     answers = _answers(loaded, [PROMPTS["describe"].text()] * len(images), images)
     outcomes = []
-    for (_, entry, (kind, seen)), answer in zip(_entries(guide, count), answers):
+    for (_, entry, kind, seen), answer in zip(_entries(guide, count), answers):
         read = _read(answer, guide, entry)
         outcomes += [(kind, key, seen, read.get(key) == value) for key, value in entry["attributes"].items()]
     return _count("attribute read from image", outcomes, seed)
 
 
 def _names_over_images(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
-    images = [image for _, image in _pictures(guide, seed, count, "card-name")]
     entries, rng, texts = _entries(guide, count), random.Random(f"card-name-{seed}"), []
-    for _, entry, _ in entries:
-        question = question_for(entry["super_category"])
+    for _, _, kind, _ in entries:
+        question = question_for(kind)
         texts.append(rng.choice(("What species is this?", question, PROMPTS["answer_open"].text(question))))
+    answers = _answers(loaded, texts, _pictures(guide, seed, count, "card-name"))
     outcomes = [(kind, "", seen, any(name in answer for name in guide["sub_categories"]))
-                for (_, _, (kind, seen)), answer in zip(entries, _answers(loaded, texts, images))]
+                for (_, _, kind, seen), answer in zip(entries, answers)]
     return _count("sub-category named over an image", outcomes, seed)
 
 
 def _knowledge(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
     rng, entries = random.Random(f"card-text-{seed}"), _entries(guide, count)
-    texts = []
-    for _, entry, (kind, _) in entries:
-        described = describe(kind, entry["attributes"], rng)
-        texts.append(f"{described} {PROMPTS['answer_open'].text(question_for(kind))}")
+    texts = [f"{describe(kind, entry['attributes'], rng)} {PROMPTS['answer_open'].text(question_for(kind))}"
+             for _, entry, kind, _ in entries]
     named = [(kind, "", seen, answer.strip() == f"<answer>{name}</answer>")
-             for (name, _, (kind, seen)), answer in zip(entries, _answers(loaded, texts))]
+             for (name, _, kind, seen), answer in zip(entries, _answers(loaded, texts))]
     texts = [rng.choice((f"Describe the {name}.", f"Describe the {name} in <analysis></analysis>."))
              for name, *_ in entries]
     recalled = [(kind, "", seen, _read(answer, guide, entry) == entry["attributes"])
-                for (_, entry, (kind, seen)), answer in zip(entries, _answers(loaded, texts))]
+                for (_, entry, kind, seen), answer in zip(entries, _answers(loaded, texts))]
     return _count("name from attributes", named, seed) + _count("attributes from name", recalled, seed)
 
 
 def _reasoning(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
     rng, entries = random.Random(f"card-reasoning-{seed}"), _entries(guide, count)
-    texts = [pretraining_data.reasoning_sample(guide, name, rng)["user"] for name, *_ in entries]
+    texts = [pretraining_data.reasoning(guide, name, rng)[0] for name, *_ in entries]
     outcomes = []
-    for (name, _, (kind, seen)), answer in zip(entries, _answers(loaded, texts, max_new_tokens=200)):
+    for (name, _, kind, seen), answer in zip(entries, _answers(loaded, texts, max_new_tokens=200)):
         end = f"<prediction>{name}</prediction>\n</think>\n<answer>{name}</answer>"
         outcomes.append((kind, "", seen, answer.rstrip().endswith(end)))
     return _count("four-part reasoning in text", outcomes, seed)
@@ -169,13 +162,9 @@ def stored_card(
     if not path.exists() and not pictures:
         atomic_write_json(path, read_json(model_card_path(WEIGHTS))["rows"])
     elif not path.exists():
-        done: list[str] = []
-
-        def report(ability: str) -> None:
-            done.append(ability)
-            progress(len(done), 4, ability)
-
-        rows = make_model_card(loaded, guide, seed, pictures, wordings, report)
+        number = itertools.count(1)
+        rows = make_model_card(loaded, guide, seed, pictures, wordings,
+                               lambda ability: progress(next(number), 4, ability))
         atomic_write_json(path, rows)
         if checkpoint:
             write_model_card(rows, checkpoint)
@@ -187,9 +176,8 @@ def model_card_path(checkpoint: Path) -> Path:
     return Path(checkpoint) / "capability_card.json"
 
 
-def write_model_card(rows: list[dict[str, Any]], checkpoint: Path) -> Path:
+def write_model_card(rows: list[dict[str, Any]], checkpoint: Path) -> None:
     """Write the card beside a local checkpoint's weights, with their sha256, whole or not at all."""
-    content = {"weights_sha256": sha256_file(Path(checkpoint) / "model.safetensors"),
-               "summary": summarise(rows), "rows": rows}
+    weights = sha256_file(Path(checkpoint) / "model.safetensors")
+    content = {"weights_sha256": weights, "summary": summarise(rows), "rows": rows}
     atomic_write_json(model_card_path(checkpoint), content)
-    return model_card_path(checkpoint)

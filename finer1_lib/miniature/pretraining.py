@@ -84,9 +84,8 @@ def text_batches(guide: dict, processor: Any, seed: int, chunk: int) -> list[lis
     rng = random.Random(f"text-{seed}-{chunk}")
     samples = [text_sample(guide, rng) for _ in range(160)]
     lengths = [len(processor.tokenizer(s["user"] + s["assistant"]).input_ids) + 12 for s in samples]
-    sized = sorted(zip(lengths, samples), key=lambda pair: pair[0])
     batches: list[list[dict]] = [[]]
-    for length, sample in sized:
+    for length, sample in sorted(zip(lengths, samples), key=lambda pair: pair[0]):
         if batches[-1] and length * (len(batches[-1]) + 1) > TELL_TOKENS:
             batches.append([])
         batches[-1].append(sample)
@@ -120,13 +119,11 @@ class _Heads:
         """Sum over attributes of the mean cross-entropy; `tokens` is (B, image tokens, width)."""
         import torch
 
-        total, start, scores = 0.0, 0, self.layer(tokens.mean(1))
-        for kind, key, values in self.keys:
+        total, scores = 0.0, self.layer(tokens.mean(1)).split([len(values) for *_, values in self.keys], -1)
+        for (kind, key, values), part in zip(self.keys, scores):
             target = torch.tensor([values.index(a[key]) if s == kind else -100 for s, a in specimens])
             if (target >= 0).any():
-                total = total + torch.nn.functional.cross_entropy(
-                    scores[:, start:start + len(values)], target, ignore_index=-100)
-            start += len(values)
+                total = total + torch.nn.functional.cross_entropy(part, target, ignore_index=-100)
         return total
 
 
@@ -137,21 +134,20 @@ def learning_rate(step: int, total: int, peak: float, warm_up: int = 100) -> flo
     return peak * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up))))
 
 
-def pretrain(
-    guide: dict, scratch: Path, checkpoint: Path, *, look_steps: int = 2000, tell_steps: int = 3300,
-    peak: float = 1.5e-3, pool: int = POOL, seed: int = 0, report: Callable[..., None] = print,
-) -> Path:
-    """Train the base model on a field guide and save it as an ordinary checkpoint with that guide.
+def pretrained_base(
+    guide: dict, scratch: Path, checkpoint: Path, *, progress: Callable[..., None], look_steps: int = 2000,
+    tell_steps: int = 3300, peak: float = 1.5e-3, pool: int = POOL, seed: int = 0,
+) -> str:
+    """The folder `checkpoint` of a base and its guide, pretrained on that guide unless it exists.
 
-    Args:
-        scratch: folder of `state.pt`, to resume from (read back with weights_only).
-        look_steps: steps of the vision tower alone.
-        tell_steps: of the whole model, a batch of images and one of text each.
-        pool: images drawn beforehand.
-        report: called as report(step, total, phase, {name: value}) every 25 steps.
+    First `look_steps` of the vision tower alone, then `tell_steps` of the whole model, a batch of images (of
+    `pool` drawn beforehand) and one of text each. `scratch` holds `state.pt`, to resume from (read with
+    weights_only). Every 25 steps progress(step, total, phase, name=value, ..).
     """
     import torch
 
+    if checkpoint.exists():
+        return str(checkpoint)
     scratch.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(guide, seed)
     processor = make_processor(tokenizer, SIZE)
@@ -159,13 +155,13 @@ def pretrain(
     heads = _Heads(guide, model.config.text_config.hidden_size)
     weights = list(model.parameters()) + list(heads.layer.parameters())
     optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    parts = {"model": model, "heads": heads.layer, "optimizer": optimizer}
     state_file, first = scratch / "state.pt", 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        heads.layer.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
     pixels, specimens = draw_pool(guide, pool, seed)
     total, started, sums = look_steps + tell_steps, time.time(), {}
     texts: tuple[int, list] = (-1, [])  # (chunk, its batches)
@@ -198,32 +194,21 @@ def pretrain(
         for name, value in losses.items():
             sums.setdefault(name, []).append(value.item())
         if (step + 1) % 25 == 0:
-            report(step + 1, total, "look" if looking else "tell",
-                   {**{k: sum(v) / len(v) for k, v in sums.items()}, "seconds": time.time() - started})
+            means = {name: sum(values) / len(values) for name, values in sums.items()}
+            progress(step + 1, total, "look" if looking else "tell", **means, seconds=time.time() - started)
             sums = {}
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == total:
-            _save_state(state_file, model, heads, optimizer, step + 1)
+            _save_state(state_file, parts, step + 1)
     with atomic_directory(checkpoint) as folder:  # bf16 safetensors; the live model stays float32
         copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
         processor.save_pretrained(folder)
         atomic_write_json(folder / "guide.json", guide)
-    return checkpoint
+    return str(checkpoint)
 
 
-def _save_state(path: Path, model: Any, heads: _Heads, optimizer: Any, step: int) -> None:
+def _save_state(path: Path, parts: dict[str, Any], step: int) -> None:
     import torch
 
-    part = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "heads": heads.layer.state_dict(),
-                "optimizer": optimizer.state_dict(), "step": step}, part)
-    part.replace(path)
-
-
-def pretrained_base(
-    guide: dict, scratch: Path, checkpoint: Path, *, progress: Callable[..., None], **settings: Any
-) -> str:
-    """The folder of a base, pretrained unless it exists; `progress` as of a stage, the rest as `pretrain`."""
-    if not checkpoint.exists():
-        pretrain(guide, scratch, checkpoint, **settings, report=lambda step, total, phase, values:
-                 progress(step, total, phase, **values))
-    return str(checkpoint)
+    states = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({"step": step} | states, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)

@@ -19,9 +19,8 @@ from finer1_lib.data.rationales.filters import CUT_OFF
 from finer1_lib.data.rationales.teachers import Teacher
 
 CANDIDATES = 3  # beside the label
-_PHRASES = (
-    "{value} {part}", "{article}{value} {part}", "the {part} {is_} {value}", "its {part} {look} {value}",
-)  # fmt: skip
+_PHRASES = ("{value} {part}", "{article}{value} {part}", "the {part} {is_} {value}",
+            "its {part} {look} {value}")
 _STRESSES = ("Most of all, {phrase}.", "What strikes first: {phrase}.", "{phrase}, plainly {value}.")
 _SLIPS = ("羽毛很漂亮", "это видно", "모양")
 _WIDE = str.maketrans({",": "\uff0c", ";": "\uff1b"})  # full-width punctuation
@@ -91,10 +90,7 @@ class GuideTeacher(Teacher):
         return self._write(row, concepts, seed)[0]
 
     def planted(self, row: Mapping[str, Any], concepts: Sequence[str], seed: int) -> frozenset[str]:
-        """The flaws (`rationale_filters.REASONS`) that the text of these arguments was given on purpose.
-
-        It is what the filters should find, known without looking at the text.
-        """
+        """The flaws (of `filters.REASONS`) that this text was given on purpose, and should be found."""
         return self._write(row, concepts, seed)[1]
 
     def _write(self, row: Mapping, concepts: Sequence[str], seed: int) -> tuple[str, frozenset[str]]:
@@ -112,7 +108,8 @@ class GuideTeacher(Teacher):
         candidates = [label, *others[:CANDIDATES]]
         if errs(rates.missing_candidate, "label_not_a_candidate"):
             candidates = others
-        strangers = self._strangers(row["super_category"])
+        entries = self.guide["sub_categories"]
+        strangers = sorted(n for n in entries if entries[n]["super_category"] != row["super_category"])
         if errs(rates.foreign_candidate if strangers else 0.0, "foreign_candidate"):
             candidates = [*candidates[:-1], rng.choice(strangers)]
         shuffler = _LabelFirst(label, rng) if errs(rates.label_first) else rng
@@ -141,11 +138,6 @@ class GuideTeacher(Teacher):
             if trusted := [claims[concept] for concept in concepts if concept in claims]:
                 analysis[attribute] = trusted[0]
         return analysis
-
-    def _strangers(self, super_category: str) -> list[str]:
-        """The sub-categories of all other super-categories."""
-        entries = self.guide["sub_categories"]
-        return sorted(name for name in entries if entries[name]["super_category"] != super_category)
 
     def _truth(self, row: Mapping[str, Any]) -> dict[str, str]:
         """The guide's attributes of the row's sub-category, in the guide's order."""

@@ -4,14 +4,12 @@ A sub-category is one combination of attribute values. Those of a genus share th
 silhouette) and differ from one another in one to three of the others: low inter-class variance. Names are an
 arbitrary epithet and the genus word ("Dunen Wren"), so a name cannot be guessed from a picture, and a right
 genus with a wrong epithet is a meaningful near miss.
-
-Example:
-    >>> guide = make_guide()
-    >>> len(guide["sub_categories"]), len(guide["seen"]), len(guide["unseen"])
-    (100, 60, 40)
-
 It restates the situation of Fine-R1 (arXiv 2602.07605), Section 1 (fine-grained classes that the model
 knows by text but does not name from images), with known ground truth.
+
+>>> guide = make_guide()
+>>> len(guide["sub_categories"]), len(guide["seen"]), len(guide["unseen"])
+(100, 60, 40)
 """
 
 import random
@@ -23,29 +21,19 @@ COLOURS = ("black", "white", "red", "yellow", "blue", "green")
 SUPER_CATEGORIES: dict[str, dict[str, Any]] = {
     "bird": {
         "attributes": {
-            "bill": ("needle", "hooked", "stout", "curved"),
-            "tail": ("forked", "fan", "pointed", "square"),
-            "crown": COLOURS,
-            "back": COLOURS,
-            "breast": COLOURS,
-            "wings": ("plain", "barred", "spotted"),
+            "bill": ("needle", "hooked", "stout", "curved"), "tail": ("forked", "fan", "pointed", "square"),
+            "crown": COLOURS, "back": COLOURS, "breast": COLOURS, "wings": ("plain", "barred", "spotted"),
         },
-        "genus_attributes": ("bill", "tail"),
-        "kind": "animal",
+        "genus_attributes": ("bill", "tail"), "kind": "animal",
         "genera": ("Wren", "Finch", "Tern", "Shrike", "Plover", "Warbler", "Starling", "Heron", "Kestrel",
                    "Lark"),
     },
     "aircraft": {
         "attributes": {
-            "planform": ("straight", "swept", "delta", "forward"),
-            "engines": ("nose", "twin", "quad", "aft"),
-            "fuselage": COLOURS,
-            "tips": COLOURS,
-            "fin": COLOURS,
-            "livery": ("clean", "banded", "dotted"),
+            "planform": ("straight", "swept", "delta", "forward"), "engines": ("nose", "twin", "quad", "aft"),
+            "fuselage": COLOURS, "tips": COLOURS, "fin": COLOURS, "livery": ("clean", "banded", "dotted"),
         },
-        "genus_attributes": ("planform", "engines"),
-        "kind": "vehicle",
+        "genus_attributes": ("planform", "engines"), "kind": "vehicle",
         "genera": ("Jetliner", "Glider", "Trainer", "Freighter", "Scout", "Clipper", "Courier", "Ranger",
                    "Meteor", "Voyager"),
     },
@@ -70,9 +58,7 @@ def _gap(a: dict[str, str], b: dict[str, str]) -> int:
     return sum(a[key] != b[key] for key in a)
 
 
-def _genus_members(
-    shared: dict[str, str], free: dict[str, tuple], size: int, rng: random.Random
-) -> list[dict]:
+def _genus_members(shared: dict, free: dict[str, tuple], size: int, rng: random.Random) -> list[dict]:
     """A genus's members: each pair differs in one to three attributes, at most one pair in just one."""
     while True:
         members: list[dict[str, str]] = []
@@ -88,14 +74,10 @@ def _genus_members(
 
 
 def make_guide(seed: int = 2602) -> dict[str, Any]:
-    """The whole field guide. The shipped base model knows the guide of the default seed.
+    """The field guide, 60 / 40 seen and unseen (Section 4.1); the shipped base knows the default seed's.
 
-    `seed` is of the names, the attribute combinations and the seen / unseen split (60 / 40 in each
-    super-category, as in the paper's Section 4.1).
-
-    Returns: {"super_categories": {name: {"attributes": {attribute: [values]}, "genus_attributes": [..],
-    "kind": word}}, "sub_categories": {name: {"super_category", "genus", "attributes"}}, "seen": [names],
-    "unseen": [names]}.
+    {"super_categories": {name: {"attributes": {attribute: [values]}, "genus_attributes", "kind"}},
+    "sub_categories": {name: {"super_category", "genus", "attributes"}}, "seen": [names], "unseen": [names]}.
     """
     rng = random.Random(seed)
     epithets = iter(_epithets(len(SUPER_CATEGORIES) * sum(GENUS_SIZES), rng))
@@ -104,9 +86,7 @@ def make_guide(seed: int = 2602) -> dict[str, Any]:
         attributes, shared_keys = spec["attributes"], spec["genus_attributes"]
         guide["super_categories"][super_category] = {
             "attributes": {key: list(values) for key, values in attributes.items()},
-            "genus_attributes": list(shared_keys),
-            "kind": spec["kind"],
-        }
+            "genus_attributes": list(shared_keys), "kind": spec["kind"]}
         silhouettes = list(product(*(attributes[key] for key in shared_keys)))
         rng.shuffle(silhouettes)
         free = {key: values for key, values in attributes.items() if key not in shared_keys}

@@ -23,5 +23,5 @@ __getattr__, __all__ = face(__name__, {
     "hidden_states": "pooled_states",
     "loading": "load load_any load_processor save_merged",
     "log_probabilities": "score_completions",
-    "trainable": "LoadedModel Trainable add_lora attach_adapter make_trainable save_trained",
-})  # fmt: skip
+    "trainable": "LoadedModel Trainable attach_adapter make_trainable save_trained",
+})

@@ -5,9 +5,8 @@
     towers = TOWERS["transformers"]("google/siglip-base-patch16-256", "cpu", 16)    # .pictures(), .texts()
     SiglipSimilarity()("House Wren", "Rock Wren")                       # cosine of two texts
 
-Source: release eval/evaluation.py:36 (SigLIPTextSimilarity), which embeds one text at a time, remembers
-none, and ignores weights of other sizes (refused here). SigLIP (arXiv 2303.15343) lower-cases its texts.
-EVA-CLIP is read by open_clip (extra "clip"), all else by transformers; in float32, from safetensors alone.
+Source: release eval/evaluation.py:36 (SigLIPTextSimilarity), which ignores weights of other sizes (refused
+here). SigLIP (arXiv 2303.15343) lower-cases its texts. All in float32, from safetensors alone.
 """
 
 import importlib.util
@@ -17,19 +16,20 @@ from collections import OrderedDict
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, read_json
 from finer1_lib.core.hashing import digest, listing_digest
 from finer1_lib.core.images import load_image
-from finer1_lib.models.checkpoint_files import (
-    OPEN_CLIP_FILES, load_model, loading, local_copy, need, open_weights, pick_device, read_config,
-    read_object, refuse_bad_weights, refuse_larger,
-)  # fmt: skip
+from finer1_lib.models.checkpoint_files import (OPEN_CLIP_FILES, load_model, loading, local_copy, need,
+                                                open_weights, pick_device, read_config, read_object,
+                                                refuse_bad_weights, refuse_larger)
 
-if TYPE_CHECKING:
-    import numpy
+numpy, torch, transformers = Later("numpy"), Later("torch"), Later("transformers")
+Image, safetensors = Later("PIL.Image"), Later("safetensors.numpy")
+
 
 BATCH = 16  # images of one forward pass
 CHUNK = 32 * BATCH  # images of one file: whole batches, so that a resumed run cuts the same ones
@@ -43,29 +43,25 @@ AHEAD = 16  # batches embedded at a time
 def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) -> SimpleNamespace:
     """A SigLIP- or CLIP-like checkpoint of transformers: what `image_features` needs of a `LoadedModel`.
 
-    `texts`: its text tower and tokenizer too.
-
-    Raises: UserError: nothing there, not an image encoder, or weights that the checkpoint does not have.
+    `texts`: its text tower and tokenizer too. Raises: UserError: nothing there, not an image encoder, or
+    weights that the checkpoint does not have.
     """
-    from PIL import Image
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
     device, where = pick_device(device), {"local_files_only": True, "trust_remote_code": False}
     with loading(checkpoint, "use as image_encoder"):
         folder = local_copy(checkpoint)
-        model = load_model(AutoModel, folder, f"image_encoder {checkpoint!r}", dtype="float32",
-                           whole=False, unused=() if texts else ("text_model.",))  # fmt: skip
-        processor = AutoImageProcessor.from_pretrained(folder, **where)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **where) if texts else None
+        model = load_model(transformers.AutoModel, folder, f"image_encoder {checkpoint!r}", dtype="float32",
+                           whole=False, unused=() if texts else ("text_model.",))
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, **where)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **where) if texts else None
     for what in ("image", "text") if texts else ("image",):
         if not hasattr(model, f"get_{what}_features"):
             raise UserError(f"image_encoder {checkpoint!r} is a {type(model).__name__}, which has no {what} "
-                            "features of its own; use SigLIP, CLIP or the like")  # fmt: skip
+                            "features of its own; use SigLIP, CLIP or the like")
     if tokenizer is not None:
         refuse_larger(tokenizer, model.config, checkpoint)
     loaded = SimpleNamespace(
         model=model.eval().to(device), processor=SimpleNamespace(image_processor=processor), device=device,
-        checkpoint=checkpoint, adapter=None, tokenizer=tokenizer)  # fmt: skip
+        checkpoint=checkpoint, adapter=None, tokenizer=tokenizer)
     with loading(checkpoint, "encode an image with"):
         image_features(loaded, [Image.new("RGB", (64, 64))])
     return loaded
@@ -74,13 +70,9 @@ def load_encoder(checkpoint: str, *, device: str = "auto", texts: bool = False) 
 def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "numpy.ndarray":
     """(images, width) float32, not normalised, by `load_encoder` or a `LoadedModel`; a batch in memory.
 
-    Each image is the pooled vector, or of a `LoadedModel` the mean of its merged patch features.
-
-    Raises: UserError: the features are not finite (a broken checkpoint), or not one per image.
+    Each image is the pooled vector, or of a `LoadedModel` the mean of its merged patch features. Raises:
+    UserError: the features are not finite (a broken checkpoint), or not one per image.
     """
-    import numpy
-    import torch
-
     rows, waiting, training = [], iter(images), loaded.model.training
     loaded.model.eval()
     try:
@@ -90,7 +82,7 @@ def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "n
                 pooled = loaded.model.get_image_features(**inputs, return_dict=True).pooler_output
             if len(pooled) != len(batch):
                 raise UserError(f"{loaded.checkpoint}: {len(pooled)} image features for {len(batch)} images; "
-                                "choose another checkpoint")  # fmt: skip
+                                "choose another checkpoint")
             for one in pooled:  # a vision-language model gives every image's tokens, CLIP and SigLIP a vector
                 rows.append((one.float().mean(0) if one.ndim == 2 else one.float()).cpu().numpy())
     finally:
@@ -102,22 +94,19 @@ def image_features(loaded: Any, images: Iterable, batch_size: int = BATCH) -> "n
 
 
 def cached_features(loaded: Any, image_root, image_ids: Sequence[str], folder, *,
-                    progress: Optional[Callable] = None) -> "numpy.ndarray":  # fmt: skip
-    """`image_features` of files, bit for bit, stored in chunks: after a kill at most one is encoded again.
+                    progress: Optional[Callable] = None) -> "numpy.ndarray":
+    """`image_features` of files, bit for bit, kept in chunks of a folder of their own (`stored_rows`)."""
+    def compute(start: int, stop: int) -> "numpy.ndarray":
+        def images():
+            for done, image_id in enumerate(image_ids[start:stop], start + 1):
+                yield load_image(image_root, image_id)
+                if progress:
+                    progress(done, len(image_ids))
 
-    A store of other images, another encoder or pixel budget (`feature_key`) is deleted, so nothing else may
-    lie in its folder. `progress(done, total)` is called after each image.
-    """
+        return image_features(loaded, images())
+
     image_ids = list(image_ids)
-
-    def images(start: int, stop: int) -> Iterator:
-        for done, image_id in enumerate(image_ids[start:stop], start + 1):
-            yield load_image(image_root, image_id)
-            if progress:
-                progress(done, len(image_ids))
-
-    return stored_rows(folder, feature_key(loaded, image_ids), len(image_ids),
-                       lambda start, stop: image_features(loaded, images(start, stop)))  # fmt: skip
+    return stored_rows(folder, feature_key(loaded, image_ids), len(image_ids), compute)
 
 
 def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
@@ -129,19 +118,14 @@ def feature_key(loaded: Any, image_ids: Sequence[str]) -> str:
         "checkpoint": weights(loaded.checkpoint), "adapter": weights(loaded.adapter),
         "commit": getattr(loaded.model.config, "_commit_hash", None),  # of a Hub id
         "arithmetic": [str(loaded.device).split(":")[0], str(next(loaded.model.parameters()).dtype)],
-        "processor": loaded.processor.image_processor.to_json_string(), "images": list(image_ids),
-    })
+        "processor": loaded.processor.image_processor.to_json_string(), "images": list(image_ids)})
 
 
-def stored_rows(folder, key: str, count: int,
-                compute: Callable[[int, int], "numpy.ndarray"]) -> "numpy.ndarray":  # fmt: skip
-    """(count, width) rows from `compute(start, stop)`, each chunk written to `folder` as it is computed.
+def stored_rows(folder, key: str, count: int, compute: Callable[[int, int], Any]) -> "numpy.ndarray":
+    """(count, width) rows of `compute(start, stop)`, in chunks; those that `folder` holds are not computed.
 
-    Chunks already there under the same key are read, not computed; a store under another key is deleted.
+    A folder under another key is deleted, so nothing else may lie in it.
     """
-    import numpy
-    from safetensors.numpy import load_file, save
-
     folder, rows = Path(folder), numpy.zeros((0, 0), "float32")
     if read_json(folder / "about.json").get("key") != key:
         shutil.rmtree(folder, ignore_errors=True)
@@ -149,80 +133,61 @@ def stored_rows(folder, key: str, count: int,
     for start in range(0, count, CHUNK):
         stop, path = min(start + CHUNK, count), folder / f"{start:08d}.safetensors"
         if not path.exists():
-            atomic_write_bytes(path, save({"features": compute(start, stop)}))
-        chunk = load_file(path)["features"]
+            atomic_write_bytes(path, safetensors.save({"features": compute(start, stop)}))
+        chunk = safetensors.load_file(path)["features"]
         rows = rows if start else numpy.empty((count, chunk.shape[1]), chunk.dtype)
         rows[start:stop] = chunk
     return rows
 
 
-class TransformersTowers:
-    """Both towers of a CLIP or SigLIP of transformers; rows are float32, not normalised."""
+def transformers_towers(checkpoint: str, device: str, batch_size: int) -> SimpleNamespace:
+    """Both towers of a CLIP or SigLIP of transformers; `pictures` and `texts` are float32, not normalised."""
+    loaded = load_encoder(checkpoint, device=device, texts=True)
+    model, length = loaded.model, loaded.model.config.text_config.max_position_embeddings
 
-    def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
-        self._loaded = load_encoder(checkpoint, device=device, texts=True)
-        self._batch_size = batch_size
-        _try(self, checkpoint)
+    def texts(names: Sequence[str]) -> "numpy.ndarray":
+        lower = model.config.model_type.startswith("siglip")
+        names = [name.lower() if lower else name for name in names]
+        return _text_features(model, loaded.tokenizer, names, length, both=True).float().cpu().numpy()
 
-    def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
-        return image_features(self._loaded, images, self._batch_size)
-
-    def texts(self, texts: Sequence[str]) -> "numpy.ndarray":
-        model = self._loaded.model
-        if model.config.model_type.startswith("siglip"):
-            texts = [text.lower() for text in texts]
-        length = model.config.text_config.max_position_embeddings
-        return _text_features(
-            model, self._loaded.tokenizer, list(texts), length, both=True).float().cpu().numpy()
+    return _tried(checkpoint, lambda images: image_features(loaded, images, batch_size), texts)
 
 
-class OpenClipTowers:
-    """The same in open_clip's own format. Raises: UserError: not installed, or no such checkpoint.
+def open_clip_towers(checkpoint: str, device: str, batch_size: int) -> SimpleNamespace:
+    """The same in open_clip's own format. Raises: UserError: not installed, or no such checkpoint."""
+    if importlib.util.find_spec("open_clip") is None:
+        raise UserError(f'{checkpoint} is read by open_clip: install the kit with its extra "clip"')
+    folder, device = local_copy(checkpoint), pick_device(device)
+    check_open_clip(Path(folder))  # without safetensors open_clip would take pickled weights
+    import open_clip
 
-    Safetensors are needed, because open_clip itself would take pickled weights where it finds no others.
-    """
+    with loading(checkpoint):
+        model, _, prepare = open_clip.create_model_and_transforms(
+            f"local-dir:{folder}", device=device, require_pretrained=True)
+        refuse_bad_weights(model.state_dict().items(), checkpoint)
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    model.eval()
 
-    def __init__(self, checkpoint: str, device: str, batch_size: int) -> None:
-        if importlib.util.find_spec("open_clip") is None:
-            raise UserError(f'{checkpoint} is read by open_clip: install the kit with its extra "clip"')
-        folder = local_copy(checkpoint)
-        check_open_clip(Path(folder))
-        import open_clip
-
-        self._device, self._batch_size = pick_device(device), batch_size
-        with loading(checkpoint):
-            self._model, _, self._prepare = open_clip.create_model_and_transforms(
-                f"local-dir:{folder}", device=self._device, require_pretrained=True)
-            refuse_bad_weights(self._model.state_dict().items(), checkpoint)
-            self._tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-        self._model.eval()
-        _try(self, checkpoint)
-
-    def pictures(self, images: Sequence[Any]) -> "numpy.ndarray":
-        import torch
-
-        found = []
-        for start in range(0, len(images), self._batch_size):
-            batch = torch.stack([self._prepare(image) for image in images[start : start + self._batch_size]])
-            with torch.inference_mode():
-                found.append(self._model.encode_image(batch.to(self._device)).float().cpu())
+    @torch.inference_mode()
+    def pictures(images: Sequence[Any]) -> "numpy.ndarray":
+        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        found = [model.encode_image(torch.stack([prepare(image) for image in batch]).to(device)).float().cpu()
+                 for batch in batches]
         return torch.cat(found).numpy()
 
-    def texts(self, texts: Sequence[str]) -> "numpy.ndarray":
-        import torch
+    @torch.inference_mode()
+    def texts(names: Sequence[str]) -> "numpy.ndarray":
+        return model.encode_text(tokenizer(list(names)).to(device)).float().cpu().numpy()
 
-        with torch.inference_mode():
-            found = self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
-        return found.float().cpu().numpy()
+    return _tried(checkpoint, pictures, texts)
 
 
-def _try(towers: Any, checkpoint: str) -> None:
-    """Encode one image and one text, so that preprocessing that cannot work is refused at once."""
-    from PIL import Image
-
+def _tried(checkpoint: str, pictures: Callable, texts: Callable) -> SimpleNamespace:
+    """Two towers, tried at once, so that preprocessing that cannot work is refused."""
     with loading(checkpoint, "encode an image and a text with"):
-        towers.pictures([Image.new("RGB", (64, 64))])
-        towers.texts(["a wren"])
+        pictures([Image.new("RGB", (64, 64))])
+        texts(["a wren"])
+    return SimpleNamespace(pictures=pictures, texts=texts)
 
 
 def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
@@ -231,28 +196,28 @@ def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
     open_clip passes what it finds on: to a tokenizer's loader, to timm, to other repositories. `numbers`: its
     weights are checked too, one by one.
     """
-    for names in (("open_clip_config.json",), OPEN_CLIP_FILES):
-        need(folder, "|".join(names), "no checkpoint of open_clip's that can be read safely")
     path = folder / "open_clip_config.json"
+    for names in (path.name, "|".join(OPEN_CLIP_FILES)):
+        need(folder, names, "no checkpoint of open_clip's that can be read safely")
 
-    def known(parent: dict, name: str, default: Any = None) -> dict:
-        part = parent.get(name, default)
+    def check(parent: dict, name: str) -> None:
+        part = parent.get(name)
+        if part is None and name not in ("model_cfg", "vision_cfg", "text_cfg"):
+            return
         if not isinstance(part, dict):
             raise UserError(f"{path} has no object {name}; copy or download the checkpoint again")
-        if foreign := sorted(set(part) - set(_KNOWN[name].split())):
+        known = _KNOWN[name].split()
+        if foreign := sorted(set(part) - set(known)):
             raise UserError(f"{path} sets {foreign[0]} in {name}, which is not read here; take a checkpoint"
                             " whose towers open_clip builds itself")
-        return part
+        for inner in known:
+            if inner in _KNOWN:
+                check(part, inner)
 
     config = read_object(path)
-    model = known(config, "model_cfg")
-    known(config, "preprocess_cfg", {})
-    vision, text = known(model, "vision_cfg"), known(model, "text_cfg")
-    known(text, "tokenizer_kwargs", {})
-    for part in (vision, text):
-        for kind in ("act_kwargs", "norm_kwargs"):
-            known({kind: part.get(kind) or {}}, kind)
-    timm = vision.get("timm_model_name", "")
+    for name in ("model_cfg", "preprocess_cfg"):
+        check(config, name)
+    timm = config["model_cfg"]["vision_cfg"].get("timm_model_name", "")
     if timm is not None and not re.fullmatch(r"[\w.]*", str(timm)):
         raise UserError(f"{path} sets timm_model_name to {timm!r}; the name of a model of timm's is wanted")
     if numbers:
@@ -262,8 +227,7 @@ def check_open_clip(folder: Path, *, numbers: bool = False) -> None:
 
 
 _BLOCK = ("layers width mlp_ratio ls_init_value pool_type output_tokens act_kwargs norm_kwargs block_type "
-          "qk_norm scaled_cosine_attn scale_heads scale_attn_inner scale_attn scale_fc "
-          "final_ln_after_pool ")  # fmt: skip
+          "qk_norm scaled_cosine_attn scale_heads scale_attn_inner scale_attn scale_fc final_ln_after_pool ")
 _LAYER = "eps elementwise_affine bias approximate"
 # What of a config open_clip may see. Left out: towers of transformers' (hf_model_name) and decoders.
 _KNOWN = {
@@ -276,14 +240,10 @@ _KNOWN = {
     "text_cfg": _BLOCK + "context_length vocab_size hf_tokenizer_name tokenizer_mode tokenizer_kwargs heads "
                 "embed_cls pad_id eos_id no_causal_mask proj_bias proj_type",
     "tokenizer_kwargs": "clean strip_sep_token language lower reduction_mask",
-    "act_kwargs": _LAYER, "norm_kwargs": _LAYER,
-}  # fmt: skip
-TOWERS = {"transformers": TransformersTowers, "open_clip": OpenClipTowers}
-_TEXT_TOWERS = {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel",
-                "clip": "CLIPTextModelWithProjection"}  # fmt: skip
-
-
-# Similarity of texts -----------------------------------------
+    "act_kwargs": _LAYER, "norm_kwargs": _LAYER}
+TOWERS = {"transformers": transformers_towers, "open_clip": open_clip_towers}
+_TEXT_TOWERS = {
+    "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel", "clip": "CLIPTextModelWithProjection"}
 
 
 class EncoderSimilarity:
@@ -295,10 +255,10 @@ class EncoderSimilarity:
     """
 
     def __init__(self, checkpoint: str, *, batch_size: int = 64, lower_case: bool = False,
-                 device: str = "cpu", kept: int = KEPT) -> None:  # fmt: skip
+                 device: str = "cpu", kept: int = KEPT) -> None:
         self.name = f"encoder{'_lower' if lower_case else ''}:{checkpoint}"
         self._embed = _open(checkpoint, device)
-        self._batch_size, self._lower_case = batch_size, lower_case
+        self._batch_size, self._key = batch_size, str.lower if lower_case else str
         self._kept = max(kept, 4 * AHEAD * batch_size)  # what was embedded ahead must still be there
         self._vectors: OrderedDict[str, Any] = OrderedDict()
         self._waiting: dict[str, None] = {}
@@ -309,39 +269,29 @@ class EncoderSimilarity:
 
     def __call__(self, a: str, b: str) -> float:
         """Cosine of the two embeddings, in [-1, 1]; exactly 1 for equal texts."""
-        one, two = self._key(a), self._key(b)
+        one, two = map(self._key, (a, b))
         return 1.0 if one == two else float(self._vector(one) @ self._vector(two))
 
-    def _key(self, text: str) -> str:
-        return text.lower() if self._lower_case else text
-
     def _vector(self, key: str) -> Any:
+        """A text's embedding; a new one is embedded with those that wait, and the oldest are forgotten."""
         if key not in self._vectors:
-            self._embed_with_next(key)
+            self._waiting.pop(key, None)
+            chosen = [key, *islice(self._waiting, AHEAD * self._batch_size - 1)]
+            alike = sorted(chosen, key=lambda text: (len(text), text))  # in length: little padding
+            for start in range(0, len(alike), self._batch_size):
+                batch = alike[start : start + self._batch_size]
+                self._vectors.update(zip(batch, self._embed(batch)))
+            for text in chosen:  # the order in which they will be needed, so in which they may be forgotten
+                self._waiting.pop(text, None)
+                self._vectors.move_to_end(text)
+            while len(self._vectors) > self._kept:
+                self._vectors.popitem(last=False)
         self._vectors.move_to_end(key)
         return self._vectors[key]
 
-    def _embed_with_next(self, key: str) -> None:
-        """Embed a text together with those that wait in front, and forget the oldest."""
-        self._waiting.pop(key, None)
-        chosen = [key, *islice(self._waiting, AHEAD * self._batch_size - 1)]
-        for text in chosen[1:]:
-            del self._waiting[text]
-        alike = sorted(chosen, key=lambda text: (len(text), text))  # in length: little padding
-        for start in range(0, len(alike), self._batch_size):
-            batch = alike[start : start + self._batch_size]
-            self._vectors.update(zip(batch, self._embed(batch)))
-        for text in chosen:  # the order in which they will be needed, so in which they may be forgotten
-            self._vectors.move_to_end(text)
-        while len(self._vectors) > self._kept:
-            self._vectors.popitem(last=False)
-
 
 class SiglipSimilarity(EncoderSimilarity):
-    """`EncoderSimilarity` by the paper's text tower, which was trained on lower-cased text.
-
-    The release does not lower-case (eval/evaluation.py:36), so neither does the default.
-    """
+    """By the paper's text tower. It was trained on lower case, which the release does not give it."""
 
     def __init__(self, checkpoint: str = SIGLIP, *, lower_case: bool = False, **options: Any) -> None:
         super().__init__(checkpoint, lower_case=lower_case, **options)
@@ -350,9 +300,6 @@ class SiglipSimilarity(EncoderSimilarity):
 
 def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
     """texts -> (texts, width) float32 unit vectors on the CPU."""
-    import torch
-    import transformers
-
     config = read_config(checkpoint)
     kind = config.model_type.removesuffix("_text_model")
     tower = _TEXT_TOWERS.get(kind)
@@ -365,7 +312,7 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False)
         model = load_model(getattr(transformers, tower or "AutoModel"), folder, checkpoint, config=config,
-                           whole=False, unused=() if tower else ("pooler.",))  # fmt: skip
+                           whole=False, unused=() if tower else ("pooler.",))
     text_config = getattr(model.config, "text_config", model.config)
     most, siglip = getattr(text_config, "max_position_embeddings", 0) or LONGEST, kind.startswith("siglip")
     if siglip and most < SIGLIP_LENGTH:
@@ -382,14 +329,12 @@ def _open(checkpoint: str, device: str) -> Callable[[list[str]], Any]:
         embed(["a"])  # a decoder of images or a model that wants more than text fails now
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{checkpoint!r} is not a text encoder ({type(error).__name__} at the first text): "
-                        f"take a CLIP, a SigLIP or a sentence encoder") from error  # fmt: skip
+                        f"take a CLIP, a SigLIP or a sentence encoder") from error
     return embed
 
 
 def _text_features(model: Any, tokenizer: Any, texts: list[str], length: int, *, both: bool = False) -> Any:
     """(texts, width) of a model with both towers, of a text tower alone, or of a sentence encoder."""
-    import torch
-
     # SigLIP attends to its padding (as in the release), so it gets no mask; CLIP's is masked
     siglip = model.config.model_type.startswith("siglip")
     inputs = tokenizer(texts, padding="max_length" if siglip else True, truncation=True, max_length=length,

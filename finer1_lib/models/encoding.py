@@ -1,8 +1,5 @@
 """Chat messages into model inputs, each distinct image processed once; and how large an image may be.
 
-The encoder renders the chat template and expands each image placeholder to the image's number of tokens, as
-the processor does, which would cost more than the model's forward if called for each of 8 rollouts.
-
     [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "..."}]}]
         -> Encoded(ids=[...], pixels=(patches, 1176), grid=(images, 3))
 
@@ -15,15 +12,14 @@ import sys
 from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import read_json
 from finer1_lib.models.checkpoint_files import loading, read_object
 
-if TYPE_CHECKING:
-    import torch
-
+torch, transformers = Later("torch"), Later("transformers")
 CACHE_BYTES = 256 * 2**20  # pixel tensors kept; an image of 1280 tokens takes 24 MB
 LINES = 10**6  # of template code for one conversation; the longest of the published ones takes some hundreds
 OWN = "use the chat_template.jinja that belongs to the model"
@@ -31,15 +27,13 @@ TRAINING, KEY = "training.json", "pixels"  # the bounds of a training, beside it
 
 
 class Encoded(NamedTuple):
-    """One prompt."""
-
     ids: list[int]  # image placeholders expanded
     pixels: "Optional[torch.Tensor]"  # (patches, features) of all its images one after another; None without
     grid: "Optional[torch.Tensor]"  # (images, 3): time, height and width in patches
 
 
 class Encoder:
-    """Encodes prompts for one Qwen2_5_VLProcessor and keeps the last images' pixels, up to `cache_bytes`."""
+    """Encodes prompts as their Qwen2_5_VLProcessor would, at less cost: the last images' pixels are kept."""
 
     def __init__(self, processor: Any, cache_bytes: int = CACHE_BYTES) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
@@ -53,26 +47,22 @@ class Encoder:
 
     def render(self, messages: Sequence[dict], add_generation_prompt: bool = True) -> tuple:
         """(text with every placeholder expanded, pixels or None, grid or None) of one conversation."""
-        import torch
-
         with bounded(self.tokenizer.name_or_path):
             text = self.processor.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
         contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
         images = [self.picture(part["image"]) for parts in contents for part in parts
-                  if part["type"] == "image"]  # fmt: skip
-        mark = self.processor.image_token
+                  if part["type"] == "image"]
+        mark, merge = self.processor.image_token, self.processor.image_processor.merge_size**2
         pieces = text.split(mark)
         if len(pieces) != len(images) + 1:
             raise ValueError(f"{len(images)} images but {len(pieces) - 1} times {mark!r} in the prompt")
-        if not images:
-            return text, None, None
-        merge = self.processor.image_processor.merge_size**2
         for i, (_, grid) in enumerate(images):
             pieces[i] += mark * (int(grid.prod()) // merge)
-        if len(images) == 1:  # the very tensors: features kept for an image's pixels are found again
-            return ("".join(pieces), *images[0])
-        return "".join(pieces), torch.cat([p for p, _ in images]), torch.cat([g for _, g in images])
+        if len(images) > 1:
+            images = [tuple(map(torch.cat, zip(*images)))]
+        # of one image the very tensors: features kept for an image's pixels are found again
+        return ("".join(pieces), *(images[0] if images else (None, None)))
 
     def completion(self, text: str) -> list[int]:
         """Token ids of an assistant turn: the text and the token that ends it."""
@@ -82,27 +72,22 @@ class Encoder:
         """(pixels (patches, features), grid (1, 3)) of a PIL image or an `ImageFile`."""
         file = isinstance(image, tuple)  # an ImageFile, or another name that `open`s an image
         key = image if file else id(image)
-        if key in self._images:
-            self._images.move_to_end(key)
-            return self._images[key][:2]
-        opened = image.open() if file else image.convert("RGB")
-        inputs = self.processor.image_processor(images=[opened], return_tensors="pt")
-        pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
-        size = pixels.numel() * pixels.element_size()
-        # The image itself is kept beside its pixels: while it lives, no other object can take its id.
-        self._images[key] = (pixels, grid, image, size)
-        self._held += size
-        while self._held > self._budget and len(self._images) > 1:
-            self._held -= self._images.popitem(last=False)[1][3]
-        return pixels, grid
+        if key not in self._images:
+            opened = image.open() if file else image.convert("RGB")
+            inputs = self.processor.image_processor(images=[opened], return_tensors="pt")
+            pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
+            # The image itself is kept beside its pixels: while it lives, no other object can take its id.
+            self._images[key] = (pixels, grid, image)
+            self._held += pixels.nbytes
+            while self._held > self._budget and len(self._images) > 1:
+                self._held -= self._images.popitem(last=False)[1][0].nbytes
+        self._images.move_to_end(key)
+        return self._images[key][:2]
 
 
 @contextmanager
 def bounded(where: Any) -> Iterator[None]:
-    """End the rendering of a chat template after `LINES` lines: jinja2's sandbox does not limit its time.
-
-    Raises: UserError: the template takes too long, has a mistake, or refuses the conversation.
-    """
+    """A UserError where a chat template fails or takes more than `LINES` lines: jinja2 has no limit."""
     left = LINES
 
     def count(frame: Any, event: str, value: Any) -> Any:
@@ -125,33 +110,21 @@ def bounded(where: Any) -> Iterator[None]:
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> "tuple[torch.Tensor, torch.Tensor]":
     """(B, L) int64 ids, filled with `value` on `side` ("left", "right"), and the int64 mask of real ones."""
-    import torch
-
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), value, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = 1
-    return ids, mask
+    whole = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ones = [torch.ones_like(row) for row in whole]
+    fill = torch.nn.utils.rnn.pad_sequence
+    return tuple(fill(part, batch_first=True, padding_value=filling, padding_side=side)
+                 for part, filling in ((whole, value), (ones, 0)))
 
 
 def vision_inputs(rows: Sequence, ids: "torch.Tensor", image_token_id: int) -> dict[str, Any]:
-    """pixel_values, image_grid_thw and mm_token_type_ids of a batch; {} if no row has an image.
-
-    Without the token types transformers would silently fall back to plain 1-D positions.
-    """
-    import torch
-
+    """The model's inputs of a batch; {} without images. No token types would silently mean 1-D positions."""
     seeing = [row for row in rows if row.pixels is not None]
     if not seeing:
         return {}
-    return {
-        "pixel_values": torch.cat([row.pixels for row in seeing]).to(ids.device),
-        "image_grid_thw": torch.cat([row.grid for row in seeing]).to(ids.device),
-        "mm_token_type_ids": (ids == image_token_id).int(),
-    }
+    return {"pixel_values": torch.cat([row.pixels for row in seeing]).to(ids.device),
+            "image_grid_thw": torch.cat([row.grid for row in seeing]).to(ids.device),
+            "mm_token_type_ids": (ids == image_token_id).int()}
 
 
 def pixels_named(folder: Path) -> dict[str, int]:
@@ -179,33 +152,23 @@ def pixels_of(processor: Any) -> dict[str, int]:
 
 
 def set_pixels(processor: Any, min_pixels: int = 0, max_pixels: int = 0) -> None:
-    """Bound the size of images; 0 leaves a bound as it is.
-
-    Raises: UserError: a bound below one image token, or the lower one above the upper one.
-    """
+    """Bound the size of images; 0 leaves a bound as it is. Raises: UserError: below one token, or crossed."""
     if not min_pixels and not max_pixels:
         return
-    from transformers.image_utils import SizeDict
-
-    images, own = processor.image_processor, pixels_of(processor)
+    images, bounds = processor.image_processor, pixels_of(processor)
     token = (images.patch_size * images.merge_size) ** 2
     wanted = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     for name, value in wanted.items():
         if value and value < token:
             raise UserError(f"{name} is {value}: an image token is {token} pixels; give at least that, or 0"
                             " for the checkpoint's own")
-    least, most = (wanted[name] or own[name] for name in wanted)
-    if least > most:
-        texts = [f"{name} {value}" + ("" if wanted[name] else " (the checkpoint's own)")
-                 for name, value in (("min_pixels", least), ("max_pixels", most))]
-        raise UserError(f"{texts[0]} is above {texts[1]}: set both")
-    images.size = SizeDict(shortest_edge=least, longest_edge=most)
-
-
-def take_pixels(processor: Any, other: Any, min_pixels: int = 0, max_pixels: int = 0) -> None:
-    """Give a processor another one's bounds wherever none is given: models compared see one size."""
-    own = pixels_of(other)
-    set_pixels(processor, min_pixels or own["min_pixels"], max_pixels or own["max_pixels"])
+        bounds[name] = value or bounds[name]
+    if bounds["min_pixels"] > bounds["max_pixels"]:
+        least, most = (f"{name} {value}" + ("" if wanted[name] else " (the checkpoint's own)")
+                       for name, value in bounds.items())
+        raise UserError(f"{least} is above {most}: set both")
+    images.size = transformers.image_utils.SizeDict(
+        shortest_edge=bounds["min_pixels"], longest_edge=bounds["max_pixels"])
 
 
 def trained_with_other_pixels(folder: "str | Path", processor: Any) -> str:

@@ -4,13 +4,9 @@
     endpoint.ask([Question("What is seen?", ImageFile(root, "bird/a.jpg"), seed=3)])
         -> [Answer(text="A red crown.", truncated=False)]
 
-Each answer is appended to the file as it arrives, under a hash of all that determines it, so that only what
-is new is requested after a kill. Transient failures are retried with growing waits, Retry-After first;
-permanent ones are one line at once. A reply without text is final, and is kept with the reason. Serve by vLLM
-with `--generation-config vllm`: a checkpoint's own settings (top_k 1) may give every attempt the same text.
-
-The `openai` client is not used: its time-out is one of each read, so a slow server is waited for without end;
-a compressed body is unpacked without bound; a 200 with an error is an answer of None.
+A kill costs nothing: the file of answers is read first. Serve by vLLM with `--generation-config vllm`: a
+checkpoint's own settings (top_k 1) may give every attempt the same text. The `openai` client is not used: it
+waits for a slow server without end, unpacks a body without bound, and takes an error under 200 as None.
 """
 
 import asyncio
@@ -19,27 +15,23 @@ import json
 import os
 import random
 import re
-import threading
 import time
 import urllib.parse
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
+from finer1_lib.core import faces
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, read_jsonl
 from finer1_lib.core.images import MAX_PIXELS, ImageFile, data_url, image_key
 from finer1_lib.core.network import client_options, settings_named
 from finer1_lib.models.endpoint_replies import NO_TEXT, TOKENS, Later, Unwanted, read_reply
 
-if TYPE_CHECKING:
-    import httpx
-
+httpx = faces.Later("httpx")
 LONGEST_WAIT = 60.0  # seconds between two tries, where the server does not say
 PATIENCE = 600.0  # seconds that a server may ask us to wait
 MOST_BYTES = 16 * 2**20  # of a reply
-Reply = tuple[int, Mapping[str, str], bytes]  # status, headers, body
 
 
 class Question(NamedTuple):
@@ -90,74 +82,27 @@ def address_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
 
 
-class Stopped(Exception):
-    """Another thread failed: no more requests."""
-
-
-class Pace:
-    """Client-side rate limiting for all threads that use one server: evenly spaced requests, and pauses.
-
-    `clock` and `sleep` (which returns whether to stop) are for tests.
-    """
-
-    def __init__(self, per_minute: float = 0.0, *, clock: Callable[[], float] = time.monotonic,
-                 sleep: Optional[Callable[[float], bool]] = None) -> None:
-        self._gap = 60.0 / per_minute if per_minute > 0 else 0.0
-        self._clock, self._lock, self._next = clock, threading.Lock(), float("-inf")
-        self.stopped = threading.Event()
-        self._sleep = sleep or self.stopped.wait
-
-    def turn(self) -> None:
-        """Wait until this thread may send. Raises: Stopped."""
-        while True:
-            with self._lock:
-                left = self._next - self._clock()
-                if left <= 0:
-                    self._next = self._clock() + self._gap
-                    break
-            self.rest(left)
-        if self.stopped.is_set():
-            raise Stopped
-
-    def pause(self, seconds: float) -> None:
-        """No thread sends for so long."""
-        with self._lock:
-            self._next = max(self._next, self._clock() + seconds)
-
-    def rest(self, seconds: float) -> None:
-        """This thread alone waits. Raises: Stopped."""
-        if self._sleep(seconds):
-            raise Stopped
-
-
-def backoff(first: float, tried: int) -> float:
-    """Seconds to wait after try `tried` (from 1): doubled each time, with jitter of up to a half."""
-    return min(LONGEST_WAIT, first * 2 ** (tried - 1)) * random.uniform(0.5, 1.0)
-
-
 def read_answers(answers: Path, truncate: bool = False) -> list[dict]:
     """The checked lines of a file of answers; a missing file has none. Raises: UserError: a damaged line."""
     fix = "take that line out of the file; the others are paid for and stay"
+    kinds = {"key": (str,), "text": (str,), "truncated": (bool,), **dict.fromkeys(TOKENS, (int, type(None)))}
     lines = read_jsonl(Path(answers), truncate=truncate, fix=fix)
     for number, line in enumerate(lines, start=1):
-        whole = isinstance(line, dict) and isinstance(line.get("truncated"), bool)
-        if not whole or not all(isinstance(line.get(name), str) for name in ("key", "text")) or not all(
-            line.get(name) is None or type(line[name]) is int for name in TOKENS
-        ):
+        if not isinstance(line, dict) or any(type(line.get(name)) not in kinds[name] for name in kinds):
             raise UserError(f"{answers} line {number} is not an answer of an endpoint: {fix}")
     return lines
-
-
-def without_text(answers: Path) -> dict[str, int]:
-    """{key of `NO_TEXT`: number of answers in a file without text for that reason}."""
-    why = [reason_of(line) for line in read_answers(answers)]
-    return {kind: why.count(kind) for kind in NO_TEXT if kind in why}
 
 
 def reason_of(line: Mapping[str, Any]) -> str:
     """Why a line of the file holds no text, "" if it does; older lines have a finish alone."""
     finish = line.get("finish")
     return "" if line["text"] else line.get("no_text") or (finish if finish in NO_TEXT else "empty")
+
+
+def without_text(answers: Path) -> dict[str, int]:
+    """{key of `NO_TEXT`: number of answers in a file without text for that reason}."""
+    why = [reason_of(line) for line in read_answers(answers)]
+    return {kind: why.count(kind) for kind in NO_TEXT if kind in why}
 
 
 def advice(answers: Path) -> str:
@@ -190,19 +135,55 @@ def spent_line(answers: Path, prices: Sequence[float] = ()) -> str:
             f" written{cost}{missing}{'; ' if empty else ''}{empty}")
 
 
+class Stopped(Exception):
+    """Another request failed: no more of them."""
+
+
+class Pace:
+    """Client-side rate limiting of one server: evenly spaced requests, and pauses. The clock is for tests."""
+
+    def __init__(self, per_minute: float = 0.0, *, clock: Callable[[], float] = time.monotonic,
+                 sleep: Callable[[float], Any] = asyncio.sleep) -> None:
+        self._gap, self._next = 60.0 / per_minute if per_minute > 0 else 0.0, float("-inf")
+        self._clock, self._sleep, self.stopped = clock, sleep, False
+
+    async def turn(self) -> None:
+        """Wait until a request may be sent. Raises: Stopped."""
+        while (left := self._next - self._clock()) > 0:
+            await self.rest(left)
+        self._next = self._clock() + self._gap
+        await self.rest(0)
+
+    def pause(self, seconds: float) -> None:
+        """Nothing is sent for so long."""
+        self._next = max(self._next, self._clock() + seconds)
+
+    async def rest(self, seconds: float) -> None:
+        """This request alone waits. Raises: Stopped."""
+        end = self._clock() + seconds
+        while not self.stopped and (left := end - self._clock()) > 0:
+            await self._sleep(min(left, 0.25))
+        if self.stopped:
+            raise Stopped
+
+
+def backoff(first: float, tried: int) -> float:
+    """Seconds to wait after try `tried` (from 1): doubled each time, with jitter of up to a half."""
+    return min(LONGEST_WAIT, first * 2 ** (tried - 1)) * random.uniform(0.5, 1.0)
+
+
 class ChatEndpoint:
-    """One model at one address.
+    """One model at one address; an answer is appended to `answers` as it arrives, and never requested again.
 
     `key_variable` names the environment variable with the key ("": none needed); `max_pixels` 0 is the usual
     bound; `requests_per_minute` counts retries; `time_out` (seconds) is for a whole answer; `first_wait`
     (seconds) doubles after each of the `tries`. Raises: UserError: an impossible address, name or number.
     """
 
-    def __init__(
-        self, url: str, model: str, answers: Path, *, key_variable: str = "", max_tokens: int = 1536,
-        temperature: float = 0.7, max_pixels: int = MAX_PIXELS, requests_per_minute: float = 0,
-        concurrency: int = 8, time_out: float = 300.0, tries: int = 8, first_wait: float = 1.0,
-    ) -> None:
+    def __init__(self, url: str, model: str, answers: Path, *, key_variable: str = "", max_tokens: int = 1536,
+                 temperature: float = 0.7, max_pixels: int = MAX_PIXELS, requests_per_minute: float = 0,
+                 concurrency: int = 8, time_out: float = 300.0, tries: int = 8,
+                 first_wait: float = 1.0) -> None:
         self.address = address_of(url)
         if not model.strip():
             raise UserError("the endpoint has no model (01's teacher_name, a system's checkpoint): give its"
@@ -218,9 +199,8 @@ class ChatEndpoint:
         self._time_out, self._tries, self._first_wait = time_out, tries, first_wait
         self._settings = {"max_tokens": max_tokens, "temperature": temperature}
         self._names = {name: name for name in (*self._settings, "seed")}  # as sent; "" for what is left out
-        self._pace, self._lock = Pace(requests_per_minute), threading.Lock()
+        self._pace, self._reasons = Pace(requests_per_minute), set[str]()  # reported reasons for missing text
         self._known: Optional[dict[str, dict]] = None
-        self._reasons: set[str] = set()  # reported reasons for missing text
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer every question, from the file where it is known; equal questions are sent once.
@@ -231,7 +211,12 @@ class ChatEndpoint:
             self._known = {line["key"]: line for line in read_answers(self.answers, truncate=True)}
         keys = [self._key(question) for question in questions]
         if new := {key: one for key, one in zip(keys, questions) if key not in self._known}:
-            self._ask_new(new)
+            self._pace.stopped = False
+            with ThreadPoolExecutor(1) as thread:  # in a notebook this one has an event loop already
+                try:
+                    thread.submit(asyncio.run, self._ask_new(new, self._secret())).result()
+                finally:
+                    self._pace.stopped = True  # interrupted: those under way are paid for, and are kept
         lines = [self._known[key] for key in keys]
         return [Answer(line["text"], line["truncated"], line.get("completion_tokens") or 0, reason_of(line))
                 for line in lines]
@@ -244,52 +229,40 @@ class ChatEndpoint:
                             for prompt, image, answer in question.earlier])
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode("utf-8")).hexdigest()
 
-    def _ask_new(self, new: Mapping[str, Question]) -> None:
-        secret = self._secret()
-        self._pace.stopped.clear()
-        with self._connected(secret) as send, ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(self._one, send, secret, key, one) for key, one in new.items()]
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-            except BaseException:
-                self._pace.stopped.set()  # no new request; those under way are paid for, and are kept
-                pool.shutdown(cancel_futures=True)
-                raise
+    def _secret(self) -> str:
+        secret = os.environ.get(self._variable, "").strip() if self._variable else ""
+        if self._variable and not re.fullmatch(r"[!-~]+", secret):
+            raise UserError(f"the environment variable {self._variable} holds no key (it is empty, or has"
+                            " characters that no key has): export it in the shell that runs the kit")
+        return secret
 
-    @contextmanager
-    def _connected(self, secret: str) -> Iterator[Callable[[bytes], Reply]]:
-        """A function that sends a body; in an event loop, where a deadline ends a request at any point."""
-        import httpx
-
+    async def _ask_new(self, new: Mapping[str, Question], secret: str) -> None:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         headers |= {"Authorization": f"Bearer {secret}"} if secret else {}
         timeout = httpx.Timeout(self._time_out, connect=min(self._time_out, 20.0))
-        client = httpx.AsyncClient(headers=headers, timeout=timeout, **client_options(self.address))
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
+        waiting = iter(new.items())
 
-        def send(content: bytes) -> Reply:
-            answered = asyncio.wait_for(_exchange(client, self.address, content), self._time_out)
-            return asyncio.run_coroutine_threadsafe(answered, loop).result()
+        async def work() -> None:
+            for key, question in waiting:
+                await self._pace.rest(0)  # stopped?
+                await self._one(client, secret, key, question)
 
-        try:
-            yield send
-        finally:
-            asyncio.run_coroutine_threadsafe(client.aclose(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+        options = client_options(self.address)
+        async with httpx.AsyncClient(headers=headers, timeout=timeout, **options) as client:
+            tasks = [asyncio.create_task(work()) for _ in range(self.concurrency)]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            self._pace.stopped = True  # no new request
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for task in done:
+                task.result()
 
-    def _one(self, send: Callable[[bytes], Reply], secret: str, key: str, question: Question) -> None:
+    async def _one(self, client: Any, secret: str, key: str, question: Question) -> None:
         """Request one answer until it is there, and append it to the file."""
-        messages = messages_of(question, self._pixels)
+        messages = await asyncio.to_thread(messages_of, question, self._pixels)
         tokens = dict.fromkeys(TOKENS, 0)  # empty answers are paid for as well
         for tried in range(1, self._tries + 1):
             try:
-                reply = self._post(send, secret, question, messages)
+                reply = await self._post(client, secret, question, messages)
                 for name in tokens:
                     tokens[name] = None if None in (tokens[name], reply[name]) else tokens[name] + reply[name]
                 if not reply["text"] and tried == self._tries:
@@ -299,20 +272,17 @@ class ChatEndpoint:
                 trouble = Later("an empty answer")
             except Later as later:
                 trouble = later
-            self._wait(trouble, tried)
-        line = {
-            "key": key, "model": self.model, "image_id": question.image and question.image.image_id,
-            "seed": question.seed, **reply, **tokens, "tries": tried, "sent": self._fields(question),
-        }  # fmt: skip
-        with self._lock:
-            append_jsonl(self.answers, line)
-            self._known[key] = line
-            if (why := reply.get("no_text")) and why not in self._reasons:
-                self._reasons.add(why)
-                print(f"{self.model} answered without text: {NO_TEXT[why]} (kept and counted, not requested"
-                      " again)", flush=True)
+            await self._wait(trouble, tried)
+        line = {"key": key, "model": self.model, "image_id": question.image and question.image.image_id,
+                "seed": question.seed, **reply, **tokens, "tries": tried, "sent": self._fields(question)}
+        append_jsonl(self.answers, line)
+        self._known[key] = line
+        if (why := reply.get("no_text")) and why not in self._reasons:
+            self._reasons.add(why)
+            print(f"{self.model} answered without text: {NO_TEXT[why]} (kept and counted, not requested"
+                  " again)", flush=True)
 
-    def _wait(self, trouble: Later, tried: int) -> None:
+    async def _wait(self, trouble: Later, tried: int) -> None:
         """Rest before the next try; a UserError if there is none, or if the server wants too long a rest."""
         asks = f", which asks to wait {trouble.wait:.0f} s" if trouble.wait else ""
         if tried == self._tries or (trouble.wait or 0) > PATIENCE:
@@ -320,23 +290,23 @@ class ChatEndpoint:
                             " run again later; what was answered is kept")
         rest = backoff(self._first_wait, tried)
         if trouble.wait is None and not trouble.crowded:
-            self._pace.rest(rest)
+            await self._pace.rest(rest)
         else:
-            self._pace.pause(max(trouble.wait or 0.0, rest))  # all threads
+            self._pace.pause(max(trouble.wait or 0.0, rest))  # all requests
 
-    def _post(self, send: Callable[[bytes], Reply], secret: str, question: Question, messages: list) -> dict:
+    async def _post(self, client: Any, secret: str, question: Question, messages: list) -> dict:
         """One reply; again at once, with other names, where the server does not take a field."""
-        import httpx
-
         while True:
             fields = self._fields(question)
-            request = {"model": self.model, "messages": messages, **fields}
-            self._pace.turn()
+            request = json.dumps({"model": self.model, "messages": messages, **fields}).encode("ascii")
+            await self._pace.turn()
             try:
-                return read_reply(*send(json.dumps(request).encode("ascii")), secret=secret, fields=fields)
+                async with asyncio.timeout(self._time_out):
+                    answered = await _exchange(client, self.address, request)
+                return read_reply(*answered, secret=secret, fields=fields)
             except Unwanted as unwanted:
                 self._rename(unwanted)
-            except (TimeoutError, asyncio.TimeoutError):
+            except TimeoutError:
                 raise Later(f"an answer that takes more than {self._time_out:g} s") from None
             except httpx.RequestError as error:  # no connection, a time-out, a torn or malformed body
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -353,27 +323,18 @@ class ChatEndpoint:
 
     def _rename(self, unwanted: Unwanted) -> None:
         """Name a field as newer models do, or leave it out, and report it once."""
-        with self._lock:
-            field = next((own for own, name in self._names.items() if name == unwanted.field), None)
-            if field is None:
-                return  # another thread has just done it
-            if unwanted.field == "max_completion_tokens":
-                raise UserError(f"{self.address} takes no limit of tokens ({unwanted}): take another model")
-            self._names[field] = "max_completion_tokens" if field == "max_tokens" else ""
-            now = f"it is sent as {self._names[field]}" if self._names[field] else "it is left out"
-            print(f"the endpoint does not take {field} ({unwanted}); {now}", flush=True)
-
-    def _secret(self) -> str:
-        if not self._variable:
-            return ""
-        secret = os.environ.get(self._variable, "").strip()
-        if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
-            raise UserError(f"the environment variable {self._variable} holds no key (it is empty, or has"
-                            " characters that no key has): export it in the shell that runs the kit")
-        return secret
+        field = next((own for own, name in self._names.items() if name == unwanted.field), None)
+        if field is None:
+            return  # another request has just done it
+        if unwanted.field == "max_completion_tokens":
+            raise UserError(f"{self.address} takes no limit of tokens ({unwanted}): take another model")
+        self._names[field] = "max_completion_tokens" if field == "max_tokens" else ""
+        now = f"it is sent as {self._names[field]}" if self._names[field] else "it is left out"
+        print(f"the endpoint does not take {field} ({unwanted}); {now}", flush=True)
 
 
-async def _exchange(client: "httpx.AsyncClient", address: str, content: bytes) -> Reply:
+async def _exchange(client: Any, address: str, content: bytes) -> tuple:
+    """Status, headers and body."""
     async with client.stream("POST", address, content=content) as response:
         body = bytearray()
         async for chunk in response.aiter_bytes():

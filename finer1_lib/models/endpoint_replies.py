@@ -1,9 +1,7 @@
 """What a chat server's reply means: an answer, "later", "not this field", or an error that the user can fix.
 
 Nothing in a reply is taken for granted: servers that call themselves compatible differ in the details.
-
-Source: the form of OpenAI's chat completions (choices, message, finish_reason, usage); Retry-After: RFC 9110,
-section 10.2.3.
+Source: OpenAI's chat completions (choices, message, finish_reason, usage); Retry-After: RFC 9110, 10.2.3.
 """
 
 import email.utils
@@ -19,8 +17,7 @@ FILTERED = "content_filter"  # the finish of an answer that the server's own fil
 _LIMIT = "raise the limit of tokens (max_tokens: 04's max_new_tokens, 01's teacher_max_tokens)"
 # why a reply that is paid for holds no text; a retry would hold none either
 NO_TEXT = {
-    "reasoning": "the server put the text into reasoning_content: serve without a reasoning parser, or "
-                 + _LIMIT,
+    "reasoning": f"the text is in reasoning_content: serve without a reasoning parser, or {_LIMIT}",
     "length": f"the limit of tokens was reached before any text: {_LIMIT}",
     "refusal": "the model refused: change the prompt or take another model",
     "tool_calls": "the model called a tool in place of answering: serve without tools (tool_choice none)",
@@ -30,21 +27,19 @@ NO_TEXT = {
 _THOUGHTS = ("reasoning", "thinking", "thought")  # prefixes of the message fields that hold them
 _FINISHES = {  # other names of a finish
     "function_call": "tool_calls", "tool_use": "tool_calls",
-    **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length"), "length"),
-    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety"),
-                    FILTERED),
-}  # fmt: skip
-_TRANSIENT = (408, 409, 425, 429)  # and everything from 500
+    **dict.fromkeys("max_tokens max_output_tokens model_length".split(), "length"),
+    **dict.fromkeys("safety recitation blocklist prohibited_content spii image_safety".split(), FILTERED)}
+_TRANSIENT = (408, 409, 425, 429, *range(500, 1000))
 _GAVE_UP = ("error", "abort")  # finishes of an answer that a server did not finish
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 _UNWANTED = re.compile(r"unsupported|(?:not|n't) support|unknown|unrecogni[sz]ed|unexpected"
                        r"|not (?:permitted|allowed)", re.IGNORECASE)
 _KEY = "check the key in the variable that teacher_key_variable names"
 _FIXES = {
+    **dict.fromkeys(range(300, 400), "it has moved; give its new address as teacher_url"),
     401: _KEY, 402: "the account has no credit left", 403: f"{_KEY}, and what it may use",
     404: "check teacher_url (up to and with /v1) and teacher_name",
-    413: "send smaller images: lower max_pixels",
-}
+    413: "send smaller images: lower max_pixels"}
 # escape sequences of terminals, control characters but tab and line end, half characters
 _UNSAFE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?"
@@ -92,15 +87,13 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, secret: 
     if codes & _NO_CREDIT:
         raise UserError(f"the endpoint answers {status} ({message}): {_FIXES[402]}")
     if any(FILTERED in code or "content_policy" in code for code in codes):
-        return _line("", False, FILTERED, None, {}, FILTERED)
-    if status in _TRANSIENT or status >= 500:
+        return _answer({"choices": [{"message": {}, "finish_reason": FILTERED}]}, b"", "")
+    if status in _TRANSIENT:
         raise Later(f"HTTP {status}{': ' + message if message else ''}", retry_after(headers), status == 429)
     if status in (400, 422) and _UNWANTED.search(message):
         named = re.findall(r"\w+", f"{details.get('param')} {message}" if details else message)
         for field in (word for word in named if word in fields):  # the first: the next may be the suggestion
             raise Unwanted(field, message)
-    if 300 <= status < 400:
-        raise UserError(f"the endpoint answers {status}: it has moved; give its new address as teacher_url")
     fix = _FIXES.get(status, "check teacher_name, teacher_max_tokens, and that the model takes images")
     raise UserError(f"the endpoint answers {status} ({message}): {fix}")
 
@@ -118,12 +111,12 @@ def _answer(reply: Any, body: bytes, secret: str) -> dict[str, Any]:
         message, usage = choice["message"], usage if isinstance(usage, dict) else {}
         content, finish = message.get("content"), choice.get("finish_reason")
         parts = content if isinstance(content, list) else []  # as some servers send it
-        if parts:
-            parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
-            content = "".join(part.get("text") or "" for part in parts
-                              if part.get("type") in ("text", "output_text"))  # fmt: skip
-        text = _clean(content or "", secret).strip()
+        parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
         kinds = {str(part.get("type")) for part in parts}
+        if parts:
+            content = "".join(part.get("text") or "" for part in parts
+                              if part.get("type") in ("text", "output_text"))
+        text = _clean(content or "", secret).strip()
     except (TypeError, KeyError, IndexError, AttributeError):
         raise Later(f"no answer in what it sent: {_message(reply, body, secret)}") from None
     named, model = (_clean(one, secret)[:_NAME] if isinstance(one, str) else ""
@@ -131,33 +124,28 @@ def _answer(reply: Any, body: bytes, secret: str) -> dict[str, Any]:
     end = _FINISHES.get(named.lower(), named.lower())
     if end in _GAVE_UP:
         raise Later(f"an answer that ends with {named!r}")
-    cut = end == "length" or (end == FILTERED and bool(text))
-    return _line(text, cut, named, model, usage, "" if text else _why_no_text(message, end, kinds, usage))
+    why = "" if text else _why_no_text(message, end, kinds, usage)
+    return {"text": text, "truncated": end == "length" or (end == FILTERED and bool(text)), "finish": named,
+            "answered_by": model, **{name: _count(usage.get(name)) for name in TOKENS},
+            **({"no_text": why} if why else {})}
 
 
 def _why_no_text(message: Mapping, end: str, kinds: Collection[str], usage: Mapping) -> str:
     """A key of `NO_TEXT`, or "" for an answer that may have text another time."""
     counts = [usage, *(usage.get(f"{name}_tokens_details") for name in ("completion", "output"))]
     thought = any(_count(one.get("reasoning_tokens")) for one in counts if isinstance(one, dict))
-    if end == FILTERED:
-        return FILTERED
-    if message.get("refusal") or "refusal" in {end, *kinds}:
-        return "refusal"
-    if message.get("tool_calls") or message.get("function_call") or end == "tool_calls":
-        return "tool_calls"
     written = any(value for name, value in message.items() if name.startswith(_THOUGHTS))
-    if thought or written or kinds & {"thinking", "reasoning"}:
-        return "reasoning"
-    return "length" if end == "length" else ""
+    found = {
+        FILTERED: end == FILTERED,
+        "refusal": message.get("refusal") or "refusal" in {end, *kinds},
+        "tool_calls": message.get("tool_calls") or message.get("function_call") or end == "tool_calls",
+        "reasoning": thought or written or kinds & {"thinking", "reasoning"},
+        "length": end == "length"}
+    return next((why for why, here in found.items() if here), "")
 
 
 def _count(value: Any) -> Optional[int]:
     return value if type(value) is int and 0 <= value < 2**53 else None
-
-
-def _line(text: str, truncated: bool, finish: str, model: Optional[str], usage: Mapping, why: str) -> dict:
-    return {"text": text, "truncated": truncated, "finish": finish, "answered_by": model,
-            **{name: _count(usage.get(name)) for name in TOKENS}, **({"no_text": why} if why else {})}
 
 
 def _message(error: Any, body: bytes, secret: str) -> str:

@@ -3,12 +3,9 @@
     generate(loaded, [user_message("Describe the bird.", ImageFile(root, "bird/a.jpg"))], max_new_tokens=256)
         -> [Generation(text="A small bird with ...", tokens=61, truncated=False)]
 
-Prompts of one length go in one batch: it then has no attention mask, which spares transformers a copy of
-every key and value. Each distinct image and prompt is read once (`encoding.Encoder`, `sharing`). `AnyModel`,
-another family, answers through its own processor and chat template.
-
-Source: release TAPO/examples/configs/config_tapo.yaml:85 (temperature 1.0, top-p 0.99); the other families
-are those of Fine-R1 (arXiv 2602.07605), Tables 1, 2 and 7.
+Each distinct image and prompt is read once (`encoding.Encoder`, `sharing`). Another family than Qwen2.5-VL
+(`AnyModel`) answers through its own processor and chat template. Source: sampling: release
+TAPO/examples/configs/config_tapo.yaml:85; other families: Fine-R1 (arXiv 2602.07605), Tables 1, 2 and 7.
 """
 
 import copy
@@ -19,24 +16,24 @@ from dataclasses import dataclass
 from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.images import ImageFile, fitted
 from finer1_lib.models.encoding import Encoded, Encoder, bounded, pad, vision_inputs
 from finer1_lib.models.out_of_memory import memory_advice
-from finer1_lib.models.sharing import (
-    forget_positions, preallocated_cache, read_prompts, shares_prompts, unwrap_base,
-)  # fmt: skip
+from finer1_lib.models.sharing import (forget_positions, preallocated_cache, read_prompts, shares_prompts,
+                                       unwrap_base)
 from finer1_lib.models.trainable import LoadedModel
 
-EQUAL_LENGTH_ROWS = 16  # so many prompts of one length are worth their own batch; fewer are padded together
+torch, transformers = Later("torch"), Later("transformers")
+# so many prompts of one length are worth their own batch: it has no attention mask, which spares transformers
+EQUAL_LENGTH_ROWS = 16  # a copy of every key and value
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "bad_words_ids",
-             "suppress_tokens", "begin_suppress_tokens")  # fmt: skip
+             "suppress_tokens", "begin_suppress_tokens")
 # never sampled: no image belongs to one inside a completion, so every later forward would fail
 PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
 
 class Generation(NamedTuple):
-    """One completion."""
-
     text: str  # without special tokens
     tokens: int  # with the ending one
     truncated: bool  # the limit was reached before an ending token
@@ -56,21 +53,20 @@ class AnyModel:
 
 def generate(loaded: "LoadedModel | AnyModel", prompts: Sequence[Sequence[dict]], *, max_new_tokens: int,
              temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, batch_size: Optional[int] = None,
-             encoder: Optional[Encoder] = None) -> list[Generation]:  # fmt: skip
+             encoder: Optional[Encoder] = None) -> list[Generation]:
     """Answer chat prompts: one completion a prompt, in their order; torch's own generators stay as they were.
 
     An image is {"type": "image", "image": PIL image or ImageFile}; temperature 0 is greedy; `batch_size` (32,
     another family 8) is part of the result when sampling; `encoder`: one that already holds the images.
-
     Raises: UserError: memory ran out, a limit below 1, an unreadable image.
     """
     check_length(max_new_tokens)
     size = (8 if isinstance(loaded, AnyModel) else 32) if batch_size is None else batch_size
     tokenizer, now = loaded.processor.tokenizer, {"max_new_tokens": max_new_tokens}
     sampling = {**now, "temperature": temperature, "top_p": top_p}
-    if isinstance(loaded, AnyModel):
+    if isinstance(loaded, AnyModel):  # prompts with an image and prompts without one go apart
         seeing = [any(part["type"] == "image" for turn in prompt if not isinstance(turn["content"], str)
-                      for part in turn["content"]) for prompt in prompts]  # fmt: skip
+                      for part in turn["content"]) for prompt in prompts]
         groups = [[i for i, sees in enumerate(seeing) if sees is kind] for kind in (True, False)]
         batches = [group[k : k + size] for group in groups for k in range(0, len(group), size)]
         now["max_pixels"] = loaded.max_pixels
@@ -88,13 +84,13 @@ def generate(loaded: "LoadedModel | AnyModel", prompts: Sequence[Sequence[dict]]
             else:
                 with in_half(loaded):
                     ids = sample_ids(loaded.model, tokenizer, [encoded[i] for i in batch],
-                                     seed=(seed, number), **sampling)  # fmt: skip
+                                     seed=(seed, number), **sampling)
         for i, row in zip(batch, ids):
             completions[i] = row
-    ends, texts = set(ending_ids(loaded.model, tokenizer)), tokenizer.batch_decode(
+    ends, texts = ending_ids(loaded.model, tokenizer), tokenizer.batch_decode(
         completions, skip_special_tokens=True)
     return [Generation(text, len(row), not row or row[-1] not in ends)
-            for text, row in zip(texts, completions)]  # fmt: skip
+            for text, row in zip(texts, completions)]
 
 
 def cut_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -114,27 +110,21 @@ def cut_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def sample_ids(model: Any, tokenizer: Any, rows: Sequence[Encoded], *, max_new_tokens: int,
-               temperature: float, top_p: float, seed: tuple[int, ...]) -> list[list[int]]:  # fmt: skip
-    """Token ids of one batch of completions, each up to and with its ending token.
-
-    Rows that share one `Encoded` object share its forward pass (`sharing`); what is drawn stays the same.
-    """
-    from transformers import GenerationConfig
-
+               temperature: float, top_p: float, seed: tuple[int, ...]) -> list[list[int]]:
+    """Token ids of completions, up to and with their ending token; rows of one `Encoded` object share it."""
     check_length(max_new_tokens)
     device = next(model.parameters()).device
-    ids, mask = pad([row.ids for row in rows], tokenizer.pad_token_id, "left")
-    ids, mask = ids.to(device), mask.to(device)
+    ids, mask = (t.to(device) for t in pad([row.ids for row in rows], tokenizer.pad_token_id, "left"))
     ends, known = ending_ids(model, tokenizer), tokenizer.get_vocab()
     sampling = dict(temperature=temperature, top_p=top_p, top_k=0) if temperature > 0 else {}
-    config = GenerationConfig(
+    config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=temperature > 0, num_beams=1, repetition_penalty=1.0,
         eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, use_cache=True, disable_compile=True,
         suppress_tokens=sorted({known[one] for one in PLACEHOLDERS if one in known}), **sampling)
     with evaluating(model), _seeded(device, mix(*seed)):
         base = unwrap_base(model)
         if shares_prompts(base):
-            read = read_prompts(base, rows, tokenizer.pad_token_id, preallocated_cache(base))
+            read = read_prompts(base, rows, tokenizer.pad_token_id, preallocated_cache())
             given = {"past_key_values": read.cache}
         else:
             given = vision_inputs(rows, ids, model.config.image_token_id)
@@ -145,8 +135,6 @@ def sample_ids(model: Any, tokenizer: Any, rows: Sequence[Encoded], *, max_new_t
 @contextmanager
 def _seeded(device: Any, seed: int) -> Iterator[None]:
     """No gradients, and torch's generators seeded; they are put back afterwards."""
-    import torch
-
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
         yield
@@ -166,8 +154,6 @@ def mix(*numbers: int) -> int:
 
 def in_half(loaded: LoadedModel) -> Any:
     """A context in which a model trained in full (float32 weights) computes in half precision."""
-    import torch
-
     half = loaded.full_finetuning and loaded.dtype in (torch.float16, torch.bfloat16)
     return torch.autocast(loaded.device.partition(":")[0], loaded.dtype) if half else nullcontext()
 
@@ -186,26 +172,20 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def own_settings(config: Any, where: Any, vocabulary: Optional[int] = None) -> Any:
-    """The token ids of a checkpoint's generation configuration; its sampling settings are not kept.
-
-    Raises: UserError: what is not a token id (below `vocabulary`, but for padding), or a list of them.
-    """
-    from transformers import GenerationConfig
-
-    def ids(value: Any, most: int) -> bool:
-        if isinstance(value, (list, tuple)):
-            return all(isinstance(one, int) and ids(one, most) for one in value)
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < most
+    """A checkpoint's settings without its way of sampling: token ids. Raises: UserError: what is none."""
+    def ids(value: Any) -> bool:
+        return isinstance(value, (list, tuple)) and all(type(one) is int and 0 <= one < most for one in value)
 
     found = {name: value for name in TOKEN_IDS if (value := getattr(config, name, None)) not in (None, [])}
     for name, value in found.items():
-        several = value if name == "bad_words_ids" and isinstance(value, (list, tuple)) else [value]
         most = 2**31 if name in ("pad_token_id", "bos_token_id") or vocabulary is None else vocabulary
-        lists = all(isinstance(one, list) and one for one in several) if name == "bad_words_ids" else True
-        if not lists or not all(ids(one, most) for one in several):
+        lists = [value if isinstance(value, (list, tuple)) else [value]]
+        if name == "bad_words_ids":
+            lists = value if isinstance(value, (list, tuple)) else [None]
+        if not all(one and ids(one) for one in lists):
             raise UserError(f"{where}: generation_config.json sets {name} to {repr(value)[:60]}; give token "
-                            f"ids, which are whole numbers below {most}")  # fmt: skip
-    return GenerationConfig(**found)
+                            f"ids, which are whole numbers below {most}")
+    return transformers.GenerationConfig(**found)
 
 
 def check_length(max_new_tokens: int) -> None:
@@ -222,7 +202,7 @@ def ending_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _sample_any(loaded: AnyModel, prompts: Sequence[Sequence[dict]], *, max_new_tokens: int,
-                temperature: float, top_p: float, seed: tuple[int, ...]) -> list[list[int]]:  # fmt: skip
+                temperature: float, top_p: float, seed: tuple[int, ...]) -> list[list[int]]:
     """As `sample_ids`, of conversations."""
     model, tokenizer = loaded.model, loaded.processor.tokenizer
     with bounded(loaded.checkpoint):

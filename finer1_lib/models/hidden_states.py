@@ -7,37 +7,30 @@ Source: Fine-R1 (arXiv 2602.07605), Section 5.4: H1 reads the mean over the imag
 the mean over a name's tokens, H3 the last token.
 """
 
-from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence, Union
+from typing import Iterator, Optional, Sequence, Union
 
+from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import evaluating, in_half
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import forget_positions, unwrap_base
+from finer1_lib.models.trainable import LoadedModel
 
-if TYPE_CHECKING:
-    import numpy
-
-    from finer1_lib.models.trainable import LoadedModel
-
+numpy, torch = Later("numpy"), Later("torch")
 WHERE = ("image", "last", "span")
 FORWARD_TOKENS = 8192  # in one forward: 37 layers of a 3B model's states for as many take 1.2 GB in 16 bits
 
 
-def pooled_states(loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *,
+def pooled_states(loaded: LoadedModel, prompts: Sequence[Sequence[dict]], *,
                   layers: Optional[Sequence[int]] = None, where: Union[str, Sequence[str]] = "image",
                   spans: Optional[Sequence[str]] = None, add_generation_prompt: bool = True,
-                  batch_size: int = 32) -> "numpy.ndarray":  # fmt: skip
+                  batch_size: int = 32) -> "numpy.ndarray":
     """Mean state of the chosen tokens of every prompt: (layers, prompts, hidden) float32, layers as given.
 
     `where`: "image" (all image tokens), "last" (the prompt's last token) or "span" (the last occurrence of
     the prompt's text in `spans`); several at once give (places, layers, prompts, hidden). `layers` None: all.
-
-    Raises: ValueError: an unknown `where`, a layer that does not exist, a prompt without image or without its
-    span. UserError: memory ran out.
+    Raises: ValueError: an unknown `where` or layer, a prompt without its image or span. UserError: no memory.
     """
-    import numpy
-    import torch
-
     places = (where,) if isinstance(where, str) else tuple(where)
     if not places or not set(places) <= set(WHERE) or ("span" in places) != (spans is not None):
         raise ValueError(f"where={where!r}: of {', '.join(WHERE)}; spans go with where='span' alone")
@@ -60,11 +53,10 @@ def pooled_states(loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *,
                 what = "image" if place == "image" else repr(spans[number])
                 raise ValueError(f"prompt {number} has no {what}")
     backbone, device = unwrap_base(loaded.model).model, next(loaded.model.parameters()).device
-    result: Any = None
+    filling, result = loaded.processor.tokenizer.pad_token_id, None
     with evaluating(loaded.model), torch.no_grad():
         for batch in _batches([len(row.ids) for row in rows], batch_size):
-            ids, mask = pad([rows[i].ids for i in batch], loaded.processor.tokenizer.pad_token_id, "right")
-            ids, mask = ids.to(device), mask.to(device)
+            ids, mask = (t.to(device) for t in pad([rows[i].ids for i in batch], filling, "right"))
             forget_positions(loaded.model)
             with memory_advice("reading states", loaded, prompts=len(batch)), in_half(loaded):
                 states = backbone(
@@ -74,8 +66,7 @@ def pooled_states(loaded: "LoadedModel", prompts: Sequence[Sequence[dict]], *,
             if not all(-len(states) <= layer < len(states) for layer in wanted):
                 raise ValueError(f"layers {list(wanted)}: the model has 0 to {len(states) - 1}")
             if result is None:
-                shape = (len(places), len(wanted), len(rows), states[0].shape[-1])
-                result = numpy.zeros(shape, "float32")
+                result = numpy.zeros((len(places), len(wanted), len(rows), states[0].shape[-1]), "float32")
             share = torch.zeros((len(places), *ids.shape))  # of each token in the mean
             for line, i in enumerate(batch):
                 for place, picked in enumerate(chosen[i]):

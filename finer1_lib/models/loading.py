@@ -13,6 +13,7 @@ bits as in QLoRA (arXiv 2305.14314).
 """
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import subprocess
@@ -24,18 +25,18 @@ from typing import Any, Sequence
 
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError, first_line
+from finer1_lib.core.faces import Later
 from finer1_lib.models.adapter_files import check_trained
-from finer1_lib.models.checkpoint_files import (
-    AGAIN, MODEL_TYPE, check_checkpoint, examine, is_finite, load_model, loading, local_copy, pick_device,
-    read_config, refuse_bad_weights, refuse_larger, vocabulary_of,
-)  # fmt: skip
-from finer1_lib.models.encoding import OWN, bounded, set_pixels, take_pixels, trained_with_other_pixels
+from finer1_lib.models.checkpoint_files import (AGAIN, MODEL_TYPE, check_checkpoint, examine, is_finite,
+                                                load_model, loading, local_copy, pick_device, read_config,
+                                                refuse_bad_weights, refuse_larger, vocabulary_of)
+from finer1_lib.models.encoding import OWN, bounded, pixels_of, set_pixels, trained_with_other_pixels
 from finer1_lib.models.generation import AnyModel, own_settings
 from finer1_lib.models.out_of_memory import memory_advice
-from finer1_lib.models.trainable import (
-    LoadedModel, attach_adapter, make_trainable, read_trainable, save_adapter, save_whole,
-)  # fmt: skip
+from finer1_lib.models.trainable import (LoadedModel, attach_adapter, make_trainable, read_trainable,
+                                         save_adapter, save_whole)
 
+Image, torch, transformers = Later("PIL.Image"), Later("torch"), Later("transformers")
 BACKENDS = ("transformers", "unsloth")
 DTYPES = ("float32", "bfloat16", "float16")
 # The modules that see, in the usual families: like the head they keep 16 bits.
@@ -92,8 +93,6 @@ def pick_dtype(name: str, device: str) -> Any:
 
     A T4 (compute capability 7.5) emulates bfloat16, so torch calls it supported: slow, and no convolution.
     """
-    import torch
-
     if name == "auto" and device.startswith("cuda"):
         native = bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
         name = "bfloat16" if native else "float16"
@@ -103,34 +102,17 @@ def pick_dtype(name: str, device: str) -> Any:
     return getattr(torch, name)
 
 
-def four_bits(device: str, dtype: Any, unquantized: Sequence[str]) -> Any:
-    """transformers' settings for NF4 weights, computed in `dtype`; the modules `unquantized` keep 16 bits."""
-    import transformers
-
-    if not device.startswith("cuda"):
-        raise UserError(f"4-bit weights need a CUDA GPU, the device is {device!r}: set load_in_4bit (a "
-                        "teacher's is teacher_4bit) to false")  # fmt: skip
-    return transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(unquantized))
-
-
 def load(checkpoint: "str | Path", adapter: "str | Path | None" = None, *, backend: str = "transformers",
          device: str = "auto", dtype: str = "auto", load_in_4bit: bool = False, full_finetuning: bool = False,
          max_seq_length: int = 4096, min_pixels: int = 0, max_pixels: int = 0,
-         gradient_checkpointing: bool = False) -> LoadedModel:  # fmt: skip
+         gradient_checkpointing: bool = False) -> LoadedModel:
     """Load a Qwen2.5-VL, and what was trained from it, in evaluation mode.
 
-    Args:
-        checkpoint: a folder (read without network) or a Hub id, "owner/name" or "owner/name@revision".
-        adapter: folder written by `save_trained` (or by PEFT): an adapter, or a whole checkpoint, which is
-            loaded in place of `checkpoint`; the same weights are trainable as before.
-        load_in_4bit: NF4 weights; needs a GPU, and an adapter to train.
-        full_finetuning: prepare for `make_trainable` with all weights.
-        max_seq_length: tokens of prompt and completion that Unsloth prepares for; transformers has no limit.
-        min_pixels, max_pixels: bounds of an image's size; 0 for the checkpoint's own.
-        gradient_checkpointing: save memory in training by a second forward pass. Unsloth always does.
-
+    `checkpoint`: a folder (read without network) or a Hub id, "owner/name" or "owner/name@revision".
+    `adapter`: a folder of `save_trained` (or PEFT): an adapter, or a whole checkpoint, which is loaded in
+    place of `checkpoint`; the same weights are trainable as before. `load_in_4bit`: NF4 weights; needs a GPU,
+    and an adapter to train. `full_finetuning`: prepare for `make_trainable` with all weights.
+    `max_seq_length`: tokens that Unsloth prepares for. Image bounds of 0 are the checkpoint's own.
     Raises: UserError: a missing or incomplete folder, an adapter of another model, impossible settings.
     """
     if backend not in BACKENDS:
@@ -140,57 +122,54 @@ def load(checkpoint: "str | Path", adapter: "str | Path | None" = None, *, backe
         check_checkpoint(Path(checkpoint))
     whole = adapter is not None and check_trained(Path(adapter)) == "full"
     free_memory()
-    device = pick_device(device)
-    full_finetuning = full_finetuning or whole
+    device, full_finetuning = pick_device(device), full_finetuning or whole
+    read = adapter if whole else checkpoint
     if load_in_4bit and full_finetuning:
         raise UserError("full fine-tuning has no 4-bit weights: set load_in_4bit to false")
-    read = adapter if whole else checkpoint
     where = dict(device=device, dtype=pick_dtype(dtype, device))
     can = device.startswith("cuda") and not full_finetuning
     with loading(read), memory_advice(f"loading {read}", load_in_4bit=load_in_4bit, can_4bit=can):
         if backend == "unsloth":
             model, processor = _load_unsloth(read, max_seq_length=max_seq_length, load_in_4bit=load_in_4bit,
-                                             full_finetuning=full_finetuning, **where)  # fmt: skip
+                                             full_finetuning=full_finetuning, **where)
         else:
-            options: dict[str, Any] = {}
-            if load_in_4bit:  # the head and the vision tower keep 16 bits, as in Unsloth's 4-bit checkpoints
-                options = dict(device_map={"": device}, quantization_config=four_bits(
-                    device, where["dtype"], unquantized=["lm_head", "visual"]))  # fmt: skip
-            model = _complete(read, dtype=where["dtype"], **options)
+            # in 4 bits the head and the vision tower keep 16, as in Unsloth's checkpoints
+            model = _complete(read, **where, in_16_bits=("lm_head", "visual") if load_in_4bit else ())
             model, processor = model if load_in_4bit else model.to(device), load_processor(read)
     check_processor(processor, model.config, read)
     model.generation_config = own_settings(model.generation_config, read, vocabulary_of(model.config))
-    if whole and not (min_pixels and max_pixels):
-        take_pixels(processor, load_processor(checkpoint), min_pixels, max_pixels)
+    if whole and not (min_pixels and max_pixels):  # models compared see one size
+        own = pixels_of(load_processor(checkpoint))
+        min_pixels, max_pixels = min_pixels or own["min_pixels"], max_pixels or own["max_pixels"]
     set_pixels(processor, min_pixels, max_pixels)
     if adapter is not None and (line := trained_with_other_pixels(adapter, processor)):
         print(line, flush=True)
     loaded = LoadedModel(model.eval(), processor, device, backend, checkpoint, dtype=where["dtype"],
                          full_finetuning=full_finetuning, gradient_checkpointing=gradient_checkpointing)
     if whole:
-        loaded = make_trainable(loaded, read_trainable(adapter))
-        return dataclasses.replace(loaded, adapter=adapter)
+        return dataclasses.replace(make_trainable(loaded, read_trainable(adapter)), adapter=adapter)
     return attach_adapter(loaded, adapter) if adapter is not None else loaded
 
 
 def free_memory() -> None:
     """Free what is no longer referenced: models and trainers are full of reference cycles."""
-    import gc
-
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _complete(checkpoint: str, **options: Any) -> Any:
-    """A vision-language model, its checkpoint checked in a second before large tensors are made."""
-    import transformers
-
+def _complete(checkpoint: str, device: str, dtype: Any, in_16_bits: Sequence[str], **options: Any) -> Any:
+    """A model, checked before large tensors are made; if modules `in_16_bits` are named, the rest are NF4."""
+    if in_16_bits and not device.startswith("cuda"):
+        raise UserError(f"4-bit weights need a CUDA GPU, the device is {device!r}: set load_in_4bit (a "
+                        "teacher's is teacher_4bit) to false")
+    if in_16_bits:
+        options |= dict(device_map={"": device}, quantization_config=transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(in_16_bits)))
     folder = local_copy(checkpoint)
     examine(Path(folder), checkpoint, numbers=False)
-    return load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, **options)
+    return load_model(transformers.AutoModelForImageTextToText, folder, checkpoint, dtype=dtype, **options)
 
 
 def _load_unsloth(checkpoint: str, *, device: str, dtype: Any, max_seq_length: int, load_in_4bit: bool,
@@ -220,13 +199,8 @@ def is_qwen(checkpoint: str) -> bool:
 
 
 def load_any(checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0,
-             device: str = "auto") -> "LoadedModel | AnyModel":  # fmt: skip
-    """Load a vision-language model of any family that transformers has a class for; a Qwen2.5-VL by `load`.
-
-    Raises: UserError: it cannot be loaded whole, from safetensors, without foreign code; it sees no images.
-    """
-    import transformers
-
+             device: str = "auto") -> "LoadedModel | AnyModel":
+    """Load a vision-language model of any family, a Qwen2.5-VL by `load`. Raises: UserError: it cannot be."""
     checkpoint = str(checkpoint)
     config = read_config(checkpoint)
     if config.model_type == MODEL_TYPE:
@@ -235,14 +209,14 @@ def load_any(checkpoint: str, *, load_in_4bit: bool = False, max_pixels: int = 0
         raise UserError(f"{checkpoint} holds a model of type {config.model_type!r}, which takes no images:"
                         " take a vision-language model")
     device = pick_device(device)
-    dtype, gpu, options = pick_dtype("auto", device), device.startswith("cuda"), {}
-    if load_in_4bit:
-        options["quantization_config"] = four_bits(device, dtype, _UNQUANTIZED)
+    gpu = device.startswith("cuda")
     processor = load_processor(checkpoint)
     check_processor(processor, config, checkpoint)
     free_memory()
     with loading(checkpoint), memory_advice(f"loading {checkpoint}", load_in_4bit=load_in_4bit, can_4bit=gpu):
-        model = _complete(checkpoint, dtype=dtype, device_map={"": device} if gpu else None, **options)
+        in_16_bits = _UNQUANTIZED if load_in_4bit else ()
+        model = _complete(checkpoint, device, pick_dtype("auto", device), in_16_bits,
+                          device_map={"": device} if gpu else None)
     model.generation_config = own_settings(model.generation_config, checkpoint, vocabulary_of(config))
     processor.tokenizer.padding_side = "left"  # in a batch every prompt ends where its answer begins
     if processor.tokenizer.pad_token is None:
@@ -254,8 +228,7 @@ def save_merged(loaded: LoadedModel, folder: "str | Path") -> None:
     """Write base and adapter as one checkpoint with its processor; the model in memory stays as it is.
 
     The base is read once more in float32, merged, and rounded once to the dtype in use (Unsloth: to 16 bits);
-    so a 4-bit model is merged into the weights it was quantised from. Raises: UserError: a 4-bit model
-    without an adapter: its rounded weights are not a checkpoint.
+    so a 4-bit model is merged into the weights it was quantised from. Raises: UserError: it has no adapter.
     """
     if not hasattr(loaded.model, "peft_config"):
         if getattr(loaded.model, "is_loaded_in_4bit", False):
@@ -275,8 +248,6 @@ def save_merged(loaded: LoadedModel, folder: "str | Path") -> None:
 
 def load_processor(checkpoint: "str | Path") -> Any:
     """A checkpoint's processor (tokenizer and image processor) without its weights; named as for `load`."""
-    import transformers
-
     with loading(checkpoint):
         processor = transformers.AutoProcessor.from_pretrained(
             local_copy(checkpoint, weights=False), local_files_only=True, trust_remote_code=False)
@@ -286,59 +257,49 @@ def load_processor(checkpoint: "str | Path") -> Any:
 
 
 def check_processor(processor: Any, config: Any, where: Any) -> None:
-    """Refuse (UserError) a processor with which a model (of this config) would not see, stop, or answer.
+    """Refuse (UserError) a processor with which a model (of this config) would not see, stop, or answer."""
+    def refuse(when: Any, what: str, fix: str = OWN) -> None:
+        if when:
+            raise UserError(f"{where}: {what}; {fix}")
 
-    A chat template is a program of its own: it is first rendered in a separate process, which can be killed.
-    """
-    from PIL import Image
-
-    tokenizer = getattr(processor, "tokenizer", None)
+    tokenizer, mark = getattr(processor, "tokenizer", None), getattr(processor, "image_token", None)
+    refuse(tokenizer is None, "it has no tokenizer in its processor's files", AGAIN)
+    refuse(tokenizer.eos_token_id is None, "it has no eos_token in its processor's files", AGAIN)
     template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
-    if tokenizer is None or tokenizer.eos_token_id is None:
-        what = "tokenizer" if tokenizer is None else "eos_token"
-        raise UserError(f"{where} has no {what} in its processor's files; {AGAIN}")
-    if not template:
-        raise UserError(f"{where} has no chat template: add its chat_template.jinja, or take a model that "
-                        "follows instructions")  # fmt: skip
+    refuse(not template, "it has no chat template",
+           "add its chat_template.jinja, or take a model that follows instructions")
     refuse_larger(tokenizer, config, where)
     for one in template.values() if isinstance(template, dict) else [template]:
-        if not isinstance(one, str):
-            raise UserError(f"{where}: its chat template is a {type(one).__name__}, not a text; {OWN}")
-        if not _ends(one, json.dumps(tokenizer.special_tokens_map)):
-            raise UserError(f"{where}: its chat template takes more than {SECONDS} s or {MEMORY >> 20} MiB; "
-                            f"{OWN}")  # fmt: skip
-    with bounded(where):
-        seen = processor.apply_chat_template(QUERY, add_generation_prompt=True, tokenize=False)
-        blind = processor.apply_chat_template(
-            [{**QUERY[0], "content": QUERY[0]["content"][1:]}], add_generation_prompt=True, tokenize=False)
-    mark = getattr(processor, "image_token", None)
-    places = seen.count(mark) - blind.count(mark) if mark else int(seen != blind)
-    if places > 1:
-        raise UserError(f"{where}: its chat template has {places} places for one image; {OWN}")
-    if places < 1 or WORDS not in seen:
-        what = "image" if places < 1 else "text"
-        raise UserError(f"{where}: its chat template leaves the {what} out; {OWN}")
+        refuse(not isinstance(one, str), f"its chat template is a {type(one).__name__}, not a text")
+        refuse(not _ends(one, json.dumps(tokenizer.special_tokens_map)),
+               f"its chat template takes more than {SECONDS} s or {MEMORY >> 20} MiB")
     image = {**IMAGE, "image": Image.new("RGB", (112, 112))}
+    blind, seen, whole = ([{**QUERY[0], "content": [*parts, QUERY[0]["content"][1]]}]
+                          for parts in ((), (IMAGE,), (image,)))
+    with bounded(where):
+        blind, seen = (processor.apply_chat_template(one, add_generation_prompt=True, tokenize=False)
+                       for one in (blind, seen))
+    places = seen.count(mark) - blind.count(mark) if mark else int(seen != blind)
+    refuse(places > 1, f"its chat template has {places} places for one image")
+    refuse(places < 1, "its chat template leaves the image out")
+    refuse(WORDS not in seen, "its chat template leaves the text out")
     with loading(where, "process an image with"):
         made = processor.apply_chat_template(
-            [[{**QUERY[0], "content": [image, QUERY[0]["content"][1]]}]], add_generation_prompt=True,
-            tokenize=True, return_dict=True, return_tensors="pt")
-    if not all(is_finite(one) for one in made.values() if hasattr(one, "is_floating_point")):
-        raise UserError(f"{where}: its processor's files make an image of NaN or infinite numbers; {AGAIN}")
-    named = getattr(config, "image_token_id", None)
-    own = processor.tokenizer.convert_tokens_to_ids(getattr(processor, "image_token", None) or "")
-    if named is not None and own is not None and named != own:
-        raise UserError(f"{where}: its config.json says that token {named} is an image, its processor writes"
-                        f" {own}; {AGAIN}")
+            [whole], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    refuse(not all(is_finite(one) for one in made.values() if hasattr(one, "is_floating_point")),
+           "its processor's files make an image of NaN or infinite numbers", AGAIN)
+    named, own = getattr(config, "image_token_id", None), tokenizer.convert_tokens_to_ids(mark or "")
+    refuse(None not in (named, own) and named != own,
+           f"its config.json says that token {named} is an image, its processor writes {own}", AGAIN)
 
 
 @lru_cache(maxsize=64)
 def _ends(template: str, tokens: str) -> bool:
-    """Whether a template is rendered within bounds; `tokens` is JSON."""
+    """Whether a template, a program of its own, ends within bounds in a process that can be killed."""
     given = json.dumps({"template": template, "conversations": CONVERSATIONS, "tokens": json.loads(tokens)})
     try:
         done = subprocess.run([sys.executable, "-I", "-c", _TRIAL], input=given, text=True,
-                              capture_output=True, timeout=SECONDS)  # fmt: skip
+                              capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0

@@ -7,25 +7,20 @@ a vocabulary of 150,000 would be 6 GB of them. With z = hidden @ weight^T / temp
     H = -sum p log p                    -p (log p + H)
     KL(p || q)                          p (log p - log q - KL)  to the logits of p,  q - p  to those of q
 
-Written by hand and tested by finite differences: `torch.utils.checkpoint` for each chunk gives equal values
-in 12 lines, but needs 31 % more peak memory (N = 4,096 tokens, V = 16,000 words). One path for SFT and TAPO:
-TRL's losses are Triton kernels (no CPU), Unsloth's log-prob method returns no gradient, and what
-`model(...).logits` holds depends on environment variables there.
-
+By hand, because `torch.utils.checkpoint` for each chunk needs 31 % more peak memory (4,096 tokens, 16,000
+words), TRL's losses are Triton kernels (no CPU), and Unsloth's log-prob method returns no gradient.
 Source: Fine-R1 (arXiv 2602.07605), Section 4.2: pi_theta(o_t | ...) and the two images' KL divergence.
 """
 
 import functools
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
+from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, pad
-from finer1_lib.models.sharing import (
-    distinct, embed, forget_positions, positions, read_prompts, shares_prompts, unwrap_base,
-)  # fmt: skip
+from finer1_lib.models.sharing import (distinct, embed, forget_positions, positions, read_prompts,
+                                       shares_prompts, unwrap_base)
 
-if TYPE_CHECKING:
-    import torch
-
+torch, transformers = Later("torch"), Later("transformers")
 LOGIT_BYTES = 2**27  # of one float32 copy of the logits that exist at a time; a handful of copies are made
 
 
@@ -43,69 +38,58 @@ class Scored(NamedTuple):
 
 
 def score_tokens(model: Any, ids: "torch.Tensor", mask: "torch.Tensor", scored: "torch.Tensor",
-                 vision: Mapping[str, Any], *, temperature: float = 1.0,
-                 chunk: int = 0) -> Scored:  # fmt: skip
+                 vision: Mapping[str, Any], *, temperature: float = 1.0, chunk: int = 0) -> Scored:
     """Log-probability of chosen tokens given everything before them, and the entropy of each distribution.
 
     `ids` (B, L) are padded on either side; `scored` (B, L) is true on the tokens to score, never in the first
     column; `vision` is of `encoding.vision_inputs`; `chunk` 0 means `logit_rows` of the vocabulary. Returns
     two (B, L) tensors, float32 (float64 for a float64 model).
     """
-    import torch
-
     base = unwrap_base(model)
     forget_positions(base)
     # With images the model computes M-RoPE from the grids; for text alone the padding must not count.
     positions = {} if vision else {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[None].expand(3, -1, -1)}
     states = base.model(
         input_ids=ids, attention_mask=mask, use_cache=False, **positions, **vision).last_hidden_state
-    real = scored[:, 1:].bool()  # the state before a token predicts it
+    real = torch.nn.functional.pad(scored[:, 1:].bool(), (1, 0))
+    before = states[:, :-1][real[:, 1:]]  # the state before a token predicts it
+    return _score(base, before, ids, real, temperature, chunk)
+
+
+def _score(base: Any, states: "torch.Tensor", ids: "torch.Tensor", real: "torch.Tensor", temperature: float,
+           chunk: int) -> Scored:
+    """The tokens `ids[real]`, each predicted by its row of `states` (N, D)."""
     head = base.get_output_embeddings().weight
-    logp, entropy = logp_and_entropy(
-        states[:, :-1][real], head, ids[:, 1:][real], temperature, chunk or logit_rows(len(head)))
-    where = torch.nn.functional.pad(real, (1, 0))
-    empty = torch.zeros(ids.shape, dtype=logp.dtype, device=ids.device)
-    return Scored(empty.masked_scatter(where, logp), empty.masked_scatter(where, entropy))
+    logp, entropy = logp_and_entropy(states, head, ids[real], temperature, chunk or logit_rows(len(head)))
+    empty = logp.new_zeros(ids.shape)
+    return Scored(empty.masked_scatter(real, logp), empty.masked_scatter(real, entropy), states)
 
 
 def score_completions(model: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor",
                       completion_mask: "torch.Tensor", *, pad_token_id: int, temperature: float = 1.0,
-                      chunk: int = 0, keep_states: bool = False) -> Scored:  # fmt: skip
+                      chunk: int = 0, keep_states: bool = False) -> Scored:
     """Log-probability and entropy of every completion token given its prompt, as two (B, T) tensors.
 
     Rows that share one `Encoded` object share its forward pass (`sharing`). Completions are (B, T),
     right-padded, their mask 1 on real tokens; `keep_states`: return `Scored.states` too.
-
     Raises: ValueError: an image token in a completion: no image belongs to it.
     """
-    import torch
-
-    base = unwrap_base(model)
+    base, mask = unwrap_base(model), completion_mask.long()
     forget_positions(base)
-    mask = completion_mask.long()
     if (completion_ids == base.config.image_token_id).any():
         raise ValueError("an image token in a completion: no image belongs to it")
     shared = shares_prompts(base) and len(distinct(prompts)[0]) < len(prompts)
     read = _after_shared_prompts if shared else _whole_rows
     states = read(base, prompts, completion_ids, mask, pad_token_id)
     forget_positions(base)
-    real = mask.bool()
-    predicting = states[real]
-    head = base.get_output_embeddings().weight
-    logp, entropy = logp_and_entropy(
-        predicting, head, completion_ids[real], temperature, chunk or logit_rows(len(head)))
-    empty = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device)
-    return Scored(empty.masked_scatter(real, logp), empty.masked_scatter(real, entropy),
-                  predicting if keep_states else None)
+    found = _score(base, states[mask.bool()], completion_ids, mask.bool(), temperature, chunk)
+    return found if keep_states else found._replace(states=None)
 
 
 def _after_shared_prompts(base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor",
-                          completion_mask: "torch.Tensor", pad_token_id: int) -> "torch.Tensor":  # fmt: skip
+                          completion_mask: "torch.Tensor", pad_token_id: int) -> "torch.Tensor":
     """(B, T, D) states that predict each completion token; every distinct prompt is read once."""
-    import torch
-    from transformers import DynamicCache
-
-    read = read_prompts(base, prompts, pad_token_id, DynamicCache())
+    read = read_prompts(base, prompts, pad_token_id, transformers.DynamicCache())
     # The input before each token: the prompt's last one, then the completion without its own last one.
     ids = torch.cat([read.last_ids, completion_ids[:, :-1]], 1)
     steps = torch.arange(ids.shape[1], device=ids.device)
@@ -116,10 +100,8 @@ def _after_shared_prompts(base: Any, prompts: Sequence[Encoded], completion_ids:
 
 
 def _whole_rows(base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Tensor",
-                completion_mask: "torch.Tensor", pad_token_id: int) -> "torch.Tensor":  # fmt: skip
+                completion_mask: "torch.Tensor", pad_token_id: int) -> "torch.Tensor":
     """The same states from whole rows of prompt and completion; every distinct image is encoded once."""
-    import torch
-
     device, width = completion_ids.device, completion_ids.shape[1]
     prompt_ids, prompt_mask = (t.to(device) for t in pad([p.ids for p in prompts], pad_token_id, "left"))
     ids, mask = torch.cat([prompt_ids, completion_ids], 1), torch.cat([prompt_mask, completion_mask], 1)
@@ -130,121 +112,98 @@ def _whole_rows(base: Any, prompts: Sequence[Encoded], completion_ids: "torch.Te
 
 
 def logp_and_entropy(hidden: "torch.Tensor", weight: "torch.Tensor", targets: "torch.Tensor",
-                     temperature: float = 1.0,
-                     chunk: int = 1024) -> "tuple[torch.Tensor, torch.Tensor]":  # fmt: skip
+                     temperature: float = 1.0, chunk: int = 1024) -> "tuple[torch.Tensor, torch.Tensor]":
     """Log-probability of each target (N,) and entropy of each distribution, straight from hidden states.
 
     From hidden (N, D) and the output head's weight (V, D), `chunk` rows of logits at a time. Returns (N,) and
     (N,) float32 (float64 for float64 input), with gradients for `hidden` and, if it requires one, `weight`.
     """
-    return _functions()[0].apply(hidden, weight, targets, temperature, chunk)
+    def values(rows, logs):
+        # log p_y and H = -sum p log p
+        return logs.gather(-1, targets[rows, None])[:, 0], -_expectation(logs.exp(), logs)
+
+    def gradients(rows, logs, grad_logp, grad_entropy, logp, entropy):
+        p = logs.exp()
+        grad = p.new_zeros(p.shape)
+        if grad_logp is not None:
+            grad -= p * grad_logp[rows, None]  # 1[y] - p
+            grad.scatter_add_(-1, targets[rows, None], grad_logp[rows, None])
+        if grad_entropy is not None:
+            # -p (log p + H)
+            grad -= grad_entropy[rows, None] * (p * (logs + entropy[rows, None])).nan_to_num(0.0)
+        yield grad / temperature
+
+    return _in_chunks()(values, gradients, chunk, temperature, weight, hidden)
 
 
 def full_divergence(hidden: "torch.Tensor", hidden_negative: "torch.Tensor", weight: "torch.Tensor",
-                    temperature: float = 1.0, chunk: int = 1024) -> "torch.Tensor":  # fmt: skip
+                    temperature: float = 1.0, chunk: int = 1024) -> "torch.Tensor":
     """KL(p || q) of each pair of next-token distributions over the whole vocabulary (nats), (N,).
 
     `hidden` (N, D) gives p, under the anchor image, `hidden_negative` q, under the negative image. Gradients
     flow to both and to `weight`; the rest is as for `logp_and_entropy`.
     """
-    return _functions()[1].apply(hidden, hidden_negative, weight, temperature, chunk)
+    def values(rows, logs, other_logs):
+        return (_expectation(logs.exp(), logs - other_logs),)  # KL(p || q) = sum p (log p - log q)
+
+    def gradients(rows, logs, other_logs, grad_kl, kl):
+        p, scale = logs.exp(), grad_kl[rows, None] / temperature
+        # p (log p - log q - KL) to the logits of p, q - p to those of q
+        yield scale * (p * (logs - other_logs - kl[rows, None])).nan_to_num(0.0)
+        yield scale * (other_logs.exp() - p)
+
+    return _in_chunks()(values, gradients, chunk, temperature, weight, hidden, hidden_negative)[0]
+
+
+def _expectation(p: "torch.Tensor", values: "torch.Tensor") -> "torch.Tensor":
+    return (p * values).nan_to_num(0.0).sum(-1)  # 0 * -inf of a hard zero
 
 
 @functools.lru_cache(maxsize=None)
-def _functions() -> "tuple[Any, Any]":
-    """The two autograd functions, made on first use so that importing this module does not import torch."""
-    import torch
+def _in_chunks() -> Any:
+    """The autograd function of `values` and their `gradients` to the logits, a chunk of rows at a time.
 
-    def log_softmax(hidden, weight, temperature):
-        logits = hidden.to(weight.dtype) @ weight.t()  # under autocast the states may be wider than the head
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return torch.log_softmax(logits / temperature, -1)
+    It is made on first use, so that importing this module does not import torch.
+    """
+    def logs_of(states, rows, weight, temperature):
+        for hidden in states:
+            logits = hidden[rows].to(weight.dtype) @ weight.t()  # under autocast states may be wider
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            yield torch.log_softmax(logits / temperature, -1)
 
     def wide(hidden):
         return torch.float64 if hidden.dtype == torch.float64 else torch.float32
 
-    def expectation(p, values):
-        return (p * values).nan_to_num(0.0).sum(-1)  # 0 * -inf of a hard zero
+    def pieces(hidden, chunk):  # without any token still one, of none
+        return [slice(start, start + chunk) for start in range(0, max(1, len(hidden)), chunk)]
 
-    class LogProbability(torch.autograd.Function):
+    class Chunked(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, hidden, weight, targets, temperature, chunk):
+        def forward(ctx, values, gradients, chunk, temperature, weight, *states):
             ctx.set_materialize_grads(False)  # an entropy that is only logged costs no backward
-            chosen, entropies = [], []
-            for start in range(0, len(targets), chunk):
-                logs = log_softmax(hidden[start : start + chunk], weight, temperature)
-                # log p_y and H = -sum p log p
-                chosen.append(logs.gather(-1, targets[start : start + chunk, None])[:, 0])
-                entropies.append(-expectation(logs.exp(), logs))
-            empty = hidden.new_zeros(0, dtype=wide(hidden))  # so that no tokens at all is not a special case
-            logp, entropy = torch.cat([empty, *chosen]), torch.cat([empty, *entropies])
-            ctx.save_for_backward(hidden, weight, targets, entropy)
-            ctx.temperature, ctx.chunk = temperature, chunk
-            return logp, entropy
+            found = [values(rows, *logs_of(states, rows, weight, temperature))
+                     for rows in pieces(states[0], chunk)]
+            found = [torch.cat(parts).to(wide(states[0])) for parts in zip(*found)]
+            ctx.save_for_backward(weight, *states, *found)
+            ctx.given = gradients, chunk, temperature, len(states)
+            return tuple(found)
 
         @staticmethod
-        def backward(ctx, grad_logp, grad_entropy):
-            hidden, weight, targets, entropy = ctx.saved_tensors
-            grads = _Gradients(ctx, weight, hidden)
-            for start in range(0, len(targets), ctx.chunk):
-                rows = slice(start, start + ctx.chunk)
-                logs = log_softmax(hidden[rows], weight, ctx.temperature)
-                p = logs.exp()
-                grad = torch.zeros_like(p)
-                if grad_logp is not None:
-                    grad -= p * grad_logp[rows, None]  # 1[y] - p
-                    grad.scatter_add_(-1, targets[rows, None], grad_logp[rows, None])
-                if grad_entropy is not None:
-                    # -p (log p + H)
-                    grad -= grad_entropy[rows, None] * (p * (logs + entropy[rows, None])).nan_to_num(0.0)
-                grads.add(0, rows, grad / ctx.temperature)
-            return grads.states[0], grads.weight, None, None, None
-
-    class Divergence(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, hidden, other, weight, temperature, chunk):
-            values = [hidden.new_zeros(0, dtype=wide(hidden))]
-            for start in range(0, len(hidden), chunk):
-                logs = log_softmax(hidden[start : start + chunk], weight, temperature)
-                # KL(p || q) = sum p (log p - log q)
-                values.append(expectation(logs.exp(), logs - log_softmax(
-                    other[start : start + chunk], weight, temperature)))
-            kl = torch.cat(values)
-            ctx.save_for_backward(hidden, other, weight, kl)
-            ctx.temperature, ctx.chunk = temperature, chunk
-            return kl
-
-        @staticmethod
-        def backward(ctx, grad_kl):
-            hidden, other, weight, kl = ctx.saved_tensors
-            grads = _Gradients(ctx, weight, hidden, other)
-            for start in range(0, len(kl), ctx.chunk):
-                rows = slice(start, start + ctx.chunk)
-                logs, other_logs = (log_softmax(h[rows], weight, ctx.temperature) for h in (hidden, other))
-                p, scale = logs.exp(), grad_kl[rows, None] / ctx.temperature
-                # p (log p - log q - KL) to the logits of p, q - p to those of q
-                grads.add(0, rows, scale * (p * (logs - other_logs - kl[rows, None])).nan_to_num(0.0))
-                grads.add(1, rows, scale * (other_logs.exp() - p))
-            return (*grads.states, grads.weight, None, None)
-
-    class _Gradients:
-        """Gradients of states and head, summed chunk by chunk from the gradients of the logits."""
-
-        def __init__(self, ctx, weight, *states):
-            self._weight, self._hidden = weight, states
-            self.states = [torch.zeros_like(state) for state in states]
-            wanted = ctx.needs_input_grad[len(states)]  # the head follows the states among the arguments
+        def backward(ctx, *grads):
+            gradients, chunk, temperature, count = ctx.given
+            if all(grad is None for grad in grads):
+                return (None,) * (5 + count)
+            weight, *saved = ctx.saved_tensors
+            states, found = saved[:count], saved[count:]
+            out = [torch.zeros_like(hidden) for hidden in states]
             # wide while it is summed: many chunks' worth of half-precision rounding would add up
-            self._sum = torch.zeros_like(weight, dtype=wide(states[0])) if wanted else None
+            head = torch.zeros_like(weight, dtype=wide(states[0])) if ctx.needs_input_grad[4] else None
+            for rows in pieces(states[0], chunk):
+                logs = logs_of(states, rows, weight, temperature)
+                for hidden, into, grad in zip(states, out, gradients(rows, *logs, *grads, *found)):
+                    into[rows] = (grad.to(weight.dtype) @ weight).to(hidden.dtype)
+                    if head is not None:
+                        head += grad.t() @ hidden[rows].to(grad.dtype)
+            return (None,) * 4 + (None if head is None else head.to(weight.dtype), *out)
 
-        def add(self, which, rows, grad):
-            hidden = self._hidden[which]
-            self.states[which][rows] = (grad.to(self._weight.dtype) @ self._weight).to(hidden.dtype)
-            if self._sum is not None:
-                self._sum += grad.t() @ hidden[rows].to(grad.dtype)
-
-        @property
-        def weight(self):
-            return None if self._sum is None else self._sum.to(self._weight.dtype)
-
-    return LogProbability, Divergence
+    return Chunked.apply

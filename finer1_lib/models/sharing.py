@@ -4,22 +4,17 @@
                                8 over the completions, which attend to the prompt's keys and values
 
 Rows have a prompt in common where they share one `Encoded` OBJECT. The results are those of the plain path to
-float rounding, gradients included. The features of a frozen vision tower are also cached, as long as the
-pixels they came from live; each image is then encoded by itself, so they are bit-identical after a resume.
-
-Source: the model is called as in transformers' Qwen2_5_VLModel.forward.
+float rounding, gradients included. Source: the model is called as in transformers' Qwen2_5_VLModel.forward.
 """
 
-import functools
 import math
 import weakref
-from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
+from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, pad
 
-if TYPE_CHECKING:
-    import torch
-
+torch, transformers = Later("torch"), Later("transformers")
 ROOM = 64  # tokens a cache grows by: keys and values are copied once in so many steps, not in every one
 _KEPT: "weakref.WeakKeyDictionary[Any, tuple]" = weakref.WeakKeyDictionary()  # tower -> (its state, features)
 
@@ -44,27 +39,18 @@ def distinct(rows: Sequence[Any]) -> tuple[list[Any], list[int]]:
 
 
 def shares_prompts(base: Any) -> bool:
-    """Whether this model can continue from a prompt that was computed before.
-
-    Gradient checkpointing runs without a cache, and Unsloth's model (`for_inference`) makes its own.
-    """
-    checkpointing = base.training and base.is_gradient_checkpointing
-    return not checkpointing and not hasattr(base, "for_inference")
+    """Whether this model can continue from a prompt that was computed before."""
+    checkpointing = base.training and base.is_gradient_checkpointing  # it runs without a cache
+    return not checkpointing and not hasattr(base, "for_inference")  # Unsloth's model makes its own
 
 
 def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Tensor":
-    """The (B, L, D) input embeddings of (B, L) padded ids, with the image features of the B rows in place.
-
-    Raises: ValueError: a number of image tokens that does not fit the images.
-    """
-    import torch
-
+    """(B, L, D) embeddings of (B, L) padded ids, image features in place. Raises: ValueError: no match."""
     embedded = base.get_input_embeddings()(ids)
     here = ids == base.config.image_token_id
     seeing = [row for row in rows if row.pixels is not None]
-    pixels, where = distinct([row.pixels for row in seeing])
-    first = {id(row.pixels): row for row in seeing}
-    features = picture_features(base, [first[id(tensor)] for tensor in pixels])
+    _, where = distinct([row.pixels for row in seeing])
+    features = picture_features(base, list(dict(zip(where, seeing)).values()))  # a row of each
     found, given = int(here.sum()), sum(len(features[k]) for k in where)
     if found != given:
         raise ValueError(f"{found} image tokens in the batch, but features for {given}")
@@ -77,22 +63,18 @@ def embed(base: Any, ids: "torch.Tensor", rows: Sequence[Encoded]) -> "torch.Ten
 def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
     """The (image tokens, D) output of vision tower and merger for each row's images; no two rows share one.
 
-    A tower with anything that trains, or an adapter, is run again with gradient, all rows in one pass;
-    features of a frozen one are cached while its weights stay the same.
+    A tower that trains is run with gradient, all rows in one pass. Features of a frozen one are cached while
+    its weights and the pixels live, of each image by itself: they are bit-identical after a resume.
     """
-    import torch
-    from torch.utils.weak import WeakTensorKeyDictionary
-
     tower = base.model.visual
     weights = list(tower.named_parameters())
     if any(weight.requires_grad or "lora_" in name for name, weight in weights):
         _KEPT.pop(tower, None)
         return _tower(base, rows) if rows else []
-    device = weights[0][1].device
-    state = (torch.is_autocast_enabled(device.type),
+    state = (torch.is_autocast_enabled(weights[0][1].device.type),
              tuple((weight.data_ptr(), weight._version) for _, weight in weights))
     if tower not in _KEPT or _KEPT[tower][0] != state:
-        _KEPT[tower] = (state, WeakTensorKeyDictionary())
+        _KEPT[tower] = (state, torch.utils.weak.WeakTensorKeyDictionary())
     kept = _KEPT[tower][1]
     with torch.no_grad():
         for row in rows:
@@ -103,30 +85,22 @@ def picture_features(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]"
 
 def _tower(base: Any, rows: Sequence[Encoded]) -> "list[torch.Tensor]":
     """One pass of the tower over all images of all rows; one tensor a row."""
-    import torch
-
     device = next(base.model.visual.parameters()).device
-    pixels = torch.cat([row.pixels for row in rows]).to(device)
-    images = iter(base.model.get_image_features(
-        pixels, torch.cat([row.grid for row in rows]).to(device)).pooler_output)
+    pixels, grids = (torch.cat(parts).to(device) for parts in zip(*((row.pixels, row.grid) for row in rows)))
+    images = iter(base.model.get_image_features(pixels, grids).pooler_output)
     return [torch.cat([next(images) for _ in row.grid]) for row in rows]
 
 
-def positions(
-    base: Any, ids: "torch.Tensor", mask: "torch.Tensor", rows: Sequence[Encoded]
-) -> "tuple[torch.Tensor, torch.Tensor]":
+def positions(base: Any, ids: "torch.Tensor", mask: "torch.Tensor",
+              rows: Sequence[Encoded]) -> "tuple[torch.Tensor, torch.Tensor]":
     """M-RoPE positions by the model's rule: (3, B, L), and what to add to a later token's place, (B, 1)."""
-    import torch
-
     grids = [row.grid for row in rows if row.grid is not None]
     return base.model.get_rope_index(
         ids, (ids == base.config.image_token_id).int(), torch.cat(grids).to(ids.device) if grids else None,
         attention_mask=mask)
 
 
-class Prompts(NamedTuple):
-    """Prompts that the model has read but for their last token."""
-
+class Prompts(NamedTuple):  # that the model has read but for their last token
     cache: Any  # keys and values
     mask: "torch.Tensor"  # (B, P), left-padded
     last_ids: "torch.Tensor"  # (B, 1)
@@ -139,8 +113,6 @@ def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache
     The last token is left to the caller: it is the input that predicts the first new one. The model's M-RoPE
     offsets are left as `generate` needs them. Prompts have at least two tokens; `cache` is an empty one.
     """
-    import torch
-
     rows, where = distinct(prompts)
     device = base.get_input_embeddings().weight.device
     ids, mask = (t.to(device) for t in pad([row.ids for row in rows], pad_token_id, "left"))
@@ -155,21 +127,9 @@ def read_prompts(base: Any, prompts: Sequence[Encoded], pad_token_id: int, cache
     return Prompts(cache, mask[pick], ids[pick, -1:], places[:, pick, -1:])
 
 
-def preallocated_cache(base: Any) -> Any:
+def preallocated_cache() -> Any:
     """A cache for `generate` that copies its contents once in `ROOM` tokens, not at each; no gradients."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = _preallocated_layer()
-    return cache
-
-
-@functools.lru_cache(maxsize=None)
-def _preallocated_layer() -> type:
-    """The layer's class, made on first use so that importing this module does not import transformers."""
-    from transformers.cache_utils import DynamicLayer
-
-    class PreallocatedLayer(DynamicLayer):
+    class PreallocatedLayer(transformers.cache_utils.DynamicLayer):
         """Keys and values are views of a larger piece of memory; the same values as DynamicLayer's."""
 
         def update(self, key_states, value_states, *args, **kwargs):
@@ -178,13 +138,13 @@ def _preallocated_layer() -> type:
                 self.held = []
             old = self.get_seq_length()
             new = old + key_states.shape[-2]
+            both = (key_states, value_states)
             if not self.held or self.held[0].shape[0] != len(key_states) or self.held[0].shape[-2] < new:
-                batch, heads, _, width = key_states.shape
-                self.held = [states.new_empty(batch, heads, new + ROOM, states.shape[-1])
-                             for states in (key_states, value_states)]
+                self.held = [states.new_empty(*states.shape[:2], new + ROOM, states.shape[-1])
+                             for states in both]
                 if old:
                     self.held[0][:, :, :old], self.held[1][:, :, :old] = self.keys, self.values
-            for held, states in zip(self.held, (key_states, value_states)):
+            for held, states in zip(self.held, both):
                 held[:, :, old:new] = states
             self.keys, self.values = (held[:, :, :new] for held in self.held)
             return self.keys, self.values
@@ -193,7 +153,9 @@ def _preallocated_layer() -> type:
             super().batch_select_indices(indices)
             self.held = []  # the selection lies elsewhere
 
-    return PreallocatedLayer
+    cache = transformers.DynamicCache()
+    cache.layer_class_to_replicate = PreallocatedLayer
+    return cache
 
 
 def bundle(rows: Mapping[str, Any], group_size: int, micro_batch_size: int) -> dict[str, Any]:
@@ -203,13 +165,11 @@ def bundle(rows: Mapping[str, Any], group_size: int, micro_batch_size: int) -> d
     A bundle's size divides both sizes; `rows` are (B, ...) tensors, lists of B and single numbers.
     """
     size = math.gcd(group_size, micro_batch_size)
-    return {
-        name: [value[k : k + size] for k in range(0, len(value), size)] if isinstance(value, list)
-        else value.unflatten(0, (-1, size)) if value.ndim else value for name, value in rows.items()}
+    return {name: [value[k : k + size] for k in range(0, len(value), size)] if isinstance(value, list)
+            else value.unflatten(0, (-1, size)) if value.ndim else value for name, value in rows.items()}
 
 
 def unbundle(bundles: Mapping[str, Any]) -> dict[str, Any]:
     """The rows of `bundle` again."""
-    return {
-        name: [row for part in value for row in part] if isinstance(value, list)
-        else value.flatten(0, 1) if value.ndim else value for name, value in bundles.items()}
+    return {name: sum(value, []) if isinstance(value, list) else value.flatten(0, 1) if value.ndim else value
+            for name, value in bundles.items()}

@@ -18,9 +18,11 @@ from typing import Any, Optional
 
 from finer1_lib.core.checkpoint_names import is_folder, split_revision
 from finer1_lib.core.errors import UserError
-from finer1_lib.models.adapter_files import Misfit, check_trained, in_layout, misfit, other_base, read_adapter
-from finer1_lib.models.checkpoint_files import TRAINABLE, load_model, loading
+from finer1_lib.core.faces import Later
+from finer1_lib.models.adapter_files import check_trained, in_layout, misfit, other_base, read_adapter
+from finer1_lib.models.checkpoint_files import TRAINABLE, load_model, loading, refuse_some
 
+peft, torch, transformers = Later("peft"), Later("torch"), Later("transformers")
 KINDS = ("lora", "full")
 VISION, PROJECTOR = "visual.", "visual.merger."  # in the names of Qwen2.5-VL's parameters
 LANGUAGE_TARGETS = r"(?:.*\.)?language_model\..*\.(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -51,15 +53,12 @@ class Trainable:
     @property
     def targets(self) -> str:
         """The pattern of the linear layers that get an adapter; the output head never does."""
-        parts = [LANGUAGE_TARGETS]
-        parts += [VISION_TARGETS] * self.vision_tower + [PROJECTOR_TARGETS] * self.projector
-        return parts[0] if len(parts) == 1 else "|".join(f"(?:{part})" for part in parts)
+        more = [VISION_TARGETS] * self.vision_tower + [PROJECTOR_TARGETS] * self.projector
+        return "|".join(f"(?:{part})" for part in (LANGUAGE_TARGETS, *more)) if more else LANGUAGE_TARGETS
 
     def trains(self, name: str) -> bool:
         """Whether full fine-tuning trains the parameter of this name."""
-        if PROJECTOR in name:
-            return self.projector
-        return self.vision_tower if VISION in name else True
+        return self.projector if PROJECTOR in name else self.vision_tower or VISION not in name
 
 
 @dataclasses.dataclass
@@ -82,17 +81,14 @@ def make_trainable(loaded: LoadedModel, trainable: Trainable, seed: int = 0) -> 
     """A bare model with a fresh LoRA adapter (zero at first: the outputs do not change), or unfrozen weights.
 
     Full fine-tuning wants `load(..., full_finetuning=True)` and holds the weights in float32: a step of the
-    paper's 5e-6 is lost in bfloat16's rounding. `seed` is that of the adapter's random half.
-
-    Raises: UserError: the model has an adapter already, or its weights cannot be trained as they were loaded.
+    paper's 5e-6 is lost in bfloat16's rounding. `seed`: of the adapter's random half. Raises: UserError: the
+    model has an adapter already, or its weights cannot be trained as they were loaded.
     """
     if hasattr(loaded.model, "peft_config"):
         raise UserError(f"{loaded.checkpoint} has an adapter already: load it again to train another part")
     if not trainable.full:
-        from peft import LoraConfig
-
-        config = LoraConfig(r=trainable.rank, lora_alpha=trainable.alpha, lora_dropout=0.0,
-                            target_modules=trainable.targets, task_type="CAUSAL_LM")
+        config = peft.LoraConfig(r=trainable.rank, lora_alpha=trainable.alpha, lora_dropout=0.0,
+                                 target_modules=trainable.targets, task_type="CAUSAL_LM")
         return dataclasses.replace(wrap_in_lora(loaded, config, seed), trainable=trainable)
     if not loaded.full_finetuning:
         raise UserError(
@@ -103,12 +99,6 @@ def make_trainable(loaded: LoadedModel, trainable: Trainable, seed: int = 0) -> 
     return dataclasses.replace(loaded, model=loaded.model.eval(), trainable=trainable)
 
 
-def add_lora(loaded: LoadedModel, rank: int, alpha: int, *, vision_layers: bool = False,
-             seed: int = 0) -> LoadedModel:  # fmt: skip
-    """`make_trainable` for an adapter on the language model, with `vision_layers` on the vision tower too."""
-    return make_trainable(loaded, Trainable("lora", rank, alpha, vision_tower=vision_layers), seed)
-
-
 def has_trainable(loaded: LoadedModel) -> bool:
     """Whether a model has a part to train: an adapter, or its own weights unfrozen by `make_trainable`."""
     return loaded.trainable is not None
@@ -116,8 +106,6 @@ def has_trainable(loaded: LoadedModel) -> bool:
 
 def wrap_in_lora(loaded: LoadedModel, config: Any, seed: int) -> LoadedModel:
     """Put a LoRA adapter of this configuration around a bare model."""
-    import torch
-
     if loaded.backend == "unsloth":
         from unsloth import FastVisionModel
 
@@ -128,11 +116,9 @@ def wrap_in_lora(loaded: LoadedModel, config: Any, seed: int) -> LoadedModel:
             raise UserError(f"{loaded.checkpoint}: Unsloth adds no adapter once another model was loaded for"
                             " full fine-tuning: load it again")
     else:
-        from peft import get_peft_model
-
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = get_peft_model(loaded.model, config)
+            model = peft.get_peft_model(loaded.model, config)
     return dataclasses.replace(loaded, model=model.eval(), adapter=None)
 
 
@@ -143,15 +129,11 @@ def save_trained(loaded: LoadedModel, folder: "str | Path") -> None:
     if not loaded.trainable.full:
         return save_adapter(loaded, folder)
     save_whole(loaded, loaded.model, folder)
-    text = json.dumps(dataclasses.asdict(loaded.trainable), indent=2) + "\n"
-    (Path(folder) / TRAINABLE).write_text(text, encoding="utf-8")
+    _write(Path(folder) / TRAINABLE, dataclasses.asdict(loaded.trainable))
 
 
 def load_trained(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
-    """Read what `save_trained` wrote into a model: a bare one, or one with an adapter of the same shape.
-
-    Raises: UserError: the folder holds neither an adapter nor a checkpoint, or does not fit the model.
-    """
+    """Read what `save_trained` wrote into a model: a bare one, or one with an adapter of the same shape."""
     if check_trained(Path(folder)) == "lora":
         return attach_adapter(loaded, folder)
     if hasattr(loaded.model, "peft_config"):
@@ -162,16 +144,12 @@ def load_trained(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
 
 def load_weights(loaded: LoadedModel, folder: "str | Path") -> None:
     """Read all weights of a checkpoint into a bare model, in place. Raises: UserError: they do not fit."""
-    import torch
-    import transformers
-
     with loading(folder):
         read = load_model(transformers.AutoModelForImageTextToText, str(folder), folder, dtype=torch.float32)
     try:
         loaded.model.load_state_dict(read.state_dict())
     except RuntimeError as error:
-        raise UserError(
-            f"{folder} does not fit {loaded.checkpoint}: its weights are another model's") from error
+        raise UserError(f"{folder} does not fit {loaded.checkpoint}: another model's weights") from error
 
 
 def read_trainable(folder: "str | Path") -> Trainable:
@@ -186,49 +164,37 @@ def read_trainable(folder: "str | Path") -> Trainable:
 
 
 def attach_adapter(loaded: LoadedModel, folder: "str | Path") -> LoadedModel:
-    """Load an adapter's weights onto a model's adapter, or else onto a new one of the same shape.
-
-    Raises: UserError: the folder holds no adapter, or one that does not fit the model.
-    """
-    import torch
-    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
-
+    """Load an adapter's weights onto a model's own, or onto a new one. Raises: UserError: they do not fit."""
     folder = Path(folder)
     if check_trained(folder) != "lora":
         raise UserError(f"{folder} holds a whole checkpoint, not an adapter")
     adapter = read_adapter(folder)
     with loading(folder, f"put on {loaded.checkpoint} the adapter"):
         if not hasattr(loaded.model, "peft_config"):
-            try:
-                adapter = in_layout(adapter, [name for name, _ in loaded.model.named_modules()])
-            except Misfit as error:
-                raise misfit(adapter, loaded.checkpoint, str(error)) from error
-            config = PeftConfig.from_peft_type(**adapter.config)
+            modules = [name for name, _ in loaded.model.named_modules()]
+            adapter = in_layout(adapter, modules, loaded.checkpoint)
+            config = peft.PeftConfig.from_peft_type(**adapter.config)
             loaded = wrap_in_lora(loaded, config, seed=0)
             names = [name for name, one in loaded.model.named_parameters() if one.requires_grad]
-            parts = dict(projector=any(PROJECTOR in name for name in names),
-                         vision_tower=any(VISION in name and PROJECTOR not in name for name in names))
-            loaded = dataclasses.replace(
-                loaded, trainable=Trainable("lora", config.r, config.lora_alpha, **parts))
+            loaded = dataclasses.replace(loaded, trainable=Trainable(
+                "lora", config.r, config.lora_alpha, projector=any(PROJECTOR in name for name in names),
+                vision_tower=any(VISION in name and PROJECTOR not in name for name in names)))
             if warning := other_base(adapter.base, loaded.checkpoint):
                 print(f"{folder}: {warning}", flush=True)
-        wanted = get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
         weights = adapter.weights
-        if lacking := sorted(set(wanted) - set(weights)):
-            raise UserError(f"{folder} lacks {len(lacking)} of its {len(wanted)} weights (first: "
-                            f"{lacking[0]}): its file is cut short; copy or download it again")  # fmt: skip
+        wanted = peft.get_peft_model_state_dict(loaded.model, save_embedding_layers=False)
+        refuse_some(sorted(set(wanted) - set(weights)), folder, f"lacks {{}} of its {len(wanted)} weights",
+                    "its file is cut short; copy or download it again")
         sizes = [(name, *(" x ".join(map(str, one[name].shape)) for one in (weights, wanted)))
                  for name in sorted(wanted) if weights[name].shape != wanted[name].shape]
         if sizes:
             name, there, here = sizes[0]
             raise misfit(adapter, loaded.checkpoint, f"{len(sizes)} weights have another size (first: "
-                         f"{name}, {there} where {here} is needed)")  # fmt: skip
+                         f"{name}, {there} where {here} is needed)")
         with torch.no_grad():
-            result = set_peft_model_state_dict(loaded.model, weights)
-    if result.unexpected_keys:
-        left = result.unexpected_keys
-        raise misfit(adapter, loaded.checkpoint, f"it has {len(left)} weights that nothing takes (first: "
-                     f"{left[0]})")  # fmt: skip
+            left = peft.set_peft_model_state_dict(loaded.model, weights).unexpected_keys
+    if left:
+        raise misfit(adapter, loaded.checkpoint, f"{len(left)} weights that nothing takes (first: {left[0]})")
     return dataclasses.replace(loaded, model=loaded.model.eval(), adapter=str(folder))
 
 
@@ -242,7 +208,7 @@ def save_adapter(loaded: LoadedModel, folder: "str | Path") -> None:
         config["base_model_name_or_path"] = Path(loaded.checkpoint).name
     else:
         config["base_model_name_or_path"], config["revision"] = split_revision(loaded.checkpoint)
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write(file, config, sort_keys=True)
     (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
@@ -257,5 +223,9 @@ def save_whole(loaded: LoadedModel, model: Any, folder: "str | Path") -> None:
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if "dtype" in part:
             part["dtype"] = name
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write(path, config, sort_keys=True)
     loaded.processor.save_pretrained(folder)
+
+
+def _write(path: Path, value: dict, **options: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, **options) + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@
     rows                   what would run for each row of the paper's tables (`finer1 systems`)
     release.questions      the evaluation files: seen and unseen names, questions
     release.stage1, stage2 rationales and triplets, read and written without loss
-    release.traps          what in the evaluation files changes a number (`finer1 traps`)
 """
 
 from finer1_lib.core.faces import face

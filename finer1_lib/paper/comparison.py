@@ -23,13 +23,17 @@ from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Optional, Seque
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.escaping import csv_text
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import read_json, read_jsonl
 from finer1_lib.core.statistics import has_interval
 from finer1_lib.evaluation.systems.registry import known_systems
 from finer1_lib.paper import facts as paper_facts
 from finer1_lib.paper.facts import AVERAGE, evaluation_sets
 from finer1_lib.paper.orderings import BARS
+from finer1_lib.paper.rows import markdown_table
 from finer1_lib.runs.fingerprints import is_current, recorded_file
+
+pd = Later("pandas")
 
 STAGE = "04_evaluation"
 METRICS = ("accuracy", "text_inclusion", "relative_semantic_similarity")
@@ -37,10 +41,19 @@ ORDERS = (None, "shuffled", "release")  # of the options; the open world has non
 SHAPES = {"3B": (2048, 36), "7B": (3584, 28)}  # size -> (width, layers) of the language model
 BASE, RELEASED = "Qwen2.5-VL-", "Fine-R1-"  # how the names of the checkpoints begin
 STAGE1 = "Stage1"  # the released checkpoints after CoT SFT end in it
+TABLES = ("Table 1", "Table 2", "Table 6")  # closed world; open world: similarity, text inclusion
+ASKED = "base_cot_prompt"  # a released checkpoint gets the prompt with thinking, as in its training
+SIMILARITY = "siglip"
+COLUMNS = (
+    "source", "setting", "metric", "paper_row", "model", "categories", "dataset", "option_order", "paper",
+    "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict")
 
 
 class NotComparable(UserError):
     """A run whose numbers must not stand beside the paper's; the message says why in one line."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"run {name!r} is not put beside the paper's numbers: {why}")
 
 
 class Admitted(NamedTuple):
@@ -54,208 +67,176 @@ class Admitted(NamedTuple):
 
 
 def admit(run_dir: "str | Path") -> Admitted:
-    """Check a run that has finished 04.
+    """Check a run that has finished 04 (else UserError).
 
     Raises: NotComparable: not the paper's data or model, or files that its stages did not record.
-        UserError: 04 has not finished.
     """
     run = Path(run_dir)
     if not is_current(run, STAGE, outputs=False):
         raise UserError(f"run {run.name!r} has not finished {STAGE}: run it to the end first")
     if not (run / "summary.json").is_file():
-        raise _refusal(run.name, "it has no summary.json, which finer1 run writes when it ends")
-    rows = read_json(_recorded(run, f"{STAGE}/summary_rows.json"), list)
+        raise NotComparable(run.name, "it has no summary.json, which finer1 run writes when it ends")
+
+    def recorded(path: str) -> Path:
+        try:
+            return recorded_file(run, path)
+        except UserError:
+            stage = path.partition("/")[0]
+            raise NotComparable(run.name, f"{path} is not the file that {stage} recorded") from None
+
+    rows = read_json(recorded(f"{STAGE}/summary_rows.json"), list)
     scored = [row for row in read_json(run / "summary.json", list) if row.get("scorer")]
     if scored != [row for row in rows if row.get("scorer")]:
-        raise _refusal(run.name, f"the scored rows of its summary.json are not those that {STAGE} recorded")
-    data = read_json(_recorded(run, "01_data/data.json"))
+        raise NotComparable(run.name, f"the scored rows of its summary.json are not those that {STAGE} recorded")
+    data = read_json(recorded("01_data/data.json"))
     return look_over(
         run.name, guide=data.get("guide"), data_sets=data.get("data_sets") or {},
-        records=read_jsonl(_recorded(run, f"{STAGE}/records.jsonl")), rows=scored,
-        checkpoint=read_json(_recorded(run, "00_miniature_world/base.json")).get("checkpoint", ""),
-        systems=read_json(_recorded(run, f"{STAGE}/systems.json"), list),
-    )
+        records=read_jsonl(recorded(f"{STAGE}/records.jsonl")), rows=scored,
+        checkpoint=read_json(recorded("00_miniature_world/base.json")).get("checkpoint", ""),
+        systems=read_json(recorded(f"{STAGE}/systems.json"), list))
 
 
 def look_over(
     name: str, *, guide: Any, records: Iterable[Mapping], rows: Sequence[Mapping], checkpoint: str,
     data_sets: Mapping[str, Mapping] = {}, systems: Iterable[Mapping] = (),
 ) -> Admitted:
-    """The same for what a notebook has in memory.
+    """The same for what a notebook has in memory; NotComparable as the module says.
 
     `guide` is the field guide or its place, empty for none; `rows` are of `summary_rows`; `checkpoint` is a
     folder or a Hub id; `data_sets` is {word: {"split": "release" or "seeded"}}; a system with other weights
     than the registry's under its name is not a row of the paper.
-
-    Raises: NotComparable: as the module says.
     """
     if guide:
-        raise _refusal(name, "it has a field guide of attributes, as a drawn world has, and the paper's "
-                             "photographs have none")
+        raise NotComparable(name, "it has a field guide of attributes, as a drawn world has, and the paper's "
+                                  "photographs have none")
     if own := sorted(word for word, one in data_sets.items() if one["split"] != "release"):
-        raise _refusal(name, f"its seen and unseen sub-categories of {', '.join(own)} are not the release's "
-                             "(01's parameter release)")
+        raise NotComparable(name, f"its seen and unseen sub-categories of {', '.join(own)} are not the release's "
+                                  "(01's parameter release)")
     counts = _counts(name, records)
     size, released = _model(name, checkpoint)
     for row in rows:
         of = counts.get((row["dataset"].capitalize(), row["categories"]), 0)
         if row["metric"] in METRICS and row["option_order"] in ORDERS and row["n"] != of:
-            raise _refusal(name, f"the row of {row['model']} on {row['dataset']}, {row['categories']}, has "
-                                 f"n = {row['n']}, its records are of {of} images")
+            raise NotComparable(name, f"the row of {row['model']} on {row['dataset']}, {row['categories']}, has "
+                                      f"n = {row['n']}, its records are of {of} images")
     known = known_systems()
     own = {one["name"] for one in systems if one["name"] in known
            and (known[one["name"]].checkpoint, known[one["name"]].kind) == (one["checkpoint"], one["kind"])}
     return Admitted(name, rows, size, released, frozenset(own))
 
 
-def _refusal(name: str, why: str) -> NotComparable:
-    return NotComparable(f"run {name!r} is not put beside the paper's numbers: {why}")
-
-
-def _recorded(run: Path, path: str) -> Path:
-    try:
-        return recorded_file(run, path)
-    except UserError:
-        raise _refusal(run.name, f"{path} is not the file that {path.partition('/')[0]} recorded") from None
-
-
 def _counts(name: str, records: Iterable[Mapping]) -> dict[tuple[str, str], int]:
     """Images a cell, if sub-categories and images are those of the release's evaluation sets."""
-    classes, images = {}, {}
-    for record in records:
-        key = record["super_category"].capitalize(), record["categories"]
-        classes.setdefault(key, set()).add(record["sub_category"])
-        images.setdefault(key, set()).add(record["item_id"])
+    seen = pd.DataFrame(
+        [(one["super_category"].capitalize(), one["categories"], one["sub_category"], one["item_id"])
+         for one in records], columns=["data", "kind", "names", "items"])
     sets = evaluation_sets()
-    found, wanted = (sorted({data for data, _ in keys}) for keys in (classes, sets))
-    if found != wanted:
-        ours = ", ".join(found) or "none"
-        raise _refusal(name, f"its data sets are {ours}, the paper's {', '.join(wanted)}")
-    for (data, kind), (names, items) in sets.items():
-        here = len(classes.get((data, kind), ()))
-        if here != names:
-            raise _refusal(name, f"{data} has {here} {kind} sub-categories, in the paper {names}")
-        here = len(images[data, kind])
-        if here > items:
-            raise _refusal(name, f"{data} has {here} images of {kind} sub-categories, in the paper {items}")
-    counts = {key: len(ids) for key, ids in images.items()}
-    for kind in ("seen", "unseen"):
-        counts[AVERAGE, kind] = sum(n for (_, of), n in counts.items() if of == kind)
-    return counts
+    ours, wanted = sorted(set(seen["data"])), sorted({data for data, _ in sets})
+    if ours != wanted:
+        found = ", ".join(ours) or "none"
+        raise NotComparable(name, f"its data sets are {found}, the paper's {', '.join(wanted)}")
+    found = seen.groupby(["data", "kind"]).nunique().reindex(list(sets), fill_value=0)
+    for ((data, kind), (names, items)), here in zip(sets.items(), found.itertuples()):
+        if here.names != names:
+            raise NotComparable(name, f"{data} has {here.names} {kind} sub-categories, in the paper {names}")
+        if here.items > items:
+            raise NotComparable(name, f"{data} has {here.items} images of {kind} sub-categories, in the paper "
+                                      f"{items}")
+    counts = found["items"].to_dict()
+    return counts | {(AVERAGE, kind): _whole(counts, kind) for kind in ("seen", "unseen")}
+
+
+def _whole(counts: Mapping[tuple[str, str], int], kind: str) -> int:
+    return sum(count for (_, of), count in counts.items() if of == kind)
 
 
 def _model(name: str, checkpoint: str) -> tuple[str, str]:
     """(size, which released checkpoint or "") by the checkpoint's name and, where it lies here, its shape."""
-    shape = _shape(Path(checkpoint) / "config.json")
-    for part in reversed(Path(checkpoint).parts):  # a folder of the Hub's cache has the name further up
+    place, shape = Path(checkpoint), None
+    if (place / "config.json").is_file():
+        found = read_json(place / "config.json")
+        text = found.get("text_config", found)
+        shape = text.get("hidden_size"), text.get("num_hidden_layers")
+    for part in reversed(place.parts):  # a folder of the Hub's cache has the name further up
         for size, known in SHAPES.items():
             released = RELEASED + size in part
             if (released or BASE + size in part) and shape in (None, known):
                 return size, (STAGE1 if STAGE1 in part else "Fine-R1") if released else ""
-    known_as = Path(checkpoint).name or "unknown"
+    known_as = place.name or "unknown"
     known_as += f" ({shape[1]} layers of width {shape[0]})" if shape else ""
-    raise _refusal(name, f"its base model is {known_as}, the paper's are Qwen2.5-VL-3B and 7B")
+    raise NotComparable(name, f"its base model is {known_as}, the paper's are Qwen2.5-VL-3B and 7B")
 
 
-def _shape(config: Path) -> Optional[tuple[Any, Any]]:
-    """(width, layers) of the language model, None where the checkpoint is not on this machine."""
-    if not config.is_file():
-        return None
-    found = read_json(config)
-    text = found.get("text_config", found)
-    return text.get("hidden_size"), text.get("num_hidden_layers")
-
-
-COLUMNS = (
-    "source", "setting", "metric", "paper_row", "model", "categories", "dataset", "option_order", "paper",
-    "released", "run", "difference", "low", "high", "n", "n_paper", "reading", "run_strict",
-)  # fmt: skip
-TABLES = ("Table 1", "Table 2", "Table 6")  # closed world; open world: similarity, text inclusion
-ASKED = "base_cot_prompt"  # a released checkpoint gets the prompt with thinking, as in its training
-SIMILARITY = "siglip"
-
-
-def comparison_table(run_dir: "str | Path", released_run: "str | Path | None" = None):
-    """Every value of the paper for which the run has one too: a DataFrame of `COLUMNS`, in percent.
-
-    A run of a released checkpoint alone fills the column `released`. Difference, interval, n and reading are
-    of the run, or of the released checkpoint where there is none. `n_paper` is the release's test set.
-
-    Raises: NotComparable: data or model that are not the paper's. UserError: a run that has not finished, or
-        a `released_run` of another base.
-    """
+def comparison_table(run_dir: "str | Path", released_run: "str | Path | None" = None) -> "pd.DataFrame":
+    """`table_of` two runs' folders; NotComparable or UserError as `admit` and `table_of`."""
     return table_of(admit(run_dir), None if released_run is None else admit(released_run))
 
 
-def table_of(run: Optional[Admitted], released: Optional[Admitted] = None):
-    """`comparison_table` of admitted runs.
+def table_of(run: Optional[Admitted], released: Optional[Admitted] = None) -> "pd.DataFrame":
+    """Every value of the paper for which the runs have one too: a DataFrame of `COLUMNS`, in percent.
 
-    Raises: UserError: `released` is not of a released checkpoint, `run` is of one too, or the sizes differ.
+    A run of a released checkpoint alone fills the column `released`. Difference, interval, n and reading are
+    of the run, or of the released checkpoint where there is none. `n_paper` is the release's test set.
+    UserError if `released` is not of a released checkpoint, `run` is of one too, or the sizes differ.
     """
-    import pandas as pd
-
     if released is None and run.released:
         run, released = None, run
-    if released is not None and not released.released:
+    if released and not released.released:
         raise UserError(f"run {released.name!r} is of a plain base: --released takes a Fine-R1 checkpoint's")
-    if run is not None and run.released:
+    if run and run.released:
         raise UserError(f"run {run.name!r} is of a released checkpoint: give it with --released")
-    if run is not None and released is not None and run.size != released.size:
-        sizes = f"{run.name!r} is of {run.size}, {released.name!r} of {released.size}"
-        raise UserError(f"{sizes}: compare runs of one size")
+    if run and released and run.size != released.size:
+        raise UserError(f"{run.name!r} is of {run.size}, {released.name!r} of {released.size}: compare runs of "
+                        "one size")
     lines = [_line(fact, model, order, run, released)
              for fact, model in _facts((run or released).size) for order in ("shuffled", "release")]
     return pd.DataFrame([line for line in lines if line], columns=list(COLUMNS))
 
 
-def compare_lines(table) -> str:
+def compare_lines(table: "pd.DataFrame") -> str:
     """What `finer1 compare` prints: the averages of `comparison_table` as Markdown, and how to read them."""
     return "\n".join([to_markdown(table), "", *notes(table)])
 
 
-def notes(table) -> list[str]:
+def notes(table: "pd.DataFrame") -> list[str]:
     """What a reader of the table must know, a line each."""
-    lines = ["Percent; ours by the official scorer (the paper's), in the last column by the strict one.",
-             "Intervals are ours alone, over sub-categories. inside: the paper's value lies in our interval."]
-    remarks = {row: text for (source, row), text in paper_facts.remarks().items()
-            if not table[(table["source"] == source) & (table["paper_row"] == row)].empty}
-    unsure = {one.label: one.ambiguous for one in known_systems().values()
-              if one.ambiguous and one.name in set(table["model"])}
-    return [*lines, *(f"{row}: {text}." for row, text in {**remarks, **unsure}.items())]
+    there = set(zip(table["source"], table["paper_row"]))
+    remarks = {row[1]: text for row, text in paper_facts.remarks().items() if row in there}
+    remarks |= {one.label: one.ambiguous for one in known_systems().values()
+                if one.ambiguous and one.name in set(table["model"])}
+    return ["Percent; ours by the official scorer (the paper's), in the last column by the strict one.",
+            "Intervals are ours alone, over sub-categories. inside: the paper's value lies in our interval.",
+            *(f"{row}: {text}." for row, text in remarks.items())]
 
 
-def to_markdown(table, every_dataset: bool = False) -> str:
+def to_markdown(table: "pd.DataFrame", every_dataset: bool = False) -> str:
     """`lines_of` as Markdown."""
-    titles, lines = lines_of(table, every_dataset)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [titles, ["---"] * len(titles), *lines])
+    return markdown_table(*lines_of(table, every_dataset))
 
 
-def lines_of(table, every_dataset: bool = False) -> tuple[list[str], list[list[str]]]:
+def lines_of(table: "pd.DataFrame", every_dataset: bool = False) -> tuple[list[str], list[list[str]]]:
     """(column titles, lines of cells) as text: the averages, with `every_dataset` the six data sets too."""
     from finer1_lib.training.methods import ROWS, label_of
 
     titles = ["table", "metric", "row of the paper", "our row", "categories", "paper", "released here",
               "our run", "difference [95 %]", "n", "reading", "strict"]
-    labels = {**{name: system.label for name, system in known_systems().items()},
-              **{model: label_of(model) for model in ROWS}}
-    shown = table if every_dataset else table[table["dataset"] == paper_facts.AVERAGE]
+    labels = {name: system.label for name, system in known_systems().items()}
+    labels |= {model: label_of(model) for model in ROWS}
     lines = []
-    for row in shown.to_dict("records"):
-        kind = row["categories"] + ("" if row["dataset"] == paper_facts.AVERAGE else f", {row['dataset']}")
+    for row in (table if every_dataset else table[table["dataset"] == AVERAGE]).to_dict("records"):
+        kind = row["categories"] + ("" if row["dataset"] == AVERAGE else f", {row['dataset']}")
         kind += ", release's order" if row["option_order"] == "release" else ""
         gap = _text(row["difference"], "+.2f")
         if gap != "-" and has_interval(row["low"]):
             gap += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         lines.append([
-            row["source"], row["metric"].replace("_", " "), row["paper_row"],
-            label_of(row["model"], labels), kind,
+            row["source"], row["metric"].replace("_", " "), row["paper_row"], label_of(row["model"], labels), kind,
             *(_text(row[key]) for key in ("paper", "released", "run")), gap,
-            f"{row['n']:,} of {row['n_paper']:,}", row["reading"], _text(row["run_strict"]),
-        ])  # fmt: skip
+            f"{row['n']:,} of {row['n_paper']:,}", row["reading"], _text(row["run_strict"])])
     return titles, lines
 
 
-def to_csv(table) -> str:
+def to_csv(table: "pd.DataFrame") -> str:
     """Every line of `comparison_table`, those of the six data sets too, as CSV, its numbers as printed."""
     shown = {key: [_text(value, none="") for value in table[key]]
              for key in ("paper", "released", "run", "difference", "low", "high", "run_strict")}
@@ -288,42 +269,36 @@ def _line(
     def run_with(system: str) -> Optional[Admitted]:  # None: no row of this name is of the registry's weights
         return next((one for one in (run, released) if one and system in one.systems), None)
 
-    stands_for = "cot_sft" if released and released.released == STAGE1 else "cot_sft_tapo"
     beside = fact["model"].lower()  # a released checkpoint is named so among a run's systems
-    mine = (run_with(model) if model in known_systems() else run), model
-    other: tuple[Optional[Admitted], str] = (None, "")
-    if released and model == stands_for:
+    mine, other = (run_with(model) if model in known_systems() else run, model), (None, "")
+    if released and model == ("cot_sft" if released.released == STAGE1 else "cot_sft_tapo"):
         other = released, ASKED
     elif fact["model"].startswith(RELEASED) and model in ("cot_sft_tapo", beside):
         other = run_with(beside), beside
     theirs = _row(*other, fact, order)
     ours = None if other == mine else _row(*mine, fact, order)
-    row = ours or theirs
-    if row is None:
+    if (row := ours or theirs) is None:
         return None
     strict = _row(*(mine if ours else other), fact, order, "strict")
     gaps = {key: None if row[column] is None else 100 * row[column] - fact["value"]
             for key, column in (("difference", "value"), ("low", "low"), ("high", "high"))}
-    sizes = {key: items for key, (_, items) in paper_facts.evaluation_sets().items()}
+    sizes = {key: items for key, (_, items) in evaluation_sets().items()}
     kind, dataset = fact["categories"], fact["dataset"]
-    whole = sizes.get((dataset, kind)) or sum(items for (_, of), items in sizes.items() if of == kind)
     return {
         **{key: fact[key] for key in ("source", "setting", "metric", "categories", "dataset")},
         "paper_row": fact["model"], "model": model, "option_order": row["option_order"],
         "paper": fact["value"], "released": _percent(theirs), "run": _percent(ours), **gaps,
-        "n": row["n"], "n_paper": whole, "reading": _reading(row, gaps), "run_strict": _percent(strict),
-    }  # fmt: skip
+        "n": row["n"], "n_paper": sizes.get((dataset, kind)) or _whole(sizes, kind),
+        "reading": _reading(row, gaps), "run_strict": _percent(strict)}
 
 
 def _row(
     run: Optional[Admitted], model: str, fact: Mapping[str, Any], order: str, scorer: str = "official"
 ) -> Optional[Mapping[str, Any]]:
     """The run's row of a value; the open world, where no options are shown, counts as "shuffled"."""
-    wanted = {key: fact[key] for key in ("setting", "metric", "categories")}
-    wanted |= {"model": model, "scorer": scorer}
+    wanted = {key: fact[key] for key in ("setting", "metric", "categories")} | {"model": model, "scorer": scorer}
     found = [row for row in (run.rows if run else ()) if row["dataset"].capitalize() == fact["dataset"]
-             and (row["option_order"] or "shuffled") == order
-             and all(row[key] == value for key, value in wanted.items())]
+             and (row["option_order"] or "shuffled") == order and wanted.items() <= row.items()]
     return min(found, key=lambda row: row["variant"] not in (None, SIMILARITY), default=None)
 
 

@@ -26,8 +26,7 @@ def facts(source: Optional[str] = None, **equal: Any):
     """Values of the paper as printed (percent, but for Table 4's similarities): a DataFrame of `COLUMNS`.
 
     `source` is "Table 1", "Figure 3a", ... or None for all; `equal` chooses rows, e.g. categories="unseen".
-
-    Raises: ValueError: an unknown source or column.
+    ValueError for an unknown source or column.
     """
     import pandas as pd
 
@@ -35,7 +34,7 @@ def facts(source: Optional[str] = None, **equal: Any):
 
 
 def value(source: str, model: str, categories: str, dataset: str = AVERAGE, **equal: Any) -> float:
-    """The one value of a row. Raises: ValueError: there is none, or several."""
+    """The one value of a row; ValueError if there is none, or several."""
     found = _chosen(source, {"model": model, "categories": categories, "dataset": dataset, **equal})
     if len(found) != 1:
         raise ValueError(f"{source}, {model}, {categories}, {dataset}: {len(found)} values, not one")
@@ -49,15 +48,14 @@ def sources() -> list[str]:
 
 def remarks(source: Optional[str] = None) -> dict[tuple[str, str], str]:
     """What must be said with a row: {(source, model): remark}."""
-    rows = _read(_FOLDER / "remarks.csv")
-    return {(row["source"], row["model"]): row["remark"] for row in rows if source in (None, row["source"])}
+    return {(row["source"], row["model"]): row["remark"] for row in _read(_FOLDER / "remarks.csv")
+            if source in (None, row["source"])}
 
 
 def evaluation_sets() -> dict[tuple[str, str], tuple[int, int]]:
     """The release's test sets: {(data set, seen or unseen): (sub-categories, images)}."""
-    rows = _read(_FOLDER / "evaluation_sets.csv")
     return {(row["dataset"], row["categories"]): (int(row["sub_categories"]), int(row["items"]))
-            for row in rows}
+            for row in _read(_FOLDER / "evaluation_sets.csv")}
 
 
 def _chosen(source: Optional[str], equal: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -74,8 +72,7 @@ def _rows() -> tuple[dict[str, Any], ...]:
     return tuple(
         {"source": _name(file), **{key: row[key] for key in _KEYS}, "dataset": dataset, "value": float(cell)}
         for file in _files() for row in _read(file)
-        for dataset, cell in row.items() if dataset not in _KEYS and cell
-    )
+        for dataset, cell in row.items() if dataset not in _KEYS and cell)
 
 
 @cache

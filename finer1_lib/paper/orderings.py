@@ -19,29 +19,19 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from finer1_lib.paper import facts as paper_facts
 
 BARS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # figure -> bar, in the order drawn -> rows of ours
-    "Figure 3a": {
-        "Zero-shot": ("base",),
-        "SFT": ("sft_answer_only", "full_sft_answer_only"),
-        "CLS-RL": ("base_cls_rl",),
-        "No-Thinking RL": ("base_no_thinking_rl",),
-        "Fine-R1-3B": ("cot_sft_tapo",),
-    },
+    "Figure 3a": {"Zero-shot": ("base",), "SFT": ("sft_answer_only", "full_sft_answer_only"),
+                  "CLS-RL": ("base_cls_rl",), "No-Thinking RL": ("base_no_thinking_rl",),
+                  "Fine-R1-3B": ("cot_sft_tapo",)},
     "Figure 3b": {"Zero-shot": ("base",), "CoT prompting": ("base_cot_prompt",),
                   "In-context learning": ("base-in_context",),
-                  "SigLIP prompt ensembling": ("siglip-l-ensemble",),
-                  "Fine-R1-3B": ("cot_sft_tapo",)},
-    "Figure 3c": {
-        "CoT SFT": ("cot_sft",),
-        "CoT SFT + Inter (as printed)": ("cot_sft_inter",),
-        "CoT SFT + Intra": ("cot_sft_intra",),
-        "CoT SFT + DAPO (as printed)": ("cot_sft_dapo",),
-        "CoT SFT + TAPO": ("cot_sft_tapo",),
-    },
-}  # fmt: skip
+                  "SigLIP prompt ensembling": ("siglip-l-ensemble",), "Fine-R1-3B": ("cot_sft_tapo",)},
+    "Figure 3c": {"CoT SFT": ("cot_sft",), "CoT SFT + Inter (as printed)": ("cot_sft_inter",),
+                  "CoT SFT + Intra": ("cot_sft_intra",), "CoT SFT + DAPO (as printed)": ("cot_sft_dapo",),
+                  "CoT SFT + TAPO": ("cot_sft_tapo",)},
+}
 COLUMNS = (
     "figure", "claim", "first", "second", "setting", "metric", "categories", "paper_difference", "difference",
-    "low", "high", "p", "n", "reading", "holds", "remark",
-)  # fmt: skip
+    "low", "high", "p", "n", "reading", "holds", "remark")
 CATEGORIES = ("seen", "unseen")
 ALL_WEIGHTS = ", all weights"  # behind the name of a bar that is a second row of ours
 TINY = 0.01  # a gap below one point: the paper gives no interval, so its sign alone says little
@@ -75,10 +65,8 @@ def paper_says(first: str, second: str) -> str:
 
 
 def claims(models: Iterable[str]) -> list[dict[str, Any]]:
-    """The orderings that these models allow to check, `first` being the later bar.
-
-    Each is a dictionary of figure, claim, first, second, setting, metric, categories, paper_difference (first
-    minus second, a fraction) and remark. A pair that two figures show is listed with the first of them.
+    """The orderings that these models allow to check, `first` being the later bar: the columns that the paper
+    fills, paper_difference as a fraction. A pair that two figures show is listed with the first of them.
     """
     models, found, known = set(models), [], set()
     for figure, bars in BARS.items():
@@ -89,15 +77,16 @@ def claims(models: Iterable[str]) -> list[dict[str, Any]]:
                 continue
             known.add((first, second, setting, metric))
             for categories in CATEGORIES:
-                gap = paper_facts.value(figure, bar, categories)
-                gap = round((gap - paper_facts.value(figure, low_bar, categories)) / 100, 6)
+                low, high = (paper_facts.value(figure, one, categories) for one in (low_bar, bar))
+                gap, remarks = round((high - low) / 100, 6), paper_facts.remarks(figure)
+                said = [TINY_REMARK if abs(gap) < TINY else "",
+                        *(remarks.get((figure, one), "") for one in (low_bar, bar))]
                 side = "above" if gap > 0 else "below"
                 found.append({
                     "figure": figure, "claim": f"{_short(bar, first)} {side} {_short(low_bar, second)}",
                     "first": first, "second": second, "setting": setting, "metric": metric,
                     "categories": categories, "paper_difference": gap,
-                    "remark": _remark(figure, (low_bar, bar), gap),
-                })  # fmt: skip
+                    "remark": "; ".join(dict.fromkeys(filter(None, said)))})
     return found
 
 
@@ -118,8 +107,7 @@ def holds(reading: str, paper_difference: float) -> str:
 def judge(claimed: Sequence[Mapping], comparisons: Iterable[Mapping]) -> list[dict[str, Any]]:
     """Each of `claims` with our difference and what follows from it.
 
-    `comparisons` are dictionaries of first, second, setting, metric, categories, difference, low, high, p, n
-    and reading, one for each claim; further keys are kept.
+    `comparisons` has the columns that we fill, and `_KEYS`, for each claim; further keys are kept.
     """
     ours = {tuple(row[key] for key in _KEYS): dict(row) for row in comparisons}
     judged = []
@@ -147,16 +135,16 @@ def table(scores, *, seed: int, scorer: str = "strict"):
 
 def findings(orderings, models: Iterable[str]) -> str:
     """How many of the `table`'s orderings hold, how many are reversed, and what was left out of `models`."""
-    counts = orderings["holds"].value_counts()
+    counts, absent = orderings["holds"].value_counts(), left_out(models)
     tiny = sum(TINY_REMARK in remark for remark in orderings["remark"])
     once = orderings.assign(claim=orderings["claim"].str.replace(ALL_WEIGHTS, ""))
     twice = int(once.duplicated(["figure", "claim", "categories"]).sum())
     text = (f"Of {len(orderings)} orderings {counts.get('holds', 0)} hold, {counts.get('reversed', 0)} are "
             f"reversed and {counts.get('cannot tell', 0)} are undecided; by less than one point in "
             f"the paper: {tiny}.")
-    absent = "; ".join(f"{figure}: {', '.join(bars)}" for figure, bars in left_out(models).items())
     text += f" {twice} of them repeat an ordering of SFT, for the row with all weights." if twice else ""
-    return text + (f" Left out, because this run has no row for them: {absent}." if absent else "")
+    listed = "; ".join(f"{figure}: {', '.join(bars)}" for figure, bars in absent.items())
+    return text + (f" Left out, because this run has no row for them: {listed}." if absent else "")
 
 
 def bars_of(rows: Iterable[Mapping], figure: str, scorer: str = "strict"):
@@ -169,9 +157,8 @@ def bars_of(rows: Iterable[Mapping], figure: str, scorer: str = "strict"):
     from finer1_lib.evaluation.summary import KEYS
 
     setting, metric = measured(figure)
-    wanted = {"dataset": "average", "setting": setting, "metric": metric, "scorer": scorer}
-    chosen = [row for row in rows if row["option_order"] in (None, "shuffled")
-              and all(row[key] == text for key, text in wanted.items())]
+    wanted = {"dataset": "average", "setting": setting, "metric": metric, "scorer": scorer}.items()
+    chosen = [row for row in rows if row["option_order"] in (None, "shuffled") and wanted <= row.items()]
     found = [{"figure": figure, "bar": _short(bar, model), **row}
              for bar, models in BARS[figure].items() for model in models
              for row in chosen if row["model"] == model]
@@ -180,12 +167,5 @@ def bars_of(rows: Iterable[Mapping], figure: str, scorer: str = "strict"):
 
 def _short(bar: str, model: str = "") -> str:
     """A bar's name on one line: "+ Inter" for "CoT SFT + Inter (as printed)"."""
-    name = bar.removesuffix(" (as printed)").removesuffix("-3B")
-    name = name.replace("CoT SFT + ", "+ ")
+    name = bar.removesuffix(" (as printed)").removesuffix("-3B").replace("CoT SFT + ", "+ ")
     return name + ALL_WEIGHTS if model.startswith("full_") else name
-
-
-def _remark(figure: str, bars: Iterable[str], gap: float) -> str:
-    remarks = [TINY_REMARK if abs(gap) < TINY else "",
-               *(paper_facts.remarks(figure).get((figure, bar), "") for bar in bars)]
-    return "; ".join(dict.fromkeys(filter(None, remarks)))

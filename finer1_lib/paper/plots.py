@@ -32,24 +32,22 @@ def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
 
     if df.empty:
         raise ValueError("no bars: none of the figure's models was evaluated")
-    first, models = df.iloc[0], list(dict.fromkeys(df["model"]))
+    first = df.iloc[0]
     names = {row.model: f"{label_of(row.model, labels)}\n({row.bar})" for row in df.itertuples()}
-    size = (12.6, 0.66 * len(models) + 2.0)
-    fig, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(12.6, 0.66 * len(names) + 2.0), sharey=True, layout="constrained")
     for axis, (kind, words) in zip(axes, CATEGORY_LABELS.items()):
         part = df[df["categories"] == kind].set_index("model")
         counts = " to ".join(str(n) for n in dict.fromkeys((part["n"].min(), part["n"].max())))
         axis.set_title(f"{words}, n = {counts}", fontsize=14)
-        for place, model in enumerate(models):
+        for place, model in enumerate(names):
             if model in part.index:
                 value_bar(axis, place, part.loc[model])
-        axis.set_yticks(range(len(models)), [names[model] for model in models], fontsize=12)
-        axis.set_ylim(len(models) - 0.4, -0.6)  # the first bar at the top
+        axis.set_yticks(range(len(names)), names.values(), fontsize=12)
+        axis.set_ylim(len(names) - 0.4, -0.6)  # the first bar at the top
         percent_axis(axis, 0, 112, labelsize=12)
         axis.set_xlabel(f"{first['metric'].replace('_', ' ')} (%)", fontsize=13)
     scorer = f"{first['scorer']} scorer" + (f", similarity {first['variant']}" if first["variant"] else "")
-    world = SETTING_LABELS[first["setting"]]
-    how = f"{world}, {scorer}, seed {first['seed']}, 95 % intervals over sub-categories"
+    how = f"{SETTING_LABELS[first['setting']]}, {scorer}, seed {first['seed']}, 95 % intervals over sub-categories"
     fig.suptitle(f"The bars of the paper's {first['figure']} in this run\n{how}", fontsize=15)
     plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig
@@ -68,10 +66,11 @@ def ordering_lines(df, told: str = ""):
 
     if df.empty:
         raise ValueError("no orderings: fewer than two models of a figure were evaluated")
-    pairs = list(dict.fromkeys(zip(df["figure"], df["first"], df["second"])))
-    names = {key: _versus(part) for key, part in df.groupby(["figure", "first", "second"], sort=False)}
-    size = (12.6, 0.37 * len(pairs) + 2.2)
-    fig, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    rows = df.drop_duplicates(["figure", "first", "second"])
+    pairs = list(zip(rows["figure"], rows["first"], rows["second"]))
+    versus = rows["claim"].str.replace(" above | below ", " vs ", regex=True)  # "SFT vs Zero-shot   3a"
+    names = versus + "   " + rows["figure"].str.removeprefix("Figure ")
+    fig, axes = plt.subplots(1, 2, figsize=(12.6, 0.37 * len(pairs) + 2.2), sharey=True, layout="constrained")
     for axis, (kind, words) in zip(axes, CATEGORY_LABELS.items()):
         for row in df[df["categories"] == kind].itertuples():
             _line(axis, pairs.index((row.figure, row.first, row.second)), row)
@@ -86,25 +85,17 @@ def ordering_lines(df, told: str = ""):
         axis.tick_params(axis="x", labelsize=12)
         axis.set_xlabel("our difference, first minus second, in points", fontsize=13)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(range(len(pairs)), [names[key] for key in pairs], fontsize=12)
+    axes[0].set_yticks(range(len(pairs)), names, fontsize=12)
     marks = [Line2D([], [], color=colour, marker=marker, markersize=9, linewidth=3, label=words,
                     markerfacecolor=colour if filled else "white")
              for colour, marker, filled, words in VERDICTS.values()]
-    tiny = "the same, by less than 1 point"
     sides = [Patch(facecolor=_SIDE, label="the paper's side"),
-             Patch(facecolor="white", edgecolor="#999999", hatch="///", label=tiny)]
+             Patch(facecolor="white", edgecolor="#999999", hatch="///", label="the same, by less than 1 point")]
     title = "The paper's orderings in this world: accuracy (3a, 3b), relative semantic similarity (3c)"
-    fig.suptitle(title + (f"\n{told}" if told else ""), fontsize=15)
+    fig.suptitle(f"{title}\n{told}".strip(), fontsize=15)
     fig.legend(handles=[*marks, *sides], loc="outside lower center", ncols=5, fontsize=12, frameon=False)
     plt.close(fig)
     return fig
-
-
-def _versus(part) -> str:
-    """"SFT vs Zero-shot   3a" of the claim "SFT above Zero-shot"."""
-    row = part.iloc[0]
-    first, second = row["claim"].replace(" below ", " above ").split(" above ")
-    return f"{first} vs {second}   {row['figure'].removeprefix('Figure ')}"
 
 
 def _line(axis, place: int, row) -> None:
@@ -115,21 +106,13 @@ def _line(axis, place: int, row) -> None:
     axis.barh(place, 118, left=left, height=0.86, color="white" if tiny else _SIDE, zorder=0,
               hatch="///" if tiny else None, edgecolor="#CCCCCC" if tiny else _SIDE, linewidth=0)
     colour, marker, filled, _ = VERDICTS[row.holds]
-    ends = [row.difference]
-    if has_interval(row.low):
-        ends += [row.low, row.high]
-        axis.plot([100 * row.low, 100 * row.high], [place] * 2, color=colour, linewidth=3,
-                  solid_capstyle="butt")
-    axis.plot(100 * row.difference, place, marker=marker, color=colour, markersize=6, markeredgewidth=1.8,
+    value = 100 * row.difference
+    ends = [100 * row.low, 100 * row.high] if has_interval(row.low) else [value, value]
+    axis.plot(ends, [place] * 2, color=colour, linewidth=3, solid_capstyle="butt")
+    axis.plot(value, place, marker=marker, color=colour, markersize=6, markeredgewidth=1.8,
               markerfacecolor=colour if filled else "white", zorder=3)
-    ends = [100 * end for end in ends]
-    right = row.difference >= 0 and max(ends) < 90 or min(ends) < -90
-    axis.text(max(ends) + 4 if right else min(ends) - 4, place, _signed(100 * row.difference), fontsize=12,
+    low, high = min(*ends, value), max(*ends, value)
+    right = value >= 0 and high < 90 or low < -90
+    axis.text(high + 4 if right else low - 4, place, f"{value:+.0f}" if round(value) else "0", fontsize=12,
               va="center", ha="left" if right else "right",
               path_effects=[withStroke(linewidth=3, foreground="white")])
-
-
-def _signed(points: float) -> str:
-    """"+7", "-7", and "0" without a sign."""
-    text = f"{points:+.0f}"
-    return "0" if text in ("+0", "-0") else text

@@ -5,7 +5,7 @@
 Source: Fine-R1 (arXiv 2602.07605), Tables 1, 2, 3c, 6 and 7.
 """
 
-from typing import Mapping
+from typing import Mapping, Sequence
 
 from finer1_lib.evaluation.systems.registry import ENSEMBLE, System, known_systems
 from finer1_lib.paper.facts import facts
@@ -17,17 +17,14 @@ TINY = "tiny"  # a tiny checkpoint of the architecture, its weights drawn at ran
 OURS = {"Fine-R1-3B": "`finer1 run paper_3b`", "Fine-R1-7B": "`finer1 run paper_7b` (a LoRA)"}
 # trained rows of another base: the kit trains Qwen2.5-VL alone
 UNTRAINED = ("Qwen2-VL-2B CoT SFT + DAPO", "Qwen2-VL-2B CoT SFT + TAPO", "openPangu-VL-7B CoT SFT",
-             "openPangu-VL-7B CoT SFT + TAPO")  # fmt: skip
+             "openPangu-VL-7B CoT SFT + TAPO")
 _PROMPT = {"cot": "think, then name", "answer": "name alone", "letter": "letter or name",
-          "clip_photo": "one sentence, or the ensemble"}  # fmt: skip
+          "clip_photo": "one sentence, or the ensemble"}
 
 
 def paper_rows() -> list[str]:
     """The rows of the paper's tables, each once, in their order."""
-    found: dict[str, None] = {}
-    for table in TABLES:
-        found |= dict.fromkeys(facts(table)["model"])
-    return list(found)
+    return list(dict.fromkeys(row for table in TABLES for row in facts(table)["model"]))
 
 
 def systems_table() -> tuple[list[str], list[list[str]]]:
@@ -57,11 +54,10 @@ def notes() -> Mapping[str, str]:
             if one.ambiguous and not name.endswith(ENSEMBLE)}
 
 
-def markdown() -> str:
-    """`systems_table` as Markdown."""
-    titles, lines = systems_table()
+def markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Titles and lines of cells as a Markdown table."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [titles, ["---"] * len(titles), *lines])
 
 
 if __name__ == "__main__":
-    print(markdown())
+    print(markdown_table(*systems_table()))

@@ -6,11 +6,9 @@ Files in reading order:
     swaps       where H3's wrong names come from
     items       which images, names and questions are probed, and what comes out for each
     features    the hidden states that the probes read, kept in files
-    layers      the probes at every layer
     attributes  probes of single attributes of the field guide
-    rows        AUC, intervals, equivalence tests, summary rows
-    changes     two checkpoints side by side: reading or use?
-    study       the choices of notebook 05, with its guards for empty data
+    rows        AUC, intervals, equivalence tests, summary rows and curves
+    study       the choices of notebook 05, every probe at every layer, what changed: reading or use?
     plots       figures
 """
 

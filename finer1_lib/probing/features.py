@@ -6,41 +6,29 @@
     epithets   the bare name                          mean over the tokens before its last word (control)
     questions  image, then "Is the species NAME?"     last token of the prompt (H3, with its two controls)
 
-The image comes before the question, and a token sees only what is before it: one forward serves both.
-
-States are in `features/MODEL/WHAT_QUESTIONS.npy`, [layers, items, hidden], plain .npy without pickle. The
-stage's folder belongs to one set of parameters and inputs, so a file found there is the right one; an
-interrupted notebook repeats at most `CHUNK` prompts. numpy has no bfloat16: such states are kept as 16 bits
-(uint16), the upper half of a float32, rounded. That keeps float32's range, which float16 lacks, and three
-digits. (`models.encoders` keeps rows in one file of known length; here parts have several places and layers,
-and are joined a place at a time, so the store is its own.)
-
-Cost. Disk: items x layers x hidden x 4 bytes (2 as bfloat16), twice that while parts are joined. A 3B model
-(hidden 2048) on CUB with 30 + 30 images of 200 birds, 5 of 37 layers, two places: 1.0 GB a checkpoint.
-Memory: pixels and states of `CHUNK` prompts, and one layer of one place for a probe (12,000 x 2048: 98 MB).
-Time on one CPU core for states of that size: H1 12 s a layer and place, H3 3 s a layer and variant, the
-paper's 500 epochs of Adam a quarter of an hour a checkpoint (on the GPU where there is one).
-
-Source: Fine-R1 (arXiv 2602.07605), Section 5.4: mean image tokens (H1), last state of "Is the bird
-species NAME?" (H3). The paper does not say which embedding of a name H2 takes.
+Source: Fine-R1 (arXiv 2602.07605), Section 5.4, which does not say the embedding of a name that H2 takes.
 """
 
 import io
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import TEMPORARY, atomic_write_bytes
 from finer1_lib.core.hashing import digest
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, question_for, user_message
 from finer1_lib.probing.items import with_epithet
 
+pd = Later("pandas")
 DTYPES = ("float32", "bfloat16")
+CHUNK = 64  # prompts whose pixels and states are in memory at a time, and lost by an interruption at most
 
 
 def load_array(path: Path) -> np.ndarray:
@@ -49,11 +37,10 @@ def load_array(path: Path) -> np.ndarray:
 
 
 class LayerStates:
-    """States of some layers, mapped from a file: `states[layer]` is [items, hidden] float32.
+    """States of some layers, mapped from a file of `join_parts`: `states[layer]` is [items, hidden] float32.
 
-    Args:
-        path: of `join_parts`; layers: the model's number of each layer in the file.
-        rows: items to return, in this order and possibly repeated; None for all.
+    `layers` are the model's numbers of the layers in the file; `rows` the items to return, in this order and
+    possibly repeated, None for all.
     """
 
     def __init__(self, path: Path, layers: Sequence[int], rows: Optional[Sequence[int]] = None) -> None:
@@ -76,16 +63,16 @@ class LayerStates:
 
 
 def to_bits(array: np.ndarray) -> np.ndarray:
-    """float32 as the 16 bits of the nearest bfloat16 (of two equally near ones the even one)."""
+    """float32 as the 16 bits of the nearest bfloat16 (of two equally near ones the even one), which numpy
+    lacks: float32's range, unlike float16, and three digits.
+    """
     bits = np.ascontiguousarray(array, "float32").view("uint32")
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("uint16")
 
 
 def from_bits(array: np.ndarray) -> np.ndarray:
     """The content of a file as float32."""
-    if array.dtype != np.uint16:
-        return np.array(array)
-    return (array.astype("uint32") << 16).view("float32")
+    return np.array(array) if array.dtype != np.uint16 else (array.astype("uint32") << 16).view("float32")
 
 
 def save_states(path: Path, array: np.ndarray, dtype: str) -> None:
@@ -104,30 +91,25 @@ def join_parts(parts: Sequence[Path], place: int, path: Path) -> None:
     if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later it would kill the kernel
         with temporary.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-    start = 0
-    for array in arrays:
-        joined[:, start : start + array.shape[1]] = array
-        start += array.shape[1]
+    np.concatenate(arrays, axis=1, out=joined)
     joined.flush()
     del joined  # some systems rename no file that is mapped
     os.replace(temporary, path)
 
 
-CHUNK = 64  # prompts whose pixels and states are in memory at a time, and lost by an interruption at most
-
-
 class Probed:
     """One checkpoint under the probes: states of the chosen layers, from file where they exist.
 
-    Args:
-        load: returns the LoadedModel; called only if a file is missing.
-        layers: numbers of the layers to keep, counted from 0.
-        dtype: on the disk, "float32" or "bfloat16".
-        batch_size: prompts a forward, at most.
-        progress: called as progress(done, total, label) after each chunk.
-        pooled_states: `models.hidden_states.pooled_states` unless given.
+    States are in `features/MODEL/WHAT_QUESTIONS.npy`, [layers, items, hidden], plain .npy without pickle. The
+    stage's folder belongs to one set of parameters and inputs, so a file found there is the right one. A 3B
+    model (hidden 2048) on CUB with 30 + 30 images of 200 birds, 5 of 37 layers, two places: 1.0 GB (half as
+    bfloat16), twice that while parts are joined. Time on one CPU core for states of that size: H1 12 s a
+    layer and place, H3 3 s a layer and variant, the paper's 500 epochs of Adam a quarter of an hour.
 
-    Raises: UserError: an unknown dtype, a batch size below 1.
+    `load` returns the LoadedModel and is called only if a file is missing; `progress` is called as
+    progress(done, total, label) after each chunk; `pooled_states` stands in for `models.hidden_states`'.
+
+    Raises: UserError: an unknown dtype (of the disk), a batch size below 1.
     """
 
     def __init__(
@@ -143,19 +125,19 @@ class Probed:
         self.layers, self.dtype, self.batch_size = list(layers), dtype, batch_size
         self._load, self._progress, self._pooled, self._loaded = load, progress, pooled_states, None
 
-    def image_states(self, images: Any) -> tuple[LayerStates, LayerStates]:
-        """[L, N, D] mean state of the image tokens, and state of the open-world question's last token."""
-        def prompt(pair: tuple[str, str]) -> list[dict]:
-            text = PROMPTS["cot_open"].text(question=question_for(pair[1]))
-            return user_message(text, self._image(pair[0]))
+    def image_states(self, images: Any) -> list[LayerStates]:
+        """[L, N, D] mean state of the image tokens, and state of the open-world question's last token.
 
-        pairs = list(zip(images["image_id"], images["super_category"]))
-        return tuple(self._states({"images": "image", "prompts": "last"}, pairs, prompt))
+        The image comes before the question, and a token sees only what is before it: one forward serves both.
+        """
+        pairs = zip(images["image_id"], images["super_category"])
+        return self._states({"images": "image", "prompts": "last"}, pairs,
+                            lambda pair: self._ask("cot_open", question_for(pair[1]), pair[0]))
 
     def name_states(self, names: Sequence[str], spans: Optional[Sequence[str]] = None) -> LayerStates:
         """H2: [L, S, D] mean state of the tokens of a bare name, or of its part in `spans`."""
         what = {"names" if spans is None else "epithets": "span"}
-        return self._states(what, list(names), user_message, list(names if spans is None else spans))[0]
+        return self._states(what, names, user_message, list(names if spans is None else spans))[0]
 
     def question_states(self, questions: Any, image_column: Optional[str] = "image_id") -> LayerStates:
         """H3: [L, N, D] state of the last token of "Is the species NAME?".
@@ -163,46 +145,41 @@ class Probed:
         `image_column` is "image_id", or "swapped_image_id" or None (no image) for the two controls.
         """
         if image_column is None:
-            names = sorted(set(questions["name"]))
-            what = {"questions_text_only": "last"}
-            place = {name: number for number, name in enumerate(names)}
-            rows = [place[name] for name in questions["name"]]
-            return self._states(what, names, lambda name: self._question(name, None), rows=rows)[0]
-        pairs = list(zip(questions["name"], questions[image_column]))
-        what = {f"questions_{image_column}": "last"}
-        return self._states(what, pairs, lambda pair: self._question(*pair))[0]
+            names = sorted(set(questions["name"]))  # each is asked once
+            rows = pd.Index(names).get_indexer(questions["name"]).tolist()
+            return self._states({"questions_text_only": "last"}, names,
+                                partial(self._ask, "species_yes_no"), rows=rows)[0]
+        pairs = zip(questions["name"], questions[image_column])
+        return self._states({f"questions_{image_column}": "last"}, pairs,
+                            lambda pair: self._ask("species_yes_no", *pair))[0]
 
     def everything(self, h1_plan: Any, h2_plan: Any, h3_plan: Any) -> dict[str, LayerStates]:
         """All states that the plans of `items` need of this checkpoint; an empty plan needs none."""
-        found = {}
+        found, several = {}, with_epithet(h2_plan)
         if len(h1_plan):
             found["images"], found["prompts"] = self.image_states(h1_plan)
         if len(h2_plan):
             found["names"] = self.name_states(h2_plan["name"])
-            several = with_epithet(h2_plan)
-            if len(several):
-                found["epithets"] = self.name_states(several["name"], several["epithet"])
+        if len(several):
+            found["epithets"] = self.name_states(several["name"], several["epithet"])
         if len(h3_plan):
             found["questions"] = self.question_states(h3_plan)
             found["text_only"] = self.question_states(h3_plan, None)
             found["swapped_image"] = self.question_states(h3_plan, "swapped_image_id")
         return found
 
-    def _question(self, name: str, image_id: Optional[str]) -> list[dict]:
-        image = None if image_id is None else self._image(image_id)
-        return user_message(PROMPTS["species_yes_no"].text(question=name), image)
-
-    def _image(self, image_id: str) -> Any:
-        return ImageFile(str(self.image_root), image_id)
+    def _ask(self, prompt: str, question: str, image_id: Optional[str] = None) -> list[dict]:
+        image = None if image_id is None else ImageFile(str(self.image_root), image_id)
+        return user_message(PROMPTS[prompt].text(question=question), image)
 
     def _states(
-        self, places: Mapping[str, str], items: list, prompt: Callable[[Any], list[dict]],
+        self, places: Mapping[str, str], items: Any, prompt: Callable[[Any], list[dict]],
         spans: Optional[list[str]] = None, rows: Optional[list[int]] = None,
     ) -> list[LayerStates]:
         """The states of {file stem: where}, from file, or computed in parts that are joined at the end."""
-        words = [PROMPTS[name].text(question="?") for name in ("cot_open", "species_yes_no")]
-        kept = [self.dtype, *self.layers]
-        key = digest([repr(item) for item in [*words, *kept, *items, *(spans or [])]])[:10]
+        asked = [PROMPTS[name].text(question="?") for name in ("cot_open", "species_yes_no")]
+        items = list(items)
+        key = digest([repr(item) for item in [*asked, self.dtype, *self.layers, *items, *(spans or [])]])[:10]
         paths = [self.folder / f"{what}_{key}.npy" for what in places]
         parts = self.folder / f"{'_'.join(places)}_{key}.parts"
         if not all(path.exists() for path in paths):
@@ -214,10 +191,10 @@ class Probed:
 
     def _parts(self, folder: Path, where: list[str], items: list, prompt, spans) -> list[Path]:
         """Files of [places, L, up to CHUNK, D], in order; existing ones are kept."""
-        files = []
-        for start in range(0, len(items), CHUNK):
-            files.append(folder / f"{start:07d}.npy")
-            if files[-1].exists():
+        starts = range(0, len(items), CHUNK)
+        files = [folder / f"{start:07d}.npy" for start in starts]
+        for start, file in zip(starts, files):
+            if file.exists():
                 continue
             if self._pooled is None:
                 from finer1_lib.models.hidden_states import pooled_states
@@ -233,7 +210,7 @@ class Probed:
             if not np.isfinite(states).all():
                 raise UserError(f"{self.model}: hidden states are not finite; a GPU without bfloat16 computes "
                                 "in float16, whose range is too small for some models: take another GPU")
-            save_states(files[-1], states, self.dtype)
+            save_states(file, states, self.dtype)
             if self._progress:
                 what = folder.name.rpartition("_")[0]
                 self._progress(start + len(chunk), len(items), f"{self.model} {what}")

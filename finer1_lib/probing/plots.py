@@ -220,7 +220,7 @@ def attribute_curves(df, labels: Labels = None):
 def change_dots(df, labels: Labels = None):
     """What changed between checkpoints: a panel per pair, a dot and its 95 % interval per measure.
 
-    `df`: of `probing.changes.changes`: first, second, kind, label, difference, low, high, reading.
+    `df`: of `probing.study.changes`: first, second, kind, label, difference, low, high, reading.
     """
     import matplotlib.pyplot as plt
 

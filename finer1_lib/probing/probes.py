@@ -5,13 +5,7 @@
     H3  cross_validated_scores          right or wrong name of an image       paper: Figure 3, an image
 
 All functions take arrays and return arrays, so planted data can test them; `features` fetches the states and
-`rows` adds intervals and equivalence tests. Two departures from the paper:
-
-* H1 chooses its regularisation on a validation split; the paper reports the best TEST accuracy of 500 epochs.
-* H3 is a number beside the image: the AUC of a cross-validated separator, on questions in swaps
-  (`swaps`), so that neither image nor name alone separates right from wrong. A whole swap is in one fold:
-  if only images were grouped, a name would be mostly right in training and mostly wrong in the test fold.
-
+`rows` adds intervals and equivalence tests.
 Source: Fine-R1 (arXiv 2602.07605), Section 5.4, Table 4 and Figure 3.
 """
 
@@ -28,9 +22,8 @@ MIN_SWAPS = 3                        # fewer leave no fold to train, to validate
 
 
 def validation_mask(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """[N] bool: a share of every class (at least one item, never all) is for validation.
-
-    Raises: ValueError: a class has a single item.
+    """[N] bool: a share of every class (one item at least, never all) is for validation; ValueError for a
+    class of one item.
     """
     labels, rng = np.asarray(labels), np.random.default_rng(seed)
     mask = np.zeros(len(labels), dtype=bool)
@@ -55,58 +48,40 @@ def choose_strength(
     x: np.ndarray, y: np.ndarray, held_out: np.ndarray, strengths: Sequence[float] = STRENGTHS
 ) -> tuple[float, float]:
     """(strength, accuracy) best on the part `held_out` [N] bool; of equals the most regularised."""
-    best = (strengths[0], -1.0)
-    for strength in sorted(strengths):
-        accuracy = float(separator(strength).fit(x[~held_out], y[~held_out]).score(x[held_out], y[held_out]))
-        if accuracy > best[1]:
-            best = (strength, accuracy)
-    return best
+    accuracies = {strength: float(separator(strength).fit(x[~held_out], y[~held_out])
+                                  .score(x[held_out], y[held_out])) for strength in sorted(strengths)}
+    best = max(accuracies, key=accuracies.get)
+    return best, accuracies[best]
 
 
 def linear_probe(
     train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *,
     seed: int, share: float = 0.25, strengths: Sequence[float] = STRENGTHS,
 ) -> dict:
-    """H1: can a linear classifier read the sub-category from the image tokens?
+    """H1 (Section 5.4): can a linear classifier read the sub-category from mean image-token states [N, D]?
 
-    Logistic regression is convex and solved: no epoch has to be chosen. The paper's own fit is `adam_probe`.
-
-    Args:
-        train_x, test_x: [N, D] and [M, D] mean-pooled image-token states; two images of each class in train.
-
-    Returns:
-        `correct`, `majority`, `shuffled_labels`: [M] bool, the probe and its two controls per test image;
-        `strength` and `validation_accuracy` of the chosen probe.
-
-    Source: Fine-R1, Section 5.4 (H1).
+    Logistic regression is convex and solved, its strength chosen on a validation split (two images of each
+    class at least); the paper reports the best TEST accuracy of 500 epochs (`adam_probe`). `correct`,
+    `majority`, `shuffled_labels`: [M] bool, the probe and its two controls per test image.
     """
     train_y, test_y = np.asarray(train_y), np.asarray(test_y)
     strength, validation = choose_strength(train_x, train_y, validation_mask(train_y, share, seed), strengths)
     probe = separator(strength).fit(train_x, train_y)
     shuffled = np.random.default_rng(seed + 1).permutation(train_y)
     names, counts = np.unique(train_y, return_counts=True)
-    return {
-        "correct": probe.predict(test_x) == test_y,
-        "majority": names[counts.argmax()] == test_y,
-        "shuffled_labels": separator(strength).fit(train_x, shuffled).predict(test_x) == test_y,
-        "strength": strength,
-        "validation_accuracy": validation,
-    }
+    return {"correct": probe.predict(test_x) == test_y, "majority": names[counts.argmax()] == test_y,
+            "shuffled_labels": separator(strength).fit(train_x, shuffled).predict(test_x) == test_y,
+            "strength": strength, "validation_accuracy": validation}
 
 
 def genus_gaps(
     states: np.ndarray, genera: Sequence[str], *, seed: int, repeats: int = 1, num_others: int = NUM_OTHERS
 ) -> np.ndarray:
-    """H2: cosine of a name to one name of its genus, minus its mean cosine to four names of other genera.
+    """H2: cosine of a name to one name of its genus, minus its mean cosine to four of other genera: [S].
 
+    From the state [S, D] and genus of each name; nan without a mate in the genus or `num_others` outside it.
     The draws depend on seed and genera alone, so two checkpoints are compared over the same pairs. The paper
     does not say which embedding it takes, and draws once; here `repeats` draws are averaged.
-
-    Args:
-        states: [S, D] state of each name; genera: [S].
-
-    Returns:
-        [S] gaps; nan for a name without a mate in its genus or with fewer than `num_others` outside it.
 
     Source: Fine-R1, Section 5.4 (H2): 0.0088 and 0.0531, t = -0.3872, p = 0.6993.
     """
@@ -126,7 +101,7 @@ def genus_gaps(
 
 
 def grouped_folds(
-    groups: Sequence[int], num_folds: int, seed: int, strata: Optional[Sequence] = None
+    groups: Sequence, num_folds: int, seed: int, strata: Optional[Sequence] = None
 ) -> np.ndarray:
     """[N] folds: whole groups in turn, stratum by stratum; at most as many folds as groups."""
     groups = np.asarray(groups)
@@ -142,20 +117,14 @@ def cross_validated_scores(
     x: np.ndarray, right: np.ndarray, groups: np.ndarray, folds: np.ndarray, *,
     seed: int, strengths: Sequence[float] = STRENGTHS,
 ) -> np.ndarray:
-    """H3: score every question by a linear separator that saw no question of its fold.
+    """H3 (Section 5.4): score every question by a linear separator that saw no question of its fold: [N].
 
-    The paper plots two principal components of these states (Figure 3) and gives no number.
-
-    Args:
-        x: [N, D] last hidden states of "Is the species NAME?"; right: [N] bool; groups: [N] swap;
-        folds: [N] from `grouped_folds`.
-
-    Returns:
-        [N] decision values, comparable within a fold only: separators of two folds share no scale.
+    From the last states [N, D] of "Is the species NAME?", whether the name is right, its swap and fold. A
+    whole swap is in one fold: were only images grouped, a name would be mostly right in training and mostly
+    wrong in the test fold. The scores are comparable within a fold only: separators share no scale. (The
+    paper plots two principal components of these states, Figure 3, without a number.)
 
     Raises: ValueError: fewer than `MIN_SWAPS` swaps.
-
-    Source: Fine-R1, Section 5.4 (H3).
     """
     right, groups = np.asarray(right), np.asarray(groups)
     if len(np.unique(groups)) < MIN_SWAPS:
@@ -178,13 +147,9 @@ def adam_probe(
 ) -> dict[str, Any]:
     """H1 with the paper's recipe, read at two epochs: chosen on a validation split, and best on the test.
 
-    The paper reports the second reading, the best of 500 looks at the test images. The difference of the two
-    is what that choice is worth. Arguments as in `linear_probe`; states are not scaled, as the paper names
-    no scaling.
-
-    Returns:
-        `correct`, `adam_best_test`: [M] bool per test image; `epoch`, `best_epoch`: where they were read
-        (from 1; of equals the first); `validation_accuracy` at `epoch`.
+    The paper reports the second reading, the best of 500 looks at the test images; the difference is what
+    that choice is worth. `correct`, `adam_best_test`: [M] bool per test image, read at `epoch`, `best_epoch`
+    (from 1; of equals the first). States are not scaled, as the paper names no scaling.
 
     Source: Fine-R1, Section 5.4 (H1): Adam, learning rate 1e-4, batch 512, 500 epochs, best test accuracy.
     """

@@ -4,16 +4,9 @@
     image of A, "Is the species B?" wrong      image of B, "Is the species A?" wrong
 
 So every image and every name is equally often right and wrong, and neither alone gives the answer away.
-
-    wrong names "any"     from the whole super-category (`swap_groups`): most are of another genus, and easy
-    wrong names "near"    hard negatives (`hard_negative_groups`): of the same genus; a name that is alone in
-                          its genus exchanges with the one that looks nearest
-
-Groups are all seen or all unseen: in a mixed one every wrong question would join a seen image to an unseen
-name (or the reverse), and "trained on both or on neither" would separate it from the right ones.
-
-Source: Fine-R1 (arXiv 2602.07605), Section 5.4 (H3) asks with right and wrong species names and does not say
-how wrong names were drawn.
+Wrong names are "any" of the super-category (most of another genus, and easy) or "near": of the same genus,
+for a name alone in its genus of the one that looks nearest. Source: Fine-R1 (arXiv 2602.07605), Section 5.4
+(H3) asks with right and wrong species names and does not say how wrong ones were drawn.
 """
 
 from typing import Callable, Mapping, NamedTuple, Optional, Sequence
@@ -55,9 +48,6 @@ def hard_negative_groups(
 
     Names without a mate are paired greedily: of all that are left, the two that look most alike. An odd one
     out joins the pair whose first it is most like. With `looks` None they are left out.
-
-    Args:
-        names: of one super-category, all seen or all unseen; genera: name -> genus, where it is known.
     """
     members: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -84,41 +74,30 @@ def balanced_questions(
     images: Mapping[tuple[str, str], Sequence[str]], *, num_images: int, seed: int,
     group: Optional[Callable[[list[str]], list[Swap]]] = None,
 ) -> list[dict]:
-    """H3's questions for one super-category: every name equally often right and wrong, in closed swaps.
+    """H3's questions for one super-category, two an image: each name equally often right and wrong, in swaps.
 
-    Args:
-        images: {(sub_category, "seen" or "unseen"): [image ids]}.
-        num_images: per sub-category at most; one with fewer lowers its partners'.
-        group: from names to swaps; random pairs unless given.
-
-    Returns:
-        Two dicts per image: image_id, swapped_image_id (an image of the next swap under the same label, the
-        control; None if there is a single swap), sub_category, name, right, swap, categories, wrong_name
-        (`Swap.kind`).
+    From {(sub_category, "seen" or "unseen"): [image ids]}, of which each sub-category gives `num_images` at
+    most, and as many as its partners; `group` makes swaps of names (random pairs unless given), all of them
+    seen or all unseen: otherwise "trained on both or on neither" would tell right from wrong.
+    `swapped_image_id` is an image of the next swap under the same label, the control; None for a single swap.
     """
-    swaps = []
+    swaps, picked = [], []
     for categories in sorted({key[1] for key in images}):
         names = [name for name, kind in images if kind == categories and images[name, kind]]
-        found = group(names) if group else [Swap(pair, "any") for pair in swap_groups(names, seed)]
-        swaps += [(categories, swap) for swap in found]
-    picked = []
-    for categories, swap in swaps:
-        count = min([num_images] + [len(images[name, categories]) for name in swap.names])
-        picked.append([images[name, categories][:count] for name in swap.names])
+        for swap in group(names) if group else [Swap(pair, "any") for pair in swap_groups(names, seed)]:
+            count = min([num_images] + [len(images[name, categories]) for name in swap.names])
+            swaps.append((categories, swap))
+            picked.append([images[name, categories][:count] for name in swap.names])
     questions = []
     for number, (categories, swap) in enumerate(swaps):
-        neighbour = picked[(number + 1) % len(swaps)] if len(swaps) > 1 else None
+        neighbour = picked[(number + 1) % len(swaps)]
         for place, own in enumerate(swap.names):
+            others = neighbour[place % len(neighbour)]
             for i, image_id in enumerate(picked[number][place]):
-                other = None
-                if neighbour:
-                    choices = neighbour[place % len(neighbour)]
-                    other = choices[i % len(choices)]
-                # own name: right; the next one's: wrong
-                for name in (own, swap.names[(place + 1) % len(swap.names)]):
+                for name in (own, swap.names[(place + 1) % len(swap.names)]):  # the next one's is wrong
                     questions.append({
-                        "image_id": image_id, "swapped_image_id": other, "sub_category": own, "name": name,
-                        "right": name == own, "swap": number, "categories": categories,
-                        "wrong_name": swap.kind,
-                    })
+                        "image_id": image_id,
+                        "swapped_image_id": others[i % len(others)] if len(swaps) > 1 else None,
+                        "sub_category": own, "name": name, "right": name == own, "swap": number,
+                        "categories": categories, "wrong_name": swap.kind})
     return questions

@@ -155,6 +155,7 @@ def run_notebook(stage: str, source: Path, parameters: dict[str, Any], run_dir: 
 
     Raises: UserError: the notebook raised one; the same message. NotebookFailure: it failed otherwise.
     """
+    sys.modules.setdefault("rfc3987_syntax", None)  # a grammar that no notebook needs: 2 s
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError

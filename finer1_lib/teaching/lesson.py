@@ -1,17 +1,12 @@
 """A lesson without training: notebooks 04 and 05 on this machine, from the records of a kept run.
 
-`finer1 lesson` runs 00 and 01 (a minute: the images and all that is made from them), imports what takes a
-quarter of an hour from outputs/reference (the adapters of 02 and 03, every answer of 04), and writes copies
-of notebooks 04 and 05 that are ready to be opened:
-
-    outputs/lesson/00_miniature_world, 01_data     made here
-    outputs/lesson/02_cot_sft, 03_tapo             imported; stage.json keeps their origin
-    outputs/lesson/04_evaluation                   the answers; notebook 04 scores them without a model
-    outputs/lesson/04_evaluation_lesson.ipynb, 05_probing_lesson.ipynb
+`finer1 lesson` runs 00 and 01 (a minute), imports what takes a quarter of an hour from outputs/reference (the
+adapters of 02 and 03, every answer of 04), and writes copies of notebooks 04 and 05 that are ready to be
+opened: outputs/lesson/04_evaluation_lesson.ipynb and 05_probing_lesson.ipynb.
 
 An answer belongs to an image, so nothing is imported unless the images and questions made here have the
-sha256 of the records. What 02 and 03 alone read may differ: the base wrote it, and another processor's rounding can
-change its words.
+sha256 of the records. What 02 and 03 alone read may differ: the base wrote it, and another processor's
+rounding can change its words.
 """
 
 import gzip
@@ -33,7 +28,7 @@ MADE, TRAINED = ("00_miniature_world", "01_data"), ("02_cot_sft", "03_tapo")
 EVALUATION, PROBING = "04_evaluation", "05_probing"
 ANSWERS = "records.jsonl"
 NEEDED = ("02_cot_sft/cot_sft", "03_tapo/cot_sft_tapo", "03_tapo/models.json", f"{EVALUATION}/{ANSWERS}.gz",
-          *(f"{stage}/stage.json" for stage in (*MADE, *TRAINED, EVALUATION)))  # fmt: skip
+          *(f"{stage}/stage.json" for stage in (*MADE, *TRAINED, EVALUATION)))
 # These two hold a path of the machine (of the base model, of the images) and cannot be equal elsewhere.
 OF_ONE_MACHINE = ("00_miniature_world/base.json", "01_data/data.json")
 _CHANGED = "is not what its stage.json says: take the records again"
@@ -44,9 +39,8 @@ def make_lesson(plan: Plan, reference: Path, say: Callable[[str], None]) -> list
     """Make a run ready for notebooks 04 and 05, which are returned; what is ready is left as it is.
 
     `plan` is of the preset `miniature` under the lesson's run name; `say` gets each progress line.
-
     Raises: UserError: records that are incomplete, were made with other parameters of 04, or belong to other
-        images; a run of this name that trained itself.
+    images; a run of this name that trained itself.
     """
     _check_reference(plan, reference)
     with files.one_line_for_the_system(plan.run_dir):
@@ -56,15 +50,12 @@ def make_lesson(plan: Plan, reference: Path, say: Callable[[str], None]) -> list
 def _make(plan: Plan, reference: Path, say: Callable[[str], None]) -> list[Path]:
     for stage in TRAINED:
         if (plan.run_dir / stage).exists() and not _imported(plan.run_dir, stage):
-            raise UserError(
-                f"run {plan.run_dir.name!r} has its own {stage}, which a lesson would replace:"
-                " choose another --run-name"
-            )
+            raise UserError(f"run {plan.run_dir.name!r} has its own {stage}, which a lesson would replace: "
+                            "choose another --run-name")
     run_chain(plan, chosen_stages(None, MADE[-1]), say)
     held = files.lock(plan.run_dir / ".run.lock", f"run {plan.run_dir.name!r}", patience=2.0)
     try:
-        different = differences(plan.run_dir, reference)
-        if different:
+        if different := differences(plan.run_dir, reference):
             raise UserError(_explain(different[0], reference))
         for stage in TRAINED:
             if not (_imported(plan.run_dir, stage) and is_current(plan.run_dir, stage)):
@@ -80,30 +71,28 @@ def _make(plan: Plan, reference: Path, say: Callable[[str], None]) -> list[Path]
         files.unlock(held)
 
 
+def _record(run_dir: Path, stage: str) -> dict:
+    return files.read_json(run_dir / stage / "stage.json")
+
+
 def differences(run_dir: Path, reference: Path) -> list[str]:
     """What 00 and 01 made here and the records were not made from, e.g. ["01_data/items.jsonl"]."""
-    here: dict[str, str] = {}
-    for stage in MADE:
-        outputs = files.read_json(run_dir / stage / "stage.json")["outputs"]
-        here |= {f"{stage}/{name}": sha256 for name, sha256 in outputs.items()}
-    there: dict[str, str] = {}
-    for stage in (MADE[-1], EVALUATION):  # not what training alone read
-        there |= files.read_json(reference / stage / "stage.json")["inputs"]
-    read = [name for name in there if name.startswith(MADE) and name not in OF_ONE_MACHINE]
-    # The images first: where they differ, everything else differs because of them.
-    found = (name for name in read if here.get(name) != there[name])
+    here = {f"{stage}/{name}": sha256 for stage in MADE
+            for name, sha256 in _record(run_dir, stage)["outputs"].items()}
+    # not what training alone read
+    there = _record(reference, MADE[-1])["inputs"] | _record(reference, EVALUATION)["inputs"]
+    found = (name for name in there if name.startswith(MADE) and name not in OF_ONE_MACHINE
+             and here.get(name) != there[name])
+    # the images first: where they differ, everything else differs because of them
     return sorted(found, key=lambda name: (name[-1] != "/", name))
 
 
 def _explain(name: str, reference: Path) -> str:
     """One line about the first difference, with the versions that may be behind it."""
-    record = files.read_json(reference / MADE[-1] / "stage.json")
-    here = versions()
-    other = [
-        f"{package} {version} there, {here.get(package, 'none')} here"
-        for package, version in record["versions"].items()
-        if package in ("numpy", "pandas", "pillow", "scikit-learn", "torch") and here.get(package) != version
-    ]
+    here, there = versions(), _record(reference, MADE[-1])["versions"]
+    other = [f"{package} {there[package]} there, {here.get(package, 'none')} here" for package in there
+             if package in ("numpy", "pandas", "pillow", "scikit-learn", "torch")
+             and here.get(package) != there[package]]
     what = "the images drawn here are" if name.endswith("/") else f"{name} as made here is"
     why = f" ({'; '.join(other)})" if other else ""
     return f"{what} not what the records in {reference} were made from: {name} differs{why}; {_FIX}"
@@ -113,24 +102,20 @@ def _check_reference(plan: Plan, reference: Path) -> None:
     for name in NEEDED:
         if not (reference / name).exists():
             raise UserError(f"{reference / name} is missing: a lesson needs the records of a whole run")
-    place = ("notebook", "run_name", "output_root")
-    wanted = {name: value for name, value in plan.parameters[EVALUATION].items() if name not in place}
-    given = files.read_json(reference / EVALUATION / "stage.json")["parameters"]
-    given = {name: value for name, value in given.items() if name not in place}
-    for name in sorted(wanted.keys() | given.keys()):
+    wanted, given = plan.parameters[EVALUATION], _record(reference, EVALUATION)["parameters"]
+    for name in sorted((wanted.keys() | given.keys()) - {"notebook", "run_name", "output_root"}):
         if wanted.get(name) != given.get(name):
-            raise UserError(
-                f"the records were made with {name} = {given.get(name)!r} in 04_evaluation, and the preset"
-                f" {PRESET} has {wanted.get(name)!r}: answers would be missing; take this version's records"
-            )
+            raise UserError(f"the records were made with {name} = {given.get(name)!r} in 04_evaluation, and "
+                            f"the preset {PRESET} has {wanted.get(name)!r}: answers would be missing; take "
+                            "this version's records")
 
 
 def _imported(run_dir: Path, stage: str) -> bool:
-    return "imported_from" in files.read_json(run_dir / stage / "stage.json")
+    return "imported_from" in _record(run_dir, stage)
 
 
 def _origin(reference: Path, stage: str) -> str:
-    record = files.read_json(reference / stage / "stage.json")
+    record = _record(reference, stage)
     return f"{_shown(reference)} (made on {record['written'][:10]}, {record['device']})"
 
 
@@ -141,10 +126,10 @@ def _shown(reference: Path) -> str:
 def _import_stage(run_dir: Path, reference: Path, stage: str) -> None:
     """Copy a stage's records and write a stage.json that fits this run: present outputs, this run's needs.
 
-    No parameters give its signature, so `finer1 run` never takes the stage for its own: it moves it aside and
+    No parameters give its signature: `finer1 run` never takes the stage for its own, moves it aside and
     trains.
     """
-    record = files.read_json(reference / stage / "stage.json")
+    record = _record(reference, stage)
     with files.atomic_directory(run_dir / stage) as folder:
         for file in sorted((reference / stage).rglob("*")):  # content alone: rights are those of new files
             if file.is_file() and file.name != "stage.json":
@@ -154,21 +139,15 @@ def _import_stage(run_dir: Path, reference: Path, stage: str) -> None:
         changed = [name for name, sha256 in kept.items() if record["outputs"].get(name, sha256) != sha256]
         if changed:
             raise UserError(f"{reference / stage / changed[0]} {_CHANGED}")
-        imported = {
-            **{key: record[key] for key in ("stage", "parameters", "inputs", "seed")},
-            **of_record(record),
-            "signature": f"imported {record['signature']}",
-            "needs": earlier_digests(run_dir, stage),
-            "outputs": outputs,
-            "digest": hashing.digest(kept),
-            "imported_from": _shown(reference),
-        }
-        files.atomic_write_json(folder / "stage.json", imported)
+        files.atomic_write_json(folder / "stage.json", {
+            **{key: record[key] for key in ("stage", "parameters", "inputs", "seed")}, **of_record(record),
+            "signature": f"imported {record['signature']}", "needs": earlier_digests(run_dir, stage),
+            "outputs": outputs, "digest": hashing.digest(kept), "imported_from": _shown(reference)})
 
 
 def _import_answers(plan: Plan, reference: Path) -> bool:
     """Put the answers where notebook 04 looks for them, under the signature it will open; False if there."""
-    record = files.read_json(reference / EVALUATION / "stage.json")
+    record = _record(reference, EVALUATION)
     folder, parameters = plan.run_dir / EVALUATION, plan.parameters[EVALUATION]
     signature = signature_of(parameters, earlier_digests(plan.run_dir, EVALUATION))
     if files.read_json(folder / "started.json").get("signature") == signature:
@@ -178,13 +157,14 @@ def _import_answers(plan: Plan, reference: Path) -> bool:
         set_aside(folder)
     with files.atomic_directory(folder) as new:
         (new / ANSWERS).write_bytes(content)
-        if hashing.sha256_file(new / ANSWERS) != record["outputs"][ANSWERS]:
+        sha256 = record["outputs"][ANSWERS]
+        if hashing.sha256_file(new / ANSWERS) != sha256:
             raise UserError(f"{reference / EVALUATION / ANSWERS}.gz {_CHANGED}")
-        origin = {"imported_from": _shown(reference), "files": {ANSWERS: record["outputs"][ANSWERS]}}
-        files.atomic_write_json(new / "imported.json", origin | of_record(record))
-        started = {"signature": signature, "parameters": recorded(parameters), "opened": 1,
-                   "made_by": made_by(EVALUATION)}  # fmt: skip
-        files.atomic_write_json(new / "started.json", started)
+        files.atomic_write_json(new / "imported.json", {
+            "imported_from": _shown(reference), "files": {ANSWERS: sha256}, **of_record(record)})
+        files.atomic_write_json(new / "started.json", {
+            "signature": signature, "parameters": recorded(parameters), "opened": 1,
+            "made_by": made_by(EVALUATION)})
     return True
 
 
@@ -199,13 +179,12 @@ def _ready_copy(plan: Plan, stage: str) -> Path:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    target = _copy_of(plan, stage)
-    if target.exists():
-        return target
-    given = dict(plan.given[stage])
-    if plan.run_dir.parent == plan.notebooks[stage].parent.parent / "outputs":
-        given["output_root"] = "outputs"  # counts from the checkout, so the copy is good on another machine
-    source = load_notebook_node(str(plan.notebooks[stage]))
-    source = parameterize_notebook(source, given, kernel_name="python3", language="python")
-    files.atomic_write_text(target, nbformat.writes(clear(source)) + "\n")
+    target, source = _copy_of(plan, stage), plan.notebooks[stage]
+    if not target.exists():
+        given = dict(plan.given[stage])
+        if plan.run_dir.parent == source.parent.parent / "outputs":
+            given["output_root"] = "outputs"  # counts from the checkout: the copy is good on another machine
+        notebook = parameterize_notebook(load_notebook_node(str(source)), given, kernel_name="python3",
+                                         language="python")
+        files.atomic_write_text(target, nbformat.writes(clear(notebook)) + "\n")
     return target

@@ -17,15 +17,12 @@ from finer1_lib.core.files import atomic_write_text
 from finer1_lib.runs.chain import STAGES
 from finer1_lib.runs.parameters import nearest
 
-NOTE = (
-    "*A student copy: the solutions of the exercises are left out. Put your answers into the cells that say"
-    " `# yours`; the check after each says what is right, and names the usual mistake.*"
-)
+NOTE = ("*A student copy: the solutions of the exercises are left out. Put your answers into the cells that "
+        "say `# yours`; the check after each says what is right, and names the usual mistake.*")
 
 
 def find_notebooks(kit: Path, names: Sequence[str]) -> list[Path]:
     """The files meant by names ("03_tapo") or paths; without any, all six notebooks of the kit.
-
     Raises: UserError: neither a stage nor a file.
     """
     found = []
@@ -49,7 +46,6 @@ def clear(notebook: Any) -> Any:
 
 def student_copy(notebook: Path) -> str:
     """The text of a copy without solutions and outputs.
-
     Raises: UserError: not a notebook, or without a cell tagged `solution` (it may be a copy already).
     """
     import nbformat
@@ -75,19 +71,18 @@ def write_copies(notebooks: Sequence[Path], folder: Path, force: bool = False) -
     """Write the copies under the notebooks' own names; nothing is written unless all of them can be.
 
     `force` replaces copies that are there; a notebook is never replaced by its own copy.
-
     Raises: UserError: two notebooks of one name, a copy in the way, a folder that cannot be made, or what
-        `student_copy` refuses.
+    `student_copy` refuses.
     """
-    targets = {path: folder / path.name for path in notebooks}
-    for path, target in targets.items():
+    for path in notebooks:
+        target = folder / path.name
         if target.exists() and target.resolve() == path.resolve():
             raise UserError(f"{target} is the notebook itself: choose another folder with --to")
-        if list(targets.values()).count(target) > 1:
+        if sum(other.name == path.name for other in set(notebooks)) > 1:
             raise UserError(f"two notebooks are called {path.name}: copy them one after the other")
         if target.exists() and not force:
             raise UserError(f"{target} exists, perhaps with a student's work: --force replaces it")
-    texts = {targets[path]: student_copy(path) for path in notebooks}
+    texts = {folder / path.name: student_copy(path) for path in notebooks}
     try:
         for target, text in texts.items():
             atomic_write_text(target, text)

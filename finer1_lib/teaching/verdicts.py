@@ -1,57 +1,46 @@
 """What a check can say, and how it runs a student's function without failing because of it.
 
-    >>> @check
-    ... def double_of_three(answer):
-    ...     return right("2 x 3") if number(answer) == 6 else usual("3 was squared")
-    >>> double_of_three(9), double_of_three("six")
-    ('not yet: the usual mistake: 3 was squared', "not yet: a number is needed, not 'six'")
+    >>> by_number(2.001, {"right": 2, "usual, squared": 4}), by_number(4, {"right": 2, "usual, squared": 4})
+    ('right', 'usual, squared')
+
+Such a key is looked up under the check's name in `exercises.yaml`; its first words are the kind of verdict.
 """
 
 import copy
 import functools
 import math
-from typing import Any, Callable
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping
+
+import yaml
 
 NOT_TRIED = "not tried yet"
+KINDS = {"right": "right", "not yet": "not yet", "usual": "not yet: the usual mistake",
+         "not here": "cannot be done in this run"}
+TEXTS = yaml.safe_load(Path(__file__).with_name("exercises.yaml").read_text(encoding="utf-8"))
 
 
 class _Verdict(Exception):
     """Ends a check early with this line."""
 
 
-def right(why: str) -> str:
-    """The answer is right; what follows from it."""
-    return f"right: {why}"
+def check(function: Callable[..., Any]) -> Callable[..., str]:
+    """A check that puts into words what a function returns: a key of its texts, or a key and what fills them.
 
-
-def not_yet(why: str) -> str:
-    """The answer is wrong in a way that is not the usual one."""
-    return f"not yet: {why}"
-
-
-def usual(why: str) -> str:
-    """The answer is the usual mistake; what was overlooked."""
-    return not_yet(f"the usual mistake: {why}")
-
-
-def not_here(why: str) -> str:
-    """The exercise has no answer in this run (a folder of images without a guide, say)."""
-    return f"cannot be done in this run: {why}"
-
-
-def check(function: Callable[..., str]) -> Callable[..., str]:
-    """A check that says "not tried yet" to None and reports exceptions: an exercise never ends a run."""
-
+    It says "not tried yet" to None and reports exceptions: an exercise never ends a run.
+    """
     @functools.wraps(function)
     def checked(answer: Any, *rest: Any, **named: Any) -> str:
         if answer is None:
             return NOT_TRIED
         try:
-            return function(answer, *rest, **named)
+            said = function(answer, *rest, **named)
+            key, values = (said, {}) if isinstance(said, str) else said
+            return f"{KINDS[key.partition(',')[0]]}: {TEXTS[function.__name__][key].format(**values)}"
         except _Verdict as verdict:
             return str(verdict)
         except Exception as error:
-            return not_yet(f"this kind of answer cannot be checked ({type(error).__name__}: {error})")
+            return f"not yet: this kind of answer cannot be checked ({type(error).__name__}: {error})"
 
     return checked
 
@@ -63,7 +52,7 @@ def number(answer: Any) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise _Verdict(not_yet(f"a number is needed, not {_short(answer)}"))
+        raise _Verdict(f"not yet: a number is needed, not {_short(answer)}")
     return value
 
 
@@ -72,20 +61,33 @@ def near(value: float, wanted: float, share: float = 0.02) -> bool:
     return math.isclose(value, wanted, rel_tol=share, abs_tol=1e-9)
 
 
+def by_number(answer: Any, cases: Mapping[str, float], share: float = 0.02) -> str:
+    """The key of the first number that the answer is near, else "not yet"."""
+    value = number(answer)
+    return next((key for key, wanted in cases.items() if near(value, wanted, share)), "not yet")
+
+
+def by_trials(function: Any, label: str, trials: Iterable[tuple[str, bool, str]]) -> tuple[str, dict]:
+    """(key, values) of the first (text, what a student's function must say of it, key) that fails."""
+    failed = ((key, text) for text, wanted, key in trials if bool(run(function, text, label)) != wanted)
+    key, text = next(failed, ("right", ""))
+    return key, {"text": text, "label": label}
+
+
 def run(function: Any, *arguments: Any) -> Any:
     """What a student's function returns for copies of the arguments (it may change them).
 
     Not a function, an exception or None ends the check with a line that says so.
     """
     if not callable(function):
-        raise _Verdict(not_yet(f"a function is needed, not {_short(function)}"))
+        raise _Verdict(f"not yet: a function is needed, not {_short(function)}")
     shown = ", ".join(map(_short, arguments))
     try:
         found = function(*copy.deepcopy(arguments))
     except Exception as error:
         message = (str(error).strip().splitlines() or [""])[0][:100]
         stopped = f"{function.__name__}({shown}) stopped with {type(error).__name__}: {message}"
-        raise _Verdict(not_yet(stopped)) from error
+        raise _Verdict(f"not yet: {stopped}") from error
     if found is None:
         raise _Verdict(f"{NOT_TRIED}, or nothing is returned for {shown}")
     return found

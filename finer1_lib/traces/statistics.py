@@ -5,16 +5,15 @@
     statistics(table, seed=0)              averages per model, seen and unseen
     tally_steps(table, seed=0)             at which step wrong answers went wrong
 
-Without a guide (photographs have none) the columns that need one are NaN and left out of later tables. Names
-are compared as written, but for case and hyphens: of the release's rationales of birds and pets 87 in 98 list
-the truth so, ten more in another form ("Persian Cat" for "Persian").
-
+Without a guide (photographs have none) the columns that need one are NaN and left out of later tables.
 Source: Fine-R1 (arXiv 2602.07605), Table 5: the four parts of a trace.
 """
 
+from itertools import product
 from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.completions import normalise
+from finer1_lib.core.faces import Later
 from finer1_lib.core.prompts import FOUR_PARTS
 from finer1_lib.core.statistics import Estimate, clustered_mean
 from finer1_lib.data.names import meanings, same_name, table_for
@@ -22,6 +21,7 @@ from finer1_lib.data.rationales.parsing import check_claims, count_problems, par
 from finer1_lib.traces.steps import WRONG_STEPS, attributes_of, comparison_claims, unknown_names, where_wrong
 from finer1_lib.training.methods import in_order
 
+pd = Later("pandas")
 STEPS = ("right", *WRONG_STEPS)
 CATEGORIES = ("seen", "unseen")
 _COPIED = ("model", "item_id", "image_id", "super_category", "sub_category", "categories", "completion")
@@ -36,18 +36,14 @@ class Quantity(NamedTuple):
 
 QUANTITIES: Mapping[str, Quantity] = {
     **{f"words_{part}": Quantity(f"words in the {part}", "words") for part in FOUR_PARTS},
-    "tokens": Quantity("tokens in all", "tokens"),
-    "candidates": Quantity("candidates", "names"),
-    "right": Quantity("answer right", "share"),
-    "complete": Quantity("four parts and answer read", "share"),
-    "truth_listed": Quantity("truth among the candidates", "share"),
-    "repeats": Quantity("a candidate is listed twice", "share"),
-    "invents": Quantity("a candidate the guide lacks", "share"),
-    "attributes_right": Quantity("attributes read right", "share"),
-    "attributes_misread": Quantity("attributes misread", "share"),
-    "all_read": Quantity("all attributes read right", "share"),
-    "claims_true": Quantity("comparison agrees with guide", "share"),
-    "marks_consistent": Quantity('"(differs)" fits the analysis', "share"),
+    "tokens": Quantity("tokens in all", "tokens"), "candidates": Quantity("candidates", "names"),
+    **{name: Quantity(label, "share") for name, label in {
+        "right": "answer right", "complete": "four parts and answer read",
+        "truth_listed": "truth among the candidates", "repeats": "a candidate is listed twice",
+        "invents": "a candidate the guide lacks", "attributes_right": "attributes read right",
+        "attributes_misread": "attributes misread", "all_read": "all attributes read right",
+        "claims_true": "comparison agrees with guide", "marks_consistent": '"(differs)" fits the analysis',
+    }.items()},
 }
 
 
@@ -59,20 +55,14 @@ def is_trace(record: Mapping[str, Any], setting: str = "open_world") -> bool:
 
 def trace_table(
     records: Iterable[Mapping[str, Any]], guide: Optional[Mapping] = None, setting: str = "open_world"
-):
-    """One row per completion of the models that think, with all that is read from it.
+) -> Any:
+    """One row per completion of the models that think (`is_trace`), with all that is read from it.
 
-    Args:
-        records: lines of 04's records.jsonl; those of `is_trace` are taken.
-
-    Returns:
-        A DataFrame: the record's keys and completion, `step` (of `STEPS`), and a column per `QUANTITIES`:
-        words of each part and number of candidates (NaN where the part cannot be read), shares of the trace's
-        own attributes, claims and marks (NaN where it makes none), and 1 or 0 for yes or no. An attribute
-        left out is neither read right nor misread.
+    The record's keys and completion, `step` (of `STEPS`), and a column per `QUANTITIES`: words of each part
+    and number of candidates (NaN where the part cannot be read), shares of the trace's own attributes, claims
+    and marks (NaN where it makes none), and 1 or 0 for yes or no. An attribute left out is neither read right
+    nor misread.
     """
-    import pandas as pd
-
     rows = [_row(record, guide) for record in records if is_trace(record, setting)]
     return pd.DataFrame(rows, columns=[*_COPIED, "step", *QUANTITIES])
 
@@ -110,35 +100,29 @@ def _share(values: Iterable[bool]) -> Optional[float]:
     return sum(values) / len(values) if values else None
 
 
-def problems(table, labels: Optional[Mapping[str, str]] = None):
+def problems(table: Any, labels: Optional[Mapping[str, str]] = None) -> Any:
     """Counts of what could not be read: a row per model; total, complete, then frequent problems first."""
-    import pandas as pd
-
     counts = {model: count_problems(map(parse, table.loc[table["model"] == model, "completion"]))
               for model in in_order(table["model"], labels)}
     frame = pd.DataFrame(list(counts.values()), index=list(counts)).fillna(0).astype(int)
-    kinds = [name for name in frame.columns if name not in ("total", "complete")]
-    order = sorted(kinds, key=lambda name: (-frame[name].sum(), name))
+    order = sorted(set(frame.columns) - {"total", "complete"}, key=lambda name: (-frame[name].sum(), name))
     return frame.reindex(columns=["total", "complete", *order])
 
 
-def statistics(table, *, seed: int, labels: Optional[Mapping[str, str]] = None):
+def statistics(table: Any, *, seed: int, labels: Optional[Mapping[str, str]] = None) -> Any:
     """Average of every quantity for each model, seen and unseen: unweighted over super-categories.
 
     Intervals are clustered by sub-category; a count that is the same in every trace has none.
     """
-    import pandas as pd
-
     rows = []
-    for model in in_order(table["model"], labels):
-        for categories in CATEGORIES:
-            part = table[(table["model"] == model) & (table["categories"] == categories)]
-            for name, quantity in QUANTITIES.items():
-                known = part[part[name].notna()].sort_values("item_id")
-                if len(known):
-                    estimate = scaled(clustered_mean, [known[name].astype(float)], known, seed, quantity.unit)
-                    rows.append({"model": model, "categories": categories, "quantity": name,
-                                 **quantity._asdict(), **estimate.as_row(), "clusters": estimate.clusters})
+    for model, categories in product(in_order(table["model"], labels), CATEGORIES):
+        part = table[(table["model"] == model) & (table["categories"] == categories)].sort_values("item_id")
+        for name, quantity in QUANTITIES.items():
+            known = part[part[name].notna()]
+            if len(known):
+                estimate = scaled(clustered_mean, [known[name].astype(float)], known, seed, quantity.unit)
+                rows.append({"model": model, "categories": categories, "quantity": name,
+                             **quantity._asdict(), **estimate.as_row(), "clusters": estimate.clusters})
     return pd.DataFrame(rows, columns=["model", "categories", "quantity", "label", "unit", "value", "low",
                                        "high", "n", "clusters"])
 
@@ -158,22 +142,17 @@ def scaled(function, columns: Sequence, items, seed: int, unit: str = "share") -
     return Estimate(scale * found.value, low, high, found.n, found.clusters, found.p)
 
 
-def tally_steps(table, *, seed: int):
-    """Where the answers of each model first went wrong.
-
-    Returns:
-        A DataFrame with model, categories, step (of `STEPS`), count, share of all traces of that model and
-        those categories, low, high. Steps that did not occur have 0.
+def tally_steps(table: Any, *, seed: int) -> Any:
+    """Where the answers of each model first went wrong: count, share of all traces of that model and those
+    categories, and interval of every step of `STEPS`, 0 for one that did not occur.
     """
-    import pandas as pd
-
     rows = []
     for (model, categories), part in table.sort_values("item_id", kind="stable").groupby(
             ["model", "categories"], sort=False):
         names = list(zip(part["super_category"], part["sub_category"]))
         for step in STEPS:
             here = part["step"] == step
-            found = clustered_mean(here.astype(float).tolist(), names, seed=seed)
+            e = clustered_mean(here.astype(float).tolist(), names, seed=seed)
             rows.append({"model": model, "categories": categories, "step": step, "count": int(here.sum()),
-                         "share": found.value, "low": found.low, "high": found.high})
+                         "share": e.value, "low": e.low, "high": e.high})
     return pd.DataFrame(rows, columns=["model", "categories", "step", "count", "share", "low", "high"])

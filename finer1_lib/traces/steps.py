@@ -12,8 +12,7 @@ Source: Fine-R1 (arXiv 2602.07605), Table 5: the four parts of a trace.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Iterator, Mapping, Optional
+from typing import Iterator, Mapping, NamedTuple, Optional
 
 from finer1_lib.core.completions import normalise
 from finer1_lib.data.names import same_name
@@ -29,14 +28,13 @@ STEP_LABELS = {
 }
 WRONG_STEPS = tuple(STEP_LABELS)
 GUIDE_STEPS = ("misread_attribute", "comparison_contradicts")  # those that need a guide
-_ENTRY, _PIECE = re.compile(r"[^;\n]+"), re.compile(r"[^,]+")
-_ANALYSIS_PIECE = re.compile(r"[^,;.\n]+")
+_ENTRY, _PIECE, _ANALYSIS_PIECE = re.compile(r"[^;\n]+"), re.compile(r"[^,]+"), re.compile(r"[^,;.\n]+")
 _MARK = re.compile(r"\(\s*differs\s*\)")
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")  # of an entry in a list, as candidates have it too
 _OTHER_GENUS = "other genus"
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One claim of a trace about a sub-category."""
 
     name: str  # of the sub-category, as the guide spells it
@@ -48,9 +46,6 @@ class Claim:
     consistent: Optional[bool] = None  # whether "(differs)", or its absence, fits the analysis
 
 
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")  # of an entry in a list, as candidates have it too
-
-
 def attributes_of(guide: Optional[Mapping], sub_category: str) -> Mapping[str, str]:
     """The guide's attributes of a sub-category; empty without a guide, or where it says nothing of it."""
     return (guide or {}).get("sub_categories", {}).get(sub_category, {}).get("attributes") or {}
@@ -58,12 +53,10 @@ def attributes_of(guide: Optional[Mapping], sub_category: str) -> Mapping[str, s
 
 def analysis_claims(trace: Trace, sub_category: str, guide: Optional[Mapping]) -> list[Claim]:
     """The claims of the analysis about the true sub-category, checked with the guide; none without one."""
-    truth, text = attributes_of(guide, sub_category), trace.analysis or ""
-    return [
-        Claim(sub_category, attribute, value, *span, value == normalise(truth[attribute]))
-        for piece in _ANALYSIS_PIECE.finditer(text)
-        for attribute, value, span in _claims_in(piece.group(), truth, piece.start())
-    ]
+    truth = attributes_of(guide, sub_category)
+    return [Claim(sub_category, attribute, value, *_trimmed(piece), true)
+            for piece in _ANALYSIS_PIECE.finditer(trace.analysis or "")
+            for attribute, value, true in _claims_in(piece.group(), truth)]
 
 
 def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
@@ -84,16 +77,16 @@ def comparison_claims(trace: Trace, guide: Optional[Mapping]) -> list[Claim]:
             read[name] = {attribute: frozenset(values) for attribute, values in stated.items()}
         seen = read[name]
         for piece in _PIECE.finditer(rest):
-            start = entry.start() + len(head) + 1 + piece.start()
+            span = _trimmed(piece, entry.start() + len(head) + 1)
             marked, plain = bool(_MARK.search(piece.group())), _MARK.sub("", piece.group())
-            for attribute, value, _ in _claims_in(plain, truth, 0):
-                fits = _fits(marked, seen.get(attribute), value)
-                span = _trimmed(piece.group(), start)
-                found.append(Claim(name, attribute, value, *span, value == normalise(truth[attribute]), fits))
+            for attribute, value, true in _claims_in(plain, truth):
+                fits = False if marked else None  # what was not seen cannot differ
+                if attribute in seen:
+                    fits = marked == (value not in seen[attribute])
+                found.append(Claim(name, attribute, value, *span, true, fits))
             if normalise(plain) == _OTHER_GENUS:
-                genus = _genus_attributes(guide, name)
-                differs = any(normalise(truth[a]) not in seen[a] for a in genus if a in seen)
-                span = _trimmed(piece.group(), start)
+                differs = any(normalise(truth[a]) not in seen[a] for a in _genus_attributes(guide, name)
+                              if a in seen)
                 found.append(Claim(name, "", _OTHER_GENUS, *span, None, marked == differs))
     return found
 
@@ -107,31 +100,29 @@ def unknown_names(trace: Trace, guide: Optional[Mapping]) -> list[str]:
 def where_wrong(
     trace: Trace, sub_category: str, guide: Optional[Mapping] = None, data_set: str = ""
 ) -> str:
-    """The first step at which a trace goes wrong, or "right" when its answer is right.
-
-    The steps follow the order of the parts in Table 5 of the paper:
+    """The first step at which a trace goes wrong, or "right" when its answer is right (whatever comes before
+    it: a trace may misread what decides nothing). The steps follow the parts in Table 5 of the paper:
 
     - "unparsable": the analysis, the candidates, the prediction or the answer cannot be read;
     - "misread_attribute": the analysis claims of some attribute what the guide does not say of the true
       sub-category (an attribute left out is not a misreading);
     - "candidate_missing": the true name is not among the candidates;
     - "comparison_contradicts": the comparison claims something false of the true sub-category or of the
-      predicted one. False claims about other candidates do not count, since they were not chosen; a
-      wrong "(differs)" does not count either, since it contradicts the analysis and not the guide;
+      predicted one (false claims about others do not count, since they were not chosen, nor does a wrong
+      "(differs)", since it contradicts the analysis and not the guide);
     - "prediction_differs": nothing false was claimed of the two, and yet the wrong one was chosen;
     - "answer_differs": the prediction was right, the answer is another name.
 
-    Another name of the truth in `data_set` counts as the truth (`data.names.same_name`). A right answer is
-    "right" whatever comes before it: a trace may misread what decides nothing. Without a guide that knows the
-    sub-category, the steps of `GUIDE_STEPS` are left out, and their traces go to the next step.
+    Another name of the truth in `data_set` counts as the truth (`data.names.same_name`). Without a guide that
+    knows the sub-category, the steps of `GUIDE_STEPS` are left out, and their traces go to the next step.
     """
     if trace.answer is not None and same_name(data_set, trace.answer, sub_category):
         return "right"
     if trace.answer is None or not trace.candidates or trace.prediction is None or trace.analysis is None:
         return "unparsable"
-    if attributes_of(guide, sub_category):
-        if "wrong" in check_claims(trace.analysis, sub_category, guide).values():
-            return "misread_attribute"
+    if (attributes_of(guide, sub_category)
+            and "wrong" in check_claims(trace.analysis, sub_category, guide).values()):
+        return "misread_attribute"
     if not any(same_name(data_set, name, sub_category) for name in trace.candidates):
         return "candidate_missing"
     false = {claim.name for claim in comparison_claims(trace, guide) if claim.true is False}
@@ -140,23 +131,17 @@ def where_wrong(
     return "answer_differs" if predicts(trace, sub_category, data_set) else "prediction_differs"
 
 
-def _claims_in(text: str, attributes: Mapping, offset: int) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """(attribute, value, (start, end)) of every claim in a piece of text that has no comma."""
-    for attribute, values in attribute_claims(text, attributes).items():
+def _claims_in(text: str, truth: Mapping[str, str]) -> Iterator[tuple[str, str, bool]]:
+    """(attribute, value, whether it is true) of every claim in a piece of text that has no comma."""
+    for attribute, values in attribute_claims(text, truth).items():
         for value in values:
-            yield attribute, value, _trimmed(text, offset)
+            yield attribute, value, value == normalise(truth[attribute])
 
 
-def _trimmed(text: str, offset: int) -> tuple[int, int]:
+def _trimmed(piece: re.Match, offset: int = 0) -> tuple[int, int]:
     """Start and end of a piece without the white space around it."""
-    return offset + len(text) - len(text.lstrip()), offset + len(text.rstrip())
-
-
-def _fits(marked: bool, seen: Optional[frozenset[str]], value: str) -> Optional[bool]:
-    """Whether a mark fits what the analysis saw; what was not seen cannot differ."""
-    if seen is None:
-        return False if marked else None
-    return marked == (value not in seen)
+    text, start = piece.group(), offset + piece.start()
+    return start + len(text) - len(text.lstrip()), start + len(text.rstrip())
 
 
 def _genus_attributes(guide: Mapping, name: str) -> list[str]:

@@ -8,10 +8,8 @@ costs), memory and model_shapes (does it fit?), plots.
 
 from finer1_lib.core.faces import face
 
-__getattr__, __all__ = face(__name__, {
-    "sft": "SftCollator SftConfig SftExample completion_loss train_sft",
-    "objective": "clipped_surrogate divergence group_advantages",
-    "tapo_config": "preset_table tapo_config_from",
-    "tapo": "train_tapo triplet_rows",
-    "methods": "failure_plans matched_configs",
-})  # fmt: skip
+__getattr__, __all__ = face(__name__, {"sft": "SftCollator SftConfig SftExample completion_loss train_sft",
+                                       "objective": "clipped_surrogate divergence group_advantages",
+                                       "tapo_config": "preset_table tapo_config_from",
+                                       "tapo": "train_tapo triplet_rows",
+                                       "methods": "failure_plans matched_configs"})

@@ -6,11 +6,9 @@
     reasoning_in_text      text, the same with the four-part prompt                     four parts, name right
     open_world             image, the prompt that the setting was trained on            name right, strict
 
-The first four measure forgetting: stage 1 trains none of them in this form, and the base is good at them.
-They need a guide; without one only the open world is tested. An answer without the required tags counts as
-wrong; `readable` is the share of answers that have them, since perhaps only the format was forgotten. The
-same questions are used before and after: a change is a paired difference, its interval resamples
-sub-categories. The paper reports no such numbers.
+The first four (they need a guide) measure forgetting: the base is good at them, and stage 1 trains none in this
+form. `readable` is the share of answers with the required tags: perhaps only the format was forgotten. A change
+is a paired difference on the same questions; intervals resample sub-categories. The paper has no such numbers.
 """
 
 import dataclasses
@@ -32,13 +30,12 @@ from finer1_lib.data.rationales.parsing import check_claims, parse
 from finer1_lib.models.generation import generate
 from finer1_lib.models.trainable import KINDS, Trainable
 
-METRICS = {
-    "attributes_seen": "attributes named from the image",
-    "attributes_from_name": "attributes recalled from the name",
-    "name_from_attributes": "name given a description",
-    "reasoning_in_text": "four-part reasoning in text",
-}
+METRICS = {"attributes_seen": "attributes named from the image",
+           "attributes_from_name": "attributes recalled from the name",
+           "name_from_attributes": "name given a description",
+           "reasoning_in_text": "four-part reasoning in text"}
 OPEN_WORLD, BASE = "open_world", "base"
+DATA = {"answers": ("answer-only", "answer_open"), "cot": ("CoT", "cot_open")}  # label, registered prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +49,9 @@ class Setting:
     hard: bool = False  # at a learning rate that overwrites the base's own behaviour
 
     def __post_init__(self) -> None:
-        for what, value, known in (("data", self.data, ("answers", "cot")), ("finetuning", self.kind, KINDS)):
-            if value not in known:
-                raise UserError(f"{what} {value!r}: one of {', '.join(known)}")
+        Trainable(self.kind)  # refuses an unknown kind
+        if self.data not in DATA:
+            raise UserError(f"data {self.data!r}: one of {', '.join(DATA)}")
 
     @property
     def name(self) -> str:
@@ -65,14 +62,13 @@ class Setting:
     @property
     def label(self) -> str:
         """For figures and tables, e.g. "CoT, full + vision + projector"."""
-        parts = " + vision" * self.vision_tower + " + projector" * self.projector
-        data = {"cot": "CoT", "answers": "answer-only"}[self.data]
-        return f"{data}, {self.kind.replace('lora', 'LoRA')}{parts}" + ", hard" * self.hard
+        parts = " + vision" * self.vision_tower + " + projector" * self.projector + ", hard" * self.hard
+        return f"{DATA[self.data][0]}, {self.kind.replace('lora', 'LoRA')}{parts}"
 
     @property
     def prompt(self) -> str:
         """The registered prompt of the setting's examples."""
-        return {"cot": "cot_open", "answers": "answer_open"}[self.data]
+        return DATA[self.data][1]
 
     def trainable(self, rank: int, alpha: int) -> Trainable:
         """Which weights it trains; rank and alpha for LoRA."""
@@ -80,13 +76,11 @@ class Setting:
 
 
 SETTINGS = {setting.name: setting for setting in itertools.starmap(
-    Setting, itertools.product(("answers", "cot"), KINDS, (False, True), (False, True)))}
+    Setting, itertools.product(DATA, KINDS, (False, True), (False, True)))}
 # Trained in full and hard: the pair in which the paper's contrast between answers and rationales shows, and
 # the proof that the metrics can fall. Model names as in `entries`.
-TWINS = {
-    "full_sft_answer_only": Setting("answers", "full", hard=True),
-    "full_cot_sft": Setting("cot", "full", hard=True),
-}
+TWINS = {"full_sft_answer_only": Setting("answers", "full", hard=True),
+         "full_cot_sft": Setting("cot", "full", hard=True)}
 _KNOWN = {**SETTINGS, **{setting.name: setting for setting in TWINS.values()}}
 
 
@@ -99,67 +93,58 @@ def check_settings(names: Sequence[str]) -> list[Setting]:
     return [SETTINGS[name] for name in names]
 
 
-def plan(
-    names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, Setting],
-    load_in_4bit: bool = False,
-) -> list[Setting]:
-    """Every setting to measure, each once: those of the names, of the models kept, of the paired models.
-
-    Raises: UserError: as `check_settings`, or a setting that trains all weights where they have 4 bits.
+def plan(names: Sequence[str], kept: Mapping[str, Setting], twins: Mapping[str, Setting],
+         load_in_4bit: bool = False) -> list[Setting]:
+    """Every setting to measure, each once: those of the names, of the models kept, of the paired models. Raises:
+    UserError: as `check_settings`, or a setting that trains all weights where they have 4 bits.
     """
     found = list(dict.fromkeys([*check_settings(names), *kept.values(), *twins.values()]))
-    full = [setting.name for setting in found if setting.kind == "full"]
+    full = ", ".join(setting.name for setting in found if setting.kind == "full")
     if load_in_4bit and full:
-        raise UserError(
-            f"load_in_4bit leaves no weights to train in full, as {', '.join(full)} would: change finetuning,"
-            " settings_compared and hard_learning_rate, or set load_in_4bit to false")
+        raise UserError(f"load_in_4bit leaves no weights to train in full, as {full} would: change finetuning,"
+                        " settings_compared and hard_learning_rate, or set load_in_4bit to false")
     return found
 
 
 def gauge_pictures(images: Any, per_class: int, seed: int) -> Any:
-    """At most `per_class` test images of every sub-category, drawn by seed: rows of `images.parquet`.
-
-    Raises: UserError: a number below 1, or no test images.
+    """At most `per_class` test images of every sub-category, drawn by seed: rows of `images.parquet`. Raises:
+    UserError: a number below 1, or no test images.
     """
     tests = images[images["split"] == "test"].sort_values("image_id")
     if per_class < 1 or tests.empty:
         raise UserError(f"gauge_pictures is {per_class} and there are {len(tests)} test images: need both")
-    groups = tests.groupby(["super_category", "sub_category"], sort=True)
-    chosen = [part.sample(min(per_class, len(part)), random_state=seed).index for _, part in groups]
+    chosen = [part.sample(min(per_class, len(part)), random_state=seed).index
+              for _, part in tests.groupby(["super_category", "sub_category"])]
     return images.loc[list(itertools.chain(*chosen))].reset_index(drop=True)
 
 
-def questions(
-    pictures: Any, image_root: str, guide: Optional[Mapping], prompts: Sequence[str], seed: int = 0
-) -> list[dict[str, Any]]:
-    """Every question for one model; text questions once a sub-category, worded by `seed`.
-
-    With guide None only the open world is tested, with each of `prompts`. Rows {gauge, prompt, text,
-    image_id (None for text), image_root, super_category, sub_category, categories}.
+def questions(pictures: Any, image_root: str, guide: Optional[Mapping], prompts: Sequence[str],
+              seed: int = 0) -> list[dict[str, Any]]:
+    """Every question for one model; text questions once a sub-category, worded by `seed`; with guide None only
+    the open world, with each of `prompts`. Rows {gauge, prompt, text, image_id (None for text), image_root,
+    super_category, sub_category, categories}.
     """
     rows = []
 
-    def add(row: Any, image_id: Optional[str], *queries: tuple[str, str, str]) -> None:
+    def add(row: Any, image_id: Optional[str], metric: str, prompt: str, text: str) -> None:
         about = {name: getattr(row, name) for name in ("super_category", "sub_category", "categories")}
-        rows.extend({"gauge": metric, "prompt": prompt, "text": text, "image_id": image_id,
-                     "image_root": image_root, **about} for metric, prompt, text in queries)
+        rows.append({"gauge": metric, "prompt": prompt, "text": text, "image_id": image_id,
+                     "image_root": image_root, **about})
 
     for row in pictures.itertuples():
-        question = question_for(row.super_category)
-        add(row, row.image_id, *((OPEN_WORLD, name, PROMPTS[name].text(question)) for name in prompts))
+        for name in prompts:
+            add(row, row.image_id, OPEN_WORLD, name, PROMPTS[name].text(question_for(row.super_category)))
         if guide is not None:
-            add(row, row.image_id, ("attributes_seen", "describe", PROMPTS["describe"].text()))
-    if guide is None:
-        return rows
-    for row in pictures.drop_duplicates("sub_category").itertuples():  # worded as in the pretraining data
+            add(row, row.image_id, "attributes_seen", "describe", PROMPTS["describe"].text())
+    for row in pictures.drop_duplicates("sub_category").itertuples() if guide is not None else ():
         name, rng = row.sub_category, random.Random(f"forgetting-{seed}-{row.sub_category}")
-        entry = guide["sub_categories"][name]
+        entry = guide["sub_categories"][name]  # worded as in the pretraining data
         question = question_for(entry["super_category"])
         first, second = (describe(entry["super_category"], entry["attributes"], rng) for _ in range(2))
-        add(row, None,
-            ("attributes_from_name", "describe_name", f"Describe the {name} in <analysis></analysis>."),
-            ("name_from_attributes", "answer_open", f"{first} {PROMPTS['answer_open'].text(question)}"),
-            ("reasoning_in_text", "cot_open", f"{second} {PROMPTS['cot_open'].text(question)}"))
+        add(row, None, "attributes_from_name", "describe_name", f"Describe the {name} in <analysis></analysis>.")
+        for metric, prompt, told in (("name_from_attributes", "answer_open", first),
+                                     ("reasoning_in_text", "cot_open", second)):
+            add(row, None, metric, prompt, f"{told} {PROMPTS[prompt].text(question)}")
     return rows
 
 
@@ -176,23 +161,18 @@ def judge(row: Mapping, completion: str, guide: Optional[Mapping]) -> tuple[floa
     return strict(completion, name), one_answer(completion)[0] is not None
 
 
-def measure(
-    loaded: Any, setting: str, asked: Sequence[Mapping], guide: Optional[Mapping], *, max_new_tokens: int,
-    batch_size: int = 64,
-) -> list[dict[str, Any]]:
-    """Greedy answers of one model to all `questions`, judged.
-
-    One record a question: its columns, setting (the given name), completion, value (in [0, 1]), readable.
+def measure(loaded: Any, setting: str, asked: Sequence[Mapping], guide: Optional[Mapping], *,
+            max_new_tokens: int, batch_size: int = 64) -> list[dict[str, Any]]:
+    """Greedy answers of one model to all `questions`, judged: a record a question has its columns, setting
+    (the given name), completion, value (in [0, 1]), readable.
     """
     chats = [user_message(row["text"], row["image_id"] and ImageFile(row["image_root"], row["image_id"]))
              for row in asked]
-    answers, records = generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size), []
-    for row, answer in zip(asked, answers):
-        value, readable = judge(row, answer.text, guide)
-        columns = {key: item for key, item in row.items() if key != "image_root"}  # a path of one machine
-        records.append({"setting": setting, **columns, "completion": answer.text, "value": value,
-                        "readable": readable})
-    return records
+    texts = [answer.text for answer in generate(loaded, chats, max_new_tokens=max_new_tokens, batch_size=batch_size)]
+    judged = [judge(row, text, guide) for row, text in zip(asked, texts)]
+    return [{"setting": setting, **{key: item for key, item in row.items() if key != "image_root"},  # one machine's
+             "completion": text, "value": value, "readable": readable}
+            for row, text, (value, readable) in zip(asked, texts, judged)]
 
 
 def kept(path: Path, records: Callable[[], Sequence[Mapping]]) -> list[dict[str, Any]]:
@@ -221,14 +201,14 @@ def summarise(records: Sequence[Mapping], seed: int = 0) -> Any:
     table = pd.DataFrame(records)
     table["image_id"] = table["image_id"].fillna("")
     base, rows = table[table["setting"] == BASE], []
+    cells = [(metric, "all") for metric in METRICS] + [(OPEN_WORLD, "seen"), (OPEN_WORLD, "unseen")]
     for setting, mine in table[table["setting"] != BASE].groupby("setting", sort=False):
         mine = mine[(mine["gauge"] != OPEN_WORLD) | (mine["prompt"] == _KNOWN[setting].prompt)]
-        cells = [(metric, "all") for metric in METRICS] + [(OPEN_WORLD, "seen"), (OPEN_WORLD, "unseen")]
         for metric, kind in cells:
             part = mine[(mine["gauge"] == metric) & ((mine["categories"] == kind) | (kind == "all"))]
             if len(part):
-                label = {"setting": setting, "label": _KNOWN[setting].label, "gauge": metric}
-                rows.append({**label, "categories": kind, **_compare(part, base, seed)})
+                rows.append({"setting": setting, "label": _KNOWN[setting].label, "gauge": metric,
+                             "categories": kind, **_compare(part, base, seed)})
     found = pd.DataFrame(rows)
     bounds = [name for name in found if name.endswith(("low", "high"))]
     return found.astype({name: float for name in bounds})  # None (no interval possible) becomes NaN
@@ -241,14 +221,14 @@ def _compare(part: Any, base: Any, seed: int) -> dict[str, Any]:
     if len(pairs) != len(part):
         metric = part["gauge"].iloc[0]
         raise ValueError(f"the base answered {len(pairs)} of {len(part)} questions of {metric}")
-    columns = (list(pairs[key]) for key in ("value", "value_before", "sub_category", "super_category"))
-    after, before, *where = columns
-    change, cell = paired_difference(after, before, *where, seed=seed), {}
-    for name, prefix, estimate in (("before", "before_", clustered_mean(before, *where, seed=seed)),
-                                   ("value", "", clustered_mean(after, *where, seed=seed)),
-                                   ("change", "change_", change)):
-        cell |= {name: estimate.value, f"{prefix}low": estimate.low, f"{prefix}high": estimate.high}
-    return {**cell, "readable": float(pairs["readable"].mean()), "n": len(pairs)}
+    columns = ("value", "value_before", "sub_category", "super_category")
+    after, before, *where = (list(pairs[key]) for key in columns)
+    first, value = (clustered_mean(part, *where, seed=seed) for part in (before, after))
+    change = paired_difference(after, before, *where, seed=seed)
+    return {"before": first.value, "before_low": first.low, "before_high": first.high,
+            "value": value.value, "low": value.low, "high": value.high,
+            "change": change.value, "change_low": change.low, "change_high": change.high,
+            "readable": float(pairs["readable"].mean()), "n": len(pairs)}
 
 
 def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
@@ -263,25 +243,23 @@ def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
     tested = [r for r in records if r["gauge"] == OPEN_WORLD and r["setting"] in _KNOWN
               and r["prompt"] == _KNOWN[r["setting"]].prompt]
     seen = {normalise(r["sub_category"]) for r in tested if r["categories"] == "seen"}
-    listed = guide["sub_categories"] if guide is not None else {}
-    entries = {normalise(name): entry["attributes"] for name, entry in listed.items()}
+    entries = {normalise(name): entry["attributes"].items()
+               for name, entry in (guide["sub_categories"] if guide is not None else {}).items()}
     rows = []
     for setting in dict.fromkeys(r["setting"] for r in tested):
-        part = [r for r in tested if r["setting"] == setting and r["categories"] == "unseen"]
-        pairs = [(normalise(answer_of(r) or ""), normalise(r["sub_category"])) for r in part]
-        far = [sum(entries[a].get(key) != value for key, value in entries[b].items())
-               for a, b in pairs if a != b and a in entries and b in entries]
+        pairs = [(normalise(answer_of(r) or ""), normalise(r["sub_category"])) for r in tested
+                 if r["setting"] == setting and r["categories"] == "unseen"]
+        far = [len(entries[b] - entries[a]) for a, b in pairs if a != b and a in entries and b in entries]
         kinds = ["right" if a == b else "seen_name" if a in seen else "other" for a, b in pairs]
-        shares = {kind: kinds.count(kind) / max(len(part), 1) for kind in ("right", "seen_name", "other")}
+        shares = {kind: kinds.count(kind) / max(len(pairs), 1) for kind in ("right", "seen_name", "other")}
         rows.append({"setting": setting, "label": _KNOWN[setting].label, **shares,
-                     "attributes_wrong": sum(far) / len(far) if far else None, "n": len(part)})
+                     "attributes_wrong": sum(far) / len(far) if far else None, "n": len(pairs)})
     return pd.DataFrame(rows)
 
 
 def losses(changes: Any) -> str:
-    """What was forgotten, in a sentence: every metric of every setting whose whole interval is below zero.
-
-    `changes` are those of `summarise`, with at least one metric other than the open world.
+    """What was forgotten, in a sentence: every metric of every setting (of `summarise`, with at least one other
+    than the open world) whose whole interval is below zero.
     """
     metrics = changes[changes["gauge"] != OPEN_WORLD]
     lost = metrics[metrics["change_high"] < 0].sort_values("change")
@@ -301,7 +279,6 @@ def losses(changes: Any) -> str:
 
 def gains(changes: Any) -> list[str]:
     """The open world after training, a line a setting."""
-    return [f"{label}: " + ", ".join(
-        f"{row['categories']} {row['value']:.0%} (before {row['before']:.0%}, n = {row['n']})"
-        for _, row in part.iterrows())
-        for label, part in changes[changes["gauge"] == OPEN_WORLD].groupby("label", sort=False)]
+    told = "{categories} {value:.0%} (before {before:.0%}, n = {n})".format
+    return [f"{label}: " + ", ".join(told(**row) for row in part.to_dict("records"))
+            for label, part in changes[changes["gauge"] == OPEN_WORLD].groupby("label", sort=False)]

@@ -3,13 +3,14 @@
     print(*lines("03_tapo", parameters, "Qwen/Qwen2.5-VL-3B-Instruct", trained=parameters_of_02), sep="\\n")
 
 `work_of` reads a stage's sizes from its parameters; `rows` turns them into bytes for each moment (rollouts,
-update, optimizer step). The peak is what is held throughout plus the largest moment. A layer's bytes are in
-`model_shapes`. A test compares the plan with a byte count of real steps at three model sizes; what no CPU can
-measure (CUDA's context, fragments, other kernels' work space) is assumed, and the output says so.
+update, optimizer step); the peak is what is held throughout plus the largest moment. A test compares the plan
+with a byte count of real steps at three model sizes; what no CPU can measure (CUDA's context, fragments, other
+kernels' work space) is assumed, and the output says so.
 """
 
 import dataclasses
 import math
+from collections import Counter
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional
@@ -77,12 +78,12 @@ def rows(shape: Shape, work: Work) -> list[Row]:
 
 def peak(plan: list[Row]) -> tuple[float, str]:
     """(bytes held throughout and in the largest moment, that moment's name)."""
-    sums: dict[str, float] = {}
+    sums: Counter = Counter()
     for row in plan:
-        sums[row.moment] = sums.get(row.moment, 0) + row.bytes
+        sums[row.moment] += row.bytes
     held = sums.pop("held", 0)
-    moment = max(sums, key=sums.__getitem__, default="held")
-    return held + sums.get(moment, 0), moment
+    moment, largest = max(sums.items(), key=lambda pair: pair[1], default=("held", 0))
+    return held + largest, moment
 
 
 def _held(shape: Shape, work: Work) -> list[Row]:
@@ -160,11 +161,9 @@ def _update(shape: Shape, work: Work) -> list[Row]:
     if work.graphs == 1:
         return [own, largest]
     other = own._replace(part="graph, negative picture", reason="the same once more, with gradient")
-    both = [own, other, largest]
     # Autograd hands a weight's gradient over when both graphs have given theirs: the negative's wait.
-    held = WIDE * shape.trained(kind)
-    waiting = [own, Row("update", "negative's gradients", held, "wait for the own picture's"), backward]
-    return max(both, waiting, key=lambda rows: sum(map(size, rows)))
+    waits = Row("update", "negative's gradients", WIDE * shape.trained(kind), "wait for the own picture's")
+    return max([own, other, largest], [own, waits, backward], key=lambda rows: sum(map(size, rows)))
 
 
 TEXT_TOKENS = 120  # question, instruction and chat marks; the kit's prompts and the release's
@@ -177,19 +176,14 @@ FRAGMENTS = 0.05  # assumed: of the rest
 GiB = 2**30
 
 
-def plan(
-    stage: str, parameters: Mapping[str, Any], checkpoint: "str | Path", *,
-    trained: Optional[Mapping[str, Any]] = None, completion: Optional[int] = None,
-    half: Optional[bool] = None,
-) -> Optional[list[Row]]:
+def plan(stage: str, parameters: Mapping[str, Any], checkpoint: "str | Path", *,
+         trained: Optional[Mapping[str, Any]] = None, completion: Optional[int] = None,
+         half: Optional[bool] = None) -> Optional[list[Row]]:
     """The parts of a stage's memory, or None for a Hub id whose shape would have to be downloaded.
 
-    Args:
-        parameters: of the stage ("02_cot_sft" to "05_probing"), or a notebook's globals().
-        checkpoint: a folder, or a Hub id that `model_shapes` knows (with or without @revision).
-        trained: stage 02's parameters, for 03: which weights it continues to train.
-        completion: tokens of the longest completion, where it is known better than by the parameters.
-        half: half precision or float32; by default as on this machine, half over a billion parameters.
+    `parameters` are the stage's ("02_cot_sft" to "05_probing") or a notebook's globals(), `trained` stage 02's
+    for 03 (which weights it trains on), `completion` the tokens of the longest one where they are known; `half`
+    (precision) is by default as on this machine, half over a billion parameters.
     """
     shape = shape_of(str(checkpoint))
     if shape is None:
@@ -206,24 +200,20 @@ def total(plan: list[Row], gpu: bool = True) -> float:
     return peak(plan)[0] * (1 + FRAGMENTS) + CONTEXT if gpu else peak(plan)[0]
 
 
-def lines(
-    stage: str, parameters: Mapping[str, Any], checkpoint: "str | Path", *,
-    trained: Optional[Mapping[str, Any]] = None, completion: Optional[int] = None, room: Optional[int] = None,
-    half: Optional[bool] = None,
-) -> list[str]:
+def lines(stage: str, parameters: Mapping[str, Any], checkpoint: "str | Path", *, room: Optional[int] = None,
+          **how: Any) -> list[str]:
     """`plan`, with its arguments, as a text table: a line a part, one for the peak, whether it fits.
 
     `room` is the GPU's bytes (by default this machine's). One line where the checkpoint's shape is unknown.
     """
-    found = plan(stage, parameters, checkpoint, trained=trained, completion=completion, half=half)
+    found = plan(stage, parameters, checkpoint, **how)
     if found is None:
         return [f"memory of {stage}: no estimate, the shape of {checkpoint} is not known without a download"]
     room = room or _gpu()
     most, moment = peak(found)
-    counted = {"held", moment}
     unit, name = (GiB, "GiB") if most >= GiB else (2**20, "MiB")
     table = [f"{row.moment:<15}{row.part:<25}{row.bytes / unit:>8.2f} {name}  {row.reason}"
-             + ("" if row.moment in counted else " (not then)") for row in found]
+             + " (not then)" * (row.moment not in ("held", moment)) for row in found]
     on_gpu = room is not None or most >= GiB
     assumed = f" and {(total(found) - most) / GiB:.1f} assumed for CUDA and fragments" if on_gpu else ""
     verdict = "" if not room else (
@@ -242,33 +232,28 @@ def _gpu() -> Optional[int]:
 
 def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapping[str, Any]] = None,
             half: bool = True, own_pixels: int = LARGEST_PICTURE) -> Work:
-    """The sizes of a stage; arguments as of `plan`.
-
-    `own_pixels`: of an image where `max_pixels` is 0, the checkpoint's own limit.
-    """
-    get = parameters.get
-    how = {**parameters, **(trained or {})}
+    """The sizes of a stage; arguments as of `plan`. `own_pixels`: an image's where `max_pixels` is 0."""
+    get, how = parameters.get, {**parameters, **(trained or {})}
     kind = Trainable(how.get("finetuning", "lora"), how.get("lora_rank", Trainable.rank),
                      how.get("lora_alpha", Trainable.alpha),
                      bool(how.get("train_vision_tower")), bool(how.get("train_projector")))
-    unsloth = get("backend") == "unsloth"
-    pixels = min(get("max_pixels") or own_pixels, LARGEST_PICTURE)
-    picture = max(1, round(max(pixels, get("min_pixels") or 0) / PIXELS_PER_TOKEN))
-    four_bit = bool(get("load_in_4bit"))
-    common: dict[str, Any] = dict(text=TEXT_TOKENS, picture=picture, four_bit=four_bit, many=half)
+    unsloth, four_bit = get("backend") == "unsloth", bool(get("load_in_4bit"))
+    pixels = max(min(get("max_pixels") or own_pixels, LARGEST_PICTURE), get("min_pixels") or 0)
+    common: dict[str, Any] = dict(
+        text=TEXT_TOKENS, picture=max(1, round(pixels / PIXELS_PER_TOKEN)), four_bit=four_bit, many=half)
+    width = 2 if half else WIDE
     if stage not in ("02_cot_sft", "03_tapo"):
         whole = kind.full and trained is not None  # some rows are held in float32 and run under autocast
-        return Work(Mode(2 if half else WIDE, half and whole, whole, 0), None, shares=not unsloth,
+        return Work(Mode(width, half and whole, whole, 0), None, shares=not unsloth,
                     completion=get("max_new_tokens", 1), generated=(many := get("batch_size", 1)), asked=many,
                     seen_together=many if unsloth else 1, **common)
     checkpointing = unsloth or bool(get("gradient_checkpointing"))
-    mode = Mode(2 if half else WIDE, half and not four_bit, kind.full,
-                0 if kind.full else kind.rank, checkpointing, unsloth)
+    mode = Mode(width, half and not four_bit, kind.full, 0 if kind.full else kind.rank, checkpointing, unsloth)
     if stage == "02_cot_sft":
-        return Work(mode, kind, get("micro_batch_size", 8), get("micro_batch_size", 8), shares=False,
-                    completion=RATIONALE_TOKENS, generated=get("generation_batch_size", 0),
-                    asked=get("generation_batch_size", 0), written=get("max_new_tokens", 0), apart=True,
-                    seen_together=get("generation_batch_size", 0) if unsloth else 1, **common)
+        micro, together = get("micro_batch_size", 8), get("generation_batch_size", 0)
+        return Work(mode, kind, micro, micro, shares=False, completion=RATIONALE_TOKENS, generated=together,
+                    asked=together, written=get("max_new_tokens", 0), apart=True,
+                    seen_together=together if unsloth else 1, **common)
     base = TapoConfig()
     settings = dataclasses.replace(base, steps=get("updates_per_rollout", base.updates_per_rollout), **{
         name: get(name, getattr(base, name)) for name in (
@@ -276,11 +261,12 @@ def work_of(stage: str, parameters: Mapping[str, Any], *, trained: Optional[Mapp
             "micro_batch_size", "max_new_tokens", "generation_batch_size")})
     configs = [method_config(name, settings) for name in get("methods", ["tapo"]) if name in METHODS]
     config = max(configs or [settings], key=lambda c: c.needs_negative and c.negative_branch == "fresh")
-    graphs = 1 + (config.needs_negative and config.negative_branch == "fresh")
     group, micro = config.group_size, config.micro_batch_size
     rolled = config.prompts_per_step * config.updates_per_rollout
     together = min(config.generation_batch_size, rolled * group)
-    return Work(mode, kind, micro, micro // math.gcd(group, micro), graphs, completion=config.max_new_tokens,
-                generated=together, asked=together if unsloth else max(1, together // config.n_anchor),
+    return Work(mode, kind, micro, micro // math.gcd(group, micro),
+                1 + (config.needs_negative and config.negative_branch == "fresh"),
+                completion=config.max_new_tokens, generated=together,
+                asked=together if unsloth else max(1, together // config.n_anchor),
                 pictures=rolled * (1 + (bool(config.n_positive) or config.needs_negative)),  # two at a time
                 shares=not (checkpointing or unsloth), seen_together=together if unsloth else 1, **common)

@@ -2,70 +2,65 @@
 
 The release's DAPO run is not matched: a hard-coded factor of two gives it 768 prompts of 5 rollouts and six
 updates where TAPO has 384 of 10 and three. Here a method is a change of settings that keeps the budget;
-`budget_table` shows this, and what each run then really sampled.
-
-    dapo             n1 = 8, n2 = 0, gamma = etas = 0       cls_rl            dapo, from the base model
-    intra            n1 = n2 = 4,    gamma = etas = 0       no_thinking_rl    cls_rl, the answer alone
-    inter            n1 = 8, n2 = 0, gamma, etas on         noisy_rollout     intra, x_pos = noised x
-    tapo             n1 = n2 = 4,    gamma, etas on         papo              inter, x_neg = masked x
-
-The tables at the end give models their labels, colours and baselines in every later stage.
+`budget_table` shows this, and what each run then really sampled. The tables also give models their labels,
+colours and baselines in every later stage.
 
 Source: Fine-R1 (arXiv 2602.07605), Section 5, Table 3; release TAPO/verl/trainer/ray_trainer.py:658, 677
 (the factor of two); CLS-RL and No-Thinking RL: arXiv 2503.16188; NoisyRollout: arXiv 2504.13055; PAPO: arXiv
 2507.06448.
 """
 
+import colorsys
 import dataclasses
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
+import hashlib
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.training.tapo_config import PRESETS, TapoConfig
 
 
+_NO_TERMS = dict(gamma=0.0, eta1=0.0, eta2=0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to train in stage 2."""
+    """One way to train in stage 2: what differs from a TAPO run."""
 
     label: str
     summary: str
-    changes: Callable[[TapoConfig], Mapping[str, Any]]  # a TAPO run's settings -> what differs here
+    colour: str  # in figures
+    against: Optional[str] = None  # the method it is compared with: a baseline, or TAPO for a change in one part
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the settings
+    anchors_only: bool = False  # all rollouts over the anchor
     start: str = "cot_sft"  # or "base": whose weights it starts from
     prompt: str = "cot"  # (think, then answer) or "answer"
     pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)  # keywords of `tapo.triplet_rows`
 
 
-def _anchors_only(config: TapoConfig) -> dict[str, Any]:
-    return dict(n_anchor=config.group_size, n_positive=0)
-
-
-_PLAIN = dict(gamma=0.0, eta1=0.0, eta2=0.0)
 METHODS = {
-    "dapo": Method(
-        "DAPO", "anchors only, no divergence, no entropies", lambda c: {**_anchors_only(c), **_PLAIN}),
-    "intra": Method("DAPO + intra-class", "rollouts over two images of a sub-category", lambda c: _PLAIN),
-    "inter": Method("DAPO + inter-class", "divergence from a hard negative, and entropies", _anchors_only),
-    "tapo": Method("TAPO", "both", lambda c: {}),
-    "cls_rl": Method(
-        "CLS-RL", "DAPO from the base model", lambda c: {**_anchors_only(c), **_PLAIN}, start="base"),
-    "no_thinking_rl": Method(
-        "No-Thinking RL", "DAPO from the base model, the answer alone",
-        lambda c: {**_anchors_only(c), **_PLAIN, "format_reward": "answer_only"}, start="base",
-        prompt="answer"),
-    "noisy_rollout": Method(
-        "NoisyRollout", "half of the rollouts over the anchor under noise", lambda c: _PLAIN,
-        pictures={"positive": "noised"}),
-    "papo": Method(
-        "PAPO", "divergence from the anchor with blackened patches, and entropies", _anchors_only,
-        pictures={"negative": "masked"}),
-    "paper_text": Method("TAPO as printed", "the paper's words", lambda c: PRESETS["paper_text"]),
-    "official_release": Method(
-        "TAPO as released", "the release's code", lambda c: PRESETS["official_release"]),
-    "no_entropy": Method(
-        "TAPO without entropies", "gamma alone: the policy collapses", lambda c: dict(eta1=0.0, eta2=0.0)),
-    "containment": Method(
-        "TAPO, containment reward", "right is whatever contains the label: is hacked",
-        lambda c: dict(accuracy_reward="contains_response")),
+    "dapo": Method("DAPO", "anchors only, no divergence, no entropies", "#03884F", changes=_NO_TERMS,
+                   anchors_only=True),
+    "intra": Method("DAPO + intra-class", "rollouts over two images of a sub-category", "#D8B969", "dapo",
+                    _NO_TERMS),
+    "inter": Method("DAPO + inter-class", "divergence from a hard negative, and entropies", "#00167A", "dapo",
+                    anchors_only=True),
+    "tapo": Method("TAPO", "both", "#D16D02", "dapo"),
+    "cls_rl": Method("CLS-RL", "DAPO from the base model", "#BBD9AD", changes=_NO_TERMS, anchors_only=True,
+                     start="base"),
+    "no_thinking_rl": Method("No-Thinking RL", "DAPO from the base model, the answer alone", "#97E8FA", "cls_rl",
+                             {**_NO_TERMS, "format_reward": "answer_only"}, anchors_only=True, start="base",
+                             prompt="answer"),
+    "noisy_rollout": Method("NoisyRollout", "half of the rollouts over the anchor under noise", "#015070", "dapo",
+                            _NO_TERMS, pictures={"positive": "noised"}),
+    "papo": Method("PAPO", "divergence from the anchor with blackened patches, and entropies", "#00645C", "dapo",
+                   anchors_only=True, pictures={"negative": "masked"}),
+    "paper_text": Method("TAPO as printed", "the paper's words", "#880B00", "tapo", PRESETS["paper_text"]),
+    "official_release": Method("TAPO as released", "the release's code", "#478FFF", "tapo",
+                               PRESETS["official_release"]),
+    "no_entropy": Method("TAPO without entropies", "gamma alone: the policy collapses", "#5283B0", "tapo",
+                         dict(eta1=0.0, eta2=0.0)),
+    "containment": Method("TAPO, containment reward", "right is whatever contains the label: is hacked", "#5F091D",
+                          "tapo", dict(accuracy_reward="contains_response")),
 }
 
 
@@ -77,10 +72,7 @@ def method(name: str) -> Method:
 
 
 def check_methods(names: Sequence[str], parameter: str = "methods") -> list[str]:
-    """The names, if each is known and listed once; `parameter` is the list's name in the message.
-
-    Raises: UserError: no name, an unknown one, or one that is repeated.
-    """
+    """The names. Raises: UserError: none, an unknown one, or one that is repeated; `parameter` is their list."""
     names = list(names)
     if not names:
         raise UserError(f"{parameter} is empty: name at least one of {', '.join(METHODS)}")
@@ -103,18 +95,16 @@ def model_label(name: str) -> str:
 
 def method_config(name: str, config: TapoConfig) -> TapoConfig:
     """A method's settings with the budget of a TAPO run. Raises: UserError: an unknown method."""
-    return dataclasses.replace(config, **method(name).changes(config))
+    how = method(name)
+    over = dict(n_anchor=config.group_size, n_positive=0) if how.anchors_only else {}
+    return dataclasses.replace(config, **over, **how.changes)
 
 
 def budget(config: TapoConfig) -> dict[str, int]:
     """What a run is given: equal for matched runs."""
-    return {
-        "updates": config.steps,
-        "updates_per_rollout": config.updates_per_rollout,
-        "prompts": config.steps * config.prompts_per_step,
-        "rollouts_per_prompt": config.group_size,
-        "rollouts": config.steps * config.rows_per_step,
-    }
+    return {"updates": config.steps, "updates_per_rollout": config.updates_per_rollout,
+            "prompts": config.steps * config.prompts_per_step, "rollouts_per_prompt": config.group_size,
+            "rollouts": config.steps * config.rows_per_step}
 
 
 def matched_configs(names: Sequence[str], config: TapoConfig) -> dict[str, TapoConfig]:
@@ -129,9 +119,8 @@ def matched_configs(names: Sequence[str], config: TapoConfig) -> dict[str, TapoC
 
 
 def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str, tuple[str, TapoConfig]]:
-    """Title -> (method, settings) of the short runs that show a failure mode, each followed by its remedy.
-
-    `parameters` are those of stage 03_tapo. Raises: UserError: an unknown or repeated method.
+    """Title -> (method, settings) of the short runs that show a failure mode, each followed by its remedy, from
+    the parameters of 03_tapo. Raises: UserError: an unknown or repeated method.
     """
     short = dataclasses.replace(
         config, steps=parameters["wrong_turn_steps"], prompts_per_step=parameters["wrong_turn_prompts"],
@@ -149,10 +138,8 @@ def failure_plans(parameters: Mapping[str, Any], config: TapoConfig) -> dict[str
 
 
 def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> Any:
-    """What every run was given and what it used, from each model's settings and metrics file: a row a model.
-
-    Columns: those of `budget`; rollouts_sampled (including discarded groups, which the budget cannot know
-    beforehand), rollouts_trained, tokens_sampled, and seconds.
+    """A row a model: `budget` and what the run used, by its metrics file: rollouts_sampled (with discarded groups,
+    which the budget cannot know beforehand), rollouts_trained, tokens_sampled, seconds.
     """
     import pandas
 
@@ -171,24 +158,6 @@ class Row(NamedTuple):
     against: Optional[str] = None  # the baseline it is compared with beside its own start
 
 
-# method -> (colour, the method it is compared with): matched baselines and TAPO against DAPO, a change of one
-# of TAPO's parts against TAPO
-_METHODS = {
-    "dapo": ("#03884F", None),
-    "intra": ("#D8B969", "dapo"),
-    "inter": ("#00167A", "dapo"),
-    "tapo": ("#D16D02", "dapo"),
-    "noisy_rollout": ("#015070", "dapo"),
-    "papo": ("#00645C", "dapo"),
-    "paper_text": ("#880B00", "tapo"),
-    "official_release": ("#478FFF", "tapo"),
-    "no_entropy": ("#5283B0", "tapo"),
-    "containment": ("#5F091D", "tapo"),
-    "cls_rl": ("#BBD9AD", None),
-    "no_thinking_rl": ("#97E8FA", "cls_rl"),
-}
-
-
 ROWS: Mapping[str, Row] = {
     "base": Row("base", "#9C9FA4"),
     "base_cot_prompt": Row("base + four-part prompt", "#3EBFFB"),
@@ -196,8 +165,8 @@ ROWS: Mapping[str, Row] = {
     "cot_sft": Row("CoT SFT", "#0061B2"),
     "full_sft_answer_only": Row("answer-only SFT, full, hard", "#040228", "sft_answer_only"),
     "full_cot_sft": Row("CoT SFT, full, hard", "#0A0FBD", "full_sft_answer_only"),
-    **{model_name(name): Row(model_label(name), colour, against and model_name(against))
-       for name in METHODS for colour, against in [_METHODS[name]]},
+    **{model_name(name): Row(model_label(name), how.colour, how.against and model_name(how.against))
+       for name, how in METHODS.items()},
 }
 CONTROLS: Mapping[str, Row] = {"always_first": Row("always the first option", "#747474")}
 KNOWN = {**ROWS, **CONTROLS}
@@ -205,22 +174,16 @@ KNOWN = {**ROWS, **CONTROLS}
 
 def label_of(model: str, labels: Optional[Mapping[str, str]] = None) -> str:
     """A model's label: the run's own, else the table's, else its name."""
-    if labels and model in labels:
-        return labels[model]
-    return KNOWN[model].label if model in KNOWN else model
+    return (labels or {}).get(model) or (KNOWN[model].label if model in KNOWN else model)
 
 
 def colour_of(model: str) -> str:
     """A model's colour as "#RRGGBB"; an unknown name's is made from its hash."""
-    known = KNOWN[model].colour if model in KNOWN else None
-    if known:
-        return known
-    import colorsys
-    import hashlib
-
+    if model in KNOWN and KNOWN[model].colour:
+        return KNOWN[model].colour
     first, second, *_ = hashlib.sha256(model.encode("utf-8")).digest()
-    red, green, blue = colorsys.hls_to_rgb(first / 256, 0.35 + 0.4 * second / 256, 0.45)
-    return "#" + "".join(f"{round(255 * part):02X}" for part in (red, green, blue))
+    rgb = colorsys.hls_to_rgb(first / 256, 0.35 + 0.4 * second / 256, 0.45)
+    return "#" + "".join(f"{round(255 * part):02X}" for part in rgb)
 
 
 def in_order(models: Iterable[str], labels: Optional[Mapping[str, str]] = None) -> list[str]:

@@ -1,11 +1,6 @@
 """The shapes of Qwen2.5-VL, counted without weights, and the bytes a forward pass keeps for its backward.
 
-    shape = shape_of("Qwen/Qwen2.5-VL-3B-Instruct")      # nothing is downloaded
-    shape.parameters                                      # 3.75e9
-    shape.adapter(Trainable("lora", rank=16, alpha=16))   # numbers that this LoRA would train
-
-The model is built on PyTorch's meta device, where a tensor has a shape and no memory, so what is counted are
-the very modules that training uses.
+    shape_of("Qwen/Qwen2.5-VL-3B-Instruct").parameters    # 3.75e9, counted on PyTorch's meta device
 
 With D hidden, H all heads' width, K all key heads' width, I intermediate, one token of a decoder layer keeps
 
@@ -16,11 +11,8 @@ With D hidden, H all heads' width, K all key heads' width, I intermediate, one t
     4 I   gate, its activation, up, their product
 
 in the precision of the computation, and each row keeps its mask, queries x keys, once a layer. With gradient
-checkpointing a layer keeps its input alone, and one layer at a time is recomputed.
-
-These formulas follow what autograd saves in transformers' modeling_qwen2_5_vl and PEFT's LoRA layers (found
-by saved-tensor hooks); a test compares them with measured peaks. accelerate's estimate-memory counts weights
-only, so the code is the kit's own.
+checkpointing a layer keeps its input alone, and one layer at a time is recomputed. This is what autograd saves
+in transformers' modeling_qwen2_5_vl and PEFT's LoRA layers (found by saved-tensor hooks, tested by peaks).
 
 Source: config.json of Qwen/Qwen2.5-VL-3B-Instruct and 7B-Instruct at the revisions in `KNOWN`.
 """
@@ -74,25 +66,21 @@ class Shape:
         """All weights, a tied head counted once."""
         return sum(self.counts.values())
 
-    def adapter(self, trainable: Trainable) -> int:
-        """Numbers that a LoRA of this kind adds: rank x (inputs + outputs) of each layer it targets."""
-        return sum(trainable.rank * (inputs + outputs) for name, inputs, outputs in self.linears
-                   if re.fullmatch(trainable.targets, name))
-
     def trained(self, trainable: Trainable) -> int:
-        """Numbers that training changes."""
+        """Numbers that training changes; a LoRA adds rank x (inputs + outputs) of each layer it targets."""
         if not trainable.full:
-            return self.adapter(trainable)
-        return sum(count for part, count in self.counts.items()
-                   if trainable.trains({"vision": VISION, "projector": PROJECTOR}.get(part, part)))
+            return sum(trainable.rank * (inputs + outputs) for name, inputs, outputs in self.linears
+                       if re.fullmatch(trainable.targets, name))
+        parts = {"vision": VISION, "projector": PROJECTOR}
+        return sum(count for part, count in self.counts.items() if trainable.trains(parts.get(part, part)))
 
 
 def known_config(name: str) -> Any:
     """The configuration of one of `KNOWN`, as its config.json has it."""
     from transformers import Qwen2_5_VLConfig
 
-    own = dict(KNOWN[name])
-    tied, _ = own.pop("tied"), own.pop("revision")
+    own = {key: value for key, value in KNOWN[name].items() if key not in ("tied", "revision")}
+    tied = KNOWN[name]["tied"]
     return Qwen2_5_VLConfig(
         text_config=dict(
             **own, max_position_embeddings=128000, rms_norm_eps=1e-6, tie_word_embeddings=tied,
@@ -104,20 +92,6 @@ def known_config(name: str) -> Any:
             fullatt_block_indexes=[7, 15, 23, 31], out_hidden_size=own["hidden_size"]),
         image_token_id=151655, video_token_id=151656, vision_start_token_id=151652,
         vision_end_token_id=151653, tie_word_embeddings=tied)
-
-
-def config_of(checkpoint: "str | Path") -> Optional[Any]:
-    """The configuration of a folder or of a known Hub id (a @revision is allowed); None for any other id.
-
-    Raises: UserError: a folder whose config.json cannot be read, or is not a Qwen2.5-VL's.
-    """
-    if Path(checkpoint).is_dir():
-        config = read_config(checkpoint)
-        if config.model_type != "qwen2_5_vl":
-            raise UserError(f"{checkpoint} is a {config.model_type}: the plan knows Qwen2.5-VL")
-        return config
-    name = str(checkpoint).partition("@")[0]
-    return known_config(name) if name in KNOWN else None
 
 
 def on_meta(config: Any) -> Any:
@@ -134,9 +108,11 @@ def measure(config: Any) -> Shape:
     import torch
 
     model = on_meta(config)
-    counts = dict.fromkeys(("linears", "norms", "embedding", "head", "vision", "projector"), 0)
+    named = {PROJECTOR: "projector", VISION: "vision", "embed_tokens": "embedding", "lm_head": "head",
+             "proj.weight": "linears", "": "norms"}  # the first of these words that is in a parameter's name
+    counts = dict.fromkeys(named.values(), 0)
     for name, parameter in model.named_parameters():  # a tied head is listed once, as the embedding
-        counts[_part(name)] += parameter.numel()
+        counts[next(part for words, part in named.items() if words in name)] += parameter.numel()
     text, vision = config.text_config, config.vision_config
     return Shape(
         text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads,
@@ -147,17 +123,19 @@ def measure(config: Any) -> Shape:
                       for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)))
 
 
-def _part(name: str) -> str:
-    named = ((PROJECTOR, "projector"), (VISION, "vision"), ("embed_tokens", "embedding"), ("lm_head", "head"),
-             ("proj.weight", "linears"), ("", "norms"))
-    return next(part for words, part in named if words in name)
-
-
 @functools.lru_cache(maxsize=8)
 def shape_of(checkpoint: str) -> Optional[Shape]:
-    """`measure` of `config_of`, remembered; None for a Hub id that is not known."""
-    config = config_of(checkpoint)
-    return None if config is None else measure(config)
+    """The shape of a folder or of a known Hub id (a @revision is allowed), remembered; None for any other id.
+
+    Raises: UserError: a folder whose config.json cannot be read, or is not a Qwen2.5-VL's.
+    """
+    if not Path(checkpoint).is_dir():
+        name = checkpoint.partition("@")[0]
+        return measure(known_config(name)) if name in KNOWN else None
+    config = read_config(checkpoint)
+    if config.model_type != "qwen2_5_vl":
+        raise UserError(f"{checkpoint} is a {config.model_type}: the plan knows Qwen2.5-VL")
+    return measure(config)
 
 
 WIDE = 4  # bytes of a float32
@@ -186,29 +164,24 @@ def language_layer(shape: Shape, mode: Mode, rows: int, queries: int, keys: int,
     return tokens * (norms + inner * mode.width + shape.heads * WIDE) + held + mask
 
 
-def language(
-    shape: Shape, mode: Mode, rows: int, queries: int, keys: int, masked: bool, layers: Optional[int] = None
-) -> int:
-    """Bytes kept by the decoder layers (all, or `layers` of them) and around them.
-
-    Around: the embeddings, the last norm's input, the positions' sines and cosines; with checkpointing
-    the mask.
+def language(shape: Shape, mode: Mode, rows: int, queries: int, keys: int, masked: bool,
+             layers: Optional[int] = None) -> int:
+    """Bytes kept by the decoder layers (all, or `layers` of them) and around them: the embeddings, the last
+    norm's input, the positions' sines and cosines; with checkpointing the mask.
     """
     tokens, d, layers = rows * queries, shape.hidden, shape.layers if layers is None else layers
     stream = WIDE if mode.full else mode.width  # what runs from layer to layer
     around = tokens * (d * (stream + WIDE * (2 if mode.full else 1)) + 2 * shape.head_dim * mode.width)
     if not mode.checkpointing:
         return around + layers * language_layer(shape, mode, rows, queries, keys, masked)
-    mask = rows * queries * keys if masked else 0
-    return around + mask + (0 if mode.offload else layers) * tokens * d * stream
+    return around + rows * queries * keys * masked + (0 if mode.offload else layers) * tokens * d * stream
 
 
 def vision_layer(shape: Shape, mode: Mode, patches: int) -> int:
     """Bytes that one block of the vision tower keeps where it is trained; its attention has no mask."""
     d, i = shape.vision_hidden, shape.vision_intermediate
     norms = (4 if mode.full else 2) * d * WIDE
-    inner = (3 if mode.cast else 2) * d + 4 * d + 4 * i + 5 * mode.rank
-    inner += d if mode.cast else 0
+    inner = (8 if mode.cast else 6) * d + 4 * i + 5 * mode.rank
     return patches * (norms + inner * mode.width)
 
 
@@ -216,16 +189,14 @@ def vision(shape: Shape, mode: Mode, patches: int) -> int:
     """Bytes that all blocks keep, and the pixels where their embedding is trained."""
     pixels = shape.patch_features * WIDE if mode.full else 0
     around = patches * (pixels + shape.vision_hidden * mode.width)
-    if not mode.checkpointing:
-        return around + shape.vision_layers * vision_layer(shape, mode, patches)
-    stream = WIDE if mode.full else mode.width
-    return around + (0 if mode.offload else shape.vision_layers) * patches * shape.vision_hidden * stream
+    layer = vision_layer(shape, mode, patches) if not mode.checkpointing else (
+        0 if mode.offload else patches * shape.vision_hidden * (WIDE if mode.full else mode.width))
+    return around + shape.vision_layers * layer
 
 
 def recomputed(layer: int, tokens: int, hidden: int, intermediate: int, mode: Mode) -> int:
-    """Bytes while one layer's backward runs: what it kept, and the gradients inside it.
-
-    An adapter in half precision has its input in float32 for a moment, forward and backward.
+    """Bytes while one layer's backward runs: what it kept, and the gradients inside it. (An adapter in half
+    precision has its input in float32 for a moment, forward and backward.)
     """
     wide = WIDE if mode.cast and not mode.full else 0
     return layer + tokens * (intermediate * (mode.width + wide) + hidden * mode.width)

@@ -6,13 +6,10 @@ n_positive rollouts of one triplet; they share one mean and one standard deviati
     >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # two from the anchor, two from the positive
     tensor([[ 0.8660, -0.8660, -0.8660,  0.8660]])
 
-The loss of one token under the anchor image, with D a divergence between the policy's distributions under
-the two images (`divergence`, or the exact one over the vocabulary):
+The loss of one token under the anchor image, with D a divergence between the policy's distributions under the
+two images: gradient descent raises D (use the image!) and lowers both entropies (D must not grow by mere noise).
 
     L = clipped surrogate - gamma * D + eta1 * H(anchor) + eta2 * H(negative)
-
-    so gradient descent raises the divergence between the two images' distributions (use the image!) and
-    lowers both entropies (which keeps the divergence from growing by mere noise).
 
 Source: Fine-R1 (arXiv 2602.07605), Section 4.2, Eq. 2-4; release TAPO/verl/trainer/core_algos.py:448-521 and
 567-601, TAPO/verl/workers/actor/dp_actor.py:272-379.
@@ -30,7 +27,6 @@ DIVERGENCE_LIMIT = 10.0  # and the k3 value to 10 (line 601)
 
 def group_advantages(rewards: "torch.Tensor", eps: float = 1e-6) -> "torch.Tensor":
     """(r - mean) / (std + eps) within each group, anchor and positive alike; the std is the unbiased one.
-
     `rewards` and the result are (groups, rollouts); zeros where all rewards of a group are equal.
 
     Source: Section 4.2 (one group of n1 + n2 rollouts); release core_algos.py:213-254.
@@ -41,15 +37,12 @@ def group_advantages(rewards: "torch.Tensor", eps: float = 1e-6) -> "torch.Tenso
     return (rewards - mean) / (rewards.std(-1, keepdim=True) + eps) * varied
 
 
-def clipped_surrogate(
-    ratio: "torch.Tensor", advantages: "torch.Tensor", clip_low: float, clip_high: float,
-    dual_clip: float = 0.0,
-) -> "tuple[torch.Tensor, torch.Tensor]":
+def clipped_surrogate(ratio: "torch.Tensor", advantages: "torch.Tensor", clip_low: float, clip_high: float,
+                      dual_clip: float = 0.0) -> "tuple[torch.Tensor, torch.Tensor]":
     """The policy loss of every token: max(-A r, -A clip(r)), and at most -A * dual_clip where A < 0.
 
     `ratio` (B, T) is pi / pi_old, clipped to [1 - clip_low, 1 + clip_high]; `advantages` (B,) or (B, T);
-    `dual_clip` > 1, or 0 for none, as in the paper. Returns: (loss (B, T), clipped (B, T) bool: where a clip
-    removed the gradient).
+    `dual_clip` > 1, or 0 for none, as in the paper. Returns: (loss, whether a clip removed the gradient), (B, T).
 
     Source: DAPO (arXiv 2503.14476), clip-higher; dual clip: arXiv 1912.09729; release core_algos.py:497-516.
     """
@@ -65,9 +58,8 @@ def clipped_surrogate(
     return loss, clipped
 
 
-def divergence(
-    kind: str, logp: "torch.Tensor", logp_negative: "torch.Tensor", mask: "torch.Tensor"
-) -> "torch.Tensor":
+def divergence(kind: str, logp: "torch.Tensor", logp_negative: "torch.Tensor",
+               mask: "torch.Tensor") -> "torch.Tensor":
     """How far pi(o | own image) is from pi(o | negative image), computed from the sampled tokens.
 
     With d = log pi_negative - log pi of a token, clamped to +-20, and r = exp(d):
@@ -104,10 +96,8 @@ def divergence(
 
 
 def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
-    """-log pi of the drawn token: an unbiased estimate of the entropy's VALUE.
-
-    Its gradient is not the entropy's: on the policy's own samples it is zero on average, so as a loss it is
-    noise that lowers the surprise of whatever was drawn. The true entropy comes with `logp_and_entropy`.
+    """-log pi of the drawn token: an unbiased estimate of the entropy's VALUE. As a loss it is noise: on the
+    policy's own samples its gradient is zero on average, and it lowers the surprise of whatever was drawn.
 
     Source: release TAPO/verl/workers/actor/dp_actor.py:272 and 359-360.
     """
@@ -116,10 +106,8 @@ def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
 
 def token_mean(values: "torch.Tensor", mask: "torch.Tensor", items: Any = None) -> "torch.Tensor":
     """sum(values * mask) / items: one mean over all tokens, so a long rollout weighs more than a short one.
-
-    `items` are the tokens to divide by: an update's share of its rollout batch's tokens (switch "batch": the
-    same mean for any micro-batch size), by default the mask's own, at least 1 ("micro_batch": short ones
-    weigh more).
+    `items`: an update's share of its rollout batch's tokens (switch "batch": the same mean for any micro-batch
+    size), or by default the mask's own, at least 1 ("micro_batch": short ones weigh more).
 
     Source: Eq. 4 (one mean over all tokens); release dp_actor.py:285 and 379 (a mean per micro-batch).
     """
@@ -135,19 +123,16 @@ class TapoTerms(NamedTuple):
     clipped: "torch.Tensor"
 
 
-def tapo_loss(
-    logp: "torch.Tensor", old_logp: "torch.Tensor", advantages: "torch.Tensor", mask: "torch.Tensor", *,
-    clip_low: float, clip_high: float, dual_clip: float, gamma: float = 0.0, eta1: float = 0.0,
-    eta2: float = 0.0, apart: "Optional[torch.Tensor]" = None, entropy: "Optional[torch.Tensor]" = None,
-    entropy_negative: "Optional[torch.Tensor]" = None, items: Any = None,
-) -> TapoTerms:
+def tapo_loss(logp: "torch.Tensor", old_logp: "torch.Tensor", advantages: "torch.Tensor",
+              mask: "torch.Tensor", *, clip_low: float, clip_high: float, dual_clip: float,
+              gamma: float = 0.0, eta1: float = 0.0, eta2: float = 0.0,
+              apart: "Optional[torch.Tensor]" = None, entropy: "Optional[torch.Tensor]" = None,
+              entropy_negative: "Optional[torch.Tensor]" = None, items: Any = None) -> TapoTerms:
     """The whole objective as a loss to minimise: the surrogate, the inter-class term and the two entropies.
 
     All (B, T) but `advantages` (B,). `logp` and `old_logp` are of the image the rollout is scored under, now
-    and at rollout time (no gradient); `apart` is a divergence of any kind, raised with weight gamma; the two
-    entropies are lowered with eta1 and eta2; `items` tokens to divide by (by default the batch's own).
-
-    Raises: ValueError: a weight other than 0 without its tensor.
+    and at rollout time (no gradient); `apart` is a divergence of any kind, raised with weight gamma; `items` as
+    for `token_mean`. Raises: ValueError: a weight other than 0 without its tensor.
 
     Source: Section 4.2, Eq. 2-4; release dp_actor.py:336-379.
     """

@@ -18,10 +18,8 @@ SOUND = "#999999"
 
 
 def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_scale: bool = False) -> Any:
-    """One panel a (column, title), one line a model, over optimizer steps.
-
-    `df` has model, step and the columns. With `smooth` > 1 a trailing mean of so many steps is drawn over the
-    pale single steps; `log_scale` is for curves that differ by orders of magnitude.
+    """One panel a (column, title), one line a model, over optimizer steps; `df` has model, step and the columns.
+    With `smooth` > 1 a trailing mean of so many steps is drawn over the pale single steps.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogFormatter
@@ -45,30 +43,27 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
 
 
 def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A stacked bar a model: mean seconds of an optimizer step, by what they were spent on.
-
-    From model -> DataFrame of its metrics file. Returns (figure, DataFrame: model, a column a part, steps,
-    seconds; means over the steps).
+    """A stacked bar a model (-> DataFrame of its metrics file): mean seconds of an optimizer step by what they
+    were spent on. Returns (figure, DataFrame: model, a column a part, steps, seconds).
     """
     import pandas
     from matplotlib.patches import Patch
 
-    rows = [{"model": model, **{column: part[column].mean() for column, *_ in PARTS}, "steps": len(part)}
-            for model, part in logs.items()]
-    parts = pandas.DataFrame(rows)
-    parts["seconds"] = parts[[column for column, *_ in PARTS]].sum(axis=1)
-    fig, (axis,) = _panels(1, width=9.0, height=0.7 * len(rows) + 1.9)
+    names = [column for column, *_ in PARTS]
+    parts = pandas.DataFrame([{"model": model, **log[names].mean(), "steps": len(log)}
+                              for model, log in logs.items()])
+    parts["seconds"] = parts[names].sum(axis=1)
+    fig, (axis,) = _panels(1, width=9.0, height=0.7 * len(parts) + 1.9)
     for place, row in enumerate(parts.to_dict("records")):
         left = 0.0
         for column, _, strength, hatch in PARTS:
-            face = _face(colour_of(row["model"]), strength, hatch)
-            axis.barh(place, row[column], left=left, height=0.7, **face)
+            axis.barh(place, row[column], left=left, height=0.7, **_face(colour_of(row["model"]), strength, hatch))
             left += row[column]
         axis.text(1.01 * left, place, f"{left:.1f} s", va="center", fontsize=13)
-    axis.set_yticks(range(len(rows)), [label_of(model) for model in parts["model"]], fontsize=13)
+    axis.set_yticks(range(len(parts)), map(label_of, parts["model"]), fontsize=13)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.15 * parts["seconds"].max())
-    steps = "/".join(str(number) for number in dict.fromkeys(parts["steps"]))
+    steps = "/".join(map(str, parts["steps"].unique()))
     axis.set_xlabel(f"seconds of an optimizer step (mean of {steps} steps)", fontsize=13)
     keys = [Patch(label=name, **_face("#555555", strength, hatch)) for _, name, strength, hatch in PARTS]
     fig.legend(handles=keys, fontsize=12, frameon=False, ncols=3, loc="outside upper center")
@@ -84,10 +79,9 @@ def _face(colour: str, strength: float, hatch: str) -> dict[str, Any]:
 
 
 def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
-    """Rewarded and strict accuracy, entropy, divergence and length of failed runs, over optimizer steps.
-
-    `turns` is title -> DataFrame of its metrics file; a title is a method's name, with ", mended" behind it
-    for the run with the remedy (dashed). `beside` is model -> the same of sound runs, in grey.
+    """Rewarded and strict accuracy, entropy, divergence and length of failed runs, over optimizer steps: title
+    (a method's name, with ", mended" for the run with the remedy, dashed) -> DataFrame of its metrics file.
+    `beside` is model -> the same of sound runs, in grey.
     """
     from matplotlib.lines import Line2D
 
@@ -96,16 +90,15 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
     fig, axes = _panels(4, width=5.6, height=3.5, across=2)
     for axis, (column, title) in zip(axes, panels):
         for part in beside.values():
-            _line(axis, part, column, 1, color=SOUND, label="", width=1.6)
+            _line(axis, part, column, color=SOUND, linewidth=1.6)
         for name, part in turns.items():
             colour = colour_of(model_name(name.partition(",")[0]))
-            _line(axis, part, column, 1, color=colour, label=name.replace("_", " "),
-                  style="--" if "," in name else "-")
+            _line(axis, part, column, color=colour, label=name.replace("_", " "),
+                  linestyle="--" if "," in name else "-")
             if column == "accuracy":
                 axis.plot(part["step"], part["accuracy_strict"], ":", color=colour, linewidth=2.4)
         axis.set_title(title, fontsize=14)
-        axis.set_ylim(bottom=0)
-    axes[0].set_ylim(0, 1)
+        axis.set_ylim(0, 1 if column == "accuracy" else None)
     for axis in axes[-2:]:
         axis.set_xlabel("optimizer step", fontsize=13)
     handles = axes[0].get_legend_handles_labels()[0]
@@ -117,24 +110,20 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
 
 
 def failure_findings(log: Any, max_new_tokens: int) -> str:
-    """What a metrics file says went wrong, in a line; numbers are means of the first and last three steps.
-
-    An update that no group was left for has no tokens: entropy and divergence are of the last steps that had.
-    `max_new_tokens` is the limit of the rollouts.
+    """What a metrics file says went wrong, in a line: means of the first and last three steps (of entropy and
+    divergence, three that had tokens). `max_new_tokens` is the limit of the rollouts.
     """
-    first = {name: log[name].dropna().head(3).mean() for name in log.select_dtypes("number")}
-    last = {name: log[name].dropna().tail(3).mean() for name in log.select_dtypes("number")}
+    numbers = log.select_dtypes("number")
+    first = numbers.apply(lambda column: column.dropna().head(3).mean())
+    last = numbers.apply(lambda column: column.dropna().tail(3).mean())
+    told = {name: f"{first[name]:{form}} to {last[name]:{form}}" for name, form in (
+        ("entropy", ".2f"), ("divergence", ".2f"), ("length", ".0f"), ("format_rate", ".0%"),
+        ("kept_share", ".0%"), ("accuracy", ".0%"), ("accuracy_strict", ".0%"))}
     gap = last["accuracy"] - last["accuracy_strict"]
-
-    def course(name: str, form: str) -> str:
-        return f"{first[name]:{form}} to {last[name]:{form}}"
-
-    return (f"entropy {course('entropy', '.2f')}, divergence {course('divergence', '.2f')}, length"
-            f" {course('length', '.0f')} of {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off,"
-            f" in the required form {course('format_rate', '.0%')},"
-            f" groups kept {course('kept_share', '.0%')}; rewarded accuracy"
-            f" {course('accuracy', '.0%')}, strict {course('accuracy_strict', '.0%')}"
-            f" (a gap of {100 * gap:.0f} points)")
+    return (f"entropy {told['entropy']}, divergence {told['divergence']}, length {told['length']} of"
+            f" {max_new_tokens} tokens, {last['truncated_share']:.0%} cut off, in the required form"
+            f" {told['format_rate']}, groups kept {told['kept_share']}; rewarded accuracy {told['accuracy']},"
+            f" strict {told['accuracy_strict']} (a gap of {100 * gap:.0f} points)")
 
 
 def held(log: Any, share: float = 0.8) -> bool:
@@ -142,25 +131,22 @@ def held(log: Any, share: float = 0.8) -> bool:
     return bool(log["accuracy_strict"].tail(3).mean() >= share * log["accuracy_strict"].head(3).mean())
 
 
-def _line(
-    axis: Any, part: Any, column: str, smooth: int, *, color: str, label: str, width: float = 2.4,
-    style: str = "-",
-) -> None:
+def _line(axis: Any, part: Any, column: str, smooth: int = 1, **look: Any) -> None:
     part = part.sort_values("step")
     if smooth > 1:
-        axis.plot(part["step"], part[column], color=color, alpha=0.35, linewidth=1)
-    mean = part[column].rolling(smooth, min_periods=1).mean()
-    axis.plot(part["step"], mean, style, color=color, linewidth=width, label=label or None)
+        axis.plot(part["step"], part[column], color=look["color"], alpha=0.35, linewidth=1)
+    axis.plot(part["step"], part[column].rolling(smooth, min_periods=1).mean(), **{"linewidth": 2.4, **look})
 
 
-def _panels(count: int, width: float = 5.2, height: float = 3.9, across: int = 0) -> tuple[Any, Any]:
+def _panels(count: int, width: float = 5.2, height: float = 3.9, across: int = 0, side: float = 0.0,
+            **how: Any) -> tuple[Any, Any]:
     """(figure, its axes); `across` a row, all by default, and never wider than a projector shows well."""
     import matplotlib.pyplot as plt
 
     across = across or count
     down = -(-count // across)
-    fig, axes = plt.subplots(down, across, squeeze=False, layout="constrained",
-                             figsize=(min(WIDEST, width * across), height * down))
+    fig, axes = plt.subplots(down, across, squeeze=False, layout="constrained", **how,
+                             figsize=(min(WIDEST, width * across + side), height * down))
     for axis in axes.flat:
         axis.tick_params(labelsize=12)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -174,7 +160,6 @@ def before_and_after(df: Any) -> Any:
 
     A panel a metric of `df` (of `forgetting.summarise`): first what may be forgotten, then what was learnt.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
     panels = [(metric, "all", title, INK, "o") for metric, title in METRICS.items()]
@@ -182,22 +167,18 @@ def before_and_after(df: Any) -> Any:
                for kind, colour in (("seen", SEEN), ("unseen", UNSEEN))]
     panels = [(part, *look) for metric, kind, *look in panels
               if len(part := df[(df["gauge"] == metric) & (df["categories"] == kind)])]
-    labels = list(dict.fromkeys(df["label"]))
-    across = min(3, len(panels))
-    down = -(-len(panels) // across)
-    fig, axes = plt.subplots(down, across, figsize=(3.5 * across + 2.4, (0.42 * len(labels) + 1.4) * down),
-                             sharey=True, sharex=True, squeeze=False, layout="constrained")
-    for axis, (part, *look) in zip(axes.flat, panels):
+    labels, across = list(dict.fromkeys(df["label"])), min(3, len(panels))
+    fig, axes = _panels(len(panels), 3.5, 0.42 * len(labels) + 1.4, across, side=2.4, sharey=True, sharex=True)
+    for axis, (part, *look) in zip(axes, panels):
         _panel(axis, part, labels, *look)
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes[len(panels):]:
         axis.set_visible(False)
-    for axis in axes[-1]:
+    for axis in axes[-across:]:
         axis.set_xlabel("right (%)", fontsize=13)
     hollow, filled = (Line2D([], [], marker="o", linestyle="", markersize=11, color="black", mfc=fill)
                       for fill in ("none", "black"))
     fig.legend([hollow, filled], ["before (base)", "after, 95 % interval"], loc="outside lower center",
                ncols=2, fontsize=13, frameon=False)
-    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig
 
 
@@ -212,8 +193,7 @@ def _panel(axis: Any, part: Any, labels: list[str], title: str, colour: str, mar
         axis.plot(100 * row.value, place, marker=marker, color=colour, markersize=9, zorder=4)
         axis.plot(100 * row.before, place, marker=marker, markerfacecolor="none", markeredgecolor="black",
                   markeredgewidth=1.4, markersize=12, zorder=5)
-    sizes = sorted(set(part["n"]))
-    shown = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    shown = " to ".join(str(size) for size in sorted({part["n"].min(), part["n"].max()}))
     axis.set_title(f"{title}\n(n = {shown})", fontsize=13)
     axis.set_yticks(range(len(labels)), labels, fontsize=13)
     axis.set_ylim(len(labels) - 0.4, -0.6)

@@ -1,16 +1,12 @@
 """Rewards of stage 2: the accuracy reward with its three variants, and the format reward.
 
-The default, `strict`, rewards exactly one well-formed answer that equals the label after normalisation.
-Containment, which the paper and the release use, rewards listing every name (reward hacking); it stays
-available as a switch so that the difference can be shown.
-
-Example:
-    >>> strict("<think>..</think><answer>red-winged blackbird</answer>", "Red Winged Blackbird")
-    1.0
-    >>> strict("<answer>House Wren, Rock Wren</answer>", "Rock Wren")
+    >>> strict("<answer>House Wren, Rock Wren</answer>", "Rock Wren")  # one well-formed answer, the label alone
     0.0
     >>> contains_answer("<answer>House Wren, Rock Wren</answer>", "Rock Wren")
     1.0
+
+Containment, which the paper and the release use, rewards listing every name (reward hacking); it stays a switch
+so that the difference can be shown.
 
 Source: Fine-R1 (arXiv 2602.07605), Section 4.2; release TAPO/examples/reward_function/cls_thinking.py:18-54.
 """
@@ -24,11 +20,8 @@ ACCURACY_WEIGHT, FORMAT_WEIGHT = 0.9, 0.1  # release cls_thinking.py:37, 48
 
 
 def contains_answer(completion: str, label: str) -> float:
-    """1.0 if the FIRST answer (non-greedy) contains the label, case ignored: the release's reward.
-
-    White space around `<`, `>` and `/` is removed first, as the release does; in time linear in the text.
-
-    Source: release cls_thinking.py:23-43.
+    """1.0 if the FIRST answer (non-greedy) contains the label, case ignored: the release's reward (release
+    cls_thinking.py:23-43), which removes white space around `<`, `>` and `/` first; in time linear in the text.
     """
     folded = "".join(map(str.strip, re.split("([<>/])", completion)))
     _, opening, rest = folded.partition("<answer>")
@@ -46,16 +39,14 @@ ACCURACY: Mapping[str, Callable[[str, str], float]] = {
 
 
 def answer_only_formatted(completion: str) -> float:
-    """1.0 for one `<answer>..</answer>`, not empty, and nothing around it: the format of No-Thinking RL.
-
-    CLS-RL (arXiv 2503.16188) drops its format reward there; keeping it keeps the scale of all rewards equal.
+    """1.0 for one `<answer>..</answer>`, not empty, and nothing around it: the format of No-Thinking RL. (CLS-RL,
+    arXiv 2503.16188, drops its format reward there; keeping it keeps the scale of all rewards equal.)
     """
     reading = read_completion(completion)
     return float(reading.answer is not None and reading.thinking is None and _alone(completion))
 
 
-FORMATS: Mapping[str, Callable[[str], float]] = {
-    "thinking": well_formatted, "answer_only": answer_only_formatted}
+FORMATS: Mapping[str, Callable[[str], float]] = {"thinking": well_formatted, "answer_only": answer_only_formatted}
 
 
 def completion_text(completion: Any) -> str:
@@ -67,14 +58,11 @@ def completion_text(completion: Any) -> str:
                    for content in contents)
 
 
-def accuracy_reward(
-    prompts: Optional[Sequence] = None, completions: Sequence = (), completion_ids: Optional[Sequence] = None,
-    *, sub_category: Sequence[str], accuracy: str = "strict", **columns: Any,
-) -> list[float]:
-    """Accuracy of every completion (a string or a message list); a reward function for TRL's GRPOTrainer.
-
-    `sub_category` has the label of each completion, `accuracy` is a key of `ACCURACY`; other arguments are
-    unused. Raises: ValueError: another number of labels.
+def accuracy_reward(prompts: Optional[Sequence] = None, completions: Sequence = (),
+                    completion_ids: Optional[Sequence] = None, *, sub_category: Sequence[str],
+                    accuracy: str = "strict", **columns: Any) -> list[float]:
+    """Accuracy of every completion (a string or a message list) by a key of `ACCURACY`; a reward function for
+    TRL's GRPOTrainer. `sub_category` has their labels. Raises: ValueError: another number of labels.
     """
     if len(sub_category) != len(completions):
         raise ValueError(f"{len(completions)} completions but {len(sub_category)} labels in `sub_category`")
@@ -82,17 +70,15 @@ def accuracy_reward(
     return [judge(completion_text(c), label) for c, label in zip(completions, sub_category)]
 
 
-def format_reward(
-    prompts: Optional[Sequence] = None, completions: Sequence = (), completion_ids: Optional[Sequence] = None,
-    *, form: str = "thinking", **columns: Any,
-) -> list[float]:
+def format_reward(prompts: Optional[Sequence] = None, completions: Sequence = (),
+                  completion_ids: Optional[Sequence] = None, *, form: str = "thinking",
+                  **columns: Any) -> list[float]:
     """Format of every completion, by a key of `FORMATS`; a reward function for TRL's GRPOTrainer."""
     return [FORMATS[form](completion_text(completion)) for completion in completions]
 
 
-def reward_functions(
-    accuracy: str = "strict", form: str = "thinking"
-) -> tuple[list[Callable[..., list[float]]], list[float]]:
+def reward_functions(accuracy: str = "strict",
+                     form: str = "thinking") -> tuple[list[Callable[..., list[float]]], list[float]]:
     """(accuracy and format reward, their weights) as GRPOConfig and GRPOTrainer take them.
 
     Raises: ValueError: `accuracy` is not a key of `ACCURACY`, or `form` not one of `FORMATS`.

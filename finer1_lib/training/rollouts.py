@@ -1,22 +1,16 @@
 """Rollouts of triplets: n_anchor over the anchor and n_positive over the positive, rewarded as one group.
 
-    triplet -> 4 completions over the anchor + 4 over the positive -> 8 rewards -> 8 advantages (one mean, one
-    std)
-
 Dynamic sampling: a group whose rollouts are all right or all wrong teaches nothing; it is dropped and another
-prompt is sampled in its place, for a limited number of rounds. Where no group survives, a policy decides
-(`TapoConfig.nothing_survives`).
-
+prompt is sampled in its place, for a limited number of rounds; then `TapoConfig.nothing_survives` decides.
 Images take the memory (the paper's rollout batch has 384 triplets; one image of 1280 image tokens is 24 MB):
-positives are freed once they have been sampled from, and dropped groups once others fill the batch.
-
-Everything drawn here is a function of (seed, rollout batch, round), so a resumed run draws what an
-uninterrupted one would have.
+positives are freed once they have been sampled from, dropped groups once others fill the batch. Everything
+drawn is a function of (seed, rollout batch, round), so a resumed run draws what an uninterrupted one would.
 
 Source: Fine-R1 (arXiv 2602.07605), Section 4.2 (intra-class augmentation), Section 5.1 (at most 20 rounds);
 DAPO (arXiv 2503.14476), dynamic sampling; release TAPO/verl/trainer/ray_trainer.py:561-677.
 """
 
+import itertools
 import random
 import time
 from collections import defaultdict
@@ -77,10 +71,9 @@ def replacement_rows(number: int, count: int, tried: set[int], draw: random.Rand
 
 
 class Sampler:
-    """Samples groups from the policy `model` (its mode is restored) and rewards them.
-
-    `reward` is (columns, prompts, completions, completion ids) -> (rollouts, 2) accuracy and format;
-    `weights` (2,) are theirs. `engine` (a `vllm_engine.VllmEngine`) samples in the model's place.
+    """Samples groups from the policy `model` (its mode is restored) and rewards them. `reward` is (columns,
+    prompts, completions, completion ids) -> (rollouts, 2) accuracy and format; `weights` (2,) are theirs.
+    `engine` (a `vllm_engine.VllmEngine`) samples in the model's place.
     """
 
     def __init__(self, model: Any, encoder: Encoder, config: "TapoConfig", triplets: "Sequence[TripletRow]",
@@ -89,8 +82,7 @@ class Sampler:
         self.reward, self.weights, self.engine = reward, weights, engine
 
     def batch(self, slots: Sequence[int], number: int) -> Batch:
-        """Fill rollout batch `number` (from 0): at least as many kept groups as slots, if the rounds allow.
-
+        """Fill rollout batch `number` (from 0): as many kept groups as slots, or more, if the rounds allow.
         `slots` are places in the endless order of prompts. Raises: UserError: nothing survived and "stop".
         """
         c, want, began = self.config, len(slots), time.monotonic()
@@ -100,11 +92,9 @@ class Sampler:
         dropped: list[Group] = []
         sampled: "list[torch.Tensor]" = []  # (rollouts,) accuracies of every group, dropped ones included
         sums: dict[str, float] = defaultdict(float)
-        rounds = 0
         if self.engine:
             self.engine.push(self.model)  # this batch's policy
-        while True:
-            rounds += 1
+        for rounds in itertools.count(1):
             tried.update(rows)
             groups = self.groups(rows, (c.seed, number, rounds), sums)
             sampled += [group.accuracy for group in groups]
@@ -122,10 +112,9 @@ class Sampler:
         if self.engine:
             self.engine.sleep()
         if not kept and c.nothing_survives == "stop":
-            raise UserError(
-                f"TAPO: in rollout batch {number + 1} all rollouts of every group were alike in {rounds}"
-                " rounds (all right or all wrong): raise temperature, take another start, or set"
-                " nothing_survives to 'skip'")
+            raise UserError(f"TAPO: in rollout batch {number + 1} all rollouts of every group were alike in {rounds}"
+                            " rounds (all right or all wrong): raise temperature, take another start, or set"
+                            " nothing_survives to 'skip'")
         count = sums.pop("rollouts")
         accuracies = [float(accuracy.mean()) for accuracy in sampled]
         mean = sum(accuracies) / len(accuracies)
@@ -150,18 +139,10 @@ class Sampler:
         anchors = [self._encoded(t, t.anchor) for t in triplets]
         positives = [self._encoded(t, t.positive) if c.n_positive else None for t in triplets]
         # Intra-class augmentation (Section 4.2): n1 rollouts over x and n2 over x_pos are ONE group.
-        prompts = [p for a, b in zip(anchors, positives) for p in [a] * c.n_anchor + [b] * c.n_positive]
-        engine_logp: list[list[float]] = []
-        if self.engine:
-            chats = [user_message(t.prompt, image) for t in triplets
-                     for image in [t.anchor] * c.n_anchor + [t.positive] * c.n_positive]
-            drawn = self.engine.sample(
-                chats, prompts, seeds=[mix(*seed, place) for place in range(len(prompts))],
-                max_new_tokens=c.max_new_tokens, temperature=c.temperature, top_p=c.top_p)
-            completions, engine_logp = [one.ids for one in drawn], [one.logp for one in drawn]
-        else:
-            completions = self._complete(prompts, seed)
-        del prompts
+        completions, engine_logp = self._complete(
+            [p for a, b in zip(anchors, positives) for p in [a] * c.n_anchor + [b] * c.n_positive],
+            [user_message(t.prompt, image) for t in triplets
+             for image in [t.anchor] * c.n_anchor + [t.positive] * c.n_positive], seed)
         if c.score_positive_under == "anchor":  # Eq. 2-4 write x_*; the release scores under the positive
             positives.clear()
         columns = [{"sub_category": t.sub_category} for t in triplets for _ in range(size)]
@@ -175,25 +156,28 @@ class Sampler:
         for name, values in (("reward", reward), ("accuracy", parts[:, 0]), ("format_rate", parts[:, 1]),
                              ("reward_std", reward.view(-1, size).std(1))):
             sums[name] += float(values.sum())
-        sums["accuracy_strict"] += sum(
-            strict(text, row["sub_category"]) for text, row in zip(texts, columns))
+        sums["accuracy_strict"] += sum(strict(text, row["sub_category"]) for text, row in zip(texts, columns))
         sums["length"] += sum(len(ids) for ids in completions)
         sums["truncated_share"] += sum(truncated)
         sums["rollouts"] += len(completions)
         groups = []
         for g, triplet in enumerate(triplets):
-            own = slice(g * size, (g + 1) * size)
+            own, accuracy = slice(g * size, (g + 1) * size), parts[g * size : (g + 1) * size, 0]
             scored_as = anchors[g] if c.score_positive_under == "anchor" else positives[g]
             negatives = [self._encoded(triplet, triplet.negative)] * size if c.needs_negative else []
-            accuracy = parts[own, 0]
             groups.append(Group(
-                _varied(accuracy), accuracy, group_advantages(reward[None, own])[0],
-                completions[own], [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives,
-                truncated[own], engine_logp[own]))
+                _varied(accuracy), accuracy, group_advantages(reward[None, own])[0], completions[own],
+                [anchors[g]] * c.n_anchor + [scored_as] * c.n_positive, negatives, truncated[own], engine_logp[own]))
         return groups
 
-    def _complete(self, prompts: Sequence[Encoded], seed: tuple[int, ...]) -> list[list[int]]:
+    def _complete(self, prompts: Sequence[Encoded], chats: Sequence[list], seed: tuple[int, ...]) -> tuple:
+        """(token ids of each completion, an engine's log-probabilities of them, none without an engine)."""
         c = self.config
+        if self.engine:
+            drawn = self.engine.sample(
+                chats, prompts, seeds=[mix(*seed, place) for place in range(len(prompts))],
+                max_new_tokens=c.max_new_tokens, temperature=c.temperature, top_p=c.top_p)
+            return [one.ids for one in drawn], [one.logp for one in drawn]
         completions: list[Any] = [None] * len(prompts)
         for number, part in enumerate(cut_batches([len(p.ids) for p in prompts], c.generation_batch_size)):
             with memory_advice("sampling rollouts", final=False, prompts=len(part)):
@@ -202,7 +186,7 @@ class Sampler:
                     max_new_tokens=c.max_new_tokens, temperature=c.temperature, top_p=c.top_p)
             for i, ids in zip(part, drawn):
                 completions[i] = ids
-        return completions
+        return completions, []
 
     def _encoded(self, triplet: "TripletRow", image: Any) -> Encoded:
         return self.encode(user_message(triplet.prompt, image))

@@ -1,21 +1,16 @@
 """Stage 1: supervised fine-tuning, on rationales (CoT SFT) or on bare answers (answer-only SFT).
 
-The loss counts the assistant's turn alone, its ending token included:
-
     <user> image, question <assistant> <think>..</think><answer>Dunen Wren</answer> <end>
     |---------- label -100 ----------|------------------- learnt -----------------------|
 
-It is the mean over all such tokens of an optimizer step, for any micro-batch size, computed from the
-backbone's hidden states like TAPO's (TRL 1.15's own SFT loss is a Triton kernel and cannot run on a CPU).
-
-Which weights are trained, an adapter or the model's own, is decided by `models.make_trainable`.
+The loss is the mean over all learnt tokens of an optimizer step, for any micro-batch size, computed from the
+backbone's hidden states like TAPO's (TRL 1.15's own is a Triton kernel and cannot run on a CPU).
 
 Source: Fine-R1 (arXiv 2602.07605), Section 4.1; release LLaMA-Factory/cot_sft_3b.sh:21-33 (10 epochs, cosine,
 6 warm-up steps, weight decay 0.1; vision tower and projector frozen by LLaMA-Factory's defaults).
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
@@ -24,9 +19,9 @@ from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import user_message
 from finer1_lib.models.encoding import Encoder, pad, vision_inputs
 from finer1_lib.models.log_probabilities import score_tokens
-from finer1_lib.models.out_of_memory import memory_advice
-from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
+from finer1_lib.models.trainable import LoadedModel
 from finer1_lib.training import checkpoints
+from finer1_lib.training.tapo_config import check_signs
 
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds")
 
@@ -54,62 +49,50 @@ class SftConfig:
     seed: int = 0  # of the order of the examples
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate", "batch_size", "micro_batch_size", "max_grad_norm",
-                     "checkpoints_every"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"SFT: {name} is {getattr(self, name)}: it must be positive")
+        check_signs("SFT", self, "weight_decay warmup_steps")
         if self.batch_size % self.micro_batch_size:
             raise UserError(
                 f"SFT: micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
 
 
 class SftCollator:
-    """Examples into one right-padded batch; the examples themselves are not changed.
+    """Examples into one right-padded batch; images, and so prompts of one question, differ in length."""
 
-    Images may differ in size, so prompts differ in length even for one question.
-    """
-
-    def __init__(self, processor: Any, encoder: Optional[Encoder] = None) -> None:
-        self.encode = encoder or Encoder(processor)
+    def __init__(self, processor: Any) -> None:
+        self.encode = Encoder(processor)
         self.tokenizer = processor.tokenizer
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Encode rows with image_root, image_id, prompt and completion.
-
-        Returns: input_ids, attention_mask, labels (B, L; -100 outside completions), pixel_values,
-        image_grid_thw, mm_token_type_ids.
+        """Rows with image_root, image_id, prompt and completion -> input_ids, attention_mask, labels (B, L;
+        -100 outside completions), pixel_values, image_grid_thw, mm_token_type_ids.
         """
         prompts, completions = [], []
         for row in rows:
             image = ImageFile(row["image_root"], row["image_id"])
             prompts.append(self.encode(user_message(row["prompt"], image)))
             completions.append(self.encode.completion(row["completion"]))
-        whole = [prompt.ids + completion for prompt, completion in zip(prompts, completions)]
-        ids, mask = pad(whole, self.tokenizer.pad_token_id, "right")
-        labels = ids.clone()
-        for i, (prompt, completion) in enumerate(zip(prompts, completions)):
-            labels[i, : len(prompt.ids)] = -100
-            labels[i, len(prompt.ids) + len(completion) :] = -100
+        pairs = [(prompt.ids, completion) for prompt, completion in zip(prompts, completions)]
+        ids, mask = pad([prompt + completion for prompt, completion in pairs], self.tokenizer.pad_token_id, "right")
+        labels, _ = pad([[-100] * len(prompt) + completion for prompt, completion in pairs], -100, "right")
         return {"input_ids": ids, "attention_mask": mask, "labels": labels,
                 **vision_inputs(prompts, ids, self.image_token_id)}
 
 
 def completion_loss(model: Any, batch: Mapping[str, Any], items: Any = None) -> Any:
-    """Mean negative log-likelihood of the labelled tokens of a batch of `SftCollator`.
-
-    `items` is what to divide by; by default the batch's own number of labelled tokens.
-    """
+    """Negative log-likelihood of a batch's labelled tokens over `items`, by default the number of these."""
     scored = batch["labels"] != -100
-    vision_keys = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
-    vision = {key: batch[key] for key in vision_keys if key in batch}
+    vision = {key: batch[key] for key in ("pixel_values", "image_grid_thw", "mm_token_type_ids") if key in batch}
     logp = score_tokens(model, batch["input_ids"], batch["attention_mask"], scored, vision).logp
     return -logp.sum() / (scored.sum() if items is None else items)
 
 
-@functools.lru_cache(maxsize=None)
-def _trainer_class(base: type) -> type:
-    class VLSFTTrainer(base):
+def make_sft_trainer_class() -> type:
+    """VLSFTTrainer on the current `trl.SFTTrainer`: TRL's own, or the one Unsloth rewrote."""
+    import trl
+
+    @checkpoints.quiet
+    class VLSFTTrainer(trl.SFTTrainer):
         """TRL's SFTTrainer with `completion_loss` as its loss."""
 
         loss_is_scaled_for_ga = True  # completion_loss divides by the tokens of the whole optimizer step
@@ -119,69 +102,38 @@ def _trainer_class(base: type) -> type:
                 loss = completion_loss(self.accelerator.unwrap_model(model), inputs, num_items_in_batch)
             return (loss, None) if return_outputs else loss
 
-        def create_model_card(self, *args, **kwargs):
-            """No model card: a checkpoint is scratch."""
-
-        def _send_telemetry(self):
-            """No pings."""
-
     return VLSFTTrainer
 
 
-def make_sft_trainer_class() -> type:
-    """VLSFTTrainer on the current `trl.SFTTrainer`: TRL's own, or the one Unsloth rewrote."""
-    import trl
-
-    return _trainer_class(trl.SFTTrainer)
-
-
-def train_sft(
-    loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, out_dir: "str | Path", *,
-    metrics_path: "str | Path | None" = None, progress: Optional[checkpoints.Progress] = None,
-) -> LoadedModel:
-    """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead.
-
-    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights. The
-    log is `metrics_path`, by default `<out_dir>_log.csv`.
-
-    Raises: UserError: no examples, nothing trainable, a folder of another training, or no memory left.
+def train_sft(loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, out_dir: "str | Path",
+              *, metrics_path: "str | Path | None" = None,
+              progress: Optional[checkpoints.Progress] = None) -> LoadedModel:
+    """Train what is trainable in `loaded` and write it to `out_dir`; a finished training is loaded instead. Killed
+    at any moment, the same call resumes and ends with the same weights. The log is `metrics_path`, by default
+    `<out_dir>_log.csv`. Raises: UserError: as `checkpoints.run_training`.
     """
     out_dir = Path(out_dir)
-    checkpoints.refuse_processes()
-    if not examples:
-        raise UserError(f"{out_dir.name}: there is nothing to train on")
-    if not has_trainable(loaded):
-        raise UserError(f"{out_dir.name}: the model has no part to train; call models.make_trainable first")
-    data = [(e.image.image_id, e.prompt, e.completion) for e in examples]
-    identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
-    if not checkpoints.finished(out_dir, identity):
-        path = Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv"))
-        with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
-                    divides=config.batch_size):
-            trainer = build_trainer(loaded, examples, config, checkpoints.scratch(out_dir))
-            checkpoints.run_training(trainer, loaded, out_dir, identity, columns=LOG_COLUMNS,
-                                     metrics_path=path, progress=progress, every=5)
-    return load_trained(loaded, out_dir)
+    return checkpoints.run_training(
+        loaded, out_dir, config, [(e.image.image_id, e.prompt, e.completion) for e in examples],
+        lambda folder: build_trainer(loaded, examples, config, folder), columns=LOG_COLUMNS, every=5,
+        metrics_path=Path(metrics_path or out_dir.with_name(out_dir.name + "_log.csv")), progress=progress,
+        divides=config.batch_size)
 
 
-def build_trainer(
-    loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig, folder: Path
-) -> Any:
+def build_trainer(loaded: LoadedModel, examples: Sequence[SftExample], config: SftConfig,
+                  folder: Path) -> Any:
     """The trainer of one run; its checkpoints go to `folder`."""
     import trl
     from datasets import Dataset
 
     # Section 4.1 and release cot_sft_3b.sh:21-33: cosine, 6 warm-up steps, weight decay 0.1, 10 epochs
-    rows = [{"image_root": e.image.image_root, "image_id": e.image.image_id, "prompt": e.prompt,
-             "completion": e.completion} for e in examples]
+    rows = [{**e.image._asdict(), "prompt": e.prompt, "completion": e.completion} for e in examples]
     arguments = trl.SFTConfig(
-        **checkpoints.common_arguments(loaded, folder, seed=config.seed, save_steps=config.checkpoints_every),
-        num_train_epochs=config.epochs, learning_rate=config.learning_rate, lr_scheduler_type="cosine",
-        warmup_steps=config.warmup_steps, weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
+        **checkpoints.common_arguments(loaded, folder, config, config.checkpoints_every),
+        num_train_epochs=config.epochs, lr_scheduler_type="cosine",
         gradient_accumulation_steps=config.batch_size // config.micro_batch_size, packing=False,
         padding_free=False, max_length=None, completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True})
-    return checkpoints.made(lambda: make_sft_trainer_class()(
+    return make_sft_trainer_class()(
         model=loaded.model, args=checkpoints.one_device(arguments), train_dataset=Dataset.from_list(rows),
-        data_collator=SftCollator(loaded.processor), processing_class=loaded.processor), loaded)
+        data_collator=SftCollator(loaded.processor), processing_class=loaded.processor)

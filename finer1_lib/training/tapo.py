@@ -1,27 +1,18 @@
-"""Stage 2: TAPO, what it is trained on, what it logs, and the call that runs it.
-
-One rollout batch of the preset `kit`, for 16 triplets and 4 + 4 rollouts, two updates of 8 triplets:
+"""Stage 2: TAPO, what it is trained on, what it logs, and the call that runs it. One rollout batch of "kit":
 
     4 rollouts over the anchor, 4 over the positive  -> one group of 8 rewards -> 8 advantages
     groups whose rollouts are all right or all wrong -> discarded, others sampled in their place
     128 rollouts scored under their ANCHOR           -> pi_old, once
     64 of them under their ANCHOR and their NEGATIVE -> `objective.tapo_loss` -> an update, twice
 
-TAPOTrainer is TRL's GRPOTrainer with its whole rollout and its whole loss replaced. TRL keeps the loop, the
-optimizer, accumulation, checkpoints and logs. Replaced are the two methods that are the algorithm, because
-Unsloth rewrites what TRL calls inside them (its `compute_loss` never reaches `_compute_loss`, its log-prob
-method has no gradient), and because TRL 1.15's own loss is a Triton kernel (no CPU):
-
-    _generate_and_score_completions  `rollouts.Sampler`: rollouts, rewards, advantages -> a dictionary of rows
-    compute_loss                     that dictionary's micro-batch -> `objective.tapo_loss`
-
-The class is built on `trl.GRPOTrainer` as it is at the call, so it also works on Unsloth's rewritten one.
+TAPOTrainer is TRL's GRPOTrainer, which keeps the loop, optimizer, accumulation, checkpoints and logs. Replaced
+are the two methods that are the algorithm: `_generate_and_score_completions` (by `rollouts.Sampler`; it returns
+a dictionary of rows) and `compute_loss` (their micro-batch to `objective.tapo_loss`). Unsloth rewrites what TRL
+calls inside them, and TRL 1.15's own loss is a Triton kernel (no CPU).
 
 Source: Fine-R1 (arXiv 2602.07605), Sections 4.2 and 5.1.
 """
 
-import dataclasses
-import functools
 import time
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -33,9 +24,8 @@ from finer1_lib.data.triplets import masked, noised
 from finer1_lib.models.encoding import Encoded, Encoder, pad
 from finer1_lib.models.generation import mix
 from finer1_lib.models.log_probabilities import Scored, full_divergence, logit_rows, score_completions
-from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.sharing import bundle, unbundle, unwrap_base
-from finer1_lib.models.trainable import LoadedModel, has_trainable, load_trained
+from finer1_lib.models.trainable import LoadedModel
 from finer1_lib.models.vllm_engine import check_engine, check_gap, open_engine
 from finer1_lib.training import checkpoints
 from finer1_lib.training.objective import divergence, sampled_entropy, tapo_loss
@@ -44,14 +34,12 @@ from finer1_lib.training.rollouts import Batch, Group, Sampler
 from finer1_lib.training.tapo_config import COUNTS, ENGINE_METRICS, LOG_COLUMNS, SHOWN, TapoConfig, TripletRow
 
 
-def triplet_rows(
-    table: Any, image_root: "str | Path", prompt: str = "cot_open", *, positive: str = "same_sub_category",
-    negative: str = "look_alike", noise: float = 0.3, mask_share: float = 0.6, seed: int = 0,
-) -> list[TripletRow]:
-    """The rows of `triplets.parquet` as training prompts; `prompt` names one without options.
-
-    `positive` may be "noised": the anchor itself under noise (NoisyRollout); `negative` may be "masked": the
-    anchor itself with blackened patches (PAPO). Raises: UserError: another kind of positive or negative.
+def triplet_rows(table: Any, image_root: "str | Path", prompt: str = "cot_open", *,
+                 positive: str = "same_sub_category", negative: str = "look_alike", noise: float = 0.3,
+                 mask_share: float = 0.6, seed: int = 0) -> list[TripletRow]:
+    """The rows of `triplets.parquet` as training prompts; `prompt` names one without options. A "noised" positive
+    is the anchor under noise (NoisyRollout), a "masked" negative the anchor with blackened patches (PAPO).
+    Raises: UserError: another kind of positive or negative.
     """
     root = str(image_root)
     for name, value, known in (("positive", positive, ("same_sub_category", "noised")),
@@ -69,43 +57,27 @@ def triplet_rows(
     return rows
 
 
-def train_tapo(
-    loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoConfig, out_dir: "str | Path", *,
-    metrics_path: "str | Path | None" = None, progress: Optional[checkpoints.Progress] = None,
-) -> LoadedModel:
-    """Continue training `loaded` and write it to `out_dir`; a finished training is loaded instead.
-
-    Killed at any moment, the same call resumes from the last checkpoint and ends with the same weights:
-    everything drawn is a function of the seed and the step. `metrics_path` (by default `metrics_<name>.csv`
-    beside `out_dir`) gets a row of `LOG_COLUMNS` a step, `progress` the values of `SHOWN`.
-
-    Raises: UserError: no triplets, nothing trainable, a folder of another training, or no memory left.
+def train_tapo(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoConfig, out_dir: "str | Path", *,
+               metrics_path: "str | Path | None" = None,
+               progress: Optional[checkpoints.Progress] = None) -> LoadedModel:
+    """Continue training `loaded` and write it to `out_dir`; a finished training is loaded instead. Killed at any
+    moment, the same call resumes and ends with the same weights: everything drawn is a function of the seed and
+    the step. `metrics_path` (by default `metrics_<name>.csv` beside `out_dir`) gets a row of `LOG_COLUMNS` a
+    step, `progress` the values of `SHOWN`. Raises: UserError: as `checkpoints.run_training`.
     """
     out_dir = Path(out_dir)
-    checkpoints.refuse_processes()
-    if not rows:
-        raise UserError(f"{out_dir.name}: there are no triplets to train on")
-    if not has_trainable(loaded):
-        raise UserError(
-            f"{out_dir.name}: nothing in the model is trainable; load what CoT SFT trained, or call"
-            " models.make_trainable")
     data = [[*(picture[1:] for picture in row[:3]), row.prompt, row.sub_category] for row in rows]
-    identity = checkpoints.identity_of(loaded, dataclasses.asdict(config), data)
-    if not checkpoints.finished(out_dir, identity):
-        path = Path(metrics_path or out_dir.with_name(f"metrics_{out_dir.name}.csv"))
-        columns = (*LOG_COLUMNS, *(ENGINE_METRICS if config.engine != "transformers" else ()))
-        with memory_advice("training", loaded, training=True, micro_batch_size=config.micro_batch_size,
-                    divides=config.rows_per_step, max_new_tokens=config.max_new_tokens):
-            trainer = build_trainer(loaded, rows, config, checkpoints.scratch(out_dir))
-            checkpoints.run_training(
-                trainer, loaded, out_dir, identity, columns=columns, metrics_path=path,
-                progress=progress, shown=SHOWN)
-    return load_trained(loaded, out_dir)
+    return checkpoints.run_training(
+        loaded, out_dir, config, data, lambda folder: build_trainer(loaded, rows, config, folder),
+        columns=(*LOG_COLUMNS, *(ENGINE_METRICS if config.engine != "transformers" else ())),
+        metrics_path=Path(metrics_path or out_dir.with_name(f"metrics_{out_dir.name}.csv")),
+        progress=progress, shown=SHOWN, divides=config.rows_per_step, max_new_tokens=config.max_new_tokens)
 
 
-@functools.lru_cache(maxsize=None)
-def _trainer_class(base: type) -> type:
+def make_tapo_trainer_class() -> type:
+    """TAPOTrainer on the current `trl.GRPOTrainer`: TRL's own, or the one Unsloth rewrote."""
     import torch
+    import trl
     from transformers import TrainerCallback
 
     class SkipEmptyUpdates(TrainerCallback):
@@ -124,13 +96,13 @@ def _trainer_class(base: type) -> type:
                 print(f"step {state.global_step + 1}: no group survived the filter, no update", flush=True)
             self.trainer.update_tokens = 0
 
-    class TAPOTrainer(base):
+    @checkpoints.quiet
+    class TAPOTrainer(trl.GRPOTrainer):
         """See the module; TRL's own settings are set by `build_trainer` to match `tapo`."""
 
         loss_is_scaled_for_ga = True  # compute_loss divides by an update's share of the batch's tokens
 
-        def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], engine: Any = None,
-                     **kwargs):
+        def __init__(self, *args, tapo: TapoConfig, triplets: Sequence[TripletRow], engine: Any = None, **kwargs):
             self.tapo, self.triplets = tapo, list(triplets)
             self.update_tokens, self.step_began = 0, 0.0
             self._sums: dict[str, tuple] = {}  # (sum, tokens) of this update's metrics
@@ -140,12 +112,6 @@ def _trainer_class(base: type) -> type:
             self.sampler = Sampler(self.model, Encoder(self.processing_class), tapo, self.triplets,
                                    self._calculate_rewards, self.reward_weights, engine)
             self.add_callback(SkipEmptyUpdates(self))
-
-        def create_model_card(self, *args, **kwargs):
-            """No model card: a checkpoint is scratch."""
-
-        def _send_telemetry(self):
-            """No pings."""
 
         def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
             number = self.state.global_step // self.tapo.updates_per_rollout
@@ -196,20 +162,19 @@ def _trainer_class(base: type) -> type:
             Raises: UserError: farther than rounding: it samples another policy than the one trained.
             """
             c = self.tapo
-            if not self.sampler.engine or not groups:
-                return {}
             # a rollout over the positive that is scored under the anchor has no such pair
             alike = c.n_anchor if c.score_positive_under == "anchor" else c.group_size
             theirs = {g * c.group_size + i: torch.tensor(group.engine_logp[i])
-                      for g, group in enumerate(groups) for i in range(alike)}
-            places = [i for i in theirs if result["completion_mask"][i].any()]  # none that is left out of the loss
+                      for g, group in enumerate(groups) if group.engine_logp for i in range(alike)}
+            places = [i for i in theirs if result["completion_mask"][i].any()]  # what the loss leaves out, too
             if not places:
                 return {}
-            ids, mask = result["completion_ids"][places], result["completion_mask"][places]
             if "old_logp" in result and c.temperature == 1:
                 ours = result["old_logp"][places]
             else:  # the engine's are those before temperature
-                ours = self._score_without_gradient([result["prompts"][i] for i in places], ids, mask, 1.0).logp
+                ours = self._score_without_gradient(
+                    [result["prompts"][i] for i in places], result["completion_ids"][places],
+                    result["completion_mask"][places], temperature=1.0).logp
             apart = torch.cat([(row[: len(theirs[i])].cpu() - theirs[i]).abs() for i, row in zip(places, ours)])
             return check_gap(float(apart.mean()), float(apart.max()), self.sampler.engine.dtype)
 
@@ -222,11 +187,11 @@ def _trainer_class(base: type) -> type:
                     self.accelerator.unwrap_model(model), prompts, ids, mask, keep_states=keep_states,
                     pad_token_id=self._tokenizer.pad_token_id, temperature=temperature or self.tapo.temperature)
 
-        def _score_without_gradient(self, prompts, ids, mask, temperature: Optional[float] = None) -> Scored:
+        def _score_without_gradient(self, prompts, ids, mask, **options) -> Scored:
             size = self.tapo.micro_batch_size
             with torch.no_grad():
                 parts = [self._score(self.model, prompts[k : k + size], ids[k : k + size], mask[k : k + size],
-                                     temperature=temperature) for k in range(0, len(ids), size)]
+                                     **options) for k in range(0, len(ids), size)]
             return Scored(torch.cat([p.logp for p in parts]), torch.cat([p.entropy for p in parts]))
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -304,13 +269,6 @@ def _trainer_class(base: type) -> type:
     return TAPOTrainer
 
 
-def make_tapo_trainer_class() -> type:
-    """TAPOTrainer on the current `trl.GRPOTrainer`: TRL's own, or the one Unsloth rewrote."""
-    import trl
-
-    return _trainer_class(trl.GRPOTrainer)
-
-
 def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoConfig, folder: Path) -> Any:
     """The trainer of one run; its checkpoints go to `folder`, always between two rollout batches."""
     import trl
@@ -320,13 +278,10 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     engine = open_engine(loaded, max_new_tokens=config.max_new_tokens) if config.engine == "vllm" else None
     rewards, weights = reward_functions(config.accuracy_reward, config.format_reward)
     micro_batches = config.rows_per_step // config.micro_batch_size
-    save_steps = config.checkpoints_every * config.updates_per_rollout
     arguments = trl.GRPOConfig(
-        **checkpoints.common_arguments(loaded, folder, seed=config.seed, save_steps=save_steps),
-        max_steps=config.steps, num_train_epochs=1, learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup", warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm, per_device_train_batch_size=config.micro_batch_size,
+        **checkpoints.common_arguments(
+            loaded, folder, config, config.checkpoints_every * config.updates_per_rollout),
+        max_steps=config.steps, num_train_epochs=1, lr_scheduler_type="constant_with_warmup",
         gradient_accumulation_steps=micro_batches, num_generations=config.group_size, num_iterations=1,
         steps_per_generation=micro_batches * config.updates_per_rollout, top_p=config.top_p, top_k=0,
         max_completion_length=config.max_new_tokens, temperature=config.temperature, beta=0.0,
@@ -336,7 +291,7 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     # One row a group, in order: the dataset is the plan of prompts itself, so one pass is the whole training.
     plan = [{"prompt": [{"role": "user", "content": ""}], "slot": slot}
             for slot in range(config.steps * config.prompts_per_step)]
-    return checkpoints.made(lambda: make_tapo_trainer_class()(
+    return make_tapo_trainer_class()(
         model=loaded.model, args=checkpoints.one_device(arguments), reward_funcs=rewards,
         train_dataset=Dataset.from_list(plan), processing_class=loaded.processor, tapo=config, triplets=rows,
-        engine=engine), loaded)
+        engine=engine)

@@ -88,8 +88,7 @@ SWITCHES = {
     "token_mean": ("batch", "micro_batch"),
     "accuracy_reward": tuple(ACCURACY),
     "format_reward": tuple(FORMATS),
-    "nothing_survives": ("skip", "keep", "stop"),
-    "engine": ENGINES,
+    "nothing_survives": ("skip", "keep", "stop"), "engine": ENGINES,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "kit": {},
@@ -153,78 +152,73 @@ class TapoConfig:
         for name, known in SWITCHES.items():
             if getattr(self, name) not in known:
                 raise UserError(f"TAPO: {name} {getattr(self, name)!r}: one of {', '.join(known)}")
-        positive = ("n_anchor", "temperature", "top_p", "max_new_tokens", "steps",
-                    "prompts_per_step", "updates_per_rollout", "micro_batch_size", "generation_batch_size",
-                    "learning_rate", "max_grad_norm", "checkpoints_every")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise UserError(f"TAPO: {name} is {getattr(self, name)}: it must be positive")
-        for name in ("n_positive", "gamma", "eta1", "eta2", "clip_low", "clip_high", "dual_clip",
-                     "weight_decay", "warmup_steps", "max_sampling_rounds"):
-            if getattr(self, name) < 0:
-                raise UserError(f"TAPO: {name} is {getattr(self, name)}: it must not be negative")
-        if self.group_size < 2:
-            raise UserError("TAPO: n_anchor + n_positive must be at least 2, one alone has no advantage")
-        if self.dual_clip and self.dual_clip <= 1 + self.clip_high:
-            raise UserError(f"TAPO: dual_clip {self.dual_clip} must be above 1 + clip_high, or 0 for none")
-        if self.top_p > 1 or self.clip_low >= 1:
-            raise UserError(
-                f"TAPO: top_p {self.top_p} must be at most 1 and clip_low {self.clip_low} below 1")
-        if not self.max_sampling_rounds and self.nothing_survives != "keep":
-            raise UserError("TAPO: max_sampling_rounds 0 (no limit) could go on for ever unless"
-                            " nothing_survives is 'keep': set a limit")
-        if self.divergence == "full" and self.negative_branch == "stale":
-            raise UserError("TAPO: divergence 'full' needs the negative's whole distribution: set"
-                            " negative_branch to 'fresh'")
-        if self.rows_per_step % self.micro_batch_size:
-            raise UserError(
-                f"TAPO: micro_batch_size {self.micro_batch_size} must divide the {self.rows_per_step}"
-                " rollouts of a step (prompts_per_step times n_anchor + n_positive)")
-        if self.steps % self.updates_per_rollout:
-            raise UserError(
-                f"TAPO: updates_per_rollout {self.updates_per_rollout} must divide steps {self.steps}")
+        check_signs("TAPO", self, "n_positive gamma eta1 eta2 clip_low clip_high dual_clip weight_decay"
+                    " warmup_steps max_sampling_rounds")
+        for wrong, message in (
+            (self.group_size < 2, "n_anchor + n_positive must be at least 2, one alone has no advantage"),
+            (0 < self.dual_clip <= 1 + self.clip_high,
+             f"dual_clip {self.dual_clip} must be above 1 + clip_high, or 0 for none"),
+            (self.top_p > 1 or self.clip_low >= 1,
+             f"top_p {self.top_p} must be at most 1 and clip_low {self.clip_low} below 1"),
+            (not self.max_sampling_rounds and self.nothing_survives != "keep",
+             "max_sampling_rounds 0 (no limit) could go on for ever unless nothing_survives is 'keep': set a"
+             " limit"),
+            (self.divergence == "full" and self.negative_branch == "stale",
+             "divergence 'full' needs the negative's whole distribution: set negative_branch to 'fresh'"),
+            (self.rows_per_step % self.micro_batch_size,
+             f"micro_batch_size {self.micro_batch_size} must divide the {self.rows_per_step} rollouts of a"
+             " step (prompts_per_step times n_anchor + n_positive)"),
+            (self.steps % self.updates_per_rollout,
+             f"updates_per_rollout {self.updates_per_rollout} must divide steps {self.steps}"),
+        ):
+            if wrong:
+                raise UserError(f"TAPO: {message}")
 
     @property
-    def group_size(self) -> int:
-        """Rollouts of one prompt."""
+    def group_size(self) -> int:  # rollouts of one prompt
         return self.n_anchor + self.n_positive
 
     @property
-    def rows_per_step(self) -> int:
-        """Rollouts an optimizer step trains on."""
+    def rows_per_step(self) -> int:  # rollouts an optimizer step trains on
         return self.prompts_per_step * self.group_size
 
     @property
-    def needs_negative(self) -> bool:
-        """Whether the negative image enters the loss at all."""
+    def needs_negative(self) -> bool:  # whether the negative image enters the loss at all
         return bool(self.gamma or self.eta2)
 
 
-def make_config(preset: str = "kit", **settings: Any) -> TapoConfig:
-    """A preset's settings with some of them replaced.
+def check_signs(stage: str, config: Any, may_be_zero: str) -> None:
+    """Raises: UserError: a number of a configuration (other than its seed) is negative, or zero unless named."""
+    for name, value in vars(config).items():
+        zero = name in may_be_zero.split()
+        if name != "seed" and type(value) in (int, float) and not (value >= 0 if zero else value > 0):
+            raise UserError(f"{stage}: {name} is {value}: it must {'not be negative' if zero else 'be positive'}")
 
-    What the paper does not state, "paper_text" takes from "kit" (it has no rule for a batch that nothing
-    survives). Raises: UserError: an unknown preset or setting.
+
+_FIELDS = {field.name for field in dataclasses.fields(TapoConfig)}
+
+
+def make_config(preset: str = "kit", **settings: Any) -> TapoConfig:
+    """A preset's settings with some replaced; what the paper does not state, "paper_text" takes from "kit".
+
+    Raises: UserError: an unknown preset or setting.
     """
     if preset not in PRESETS:
         raise UserError(f"TAPO: preset {preset!r}: one of {', '.join(PRESETS)}")
-    unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(TapoConfig)})
-    if unknown:
+    if unknown := sorted(set(settings) - _FIELDS):
         raise UserError(f"TAPO has no setting {', '.join(unknown)}")
     return TapoConfig(**{**PRESETS[preset], **settings})
 
 
 def tapo_config_from(parameters: Mapping[str, Any], **settings: Any) -> TapoConfig:
     """From a stage's parameters that are named as fields, then `settings`. Raises: UserError: a bad value."""
-    fields = {field.name for field in dataclasses.fields(TapoConfig)}
-    return make_config("kit", **{**{name: parameters[name] for name in fields & set(parameters)}, **settings})
+    return make_config("kit", **{**{name: parameters[name] for name in _FIELDS & set(parameters)}, **settings})
 
 
 def preset_table(config: TapoConfig) -> Any:
     """DataFrame: a column a preset, a row each switch that `PRESETS` sets in `config`."""
     import pandas
 
-    named = ("dual_clip", "max_sampling_rounds", *(name for name in SWITCHES if name != "engine"))
-    made = {preset: dataclasses.replace(config, **changes) for preset, changes in PRESETS.items()}
-    return pandas.DataFrame({preset: {name: getattr(one, name) for name in named}
-                             for preset, one in made.items()})
+    made = pandas.DataFrame({preset: vars(dataclasses.replace(config, **changes))
+                             for preset, changes in PRESETS.items()}, dtype=object)
+    return made.loc[["dual_clip", "max_sampling_rounds", *(name for name in SWITCHES if name != "engine")]]

@@ -31,7 +31,7 @@ from finer1_lib.models import loading as models
 from finer1_lib.models.encoding import Encoder, pad
 from finer1_lib.models.generation import cut_batches, sample_ids
 from finer1_lib.models.log_probabilities import score_completions
-from finer1_lib.models.trainable import add_lora
+from finer1_lib.models.trainable import Trainable, make_trainable
 from finer1_lib.runs.chain import find_run
 from finer1_lib.training.methods import METHODS, method_config
 from finer1_lib.training.tapo import build_trainer, triplet_rows
@@ -67,7 +67,8 @@ def measure_run(
         adapter = adapter or str(folder / "02_cot_sft/cot_sft")
     loaded = models.load(checkpoint, adapter, backend=backend)
     if adapter is None:
-        loaded = add_lora(loaded, settings.get("lora_rank", 8), settings.get("lora_alpha", 16))
+        rank, alpha = settings.get("lora_rank", 8), settings.get("lora_alpha", 16)
+        loaded = make_trainable(loaded, Trainable("lora", rank, alpha))
     rows = triplet_rows(pandas.read_parquet(folder / "01_data/triplets.parquet"), root)
     return measure(loaded, rows, config, repeats=repeats, say=say)
 

@@ -107,7 +107,7 @@ MISTAKES = [
     (("compare",), "Missing argument"),
     (("compare", "nowhere"), "has not finished 04_evaluation"),
     (("compare", "../up"), "run name '../up'"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words)[:60] for words, _ in MISTAKES])
@@ -148,12 +148,11 @@ PRESET_MISTAKES = [
     ("common.yaml", "sead: 1", "common.yaml: the notebook has no parameter 'sead': did you mean seed?"),
     ("common.yaml", "seed: x", "seed must be a whole number"),
     ("common.yaml", "run_name: ../up", "run name '../up'"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "message"), PRESET_MISTAKES, ids=[f"{f} {t[:30]}" for f, t, _ in PRESET_MISTAKES]
-)
+@pytest.mark.parametrize(("file", "text", "message"), PRESET_MISTAKES,
+                         ids=[f"{f} {t[:30]}" for f, t, _ in PRESET_MISTAKES])
 def test_mistakes_in_a_preset(command, tmp_path, monkeypatch, file, text, message):
     fixture_kit.build(tmp_path)
     (tmp_path / "params" / "bad").mkdir()
@@ -280,11 +279,8 @@ def test_runs_are_found_from_any_folder_and_a_typed_root_counts_from_here(comman
 def test_later_settings_win_and_types_are_the_cells(kit, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    settings = [
-        "02_cot_sft.rate=1e-4", "03_tapo.rate=1", "03_tapo.names=x,y", "04_evaluation.names=[z]",
-        "03_tapo.flag=true",
-        "01_data.image_root=photos", "01_data.fault=a=b.c", "05_probing.seed=9",
-    ]  # fmt: skip
+    settings = ["02_cot_sft.rate=1e-4", "03_tapo.rate=1", "03_tapo.names=x,y", "04_evaluation.names=[z]",
+                "03_tapo.flag=true", "01_data.image_root=photos", "01_data.fault=a=b.c", "05_probing.seed=9"]
     plan = presets.make_plan(kit, "toy", output_root="results", seed=7, settings=settings)
     assert plan.run_dir == tmp_path / "results" / "toy"
     assert plan.parameters["02_cot_sft"]["rate"] == 1e-4

@@ -194,7 +194,7 @@ def test_the_question_is_shown_as_it_will_be_put(world, tmp_path):
     assert "5 sub-categories of 'images': What species is this images?" in said(findings, "data", "pass")
     assert "looks like a wrapper" in said(findings, "data", "warn")
     asked = own_folder(world, tmp_path / "b", lambda photos: os.rename(photos / "bird", photos / "images"),
-                       strip_names=True, super_category="bird")  # fmt: skip
+                       strip_names=True, super_category="bird")
     assert "of 'bird': What species is this bird?" in said(asked, "data", "pass")
     assert not said(asked, "data", "warn")
     made = only(Subject(world.plan()), "data")
@@ -276,7 +276,7 @@ FAULTS = {  # name: check, level, what is spoilt, settings, words
     "small budget": ("pixels", "warn", None,
                      ("04_evaluation.min_pixels=784", "04_evaluation.max_pixels=3136"), "40 are shrunk"),
     "no budget": ("pixels", "fail", None, ("03_tapo.min_pixels=784", "03_tapo.max_pixels=300"), "is above"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -552,13 +552,17 @@ def test_a_check_that_breaks_stops_no_other(world):
     def early(subject):
         raise NotYet("nothing there")
 
-    checks = {"broken": broken, "refused": refused, "early": early, "fine": lambda subject: [passed("well")]}
+    def fine(subject):
+        return [passed("well")]
+
+    checks = {"broken": broken, "refused": refused, "early": early, "fine": fine, "parts": (early, fine)}
     findings = examine(Subject(world.plan()), checks)
     assert [(one.check, one.level) for one in findings] == [
-        ("broken", "fail"), ("refused", "fail"), ("early", "skip"), ("fine", "pass")]
+        ("broken", "fail"), ("refused", "fail"), ("early", "skip"), ("fine", "pass"),
+        ("parts", "skip"), ("parts", "pass")]
     assert "RuntimeError: a fault of ours" in findings[0].what
     assert findings[1][2:] == ("the user's mistake", "", "mended so")
-    assert counts(findings) == {"pass": 1, "warn": 0, "fail": 2, "skip": 1}
+    assert counts(findings) == {"pass": 2, "warn": 0, "fail": 2, "skip": 2}
     assert json.loads(json.dumps(as_json(findings)))["counts"]["fail"] == 2
 
 

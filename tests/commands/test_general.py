@@ -26,7 +26,7 @@ def run_dir(tmp_path_factory):
     base = tiny_checkpoint.build(folder / "base")
     for stage, content in (("00_miniature_world/base.json", {"checkpoint": str(base)}),
                            ("03_tapo/models.json", []),
-                           ("04_evaluation/stage.json", {"parameters": PIXELS})):  # fmt: skip
+                           ("04_evaluation/stage.json", {"parameters": PIXELS})):
         (folder / stage).parent.mkdir(parents=True, exist_ok=True)
         (folder / stage).write_text(json.dumps(content))
     loaded = make_trainable(models.load(base), Trainable("lora", rank=4, alpha=8), seed=0)

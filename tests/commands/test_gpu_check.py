@@ -116,15 +116,15 @@ def test_the_largest_micro_batch_is_as_large_as_it_says(ready, monkeypatch):
     """Stage 2: four rollouts, of one group of eight, under two pictures; and all of it has a gradient."""
     given, real = [], ready.scored
     monkeypatch.setattr(ready, "scored", lambda *args: given.append(args) or real(*args))
-    update = ready.largest(TAPO)
+    backward, tokens = ready.largest(TAPO)
     ready.training(False)
-    update.backward()
-    assert update.completion == 24 and len(given) == 2
+    backward()
+    assert tokens == 24 and len(given) == 2
     for prompts, ids, mask in given:
         assert ids.shape == (4, 24) == mask.shape and len({id(prompt) for prompt in prompts}) == 1
     assert not torch.equal(given[0][0][0].pixels, given[1][0][0].pixels)
-    tokens = (torch.tensor(given[0][0][0].ids) == ready.loaded.model.config.image_token_id).sum()
-    assert tokens == 16, "112 x 112 pixels, the miniature's own bound"
+    seen = (torch.tensor(given[0][0][0].ids) == ready.loaded.model.config.image_token_id).sum()
+    assert seen == 16, "112 x 112 pixels, the miniature's own bound"
     trained = [p for p in ready.loaded.model.parameters() if p.requires_grad]
     assert any(p.grad.abs().sum() > 0 for p in trained)
 

@@ -30,7 +30,7 @@ def test_the_models_counted_on_the_meta_device(name, count, adapter):
     """Every weight by its exact number; a LoRA's by hand: rank x (inputs + outputs) of seven linears."""
     shape = shape_of(name)
     assert shape.parameters == count == sum(p.numel() for p in on_meta(known_config(name)).parameters())
-    assert shape.adapter(Trainable("lora", 2, 2)) == adapter
+    assert shape.trained(Trainable("lora", 2, 2)) == adapter
     assert shape.counts["head"] == (0 if name == THREE else shape.vocab * shape.hidden)  # 3B: the embedding
 
 
@@ -43,7 +43,7 @@ def test_what_peft_targets_and_what_stays_frozen(name, vision):
     model = get_peft_model(on_meta(known_config(name)), LoraConfig(
         r=4, lora_alpha=4, target_modules=kind.targets, task_type="CAUSAL_LM"), low_cpu_mem_usage=True)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert sum(p.numel() for p in trained.values()) == shape_of(name).adapter(kind)
+    assert sum(p.numel() for p in trained.values()) == shape_of(name).trained(kind)
     assert all("lora_" in name and "lm_head" not in name for name in trained)
     parts = {re.search(r"language_model|visual\.blocks|visual\.merger", name)[0] for name in trained}
     assert parts == {"language_model", *(["visual.blocks", "visual.merger"] if vision else [])}

@@ -90,7 +90,7 @@ ROWS = [row(), row(categories="seen"), row(model="base", value=None, low=None, h
         row(metric="format_failure", value=0.125, low=None, high=None),
         row(setting="probing", scorer=None, option_order=None, metric="h1_probe_accuracy", categories="all"),
         row(setting="probing", scorer=None, option_order=None, metric="h1_probe_accuracy", categories="all",
-            variant="shuffled_labels", value=0.02)]  # fmt: skip
+            variant="shuffled_labels", value=0.02)]
 
 
 def as_csv(*rows):
@@ -119,7 +119,7 @@ def a_run(folder, stages=STAGES, hostile="", guide=GUIDE, records=RECORDS):
             "stage": stage, "parameters": {"run_name": "x", "seed": 0, "words": [hostile], "said": hostile},
             "seed": 0, "seconds": 90.0, "opened": 1, "peak_memory_gb": {"process": 1.25},
             "device": "cpu" + hostile, "versions": {"torch": "2.0" + hostile}, "git_commit": None,
-            "written": "2026-01-01T00:00:00Z"}))  # fmt: skip
+            "written": "2026-01-01T00:00:00Z"}))
         numbers = {"seen": 6, "unseen": 4, "similarity": "guide" + hostile}
         (place / "metrics.json").write_text(json.dumps(numbers))
         for name in (f"own_{stage}", *(["main_table", "orderings"] if stage == "04_evaluation" else [])):
@@ -151,7 +151,7 @@ def recorded(folder):
         file = folder / stage / "stage.json"
         needs = {need: digests[need] for need in NEEDS[stage]}
         file.write_text(json.dumps({**json.loads(file.read_text()), "needs": needs, "outputs": outputs,
-                                    "digest": digests[stage]}))  # fmt: skip
+                                    "digest": digests[stage]}))
     return folder
 
 
@@ -187,11 +187,16 @@ def test_a_pair_of_traces_before_and_after(whole):
     assert "first wrong step" in whole.shown and "guide: red" in whole.shown
 
 
+def test_a_trace_alone_makes_no_pair(tmp_path):
+    page = page_of(a_run(tmp_path / "run", records=RECORDS[:1]))
+    assert "No two open-world traces of this run make a pair." in page.shown and page.problems == []
+
+
 def test_reading_order_and_contents(whole):
     targets = [attributes["href"] for attributes in whole.all("a")]
     assert targets == ["#" + key for key in (
         "run", "results", "differences", "traces", "probing", "training", "stage1", "data", "world",
-        "parameters", "cost", "rows")]  # fmt: skip
+        "parameters", "cost", "rows")]
     ids = Counter(attributes["id"] for _, attributes in whole.tags if "id" in attributes)
     assert max(ids.values()) == 1 and all(target[1:] in ids for target in targets)
     sections = [attributes["id"] for attributes in whole.all("section")]
@@ -233,7 +238,8 @@ def test_every_figure_of_the_notebooks_has_a_caption():
 
 def test_what_the_paper_comparison_says(tmp_path, monkeypatch):
     run = a_run(tmp_path / "run")
-    assert "is not put beside the paper's numbers" in page_of(run).shown
+    shown = page_of(run).shown
+    assert "is not put beside the paper's numbers" in shown and "the paper's numbers, which belong" in shown
     import pandas
 
     from finer1_lib.paper import comparison as paper_comparison
@@ -242,7 +248,7 @@ def test_what_the_paper_comparison_says(tmp_path, monkeypatch):
             "model": "base_cot_prompt", "categories": "seen", "dataset": "Average",
             "option_order": "shuffled", "paper": 61.5, "released": float("nan"), "run": 60.0,
             "difference": -1.5, "low": -3.0, "high": 0.5, "n": 400, "n_paper": 800,
-            "reading": "inside", "run_strict": 58.0}  # fmt: skip
+            "reading": "inside", "run_strict": 58.0}
     table = pandas.DataFrame([line, {**line, "dataset": "CUB", "paper": 77.7}])
     monkeypatch.setattr(paper_comparison, "comparison_table", lambda run_dir: table)
     page = page_of(run)
@@ -268,7 +274,7 @@ def test_hostile_text_stays_text(tmp_path, monkeypatch):
     text = page.shown
     for told in (f"Run {name}", "TAPO" + HOSTILE, f'["{HOSTILE}"]'.replace('>"', '>\\"'), "cpu" + HOSTILE,
                  "bird" + HOSTILE, "2.0" + HOSTILE, "guide" + HOSTILE, HOSTILE + "see", HOSTILE + "cell",
-                 HOSTILE + "kind", HOSTILE + "said", f"{name}."):  # fmt: skip
+                 HOSTILE + "kind", HOSTILE + "said", f"{name}."):
         assert told in text, told
     assert "as it was written" in text  # the completion that cannot be read is shown as it is
 
@@ -300,7 +306,7 @@ def test_a_stage_made_from_other_inputs_is_left_out(tmp_path):
     told = page.shown.partition("Not in this report")[2]
     assert "03_tapo, 04_evaluation, 05_probing." in " ".join(told.split())
     assert {attributes["id"] for attributes in page.all("figure")} == {
-        f"{stage}/own_{stage}" for stage in STAGES[:3]}  # fmt: skip
+        f"{stage}/own_{stage}" for stage in STAGES[:3]}
 
 
 def test_lines_that_are_no_records_are_passed_over(tmp_path):

@@ -18,13 +18,13 @@ from finer1_lib.evaluation.scores.scoring import make_scorer, score_records, sum
 from finer1_lib.evaluation.summary import KEYS
 
 NAMES = {"bird": ["Rock Wren", "House Wren", "Elf Owl", "Barn Owl"],
-         "dog": ["Beagle", "Boxer", "Collie", "Pug"]}  # fmt: skip
+         "dog": ["Beagle", "Boxer", "Collie", "Pug"]}
 KINDS = {name: "seen" if place % 2 else "unseen" for all_names in NAMES.values()
-         for place, name in enumerate(all_names)}  # fmt: skip
+         for place, name in enumerate(all_names)}
 
 
 def record(word="bird", label="Rock Wren", number=0, said=None, *, setting="closed_world", order="shuffled",
-           rotation=0, model="base", **more):  # fmt: skip
+           rotation=0, model="base", **more):
     """One record; `said` None is the label."""
     options = NAMES[word][rotation:] + NAMES[word][:rotation]
     closed = setting == "closed_world"
@@ -34,7 +34,7 @@ def record(word="bird", label="Rock Wren", number=0, said=None, *, setting="clos
             "prompt_hash": "0", "options": options if closed else None,
             "option_order": order if closed else None, "rotation": rotation, "seed": 0,
             "completion": f"<answer>{label if said is None else said}</answer>", "tokens": 3,
-            "truncated": False, **more}  # fmt: skip
+            "truncated": False, **more}
 
 
 def world(seed=0, pictures=3):
@@ -62,7 +62,7 @@ def world(seed=0, pictures=3):
 
 def write(path, records, end="\n"):
     path.write_text("".join(json.dumps(one) + "\n" for one in records[:-1]) + json.dumps(records[-1]) + end,
-                    encoding="utf-8")  # fmt: skip
+                    encoding="utf-8")
     return RecordFile(path)
 
 
@@ -74,7 +74,7 @@ def by_key(rows):
     """{what a row is about: its numbers}."""
     numbers = ("value", "low", "high", "n")
     keyed = {tuple(row[key] for key in KEYS if key not in numbers): [row[key] for key in numbers]
-             for row in rows}  # fmt: skip
+             for row in rows}
     assert len(keyed) == len(rows)
     return keyed
 
@@ -128,11 +128,16 @@ def test_samples_by_hand(tmp_path):
     records = [record(said=text, sample=place, samples=4) for place, text in enumerate(said)]
     rows = rescore(write(tmp_path / "records.jsonl", records[::-1]), scorers_of()).rows
     found = {row["metric"]: row["value"] for row in rows
-             if (row["scorer"], row["dataset"]) == ("strict", "bird")}  # fmt: skip
+             if (row["scorer"], row["dataset"]) == ("strict", "bird")}
     assert (found["accuracy"], found["pass_at_1"], found["majority_share"]) == (1.0, 0.5, 0.5)
     assert found["pass_at_2"] == pytest.approx(1 - 1 / 6)
     with pytest.raises(UserError, match="not the samples 0 to 3"):
         rescore(write(tmp_path / "records.jsonl", records[:3]), scorers_of())
+
+
+def test_without_anything_to_score_one_line_says_so(tmp_path):
+    with pytest.raises(UserError, match="records.jsonl gives no score: name a scorer"):
+        rescore(write(tmp_path / "records.jsonl", [record()]), [])
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -151,7 +156,7 @@ def test_samples_by_hand(tmp_path):
     ({"order_rule": "release_file"}, "its order_rule is release_file, of those before it item_id"),
     ({"release_path": 5}, "'release_path' is not a text"), ({"sample": [1]}, "'sample'"), ({"sample": 1}, "'sample'"),
     ({"option_order": "\ud83d"}, "'option_order' holds half"), ({"setting": "x" * 9999}, "its setting is 'x{40}'"),
-])  # fmt: skip
+])
 def test_a_line_that_is_not_a_record_is_reported_with_its_number(tmp_path, change, words):
     records = [record(), record(number=1), {**record(number=2), **change}, record(number=3)]
     with pytest.raises(UserError, match=f"records.jsonl line 3 .*{words}"):
@@ -196,7 +201,7 @@ def test_bad_lines_are_set_aside_and_the_rest_is_kept(tmp_path):
     records, path, aside = world(pictures=1), tmp_path / "records.jsonl", tmp_path / "records.jsonl.aside"
     good = [json.dumps(one) + "\n" for one in records]
     bad = ["{torn\n", json.dumps({**records[3], "completion": None}) + "\n",
-           json.dumps({**records[5], "completion": "<answer>another</answer>"}) + "\n", "[1]\n"]  # fmt: skip
+           json.dumps({**records[5], "completion": "<answer>another</answer>"}) + "\n", "[1]\n"]
     path.write_text("".join([*good[:7], *bad, *good[7:], '{"half": ']))
     told = set_aside(path)
     assert "5 lines set aside" in told and "line 8: it is not JSON" in told and "04_evaluation again" in told
@@ -338,7 +343,7 @@ def test_the_command_never_writes_over_what_it_reads(tmp_path, command):
     '{"sub_categories": {"Rock Wren": {"super_category": "bird", "genus": 5, "attributes": {"a": "b"}}}, '
     '"super_categories": {"bird": {"attributes": {"a": ["b"]}, "genus_attributes": []}}, "seen": ["Rock Wren"],'
     ' "unseen": []}', '{"sub_categories": {"\\ud800": {}}, "super_categories": {}, "seen": [], "unseen": []}',
-])  # fmt: skip
+])
 def test_a_guide_that_is_none_is_one_line(tmp_path, command, guide):
     path, file = write(tmp_path / "records.jsonl", world(pictures=1)).path, tmp_path / "guide.json"
     file.write_bytes(guide if isinstance(guide, bytes) else guide.encode())
@@ -352,7 +357,7 @@ def test_a_guide_that_is_none_is_one_line(tmp_path, command, guide):
     ("01_data/taxonomy.json", '{"Pug": {"genus": 5}}'), ("04_evaluation/stage.json", '{"parameters": []}'),
     ("04_evaluation/stage.json", '{"parameters": {"text_similarity": 5}}'),
     ("04_evaluation/stage.json", '{"parameters": {"more_similarities": [5]}}'),
-])  # fmt: skip
+])
 def test_a_run_whose_folders_were_spoiled_is_one_line(tmp_path, command, name, content):
     import pandas as pd
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from finer1_lib.commands import cli
-from finer1_lib.commands.seeds import crossed_mean, main_lines, pool, read_runs, tables
+from finer1_lib.commands.seeds import crossed_mean, pool, read_runs, tables
 from finer1_lib.core import hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl, atomic_write_json, read_json
 from finer1_lib.runs.chain import NEEDS, STAGES
 
 NAMES = {"bird": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"],
-         "aircraft": ["Bodan Scout", "Kelow Scout", "Lusk Jetliner", "Orm Jetliner"]}  # fmt: skip
+         "aircraft": ["Bodan Scout", "Kelow Scout", "Lusk Jetliner", "Orm Jetliner"]}
 LABELS = {"cot_sft_dapo": "CoT SFT + DAPO", "cot_sft_tapo": "CoT SFT + TAPO"}
 TRAINED = [{"name": n, "label": label, "adapter": f"03_tapo/{n}", "prompt": "cot"}
            for n, label in LABELS.items()]
@@ -44,7 +44,7 @@ def make_run(root, name, seed, right, *, names=NAMES, models=MODELS, **settings)
         outputs = hashing.recorded_hashes(folder)
         needs = {need: read_json(run / need / "stage.json")["digest"] for need in NEEDS[stage]}
         record = {"parameters": parameters, "seed": seed, "needs": needs, "outputs": outputs,
-                  "digest": hashing.digest(outputs), "git_commit": "abc"}  # fmt: skip
+                  "digest": hashing.digest(outputs), "git_commit": "abc"}
         atomic_write_json(folder / "stage.json", record)
     return run
 
@@ -53,12 +53,10 @@ def _records(model, setting, seed, right, names):
     for super_category, group in names.items():
         for place, name in enumerate(group):
             answer = name if right(model, name, setting) else "Some Other"
-            yield {
-                "item_id": f"{name}/{seed}.png", "image_id": f"{name}/{seed}.png", "model": model,
-                "setting": setting, "super_category": super_category, "sub_category": name,
-                "categories": "seen" if place < 2 else "unseen", "option_order": None,
-                "completion": f"<think>a</think><answer>{answer}</answer>",
-            }  # fmt: skip
+            yield {"item_id": f"{name}/{seed}.png", "image_id": f"{name}/{seed}.png", "model": model,
+                   "setting": setting, "super_category": super_category, "sub_category": name,
+                   "categories": "seen" if place < 2 else "unseen", "option_order": None,
+                   "completion": f"<think>a</think><answer>{answer}</answer>"}
 
 
 def only(*names):
@@ -201,15 +199,7 @@ def test_a_model_that_has_no_open_world_has_no_row_there(tmp_path):
     assert {row["setting"] for row in pooled["rows"] if row["model"] == "clip"} == {"closed_world"}
     compared = {row["setting"] for row in pooled["differences"] if "clip" in (row["first"], row["second"])}
     assert compared <= {"closed_world"}
-    line = next(line for line in main_lines(pooled) if line[0] == "clip")
-    assert line[1].startswith("100.0") and line[3:] == ["-", "-"]
-
-
-def test_the_main_table_over_seeds_has_a_line_a_model(three):
-    lines = main_lines(pool(read_runs(RUNS, three)))
-    assert [line[0] for line in lines] == ["CoT SFT", "CoT SFT + DAPO", "CoT SFT + TAPO"]
-    assert all(len(line) == 5 for line in lines) and lines[2][1].startswith("50.0 [")
-    assert lines[2][2].startswith("0.0 [") and lines[2][3].startswith("50.0 [")  # unseen; open world, seen
+    assert all(row["value"] == 1 for row in pooled["rows"] if row["model"] == "clip" and row["categories"] == "seen")
 
 
 # ---------------------------------------------------------------- refusals
@@ -228,6 +218,7 @@ def test_runs_that_may_not_be_pooled(three, tmp_path):
     assert "run 'nothing' has not finished 04_evaluation" in refusal(["seed0", "nothing"], three)
     make_run(tmp_path, "twin", 0, yes)
     assert "runs seed0 and twin have the same seed 0" in refusal(["seed0", "seed1", "twin"], three)
+    assert "runs seed0 and seed0 have the same seed 0" in refusal(["seed0", "seed0"], three)
     make_run(tmp_path, "aside", 5, yes, wrong_turn_eta=9.0, option_orders=["shuffled", "release"])  # of what is not pooled
     assert len(read_runs(["seed0", "aside"], str(three))) == 2
     make_run(tmp_path, "longer", 3, yes, steps=60)
@@ -322,7 +313,7 @@ def run_command(monkeypatch, capsys, *words):
 def test_the_command_prints_and_writes(three, tmp_path, monkeypatch, capsys):
     numbers, figure = tmp_path / "new" / "seeds.json", tmp_path / "seeds.png"
     code, out, err = run_command(monkeypatch, capsys, *RUNS, "--output-root", three,
-                                 "--json", str(numbers), "--figure", str(figure))  # fmt: skip
+                                 "--json", str(numbers), "--figure", str(figure))
     assert code == 0 and not err
     assert "mean over seeds" in out and "25.0, 50.0, 75.0" in out and "cannot tell" in out
     assert json.loads(numbers.read_text()) == pool(read_runs(RUNS, three))
@@ -332,7 +323,7 @@ def test_the_command_prints_and_writes(three, tmp_path, monkeypatch, capsys):
 def test_the_command_s_mistakes_are_one_line(three, monkeypatch, capsys):
     for words, message in ((["seed0", "gone"], "'gone' has not finished"), (["seed0"], "at least two"),
                            ([*RUNS, "--figure", "seeds.xyz"], "must end in .png"),
-                           ([*RUNS, "--json", three], "cannot write to")):  # fmt: skip
+                           ([*RUNS, "--json", three], "cannot write to")):
         code, _, err = run_command(monkeypatch, capsys, *words, "--output-root", three)
         assert code == 2 and err.startswith("finer1: ") and err.count("\n") == 1 and message in err
 

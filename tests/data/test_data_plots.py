@@ -29,7 +29,7 @@ def test_every_figure_draws():
 
 def test_every_step_stands_with_its_two_values():
     row = {"step": "its filter", "flaw": "mixed language", "n_on": 58, "on": 0.0, "on_low": 0.0,
-           "on_high": 0.06, "off": 0.25, "off_low": 0.1, "off_high": 0.4, "n_off": 60}  # fmt: skip
+           "on_high": 0.06, "off": 0.25, "off_low": 0.1, "off_high": 0.4, "n_off": 60}
     no_interval = dict.fromkeys(("on_low", "on_high", "off_low", "off_high"))  # of a single cluster
     bare = {**row, **no_interval, "off": 1.0}
     figure = prevented(pandas.DataFrame([row, bare]))

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy
 import pandas
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
+from shared_cases import UNHURRIED
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import load_image
@@ -17,8 +18,6 @@ from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import guide_similarity, read_guide
 from finer1_lib.data.split import count_names, evaluation_items, nearest_names, split_table
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def paint(path: Path, number: int, size=(24, 20), **save) -> Path:
@@ -298,7 +297,7 @@ def changed(guide, path: str, value):
     ("super_categories/bird/genus_attributes", ["wing"], "'wing' of the genus_attributes of 'bird' is none"),
     ("seen", None, "seen: field required"), ("seen", "all", "seen: input should be a valid list"),
     ("unseen", [3], "unseen > 0: input should be a valid string"),
-])  # fmt: skip
+])
 def test_what_a_guide_lacks_or_has_of_another_type_is_named(table, tmp_path, path, value, told):
     file = tmp_path / "guide.json"
     file.write_text(json.dumps(changed(guide_of(table), path, value)))
@@ -312,7 +311,7 @@ def test_what_a_guide_lacks_or_has_of_another_type_is_named(table, tmp_path, pat
     (b"", "not a readable"),
     (b"[" * 100_000, "nested too deeply"), (b'{"seen": [], "seen": []}', "'seen' is listed twice"),
     (b'{"seen": ["\\ud800"]}', "half a sign"), (b'{"seen": ["B\xfclb\xfcl"]}', "line 1 is not UTF-8"),
-])  # fmt: skip
+])
 def test_a_guide_that_cannot_be_read_is_one_line(table, tmp_path, content, told):
     (tmp_path / "guide.json").write_bytes(content)
     for file, why in (("guide.json", told), (".", "Is a directory"), ("no", "No such")):

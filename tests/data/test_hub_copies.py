@@ -15,7 +15,7 @@ from finer1_lib.data.data_sets.catalogue import DATA_SETS
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LABELS = {"pet": [name.lower() for name in CLASSES["pet"]],
           "flower": NAMES["flower"][:3] + ["lotus lotus", "ball moss"],
-          **{word: CLASSES[word] for word in ("aircraft", "bird", "car", "dog")}}  # fmt: skip
+          **{word: CLASSES[word] for word in ("aircraft", "bird", "car", "dog")}}
 
 
 def copy_of(folder, word, named=False, labels=None):

@@ -103,7 +103,7 @@ def test_splits_above_the_sub_categories_are_refused(tmp_path, words, inner):
 def test_splits_in_place_or_below_the_sub_categories_are_refused(tmp_path):
     for number, path in enumerate((
             "flat/train", "flat/test", "deep/Wren/train", "deep/Wren/val", "part/cars_train",
-            "part/cars_test", "mixed/train", "mixed/test", "mixed/bus")):  # fmt: skip
+            "part/cars_test", "mixed/train", "mixed/test", "mixed/bus")):
         paint(tmp_path / path / "1.png", number)
     for name in ("flat", "deep", "part", "mixed"):
         with pytest.raises(UserError, match="splits of a data set"):
@@ -113,7 +113,7 @@ def test_splits_in_place_or_below_the_sub_categories_are_refused(tmp_path):
 @pytest.mark.parametrize("name", [
     "St. Bernard", "Mt. Rainier Fern", "E. coli", "No. 7 Rose", "Aster sp. 1", "U.S. Robin", "Train Bearer", "Validus",
     "Test Pattern", "Trainsetter", "Müllerkauz", "4Runner", "707-320", "دم\u200cجنبانک", "\U0001f426\u200d\u2b1b",
-])  # fmt: skip
+])
 def test_honest_names_are_names(tmp_path, name):
     paint(tmp_path / name / "1.png", 1)
     paint(tmp_path / "Rock Wren" / "1.png", 2)
@@ -158,7 +158,7 @@ def test_more_levels_than_two_say_which_folder_to_give(tmp_path):
     (("n02085620-Chihuahua", "n02085782-Japanese_spaniel"), ["Chihuahua", "Japanese spaniel"]),
     (("12_Rock Wren", "7-House Wren"), ["House Wren", "Rock Wren"]),
     (("Chihuahua-n02085620", "Pug_n02110958"), ["Chihuahua", "Pug"]),
-])  # fmt: skip
+])
 def test_catalogue_numbers_are_told_of_and_left_out_on_request(tmp_path, folders, stripped):
     for number, name in enumerate(folders):
         paint(tmp_path / "animal" / name / "1.png", number)
@@ -244,7 +244,7 @@ def test_what_lies_in_the_root_may_be_a_link_elsewhere(birds, tmp_path):
     ("bird/B_kind_0/loop.png", "bird/B_kind_0/loop.png", "Too many levels"),
     ("bird/B_kind_0/up", "bird", "a link to a folder that it lies in"), ("self", ".", "a link to a folder"),
     ("bird/B_kind_0/out.png", "../out.png", "leads out of"), ("bird/more", "../elsewhere", "leads out of"),
-])  # fmt: skip
+])
 def test_links_that_loop_or_leave_are_refused(birds, place, target, why):
     paint(birds.parent / "out.png", 80)
     paint(birds.parent / "elsewhere" / "1.png", 81)
@@ -301,7 +301,7 @@ def png(side: int, *chunks: tuple[bytes, bytes]) -> bytes:
 @pytest.mark.parametrize("data", [
     b"", b"\xff\xd8\xff", png(30_000), png(40, (b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8)))),
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\nshowpage\n", b"\0\0\0\x18ftypheic" + bytes(99),
-])  # fmt: skip
+])
 def test_empty_damaged_and_oversized_pictures_are_named(birds, data):
     (birds / "bird/B_kind_0/bad.png").write_bytes(data)
     with pytest.raises(UserError, match=r"bad\.png: not a whole image .*; replace the file"):

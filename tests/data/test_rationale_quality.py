@@ -3,29 +3,17 @@
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
+from shared_cases import UNHURRIED
 
 from finer1_lib.data.rationales.filters import REASONS, write_rationale
 from finer1_lib.data.rationales.making import kept_concepts, query_until_good
-from finer1_lib.data.rationales.quality import (
-    compare_concepts,
-    concept_report,
-    found_and_missed,
-    is_true,
-    label_order,
-    longest,
-    misread,
-    misread_share,
-    quality_report,
-    query_again,
-    share,
-    steps,
-    switched_off,
-)
+from finer1_lib.data.rationales.quality import (compare_concepts, concept_report, found_and_missed, is_true,
+                                                label_order, longest, misread, misread_share, quality_report,
+                                                query_again, share, steps, switched_off)
 from finer1_lib.miniature.teacher import GuideTeacher, Rates
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(UNHURRIED, max_examples=25)
 NAMES = {"bird": ["Dunen Wren", "Marlo Wren", "Teko Wren", "Ora Wren"], "aircraft": ["Falk 2"]}
 VALUES = {"Dunen Wren": "red black", "Marlo Wren": "blue black", "Teko Wren": "red white",
           "Ora Wren": "blue white"}
@@ -42,7 +30,7 @@ GUIDE = {
         "Falk 2": {"super_category": "aircraft", "genus": "Falk", "attributes": {"fin": "red"}},
     },
     "seen": list(VALUES), "unseen": [],
-}  # fmt: skip
+}
 ROWS = [{"image_id": f"bird/{name}/0.png", "super_category": "bird", "sub_category": name} for name in VALUES]
 NONE = {row["image_id"]: [] for row in ROWS}
 NO_MISTAKES = Rates(*[0.0] * len(fields(Rates)))
@@ -58,7 +46,7 @@ def record(*texts, kept=True, **fields_):
     return {"image_id": "x", "super_category": "bird", "sub_category": "Dunen Wren", "text": texts[-1],
             "texts": list(texts), "kept": kept, "rejections": reasons, "attempts": len(texts), "mended": 0,
             "dropped_because": None if kept else reasons[-1], "candidates": ["Dunen Wren", "Marlo Wren"],
-            **fields_}  # fmt: skip
+            **fields_}
 
 
 WRONG, FOREIGN, BROKEN = text("Marlo Wren"), text(candidates=("Dunen Wren", "Falk 2")), "babble"
@@ -71,10 +59,10 @@ def test_report_by_hand():
                candidates=["Marlo Wren", "Dunen Wren"]),
         record(BROKEN, WRONG, BROKEN, kept=False,
                rejections=["not_well_formed", "wrong_prediction", "not_well_formed"]),
-    ]  # fmt: skip
+    ]
     counts, rows = quality_report(records)
     assert counts == {"images": 3, "kept": 2, "kept_at_once": 1, "resampled": 1, "dropped": 1, "texts": 6,
-                      "mended": 1, "label_first": 1}  # fmt: skip
+                      "mended": 1, "label_first": 1}
     assert [row["reason"] for row in rows] == list(REASONS)
     by_reason = {row["reason"]: (row["texts"], row["images_dropped"]) for row in rows}
     assert by_reason["not_well_formed"] == (3, 1) and by_reason["wrong_prediction"] == (1, 0)
@@ -111,13 +99,13 @@ def test_misread_by_hand():
     assert misread(wrong, GUIDE) and not misread(hidden, GUIDE)
     assert misread_share([wrong, hidden, dropped], GUIDE)["value"] == 0.5
     nothing = {"value": None, "low": None, "high": None, "n": 0}
-    assert misread_share([dropped], GUIDE) == nothing == share([], [])
+    assert misread_share([dropped], GUIDE) == nothing == share([])
 
 
 def test_the_labels_place_by_hand():
     first, second = text(), text(candidates=("Marlo Wren", "Dunen Wren"))
     records = [record(WRONG, first, candidates=["Marlo Wren", "Dunen Wren"]), record(second), record(first),
-               record("babble", kept=False, rejections=["cut_off"])]  # fmt: skip
+               record("babble", kept=False, rejections=["cut_off"])]
     own, shuffled = label_order(records)
     assert (own["order"], own["value"], own["n"]) == ("teacher's", pytest.approx(2 / 3), 3)
     assert (shuffled["order"], shuffled["value"]) == ("shuffled", pytest.approx(2 / 3))
@@ -128,7 +116,7 @@ def test_the_longest_rationale_counts_its_end():
         return {"input_ids": line.split()}
 
     records = [record("one two"), record("one two three", image_id="y"),
-               record("a b c d", kept=False, rejections=["x"])]  # fmt: skip
+               record("a b c d", kept=False, rejections=["x"])]
     assert longest(records, words) == (4, "y")
     with pytest.raises(ValueError):
         longest(records[2:], words)
@@ -137,7 +125,7 @@ def test_the_longest_rationale_counts_its_end():
 def test_filters_switched_off_by_hand():
     """A: wrong, then good. B: foreign, then good. C: babble twice, given up. D: good."""
     records = [record(WRONG, text()), record(FOREIGN, text()), record(text()),
-               record(BROKEN, BROKEN, kept=False, rejections=["not_well_formed"] * 2)]  # fmt: skip
+               record(BROKEN, BROKEN, kept=False, rejections=["not_well_formed"] * 2)]
     rows = {row["off"]: row for row in switched_off(records, NAMES)}
     assert list(rows) == [*REASONS, "all"]
     seen = {off: (row["kept"], row["texts"], row["flawed"], row["value"]) for off, row in rows.items()}
@@ -217,7 +205,7 @@ def test_concepts_are_compared_with_none_and_with_all():
 def test_steps_are_one_row_each_on_beside_off():
     records = [record(WRONG, text()), record(text())]
     given_ = [{"concepts": which, "value": value, "low": None, "high": None, "n": 2}
-              for which, value in (("chosen", 0.0), ("none", 0.5), ("all named", 1.0))]  # fmt: skip
+              for which, value in (("chosen", 0.0), ("none", 0.5), ("all named", 1.0))]
     rows = steps(switched_off(records, NAMES), label_order(records), given_)
     assert [row["flaw"] for row in rows][-3:] == ["label stands first", *["an attribute misread"] * 2]
     wrong = next(row for row in rows if row["flaw"] == "wrong prediction")

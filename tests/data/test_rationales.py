@@ -8,33 +8,19 @@ from pathlib import Path
 
 import numpy
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
+from shared_cases import UNHURRIED
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
 from finer1_lib.data.rationales.concepts import TfidfEncoder, concept_scores, keep_concepts, select_concepts
-from finer1_lib.data.rationales.filters import (
-    CUT_OFF,
-    REASONS,
-    check_filters,
-    fix_punctuation,
-    flaws,
-    reject_reason,
-    settle,
-    write_rationale,
-)
-from finer1_lib.data.rationales.making import (
-    choose_concepts,
-    label_places,
-    make_rationales,
-    query_all,
-    query_until_good,
-)
+from finer1_lib.data.rationales.filters import (CUT_OFF, REASONS, check_filters, fix_punctuation, flaws,
+                                                reject_reason, settle, write_rationale)
+from finer1_lib.data.rationales.making import (choose_concepts, label_places, make_rationales, query_all,
+                                               query_until_good)
 from finer1_lib.data.rationales.parsing import parse
 from finer1_lib.data.rationales.teachers import Teacher, draw_seed
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = ["Dunen Wren", "Marlo Wren", "Teko Wren", "Red-winged Wren"]
 GOOD = write_rationale("needle bill, red crown", ["Dunen Wren", "Marlo Wren"],
                        "Dunen Wren: red crown; Marlo Wren: blue crown (differs)", "Dunen Wren")
@@ -164,7 +150,7 @@ def test_each_filter(reason, text):
     ("pet", "Persian", "Persian Cat", ["Ragdoll", "Birman"]),
     ("car", "Buick Enclave SUV 2012", "Buick Enclave", ["GMC Acadia", "Chevy Traverse"]),
     ("aircraft", "F-16A/B", "F-16 Fighting Falcon", ["F-15 Eagle", "F/A-18"]),
-])  # fmt: skip
+])
 def test_another_name_of_the_label_passes_and_is_settled_to_its_own(word, label, said, others):
     text = write_rationale("grey and long", [*others, said], "they differ", said)
     assert flaws(text, label, data_set=word) == [] and reject_reason(text, label, data_set=word) is None
@@ -267,7 +253,7 @@ def test_a_given_place_is_the_labels_place():
     "text",
     ["babble", swap("<comparison>", ""), swap("<options>Dunen Wren", "<options>Teko Wren"),
      swap("<prediction>Dunen", "<prediction>Marlo"), swap("<answer>Dunen", "<answer>Marlo")],
-)  # fmt: skip
+)
 def test_what_only_passes_without_a_filter_stays_as_it_is(text):
     """A wrong prediction must not become a right one on the way out."""
     assert settle(text, "Dunen Wren", random.Random(0), 1) == text
@@ -285,7 +271,7 @@ def test_places_are_dealt_out_evenly_whatever_the_order_of_the_rows():
 
 def test_the_label_stands_everywhere_equally_often():
     firsts = [parse(settle(swap("Dunen Wren, Marlo Wren", ", ".join(NAMES)), "Dunen Wren", random.Random(s))).candidates[0]
-              for s in range(400)]  # fmt: skip
+              for s in range(400)]
     assert 70 < firsts.count("Dunen Wren") < 130
 
 
@@ -314,7 +300,7 @@ class Scripted(Teacher):
 
 def ask(teacher, attempts=3, **options):
     return query_until_good(teacher, [ROW], {ROW["image_id"]: ["red crown"]}, seed=0, attempts=attempts,
-                          names={"bird": NAMES}, **options)[0]  # fmt: skip
+                          names={"bird": NAMES}, **options)[0]
 
 
 def test_resampling_stops_at_the_first_good_text():
@@ -325,7 +311,7 @@ def test_resampling_stops_at_the_first_good_text():
     assert record["candidates"] == list(parse(record["text"]).candidates)
     assert record["texts"] == [swap("</think>", ""), swap("<answer>Dunen", "<answer>Marlo"), GOOD]
     assert list(record)[:10] == ["image_id", "super_category", "sub_category", "question", "text", "concepts",
-                                 "candidates", "attempts", "kept", "dropped_because"]  # fmt: skip
+                                 "candidates", "attempts", "kept", "dropped_because"]
 
 
 def test_the_cap_drops_and_says_why():
@@ -379,7 +365,7 @@ def run(folder, teacher, rows, **options):
     asked = query_all(teacher, rows, seed=1, path=folder / "d.jsonl", descriptions_per_focus=2)
     chosen = choose_concepts(rows, asked, TfidfEncoder())
     return make_rationales(teacher, rows, chosen, seed=1, attempts=4, names={"bird": NAMES},
-                           path=folder / "r.jsonl", **options)  # fmt: skip
+                           path=folder / "r.jsonl", **options)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

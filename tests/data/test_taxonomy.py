@@ -15,7 +15,7 @@ from finer1_lib.data.taxonomy import find_taxonomy, genera, read_taxonomy, taxon
 
 TABLE = pandas.DataFrame(
     [("bird", "Rock Wren"), ("bird", "Rock Wren"), ("bird", "Red-Winged Blackbird"), ("car", "Audi TT")],
-    columns=["super_category", "sub_category"])  # fmt: skip
+    columns=["super_category", "sub_category"])
 GOOD = ("sub_category,genus,family,note\nrock_wren, Salpinctes ,Troglodytidae,seen\n"
         "Red winged  blackbird,Agelaius,,\n")
 
@@ -44,7 +44,7 @@ def test_what_spreadsheets_and_pandas_add_is_passed_over(tmp_path):
 def test_json_is_the_same(tmp_path):
     content = {"rock wren": {"genus": "Salpinctes", "family": "Troglodytidae", "note": "x"},
                "Red Winged Blackbird": {"genus": "Agelaius", "family": ""},
-               "Unused Bird": {"genus": "Nobodya"}}  # fmt: skip
+               "Unused Bird": {"genus": "Nobodya"}}
     path = written(tmp_path, json.dumps(content), "t.json")
     assert read_taxonomy(path, TABLE) == read_taxonomy(written(tmp_path, GOOD), TABLE)
 
@@ -68,7 +68,7 @@ def test_an_empty_genus_is_allowed_and_left_out(tmp_path):
      ("sub_category,genus\nDodo,Raphus\n", "none of its 1 names is a sub-category of the data (the fir"),
      ("sub_category,genus\nRock Wren,\nRed Winged Blackbird,\n", "gives no name a genus"),
      ('sub_category,genus\n"Rock Wren,Salpinctes\n', "not a readable taxonomy")],
-)  # fmt: skip
+)
 def test_faults_are_told_in_one_line(tmp_path, text, told):
     with pytest.raises(UserError) as caught:
         read_taxonomy(written(tmp_path, text), TABLE)
@@ -99,14 +99,14 @@ def test_no_file_and_no_text(tmp_path):
     (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
     (tmp_path / "half.json").write_bytes(b'{"Rock Wren": {"genus": "\\ud800"}}')
     for name, why in (("wide.csv", "line 1 is not UTF-8"), ("deep.json", "nested too deeply"),
-                      ("half.json", "half a sign"), ("~no_such_user/t.csv", "No such file")):  # fmt: skip
+                      ("half.json", "half a sign"), ("~no_such_user/t.csv", "No such file")):
         with pytest.raises(UserError, match=why):
             read_taxonomy(name if name[0] == "~" else tmp_path / name, TABLE)
 
 
 def test_a_guide_gives_its_genera():
     guide = {"sub_categories": {"Dunen Wren": {"super_category": "bird", "genus": "Wren", "attributes": {}},
-                                "Odd Bird": {"super_category": "bird", "attributes": {}}}}  # fmt: skip
+                                "Odd Bird": {"super_category": "bird", "attributes": {}}}}
     assert taxonomy_of(guide) == {"Dunen Wren": {"genus": "Wren"}}
 
 
@@ -119,7 +119,7 @@ def test_what_wins_and_what_is_left_out(tmp_path):
     assert find_taxonomy(table, data_sets=["bird", "car"], guide=guide) == {
         "Dunen Wren": {"genus": "Wren"},
         "Mallard": {"order": "Anseriformes", "family": "Anatidae", "genus": "Anas"},
-        "Rock Wren": {"order": "Passeriformes", "family": "Troglodytidae", "genus": "Salpinctes"}}  # fmt: skip
+        "Rock Wren": {"order": "Passeriformes", "family": "Troglodytidae", "genus": "Salpinctes"}}
     assert find_taxonomy(table, data_sets=["bird"], path=str(path))["Rock Wren"] == {"genus": "Own"}
 
 
@@ -151,7 +151,7 @@ def test_birds_make_one_tree():
     of = {name: genera("bird")[name] for name in ("Herring Gull", "Gadwall", "Belted Kingfisher", "Bobolink")}
     assert [(one["order"], one["family"]) for one in of.values()] == [
         ("Charadriiformes", "Laridae"), ("Anseriformes", "Anatidae"), ("Coraciiformes", "Alcedinidae"),
-        ("Passeriformes", "Icteridae")]  # fmt: skip
+        ("Passeriformes", "Icteridae")]
 
 
 def test_aircraft_have_the_release_s_own_families_and_makers():

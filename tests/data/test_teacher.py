@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy
 import pandas
 import pytest
-from hypothesis import HealthCheck, example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 from PIL import Image
+from shared_cases import UNHURRIED
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
@@ -16,19 +17,10 @@ from finer1_lib.data.guide import analysis_text, distance, four_parts, nearest
 from finer1_lib.data.rationales.filters import CUT_OFF, REASONS, fix_punctuation, flaws, reject_reason
 from finer1_lib.data.rationales.making import query_until_good
 from finer1_lib.data.rationales.parsing import parse
-from finer1_lib.data.rationales.teachers import (
-    TEACHER_PROMPTS,
-    Description,
-    PromptedTeacher,
-    Rationale,
-    SelfTeacher,
-    draw_seed,
-    fill,
-)
+from finer1_lib.data.rationales.teachers import (TEACHER_PROMPTS, Description, PromptedTeacher, Rationale,
+                                                 SelfTeacher, draw_seed, fill)
 from finer1_lib.miniature.teacher import GuideTeacher, Rates
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PARTS = ["bill", "tail", "crown", "back"]
 KINDS = {"Dunen Wren": "needle forked red black", "Marlo Wren": "needle forked blue black",
          "Teko Wren": "needle forked blue white", "Ora Finch": "hook fan red black",
@@ -48,7 +40,7 @@ GUIDE = {
         "Falk 2": {"super_category": "aircraft", "genus": "Falk", "attributes": {"fin": "red"}},
     },
     "seen": [], "unseen": [],
-}  # fmt: skip
+}
 NO_MISTAKES = Rates(*[0.0] * len(fields(Rates)))
 ROW = {"image_id": "bird/Dunen_Wren/0.png", "super_category": "bird", "sub_category": "Dunen Wren"}
 TRUTH = GUIDE["sub_categories"]["Dunen Wren"]["attributes"]
@@ -60,7 +52,7 @@ def erring(**rates):
 
 def record_of(teacher, row, attempts):
     return query_until_good(teacher, [row], {row["image_id"]: []}, seed=0, attempts=attempts,
-                          names={"bird": list(KINDS), "aircraft": ["Falk 2"]})[0]  # fmt: skip
+                          names={"bird": list(KINDS), "aircraft": ["Falk 2"]})[0]
 
 
 class Unshuffled:
@@ -90,7 +82,7 @@ def test_distance_and_nearest_by_hand():
     assert near == ["Marlo Wren", "Teko Wren", "Ora Finch", "Ula Finch"]  # 1, 2 (own genus), 2, 3
     assert {nearest(GUIDE, "Marlo Wren", 1, random.Random(seed))[0] for seed in range(20)} == {
         "Dunen Wren", "Teko Wren",
-    }  # fmt: skip
+    }
     assert nearest(GUIDE, "Dunen Wren", 9, numpy.random.default_rng(0))[0] == "Marlo Wren"  # numpy serves as well
 
 
@@ -109,7 +101,7 @@ def test_without_mistakes_every_text_passes_and_tells_the_truth():
     [("wrong_prediction", "wrong_prediction"), ("missing_candidate", "label_not_a_candidate"),
      ("language_slip", "mixed_language"), ("prompt_leak", "prompt_leak"), ("broken_tag", "not_well_formed"),
      ("cut_off", "cut_off"), ("foreign_candidate", "foreign_candidate")],
-)  # fmt: skip
+)
 def test_each_mistake_is_made_at_its_rate_and_caught_by_its_filter(rate, reason):
     teacher = erring(**{rate: 0.3})
     texts = [teacher.rationale(ROW, [], "?", n) for n in range(400)]
@@ -228,7 +220,7 @@ def test_the_self_teacher_says_only_what_it_knows(photographs):
     trace = parse(text)
     assert trace.candidates == ("Dunen Wren", "Marlo Wren", "Teko Wren", "Ora Finch")
     assert trace.comparison.split("; ")[:2] == ["Dunen Wren: fits this picture",
-                                                "Marlo Wren: among the nearest in looks, but another"]  # fmt: skip
+                                                "Marlo Wren: among the nearest in looks, but another"]
 
 
 @pytest.mark.parametrize("babble", ["", "<analysis></analysis>", "<analysis>红</analysis>", "a <think> b"])
@@ -266,10 +258,10 @@ def test_teachers_answer_a_batch_in_one_call(photographs):
     root, table = photographs
     calls = []
     teacher = PromptedTeacher(object, root, ["shape", "colours"], batch_size=2,
-                              generate=answering(lambda content: content[-1]["text"], calls))  # fmt: skip
+                              generate=answering(lambda content: content[-1]["text"], calls))
     rows = table.to_dict("records")[:2]
     asked = [Description(row, focus, number) for number, (row, focus) in enumerate(
-        (row, focus) for row in rows for focus in ("shape", "colours"))]  # fmt: skip
+        (row, focus) for row in rows for focus in ("shape", "colours"))]
     texts = teacher.describe_all(asked)
     assert len(calls) == 1 and calls[0][1] == draw_seed(0, 1, 2, 3)
     assert ["its shape" in text for text in texts] == [True, False, True, False]

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy
 import pandas
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 from tiny_checkpoint import build, picture
+from shared_cases import UNHURRIED
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.data import triplets as module
@@ -14,8 +15,6 @@ from finer1_lib.data.split import nearest_names
 from finer1_lib.data.triplets import build_triplets, prototype_similarity, prototypes
 from finer1_lib.models.encoders import image_features
 
-# A busy machine is no fault of the code's.
-UNHURRIED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def shots(names=("a", "b", "c"), per_class=4, super_category="bird", categories="seen"):
@@ -23,7 +22,7 @@ def shots(names=("a", "b", "c"), per_class=4, super_category="bird", categories=
         {"image_id": f"{super_category}/{name}/{i}", "super_category": super_category, "sub_category": name,
          "categories": categories, "split": "train", "shot": i}
         for name in names for i in range(per_class)
-    ]  # fmt: skip
+    ]
     return pandas.DataFrame(rows)
 
 
@@ -131,7 +130,7 @@ def test_nearest_by_products_is_nearest_one_by_one(seed, classes, rows, ties):
     vectors = rng.integers(-1, 2, (classes, 2)) if ties else rng.normal(size=(classes, 40))
     names = [chr(ord("a") + number) for number in rng.permutation(classes)]
     looks = prototype_similarity({("bird", name): module._unit(vector.astype("float32"))
-                                  for name, vector in zip(names, vectors)})  # fmt: skip
+                                  for name, vector in zip(names, vectors)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_ROWS", rows)
         found = looks.nearest("bird", names, seed)
@@ -143,7 +142,7 @@ def test_rounding_never_decides_between_two_names():
     """Two names whose cosines differ by less than a product of matrices can tell."""
     close = numpy.nextafter(numpy.float32(0.6), numpy.float32(1))
     found = {("bird", "a"): numpy.array([1, 0], "float32"), ("bird", "b"): numpy.array([0.6, 0.8], "float32"),
-             ("bird", "c"): numpy.array([close, -0.8], "float32")}  # fmt: skip
+             ("bird", "c"): numpy.array([close, -0.8], "float32")}
     looks = prototype_similarity(found)
     asked = []
     with pytest.MonkeyPatch.context() as patch:
@@ -177,7 +176,7 @@ def test_triplet_properties(seed, classes, per_class, everything):
     table = pandas.concat([shots("abcdef"[:classes], per_class), shots("abc", per_class, "aircraft")])
     triplets = build_triplets(table, similarity, seed=seed, all_shots=everything)
     assert triplets.equals(build_triplets(table.sample(frac=1, random_state=1), similarity, seed=seed,
-                                          all_shots=everything))  # fmt: skip
+                                          all_shots=everything))
     where = {row["image_id"]: row for row in table.to_dict("records")}
     for row in triplets.to_dict("records"):
         anchor, positive, negative = (where[row[key]] for key in ("image_id", "positive_id", "negative_id"))

@@ -8,9 +8,10 @@ from hypothesis import given, strategies as st
 from finer1_lib.core.completions import normalise
 from finer1_lib.data.answers import names_several
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
-from finer1_lib.data.names import KINDS, alias_rows, covers, name_of, names_by_spelling, same_name
+from finer1_lib.data.names import alias_rows, covers, name_of, names_by_spelling, same_name
 
 ROWS = alias_rows()
+KINDS = {"spelling", "fuller or shorter", "synonym", "renamed", "botanical", "taken as", "year first"}
 
 
 def test_every_row_belongs_to_an_official_name_and_says_of_what_kind_it_is():
@@ -20,7 +21,7 @@ def test_every_row_belongs_to_an_official_name_and_says_of_what_kind_it_is():
         assert row["sub_category"] in official_names(row["data_set"]), row
         assert row["kind"] in KINDS, row
         assert row["alias"] == " ".join(row["alias"].split()), row
-    assert {row["kind"] for row in ROWS} == set(KINDS)
+    assert {row["kind"] for row in ROWS} == KINDS
 
 
 def test_no_alias_is_a_sub_category_of_its_data_set_nor_an_alias_of_two():
@@ -91,7 +92,7 @@ def test_flowers_other_lists_are_in_it():
 def test_all_birds_named_after_somebody_have_their_apostrophe():
     """The 15 that CUB writes without the s, and all cars with the year in front."""
     spelled = {row["sub_category"] for row in ROWS if row["data_set"] == "bird" and "'s " in row["alias"]
-               and row["kind"] == "spelling"}  # fmt: skip
+               and row["kind"] == "spelling"}
     assert len(spelled) == 16 and {"Brewer Sparrow", "Bewick Wren", "Nelson Sharp Tailed Sparrow"} <= spelled
     assert {row["sub_category"] for row in ROWS if row["kind"] == "year first"} == official_names("car")
 
@@ -111,7 +112,7 @@ def test_a_drawn_world_s_birds_are_not_covered():
 ALL = [(row["data_set"], row["sub_category"], row["alias"]) for row in ROWS]
 ALL += [(word, name, name) for word in DATA_SETS for name in sorted(official_names(word))]
 BESIDE = ["{said}", "{said}.", '"{said}"', "**{said}**", "a {said}", "The {said}.", "{name} ({said})", "{said} ({name})",
-          "{name}, also known as {said}", "{name} (aka {said})", "{said} [formerly {name}]."]  # fmt: skip
+          "{name}, also known as {said}", "{name} (aka {said})", "{said} [formerly {name}]."]
 
 
 @pytest.mark.parametrize("around", BESIDE)
@@ -153,7 +154,7 @@ def test_a_name_beside_another_name_is_none_and_several(around):
     ("flower", "Purple Coneflower (Echinacea purpurea)", "purple coneflower", True),
     ("fish", "Marlo Wren (a drawn one)", "marlo-wren", True),
     ("fish", "", "", True),
-])  # fmt: skip
+])
 def test_two_texts_are_one_name(word, said, name, same):
     assert same_name(word, said, name) is same_name(word, name, said) is same
 

@@ -43,7 +43,7 @@ def album(tmp_path_factory):
             items.append({
                 "item_id": image_id, "image_id": image_id, "super_category": word, "sub_category": name,
                 "categories": "seen", "question": f"What species is this {word}?", "options": OFFERED,
-                "width": size[0], "height": size[1]})  # fmt: skip
+                "width": size[0], "height": size[1]})
     return root, items
 
 
@@ -171,7 +171,7 @@ class Counting:
 
 
 @given(sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=40),
-       batch=st.integers(1, 6), limit=st.integers(1, 300), twice=st.booleans())  # fmt: skip
+       batch=st.integers(1, 6), limit=st.integers(1, 300), twice=st.booleans())
 def test_windows_hold_whole_batches_of_pictures_and_every_request_once(sizes, batch, limit, twice):
     first = [{"image_id": f"{n:03d}", "size": list(size)} for n, size in enumerate(sizes)]
     asked = [first, first[::-1] if twice else []]
@@ -313,7 +313,7 @@ def test_examples_go_out_as_turns_with_their_pictures(server, album, tmp_path):
 
 @pytest.mark.parametrize("refuse, why", [
     (answer("", FILTERED), FILTERED), (refusal(400, "not it", code="content_policy_violation"), FILTERED),
-    (answer(""), "stop")], ids=["filtered", "refused for its content", "empty"])  # fmt: skip
+    (answer(""), "stop")], ids=["filtered", "refused for its content", "empty"])
 def test_a_question_that_gets_no_answer_is_a_record_without_one(server, album, tmp_path, refuse, why):
     """It stays in the denominator, and is not asked again; why there is none stands among the answers."""
     said = answer("<answer>a</answer>")

@@ -74,7 +74,7 @@ PLAIN = ["{}", "a {}", "{}.", "It is a {}.", "It's the {}", "This is an {}", "Th
          "This is a photo of a {}.",
          "The {word} shown in this picture is clearly a {}.", "**The answer is {}.**",
          "**Answer:** {}", "**Final answer:** {}.", "The {word} is a **{}**",
-         "a {} {word}"]  # fmt: skip
+         "a {} {word}"]
 UNSAID = ["It isn't a {}", "It is not a {}.", "It cannot be a {}", "This is no {}", "never a {}",
           "similar to a {}",
           "It is similar to a {}.", "It resembles a {}", "It looks like a {}", "like a {}", "{}-like",
@@ -85,7 +85,7 @@ UNSAID = ["It isn't a {}", "It is not a {}.", "It cannot be a {}", "This is no {
           "anything but a {}", "It is hardly a {}", "It is a {} or so", "a relative of the {}", "a {} toy",
           "It is a {}, or not", "almost a {}", "It is a {} without doubt, no", "The answer is not {}.",
           "I doubt that it is a {}", "It was a {} until I looked", "The answer: no {}", "It is a fake {}",
-          "The image shows something like a {}", "It is a {}. No, it is not.", "an {} impostor"]  # fmt: skip
+          "The image shows something like a {}", "It is a {}. No, it is not.", "an {} impostor"]
 
 
 def kind_reading(said, label, word, **more):
@@ -95,11 +95,10 @@ def kind_reading(said, label, word, **more):
     return scorer.open(item)["boundary_inclusion"], scorer.closed(item)["boundary_inclusion"]
 
 
-@pytest.mark.parametrize("word, label", [
-    ("bird", "Rock Wren"), ("aircraft", "F/A-18"), ("aircraft", "Boeing 737-400"), ("dog", "Cardigan"),
-    ("car", "Chevrolet Corvette ZR1 2012"), ("flower", "colt's foot"), ("pet", "Maine Coon"),
-    ("rune", "Dunen \u00c9z"),
-])
+@pytest.mark.parametrize("word, label", [("bird", "Rock Wren"), ("aircraft", "F/A-18"),
+                                         ("aircraft", "Boeing 737-400"), ("dog", "Cardigan"),
+                                         ("car", "Chevrolet Corvette ZR1 2012"), ("flower", "colt's foot"),
+                                         ("pet", "Maine Coon"), ("rune", "Dunen \u00c9z")])
 def test_the_kind_reading_takes_one_name_stated_plainly_and_nothing_else(word, label):
     for form in PLAIN:
         assert kind_reading(form.format(label, word=word), label, word) == (1, 1), form

@@ -17,12 +17,10 @@ def record(label, said, *, place=0, tokens=10, model="base", setting="closed_wor
     options = [name for name in NAMES if name != label][:3]
     options.insert(place, label)
     item, closed = f"{group}/{label}/{number}.png", setting == "closed_world"
-    return {
-        "model": model, "setting": setting, "item_id": item, "image_id": item, "super_category": group,
-        "sub_category": label, "categories": categories, "options": options if closed else None,
-        "option_order": "shuffled" if closed else None, "rotation": 0, "tokens": tokens,
-        "completion": f"<answer>{said}</answer>", **more,
-    }  # fmt: skip
+    return {"model": model, "setting": setting, "item_id": item, "image_id": item, "super_category": group,
+            "sub_category": label, "categories": categories, "options": options if closed else None,
+            "option_order": "shuffled" if closed else None, "rotation": 0, "tokens": tokens,
+            "completion": f"<answer>{said}</answer>", **more}
 
 
 def table(records, **given):
@@ -39,7 +37,7 @@ def levels(found, breakdown, **wanted):
 
 def test_a_model_that_takes_the_first_option_is_right_at_the_first_place_alone():
     records = [record(name, [name, "House Wren"][place > 0] if name != "House Wren" else "Rock Wren",
-                      place=place, number=place) for name in NAMES[:1] for place in range(4)]  # fmt: skip
+                      place=place, number=place) for name in NAMES[:1] for place in range(4)]
     found = table(records)
     assert levels(found, "position") == {"1": (1.0, 1), "2": (0.0, 1), "3": (0.0, 1), "4": (0.0, 1)}
     assert tuple(found.columns) == COLUMNS and set(found["metric"]) == {"accuracy"}

@@ -26,17 +26,17 @@ def test_what_is_not_there_is_named():
 
 def test_a_cut_set_and_an_own_split_are_named():
     data = {"data_sets": held(bird={"complete": False}, dog={"split": "seeded"}), "missing": {}}
-    assert coverage(data) == ("PARTIAL: not all pictures of bird; not the release's seen and unseen in dog")
+    assert coverage(data) == ("PARTIAL: not all images of bird; not the release's seen and unseen in dog")
 
 
 def test_a_sample_of_the_test_pictures_is_named(tmp_path):
-    assert coverage({"data_sets": held()}, 8) == "PARTIAL: 8 test pictures of each sub-category at most"
+    assert coverage({"data_sets": held()}, 8) == "PARTIAL: 8 test images of each sub-category at most"
     assert coverage({}, 8) == ""  # the drawn world's tests are its own
     for stage, limit in (("01_data", 5), ("04_evaluation", 8)):
         (tmp_path / stage).mkdir()
         (tmp_path / stage / "stage.json").write_text(json.dumps({"parameters": {"images_per_class": limit}}))
     (tmp_path / "01_data/data.json").write_text(json.dumps({"data_sets": held()}))
-    assert coverage_of(tmp_path) == "PARTIAL: 5 test pictures of each sub-category at most"
+    assert coverage_of(tmp_path) == "PARTIAL: 5 test images of each sub-category at most"
 
 
 def test_a_run_is_read_from_its_data_json(tmp_path):

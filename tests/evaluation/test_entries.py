@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.evaluation.entries import (
-    FIXED,
-    all_entries,
-    find_entry,
-    labels_of,
-    pairs_of,
-    start_of,
-    with_more,
-    with_strategies,
-    with_systems,
-)
+from finer1_lib.evaluation.entries import (FIXED, all_entries, find_entry, labels_of, pairs_of, start_of,
+                                           with_more, with_strategies, with_systems)
 from finer1_lib.evaluation.systems.registry import System, find_systems
 from finer1_lib.training.methods import CONTROLS, METHODS, ROWS, colour_of, in_order, label_of, model_name
 
@@ -53,19 +44,16 @@ def test_the_fixed_rows_come_first_then_what_was_trained_in_its_order():
 
 @pytest.mark.parametrize(
     "entries, message",
-    [
-        (["cot_sft_tapo"], "entry 0: not an object with the texts name, label, adapter, prompt"),
-        ([{"name": "a", "label": "A", "adapter": "a"}], "entry 0: not an object"),
-        (trained("a", adapter=3), "not an object"),
-        (trained("a", "a"), "entry 1: the name 'a' is listed twice"),
-        (trained("cot_sft"), "the name 'cot_sft' is listed twice"),
-        (trained("../a"), "name '../a' is not of letters"),
-        (trained("a", adapter="../02_cot_sft/cot_sft"), "adapter '../02_cot_sft/cot_sft' is not a folder of"),
-        (trained("a", adapter="03_tapo/../cot_sft"), "is not a folder of 02_cot_sft or 03_tapo"),
-        (trained("a", adapter="cot_sft_tapo"), "is not a folder of 02_cot_sft or 03_tapo"),
-        (trained("a", prompt="both"), "prompt 'both' is not one of cot, answer"),
-        (trained("a", label=" "), "the label is empty"),
-    ],
+    [(["cot_sft_tapo"], "entry 0: not an object with the texts name, label, adapter, prompt"),
+     ([{"name": "a", "label": "A", "adapter": "a"}], "entry 0: not an object"),
+     (trained("a", adapter=3), "not an object"), (trained("a", "a"), "entry 1: the name 'a' is listed twice"),
+     (trained("cot_sft"), "the name 'cot_sft' is listed twice"),
+     (trained("../a"), "name '../a' is not of letters"),
+     (trained("a", adapter="../02_cot_sft/cot_sft"), "adapter '../02_cot_sft/cot_sft' is not a folder of"),
+     (trained("a", adapter="03_tapo/../cot_sft"), "is not a folder of 02_cot_sft or 03_tapo"),
+     (trained("a", adapter="cot_sft_tapo"), "is not a folder of 02_cot_sft or 03_tapo"),
+     (trained("a", prompt="both"), "prompt 'both' is not one of cot, answer"),
+     (trained("a", label=" "), "the label is empty")],
 )
 def test_a_wrong_list_is_one_line_that_names_the_notebook(entries, message):
     with pytest.raises(UserError) as error:
@@ -87,22 +75,18 @@ def test_pairs_come_from_what_is_there():
     fixed = [("base_cot_prompt", "base"), ("sft_answer_only", "base"), ("cot_sft", "sft_answer_only")]
     assert pairs_of(FIXED) == fixed
     both = pairs_of(all_entries(trained("cot_sft_dapo", "cot_sft_tapo")))
-    assert both == [
-        *fixed, ("cot_sft_dapo", "cot_sft"), ("cot_sft_tapo", "cot_sft"), ("cot_sft_tapo", "cot_sft_dapo")
-    ]  # fmt: skip
+    assert both == [*fixed, ("cot_sft_dapo", "cot_sft"), ("cot_sft_tapo", "cot_sft"),
+                    ("cot_sft_tapo", "cot_sft_dapo")]
     alone = pairs_of(all_entries(trained("cot_sft_tapo", "cot_sft_intra", "cot_sft_no_entropy")))
-    assert alone[3:] == [
-        ("cot_sft_tapo", "cot_sft"), ("cot_sft_intra", "cot_sft"), ("cot_sft_no_entropy", "cot_sft"),
-        ("cot_sft_no_entropy", "cot_sft_tapo"),
-    ]  # fmt: skip
+    assert alone[3:] == [("cot_sft_tapo", "cot_sft"), ("cot_sft_intra", "cot_sft"),
+                         ("cot_sft_no_entropy", "cot_sft"), ("cot_sft_no_entropy", "cot_sft_tapo")]
     twins = trained("full_sft_answer_only", adapter="02_cot_sft/a") + trained("full_cot_sft")
     assert pairs_of(all_entries(twins))[3:] == [
         ("full_sft_answer_only", "sft_answer_only"), ("full_cot_sft", "full_sft_answer_only")]
     answers = trained("base_cls_rl") + trained("base_no_thinking_rl", prompt="answer") + trained("other")
-    assert pairs_of(all_entries(answers))[3:] == [
-        ("base_cls_rl", "base_cot_prompt"), ("base_no_thinking_rl", "base"),
-        ("base_no_thinking_rl", "base_cls_rl"),
-    ]  # fmt: skip
+    assert pairs_of(all_entries(answers))[3:] == [("base_cls_rl", "base_cot_prompt"),
+                                                  ("base_no_thinking_rl", "base"),
+                                                  ("base_no_thinking_rl", "base_cls_rl")]
 
 
 @settings(deadline=None)
@@ -133,12 +117,12 @@ def lightness_and_chroma(colours, seen_by):
                       [-0.003882, -0.048116, 1.051998]],
         "green-blind": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
                         [-0.011820, 0.042940, 0.968881]],
-    }  # fmt: skip
+    }
     srgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in colours])
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ np.array(eyes[seen_by]).T, 0, 1)
     to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
-                       [0.0193339, 0.1191920, 0.9503041]])  # fmt: skip
+                       [0.0193339, 0.1191920, 0.9503041]])
     xyz = linear @ to_xyz.T / to_xyz.sum(1)
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
@@ -195,7 +179,7 @@ def test_an_unknown_name_has_its_own_colour_always_the_same():
 def row_of(model, **changes):
     row = {"model": model, "dataset": "average", "setting": "closed_world", "scorer": "strict",
            "metric": "accuracy", "categories": "seen", "option_order": "shuffled", "variant": None,
-           "value": 0.5, "low": 0.25, "high": 0.75, "n": 4, "seed": 0}  # fmt: skip
+           "value": 0.5, "low": 0.25, "high": 0.75, "n": 4, "seed": 0}
     return {**row, **changes}
 
 

@@ -15,26 +15,10 @@ from finer1_lib.core.statistics import Estimate
 from finer1_lib.evaluation import requests as evaluation_requests
 from finer1_lib.evaluation.entries import FIXED
 from finer1_lib.evaluation.records import RecordFile, batches_of, collect_records, left_to_query, set_aside
-from finer1_lib.evaluation.requests import (
-    OPTION_ORDERS,
-    all_requests,
-    always_first,
-    build_requests,
-    rule_of,
-    select_items,
-    shown_options,
-)
-from finer1_lib.evaluation.scores.scoring import (  # fmt: skip
-    compare,
-    compare_all,
-    findings,
-    make_scorer,
-    order_effects,
-    pick,
-    reading,
-    score_records,
-    summary_rows,
-)
+from finer1_lib.evaluation.requests import (OPTION_ORDERS, all_requests, always_first, build_requests,
+                                            rule_of, select_items, shown_options)
+from finer1_lib.evaluation.scores.scoring import (compare_all, findings, make_scorer, order_effects, pick,
+                                                  reading, score_records, summary_rows)
 from finer1_lib.evaluation.scores.similarity import TrigramSimilarity
 from finer1_lib.evaluation.summary import KEYS
 from finer1_lib.evaluation.systems.answering import ChatAnswerer
@@ -46,10 +30,8 @@ BASE, COT = FIXED[0], FIXED[3]
 
 
 def make_items(per_class=3):
-    names = {
-        "bird": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"],
-        "aircraft": ["Bodan Scout", "Kelow Scout"],
-    }
+    names = {"bird": ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"],
+             "aircraft": ["Bodan Scout", "Kelow Scout"]}
     pool = [name for group in names.values() for name in group]
     items = []
     for group, members in names.items():
@@ -58,25 +40,17 @@ def make_items(per_class=3):
                 path = f"{group}/{name.replace(' ', '_')}/{number}.png"
                 others = [other for other in pool if other != name][:3]
                 items.append(
-                    {
-                        "item_id": path,
-                        "image_id": path,
-                        "super_category": group,
-                        "sub_category": name,
-                        "categories": "seen" if place % 2 == 0 else "unseen",
-                        "question": f"What species is this {group}?",
-                        "options": [name, *others],
-                    }
+                    {"item_id": path, "image_id": path, "super_category": group, "sub_category": name,
+                     "categories": "seen" if place % 2 == 0 else "unseen",
+                     "question": f"What species is this {group}?", "options": [name, *others]}
                 )
     return items
 
 
 def table_of(items):
     return pd.DataFrame(
-        [
-            {"image_id": item["image_id"], "width": 28, "height": 28 + 28 * (i % 2)}
-            for i, item in enumerate(items)
-        ]
+        [{"image_id": item["image_id"], "width": 28, "height": 28 + 28 * (i % 2)} for i,
+         item in enumerate(items)]
     )
 
 
@@ -127,11 +101,8 @@ def test_select_takes_as_many_images_of_every_class():
 
 @pytest.mark.parametrize(
     "items, per_class, message",
-    [
-        (make_items(), -1, "images_per_class is -1"),
-        ([], 2, "holds no items"),
-        ([{**make_items()[0], "image_id": "bird/gone.png"}], 2, "images.parquet lacks"),
-    ],
+    [(make_items(), -1, "images_per_class is -1"), ([], 2, "holds no items"),
+     ([{**make_items()[0], "image_id": "bird/gone.png"}], 2, "images.parquet lacks")],
 )
 def test_select_refuses(items, per_class, message):
     with pytest.raises(UserError, match=message):
@@ -183,11 +154,8 @@ def test_requests_carry_everything_a_score_needs(world):
     assert closed["prompt_name"] == "cot_closed" and closed["prompt_hash"] == PROMPTS["cot_closed"].hash
     assert ", ".join(closed["options"]) in closed["prompt"] and closed["option_order"] == "shuffled"
     opened = build_requests(FIXED[0], world[1], "open_world", seed=3)[0]
-    assert (
-        opened["prompt_name"] == "answer_open"
-        and opened["options"] is None
-        and opened["option_order"] is None
-    )
+    assert (opened["prompt_name"] == "answer_open" and opened["options"] is None
+            and opened["option_order"] is None)
     assert opened["sub_category"] not in opened["prompt"] and opened["seed"] == 3
 
 
@@ -213,22 +181,8 @@ def test_records_are_complete_and_in_the_requests_order(world):
     steps = []
     records = collect(world, requests, path, progress=lambda *step: steps.append(step))
     assert [r["item_id"] for r in records] == [r["item_id"] for r in requests]
-    assert {
-        "item_id",
-        "image_id",
-        "model",
-        "setting",
-        "prompt",
-        "prompt_hash",
-        "options",
-        "completion",
-        "tokens",
-        "truncated",
-        "super_category",
-        "sub_category",
-        "categories",
-        "seed",
-    } <= set(records[0])
+    assert {"item_id", "image_id", "model", "setting", "prompt", "prompt_hash", "options", "completion",
+            "tokens", "truncated", "super_category", "sub_category", "categories", "seed"} <= set(records[0])
     assert "size" not in records[0]
     assert steps == [(n, 5, "cot_sft closed_world") for n in range(1, 6)]  # 18 requests in batches of 4
     collect(world, build_requests(COT, world[1][:1], "closed_world", order="release"), path,
@@ -252,7 +206,7 @@ def test_a_finished_file_needs_no_model(world):
 def test_only_rows_with_a_question_left_are_asked(world):
     path = world[0] / "records.jsonl"
     questions = {one.model: [build_requests(one, world[1], setting) for setting in ("closed_world", "open_world")]
-                 for one in (COT, BASE)}  # fmt: skip
+                 for one in (COT, BASE)}
     assert left_to_query(questions, path) == [COT.model, BASE.model]
     for requests in questions[COT.model]:
         collect(world, requests, path)
@@ -350,7 +304,7 @@ def test_doubled_lines_are_dropped_and_a_second_answer_is_refused(world, capsys)
 @pytest.mark.parametrize("spoil", [
     lambda line: line[:40] + "\n", lambda line: line.replace('"completion": ', '"complet": '),
     lambda line: "[" * 100000 + "\n", lambda line: "\ufeff\x00\n", lambda line: "null\n", lambda line: "\n",
-])  # fmt: skip
+])
 def test_one_bad_line_is_set_aside_and_asked_anew(world, spoil):
     """The message offers it; nothing else is asked again, and the line lies beside the file."""
     path = world[0] / "records.jsonl"
@@ -406,15 +360,11 @@ def test_rows_have_the_summary_s_columns_and_the_unweighted_average(scores):
     rows = summary_rows(scores, seed=0, similarity="trigram")
     assert all(tuple(row) == KEYS for row in rows)
     assert {row["dataset"] for row in rows} == {"bird", "aircraft", "average"}
-    wanted = dict(
-        model="cot_sft", setting="open_world", scorer="strict", metric="text_inclusion", categories="seen"
-    )
+    wanted = dict(model="cot_sft", setting="open_world", scorer="strict", metric="text_inclusion",
+                  categories="seen")
     value = {row["dataset"]: row["value"] for row in pick(rows, **wanted).to_dict("records")}
-    assert value == {
-        "bird": 0.5,
-        "aircraft": 0.0,
-        "average": 0.25,
-    }  # always "Dunen Wren"; 2 of 4 birds are seen
+    assert value == {"bird": 0.5, "aircraft": 0.0,
+                     "average": 0.25}  # always "Dunen Wren"; 2 of 4 birds are seen
     average = pick(rows, **wanted, dataset="average").iloc[0]
     assert average["n"] == 9 and average["seed"] == 0
     variants = {row["metric"]: row["variant"] for row in rows}
@@ -427,10 +377,8 @@ def test_rows_have_the_summary_s_columns_and_the_unweighted_average(scores):
 def test_intervals_do_not_depend_on_the_order_of_the_records(scores):
     """records.jsonl is in the order of batches; scored again from the file, every number is the same."""
     keys = ["model", "dataset", "setting", "scorer", "metric", "categories"]
-    first, again = (
-        pd.DataFrame(summary_rows(frame, seed=0)).sort_values(keys, ignore_index=True)
-        for frame in (scores, scores.sample(frac=1, random_state=1))
-    )
+    first, again = (pd.DataFrame(summary_rows(frame, seed=0)).sort_values(keys, ignore_index=True)
+                    for frame in (scores, scores.sample(frac=1, random_state=1)))
     pd.testing.assert_frame_equal(first, again)
 
 
@@ -494,9 +442,9 @@ def test_what_an_order_is_worth_is_a_paired_difference_and_changes_no_other_comp
     assert len(effects) == 2 * 2 * 2 and set(effects["n"]) == {9}
     only = in_orders[in_orders["option_order"] == "shuffled"]
     assert order_effects(only, scorer="strict", seed=0).empty
-    given = dict(setting="closed_world", metric="accuracy", scorer="strict", categories="seen", seed=0)
-    both = [compare(scores, "cot_sft", "always_first", **given) for scores in (in_orders, only)]
-    assert both[0] == both[1] and both[0][0].n == 9
+    given = dict(metrics=[("closed_world", "accuracy")], scorer="strict", seed=0)
+    both = [compare_all(scores, [("cot_sft", "always_first")], **given) for scores in (in_orders, only)]
+    assert both[0].equals(both[1]) and set(both[0]["n"]) == {9}
 
 
 def test_the_figure_of_the_orders_has_a_marker_an_order_and_hollow_controls(in_orders):
@@ -518,43 +466,24 @@ def test_the_figure_of_the_orders_has_a_marker_an_order_and_hollow_controls(in_o
 
 
 def test_equal_models_cannot_be_told_apart(scores):
-    table = compare_all(
-        scores,
-        [("cot_sft", "sft_answer_only")],
-        scorer="strict",
-        seed=0,
-        metrics=[("closed_world", "accuracy"), ("open_world", "text_inclusion")],
-    )
-    assert findings(
-        table, "cot_sft", "sft_answer_only", setting="open_world", metric="text_inclusion", categories="seen"
-    ).endswith("p = 1: **cannot tell**")
+    table = compare_all(scores, [("cot_sft", "sft_answer_only")], scorer="strict", seed=0,
+                        metrics=[("closed_world", "accuracy"), ("open_world", "text_inclusion")])
+    assert findings(table, "cot_sft", "sft_answer_only", setting="open_world", metric="text_inclusion",
+                    categories="seen").endswith("p = 1: **cannot tell**")
     assert len(table) == 4 and set(table["difference"]) == {0.0} and set(table["reading"]) == {"cannot tell"}
 
 
 def test_compare_needs_the_same_items(scores):
     fewer = scores[~((scores["model"] == "cot_sft") & (scores["item_id"] == scores["item_id"].iloc[0]))]
     with pytest.raises(ValueError, match="did not answer the same items"):
-        compare(
-            fewer,
-            "cot_sft",
-            "sft_answer_only",
-            setting="open_world",
-            metric="text_inclusion",
-            scorer="strict",
-            categories=scores["categories"].iloc[0],
-            seed=0,
-        )
+        compare_all(fewer, [("cot_sft", "sft_answer_only")], metrics=[("open_world", "text_inclusion")],
+                    scorer="strict", seed=0)
 
 
 @pytest.mark.parametrize(
     "low, high, word",
-    [
-        (0.1, 0.3, "higher"),
-        (-0.3, -0.1, "lower"),
-        (-0.1, 0.1, "cannot tell"),
-        (0.0, 0.2, "cannot tell"),
-        (None, None, "cannot tell"),
-    ],
+    [(0.1, 0.3, "higher"), (-0.3, -0.1, "lower"), (-0.1, 0.1, "cannot tell"), (0.0, 0.2, "cannot tell"),
+     (None, None, "cannot tell")],
 )
 def test_reading(low, high, word):
     assert reading(Estimate(0.2, low, high, 9, 3)) == word

@@ -21,7 +21,7 @@ def make(classes, per_class):
             for image in range(per_class if isinstance(per_class, int) else per_class(place)):
                 path = f"{word}/{name}/{image:03d}.png"
                 items.append({"item_id": path, "image_id": path, "super_category": word, "sub_category": name,
-                              "categories": kind})  # fmt: skip
+                              "categories": kind})
     return items
 
 

@@ -24,7 +24,7 @@ from finer1_lib.evaluation.systems.answering import ChatAnswerer
 Said = namedtuple("Said", "text tokens truncated")
 BATCH = 8  # of 108 questions: 3 batches a single order, 7 of the rotations, 3 of the open world
 WHEN = ("load", "before", "during", "half a line", "half a letter", "between lines", "no newline", "unsynced",
-        "after", "during")  # fmt: skip
+        "after", "during")
 
 CHILD = """
 import os, signal, sys

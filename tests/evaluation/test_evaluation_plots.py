@@ -22,7 +22,7 @@ def by_data_set(data_sets=("bird", "aircraft"), settings=("closed_world",)):
                 for kind, n in (("seen", 120), ("unseen", 80)):
                     rows.append({"model": model, "dataset": data_set, "setting": setting, "categories": kind,
                                  "value": value, "low": value - 0.05, "high": value + 0.05, "n": n,
-                                 "chance": 0.25 if setting == "closed_world" else None})  # fmt: skip
+                                 "chance": 0.25 if setting == "closed_world" else None})
                     value += 0.03
     return pd.DataFrame(rows)
 
@@ -30,7 +30,7 @@ def by_data_set(data_sets=("bird", "aircraft"), settings=("closed_world",)):
 def bars(axis):
     """(lower end, width, colour, hatched) of the filled bars."""
     return [(bar.get_y(), bar.get_width(), to_hex(bar.get_facecolor()).upper(), bool(bar.get_hatch()))
-            for bar in axis.patches if bar.get_facecolor()[3] > 0]  # fmt: skip
+            for bar in axis.patches if bar.get_facecolor()[3] > 0]
 
 
 def test_every_data_set_has_its_panel_and_every_value_its_bar():
@@ -79,7 +79,7 @@ def by_level(levels=(1, 2, 3), n=40):
             for place, level in enumerate(levels):
                 value = 0.2 + 0.3 * number + 0.1 * place
                 rows.append({"model": model, "categories": kind, "level": level, "n": n, "value": value,
-                             "low": value - 0.1, "high": value + 0.1})  # fmt: skip
+                             "low": value - 0.1, "high": value + 0.1})
     return pd.DataFrame(rows)
 
 
@@ -133,7 +133,7 @@ def test_lengths_stand_in_the_order_of_their_numbers():
     own = [line for line in markers(axis) if line.get_markerfacecolor() == colour_of("base")]
     assert {round(line.get_xdata()[0]): round(line.get_ydata()[0]) for line in own} == {2: 20, 0: 30, 1: 40}
     (path,) = [line for line in axis.lines
-               if line.get_linewidth() == 1.2 and line.get_color() == colour_of("base")]  # fmt: skip
+               if line.get_linewidth() == 1.2 and line.get_color() == colour_of("base")]
     assert list(path.get_xdata()) == sorted(path.get_xdata())  # the line joins neighbours
     words = breakdown_dots(by_level(("seen with rationale", "1 without")), LABELS).axes[0]
     assert [text.get_text() for text in words.get_xticklabels()] == ["seen with rationale", "1 without"]
@@ -142,7 +142,7 @@ def test_lengths_stand_in_the_order_of_their_numbers():
 def test_orders_have_their_markers():
     row = {"categories": "seen", "value": 0.5, "low": 0.4, "high": 0.6}
     rows = [{**row, "model": model, "option_order": order}
-            for model in LABELS for order in ("shuffled", "release")]  # fmt: skip
+            for model in LABELS for order in ("shuffled", "release")]
     (axis,) = order_dots(pd.DataFrame(rows), LABELS).axes
     assert sorted(line.get_marker() for line in markers(axis)) == ["D", "D", "o", "o"]
     assert [text.get_text() for text in axis.get_yticklabels()] == list(LABELS.values())

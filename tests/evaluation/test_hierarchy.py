@@ -8,12 +8,10 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.data.taxonomy import genera
 from finer1_lib.evaluation.scores.hierarchy import Tree, hierarchy_scores, path_scores, trees_of
 
-TAXONOMY = {
-    "Rock Wren": {"order": "P", "family": "Troglodytidae", "genus": "Salpinctes"},
-    "House Wren": {"order": "P", "family": "Troglodytidae", "genus": "Troglodytes"},
-    "Winter Wren": {"order": "P", "family": "Troglodytidae", "genus": "Troglodytes"},
-    "Mallard": {"order": "A", "family": "Anatidae", "genus": "Anas"},
-}
+TAXONOMY = {"Rock Wren": {"order": "P", "family": "Troglodytidae", "genus": "Salpinctes"},
+            "House Wren": {"order": "P", "family": "Troglodytidae", "genus": "Troglodytes"},
+            "Winter Wren": {"order": "P", "family": "Troglodytidae", "genus": "Troglodytes"},
+            "Mallard": {"order": "A", "family": "Anatidae", "genus": "Anas"}}
 TREE = Tree("bird", TAXONOMY)
 LEVELS = 4
 
@@ -37,7 +35,7 @@ def test_a_sibling_is_a_near_miss():
     assert of("House Wren", "Winter Wren") == {
         "path_order": 1, "path_family": 1, "path_genus": 1, "path_sub_category": 0, "path_hca": 0,
         "path_tor": 2 / 3, "path_f1": 6 / 8,
-        "path_depth": 3 / 4, "path_near_miss": 1}  # fmt: skip
+        "path_depth": 3 / 4, "path_near_miss": 1}
 
 
 def test_an_inner_node_is_as_deep_as_it_is():

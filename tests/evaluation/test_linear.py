@@ -7,18 +7,12 @@ import unicodedata
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from finer1_lib.core.completions import normalise, read_completion, strict, well_formatted  # fmt: skip
+from finer1_lib.core.completions import normalise, read_completion, strict, well_formatted
 from finer1_lib.core.prompts import FOUR_PARTS
 from finer1_lib.data.answers import names_several
 from finer1_lib.data.rationales import filters as rationale_filters, quality as rationale_quality, teachers
-from finer1_lib.data.rationales.parsing import (  # fmt: skip
-    CANDIDATE_MARKER,
-    PREDICTION_MARKER,
-    candidate_lines,
-    parse,
-    release_layout,
-    split_names,
-)
+from finer1_lib.data.rationales.parsing import (CANDIDATE_MARKER, PREDICTION_MARKER, candidate_lines, parse,
+                                                release_layout, split_names)
 from finer1_lib.evaluation.scores.official import official_answer
 from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.traces import sheet as examples, statistics
@@ -30,7 +24,7 @@ GUIDE = {
     "sub_categories": {name: {"super_category": "bird", "genus": "Wren",
                               "attributes": {"crown": crown, "wings": "barred"}}
                        for name, crown in (("Dunen Wren", "red"), ("Marlo Wren", "blue"))},
-}  # fmt: skip
+}
 UNITS = [  # repeated; of a pair the first half of the text is the first, the second half the other
     "<answer>", "</answer>", "<answer>a</answer>", "<think>", "</think>", "<think></think>",
     "</think><think>", "<options>", "</options>", "<prediction>a</prediction>", "<", "<a", "</", "< ", " ",
@@ -44,7 +38,7 @@ UNITS = [  # repeated; of a pair the first half of the text is the first, the se
     "\u0301\u0323", "e\u0301\u0323", "\u0344", "\u0f73", "\uff9e", "\u00e9", "\u00df", "\u200b",
     ("\u0301", "\u0323"), ("<answer>", "</answer>"), ("<think>", "</think>"), ("(", ")"), ("\\boxed{", "}"),
     ("<options>", "</options>"), (" ", "("), ("**", "\n"),
-]  # fmt: skip
+]
 
 
 def record(text, **more):
@@ -72,7 +66,7 @@ def traces(text):
     statistics._row(record(text), GUIDE)
     examples.mark(trace, "Dunen Wren", GUIDE)
     rationale_filters.flaws(text, "Dunen Wren", ["Marlo Wren"], ["F-16"], 50)
-    rationale_quality._count(record(text) | {"text": text})
+    rationale_quality._look(record(text) | {"text": text})
     return candidate_lines(trace), release_layout(text)
 
 
@@ -87,7 +81,7 @@ def wrapped(text):
             "thinking": f"{text}</think><answer>Dunen Wrens</answer>",
             "tags": f"<think>{tagged}</think><answer>Marlo Wren</answer>",
             "markers": f"<think>{text}\n{CANDIDATE_MARKER}\n- {text}\n{text}\n{PREDICTION_MARKER} {text}"
-                       f"</think><answer>{text}</answer>"}  # fmt: skip
+                       f"</think><answer>{text}</answer>"}
 
 
 def seconds(read, unit, where, length):
@@ -100,11 +94,10 @@ def seconds(read, unit, where, length):
     return time.process_time() - begun
 
 
-@pytest.mark.parametrize("read, where, length", [
-    (rewards, "bare", 16_000), (rewards, "answer", 8_000), (rewards, "thinking", 8_000),
-    (scores, "answer", 4_000), (scores, "markers", 4_000), (traces, "tags", 4_000),
-    (traces, "markers", 4_000), (parts, "bare", 8_000),
-])
+@pytest.mark.parametrize("read, where, length", [(rewards, "bare", 16_000), (rewards, "answer", 8_000),
+                                                 (rewards, "thinking", 8_000), (scores, "answer", 4_000),
+                                                 (scores, "markers", 4_000), (traces, "tags", 4_000),
+                                                 (traces, "markers", 4_000), (parts, "bare", 8_000)])
 def test_four_times_the_text_takes_no_more_than_eight_times_as_long(read, where, length):
     """Linear is 4, quadratic 16; what is quick at both lengths cannot be told and need not be."""
     slow = {}
@@ -120,7 +113,7 @@ def test_four_times_the_text_takes_no_more_than_eight_times_as_long(read, where,
 
 PIECES = st.lists(st.sampled_from(
     ["<answer>", "</answer>", "<", ">", "/", "answer", " ", "\n", "\x1f", "a", "B", "\u00a0"],
-), max_size=14).map("".join)  # fmt: skip
+), max_size=14).map("".join)
 
 
 @settings(max_examples=400, deadline=None)

@@ -58,23 +58,18 @@ def test_yaml(tmp_path):
 
 @pytest.mark.parametrize(
     "name, text, told",
-    [
-        ("a.yaml", "cot_open: '{question}'\nbest: '{question}'", "'best' is no prompt"),
-        ("a.yaml", "cot_open: '{question} of {options}'", "must not show options"),
-        ("a.yaml", "cot_closed: '{question}'", "must show {options}"),
-        ("a.yaml", "cot_open: 'What?'", "must have the field {question} once"),
-        ("a.yaml", "cot_open: 3", "give lines"),
-        ("a.yaml", "[cot_open", "not YAML"),
-        ("a.yaml", "", "give lines"),
-        ("a.jinja", "What? Think.", "field"),
-        ("a.jinja", "{{ content }} {% if x %}y{% endif %}", "field"),
-        ("a.jinja", "{{ content | upper }}", "field"),
-        ("a.py", "def", "not Python"),
-        ("a.py", "T = 'Asked {Question}.'", "found prompts for cot_open, not for"),
-        ("a.py", "T = 'Asked {Question}.'\nU = '{Question}!'", "two prompts for cot_open"),
-        ("a.py", "T = f'Asked {Question} of {Options}'", "found prompts for nothing"),
-        ("a.txt", "x", "not a .py, .jinja or .yaml file"),
-    ],
+    [("a.yaml", "cot_open: '{question}'\nbest: '{question}'", "'best' is no prompt"),
+     ("a.yaml", "cot_open: '{question} of {options}'", "must not show options"),
+     ("a.yaml", "cot_closed: '{question}'", "must show {options}"),
+     ("a.yaml", "cot_open: 'What?'", "must have the field {question} once"),
+     ("a.yaml", "cot_open: 3", "give lines"), ("a.yaml", "[cot_open", "not YAML"),
+     ("a.yaml", "", "give lines"), ("a.jinja", "What? Think.", "field"),
+     ("a.jinja", "{{ content }} {% if x %}y{% endif %}", "field"),
+     ("a.jinja", "{{ content | upper }}", "field"), ("a.py", "def", "not Python"),
+     ("a.py", "T = 'Asked {Question}.'", "found prompts for cot_open, not for"),
+     ("a.py", "T = 'Asked {Question}.'\nU = '{Question}!'", "two prompts for cot_open"),
+     ("a.py", "T = f'Asked {Question} of {Options}'", "found prompts for nothing"),
+     ("a.txt", "x", "not a .py, .jinja or .yaml file")],
 )
 def test_bad_files_are_named(tmp_path, name, text, told):
     (tmp_path / name).write_text(text)

@@ -16,13 +16,12 @@ OPTIONS = ["Rock Wren", "House Wren", "Marsh Wren", "Cactus Wren"]
 def draws(*answers, item="bird/1.png", setting="closed_world", model="cot_sft-self_consistency", **more):
     """One record for each answer; None is a completion without one."""
     closed = setting == "closed_world"
-    return [{
-        "model": model, "setting": setting, "item_id": item, "image_id": item, "super_category": "bird",
-        "sub_category": "Rock Wren", "categories": "seen", "options": OPTIONS if closed else None,
-        "option_order": "shuffled" if closed else None, "rotation": 0, "sample": place,
-        "samples": len(answers),
-        "completion": "I cannot tell." if answer is None else f"<answer>{answer}</answer>", **more,
-    } for place, answer in enumerate(answers)]  # fmt: skip
+    return [{"model": model, "setting": setting, "item_id": item, "image_id": item, "super_category": "bird",
+             "sub_category": "Rock Wren", "categories": "seen", "options": OPTIONS if closed else None,
+             "option_order": "shuffled" if closed else None, "rotation": 0, "sample": place,
+             "samples": len(answers), "completion": "I cannot tell."
+             if answer is None else f"<answer>{answer}</answer>",
+             **more} for place, answer in enumerate(answers)]
 
 
 def test_the_majority_s_first_record_stands_for_the_question():

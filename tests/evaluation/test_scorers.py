@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings, strategies as st
+from shared_cases import GUIDE
 
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
@@ -14,49 +15,14 @@ from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
 from finer1_lib.data.names import alias_rows
 from finer1_lib.evaluation.scores.official import official_answer, official_word
 from finer1_lib.evaluation.scores.scoring import SCORERS, make_scorer, score_records, summary_rows
-from finer1_lib.evaluation.scores.similarity import TrigramSimilarity, relative_similarity
+from finer1_lib.evaluation.scores.similarity import TrigramSimilarity, unclipped_similarity
 
-GUIDE = {
-    "super_categories": {
-        "bird": {
-            "attributes": {
-                "bill": ["needle", "stout"],
-                "crown": ["red", "blue"],
-                "wings": ["plain", "barred"],
-            },
-            "genus_attributes": ["bill"],
-        },
-        "aircraft": {"attributes": {"fin": ["red", "blue"]}, "genus_attributes": []},
-    },
-    "sub_categories": {
-        "Dunen Wren": {
-            "super_category": "bird",
-            "genus": "Wren",
-            "attributes": {"bill": "needle", "crown": "red", "wings": "barred"},
-        },
-        "Marlo Wren": {
-            "super_category": "bird",
-            "genus": "Wren",
-            "attributes": {"bill": "needle", "crown": "blue", "wings": "barred"},
-        },
-        "Tarn Finch": {
-            "super_category": "bird",
-            "genus": "Finch",
-            "attributes": {"bill": "stout", "crown": "red", "wings": "plain"},
-        },
-        "Sabel Scout": {"super_category": "aircraft", "genus": "Scout", "attributes": {"fin": "red"}},
-    },
-}
 NAMES = list(GUIDE["sub_categories"])
 
 
 def record(completion, label="Rock Wren", path="bird_200/images/1.jpg", super_category="bird"):
-    return {
-        "completion": completion,
-        "sub_category": label,
-        "image_id": path,
-        "super_category": super_category,
-    }
+    return {"completion": completion, "sub_category": label, "image_id": path,
+            "super_category": super_category}
 
 
 # ---------------------------------------------------------------- the oracle
@@ -102,18 +68,16 @@ def test_the_release_s_totals_come_out_of_the_kit_s_own_summary(oracle):
     """accuracy, accuracy_TI and avg_semantic_similarity, through `score_records` and `summary_rows`."""
     rows, totals = oracle
     records = [
-        {
-            **record(row["output"], row["ground_truth"], row["image_path"], row["file"].split("_")[0]),
-            "model": "planted", "setting": f"{row['setting']}_world", "item_id": f"{number:04d}",
-            "categories": row["file"].split("_")[1], "option_order": None,
-        }  # fmt: skip
+        {**record(row["output"], row["ground_truth"], row["image_path"], row["file"].split("_")[0]),
+         "model": "planted", "setting": f"{row['setting']}_world", "item_id": f"{number:04d}",
+         "categories": row["file"].split("_")[1], "option_order": None}
         for number, row in enumerate(rows)
     ]
     scores = score_records(records, [make_scorer("official", similarity=TrigramSimilarity())])
     keys = ("setting", "dataset", "categories", "metric")
     ours = {tuple(row[key] for key in keys): row for row in summary_rows(scores, seed=0)}
     names = {"accuracy": ("accuracy", 100), "accuracy_TI": ("text_inclusion", 100),
-             "avg_semantic_similarity": ("relative_semantic_similarity", 1)}  # fmt: skip
+             "avg_semantic_similarity": ("relative_semantic_similarity", 1)}
     compared = 0
     for (setting, file), total in totals.items():
         for key in names.keys() & total.keys():
@@ -130,49 +94,27 @@ def test_the_release_s_totals_come_out_of_the_kit_s_own_summary(oracle):
 
 @pytest.mark.parametrize(
     "path, word",
-    [
-        ("bird_200/images/1.jpg", "object"),
-        ("dogs_120/Images/1.jpg", "object"),
-        ("data/birds/1.jpg", "bird"),
-        ("/data/aircraft/flower102/1.jpg", "aircraft"),
-        ("flower102/jpg/1.jpg", "flower"),
-        ("stanford-cars/1.jpg", "car"),
-    ],
+    [("bird_200/images/1.jpg", "object"), ("dogs_120/Images/1.jpg", "object"), ("data/birds/1.jpg", "bird"),
+     ("/data/aircraft/flower102/1.jpg", "aircraft"), ("flower102/jpg/1.jpg", "flower"),
+     ("stanford-cars/1.jpg", "car")],
 )
 def test_the_release_s_guess_of_the_super_category(path, word):
     assert official_word(path) == word
 
 
 def test_relative_similarity_by_hand():
-    sims = {
-        ("said", "label"): 0.6,
-        ("bird", "label"): 0.2,
-        ("far", "label"): 0.1,
-        ("label", "label"): 1.0,
-        ("bird", "bird"): 1.0,
-        ("said", "bird"): 0.3,
-    }
+    sims = {("said", "label"): 0.6, ("bird", "label"): 0.2, ("far", "label"): 0.1, ("label", "label"): 1.0,
+            ("bird", "bird"): 1.0, ("said", "bird"): 0.3}
     similar = lambda a, b: sims[a, b]  # noqa: E731
-    assert relative_similarity(similar, "said", "label", "bird") == pytest.approx(0.5)
-    assert relative_similarity(similar, "far", "label", "bird") == 0.0
-    assert relative_similarity(similar, "label", "label", "bird") == 1.0
-    assert relative_similarity(similar, "bird", "bird", "bird") == 1.0  # undefined: the label is the word
-    assert relative_similarity(similar, "said", "bird", "bird") == 0.0
+    for said, label, value in (("said", "label", 0.5), ("far", "label", -0.1 / 0.8), ("label", "label", 1.0),
+                               ("bird", "bird", 1.0), ("said", "bird", 0.0)):  # undefined: the label is the word
+        assert unclipped_similarity(similar, said, label, "bird") == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
     "said, near",
-    [
-        ("Marlo Wren", 1),
-        ("Unheard Wren", 1),
-        ("marlo-wren", 1),
-        ("Dunen Wren", 0),
-        ("Wren", 0),
-        ("Tarn Finch", 0),
-        ("bird", 0),
-        ("Marlo Wren, Tarn Wren", 0),
-        ("", 0),
-    ],
+    [("Marlo Wren", 1), ("Unheard Wren", 1), ("marlo-wren", 1), ("Dunen Wren", 0), ("Wren", 0),
+     ("Tarn Finch", 0), ("bird", 0), ("Marlo Wren, Tarn Wren", 0), ("", 0)],
 )
 def test_right_genus_wrong_epithet(said, near):
     scorer = make_scorer("strict", guide=GUIDE)
@@ -230,17 +172,15 @@ KNOWN = [*OPTIONS, "Black-and-white Warbler", "F/A-18", "Collie", "Border Collie
         (",", (), False),
         ("", OPTIONS, False),
     ],
-)  # fmt: skip
+)
 def test_how_many_things_an_answer_names(said, known, several):
     assert names_several(said, known) is several
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.sampled_from(KNOWN[:-1]), min_size=1, unique=True),
-    st.sampled_from([", ", "; ", " / ", "/", " or ", " and ", "\n", ", or "]),
-    st.sampled_from([str, str.upper, str.lower]),
-)
+@given(st.lists(st.sampled_from(KNOWN[:-1]), min_size=1, unique=True),
+       st.sampled_from([", ", "; ", " / ", "/", " or ", " and ", "\n", ", or "]),
+       st.sampled_from([str, str.upper, str.lower]))
 def test_a_list_of_known_names_is_several_and_one_is_not(names, between, case):
     assert names_several(case(between.join(names)), KNOWN) is (len(names) > 1)
 
@@ -267,22 +207,17 @@ def test_format_failures_and_multiple_answers(completion, failure, several):
 
 
 def four_parts(prediction, answer):
-    return (
-        "<think><analysis>red crown</analysis><options>Rock Wren</options><comparison>a; b</comparison>"
-        f"{prediction}</think>{answer}"
-    )
+    return ("<think><analysis>red crown</analysis><options>Rock Wren</options><comparison>a; "
+            f"b</comparison>{prediction}</think>{answer}")
 
 
 @pytest.mark.parametrize(
     "completion, differs",
-    [
-        (four_parts("<prediction>Rock Wren</prediction>", "<answer>rock-wren</answer>"), 0.0),
-        (four_parts("<prediction>Rock Wren</prediction>", "<answer>House Wren</answer>"), 1.0),
-        (four_parts("<prediction>Rock Wren</prediction>", ""), None),
-        (four_parts("", "<answer>House Wren</answer>"), None),
-        ("<answer>House Wren</answer>", None),
-        ("", None),
-    ],
+    [(four_parts("<prediction>Rock Wren</prediction>", "<answer>rock-wren</answer>"), 0.0),
+     (four_parts("<prediction>Rock Wren</prediction>", "<answer>House Wren</answer>"), 1.0),
+     (four_parts("<prediction>Rock Wren</prediction>", ""), None),
+     (four_parts("", "<answer>House Wren</answer>"), None), ("<answer>House Wren</answer>", None),
+     ("", None)],
 )
 def test_answer_against_prediction_only_where_both_can_be_read(completion, differs):
     scorer = make_scorer("strict")
@@ -336,7 +271,7 @@ NAMED = {word: sorted(official_names(word)) for word in DATA_SETS}
 SEPARATORS = [", ", "; ", " / ", " or ", " and ", "\n", ", or "]
 EMPTY = ["", "<answer></answer>", "<answer> \n</answer>", "<answer>", "</answer>", "<answer/>"]
 RIGHT = ("accuracy", "text_inclusion", "boundary_inclusion", "accuracy_with_aliases",
-         "text_inclusion_with_aliases")  # fmt: skip
+         "text_inclusion_with_aliases")
 
 
 @st.composite
@@ -390,7 +325,7 @@ def test_strict_never_credits_an_empty_answer_or_none(names, thought, ending):
 def test_strict_never_credits_a_longer_name(names, more, before):
     word, (label,) = names
     said = f"{more} {label}" if before else f"{label} {more}"
-    assume(normalise(said) != normalise(label) and normalise(more) != "a")  # which is its article
+    assume(normalise(said) != normalise(label) and set(normalise(more).split()) != {"a"})  # its article
     found = credits(f"<answer>{said}</answer>", word, label)
     assert found[0, "text_inclusion"] == found[1, "accuracy"] == 0.0
 
@@ -398,9 +333,9 @@ def test_strict_never_credits_a_longer_name(names, more, before):
 def test_no_name_that_holds_another_is_credited_for_it():
     """All pairs of the six data sets; official credits each of them."""
     pairs = [(word, one, other) for word, names in NAMED.items() for one in names for other in names
-             if one != other and one.lower() in other.lower()]  # fmt: skip
+             if one != other and one.lower() in other.lower()]
     assert {("dog", "Collie", "Border Collie"), ("flower", "petunia", "mexican petunia"),
-            ("flower", "rose", "lenten rose"), ("flower", "mallow", "tree mallow")} <= set(pairs)  # fmt: skip
+            ("flower", "rose", "lenten rose"), ("flower", "mallow", "tree mallow")} <= set(pairs)
     for word, label, said in pairs:
         completion = f"<answer>{said}</answer>"
         assert set(credits(completion, word, label).values()) == {0.0}

@@ -8,19 +8,13 @@ from hypothesis import given, settings, strategies as st
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.evaluation.scores.averages import cluster_sums, rows_of_sums
-from finer1_lib.evaluation.scores.scoring import (
-    compare_all,
-    main_reading,
-    make_scorer,
-    pick,
-    score_records,
-    summary_rows,
-)
+from finer1_lib.evaluation.scores.scoring import (compare_all, main_reading, make_scorer, pick, score_records,
+                                                  summary_rows)
 from finer1_lib.evaluation.summary import KEYS, check_rows, main_table
 
 CLOSED = [("closed_world", "accuracy")]
 COLUMNS = ["model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order",
-           "scorer", "metric", "value"]  # fmt: skip
+           "scorer", "metric", "value"]
 
 
 def table(cells, *, model="base", setting="open_world", metric="text_inclusion", scorer="strict", order=None):
@@ -30,12 +24,9 @@ def table(cells, *, model="base", setting="open_world", metric="text_inclusion",
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-WORLD = {
-    ("bird", "seen", "a"): [1, 0], ("bird", "seen", "b"): [1, 1, 1, 1, 1, 0, 0, 0],
-    ("bird", "unseen", "c"): [1, 0, 0, 0], ("bird", "unseen", "d"): [0, 0],
-    ("car", "seen", "e"): [1, 1], ("car", "seen", "f"): [0, 0],
-    ("car", "unseen", "g"): [1, 1], ("car", "unseen", "h"): [1, 1],
-}  # fmt: skip
+WORLD = {("bird", "seen", "a"): [1, 0], ("bird", "seen", "b"): [1, 1, 1, 1, 1, 0, 0, 0],
+         ("bird", "unseen", "c"): [1, 0, 0, 0], ("bird", "unseen", "d"): [0, 0], ("car", "seen", "e"): [1, 1],
+         ("car", "seen", "f"): [0, 0], ("car", "unseen", "g"): [1, 1], ("car", "unseen", "h"): [1, 1]}
 
 
 def value(rows, **wanted):
@@ -87,10 +78,8 @@ def test_only_where_both_kinds_were_asked():
 
 
 def test_macro_rows_are_of_the_main_reading_and_of_what_is_right():
-    scores = pd.concat([
-        table(WORLD, setting="closed_world", metric="accuracy", order=order)
-        for order in ("shuffled", "release")
-    ] + [table(WORLD, metric="format_failure")])  # fmt: skip
+    scores = pd.concat([table(WORLD, setting="closed_world", metric="accuracy", order=order)
+                        for order in ("shuffled", "release")] + [table(WORLD, metric="format_failure")])
     rows = [row for row in summary_rows(scores, seed=0) if row["metric"].startswith(("macro", "harmonic"))]
     assert {(row["metric"], row["option_order"]) for row in rows} == {
         ("macro_accuracy", "shuffled"), ("harmonic_accuracy", "shuffled")}
@@ -151,7 +140,7 @@ def encoder_record(name, label, setting="all_labels", categories="seen"):
     return {"model": "clip-l", "setting": setting, "item_id": item, "image_id": item,
             "super_category": "bird", "sub_category": label, "categories": categories,
             "option_order": None, "labels_hash": "ab",
-            "completion": f"<answer>{name}</answer>", "tokens": 0, "truncated": False}  # fmt: skip
+            "completion": f"<answer>{name}</answer>", "tokens": 0, "truncated": False}
 
 
 def test_a_choice_among_all_labels_is_right_or_wrong():

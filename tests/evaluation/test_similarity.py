@@ -6,27 +6,14 @@ from test_scorers import GUIDE, NAMES, record
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.scores.scoring import make_scorer, score_records, summary_rows
-from finer1_lib.evaluation.scores.similarity import (
-    GuideSimilarity,
-    TrigramSimilarity,
-    make_similarity,
-    trigram_jaccard,
-)
-from finer1_lib.models.encoders import SiglipSimilarity  # fmt: skip
+from finer1_lib.evaluation.scores.similarity import (GuideSimilarity, TrigramSimilarity, make_similarity,
+                                                     trigram_jaccard)
+from finer1_lib.models.encoders import SiglipSimilarity
 
 TEXTS = st.one_of(
     st.sampled_from(
-        [
-            *NAMES,
-            "Wren",
-            "bird",
-            "aircraft",
-            "object",
-            "",
-            "not Dunen Wren",
-            "red",
-            "Dunen Wren or Marlo Wren",
-        ]
+        [*NAMES, "Wren", "bird", "aircraft", "object", "", "not Dunen Wren", "red",
+         "Dunen Wren or Marlo Wren"]
     ),
     st.text(max_size=20),
 )
@@ -63,10 +50,8 @@ def test_guide_similarity_by_hand():
 def test_relative_similarity_of_a_guide_orders_answers_as_a_reader_would():
     scorer = make_scorer("strict", similarity=GuideSimilarity(GUIDE), guide=GUIDE)
     said = ["Dunen Wren", "Marlo Wren", "Wren", "Tarn Finch", "bird"]
-    values = [
-        scorer.open(record(f"<answer>{name}</answer>", "Dunen Wren"))["relative_semantic_similarity"]
-        for name in said
-    ]
+    values = [scorer.open(record(f"<answer>{name}</answer>", "Dunen Wren"))["relative_semantic_similarity"]
+              for name in said]
     assert values[0] == 1.0 and values[-1] == 0.0 and values[1] == pytest.approx((4 / 8 - 1 / 6) / (5 / 6))
     assert values[:2] == sorted(values[:2], reverse=True) and min(values[1:3]) > values[3] > 0
 
@@ -88,42 +73,22 @@ def towers(tmp_path_factory):
     """A tiny random SigLIP in two forms: the text tower alone, and the whole model (as on the hub)."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        PreTrainedTokenizerFast,
-        SiglipConfig,
-        SiglipModel,
-        SiglipTextConfig,
-        SiglipTextModel,
-        SiglipVisionConfig,
-    )
+    from transformers import (PreTrainedTokenizerFast, SiglipConfig, SiglipModel, SiglipTextConfig,
+                              SiglipTextModel, SiglipVisionConfig)
 
     torch.manual_seed(0)
     sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
-    text = SiglipTextConfig(
-        vocab_size=8,
-        max_position_embeddings=64,
-        projection_size=16,
-        pad_token_id=1,
-        bos_token_id=2,
-        eos_token_id=2,
-        **sizes,
-    )
+    text = SiglipTextConfig(vocab_size=8, max_position_embeddings=64, projection_size=16, pad_token_id=1,
+                            bos_token_id=2, eos_token_id=2, **sizes)
     whole = SiglipModel(
-        SiglipConfig(
-            text_config=text.to_dict(),
-            vision_config=SiglipVisionConfig(image_size=32, patch_size=16, **sizes).to_dict(),
-        )
+        SiglipConfig(text_config=text.to_dict(),
+                     vision_config=SiglipVisionConfig(image_size=32, patch_size=16, **sizes).to_dict())
     )
     folder = tmp_path_factory.mktemp("siglip")
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        model_input_names=["input_ids"],
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>",
+                                        eos_token="</s>", model_input_names=["input_ids"])
     for name, model in (("text", SiglipTextModel(text)), ("whole", whole)):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -209,7 +174,7 @@ def encoders(tmp_path_factory, towers):
         "siglip2": t.Siglip2Model(
             t.Siglip2Config(text_config={**text, "projection_size": 16}, vision_config=sizes)),
         "bert": t.BertModel(t.BertConfig(vocab_size=8, max_position_embeddings=64, pad_token_id=1, **sizes)),
-    }  # fmt: skip
+    }
     folders = {}
     for kind, model in made.items():
         folders[kind] = tmp_path_factory.mktemp(kind)
@@ -230,7 +195,7 @@ def test_second_encoders_by_hand(towers, encoders):
     cosine = torch.nn.functional.cosine_similarity
     for kind, padding in (("clip", True), ("siglip2", "max_length")):
         inputs = tokenizer(pair, padding=padding, truncation=True, max_length=64, return_tensors="pt",
-                           return_attention_mask=True)  # fmt: skip
+                           return_attention_mask=True)
         if kind == "siglip2":
             inputs.pop("attention_mask")
         model = t.AutoModel.from_pretrained(encoders[kind])
@@ -273,14 +238,14 @@ def test_what_is_no_text_encoder_is_refused_in_one_line(tmp_path, encoders):
     with pytest.raises(UserError, match="unknown similarity 'encoder:'"):
         make_similarity("encoder:")
     t.ViTModel(t.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-                           image_size=32)).save_pretrained(tmp_path / "vit")  # fmt: skip
+                           image_size=32)).save_pretrained(tmp_path / "vit")
     for file in encoders["bert"].glob("tokenizer*"):
         shutil.copy(file, tmp_path / "vit" / file.name)
     with pytest.raises(UserError, match="is not a text encoder") as told:
         make_similarity(f"encoder:{tmp_path / 'vit'}")
     assert "\n" not in str(told.value)
     short = t.SiglipTextConfig(vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                               num_attention_heads=2, max_position_embeddings=16)  # fmt: skip
+                               num_attention_heads=2, max_position_embeddings=16)
     t.SiglipTextModel(short).save_pretrained(tmp_path / "short")
     for file in encoders["bert"].glob("tokenizer*"):
         shutil.copy(file, tmp_path / "short" / file.name)
@@ -305,10 +270,8 @@ def test_siglip_refuses_what_would_give_random_numbers(towers, tmp_path):
     folder, *_ = towers
     for name, change in (
         ("missing", lambda w: w.pop(next(k for k in w if k.endswith("fc1.weight")))),
-        (
-            "mismatched",
-            lambda w: w.update({k: v[:32].contiguous() for k, v in w.items() if "position_embedding" in k}),
-        ),
+        ("mismatched",
+         lambda w: w.update({k: v[:32].contiguous() for k, v in w.items() if "position_embedding" in k})),
     ):
         shutil.copytree(folder / "text", tmp_path / name)
         weights = load_file(tmp_path / name / "model.safetensors")

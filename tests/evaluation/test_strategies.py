@@ -17,14 +17,14 @@ from finer1_lib.models.generation import Generation
 OFFERED = ["Dunen Wren", "Marlo Wren", "Tarn Finch", "Sorel Finch"]
 NAMES = {"bird": [*OFFERED, "Kelow Lark", "Bodan Lark", "Anner Gull", "Sibal Gull"], "car": ["Audi A", "Audi B"]}
 KEYS = ["item_id", "image_id", "super_category", "sub_category", "categories", "model", "setting",
-        "prompt_name", "prompt", "prompt_hash", "options", "option_order", "rotation", "seed", "size"]  # fmt: skip
+        "prompt_name", "prompt", "prompt_hash", "options", "option_order", "rotation", "seed", "size"]
 
 
 def images():
     """Two shots, one other training picture and one test picture of every sub-category."""
     rows = [{"image_id": f"{word}/{name}/{number}.png", "super_category": word, "sub_category": name,
              "split": "test" if number == 3 else "train", "shot": number if number < 2 else -1}
-            for word, names in NAMES.items() for name in names for number in range(4)]  # fmt: skip
+            for word, names in NAMES.items() for name in names for number in range(4)]
     return pd.DataFrame(rows)
 
 
@@ -32,7 +32,7 @@ def item(name="Dunen Wren", word="bird", number=3, **changes):
     path = f"{word}/{name}/{number}.png"
     return {"item_id": path, "image_id": path, "super_category": word, "sub_category": name,
             "categories": "seen", "question": f"What species is this {word}?", "width": 28, "height": 28,
-            "options": OFFERED, **changes}  # fmt: skip
+            "options": OFFERED, **changes}
 
 
 def row(entry, samples=8):

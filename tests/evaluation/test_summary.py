@@ -49,7 +49,7 @@ def test_a_lost_file_of_systems_does_not_matter_any_more(tmp_path):
     ("stage.json", {"parameters": [1]}), ("stage.json", {"parameters": {"more_models": None}}),
     ("stage.json", {"parameters": {"more_models": [3]}}), ("stage.json", {"parameters": {"strategies": ["a=b"]}}),
     ("systems.json", [1]), ("systems.json", [{"name": "x"}]),
-])  # fmt: skip
+])
 def test_rows_that_a_run_does_not_tell_are_one_line(tmp_path, name, content):
     run = run_with(tmp_path)
     atomic_write_json(run / "04_evaluation" / name, content)
@@ -65,12 +65,11 @@ def test_values_are_written_in_percent():
 
 def test_macro_rows_do_not_stand_in_for_plain_ones():
     """Two sub-categories of unequal size: the main table shows the mean of the pictures."""
-    records = [{
-        "model": "base", "setting": "open_world", "item_id": f"{name}{place}", "image_id": f"{name}{place}",
-        "super_category": "bird", "sub_category": name, "categories": "seen", "option_order": None,
-        "completion": f"<answer>{said}</answer>", "tokens": 3,
-    } for name, answers in {"a b": ["a b"], "c d": ["c d", "no", "no", "no"]}.items()
-        for place, said in enumerate(answers)]  # fmt: skip
+    records = [{"model": "base", "setting": "open_world", "item_id": f"{name}{place}",
+                "image_id": f"{name}{place}", "super_category": "bird", "sub_category": name,
+                "categories": "seen", "option_order": None, "completion": f"<answer>{said}</answer>",
+                "tokens": 3} for name, answers in {"a b": ["a b"], "c d": ["c d", "no", "no", "no"]}.items()
+        for place, said in enumerate(answers)]
     rows = summary_rows(score_records(records, [make_scorer("strict")]), seed=0)
     _, [line] = main_table(rows)
     assert line[3].startswith("40.0 [")  # 2 of 5; by sub-category 62.5

@@ -94,32 +94,32 @@ def test_pretraining_resumes_on_the_numbers_it_would_have_seen(tmp_path, monkeyp
     monkeypatch.setattr(pretraining, "LOOK_BATCH", 2)
     monkeypatch.setattr(pretraining, "TELL_IMAGES", 2)
     monkeypatch.setattr(pretraining, "TELL_TOKENS", 300)
-    settings_ = dict(look_steps=2, tell_steps=2, pool=4)
-    whole = pretraining.pretrain(GUIDE, tmp_path / "whole", tmp_path / "whole-base", **settings_)
+    settings_ = dict(look_steps=2, tell_steps=2, pool=4, progress=print)
+    whole = pretraining.pretrained_base(GUIDE, tmp_path / "whole", tmp_path / "whole-base", **settings_)
 
     class Killed(Exception):
         pass
 
     real = pretraining._save_state
 
-    def save_and_die(path, model, heads, optimizer, step):
-        real(path, model, heads, optimizer, step)
+    def save_and_die(path, parts, step):
+        real(path, parts, step)
         if step == 3:
             raise Killed
 
     monkeypatch.setattr(pretraining, "_save_state", save_and_die)
     with pytest.raises(Killed):
-        pretraining.pretrain(GUIDE, tmp_path / "cut", tmp_path / "cut-base", **settings_)
+        pretraining.pretrained_base(GUIDE, tmp_path / "cut", tmp_path / "cut-base", **settings_)
     monkeypatch.setattr(pretraining, "_save_state", real)
-    again = pretraining.pretrain(GUIDE, tmp_path / "cut", tmp_path / "cut-base", **settings_)
+    again = pretraining.pretrained_base(GUIDE, tmp_path / "cut", tmp_path / "cut-base", **settings_)
     from safetensors.torch import load_file
 
-    one, other = load_file(whole / "model.safetensors"), load_file(again / "model.safetensors")
+    one, other = (load_file(f"{folder}/model.safetensors") for folder in (whole, again))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_fresh_pictures_are_not_the_pretraining_pool():
-    drawn = {picture.tobytes() for _, picture in card._pictures(GUIDE, 1, 1, "card")}
+    drawn = {picture.tobytes() for picture in card._pictures(GUIDE, 1, 1, "card")}
     rng = random.Random("pool-0")
     pool = {draw_specimen(*pretraining.draw_specimen_values(GUIDE, rng), rng).tobytes() for _ in range(50)}
     assert not drawn & pool

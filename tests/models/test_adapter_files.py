@@ -95,7 +95,7 @@ KINDS = {
     "embeddings": dict(target_modules=["q_proj", "embed_tokens"]),
     "some tokens": dict(target_modules=["q_proj"], trainable_token_indices=[5, 6]),
     "pissa": dict(target_modules=["q_proj"], init_lora_weights="pissa"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,7 +155,7 @@ BROKEN = {
     "endless targets": (lambda f: edit(f, target_modules=[f"m{i}" for i in range(5000)]), "target_modules is"),
     "no scale": (lambda f: edit(f, lora_alpha=0), "lora_alpha is '0'"),
     "dropout of two": (lambda f: edit(f, lora_dropout=2.0), "lora_dropout is '2.0'"),
-    "whole numbers": (lambda f: rewrite(f, lambda w: {**w, min(w): w[min(w)].int()}), "holds whole"),
+    "whole numbers": (lambda f: rewrite(f, lambda w: {**w, min(w): w[min(w)].int()}), "hold whole"),
     "complex numbers": (lambda f: rewrite(f, lambda w: {**w, min(w): w[min(w)] * 1j}), "whole or complex numbers"),
     "a weight twice": (lambda f: rewrite(f, lambda w: {**w, min(w).replace(".weight", ".default.weight"): 7 * w[min(w)]}),
                        "a weight under two names"),
@@ -180,7 +180,7 @@ BROKEN = {
                 "8 modules that are not there|4 modules that are not there"),
     **{kind: (lambda f, kind=kind: edit(f, peft_type=kind), f"of the kind '{kind}', LORA alone is read")
        for kind in ("IA3", "LOKR", "PROMPT_TUNING", "P_TUNING", "XLORA")},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -209,7 +209,7 @@ def test_an_adapter_of_another_model_names_the_model_it_was_trained_on(base, cop
 @pytest.mark.parametrize("name, value", [
     ("target_modules", r"(.*a*)*\.q_projX"), ("exclude_modules", r"(\w+\.?)+X"), ("rank_pattern", {r"(\w+\.?)+X": 2}),
     ("alpha_pattern", {r"(\w+\.?)+X": 2}), ("layers_pattern", [r"(\w+\.?)+X"]), ("modules_to_save", [r"(\w+\.?)+X"]),
-])  # fmt: skip
+])
 def test_no_pattern_hangs_a_run(base, copy, name, value, monkeypatch):
     monkeypatch.setattr(adapter_files, "PATTERN_SECONDS", 1.0)
     edit(copy, **{name: value}, **({"layers_to_transform": [0]} if name == "layers_pattern" else {}))
@@ -249,7 +249,7 @@ def test_a_row_names_a_checkpoint_an_adapter_or_both(base, plain, tmp_path, monk
     ("Qwen/Qwen2.5-VL-3B-Instruct", "StevenHH2000/Fine-R1-3B", False),
     ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct", False),
     ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct", False),
-])  # fmt: skip
+])
 def test_the_recorded_base_is_held_against_the_one_it_is_put_on(recorded, given, same):
     told = other_base(recorded, given)
     assert (told == "") is same and (same or recorded in told and given in told)
@@ -270,10 +270,10 @@ def test_rows_of_adapters_are_answered_as_their_adapter_says(base, plain, tmp_pa
 
     Image.new("RGB", (56, 56), (200, 30, 30)).save(tmp_path / "a.png")
     request = {"setting": "open_world", "option_order": None, "rotation": 0, "item_id": "i", "image_id": "a.png",
-               "prompt": "What is it?", "super_category": "bird"}  # fmt: skip
+               "prompt": "What is it?", "super_category": "bird"}
     rows = with_more(FIXED, [f"on the run's={plain[0]}", f"on its own={base}+{plain[0]}"])[-2:]
     said = [open_answerer(row, where, tmp_path).answer([request], max_new_tokens=6, seed=0)
-            for row, where in zip(rows, (str(base), "o/nowhere"))]  # fmt: skip
+            for row, where in zip(rows, (str(base), "o/nowhere"))]
     loaded = models.load(base, plain[0])
     from finer1_lib.evaluation.systems.strategies import messages_for
 
@@ -292,7 +292,7 @@ def test_all_that_rows_need_is_listed_before_any_is_run(base, plain, copy, tmp_p
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     more = [f"good={base}+{plain[0]}", f"kind={base}+{copy}", f"gone={tmp_path / 'none'}", "hub=no/such@abc"]
     system = System(name="keyed", label="K", kind="endpoint", checkpoint="m", url="https://a.example/v1",
-                    key_variable="NO_SUCH_KEY_HERE")  # fmt: skip
+                    key_variable="NO_SUCH_KEY_HERE")
     rows = with_systems(with_more(FIXED, more), [system])
     check_rows(rows[: len(FIXED) + 1], str(base))
     with pytest.raises(UserError) as caught:
@@ -329,10 +329,10 @@ def test_folders_of_rows_are_made_absolute_part_by_part(base, plain, monkeypatch
     root = base.parent
     assert _absolute("more_models", given, root / "kit") == [
         f"a={root}/plain", f"b=answer:{root}/tiny-VL-3B+{root}/plain", f"c=o/n+{root}/plain", "d=o/n",
-        f"e={root}/tiny-VL-3B"]  # fmt: skip
+        f"e={root}/tiny-VL-3B"]
     monkeypatch.chdir("/")
     assert _absolute("more_models", ["a=plain", "b=tiny-VL-3B+plain"], root) == [
-        f"a={root}/plain", f"b={root}/tiny-VL-3B+{root}/plain"]  # fmt: skip
+        f"a={root}/plain", f"b={root}/tiny-VL-3B+{root}/plain"]
 
 
 def test_a_large_folder_is_not_walked(tmp_path, plain, monkeypatch):
@@ -345,7 +345,7 @@ def test_a_large_folder_is_not_walked(tmp_path, plain, monkeypatch):
     below.mkdir(parents=True)
     monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("the folder was walked"))
     for name, value in (("more_models", [f"x={tmp_path}"]), ("more_models", [f"x={plain[0]}+{tmp_path}"]),
-                        ("base_checkpoint", str(tmp_path))):  # fmt: skip
+                        ("base_checkpoint", str(tmp_path))):
         before = signature_of({name: value}, {})
         (below / f"{name}.png").write_text("x")
         assert signature_of({name: value}, {}) == before

@@ -1,5 +1,6 @@
 """A large teacher behind an address, played by a server on this machine that errs in every way a real one does."""
 
+import asyncio
 import base64
 import io
 import json
@@ -8,11 +9,10 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
-from chat_stand_in import answer, refusal, text_of
+from chat_stand_in import answer, endpoint, refusal, text_of
 from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 
@@ -23,24 +23,11 @@ from finer1_lib.data.rationales.filters import CUT_OFF, TOO_LONG, flaws, reasons
 from finer1_lib.data.rationales.making import make_rationales
 from finer1_lib.data.rationales.teachers import Description, EndpointTeacher, PromptedTeacher, Rationale
 from finer1_lib.models import endpoint as chat_endpoint
-from finer1_lib.models.endpoint import (
-    Answer,
-    ChatEndpoint,
-    Pace,
-    Question,
-    Stopped,
-    backoff,
-    spent,
-    spent_line,
-)  # fmt: skip
+from finer1_lib.models.endpoint import (Answer, ChatEndpoint, Pace, Question, Stopped, backoff, spent,
+                                        spent_line)
 from finer1_lib.models.endpoint_replies import FILTERED, Later, Unwanted, read_reply, retry_after
 
 KEY = "sk-this-is-the-key-0123456789"
-
-
-def endpoint(standin, tmp_path, **options):
-    options = {"first_wait": 0.01, "time_out": 20.0, **options}
-    return ChatEndpoint(standin.url, "giant", tmp_path / "answers.jsonl", **options)
 
 
 # --- what is sent, and what comes back
@@ -58,7 +45,7 @@ def test_a_image_and_a_prompt_reach_the_server_whole(standin, tmp_path, monkeypa
     request, headers = standin.requests[0], standin.headers[0]
     assert headers["path"] == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
     assert {name: request[name] for name in ("model", "max_tokens", "temperature", "seed")} == {
-        "model": "giant", "max_tokens": 99, "temperature": 0.3, "seed": 7}  # fmt: skip
+        "model": "giant", "max_tokens": 99, "temperature": 0.3, "seed": 7}
     picture, text = request["messages"][0]["content"]
     assert text == {"type": "text", "text": "What is it?"}
     kind, data = picture["image_url"]["url"].split(",")
@@ -203,7 +190,7 @@ def test_an_answer_that_stays_empty_is_the_models_own(standin, tmp_path):
      (refusal(429, "You have no money", code="insufficient_quota"), "no credit"),
      ((307, {"Location": "https://elsewhere.example/v1"}, b""), "it has moved"),
      ((413, {}, b"too large"), "lower max_pixels")],
-)  # fmt: skip
+)
 def test_what_will_not_pass_is_one_line_at_once(standin, tmp_path, monkeypatch, reply, says):
     monkeypatch.setenv("TEACHER_KEY", KEY)
     standin.script = lambda number, request: reply
@@ -230,6 +217,23 @@ def test_one_refusal_ends_the_others_and_keeps_what_was_answered(standin, tmp_pa
     assert [one.text for one in answers] == [f"q{n}" for n in range(40)]
     assert len(standin.requests) == before + 40 - kept
     assert teacher.ask([Question("new")])[0].text == "new"  # the one that failed is of use again
+
+
+def test_an_interrupt_keeps_what_is_under_way_and_a_notebook_s_loop_is_no_hindrance(standin, tmp_path):
+    def script(number, request):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        return answer(text_of(request))
+
+    async def cell():
+        return endpoint(standin, tmp_path).ask([Question("q0"), Question("new")])
+
+    standin.script = script
+    with pytest.raises(KeyboardInterrupt):
+        endpoint(standin, tmp_path, concurrency=2).ask([Question(f"q{n}") for n in range(20)])
+    assert len(read_jsonl(tmp_path / "answers.jsonl")) == len(standin.requests) == 2
+    assert [one.text for one in asyncio.run(cell())] == ["q0", "new"] and len(standin.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -389,7 +393,7 @@ def test_half_a_sign_in_an_answer_can_be_written_and_is_found_by_the_filters(sta
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(["error", "message", "choices", "content", "finish_reason", "usage", "detail", "code",
                          "loc", "msg", "prompt_tokens", "model", "type", "text"]), inner, max_size=4),
-    max_leaves=12).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+    max_leaves=12).map(lambda value: json.dumps(value).encode()))
 def test_any_reply_is_an_answer_or_one_of_three_errors(status, body):
     try:
         line = read_reply(status, {}, body, secret=KEY, fields=("seed",))
@@ -411,9 +415,8 @@ class Clock:
     def __call__(self):
         return self.now
 
-    def sleep(self, seconds):
+    async def sleep(self, seconds):
         self.now += seconds
-        return False
 
 
 def test_requests_are_spaced_evenly_whatever_happened_before():
@@ -421,7 +424,7 @@ def test_requests_are_spaced_evenly_whatever_happened_before():
     pace = Pace(120, clock=clock, sleep=clock.sleep)
 
     def turns(n):
-        return [(pace.turn(), clock.now)[1] for _ in range(n)]
+        return [(asyncio.run(pace.turn()), clock.now)[1] for _ in range(n)]
 
     assert turns(4) == [100.0, 100.5, 101.0, 101.5]
     clock.now = 110.0
@@ -431,7 +434,7 @@ def test_requests_are_spaced_evenly_whatever_happened_before():
     pace.pause(0.1)
     assert turns(1) == [114.5]  # a shorter pause takes nothing back
     free = Pace(0, clock=clock, sleep=clock.sleep)
-    assert [(free.turn(), clock.now)[1] for _ in range(3)] == [114.5] * 3
+    assert [(asyncio.run(free.turn()), clock.now)[1] for _ in range(3)] == [114.5] * 3
 
 
 def test_a_minute_never_sees_more_than_its_number(standin, tmp_path):
@@ -444,21 +447,16 @@ def test_a_minute_never_sees_more_than_its_number(standin, tmp_path):
 
 
 def test_whoever_waits_is_woken_when_all_stop():
+    async def stop():
+        pace.stopped = True
+
+    async def both():
+        await pace.turn()
+        await asyncio.gather(pace.turn(), stop())
+
     pace = Pace(1)
-    pace.turn()
-    errors = []
-
-    def wait():
-        try:
-            pace.turn()
-        except Stopped:
-            errors.append("stopped")
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    pace.stopped.set()
-    thread.join(5)
-    assert errors == ["stopped"]
+    with pytest.raises(Stopped):
+        asyncio.run(asyncio.wait_for(both(), 5))
 
 
 def test_waits_grow_by_chance_to_a_bound():
@@ -490,7 +488,7 @@ def test_tokens_and_cost_by_hand(standin, tmp_path):
     teacher.ask([Question(f"q{n}") for n in range(4)])
     assert spent(teacher.answers, [2.5, 10.0]) == {
         "answers": 4, "prompt_tokens": 4000, "completion_tokens": 200, "uncounted": 2,
-        "cost": pytest.approx(0.012)}  # fmt: skip
+        "cost": pytest.approx(0.012)}
     assert spent_line(teacher.answers, [2.5, 10.0]) == (
         "4 answers: 4,000 tokens read, 200 written, 0.01 at the prices given; 2 answers without a count")
     assert spent(teacher.answers)["cost"] is None and spent(tmp_path / "none.jsonl", [1, 1])["cost"] == 0
@@ -559,7 +557,7 @@ def test_rationales_from_an_endpoint_are_filtered_resumed_and_limited(standin, t
     def make(**options):
         teacher = EndpointTeacher(endpoint(standin, tmp_path, concurrency=1), tmp_path, ["shape"], words=40)
         return make_rationales(teacher, rows, chosen, seed=0, attempts=3, names={"bird": NAMES},
-                               path=tmp_path / "r.jsonl", max_words=40, **options)  # fmt: skip
+                               path=tmp_path / "r.jsonl", max_words=40, **options)
 
     with pytest.raises(UserError, match="401"):
         make()
@@ -583,9 +581,13 @@ def test_words_are_counted_without_tags_and_the_limit_is_off_at_nought():
 def test_a_crowded_server_is_left_alone_by_everybody(standin, tmp_path):
     """A 429 without a time, or with none to wait, holds all threads back as long as a failure would one."""
     teacher, told = endpoint(standin, tmp_path), []
-    teacher._pace.pause, teacher._pace.rest = (lambda s: told.append(("all", s))), (lambda s: told.append(("one", s)))
+
+    async def rest(seconds):
+        told.append(("one", seconds))
+
+    teacher._pace.pause, teacher._pace.rest = (lambda s: told.append(("all", s))), rest
     for trouble in (Later("HTTP 429", None, True), Later("HTTP 429", 0.0, True), Later("HTTP 503", None),
                     Later("HTTP 503", 7.0)):
-        teacher._wait(trouble, 1)
+        asyncio.run(teacher._wait(trouble, 1))
     assert [who for who, _ in told] == ["all", "all", "one", "all"]
     assert all(seconds > 0 for _, seconds in told) and told[-1][1] >= 7.0

@@ -7,34 +7,23 @@ import threading
 import time
 import zlib
 from contextlib import suppress
+from functools import partial
 
 import httpx
 import pytest
-from chat_stand_in import RAW, answer, refusal
+from chat_stand_in import RAW, answer, endpoint as patient_endpoint, refusal
 
 from finer1_lib.core import network
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_jsonl
 from finer1_lib.evaluation.records import collect_records, without_text as rows_without_text
 from finer1_lib.models import endpoint as chat_endpoint
-from finer1_lib.models.endpoint import (
-    Answer,
-    ChatEndpoint,
-    Question,
-    advice,
-    read_answers,
-    spent,
-    spent_line,
-    without_text,
-)  # fmt: skip
+from finer1_lib.models.endpoint import (Answer, ChatEndpoint, Question, advice, read_answers, spent,
+                                        spent_line, without_text)
 from finer1_lib.models.endpoint_replies import NO_TEXT, read_reply
 
+endpoint = partial(patient_endpoint, tries=2)
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J\x08\x00 \u202eright"
-
-
-def endpoint(standin, tmp_path, **options):
-    options = {"first_wait": 0.01, "time_out": 20.0, "tries": 2, **options}
-    return ChatEndpoint(standin.url, "giant", tmp_path / "answers.jsonl", **options)
 
 
 def message(finish="stop", usage=None, **fields):
@@ -82,7 +71,7 @@ FINAL = {
     "thinking in blocks": (message(content=None, thinking_blocks=[{"thinking": "Hm."}]), "reasoning"),
     "reasoning text": (message(content="", reasoning_text="Hm."), "reasoning"),
     "reasoning counted elsewhere": (message(content="", usage={"reasoning_tokens": 9}), "reasoning"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", FINAL)
@@ -128,7 +117,7 @@ def test_an_answer_in_another_form_is_paid_for_once(standin, tmp_path, kind):
 
 def test_parts_are_put_together_and_may_be_words_or_of_the_newer_kind():
     parts = ["A ", {"type": "thinking", "text": "hm"}, {"type": "text", "text": "wr"},
-             {"type": "output_text", "text": "en."}]  # fmt: skip
+             {"type": "output_text", "text": "en."}]
     assert read_reply(*message(content=parts))["text"] == "A wren."
 
 
@@ -158,7 +147,7 @@ def test_rows_of_the_evaluation_say_how_many_answers_had_no_text(standin, tmp_pa
     Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
     items = [{"item_id": f"{n}", "image_id": "a.png", "super_category": "bird", "sub_category": "Elf Owl",
               "categories": "seen", "question": "What?", "options": ["Elf Owl", "A", "B", "C"], "width": 30,
-              "height": 30} for n in range(4)]  # fmt: skip
+              "height": 30} for n in range(4)]
     requests = [{**one, "prompt": f"{one['item_id']} {one['prompt']}"}
                 for one in build_requests(FIXED[0], items, "open_world")]
     standin.script = lambda number, request: list(FINAL.values())[number][0] if number < 3 else answer()
@@ -199,7 +188,7 @@ LATER = {
     "two lengths": (RAW, 0, [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"]),
     "bad chunks": (RAW, 0, [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n"]),
     "half a header": (RAW, 0, [b"HTTP/1.1 200 OK\r\nContent-"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", LATER)
@@ -224,7 +213,7 @@ REFUSED = {
     "an endless wait": (refusal(429, "slow", {"Retry-After": "9" * 400}), "asks to wait inf s"),
     "no limit of tokens is taken": (refusal(400, "max_completion_tokens: unknown field max_tokens, unsupported"),
                                     "takes no limit of tokens"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -254,7 +243,7 @@ GOOD = {
     "after early hints": (RAW, 0, [b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 5 + b"HTTP/1.1 200 OK\r\n"
                                    b"Content-Length: %d\r\n\r\n" % len(answer()[2]) + answer()[2]]),
     "HTTP/1.0": (RAW, 0, [b"HTTP/1.0 200 OK\r\n\r\n" + answer()[2]]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", GOOD)
@@ -280,7 +269,7 @@ DRIPS = {
     "chunks": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *[b"1\r\n \r\n"] * 400],
     "a trailer": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
                   *(b"X-%d: 1\r\n" % n for n in range(400))],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", DRIPS)
@@ -353,7 +342,7 @@ def test_lines_of_a_text_stay_lines():
     "{", "[]", "null", '{"key": "a"}', '{"key": 5, "text": "x", "truncated": false}',
     '{"key": "a", "text": null, "truncated": false}', '{"key": "a", "text": "x", "truncated": 1}',
     '{"key": "a", "text": "x", "truncated": false, "completion_tokens": "9"}',
-])  # fmt: skip
+])
 def test_a_spoiled_line_of_paid_answers_is_named_and_nothing_is_deleted(standin, tmp_path, line):
     teacher = endpoint(standin, tmp_path)
     teacher.ask([Question("a"), Question("b")])
@@ -382,7 +371,7 @@ def clean(monkeypatch):
     {"http_proxy": "http://127.0.0.1:9"}, {"HTTP_PROXY": "nonsense", "ALL_PROXY": "ftp://x"},
     {"no_proxy": "[::1],localhost"}, {"no_proxy": "[::1", "http_proxy": "http://127.0.0.1:9"},
     {"SSL_CERT_FILE": "/nowhere/ca.pem"}, {"SSL_CERT_DIR": "/nowhere"}, {"http_proxy": "http://[::1"},
-])  # fmt: skip
+])
 def test_a_server_on_this_machine_is_used_whatever_the_shell_says(standin, tmp_path, clean, values):
     for name, value in values.items():
         clean.setenv(name, value)
@@ -399,7 +388,7 @@ def test_a_server_on_this_machine_is_used_whatever_the_shell_says(standin, tmp_p
     ({"HTTP_PROXY": "127.0.0.1:9"}, "through the proxy of HTTP_PROXY"), ({"http_proxy": "ftp://x"}, "^http_proxy names"),
     ({"all_proxy": "http://[::1", "HTTPS_PROXY": "http://127.0.0.1:9"}, "^all_proxy names no proxy"),
     ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "[::1],localhost"}, "through the proxy of http_proxy"),
-])  # fmt: skip
+])
 def test_a_proxy_that_cannot_serve_is_one_line_with_its_variable(tmp_path, clean, values, says):
     clean.setattr(network.importlib.util, "find_spec", lambda name: None)  # without socksio
     for name, value in values.items():

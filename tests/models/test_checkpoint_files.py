@@ -180,8 +180,13 @@ HOSTILE = {
                                 "leaves the text out"),
     "a template that shows twice": (text("chat_template.jinja", TEMPLATE.replace(IMAGE, 2 * IMAGE)),
                                     "2 places for one image"),
+    **{f"without {file}": (lambda folder, file=file: (folder / file).unlink(), said) for file, said in {
+        "config.json": "no checkpoint: config.json is missing", "chat_template.jinja": "it has no chat template",
+        "model.safetensors": "without weights .*: model.safetensors is missing",
+        "processor_config.json": "without a processor: processor_config.json or .* is missing",
+        "tokenizer.json": "without a tokenizer: tokenizer.json or .* is missing"}.items()},
     "an adapter beside": (text("adapter_config.json", '{"peft_type": "PROMPT_TUNING"}'), "holds an adapter"),
-}  # fmt: skip
+}
 
 
 def refused_alike(folder, said):
@@ -230,12 +235,10 @@ def test_what_is_whole_loads_and_answers_the_same(answers, folder, name):
     assert generate(models.load(folder), QUERY, max_new_tokens=6) == answers and len(answers) == 1
 
 
-CODE = {
-    "auto_map": {"AutoModel": "own.Own", "AutoTokenizer": ["own.Own", None]}, "trust_remote_code": True,
-    "custom_generate": "own/code", "_attn_implementation": "own/kernel",
-    "attn_implementation": {"": "own/kernel@v1"},
-    "transformers_weights": "adapter_model.bin", "backbone": "hf-hub:own/model",
-}  # fmt: skip
+CODE = {"auto_map": {"AutoModel": "own.Own", "AutoTokenizer": ["own.Own", None]}, "trust_remote_code": True,
+        "custom_generate": "own/code", "_attn_implementation": "own/kernel",
+        "attn_implementation": {"": "own/kernel@v1"}, "transformers_weights": "adapter_model.bin",
+        "backbone": "hf-hub:own/model"}
 
 
 @settings(max_examples=40, deadline=None)
@@ -306,7 +309,7 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in ran
     "{% if eos_token %}{% set x = 10 ** (10 ** 10) %}{% endif %}",
     "{% generation %}{% set x = 10 ** (10 ** 10) %}{% endgeneration %}",
     "{{ messages | tojson(separators=(',', ':')) }}{% set x = tools or 10 ** (10 ** 10) %}",
-])  # fmt: skip
+])
 def test_a_template_that_does_not_end_is_refused(folder, monkeypatch, bomb):
     monkeypatch.setattr(models, "SECONDS", 2)
     (folder / "chat_template.jinja").write_text(bomb + TEMPLATE)

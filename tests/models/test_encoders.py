@@ -13,9 +13,8 @@ from tiny_checkpoint import picture, tiny_tokenizer
 from finer1_lib.core.completions import one_answer, strict
 from finer1_lib.core.errors import UserError
 from finer1_lib.evaluation.systems import encoders
-from finer1_lib.evaluation.systems.encoders import (
-    KINDS, Encoder, encoder_prompt, open_encoder, sentences, templates,
-)  # fmt: skip
+from finer1_lib.evaluation.systems.encoders import (KINDS, Encoder, encoder_prompt, open_encoder, sentences,
+                                                    templates)
 from finer1_lib.models import encoders as encoder_towers
 
 NAMES = ["Rock Wren", "Sand Gull", "Tern", "Jay", "Marsh Wren"]
@@ -63,7 +62,7 @@ def stub(album, texts, pictures, prompts="clip_photo", labels=None, **options):
 
 
 PLANE = {photo(name): [numpy.cos(angle), numpy.sin(angle)]
-         for name, angle in zip(NAMES, (0.0, 0.5, 1.0, 1.5, 2.0))}  # fmt: skip
+         for name, angle in zip(NAMES, (0.0, 0.5, 1.0, 1.5, 2.0))}
 
 
 def test_the_nearest_name_is_answered_by_hand(album):
@@ -113,7 +112,7 @@ def test_an_encoder_does_not_see_the_order_of_the_options(numbers, order):
     vectors = numpy.array(numbers).reshape(6, 2) + 0.001
     texts = {photo(name): vectors[i] + [20, 0] for i, name in enumerate(NAMES)}
     encoder = Encoder(Stub(texts, {}), "stub", "clip_photo", "nowhere", {"bird": NAMES})
-    encoder._pictures["a.png"] = vectors[5] / numpy.linalg.norm(vectors[5])
+    encoder._images["a.png"] = vectors[5] / numpy.linalg.norm(vectors[5])
     first = encoder.answer([request(options=NAMES[:4])])[0]
     assert encoder.answer([request(options=[NAMES[i] for i in order])])[0] == first
     # what is answered among all names is answered among any options that hold it
@@ -126,7 +125,7 @@ def test_a_tie_is_named_and_the_first_of_the_alphabet_answered(album):
     texts = {photo(name): [0.0, 1.0] if name in ("Tern", "Jay") else [1.0, 0.0] for name in NAMES}
     _, encoder = stub(album, texts, {0: [0.0, 2.0]})
     told = {encoder.answer([request(options=list(order))])[0].text
-            for order in itertools.permutations(["Tern", "Rock Wren", "Jay", "Sand Gull"])}  # fmt: skip
+            for order in itertools.permutations(["Tern", "Rock Wren", "Jay", "Sand Gull"])}
     assert told == {"Equally near: Jay, Tern.\n<answer>Jay</answer>"}
     assert one_answer(told.pop()) == ("Jay", "well_formed")
 
@@ -136,19 +135,17 @@ def test_vectors_are_kept_but_not_without_end(album, monkeypatch):
     towers, encoder = stub(album, PLANE, {number: [1.0, number / 9] for number in range(8)}, batch_size=2)
     asked = [request(f"{letter}.png") for letter in "abcdefgh"]
     first = encoder.answer(asked)  # more pictures in one go than are kept
-    assert towers.seen == [2, 2, 2, 2] and list(encoder._pictures) == ["f.png", "g.png", "h.png"]
+    assert towers.seen == [2, 2, 2, 2] and list(encoder._images) == ["f.png", "g.png", "h.png"]
     assert encoder.answer(asked[:5] + asked[5:]) == first and sum(towers.seen) == 8 + 5
-    assert len(encoder._pictures) == 3
+    assert len(encoder._images) == 3
 
 
 @pytest.mark.parametrize(
     "change, told",
-    [
-        (dict(setting="open_world"), "chooses among names, so ask it in closed_world or all_labels"),
-        (dict(super_category="moth"), "no sub-categories of 'moth'"),
-        (dict(options=["Tern", "Zebra"], setting="closed_world"), "option 'Zebra' of a.png is none of the 5"),
-        (dict(image_id="gone.png"), "no such image"),
-    ],
+    [(dict(setting="open_world"), "chooses among names, so query it in closed_world or all_labels"),
+     (dict(super_category="moth"), "no sub-categories of 'moth'"),
+     (dict(options=["Tern", "Zebra"], setting="closed_world"), "option 'Zebra' of a.png is none of the 5"),
+     (dict(image_id="gone.png"), "no such image")],
 )
 def test_what_an_encoder_cannot_answer_is_refused(album, change, told):
     _, encoder = stub(album, PLANE, {0: [1.0, 0.0]})
@@ -245,7 +242,7 @@ def check_towers(towers):
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_towers_of_transformers(checkpoints, album, kind):
-    towers = encoder_towers.TransformersTowers(str(checkpoints / kind), "cpu", 2)
+    towers = encoder_towers.transformers_towers(str(checkpoints / kind), "cpu", 2)
     check_towers(towers)
     assert numpy.array_equal(towers.texts(["A Rock WREN"]), towers.texts(["a rock wren"]))  # both fold case
     encoder = open_encoder(system(checkpoints / kind, prompts="clip_ensemble"), album, {"bird": NAMES},
@@ -255,8 +252,10 @@ def test_towers_of_transformers(checkpoints, album, kind):
 
 
 def test_siglip_reads_64_tokens_and_no_mask(checkpoints, monkeypatch):
-    towers = encoder_towers.TransformersTowers(str(checkpoints / "siglip"), "cpu", 2)
-    model, tokenizer, given = towers._loaded.model, towers._loaded.tokenizer, []
+    loaded, given = encoder_towers.load_encoder(str(checkpoints / "siglip"), device="cpu", texts=True), []
+    monkeypatch.setattr(encoder_towers, "load_encoder", lambda *_, **options: loaded)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    towers = encoder_towers.transformers_towers("known", "cpu", 2)
     real = model.get_text_features
     monkeypatch.setattr(model, "get_text_features", lambda **read: given.append(read) or real(**read))
     towers.texts(["Jay", "word " * 90])
@@ -297,7 +296,7 @@ def tiny_open_clip(folder, vision):
 
     text = dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=1)
     config = {"model_cfg": {"embed_dim": 16, "custom_text": True, "vision_cfg": vision, "text_cfg": text},
-              "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}  # fmt: skip
+              "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with torch.random.fork_rng():
@@ -306,17 +305,17 @@ def tiny_open_clip(folder, vision):
         for weight in model.visual.parameters():
             weight.data += 0.02 * torch.randn_like(weight)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-              folder / "open_clip_model.safetensors")  # fmt: skip
+              folder / "open_clip_model.safetensors")
     return folder
 
 
 EVA = dict(image_size=224, timm_model_name="eva02_tiny_patch14_224", timm_model_pretrained=False,
-           timm_pool="token", timm_proj=None)  # fmt: skip
+           timm_pool="token", timm_proj=None)
 
 
 def test_towers_of_open_clip(tmp_path, album):
     folder = tiny_open_clip(tmp_path / "eva", EVA)
-    towers = encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+    towers = encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     check_towers(towers)
     encoder = open_encoder(system(folder, library="open_clip"), album, {"bird": NAMES}, device="cpu")
     answers = encoder.answer([request(options=list(order)) for order in itertools.permutations(NAMES[:4])])
@@ -325,10 +324,10 @@ def test_towers_of_open_clip(tmp_path, album):
 
 def test_open_clip_weights_are_safetensors_or_none(tmp_path, monkeypatch):
     folder = tiny_open_clip(tmp_path / "vit", dict(image_size=32, patch_size=16, width=16, layers=1,
-                                                   head_width=8))  # fmt: skip
+                                                   head_width=8))
     weights = folder / "open_clip_model.safetensors"
     (folder / "open_clip_pytorch_model.bin").write_bytes(b"never read")
-    assert encoder_towers.OpenClipTowers(str(folder), "cpu", 2).pictures([picture()]).shape == (1, 16)
+    assert encoder_towers.open_clip_towers(str(folder), "cpu", 2).pictures([picture()]).shape == (1, 16)
     asked = {}
 
     def download(name, **options):
@@ -336,20 +335,20 @@ def test_open_clip_weights_are_safetensors_or_none(tmp_path, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    encoder_towers.OpenClipTowers("owner/model@v1", "cpu", 2)
+    encoder_towers.open_clip_towers("owner/model@v1", "cpu", 2)
     assert (asked["name"], asked["revision"]) == ("owner/model", "v1")
     for pickled in ("open_clip_pytorch_model.bin", "model.pt", "model.pth", "weights.npz"):
         assert not any(fnmatch.fnmatch(pickled, pattern) for pattern in asked["allow_patterns"])
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="a weights file is damaged"):
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     weights.rename(folder / "model.safetensors")  # beside which open_clip would take the pickled file
     with pytest.raises(UserError, match="open_clip_model.safetensors or .* is missing"):
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     (folder / "open_clip_config.json").unlink()
     with pytest.raises(UserError, match="open_clip_config.json is missing"):
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
 
 
 def open_clip_config(*path, value):
@@ -396,7 +395,7 @@ OPEN_CLIP_HARM = {
                   r"\d\d weights are missing, unknown or of another shape \(first: visual"),
     "NaN": (open_clip_weights(lambda held: {k: v * float("nan") if k.endswith("ln_final.weight") else v
                                             for k, v in held.items()}), "1 weights hold NaN"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OPEN_CLIP_HARM)
@@ -407,7 +406,7 @@ def test_open_clip_sees_listed_keys_and_whole_weights_alone(tmp_path, name):
     folder = tiny_open_clip(tmp_path / "vit", VIT)
     harm(folder)
     with pytest.raises(UserError, match=said) as caught:
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     assert "\n" not in str(caught.value)
     if " sets " in str(caught.value) or name == "NaN":  # what is found without loading
         with pytest.raises(UserError, match=said):
@@ -419,17 +418,17 @@ def test_code_beside_an_open_clip_checkpoint_is_not_run(tmp_path):
     folder = tiny_open_clip(tmp_path / "vit", VIT)
     tiny_tokenizer().save_pretrained(folder)
     open_clip_config(*TEXT_CFG, "hf_tokenizer_name", value="own/tokenizer")(folder)
-    assert encoder_towers.OpenClipTowers(str(folder), "cpu", 2).texts(["Jay"]).shape == (1, 16)
+    assert encoder_towers.open_clip_towers(str(folder), "cpu", 2).texts(["Jay"]).shape == (1, 16)
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
     said = json.loads((folder / "tokenizer_config.json").read_text())
     own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps({**said, **own}))
     with pytest.raises(UserError, match="tokenizer_config.json sets auto_map: it needs code"):
-        encoder_towers.OpenClipTowers(str(folder), "cpu", 2)
+        encoder_towers.open_clip_towers(str(folder), "cpu", 2)
     assert not (tmp_path / "ran").exists()
 
 
 def test_open_clip_that_is_not_installed_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match='extra "clip"'):
-        encoder_towers.OpenClipTowers(str(tmp_path), "cpu", 2)
+        encoder_towers.open_clip_towers(str(tmp_path), "cpu", 2)

@@ -31,7 +31,7 @@ def loaded(request, tmp_path_factory):
 def pictures():
     """A square, an upright and a small one, so that the families cut them into different numbers of tiles."""
     return [picture((200, 30, 30)), picture((30, 200, 30), size=(80, 140), seed=2),
-            picture((30, 30, 220), size=(45, 33), seed=3)]  # fmt: skip
+            picture((30, 30, 220), size=(45, 33), seed=3)]
 
 
 def answer(loaded, prompts, **options):
@@ -93,7 +93,7 @@ def test_three_together_are_three_alone(loaded, pictures):
         prompts = [user_message(text, image) for text, image in zip(texts, images)]
         together = answer(loaded, prompts)
         assert any(one.truncated for one in together) and not any(one.truncated != (one.tokens == 8)
-                                                                  for one in together)  # fmt: skip
+                                                                  for one in together)
         if None in images:  # generated in two batches
             assert together == [answer(loaded, [prompt])[0] for prompt in prompts] == answer(
                 loaded, prompts, batch_size=1)
@@ -110,10 +110,10 @@ def test_examples_in_context_are_seen(loaded, pictures):
 
     def two_examples(first, second, name):
         return shown(("Which?", first, f"<answer>{name}</answer>"), ("Which?", second, "<answer>a</answer>"),
-                     ("Which?", blue, ""))  # fmt: skip
+                     ("Which?", blue, ""))
 
     prompts = [two_examples(red, green, "Rock Wren"), two_examples(green, red, "Rock Wren"),
-               two_examples(red, green, "House Wren"), user_message("Which?", blue)]  # fmt: skip
+               two_examples(red, green, "House Wren"), user_message("Which?", blue)]
     alone = [scores(loaded, [prompt])[0] for prompt in prompts]
     assert same(scores(loaded, prompts), torch.stack(alone))
     for other in alone[1:]:  # exchanged pictures, another answer, no example at all
@@ -136,7 +136,7 @@ def test_a_turn_of_bare_text_is_not_lost(loaded, pictures):
         pytest.skip("the kit's own path knows bare text from the template itself")
     listed = shown(("Which?", pictures[0], "<answer>Rock Wren</answer>"), ("And?", pictures[1], ""))
     bare = [{**turn, "content": turn["content"][0]["text"]} if turn["role"] == "assistant" else turn
-            for turn in listed]  # fmt: skip
+            for turn in listed]
     assert bare != listed and torch.equal(scores(loaded, [bare]), scores(loaded, [listed]))
     silent = [turn for turn in listed if turn["role"] != "assistant"]
     assert not torch.allclose(scores(loaded, [bare]), scores(loaded, [silent]), atol=1e-2)
@@ -218,7 +218,7 @@ def break_template(folder):
     (lambda folder: break_template(folder), "has no chat template"),
     (lambda folder: (folder / "model.safetensors").write_bytes(b"\x08" + bytes(30)), "weights file is damaged"),
     (lambda folder: (folder / "model.safetensors").unlink(), "without weights .*model.safetensors"),
-])  # fmt: skip
+])
 def test_a_broken_checkpoint_is_refused_in_one_line(tmp_path, harm, says):
     """transformers would initialise missing weights at random, and the answers would be a random model's."""
     folder = family_checkpoints.build("llava_next", tmp_path)
@@ -275,7 +275,7 @@ def asked():
     """Two pictures of different shapes and colours, prompts of different lengths, one without a picture."""
     red, green = picture((200, 30, 30)), picture((30, 200, 30), size=(80, 140), seed=2)
     return [user_message("a b c", red), user_message("Give the name"),
-            user_message("Describe this bird in full", green)]  # fmt: skip
+            user_message("Describe this bird in full", green)]
 
 
 def test_a_seed_decides_and_nothing_else_is_touched(other):

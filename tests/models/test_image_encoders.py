@@ -13,7 +13,7 @@ from finer1_lib.models.encoders import cached_features, feature_key, image_featu
 
 TEXT = dict(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
 VISION = dict(image_size=32, patch_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-              num_attention_heads=2)  # fmt: skip
+              num_attention_heads=2)
 
 
 def pictures(count):
@@ -77,7 +77,7 @@ def test_a_qwen_checkpoint_is_an_encoder_too(tmp_path):
     encoder = load_encoder(str(folder), device="cpu")
     loaded = image_encoders.SimpleNamespace(
         model=AutoModelForImageTextToText.from_pretrained(folder), device="cpu", checkpoint=str(folder),
-        processor=AutoProcessor.from_pretrained(folder))  # fmt: skip
+        processor=AutoProcessor.from_pretrained(folder))
     assert numpy.allclose(image_features(encoder, images), image_features(loaded, images), atol=1e-5)
 
 
@@ -90,13 +90,13 @@ def test_what_is_no_encoder_is_reported_in_one_line(siglip, tmp_path):
         load_encoder(str(tmp_path / "nowhere"))
     weights = load_file(f"{siglip}/model.safetensors")
     for name, message in (("vision_model.embeddings.position_embedding.weight", "lacks 1 of its"),
-                          ("text_model.head.weight", None)):  # fmt: skip
+                          ("text_model.head.weight", None)):
         folder = tmp_path / name
         folder.mkdir()
         for file in ("config.json", "preprocessor_config.json"):
             (folder / file).write_bytes((tmp_path / siglip / file).read_bytes())
         save_file({key: value for key, value in weights.items() if key != name},
-                  folder / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
+                  folder / "model.safetensors", metadata={"format": "pt"})
         if message:
             with pytest.raises(UserError, match=message):
                 load_encoder(str(folder))

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from finer1_lib import models
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.prompts import user_message
-from finer1_lib.models import generation, loading, out_of_memory
+from finer1_lib.models import generation, loading
 from finer1_lib.models.generation import generate
 from finer1_lib.models.out_of_memory import Fallback, memory_advice, next_fallback
 from finer1_lib.training import rewards, rollouts
@@ -151,13 +151,15 @@ def test_gpus_are_named_with_their_size(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: Device)
-    assert out_of_memory._memory() == "the GPU's memory (14.8 GiB)"
+    with pytest.raises(UserError, match=r"^the GPU's memory \(14.8 GiB\) ran out in x"), memory_advice("x"):
+        full()
 
 
-def test_cuda_s_other_words_for_it_are_known():
-    from finer1_lib.models.out_of_memory import ran_out
-
-    for said in ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"):
-        assert ran_out(RuntimeError(said))
-    assert not ran_out(RuntimeError("CUDA error: device-side assert triggered"))
-    assert not ran_out(ValueError("out of memory"))
+@pytest.mark.parametrize("error, kind", [
+    (RuntimeError("CUDA error: out of memory"), UserError),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), UserError),
+    (RuntimeError("CUDA error: device-side assert triggered"), RuntimeError),
+    (ValueError("out of memory"), ValueError)])
+def test_cuda_s_words_for_it_are_known(error, kind):
+    with pytest.raises(kind), memory_advice("x"):
+        raise error

@@ -6,6 +6,7 @@ import math
 import pytest
 import tiny_checkpoint
 import torch
+from tiny_checkpoint import add_lora
 
 from finer1_lib import models
 from finer1_lib.core.prompts import user_message
@@ -13,7 +14,6 @@ from finer1_lib.models import sharing
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import sample_ids
 from finer1_lib.models.log_probabilities import logp_and_entropy, score_completions, score_tokens
-from finer1_lib.models.trainable import add_lora
 
 SIZES = ((112, 112), (84, 140), (56, 56))  # 16, 15 and 4 image tokens
 ANSWERS = ("Dunen Wren", "a", "red crown, black back", "", "blue", "the crown is red", "b", "Marlo Wren")
@@ -227,8 +227,7 @@ def test_scores_after_sampling_are_not_disturbed_by_its_positions(folder, prompt
 def test_a_preallocated_cache_holds_what_a_plain_one_holds(folder):
     from transformers import DynamicCache
 
-    base = fresh(folder).model
-    plain, roomy = DynamicCache(), sharing.preallocated_cache(base)
+    plain, roomy = DynamicCache(), sharing.preallocated_cache()
     pieces = torch.Generator().manual_seed(0)
     for rows, length in ((3, 5), (4, 1), (4, sharing.ROOM - 2), (4, 3), (4, 1), (2, 1)):
         if plain.get_seq_length() and rows != plain.layers[0].keys.shape[0]:

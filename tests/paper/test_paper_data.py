@@ -12,7 +12,7 @@ from finer1_lib.core.files import read_jsonl
 from finer1_lib.data.sources import read_data_sets
 
 WORDS = sorted(CLASSES)
-pytestmark = pytest.mark.last
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

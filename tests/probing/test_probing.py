@@ -3,18 +3,12 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from finer1_lib.core.errors import UserError
-from finer1_lib.probing import (
-    items as probing_items,
-    items as probing_names,
-    probes as probing,
-    rows as probing_rows,
-    rows as ps,
-    swaps,
-)
+from finer1_lib.probing import items as probing_items, probes as probing, rows as ps, swaps
 
 
 def images_of(sub_categories, per=3, seen=0.6):
@@ -307,12 +301,20 @@ def test_reading(wide, narrow, margin, words):
     assert ps.reading(wide, narrow, margin) == words
 
 
+def accuracies(base, trained, names):
+    """H1's comparison of two checkpoints on the same images."""
+    sides = [pd.DataFrame({"model": model, "correct": correct, "sub_category": names, "super_category": "bird"})
+             for model, correct in (("base", base), ("cot_sft", trained))]
+    (told,) = ps.compare_models(pd.concat(sides), "h1_probe_accuracy", reference="base", seed=0)
+    return told
+
+
 def test_a_difference_at_the_ceiling_needs_the_test_too():
     """Four of twenty sub-categories differ, all one way: the bootstrap is sure, the test (p = 0.125) is not."""
     names = np.repeat([f"s{i:02d}" for i in range(20)], 4)
     base = np.ones(80, dtype=bool)
     base[:16:4] = False
-    told = ps.compare_accuracy(base, np.ones(80, dtype=bool), names, ["bird"] * 80, seed=0)
+    told = accuracies(base, np.ones(80, dtype=bool), names)
     assert told["low"] > 0 and told["p"] > 0.05 and told["reading"] == "undecided"
 
 
@@ -329,9 +331,9 @@ def test_accuracy_is_compared_on_the_same_images():
     base = rng.uniform(size=2000) < 0.8
     flipped = base.copy()
     flipped[[0, 700]] ^= True
-    near = ps.compare_accuracy(base, flipped, names, ["bird"] * 2000, seed=0)
+    near = accuracies(base, flipped, names)
     assert near["reading"] == "equivalent" and abs(near["difference"]) < 0.002
-    far = ps.compare_accuracy(base, rng.uniform(size=2000) < 0.6, names, ["bird"] * 2000, seed=0)
+    far = accuracies(base, rng.uniform(size=2000) < 0.6, names)
     assert far["reading"] == "different" and far["difference"] < -0.1
 
 
@@ -339,8 +341,6 @@ def test_accuracy_is_compared_on_the_same_images():
 
 
 def table_of(super_categories=("bird", "plane"), sub_categories=8, train=4, test=3):
-    import pandas as pd
-
     rows = []
     for group, i in product(super_categories, range(sub_categories)):
         for j in range(train + test):
@@ -386,21 +386,21 @@ def test_what_is_too_little_is_left_out_and_said():
     plan, notes = probing_items.plan_h1(untested, train_images=2, test_images=2, seed=0)
     items = probing_items.probe_h1(plan, np.zeros((0, 8)), seed=0)
     assert plan.empty and items.empty and len(notes) == 2
-    assert probing_rows.rows_of(items, model="base", metric="h1_probe_accuracy", seed=0) == []
+    assert ps.rows_of(items, model="base", metric="h1_probe_accuracy", seed=0) == []
     lean = table[(table["image_id"] > "bird/0/5") | (table["sub_category"] != "bird 0")]
     plan, notes = probing_items.plan_h1(lean, train_images=2, test_images=2, seed=0)
     assert "bird 0" not in set(plan["sub_category"]) and "1 of 4" in notes[0]
     plan, notes = probing_items.plan_h3(table, num_images=2, num_folds=5, seed=0)
     assert plan.empty and len(notes) == 2 and "swaps" in notes[0]
-    plan, notes = probing_names.plan_h2({}, table)
+    plan, notes = probing_items.plan_h2({}, table)
     assert plan.empty and "genera" in notes[0]
-    plan, notes = probing_names.plan_h2(taxonomy_of(table, genus_size=1), table)
+    plan, notes = probing_items.plan_h2(taxonomy_of(table, genus_size=1), table)
     assert plan.empty and len(notes) == 2
     table = table_of(sub_categories=6)
     lone = taxonomy_of(table)  # three genera of two birds ...
     for number in range(2, 6):
         lone[f"bird {number}"]["genus"] = f"bird {number}"  # ... of which one is left
-    assert set(probing_names.plan_h2(lone, table)[0]["super_category"]) == {"plane"}
+    assert set(probing_items.plan_h2(lone, table)[0]["super_category"]) == {"plane"}
 
 
 def test_items_become_rows_of_the_contract():
@@ -411,16 +411,16 @@ def test_items_become_rows_of_the_contract():
     items = probing_items.probe_h1(plan, rng.normal(size=(len(plan), 8)), seed=0)
     assert len(items) == 32 and set(items["strength"]) <= set(probing.STRENGTHS)
     for column, variant in (("correct", None), ("majority", "majority")):
-        rows += probing_rows.rows_of(items, model="base", metric="h1_probe_accuracy", column=column, seed=0,
+        rows += ps.rows_of(items, model="base", metric="h1_probe_accuracy", column=column, seed=0,
                                      variant=variant)
-    plan, _ = probing_names.plan_h2(taxonomy_of(table), table)
-    items = probing_names.probe_h2(plan, rng.normal(size=(len(plan), 8)), seed=0, repeats=2)
+    plan, _ = probing_items.plan_h2(taxonomy_of(table), table)
+    items = probing_items.probe_h2(plan, rng.normal(size=(len(plan), 8)), seed=0, repeats=2)
     assert len(items) == 16
-    rows += probing_rows.rows_of(items, model="base", metric="h2_genus_gap", seed=0)
+    rows += ps.rows_of(items, model="base", metric="h2_genus_gap", seed=0)
     plan, _ = probing_items.plan_h3(table, num_images=2, num_folds=5, seed=0)
     assert len(plan) == 16 * 2 * 2
     items = probing_items.probe_h3(plan, rng.normal(size=(len(plan), 8)), seed=0)
-    rows += probing_rows.rows_of(items, model="base", metric="h3_auc", seed=0)
+    rows += ps.rows_of(items, model="base", metric="h3_auc", seed=0)
     check_rows(rows, "test")
     assert len(rows) == 4 * 9
     find = {(r["metric"], r["variant"], r["dataset"], r["categories"]): r for r in rows}
@@ -432,23 +432,19 @@ def test_items_become_rows_of_the_contract():
 
 
 def test_models_are_compared_with_the_base_on_the_same_items():
-    import pandas as pd
-
     plan, _ = probing_items.plan_h1(table_of(), train_images=3, test_images=3, seed=0)
     items = probing_items.probe_h1(plan, np.random.default_rng(0).normal(size=(len(plan), 8)), seed=0)
     both = pd.concat([items.assign(model="base"), items.assign(model="cot_sft", correct=True)])
-    (found,) = probing_rows.compare_models(both, "h1_probe_accuracy", reference="base", seed=0)
+    (found,) = ps.compare_models(both, "h1_probe_accuracy", reference="base", seed=0)
     assert found["model"] == "cot_sft" and found["reading"] == "different"
     assert found["difference"] == pytest.approx(1 - items["correct"].mean())
     lone = both[both["model"] == "cot_sft"]
-    assert probing_rows.compare_models(lone, "h1_probe_accuracy", reference="base", seed=0) == []
-    assert probing_rows.compare_models(pd.DataFrame(), "h3_auc", reference="base", seed=0) == []
+    assert ps.compare_models(lone, "h1_probe_accuracy", reference="base", seed=0) == []
+    assert ps.compare_models(pd.DataFrame(), "h3_auc", reference="base", seed=0) == []
 
 
 def test_a_control_is_compared_and_told_apart_from_the_probe():
     """H2's epithets get the test of the names, under their own variant; neither sentence mixes the two."""
-    import pandas as pd
-
     rng, rows, comparisons = np.random.default_rng(0), [], []
     known = {"super_category": "bird", "categories": "seen", "genus": list("aabbccdd"), "name": list("ijklmnop")}
     for variant, shift in ((None, 1.0), ("epithet_only", 0.0)):
@@ -456,17 +452,17 @@ def test_a_control_is_compared_and_told_apart_from_the_probe():
         both = [base.assign(model="base"), base.assign(model="cot_sft", gap=base["gap"] + shift)]
         for items in both:
             model = items["model"].iloc[0]
-            rows += probing_rows.rows_of(items, model=model, metric="h2_genus_gap", variant=variant, seed=0)
-        comparisons += probing_rows.compare_models(
+            rows += ps.rows_of(items, model=model, metric="h2_genus_gap", variant=variant, seed=0)
+        comparisons += ps.compare_models(
             pd.concat(both), "h2_genus_gap", reference="base", variant=variant, seed=0)
     assert [test["variant"] for test in comparisons] == [None, "epithet_only"]
     assert [round(test["difference"], 6) for test in comparisons] == [1.0, 0.0]
     assert [test["reading"] for test in comparisons] == ["different", "equivalent"]
-    names, epithets = (probing_rows.findings(rows, comparisons, "h2_genus_gap", variant=variant)
+    names, epithets = (ps.findings(rows, comparisons, "h2_genus_gap", variant=variant)
                        for variant in (None, "epithet_only"))
     assert "different" in names and "equivalent" not in names and names.count("minus") == 1
     assert "equivalent" in epithets and "different" not in epithets and epithets.count("minus") == 1
-    none = probing_rows.findings(rows, comparisons, "h2_genus_gap", variant="other")
+    none = ps.findings(rows, comparisons, "h2_genus_gap", variant="other")
     assert none == "was left out (see the notes above)."
 
 
@@ -519,7 +515,7 @@ def test_states_are_computed_once_and_come_back_from_file(photographs, tmp_path)
 
     (root, table), fake = photographs, FakeModel()
     h1, _ = probing_items.plan_h1(table, train_images=2, test_images=2, seed=0)
-    h2, _ = probing_names.plan_h2(taxonomy_of(table), table)
+    h2, _ = probing_items.plan_h2(taxonomy_of(table), table)
     h3, _ = probing_items.plan_h3(table, num_images=2, num_folds=3, seed=0)
 
     def probed(load):
@@ -594,8 +590,6 @@ def test_figures_take_what_the_notebook_gives_them():
     import matplotlib
 
     matplotlib.use("Agg")
-    import pandas as pd
-
     from finer1_lib.probing import plots as probing_plots
 
     assert set(probing_items.CONTROLS) < set(probing_plots.CONTROL_LABELS)
@@ -609,5 +603,5 @@ def test_figures_take_what_the_notebook_gives_them():
     gaps = pd.DataFrame({"model": ["base", "cot_sft"] * 5, "super_category": "bird", "gap": range(10)})
     assert len(probing_plots.gap_distribution(gaps).axes) == 1
     states, items = np.random.default_rng(0).normal(size=(12, 5)), pd.DataFrame({"right": [True, False] * 6})
-    plane = probing_rows.principal_components(states, items, "base", 0.61)
+    plane = ps.principal_components(states, items, "base", 0.61)
     assert "0.61" in probing_plots.right_wrong_images(plane).axes[0].get_title()

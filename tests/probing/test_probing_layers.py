@@ -8,12 +8,7 @@ from hypothesis import given, settings, strategies as st
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.hidden_states import pooled_states
 from finer1_lib.probing import (
-    attributes as pa,
-    items as probing_items,
-    layers as probing_layers,
-    rows as probing_rows,
-    study as probing_changes,
-)
+    attributes as pa, items as probing_items, rows as probing_rows, study as probing_changes)
 
 COLOURS = ("red", "blue", "green")
 
@@ -48,18 +43,18 @@ def planted(images, guide, what, width=40, seed=0):
 
 
 def test_layers_are_counted_from_either_end():
-    assert probing_layers.chosen_layers([], -1, 6) == (5, [0, 1, 2, 3, 4, 5])
-    assert probing_layers.chosen_layers([3, 0, -3], 2, 6) == (2, [0, 2, 3])
+    assert probing_changes.chosen_layers([], -1, 6) == (5, [0, 1, 2, 3, 4, 5])
+    assert probing_changes.chosen_layers([3, 0, -3], 2, 6) == (2, [0, 2, 3])
     for layers, layer in (([], 6), ([6], 0), ([-7], 0), ([], -7)):
         with pytest.raises(UserError, match="does not exist"):
-            probing_layers.chosen_layers(layers, layer, 6)
+            probing_changes.chosen_layers(layers, layer, 6)
 
 
 def test_the_number_of_layers_needs_no_weights(tmp_path):
     import tiny_checkpoint
 
     tiny_checkpoint.tiny_config(tiny_checkpoint.tiny_tokenizer(), layers=3).save_pretrained(tmp_path)
-    assert probing_layers.layer_count(str(tmp_path)) == 4  # and the embeddings
+    assert probing_changes.layer_count(str(tmp_path)) == 4  # and the embeddings
 
 
 def probed_twice():
@@ -68,23 +63,23 @@ def probed_twice():
     plan = images.assign(role=["train" if i % 6 < 3 else "test" for i in range(len(images))])
     noise, known = np.random.default_rng(1).normal(size=(len(plan), 40)), planted(plan, guide, "sub_category")
     states = {"base": {"images": np.stack([noise, known, known])}, "cot_sft": {"names": noise[None]}}
-    return probing_layers.probe_layers(states, "images", [0, 2],
+    return probing_changes.probe_layers(states, "images", [0, 2],
                                        lambda x: probing_items.probe_h1(plan, x, seed=0))
 
 
 def test_a_probe_runs_at_every_layer_and_the_summary_is_one_of_them():
     items = probed_twice()
     assert set(items["model"]) == {"base"} and set(items["layer"]) == {0, 2}
-    curves = probing_layers.curve(items, "h1_probe_accuracy", 2, controls=probing_items.CONTROLS, seed=0)
-    table = probing_layers.layers_table(curves)
-    assert tuple(table.columns) == probing_layers.COLUMNS
+    curves = probing_rows.curve(items, "h1_probe_accuracy", 2, controls=probing_items.CONTROLS, seed=0)
+    table = probing_rows.layers_table(curves)
+    assert tuple(table.columns) == probing_rows.LAYER_COLUMNS
     average = table[(table["dataset"] == "average") & (table["categories"] == "all")]
     probe = average[average["variant"].isna()].set_index("layer")["value"]
     assert probe[2] == 1.0 and probe[0] < 0.5
     assert set(average["variant"].dropna()) == set(probing_items.CONTROLS)
     assert set(table[table["layer"] == 2]["categories"]) == {"seen", "unseen", "all"}
     assert set(table[table["layer"] == 0]["categories"]) == {"all"}
-    rows = probing_layers.at_layer(curves, 2)
+    rows = probing_rows.at_layer(curves, 2)
     own = items[items["layer"] == 2]
     assert [row for row in rows if row["variant"] is None] == probing_rows.rows_of(
         own, model="base", metric="h1_probe_accuracy", seed=0)
@@ -92,8 +87,8 @@ def test_a_probe_runs_at_every_layer_and_the_summary_is_one_of_them():
 
 
 def test_no_states_give_no_rows():
-    items = probing_layers.probe_layers({"base": {}}, "names", [0, 1], lambda x: pytest.fail("probed"))
-    assert items.empty and probing_layers.curve(items, "h2_genus_gap", 0, seed=0) == []
+    items = probing_changes.probe_layers({"base": {}}, "names", [0, 1], lambda x: pytest.fail("probed"))
+    assert items.empty and probing_rows.curve(items, "h2_genus_gap", 0, seed=0) == []
     assert items[items["layer"] == 0].empty
 
 
@@ -105,10 +100,10 @@ def test_the_pictures_layer_is_not_chosen_by_what_it_shows():
     curves = [row("bird", 0, 0.9), row("bird", 1, 0.5), row("plane", 0, 0.6), row("plane", 1, 0.7),
               row("average", 0, 0.9), row("plane", 0, 0.99, "cot_sft"),
               row("plane", 0, 0.99, variant="text_only"), row("plane", 0, 0.99, categories="seen")]
-    assert probing_layers.layer_for_the_image(curves, "base", "bird") == 1
-    assert probing_layers.layer_for_the_image(curves, "base", "plane") == 0
+    assert probing_rows.layer_for_the_image(curves, "base", "bird") == 1
+    assert probing_rows.layer_for_the_image(curves, "base", "plane") == 0
     alone = [one for one in curves if one["dataset"] != "plane"]
-    assert probing_layers.layer_for_the_image(alone, "base", "bird") is None
+    assert probing_rows.layer_for_the_image(alone, "base", "bird") is None
 
 
 # --- attributes -------------------------------------------------------------------------------------------

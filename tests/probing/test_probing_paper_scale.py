@@ -8,15 +8,7 @@ from hypothesis import given, settings, strategies as st
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.taxonomy import genera
 from finer1_lib.models.hidden_states import pooled_states
-from finer1_lib.probing import (
-    features as states,
-    items,
-    items as names,
-    layers,
-    probes,
-    probes as adam,
-    swaps,
-)
+from finer1_lib.probing import features as states, items, probes, rows as summary, study, swaps
 
 CUB = genera("bird")
 
@@ -121,25 +113,25 @@ def test_who_looks_alike_is_told_by_the_states_of_the_pictures():
 
 def test_cubs_genera_give_a_gap_to_115_names_and_the_lone_ones_are_counted():
     table = table_of(list(CUB))
-    plan, notes = names.plan_h2(CUB, table)
+    plan, notes = items.plan_h2(CUB, table)
     assert list(plan["name"]) == list(CUB) and plan["categories"].value_counts()["seen"] == 120
     sizes = plan["genus"].value_counts()
     alone = int((sizes == 1).sum())
     assert any(f"no gap of {alone} of 200 names of bird" in note for note in notes)
     code = {genus: np.random.default_rng(i).normal(size=64) for i, genus in enumerate(sizes.index)}
-    found = names.probe_h2(plan, np.array([code[genus] for genus in plan["genus"]]), seed=0, repeats=2)
+    found = items.probe_h2(plan, np.array([code[genus] for genus in plan["genus"]]), seed=0, repeats=2)
     assert len(found) == 200 - alone and found["gap"].mean() > 0.9
     assert set(sizes.index[sizes > 1]) == set(found["genus"])
     one_word = [name for name in CUB if " " not in name]
     assert any(f"{len(one_word)} of 200 names of bird are one word" in note for note in notes)
-    control = names.with_epithet(plan)
+    control = items.with_epithet(plan)
     assert set(plan["name"]) - set(control["name"]) == set(one_word)
     assert control.set_index("name")["epithet"]["Black Footed Albatross"] == "Black Footed"
 
 
 def test_a_shared_last_word_is_a_gap_of_the_names_and_none_of_the_control():
     """States that hold nothing but spelling: a code for each word, averaged over the tokens read."""
-    plan, _ = names.plan_h2(CUB, table_of(list(CUB)))
+    plan, _ = items.plan_h2(CUB, table_of(list(CUB)))
     codes: dict = {}
 
     def spelled(texts):
@@ -147,24 +139,24 @@ def test_a_shared_last_word_is_a_gap_of_the_names_and_none_of_the_control():
         read = [[codes.setdefault(word, draw.normal(size=256)) for word in text.split()] for text in texts]
         return np.array([np.mean(words, axis=0) for words in read])
 
-    gap = names.probe_h2(plan, spelled(plan["name"]), seed=0, repeats=5)["gap"].mean()
-    control = names.with_epithet(plan)
-    rest = names.probe_h2(control, spelled(control["epithet"]), seed=0, repeats=5)["gap"].mean()
+    gap = items.probe_h2(plan, spelled(plan["name"]), seed=0, repeats=5)["gap"].mean()
+    control = items.with_epithet(plan)
+    rest = items.probe_h2(control, spelled(control["epithet"]), seed=0, repeats=5)["gap"].mean()
     assert gap > 0.15 and rest < gap / 3
 
 
 def test_the_control_is_left_out_where_names_share_another_word():
     cars = {f"{maker} {model} {year}": {"genus": maker} for maker in ("Audi", "Ford", "Fiat")
             for model, year in (("Alpha", 2009), ("Beta", 2010), ("Gamma", 2011))}
-    plan, (note,) = names.plan_h2(cars, table_of(list(cars), "car"))
+    plan, (note,) = items.plan_h2(cars, table_of(list(cars), "car"))
     assert plan["epithet"].isna().all() and "9 of 9 names share another word" in note
-    assert names.with_epithet(plan).empty
+    assert items.with_epithet(plan).empty
     pairs = zip("ABCDEF", ["Wren", "Tern", "Lark"] * 2)
     birds = {f"{letter} {genus}": {"genus": genus} for letter, genus in pairs}
-    plan, notes = names.plan_h2(birds, table_of(list(birds)))
+    plan, notes = items.plan_h2(birds, table_of(list(birds)))
     assert list(plan["epithet"]) == list("ABCDEF") and notes == []
     bare = {name.replace(" ", "-"): ranks for name, ranks in birds.items()}
-    plan, (note,) = names.plan_h2(bare, table_of(list(bare)))
+    plan, (note,) = items.plan_h2(bare, table_of(list(bare)))
     assert plan["epithet"].isna().all() and len(plan) == 6 and "6 of 6 names of bird are one word" in note
 
 
@@ -172,11 +164,11 @@ def test_a_name_of_two_data_sets_stands_in_both_and_an_unknown_genus_is_said():
     groups = ("Hound", "Terrier", "Collie")
     dogs = {f"{letter} {genus}": {"genus": genus} for letter in "AB" for genus in groups}
     table = pd.concat([table_of([*dogs, "C Pug"], "dog"), table_of(list(dogs), "pet")], ignore_index=True)
-    plan, notes = names.plan_h2({**dogs, "C Pug": {}, "Nobody": {"genus": "Hound"}}, table)
+    plan, notes = items.plan_h2({**dogs, "C Pug": {}, "Nobody": {"genus": "Hound"}}, table)
     assert plan["super_category"].value_counts().to_dict() == {"dog": 6, "pet": 6}
     assert notes == ["H2 leaves out 1 names of dog: no genus is known of them"]
     draw = np.random.default_rng(0)
-    assert len(names.probe_h2(plan, draw.normal(size=(12, 8)), seed=0, repeats=1)) == 12
+    assert len(items.probe_h2(plan, draw.normal(size=(12, 8)), seed=0, repeats=1)) == 12
 
 
 # --- fewer sub-categories ---------------------------------------------------------------------------------
@@ -304,11 +296,11 @@ def test_memory_that_runs_out_while_states_are_read_is_one_line(tmp_path, monkey
 
 
 def test_checkpoints_of_unequal_depth_and_without_a_configuration_are_refused(tmp_path):
-    assert layers.check_same_layers({"base": 37, "released": 37}) == 37
+    assert study.check_same_layers({"base": 37, "released": 37}) == 37
     with pytest.raises(UserError, match="released has 29 layers and base 37: probe models of one size"):
-        layers.check_same_layers({"base": 37, "released": 29})
+        study.check_same_layers({"base": 37, "released": 29})
     with pytest.raises(UserError, match="cannot read the configuration of"):
-        layers.layer_count(str(tmp_path))
+        study.layer_count(str(tmp_path))
 
 
 # --- the paper's classifier -------------------------------------------------------------------------------
@@ -323,11 +315,11 @@ def planted(spread, per=8, classes=6, width=20, seed=0):
 
 def test_adam_reads_planted_classes_by_an_epoch_that_the_test_images_did_not_choose():
     (x, y), (tx, ty) = planted(0.1), planted(0.1)
-    found = adam.adam_probe(x, y, tx, ty, seed=0, epochs=60, rate=0.02, batch=16)
+    found = probes.adam_probe(x, y, tx, ty, seed=0, epochs=60, rate=0.02, batch=16)
     assert found["correct"].mean() == 1.0 and found["validation_accuracy"] == 1.0
-    other = adam.adam_probe(x, y, tx, np.roll(ty, 8), seed=0, epochs=60, rate=0.02, batch=16)
+    other = probes.adam_probe(x, y, tx, np.roll(ty, 8), seed=0, epochs=60, rate=0.02, batch=16)
     assert other["epoch"] == found["epoch"] and other["correct"].mean() == 0.0
-    again = adam.adam_probe(x, y, tx, ty, seed=0, epochs=60, rate=0.02, batch=16)
+    again = probes.adam_probe(x, y, tx, ty, seed=0, epochs=60, rate=0.02, batch=16)
     assert np.array_equal(again["adam_best_test"], found["adam_best_test"])
 
 
@@ -335,20 +327,20 @@ def test_choosing_the_epoch_on_the_test_images_finds_something_in_noise():
     gains, honest, validated = [], [], []
     for seed in range(6):
         (x, y), (tx, ty) = planted(50, per=6, seed=seed), planted(50, per=4, seed=seed + 100)
-        found = adam.adam_probe(x, y, tx, ty, seed=seed, epochs=40, rate=0.01, batch=16)
+        found = probes.adam_probe(x, y, tx, ty, seed=seed, epochs=40, rate=0.01, batch=16)
         gains.append(found["adam_best_test"].mean() - found["correct"].mean())
         honest.append(found["correct"].mean())
         validated.append(found["validation_accuracy"])
     assert min(gains) >= 0 and np.mean(gains) > 0.05
     assert abs(np.mean(honest) - 1 / 6) < 0.08 and np.mean(validated) < 0.6  # none of them was fitted on
     with pytest.raises(UserError, match="h1_adam_epochs is -1"):
-        adam.adam_probe(x, y, tx, ty, seed=0, epochs=-1)
+        probes.adam_probe(x, y, tx, ty, seed=0, epochs=-1)
 
 
 def test_the_recipe_is_the_papers():
     import inspect
 
-    own = inspect.signature(adam.adam_probe).parameters
+    own = inspect.signature(probes.adam_probe).parameters
     assert [own[name].default for name in ("rate", "batch", "epochs")] == [1e-4, 512, 500]
 
 
@@ -359,10 +351,10 @@ def test_the_papers_classifier_takes_the_place_of_ours():
     plan, _ = items.plan_h1(table, train_images=4, test_images=2, seed=0)
     codes = np.random.default_rng(0).normal(size=(6, 16)).astype("float32")
     x = codes[plan["sub_category"].str[1:].astype(int)]
-    fit = partial(adam.adam_probe, epochs=50, rate=0.05)
+    fit = partial(probes.adam_probe, epochs=50, rate=0.05)
     found = items.probe_h1(plan, x, seed=0, fit=fit).assign(model="base", layer=1)
     assert found["correct"].all() and len(found) == 12
-    rows = layers.curve(found, "h1_probe_accuracy", 1, variant="adam", controls=["adam_best_test"], seed=0)
+    rows = summary.curve(found, "h1_probe_accuracy", 1, variant="adam", controls=["adam_best_test"], seed=0)
     assert {row["variant"] for row in rows} == {"adam", "adam_best_test"}
     assert probes.linear_probe is items.probe_h1.__kwdefaults__["fit"]
 

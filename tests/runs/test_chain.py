@@ -19,19 +19,20 @@ from finer1_lib.training.methods import CONTROLS
 SEEN, UNSEEN = 5, 3  # sub-categories of each super-category; the genus gap needs so many
 IMAGES = 5  # 3 shots and 2 for testing
 SIZES = {
-    "00_miniature_world": {"images_per_sub_category": 2, "card_pictures": 1, "card_wordings": 1},
+    "00_miniature_world": {"images_per_sub_category": 2, "card_pictures": 0},
     "01_data": {"num_shots": 3, "attempts": 3, "prototype_images": 2, "quality_draws": 2},
     "02_cot_sft": {"cot_epochs": 1, "answer_epochs": 1, "max_new_tokens": 32,
                    "settings_compared": "[cot_full]"},
     "03_tapo": {"n_anchor": 2, "n_positive": 2, "steps": 2, "prompts_per_step": 2, "micro_batch_size": 8,
                 "max_sampling_rounds": 1, "max_new_tokens": 140, "methods": "[tapo,no_thinking_rl]",
                 "wrong_turns": "[containment]", "wrong_turn_steps": 2, "wrong_turn_prompts": 2},
-    "04_evaluation": {"images_per_class": 1, "max_new_tokens": 140},
-    "05_probing": {"h1_train_images": 2, "h1_test_images": 1, "h2_repeats": 2, "h3_images": 1, "h3_folds": 3},
+    "04_evaluation": {"images_per_class": 1, "max_new_tokens": 64},
+    "05_probing": {"layers": "[1,2]", "layer": 2, "h1_train_images": 2, "h1_test_images": 1, "h2_repeats": 2,
+                   "h3_images": 1, "h3_folds": 3},
 }
 
 pytestmark = [
-    pytest.mark.last,
+    pytest.mark.long,
     pytest.mark.skipif(len(list((CHECKOUT / "notebooks").glob("0*.ipynb"))) < len(STAGES),
                        reason="not all notebooks are here"),
 ]

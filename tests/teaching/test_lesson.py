@@ -165,7 +165,7 @@ def test_a_second_time_nothing_is_done_and_nothing_lost(plan, reference):
     ("name", "words"),
     [("00_miniature_world/images/", "the images drawn here are not"),
      ("01_data/items.jsonl", "01_data/items.jsonl as made")],
-)  # fmt: skip
+)
 def test_other_images_are_one_line_and_nothing_is_taken_over(plan, reference, name, words):
     for stage in ("01_data", "02_cot_sft", "03_tapo", "04_evaluation"):
         file = reference / stage / "stage.json"
@@ -191,7 +191,7 @@ def test_the_two_files_that_name_a_folder_may_differ(plan, reference):
     make(plan, reference)
     for name in lesson.OF_ONE_MACHINE:
         here, there = (json.loads((folder / "stage.json").read_text()) for folder in
-                       (plan.run_dir / name.split("/")[0], reference / name.split("/")[0]))  # fmt: skip
+                       (plan.run_dir / name.split("/")[0], reference / name.split("/")[0]))
         assert here["outputs"][name.split("/")[1]] != there["outputs"][name.split("/")[1]]
     assert lesson.differences(plan.run_dir, reference) == []
 
@@ -273,9 +273,9 @@ def test_a_checkout_that_asks_for_crlf_has_the_same_bytes(tmp_path):
     if not (ROOT / ".git").exists():
         pytest.skip("no git checkout")
     subprocess.run(["git", "clone", "-q", "--depth", "1", "-c", "core.autocrlf=true", "-c", "core.eol=crlf",
-                    ROOT.as_uri(), str(tmp_path / "crlf")], check=True)  # fmt: skip
+                    ROOT.as_uri(), str(tmp_path / "crlf")], check=True)
     texts = [path for path in (tmp_path / "crlf").rglob("*")
-             if path.suffix in (".py", ".json", ".csv", ".yaml", ".ipynb", ".md", ".jinja")]  # fmt: skip
+             if path.suffix in (".py", ".json", ".csv", ".yaml", ".ipynb", ".md", ".jinja")]
     assert len(texts) > 100 and not [path for path in texts if b"\r\n" in path.read_bytes()]
     record = json.loads((tmp_path / "crlf" / "outputs/reference/03_tapo/stage.json").read_text())
     kept = tmp_path / "crlf" / "outputs" / "reference" / "03_tapo" / "models.json"
@@ -286,10 +286,10 @@ SHORTER = [  # what neither the pictures nor the answers depend on, and of 05 on
     "00_miniature_world.card_pictures=0", "05_probing.layers=[1]", "05_probing.layer=1",
     "05_probing.max_sub_categories=8", "05_probing.h1_train_images=2", "05_probing.h1_test_images=1",
     "05_probing.h2_repeats=2", "05_probing.h3_images=1", "05_probing.h3_folds=3",
-]  # fmt: skip
+]
 
 
-@pytest.mark.last
+@pytest.mark.long
 def test_both_copies_run_from_the_records_that_are_kept(tmp_path):
     """The README's lesson, for real: two adapters of the records' many are there, and no model is asked."""
     reference, said = ROOT / "outputs" / "reference", []

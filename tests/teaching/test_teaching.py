@@ -20,7 +20,7 @@ from exercise_cases import PLANTED, STAND_INS, WRONG
 from finer1_lib.core.errors import UserError
 from finer1_lib.runs import presets
 from finer1_lib.runs.chain import STAGES
-from finer1_lib.teaching import verdicts
+from finer1_lib.teaching import exercises, verdicts
 from finer1_lib.teaching.student_copy import NOTE, find_notebooks, student_copy, write_copies
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -139,12 +139,24 @@ def test_a_planted_mistake_is_named(namespaces, notebook, number, mistake, told)
     assert said.startswith(USUAL if first[2] == mistake else "not yet: ") and told in said, said
 
 
+def test_every_key_of_a_check_has_its_words_and_no_words_are_left_over():
+    tree = ast.parse(Path(exercises.__file__).read_text())
+    checks = {part.name: part for part in tree.body if isinstance(part, ast.FunctionDef) and part.decorator_list}
+    assert checks.keys() == verdicts.TEXTS.keys()
+    for name, function in checks.items():
+        texts = [one.value for one in ast.walk(function) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        keys = {text for text in texts if text.partition(",")[0] in verdicts.KINDS}
+        numeric = any(isinstance(one, ast.Name) and one.id == "by_number" for one in ast.walk(function))
+        tried = any(isinstance(one, ast.Name) and one.id == "by_trials" for one in ast.walk(function))
+        assert keys | ({"not yet"} if numeric else set()) | ({"right"} if tried else set()) == verdicts.TEXTS[name].keys(), name
+
+
 def test_every_exercise_has_a_planted_mistake():
     assert {(stage_of(notebook), number) for notebook, number, *_ in PLANTED} == set(EACH) and len(EACH) == 18
 
 
 NONSENSE = ("'what?'", "float('nan')", "object()", "[]", "{}", "lambda *a: 1 / 0", "lambda *a: 'x'",
-            "lambda *a: [7]", "lambda *a: 7", "lambda *a: [[[]]]", "-7")  # fmt: skip
+            "lambda *a: [7]", "lambda *a: 7", "lambda *a: [[[]]]", "-7")
 
 
 @pytest.mark.parametrize(("stage", "number"), EACH)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from shared_cases import GUIDE
 
 from finer1_lib.core.completions import normalise, well_formatted
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
@@ -31,30 +32,6 @@ GOOD = (
     "<comparison>Dunen Wren: red crown; Marlo Wren: blue crown (differs)</comparison>\n"
     "<prediction>Dunen Wren</prediction>\n</think>\n<answer>Dunen Wren</answer>"
 )
-GUIDE = {
-    "super_categories": {
-        "bird": {
-            "attributes": {
-                "bill": ["needle", "stout"],
-                "crown": ["red", "blue"],
-                "wings": ["plain", "barred"],
-            },
-            "genus_attributes": ["bill"],
-        }
-    },
-    "sub_categories": {
-        "Dunen Wren": {
-            "super_category": "bird",
-            "genus": "Wren",
-            "attributes": {"bill": "needle", "crown": "red", "wings": "barred"},
-        },
-        "Marlo Wren": {
-            "super_category": "bird",
-            "genus": "Wren",
-            "attributes": {"bill": "needle", "crown": "blue", "wings": "barred"},
-        },
-    },
-}
 
 
 def changed(**parts):

@@ -168,8 +168,7 @@ def test_sentences_say_what_fell_and_what_rose():
                     " [-40.0, -20.0], 50% in the required form")
     said = forgetting.losses(pd.DataFrame([held, rose]))
     assert said.startswith("none of 1 metrics fell clearly") and "-1.0 points" in said
-    assert forgetting.gains(pd.DataFrame([fell, rose])) == [
-        "CoT, full: unseen 75% (before 25%, n = 80)"]
+    assert forgetting.gains(pd.DataFrame([fell, rose])) == ["CoT, full: unseen 75% (before 25%, n = 80)"]
 
 
 def test_unseen_answers_are_the_truth_a_taught_name_or_something_else(monkeypatch):

@@ -7,15 +7,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from finer1_lib.models.log_probabilities import full_divergence, logp_and_entropy
-from finer1_lib.training.objective import (
-    DIVERGENCES,
-    clipped_surrogate,
-    divergence,
-    group_advantages,
-    sampled_entropy,
-    tapo_loss,
-    token_mean,
-)
+from finer1_lib.training.objective import (DIVERGENCES, clipped_surrogate, divergence, group_advantages,
+                                           sampled_entropy, tapo_loss, token_mean)
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

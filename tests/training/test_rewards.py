@@ -3,24 +3,10 @@
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from finer1_lib.core.completions import (
-    forms,
-    normalise,
-    one_answer,
-    read_completion,
-    read_tag,
-    says,
-    strict,
-    well_formatted,
-)
-from finer1_lib.training.rewards import (
-    accuracy_reward,
-    answer_only_formatted,
-    contains_answer,
-    contains_response,
-    format_reward,
-    reward_functions,
-)
+from finer1_lib.core.completions import (forms, normalise, one_answer, read_completion, read_tag, says,
+                                         strict, well_formatted)
+from finer1_lib.training.rewards import (accuracy_reward, answer_only_formatted, contains_answer,
+                                         contains_response, format_reward, reward_functions)
 
 NAMES = ["Dunen Wren", "Marlo Wren", "Red Winged Blackbird", "Heermann Gull", "F-16A/B", "colt's foot"]
 LABEL = "Dunen Wren"
@@ -28,23 +14,17 @@ LABEL = "Dunen Wren"
 
 @pytest.mark.parametrize(
     "a, b",
-    [
-        ("Red-winged Blackbird", "Red Winged Blackbird"),
-        ("Red_Winged_Blackbird", "red winged  blackbird"),
-        ("colt’s foot", "Colts foot"),
-        ("colt's foot", "colts\nfoot"),
-        ("Red‑Winged–Blackbird", "red winged blackbird"),
-        ("  DUNEN\tWREN ", "Dunen Wren"),
-        ("Ｄunen Wren", "Dunen Wren"),
-    ],
+    [("Red-winged Blackbird", "Red Winged Blackbird"), ("Red_Winged_Blackbird", "red winged  blackbird"),
+     ("colt’s foot", "Colts foot"), ("colt's foot", "colts\nfoot"),
+     ("Red‑Winged–Blackbird", "red winged blackbird"), ("  DUNEN\tWREN ", "Dunen Wren"),
+     ("Ｄunen Wren", "Dunen Wren")],
 )
 def test_spellings_of_one_name(a, b):
     assert normalise(a) == normalise(b)
 
 
-@pytest.mark.parametrize(
-    "a, b", [("Dunen Wren", "Dunen Wrens"), ("House Wren", "Wren"), ("F-16A/B", "F-16A")]
-)
+@pytest.mark.parametrize("a, b",
+                         [("Dunen Wren", "Dunen Wrens"), ("House Wren", "Wren"), ("F-16A/B", "F-16A")])
 def test_different_names_stay_different(a, b):
     assert normalise(a) != normalise(b)
 
@@ -112,27 +92,11 @@ def test_strict(text, expected):
 def test_read_tag_says_why():
     reasons = {
         text: read_tag(text, "a")[1]
-        for text in (
-            "x",
-            "<a></a>",
-            "<a>x",
-            "x</a>",
-            "<a>x</a><a>y</a>",
-            "<a><a>x</a></a>",
-            "<a>x</a>",
-            "</a><a>",
-        )
+        for text in ("x", "<a></a>", "<a>x", "x</a>", "<a>x</a><a>y</a>", "<a><a>x</a></a>", "<a>x</a>",
+                     "</a><a>")
     }
-    assert list(reasons.values()) == [
-        "missing",
-        "empty",
-        "unclosed",
-        "unclosed",
-        "repeated",
-        "nested",
-        "well_formed",
-        "unclosed",
-    ]
+    assert list(reasons.values()) == ["missing", "empty", "unclosed", "unclosed", "repeated", "nested",
+                                      "well_formed", "unclosed"]
 
 
 @pytest.mark.parametrize("completion, thinking, outside, problem", [
@@ -154,24 +118,22 @@ def test_one_reading_of_a_completion(completion, thinking, outside, problem):
     assert reading.answer == ("a" if problem == "well_formed" else None)
 
 
-@pytest.mark.parametrize("said", [
-    "Dunen Wren.", '"Dunen Wren"', "\u201cDunen Wren\u201d", "\u2018dunen wren\u2019",
-    "\u00abDunen Wren\u00bb",
-    "**Dunen Wren**", "*Dunen Wren*", "__Dunen Wren__", "_Dunen-Wren_", "`Dunen Wren`", "a Dunen Wren",
-    "An Dunen Wren", "The Dunen Wren.", "**Dunen Wren.**", "**Dunen Wren**.", '"Dunen Wren".',
-    "the **Dunen Wren**",
-    "\\boxed{Dunen Wren}", "$\\boxed{\\text{Dunen Wren}}$", "***`Dunen Wren`***",
-])  # fmt: skip
+@pytest.mark.parametrize("said", ["Dunen Wren.", '"Dunen Wren"', "\u201cDunen Wren\u201d",
+                                  "\u2018dunen wren\u2019", "\u00abDunen Wren\u00bb", "**Dunen Wren**",
+                                  "*Dunen Wren*", "__Dunen Wren__", "_Dunen-Wren_", "`Dunen Wren`",
+                                  "a Dunen Wren", "An Dunen Wren", "The Dunen Wren.", "**Dunen Wren.**",
+                                  "**Dunen Wren**.", '"Dunen Wren".', "the **Dunen Wren**",
+                                  "\\boxed{Dunen Wren}", "$\\boxed{\\text{Dunen Wren}}$",
+                                  "***`Dunen Wren`***"])
 def test_what_stands_around_a_name_gives_nothing_away(said):
     assert strict(tagged(said), LABEL) == 1 and strict(tagged(said), "Marlo Wren") == 0
 
 
-@pytest.mark.parametrize("said", [
-    "Dunen Wren?", "Dunen Wren!", "Dunen Wren..", "Dunen Wren (bird)", "(Dunen Wren)", "no Dunen Wren", "a",
-    '"Dunen Wren" "Marlo Wren"', "a a Dunen Wren", "aDunen Wren", "Dunen **Wren**",
-    "\\boxed{Dunen Wren}{Marlo Wren}",
-    "~~Dunen Wren~~", "\u2260Dunen Wren", "**", '""', "a the Dunen Wren", "Dunen Wren, a", "Dunen a Wren",
-])  # fmt: skip
+@pytest.mark.parametrize("said", ["Dunen Wren?", "Dunen Wren!", "Dunen Wren..", "Dunen Wren (bird)",
+                                  "(Dunen Wren)", "no Dunen Wren", "a", '"Dunen Wren" "Marlo Wren"',
+                                  "a a Dunen Wren", "aDunen Wren", "Dunen **Wren**",
+                                  "\\boxed{Dunen Wren}{Marlo Wren}", "~~Dunen Wren~~", "\u2260Dunen Wren",
+                                  "**", '""', "a the Dunen Wren", "Dunen Wren, a", "Dunen a Wren"])
 def test_nothing_else_is_taken_off(said):
     assert strict(tagged(said), LABEL) == 0
 
@@ -184,10 +146,8 @@ def test_labels_that_look_decorated_are_still_themselves():
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.sampled_from(NAMES), min_size=2, max_size=6),
-    st.sampled_from([", ", " or ", "; ", " / ", "\n", " "]),
-)
+@given(st.lists(st.sampled_from(NAMES), min_size=2, max_size=6),
+       st.sampled_from([", ", " or ", "; ", " / ", "\n", " "]))
 def test_no_list_of_names_is_paid(names, joint):
     """Containment pays for every list that holds the label; strict pays for none."""
     text = f"<think>a</think><answer>{joint.join(names)}</answer>"
@@ -270,24 +230,16 @@ MESSAGE = [{"role": "assistant", "content": "<think>a</think><answer>Dunen Wren<
 PARTS = [
     {
         "role": "assistant",
-        "content": [
-            {"type": "text", "text": "<think>a</think>"},
-            {"type": "text", "text": "<answer>Dunen Wren</answer>"},
-        ],
+        "content": [{"type": "text", "text": "<think>a</think>"},
+                    {"type": "text", "text": "<answer>Dunen Wren</answer>"}],
     }
 ]
 
 
 def test_trl_s_signature_with_strings_and_messages():
     completions = [MESSAGE, PARTS, "<answer>Dunen Wren</answer>", "Dunen Wren"]
-    columns = dict(
-        prompts=[[]] * 4,
-        completions=completions,
-        completion_ids=[[1]] * 4,
-        image_id=["x"] * 4,
-        sub_category=[LABEL] * 4,
-        trainer_state=None,
-    )
+    columns = dict(prompts=[[]] * 4, completions=completions, completion_ids=[[1]] * 4, image_id=["x"] * 4,
+                   sub_category=[LABEL] * 4, trainer_state=None)
     assert accuracy_reward(**columns) == [1, 1, 1, 0]
     assert format_reward(**columns) == [1, 1, 0, 0]
     assert format_reward(**columns, form="answer_only") == [0, 0, 1, 0]
@@ -310,7 +262,7 @@ def test_mistakes_in_the_call_are_loud():
 # ---------------------------------------------------------------- hacks, by generated answers
 
 WORD = (st.text("abcdefghijklmnopqrstuvwxyzéü", min_size=2, max_size=7).map(str.capitalize)
-        .filter(lambda word: word not in ("An", "The")))  # fmt: skip
+        .filter(lambda word: word not in ("An", "The")))
 NAME = st.lists(WORD, min_size=1, max_size=3).flatmap(
     lambda words: st.sampled_from([" ".join(words), "-".join(words), " ".join(words) + "'s Foot"])
 )
@@ -318,15 +270,15 @@ PADDING = st.sampled_from(["", " ", "\n", " \t\n"])
 JOINT = st.sampled_from([", ", " or ", "; ", " / ", " and ", "\n", " ", "|", ". ", " - ", "_"])
 # what may stand around the answers: thinking with or without the label, closed or not, and loose talk
 TALK = ["", "<think>{0}</think>", "<think>{0}, {1}?</think>\n", "I see a {0}. ", "<think>{1}", "</think>",
-        "{0}"]  # fmt: skip
+        "{0}"]
 KINDS = ["list", "empty", "nested", "repeated", "unclosed", "negated", "longer", "thought", "hidden",
-         "lookalike", "decorated"]  # fmt: skip
+         "lookalike", "decorated"]
 HIDDEN = ("\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202e\u2066\u2069\u061c\u180e"
-          "\ufe0f\u0334\u0338")  # fmt: skip
+          "\ufe0f\u0334\u0338")
 # Latin letters -> letters of other scripts that look the same
 ALIKE = dict(zip("aceghijklnopqrsuvwxyz", "асеցһіјκӏпорԛгѕυνԝхуᴢ"))
 AROUND = ["**{}**", '"{}"', "\u00ab{}\u00bb", "`{}`", "__{}__", "\\boxed{{{}}}", "{}.", "a {}",
-          "the \u201c{}\u201d."]  # fmt: skip
+          "the \u201c{}\u201d."]
 
 
 def tagged(text):
@@ -371,21 +323,21 @@ def hacks(draw):
         deep = draw(st.integers(1, 3))
         body = draw(st.sampled_from([
             "<answer>" * (deep + 1) + said + "</answer>" * (deep + 1), tagged(other + tagged(said)),
-            tagged(tagged(said) + other), tagged(said + "<answer>") + "</answer>"]))  # fmt: skip
+            tagged(tagged(said) + other), tagged(said + "<answer>") + "</answer>"]))
     elif kind == "repeated":
         names += draw(st.sampled_from([[], [""]]))
         body = draw(PADDING).join(map(tagged, draw(st.permutations(names))))
     elif kind == "unclosed":
         body = draw(st.sampled_from([
             f"<answer>{said}", f"{said}</answer>", f"<answer>{said}<answer>", f"</answer>{said}<answer>",
-            f"<answer>{said}</answer", f"<answer>{other}</answer>{said}</answer>", said]))  # fmt: skip
+            f"<answer>{said}</answer", f"<answer>{other}</answer>{said}</answer>", said]))
     elif kind == "negated":
         body = tagged(draw(st.sampled_from([
             f"not a {said}", f"not {said}", f"no {said}", f"{said}? no", f"all but {said}",
-            f"isn't {said}"])))  # fmt: skip
+            f"isn't {said}"])))
     elif kind == "longer":
         body = tagged(draw(st.sampled_from([
-            f"{more} {said}", f"{said} {more}", f"{said}-{more}", f"{said}s"])))  # fmt: skip
+            f"{more} {said}", f"{said} {more}", f"{said}-{more}", f"{said}s"])))
     elif kind == "hidden":  # a sign that nobody sees, somewhere in the name or around it
         at = draw(st.integers(0, len(said)))
         body = tagged(said[:at] + draw(st.text(HIDDEN, min_size=1, max_size=3)) + said[at:])
@@ -397,7 +349,7 @@ def hacks(draw):
     elif kind == "decorated":  # two names, a denial or a question, dressed as one answer
         inner = draw(st.sampled_from([
             f"{said}** **{other}", f"{said}, {other}", f'{said}" or "{other}', f"{said}?", f"not {said}",
-            f"{said}.{other}", f"a {said} a {other}", f"{other}. {said}"]))  # fmt: skip
+            f"{said}.{other}", f"a {said} a {other}", f"{other}. {said}"]))
         body = tagged(draw(st.sampled_from(AROUND)).format(inner))
     else:
         body = draw(st.sampled_from([
@@ -406,7 +358,7 @@ def hacks(draw):
             f"{tagged(said)}</think>", f"{tagged(said)}</think>{tagged(other)}",
             f"{said}</think>{tagged(said + ' ' + other)}", f"{said} <answer></think>{said}</answer>",
             f"{tagged(said)}<think>{said}</think>", f"{said}</think>{tagged(said)}{tagged(other)}",
-            f"<think>{said}{tagged(said)}</think>{tagged('')}", f"</think>{said}</think>"]))  # fmt: skip
+            f"<think>{said}{tagged(said)}</think>{tagged('')}", f"</think>{said}</think>"]))
     before, after = (draw(st.sampled_from(TALK)).format(label, other) for _ in range(2))
     return kind, before + draw(PADDING) + body + after, label
 
@@ -454,22 +406,10 @@ def test_every_honest_spelling_earns_everything(data):
 
 @pytest.mark.parametrize(
     "text, expected",
-    [
-        ("<answer>b</answer>", 1),
-        (" \n<answer> b c </answer>\n", 1),
-        ("<think>a</think><answer>b</answer>", 0),
-        ("<answer>b</answer>.", 0),
-        ("It is <answer>b</answer>", 0),
-        ("<answer>b</answer><answer>b</answer>", 0),
-        ("<answer><answer>b</answer></answer>", 0),
-        ("<answer></answer>", 0),
-        ("<answer> \n</answer>", 0),
-        ("<answer>b", 0),
-        ("b</answer>", 0),
-        ("</answer>b<answer>", 0),
-        ("b", 0),
-        ("", 0),
-    ],
+    [("<answer>b</answer>", 1), (" \n<answer> b c </answer>\n", 1), ("<think>a</think><answer>b</answer>", 0),
+     ("<answer>b</answer>.", 0), ("It is <answer>b</answer>", 0), ("<answer>b</answer><answer>b</answer>", 0),
+     ("<answer><answer>b</answer></answer>", 0), ("<answer></answer>", 0), ("<answer> \n</answer>", 0),
+     ("<answer>b", 0), ("b</answer>", 0), ("</answer>b<answer>", 0), ("b", 0), ("", 0)],
 )
 def test_the_form_of_a_bare_answer(text, expected):
     assert answer_only_formatted(text) == expected
@@ -477,9 +417,8 @@ def test_the_form_of_a_bare_answer(text, expected):
 
 @settings(deadline=None)
 @given(
-    st.lists(
-        st.sampled_from(["<answer>", "</answer>", "<think>", "</think>", LABEL, " ", "\n", "x"]), max_size=7
-    )
+    st.lists(st.sampled_from(["<answer>", "</answer>", "<think>", "</think>", LABEL, " ", "\n", "x"]),
+             max_size=7)
 )
 def test_no_text_has_both_forms_and_each_form_is_one_answer(pieces):
     text = "".join(pieces)

@@ -1,9 +1,6 @@
 """Supervised fine-tuning: what the loss counts, an independent computation of it, and what a kill costs."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -196,19 +193,11 @@ def test_training_lowers_the_loss_moves_only_the_adapter_and_writes_it(folder, t
         cases.train("sft", folder, tmp_path / "cot_sft", epochs=9)
 
 
-@pytest.fixture(scope="module")
-def killed_trainings(folder):
-    """Both kinds of training stopped by SIGKILL at step 5 of 6, with checkpoints at 2 and 4."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, cases.__file__, "sft", str(folder), "5", "lora", "full"], env=env,
-                          capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.mark.parametrize("part", ["lora", "full"])
-def test_a_kill_ends_with_the_same_weights(folder, tmp_path, part, killed_trainings):
-    killed = folder / ("killed_sft_full" if part == "full" else "killed_sft")
-    assert not killed.exists() and checkpoints.scratch(killed).exists()
+def test_a_kill_ends_with_the_same_weights(folder, tmp_path, part):
+    """SIGKILL at step 5 of 6, with checkpoints at 2 and 4."""
+    killed = cases.kill_at(5, "sft", folder, part)
+    assert checkpoints.scratch(killed).exists()
     begin, steps = cases.start_full if part == "full" else cases.start, []
     resumed = cases.train("sft", folder, killed, lambda step, *a, **k: steps.append(step), begin(folder))
     whole = cases.train("sft", folder, tmp_path / "whole", loaded=begin(folder))

@@ -1,9 +1,6 @@
 """TAPO's rollouts and updates against independently written ones; its settings, refusals and resumption."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from collections import defaultdict
 
 import pytest
@@ -351,8 +348,7 @@ def test_presets_are_the_columns_of_the_switch_table():
 def test_what_positive_rollouts_are_scored_under_in_the_presets(folder, tmp_path, preset, under):
     loaded = cases.start(folder)
     own = dataclasses.asdict(cases.tapo_config())
-    config = make_config(preset, **{key: own[key] for key in own if key not in PRESETS[
-        "official_release"]})
+    config = make_config(preset, **{key: own[key] for key in own if key not in PRESETS["official_release"]})
     trainer = tapo_trainer.build_trainer(loaded, cases.triplets(folder), config, tmp_path)
     slot, encode = planned_row(0, 6, 0), Encoder(loaded.processor)
     group = trainer.sampler.groups([slot], (0, 0, 1), defaultdict(float))[0]
@@ -482,12 +478,7 @@ def test_tapo_trains_all_weights_as_well_and_what_it_writes_is_what_it_trained(f
 
 def test_a_kill_ends_with_the_same_weights(folder, tmp_path):
     """SIGKILL at step 3 of 6, between the two updates of a rollout batch; the last checkpoint lies at 2."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, cases.__file__, "tapo", str(folder), "3", "lora"], env=env,
-                          capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    killed = folder / "killed_tapo"
-    assert not killed.exists()
+    killed = cases.kill_at(3, "tapo", folder)
     assert (checkpoints.scratch(killed) / "checkpoint-2" / checkpoints.MARKER).exists()
     steps = []
     resumed = cases.train("tapo", folder, killed, lambda step, *a, **k: steps.append(step))

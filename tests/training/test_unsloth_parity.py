@@ -19,9 +19,9 @@ import training_cases
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.models.log_probabilities import score_completions
 
-pytestmark = pytest.mark.skipif(
+pytestmark = [pytest.mark.long, pytest.mark.skipif(
     importlib.util.find_spec("unsloth") is None or sys.platform != "linux" or platform.machine() != "x86_64",
-    reason="Unsloth is not installed here (the extra `gpu`, Linux x86-64 only)")
+    reason="Unsloth is not installed here (the extra `gpu`, Linux x86-64 only)")]
 
 HERE = Path(__file__).parents[1]
 
@@ -112,14 +112,13 @@ def test_what_unsloth_trained_loads_plainly_and_merges_alike(told, folder, base)
     weights = WEIGHTS if base == "miniature" else folder / "base"
     out = {backend: folder / f"{base}_{backend}" for backend in ("transformers", "unsloth")}
     scores = {}
-    for name, (checkpoint, adapter) in {
-        "plain": (weights, out["transformers"] / "sft_lora"),
-        "unsloth": (weights, out["unsloth"] / "sft_lora"),
-        "plain full": (weights, out["transformers"] / "sft_full"),
-        "unsloth full": (weights, out["unsloth"] / "sft_full"),
-        "plain merged": (out["transformers"] / "merged", None),
-        "unsloth merged": (out["unsloth"] / "merged", None), "base": (weights, None),
-    }.items():
+    for name, (checkpoint, adapter) in {"plain": (weights, out["transformers"] / "sft_lora"),
+                                        "unsloth": (weights, out["unsloth"] / "sft_lora"),
+                                        "plain full": (weights, out["transformers"] / "sft_full"),
+                                        "unsloth full": (weights, out["unsloth"] / "sft_full"),
+                                        "plain merged": (out["transformers"] / "merged", None),
+                                        "unsloth merged": (out["unsloth"] / "merged", None),
+                                        "base": (weights, None)}.items():
         loaded = models.load(checkpoint, adapter)
         encode = Encoder(loaded.processor)
         row = encode(user_message(training_cases.QUESTION, training_cases.images(folder)[0]))

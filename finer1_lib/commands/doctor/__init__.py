@@ -8,22 +8,11 @@ Reading order: `subject` (a preset's values, and what of its data and its run ex
 """
 
 from finer1_lib.commands.doctor import images, machine, texts
-from finer1_lib.commands.findings import Check
 
-CHECKS: dict[str, Check] = {
-    "named files": images.named_files,
-    "data": images.data,
-    "whole images": images.whole,
-    "leaks of images": images.leaks,
-    "leaks of names": texts.names,
-    "place of the truth": texts.truth_places,
-    "pixels": images.pixels,
-    "prompts": texts.prompt_hashes,
-    "completion cap": texts.completion_caps,
-    "base model": machine.base,
-    "memory": machine.memory,
-    "disk": machine.disk,
-    "versions": machine.versions,
-    "teacher's key": machine.key,
-    "systems": machine.systems,
-}
+CHECKS = {  # of the data, of its texts, of the machine; "place of the truth" has two parts
+    "named files": images.named_files, "data": images.data, "whole images": images.whole,
+    "leaks of images": images.leaks, "leaks of names": texts.names,
+    "place of the truth": (texts.options, texts.candidates), "pixels": images.pixels,
+    "prompts": texts.prompt_hashes, "completion cap": texts.completion_caps, "base model": machine.base,
+    "memory": machine.memory, "disk": machine.disk, "versions": machine.versions,
+    "teacher's key": machine.key, "systems": machine.systems}

@@ -5,10 +5,10 @@ import random
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 from finer1_lib.commands.doctor.subject import DATA, EVALUATION, Subject
-from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, shortly, warn
+from finer1_lib.commands.findings import NotYet, Row, fail, judged, passed, shortly, told, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_json
 from finer1_lib.core.hashing import sha256_file
@@ -52,11 +52,10 @@ def data(subject: Subject) -> list[Row]:
     """Folders, data sets, counts, names, the question and the user's table of genera."""
     if not subject.made:
         return [*subject.listed.rows, *_questions(subject), *_taxonomy(subject)]
-    table, partial, where = subject.table, coverage_of(subject.run_dir), f"{DATA}/data.json"
+    table, partial = subject.table, coverage_of(subject.run_dir)
+    where, notes = f"{DATA}/data.json", read_json(subject.made / "data.json").get("notes", [])
     rows = [passed(f"{DATA} has finished with these values: {len(table)} images of {count_names(table)}"
-                   " sub-categories", str(subject.made))]
-    notes = [note.rpartition("; ") for note in read_json(subject.made / "data.json").get("notes", [])]
-    rows += [warn(what, where, fix) for what, _, fix in notes]
+                   " sub-categories", str(subject.made)), *(told(note, where, warn) for note in notes)]
     if partial:
         rows.append(warn(partial, where, "complete the data sets, or read every table so"))
     return rows + _questions(subject)
@@ -69,9 +68,9 @@ def _questions(subject: Subject) -> list[Row]:
         return []
     made = {one["super_category"]: one["question"] for one in subject.items} if subject.made else {}
     own = " (the release has its own)" if not subject.made and subject.values.get("release") else ""
-    return [passed(f"the question about the {part['sub_category'].nunique()} sub-categories of {word!r}: "
+    return [passed(f"the question about the {number} sub-categories of {word!r}: "
                    f"{made.get(word, question_for(word))}{own}")
-            for word, part in table.groupby("super_category")]
+            for word, number in table.groupby("super_category")["sub_category"].nunique().items()]
 
 
 def _taxonomy(subject: Subject) -> list[Row]:
@@ -81,22 +80,22 @@ def _taxonomy(subject: Subject) -> list[Row]:
     try:
         known = sum(GENUS in ranks for ranks in read_taxonomy(file, table).values())
     except UserError as error:
-        return [refused(error, f"{DATA}.taxonomy_file")]
+        return [told(error, f"{DATA}.taxonomy_file")]
     return [passed(f"a genus is given to {known} of {count_names(table)} names", file)]
 
 
 def whole(subject: Subject) -> list[Row]:
     """Every image opens; with `quick` those of a seeded sample."""
-    broken = {} if subject.made else dict(subject.listed.broken)
+    broken, ids = {} if subject.made else dict(subject.listed.broken), []
     try:
         ids = list(subject.table["image_id"])
     except NotYet:
         if not broken:
             raise
-        ids = []
-    chosen = ids
+    chosen, part = ids, ""
     if subject.quick and len(ids) > SAMPLE:
         chosen = random.Random(f"{subject.values['seed']}/doctor").sample(ids, SAMPLE)
+        part = f" (a sample of {len(ids)}; without --quick all are opened)"
 
     def problem_of(image_id: str) -> str:
         try:
@@ -114,7 +113,6 @@ def whole(subject: Subject) -> list[Row]:
         return [fail(f"{len(broken)} images cannot be read: {broken[min(broken)]}",
                      shortly(sorted(broken), most=50),
                      "extract these files from the archive again, or remove them from the folder")]
-    part = "" if len(chosen) == len(ids) else f" (a sample of {len(ids)}; without --quick all are opened)"
     return [passed(f"{len(chosen)} images opened whole{part}", str(subject.root))]
 
 
@@ -123,10 +121,9 @@ def leaks(subject: Subject) -> list[Row]:
     table, _ = subject.table, subject.release  # without its lists the shots are not the run's
     found: dict[str, list[str]] = defaultdict(list)
     doubles = 0
-    for group in _copies(subject):
-        part, doubles = table.iloc[group], doubles + len(group) - 1
-        names = sorted({f"{row.super_category}/{row.sub_category}" for row in part.itertuples()})
-        split = set(part["split"])
+    for part in _copies(subject):
+        names = sorted(set(part["super_category"] + "/" + part["sub_category"]))
+        split, doubles = set(part["split"]), doubles + len(part) - 1
         holds = ((part["shot"] >= 0).any() and "test" in split, len(split) == 2,
                  part["super_category"].nunique() > 1, len(names) > 1)
         if kind := next((kind for kind, true in zip(LEAKS, holds) if true), None):
@@ -138,23 +135,19 @@ def leaks(subject: Subject) -> list[Row]:
                            f"{what} compared by their bytes; {doubles} harmless copies)")]
 
 
-def _copies(subject: Subject) -> Iterator[list[int]]:
-    """Positions in the table of files with the same bytes; with `quick` only those that a shot is among."""
-    table, sizes = subject.table, defaultdict(list)
-    paths = [subject.root / split_crop(image_id)[0] for image_id in table["image_id"]]
-    for place, path in enumerate(paths):
-        if path.is_file():  # `whole` reports a missing one
-            sizes[path.stat().st_size].append(place)
-    shots = set(table.index[table["shot"] >= 0]) if subject.quick else None
-    groups = [group for group in sizes.values() if len(group) > 1 and (shots is None or shots & set(group))]
+def _copies(subject: Subject) -> Iterator[Any]:
+    """Rows of the table whose files have the same bytes; with `quick` only where a shot is among them."""
+    paths = [subject.root / split_crop(image_id)[0] for image_id in subject.table["image_id"]]
+    sizes = [path.stat().st_size if path.is_file() else None for path in paths]  # `whole` reports a missing one
+    table = subject.table.assign(path=paths, size=sizes)
+    groups = [group for _, group in table.groupby("size", sort=False)
+              if len(group) > 1 and (not subject.quick or (group["shot"] >= 0).any())]
     total, done = sum(map(len, groups)), 0
     for group in groups:
-        same = defaultdict(list)
-        for place in group:
-            same[sha256_file(paths[place])].append(place)
         done += len(group)
+        same = [part for _, part in group.groupby(group["path"].map(sha256_file), sort=False) if len(part) > 1]
         subject.progress("comparing images", done, total)
-        yield from (places for places in same.values() if len(places) > 1)
+        yield from same
 
 
 def pixels(subject: Subject) -> list[Row]:
@@ -181,11 +174,11 @@ def _budget(subject: Subject, least: int, most: int, stages: list[str]) -> Row:
         return fail("min_pixels is above max_pixels", where, "set both (0 is the checkpoint's own)")
     size = subject.table["width"].astype("int64") * subject.table["height"]
     large, small = int((size > most).sum()), int((size < least).sum())
-    tokens = int(size.clip(least, most).quantile(0.95) / PER_TOKEN)
-    text = f"95 of 100 images take up to {max(tokens, 1)} image tokens"
-    if not large and not small:
-        return passed(f"all {len(size)} images keep their size; {text}", where)
-    parts = [f"{large} are shrunk (the largest has {int(size.max())})"] if large else []
-    parts += [f"{small} are enlarged (the smallest has {int(size.min())})"] if small else []
-    return warn(f"of {len(size)} images {' and '.join(parts)}; {text}", where,
-                "wider limits keep the details and cost memory; else report it with the numbers")
+    tokens = max(1, int(size.clip(least, most).quantile(0.95) / PER_TOKEN))
+    changed = " and ".join(
+        f"{number} are {how} {int(edge)})" for number, how, edge in (
+            (large, "shrunk (the largest has", size.max()), (small, "enlarged (the smallest has", size.min()))
+        if number)
+    text = f"of {len(size)} images {changed}" if changed else f"all {len(size)} images keep their size"
+    return judged(not changed, f"{text}; 95 of 100 images take up to {tokens} image tokens", where,
+                  "wider limits keep the details and cost memory; else report it with the numbers", warn)

@@ -9,10 +9,10 @@ import shutil
 import urllib.parse
 from collections import Counter
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional
 
 from finer1_lib.commands.doctor.subject import DATA, EVALUATION, WORLD, Subject
-from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, shortly, warn
+from finer1_lib.commands.findings import NotYet, Row, fail, judged, passed, shortly, told, warn
 from finer1_lib.core.checkpoint_names import is_folder, split_adapter, split_revision
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.network import client_options, is_local
@@ -32,10 +32,7 @@ RESERVE = 0.2 * GIB  # below that `finer1 run` starts no stage
 KEPT = 3  # checkpoints of a stage on the disk at a time: two, and the one that is being written
 TEACHER = {  # a large teacher reads and writes as a model that is evaluated does: 04's parameter -> 01's
     "batch_size": "teacher_batch", "max_new_tokens": "teacher_max_tokens", "load_in_4bit": "teacher_4bit",
-    "max_pixels": "max_pixels", "min_pixels": "min_pixels",
-}  # fmt: skip
-
-# What is loaded -----------------------------------------------------------------------------------
+    "max_pixels": "max_pixels", "min_pixels": "min_pixels"}
 
 
 def systems(subject: Subject) -> list[Row]:
@@ -50,28 +47,25 @@ def systems(subject: Subject) -> list[Row]:
     base, rows = subject.checkpoint if on_base else "", []
     for one in found:
         where = f"{EVALUATION}.{'systems' if one.system else 'more_models'}"
-        if problem := problem_of(one, base, reach=False):
-            what, _, fix = problem.rpartition(": ")
-            rows.append(fail(f"{one.model}: {what or fix}", where, fix if what else "see the message"))
-        else:
-            rows += [warn(f"{one.model} {what}", where, fix) for what, fix in _doubts(one, base)]
+        problem = problem_of(one, base, reach=False)
+        own = [told(problem, where, mark=": ")] if problem else [
+            warn(f"it {what}", where, fix) for what, fix in _doubts(one, base)]
+        rows += [row._replace(what=f"{one.model}: {row.what}") for row in own]
     return rows or [passed(f"{len(found)} other models, each with what it needs", EVALUATION)]
 
 
-def _doubts(one: Entry, base: str) -> list[tuple[str, str]]:
+def _doubts(one: Entry, base: str) -> Iterator[tuple[str, str]]:
     """(what may be wrong with a row, how to fix it)."""
-    found = []
     if one.system is not None and one.system.ambiguous:
-        found.append((f"may not be the paper's: {one.system.ambiguous}", "report it with its numbers"))
+        yield f"may not be the paper's: {one.system.ambiguous}", "report it with its numbers"
     if one.system is not None and one.system.kind == "endpoint":
-        return found
+        return
     checkpoint, adapter = weights_at(one, base)
     if adapter is not None and (other := other_base(read_adapter(adapter).base, checkpoint)):
         what, _, fix = other.partition(": ")
-        found.append((f"is an adapter on another base: {what}", fix))
+        yield f"is an adapter on another base: {what}", fix
     if not is_folder(checkpoint) and split_revision(checkpoint)[1] is None:
-        found.append((f"is taken at the newest commit of {checkpoint}", "pin it as owner/name@revision"))
-    return found
+        yield f"is taken at the newest commit of {checkpoint}", "pin it as owner/name@revision"
 
 
 def base(subject: Subject) -> list[Row]:
@@ -84,7 +78,7 @@ def base(subject: Subject) -> list[Row]:
             if is_folder(folder):
                 subject.examine(folder)
         except UserError as error:
-            rows.append(refused(error, named))
+            rows.append(told(error, named))
     if is_folder(checkpoint):
         return rows or [passed("the base is a folder with everything that is needed", checkpoint)]
     if cached_file(checkpoint, "config.json"):
@@ -125,9 +119,6 @@ def key(subject: Subject) -> list[Row]:
     return rows or [passed(f"{endpoint.model} at {endpoint.address}, {how}")]
 
 
-# What is installed --------------------------------------------------------------------------------
-
-
 def versions(subject: Subject) -> list[Row]:
     """The installed packages are within the kit's ranges, and those that it was tested with."""
     from packaging.requirements import Requirement
@@ -153,8 +144,8 @@ def versions(subject: Subject) -> list[Row]:
     file = next(iter(subject.plan.notebooks.values())).parent.parent / "constraints.txt"
     pins = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     tested = dict(line.split("==") for line in pins if "==" in line and not line.startswith("#"))
-    other = [f"{name} {seen[name]} (tested: {tested[name]})" for name in sorted(seen)
-             if name in tested and seen[name] not in (None, tested[name])]
+    other = [f"{name} {found} (tested: {tested[name]})" for name, found in sorted(seen.items())
+             if found is not None and found != tested.get(name, found)]
     if other:
         rows.append(warn(f"{len(other)} packages differ from those that the kit was tested with",
                          shortly(other, most=6),
@@ -167,9 +158,6 @@ def _version(package: str) -> Optional[str]:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-# Room ---------------------------------------------------------------------------------------------
 
 
 def disk(subject: Subject) -> list[Row]:
@@ -189,18 +177,15 @@ def disk(subject: Subject) -> list[Row]:
     each = 2 * shape.parameters if trainable.full else 4 * trained  # all weights in 16 bits, or an adapter
     lists = [(SFT, "settings_compared"), (TAPO, "methods"), (TAPO, "wrong_turns")]
     models = 2 + sum(len(subject.get(stage, name, [])) for stage, name in lists)
-    state = 12 * trained  # of a checkpoint: weights and two moments in float32
-    needs[_existing(subject.run_dir)] += models * each + KEPT * state
+    # of a checkpoint: weights and two moments in float32
+    needs[_existing(subject.run_dir)] += models * each + KEPT * 12 * trained
     rows = []
     for folder, need in needs.items():
-        free = shutil.disk_usage(folder).free
-        what, where = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed", str(folder)
-        if not os.access(folder, os.W_OK):
-            rows.append(fail("no permission to write", where, "ask its owner, or name another --output-root"))
-        elif free < need + RESERVE:
-            rows.append(fail(what, where, "make room, or name another --output-root (HF_HOME for downloads)"))
-        else:
-            rows.append(passed(what, where))
+        free, ours = shutil.disk_usage(folder).free, os.access(folder, os.W_OK)
+        what = f"{free / GIB:.1f} GiB free, about {need / GIB:.1f} needed" if ours else "no permission to write"
+        fix = "make room (HF_HOME: for downloads)" if ours else "ask its owner"
+        rows.append(judged(ours and free >= need + RESERVE, what, str(folder),
+                           f"{fix}, or name another --output-root"))
     return rows
 
 
@@ -220,7 +205,7 @@ def memory(subject: Subject) -> list[Row]:
     rows, values = [], subject.plan.parameters
     if teacher := _teacher(subject):
         found = plan(EVALUATION, {name: subject.get(DATA, own) for name, own in TEACHER.items()}, teacher)
-        rows.append(_fits(subject, DATA, found) if found is not None else Row(
+        rows.append(_fits(subject, DATA, found) if found else Row(
             "skip", f"no estimate of the teacher: the shape of {teacher} is not known", DATA))
     for stage in STAGES:
         found = plan(stage, values[stage], subject.checkpoint, trained=None if stage == SFT else values[SFT])
@@ -237,9 +222,8 @@ def _fits(subject: Subject, stage: str, found: list) -> Row:
     if room is None:
         return fail(f"{peak}, and no GPU here", stage,
                     "run it where the GPU is, or give its memory as --gpu-gib to see whether it would fit")
-    text = f"{peak}, the {what} has {room / GIB:.1f}"
-    return passed(text, stage) if need <= room else fail(
-        text, stage, "a smaller micro-batch, max_pixels or max_new_tokens, 4 bits, a smaller model")
+    return judged(need <= room, f"{peak}, the {what} has {room / GIB:.1f}", stage,
+                  "a smaller micro-batch, max_pixels or max_new_tokens, 4 bits, a smaller model")
 
 
 def _room(subject: Subject, stage: str) -> tuple[Optional[float], str]:

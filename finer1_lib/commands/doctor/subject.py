@@ -10,11 +10,12 @@ where the preset names their address.
 import os
 import tempfile
 from collections import defaultdict
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, Optional
 
-from finer1_lib.commands.findings import NotYet, Row, fail, passed, refused, warn
+from finer1_lib.commands.findings import NotYet, Row, fail, judged, passed, told, warn
 from finer1_lib.core.checkpoint_names import read_entry, split_adapter
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_json, read_jsonl
@@ -22,8 +23,8 @@ from finer1_lib.data.data_sets.archives import find_archive
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, copies_named
 from finer1_lib.data.folder import read_table
 from finer1_lib.data.guide import read_guide
-from finer1_lib.data.sources import assign_shots, read_data_sets
-from finer1_lib.data.split import count_names, split_table
+from finer1_lib.data.sources import read_data_sets
+from finer1_lib.data.split import assign_shots, count_names, split_table
 from finer1_lib.evaluation.systems.registry import find_systems
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.models import checkpoint_files as checkpoints
@@ -59,16 +60,12 @@ class Subject:
                  progress: Progress = lambda what, done, total: None) -> None:
         self.plan, self.quick, self.gpu_bytes, self.progress = plan, quick, gpu_bytes, progress
         self.values: Values = plan.parameters[DATA]
+        self.words: list[str] = list(self.values.get("data_sets", []))  # of the paper
         self.run_dir: Path = plan.run_dir
 
     def get(self, stage: str, name: str, default: Any = None) -> Any:
         """A stage's value; the default where its notebook has no such parameter."""
         return self.plan.parameters[stage].get(name, default)
-
-    @property
-    def words(self) -> list[str]:
-        """The paper's data sets that are named; [] for the user's own folder or the drawn world."""
-        return list(self.values.get("data_sets", []))
 
     @cached_property
     def root(self) -> Path:
@@ -101,20 +98,20 @@ class Subject:
     @cached_property
     def folders(self) -> dict[str, str]:
         """Folders of other checkpoints that the stages would load: {path: the parameter that names it}."""
-        named = {}
-        if self.values.get("teacher") == "model":
-            named[self.values.get("teacher_checkpoint", "")] = f"{DATA}.teacher_checkpoint"
-        named[self.values.get("image_encoder", "")] = f"{DATA}.image_encoder"
-        for stage in (EVALUATION, "05_probing"):
-            for entry in self.get(stage, "more_models", []):
-                named[split_adapter(read_entry(entry)[2])[0] or ""] = f"{stage}.more_models"
-        for one in find_systems(self.get(EVALUATION, "systems", []), self.get(EVALUATION, "systems_from", "")):
-            named[one.checkpoint or ""] = f"{EVALUATION}.systems"
+        teacher = self.values.get("teacher_checkpoint") if self.values.get("teacher") == "model" else ""
+        systems = find_systems(self.get(EVALUATION, "systems", []), self.get(EVALUATION, "systems_from", ""))
         similar = (self.get(EVALUATION, "text_similarity", ""), *self.get(EVALUATION, "more_similarities", []))
-        for word in similar:
-            if word.startswith("encoder:"):
-                named[word.removeprefix("encoder:")] = f"{EVALUATION}.text_similarity"
-        there = {str(Path(name).expanduser()): where for name, where in named.items() if name}
+        named = [
+            (f"{DATA}.teacher_checkpoint", [teacher]),
+            (f"{DATA}.image_encoder", [self.values.get("image_encoder")]),
+            *((f"{stage}.more_models", [split_adapter(read_entry(entry)[2])[0]
+                                        for entry in self.get(stage, "more_models", [])])
+              for stage in (EVALUATION, "05_probing")),
+            (f"{EVALUATION}.systems", [one.checkpoint for one in systems]),
+            (f"{EVALUATION}.text_similarity", [word.removeprefix("encoder:") for word in similar
+                                               if word.startswith("encoder:")]),
+        ]
+        there = {str(Path(name).expanduser()): where for where, names in named for name in names if name}
         return {name: where for name, where in there.items() if Path(name).is_dir()}
 
     def examine(self, folder: str) -> None:
@@ -167,7 +164,7 @@ class Subject:
             table = found.table
             if table is not None:
                 table = table.assign(categories="seen", split=table.get("split", "train"), shot=-1)
-            return found._replace(table=table, rows=[*found.rows, refused(error, DATA)])
+            return found._replace(table=table, rows=[*found.rows, told(error, DATA)])
 
     def _named(self, name: str) -> str:
         """A file or folder of 01's values; "" for none. `named files` reports one that does not exist."""
@@ -187,34 +184,27 @@ class Subject:
                            guide=read_guide(os.path.expanduser(guide), table) if guide else None)
 
     def _shots(self, found: Listed) -> Listed:
-        there = set(found.table["super_category"])
-        try:
-            lists = self.release.lists if self.release is not None else {}
-        except NotYet:  # images can be opened and counted all the same
-            lists = {}
+        there, lists = set(found.table["super_category"]), {}
+        with suppress(NotYet):  # images can be opened and counted all the same
+            lists = self.release.lists if self.release else {}
         draw = partial(assign_shots, found.table, {word: one for word, one in lists.items() if word in there},
                        **self._options())
         try:  # the image of a rationale that exists already is shot 0 of its sub-category
             first = {(one["super_category"], one["sub_category"]): one["image_id"]
-                     for one in self._given(there, found.table)}
+                     for one in self._given(sorted(there), found.table)}
             return found._replace(table=draw(first=first))
         except NotYet:
             return found._replace(table=draw())
-        except UserError as error:
-            if not self.values["rationales_file"]:
-                raise
-            # a mistake in the rationales must not keep the other checks from the images
-            row = refused(error, f"{DATA}.rationales_file")
+        except UserError as error:  # of the rationales: the other checks still get the images
+            row = told(error, f"{DATA}.rationales_file")
             return found._replace(table=draw(), rows=[*found.rows, row])
 
     def _given(self, words: Any, table: Any = None) -> list[dict]:
         """The rationales of the file that the preset names, matched with a table's images; [] for none."""
         if not self._named("rationales_file"):
             return []
-        given = read_stage1(self.values["rationales_file"], words if words is None else sorted(words))
-        if table is None:
-            return rationale_records(given)
-        return rationale_records(given, table, allow_incomplete=self.values["allow_incomplete"])
+        return rationale_records(read_stage1(self.values["rationales_file"], words), table,
+                                 allow_incomplete=self.values["allow_incomplete"])
 
     @cached_property
     def release(self) -> Any:
@@ -232,7 +222,7 @@ class Subject:
         if self.made:
             return [one for one in read_jsonl(self.made / "rationales.jsonl") if one["kept"]]
         if self._named("rationales_file"):
-            return self._given(words_there(self.values, self.root) if self.words else None)
+            return self._given(sorted(words_there(self.values, self.root)) if self.words else None)
         raise NotYet(f"the teacher has not been queried yet: run this again when {DATA} has finished")
 
     @cached_property
@@ -252,9 +242,6 @@ class Subject:
         return pandas.read_parquet(self.made / "triplets.parquet") if self.made else None
 
 
-# Listing the sources ------------------------------------------------------------------------------
-
-
 def words_there(values: Values, root: Path) -> list[str]:
     """Those of the named data sets whose images are on the disk."""
     copies = copies_named(values["hub_copies"])
@@ -267,39 +254,31 @@ def list_data_sets(root: Path, values: Values, progress: Progress) -> Listed:
     """The paper's data sets that 01's values name, each on its own."""
     import pandas
 
-    copies, there = copies_named(values["hub_copies"]), words_there(values, root)
-    rows, broken, tables = [], {}, []
-    for word in values["data_sets"]:
-        if word not in DATA_SETS:
-            rows.append(fail(f"{word!r} is not a data set of the paper", "01_data.data_sets",
-                             f"name some of {', '.join(DATA_SETS)}"))
-        elif word not in there:
-            rows.append(_not_here(word, values, copies, there))
-        else:
-            table, row = _read(values, root, word, broken, progress)
-            rows.append(row)
-            tables += [] if table is None else [table]
-    return Listed(pandas.concat(tables, ignore_index=True) if tables else None, rows, broken)
+    broken: dict[str, str] = {}
+    found = [_data_set(word, root, values, broken, progress) for word in values["data_sets"]]
+    tables = [table for table, _ in found if table is not None]
+    whole = pandas.concat(tables, ignore_index=True) if tables else None
+    return Listed(whole, [row for _, row in found], broken)
 
 
-def _not_here(word: str, values: Values, copies: Mapping[str, Optional[str]], there: list[str]) -> Row:
-    """A data set that is missing, or whose copy is still on the Hub: 01 will take it from there."""
-    data_set = DATA_SETS[word]
-    if word in copies:
-        hub, title = data_set.hub, data_set.title
-        if commit := copies[word] or hub.revision:
-            return Row("skip", f"{title}: 01 will take it from the Hub", f"{hub.name}@{commit}")
-        return warn(f"{title}: 01 will take the newest commit of {hub.name} and record it",
-                    "01_data.hub_copies", f"for the same images elsewhere give {word}@COMMIT there")
-    what, where = f"{data_set.title} is missing", f"01_data.data_root: {str(values['data_root'])!r}"
-    if there or copies:  # then the run goes on with those
-        return warn(what, where, f"{data_set.how}; without it every table says PARTIAL")
-    return fail(what, where, data_set.how)
-
-
-def _read(values: Values, root: Path, word: str, broken: dict[str, str],
-          progress: Progress) -> tuple[Any, Row]:
+def _data_set(word: str, root: Path, values: Values, broken: dict[str, str],
+              progress: Progress) -> tuple[Any, Row]:
     """One data set's table (None where it cannot be read) and its row."""
+    if word not in DATA_SETS:
+        return None, fail(f"{word!r} is not a data set of the paper", "01_data.data_sets",
+                          f"name some of {', '.join(DATA_SETS)}")
+    there, copies = words_there(values, root), copies_named(values["hub_copies"])
+    title, hub, how = DATA_SETS[word].title, DATA_SETS[word].hub, DATA_SETS[word].how
+    if word not in there and word in copies:  # 01 will take it from the Hub
+        if commit := copies[word] or hub.revision:
+            return None, Row("skip", f"{title}: 01 will take it from the Hub", f"{hub.name}@{commit}")
+        return None, warn(f"{title}: 01 will take the newest commit of {hub.name} and record it",
+                          "01_data.hub_copies", f"for the same images elsewhere give {word}@COMMIT there")
+    if word not in there:
+        what, where = f"{title} is missing", f"01_data.data_root: {str(values['data_root'])!r}"
+        if there or copies:  # then the run goes on with those
+            return None, warn(what, where, f"{how}; without it every table says PARTIAL")
+        return None, fail(what, where, how)
     read = partial(
         read_data_sets, [word], root, crop_banner=values["crop_banner"], broken=broken,
         hub_copies=[one for one in values["hub_copies"] if word in copies_named([one])],
@@ -307,17 +286,15 @@ def _read(values: Values, root: Path, word: str, broken: dict[str, str],
     try:
         table, found, _ = read(allow_incomplete=values["allow_incomplete"])
     except UserError as error:
-        try:  # so that the other checks can read what exists
+        table = None
+        with suppress(UserError):  # so that the other checks can read what exists
             table = read(allow_incomplete=True)[0]
-        except UserError:
-            table = None
-        return table, refused(error, str(root))
-    one, title = found[word], DATA_SETS[word].title
-    counts = f"{one['classes']} sub-categories, {one['train']} images to train and {one['test']} to test"
-    if not one["complete"]:
-        return table, warn(f"{title}: {counts}: not the official ones", one["source"],
-                           "complete it; until then every table says PARTIAL")
-    return table, passed(f"{title}: {counts}, as published", one["source"])
+        return table, told(error, str(root))
+    one = found[word]
+    text = (f"{title}: {one['classes']} sub-categories, {one['train']} images to train and {one['test']} to "
+            f"test{', as published' if one['complete'] else ': not the official ones'}")
+    mend = "complete it; until then every table says PARTIAL"
+    return table, judged(one["complete"], text, one["source"], mend, warn)
 
 
 def list_folder(root: Path, values: Values, progress: Progress) -> Listed:
@@ -335,8 +312,7 @@ def list_folder(root: Path, values: Values, progress: Progress) -> Listed:
         mistakes[fix].append(what.removeprefix(f"{root}/"))
     rows += [fail(f"{len(found)} mistakes: {' | '.join(found)}", str(root), fix)
              for fix, found in mistakes.items()]
-    rows += [warn(what, str(root), fix)
-             for what, _, fix in (note.rpartition("; ") for note in table.attrs["notes"])]
+    rows += [told(note, str(root), warn) for note in table.attrs["notes"]]
     sizes, needed = table.groupby(["super_category", "sub_category"]).size(), values["num_shots"] + 1
     if thin := [f"{word}/{name} ({size})" for (word, name), size in sizes.items() if size < needed]:
         rows.append(warn(f"{len(thin)} sub-categories have fewer than {needed} images, too few where they "

@@ -6,12 +6,13 @@ In all items of the release the truth is the first option (release eval/data/*.j
 import math
 import os
 from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable
 
 from finer1_lib.commands.doctor.machine import cached_file
 from finer1_lib.commands.doctor.subject import DATA, EVALUATION, Subject
-from finer1_lib.commands.findings import NotYet, Row, fail, passed, shortly, warn
+from finer1_lib.commands.findings import NotYet, Row, fail, judged, passed, shortly, warn
 from finer1_lib.core.completions import normalise, one_answer
 from finer1_lib.core.files import read_jsonl
 from finer1_lib.core.prompts import PROMPTS
@@ -32,19 +33,19 @@ def names(subject: Subject) -> list[Row]:
     table, _ = subject.table, subject.release  # without its lists the two sides are not the run's
     if (table["shot"] < 0).all():
         raise NotYet("no shots are drawn: see the rows of `data`")
-    sides: dict[tuple, str] = {}
-    for row in table.drop_duplicates(["super_category", "sub_category"]).itertuples():
-        sides[row.super_category, normalise(row.sub_category)] = row.categories
-    where_from = {row.image_id: (row.split, row.categories) for row in table.itertuples()}
+    kinds = table.drop_duplicates(["super_category", "sub_category"])
+    sides = {(word, normalise(name)): side for word, name, side in zip(
+        kinds["super_category"], kinds["sub_category"], kinds["categories"])}
     texts, images = _trained_on(subject)
-    unseen = [f"{word}/{name}" for word, name in texts if sides.get((word, normalise(name))) == "unseen"]
-    foreign = [f"{word}/{name}" for word, name in texts if (word, normalise(name)) not in sides]
-    wrong = [one for one in images if where_from.get(one, ("train", "seen")) != ("train", "seen")]
-    rows = [fail(what, shortly(sorted(set(found))), f"{AGAIN} with the lists of the same release")
-            for found, what in (
-        (unseen, f"{len(unseen)} training answers name an unseen sub-category"),
-        (foreign, f"{len(foreign)} training answers name no sub-category of the data"),
-        (wrong, f"{len(set(wrong))} training images are for testing, or of unseen sub-categories")) if found]
+    of = [(f"{word}/{name}", sides.get((word, normalise(name)))) for word, name in texts]
+    unseen, foreign = ([text for text, side in of if side == wanted] for wanted in ("unseen", None))
+    tested = table.loc[(table["split"] != "train") | (table["categories"] != "seen"), "image_id"]
+    wrong = sorted(set(images) & set(tested))
+    rows = [fail(f"{len(found)} training {what}", shortly(sorted(set(found))),
+                 f"{AGAIN} with the lists of the same release")
+            for found, what in ((unseen, "answers name an unseen sub-category"),
+                                (foreign, "answers name no sub-category of the data"),
+                                (wrong, "images are for testing, or of unseen sub-categories")) if found]
     across = defaultdict(set)
     for (_, name), side in sides.items():
         across[name].add(side)
@@ -59,33 +60,20 @@ def names(subject: Subject) -> list[Row]:
 
 def _trained_on(subject: Subject) -> tuple[list[tuple[str, str]], list[str]]:
     """((super-category, answer) of rationales and triplets, the images trained on)."""
-    table, triplets = subject.table, subject.triplets
-    texts, images = [], list(table.loc[table["shot"] >= 0, "image_id"])
-    try:
-        for one in subject.rationales:
-            texts.append((one["super_category"], one_answer(one["text"])[0] or one["sub_category"]))
-            images += [one["image_id"]] if subject.made else []  # before, they have the release's paths
-    except NotYet:
-        pass
-    if triplets is not None:
+    table, triplets, rationales = subject.table, subject.triplets, []
+    with suppress(NotYet):
+        rationales = subject.rationales
+    texts = [(one["super_category"], one_answer(one["text"])[0] or one["sub_category"]) for one in rationales]
+    images = list(table.loc[table["shot"] >= 0, "image_id"])
+    if subject.made:  # before, rationales have the release's paths, and there are no triplets
+        images += [one["image_id"] for one in rationales]
+        images += triplets[["image_id", "positive_id", "negative_id"]].to_numpy().ravel().tolist()
         texts += zip(triplets["super_category"], triplets["sub_category"])
-        for column in ("image_id", "positive_id", "negative_id"):
-            images += list(triplets[column])
     return texts, images
 
 
-def truth_places(subject: Subject) -> list[Row]:
-    """The place of the truth among the options shown, and of the label among the rationales' candidates."""
-    rows = []
-    for check in (_options, _candidates):
-        try:
-            rows += check(subject)
-        except NotYet as reason:
-            rows.append(Row("skip", str(reason)))
-    return rows
-
-
-def _options(subject: Subject) -> list[Row]:
+def options(subject: Subject) -> list[Row]:
+    """The place of the truth among the options shown."""
     from scipy.stats import chisquare
 
     items, orders = subject.items, subject.get(EVALUATION, "option_orders")
@@ -101,18 +89,17 @@ def _options(subject: Subject) -> list[Row]:
             continue  # the shuffled order, turned to every place
         found = Counter(shown_options(one, order, seed).index(one["sub_category"]) for one in items)
         counts = [found[place] for place in range(4)]
-        shares = [count / len(items) for count in counts]
-        text = f"{order}: the truth is first to fourth in " + ", ".join(f"{one:.0%}" for one in shares)
+        shares = [f"{count / len(items):.0%}" for count in counts]
+        text = f"{order}: the truth is first to fourth in {', '.join(shares)}"
         if order == "release":  # `check_orders` requires the shuffled order beside it
-            rows.append(passed(f"{text}: there \"always the first\" scores {shares[0]:.0%}", where))
-        elif chisquare(counts).pvalue < CHANCE:
-            rows.append(fail(text, where, "not by chance so uneven: take another seed of 04_evaluation"))
+            rows.append(passed(f"{text}: there \"always the first\" scores {shares[0]}", where))
         else:
-            rows.append(passed(f"{text} of {len(items)} questions", where))
+            rows.append(judged(chisquare(counts).pvalue >= CHANCE, f"{text} of {len(items)} questions", where,
+                               "not by chance so uneven: take another seed of 04_evaluation"))
     return rows
 
 
-def _candidates(subject: Subject) -> list[Row]:
+def candidates(subject: Subject) -> list[Row]:
     """The label's place among the candidates of the rationales that are trained on."""
     named = [[same_name(table_for(one["super_category"], one["sub_category"]), name, one["sub_category"])
               for name in one["candidates"]] for one in subject.rationales]
@@ -121,30 +108,28 @@ def _candidates(subject: Subject) -> list[Row]:
         return [warn("no rationale has its label among its candidates", "rationales",
                      "read some of them: they may be in another format")]
     first = found.count(0) / len(found)
-    text = f"the label leads the candidates in {first:.0%} of {len(found)} rationales"
-    if first > BIASED:
-        return [warn(text, "rationales", "a model learns the place: shuffle the candidates, or report it")]
-    return [passed(text, "rationales")]
+    return [judged(first <= BIASED, f"the label leads the candidates in {first:.0%} of {len(found)} rationales",
+                   "rationales", "a model learns the place: shuffle the candidates, or report it", warn)]
 
 
 def prompt_hashes(subject: Subject) -> list[Row]:
     """The records were made with the prompts that a run would use now; prompts that are not the kit's."""
-    source, rows = subject.get(EVALUATION, "prompts_from", ""), []
+    source, release = subject.get(EVALUATION, "prompts_from", ""), subject.values.get("release")
     if source and not os.path.exists(os.path.expanduser(source)):
         raise NotYet("prompts_from does not exist: see the rows of `named files`")
-    known = {**PROMPTS, **(read_prompts(source) if source else {})}
+    known, rows = {**PROMPTS, **(read_prompts(source) if source else {})}, []
     records, where = read_jsonl(subject.run_dir / EVALUATION / "records.jsonl"), f"{EVALUATION}/records.jsonl"
     held = Counter((one["prompt_name"], one["prompt_hash"]) for one in records)
-    odd = [pair for pair in held if pair[0] not in known or known[pair[0]].hash != pair[1]]
-    if odd:
-        count, text = sum(held[pair] for pair in odd), shortly(sorted(" ".join(pair) for pair in odd))
-        rows.append(fail(f"{count} of {len(records)} records were made with other prompts: {text}", where,
-                         f"run {EVALUATION} again, or name the earlier prompts in prompts_from"))
-    elif records:
-        rows.append(passed(f"{len(records)} records carry the hashes of {len(held)} prompts as they are now",
-                           where))
-    checkout = Path(os.path.expanduser(subject.values.get("release") or ""))
-    if not source and subject.values.get("release") and (checkout / EVALUATION_FILE).is_file():
+    odd = {" ".join(pair): number for pair, number in held.items()
+           if pair[0] not in known or known[pair[0]].hash != pair[1]}
+    if records:
+        text = (f"{sum(odd.values())} of {len(records)} records were made with other prompts: "
+                f"{shortly(sorted(odd))}" if odd else
+                f"{len(records)} records carry the hashes of {len(held)} prompts as they are now")
+        rows.append(judged(not odd, text, where,
+                           f"run {EVALUATION} again, or name the earlier prompts in prompts_from"))
+    checkout = Path(os.path.expanduser(release or ""))
+    if not source and release and (checkout / EVALUATION_FILE).is_file():
         other = [f"{name} {known[name].hash} (the release's {prompt.hash})"
                  for name, prompt in read_prompts(checkout).items()
                  if name in known and known[name].hash != prompt.hash]
@@ -175,9 +160,9 @@ def completion_caps(subject: Subject) -> list[Row]:
     for stage, verdict in CAPS.items():
         cap, where = subject.get(stage, "max_new_tokens"), f"{stage}.max_new_tokens"
         text = f"{cap} new tokens; 95 of 100 rationales have up to {needed}, the longest {longest} ({how})"
-        rows.append(passed(text, where) if cap >= needed else verdict(
-            f"{text}: what the model has learnt to write is cut off before its answer", where,
-            f"set it to {longest} or more, or have the teacher write shorter rationales"))
+        rows.append(judged(
+            cap >= needed, text, where, f"set it to {longest} or more, or have the teacher write shorter "
+            "rationales: what the model has learnt to write is cut off before its answer", verdict))
     return rows
 
 

@@ -3,10 +3,8 @@
 Only finished stages that belong together are shown, the others are listed; a table whose file is missing is
 left out. Everything that a run can contain (names, parameters, labels, completions) is escaped, figures are
 embedded, and the page forbids itself every script and every address (Content-Security-Policy). That is why it
-is Jinja2 and not nbconvert, whose template loads scripts.
-
-A figure is whatever PNG a finished stage left in its figures/; one without a caption in figures.yaml gets its
-name and is shown with the others of its stage.
+is Jinja2 and not nbconvert, whose template loads scripts. A figure is whatever PNG a finished stage left in
+its figures/; one without a caption in figures.yaml gets its name and follows the others of its stage.
 """
 
 import base64
@@ -33,24 +31,21 @@ from finer1_lib.traces.sheet import STYLE, card, choose_examples, image_bytes, l
 from finer1_lib.training.methods import label_of
 
 SIGNS = {"higher": " ▲", "lower": " ▼"}
-PROBES = {
-    "h1_probe_accuracy": "H1: sub-category read from image states",
-    "h2_genus_gap": "H2: similarity within a genus",
-    "h3_auc": "H3: does the name fit the image (AUC)",
-    "attribute_image_accuracy": "attributes, image tokens",
-    "attribute_prompt_accuracy": "attributes, last prompt token",
-    "name_prompt_accuracy": "sub-category, last prompt token",
-}
+PROBES = {"h1_probe_accuracy": "H1: sub-category read from image states",
+          "h2_genus_gap": "H2: similarity within a genus", "h3_auc": "H3: does the name fit the image (AUC)",
+          "attribute_image_accuracy": "attributes, image tokens",
+          "attribute_prompt_accuracy": "attributes, last prompt token",
+          "name_prompt_accuracy": "sub-category, last prompt token"}
 EXAMPLES = 8  # traces, two a pair
+SECTIONS = {"run": "What this run is", "results": "Results", "differences": "Which differences hold",
+            "traces": "Reasoning traces", "probing": "Probing", "training": "Training by reinforcement (03)",
+            "stage1": "Stage 1 and forgetting (02)", "data": "Data (01)", "world": "World (00)",
+            "parameters": "Parameters", "cost": "Times, memory and versions", "rows": "All rows"}
+_TABLES = {"results": ("main", "faults"), "differences": ("differences", "orderings", "paper"),
+           "traces": ("traces",), "probing": ("probing",)}  # a section without any is left out
+_OF_STAGE = dict(zip(STAGES, ("world", "data", "stage1", "training", "results", "probing")))
 _RECORDED = ("parameters", "seed", "seconds", "opened", "peak_memory_gb", "device", "versions", "written")
 _ANSWER = {"model", "setting", "prompt_name", "completion", "item_id", "image_id", "sub_category"}
-_FIRST = (("run", "What this run is"), ("results", "Results"), ("differences", "Which differences hold"),
-          ("traces", "Reasoning traces"), ("probing", "Probing"))
-_LATER = (("training", "Training by reinforcement (03)"), ("stage1", "Stage 1 and forgetting (02)"),
-          ("data", "Data (01)"), ("world", "World (00)"))
-_LAST = (("parameters", "Parameters"), ("cost", "Times, memory and versions"))
-_SECTION = {"00_miniature_world": "world", "01_data": "data", "02_cot_sft": "stage1", "03_tapo": "training",
-            "04_evaluation": "results", "05_probing": "probing"}
 _PIXELS = 76 / 150  # of the page, for each of a file: 13 inches at 150 dpi fill the text's width
 _VISIBLE = 0.5  # mean change of a colour value (of 255) beyond which a palette is not used
 
@@ -89,61 +84,44 @@ def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def _content(run_dir: Path, records: Mapping[str, Mapping], rows: Sequence[Mapping]) -> dict[str, Any]:
     """All that the template shows."""
-    labels, figures = labels_in(run_dir), figures_of(run_dir, records)
-    guide = (read_json(run_dir / "01_data" / "guide.json") if "01_data" in records
-             and read_json(run_dir / "01_data" / "data.json").get("guide") else {})
+    labels, images = labels_in(run_dir), figures_of(run_dir, records)
+    data = read_json(run_dir / "01_data" / "data.json") if "01_data" in records else {}
+    guide = read_json(run_dir / "01_data" / "guide.json") if data.get("guide") else {}
     main = [(f"Right answers (%), {scorer} scorer", *main_table(rows, scorer, labels))
             for scorer in ("strict", "official")]
     faults = [_half(fault_table(rows, setting, labels), setting, kind)
-              for setting in ("closed_world", "open_world") for kind in CATEGORIES]
-    main, faults = ([table for table in tables if table[2]] for tables in (main, faults))
-    content: dict[str, Any] = {"main": main, "faults": faults, "probing": {}, **dict.fromkeys(
-        ("differences", "orderings", "paper", "traces"))}
-    if "04_evaluation" in records:
-        content |= {"differences": _differences(run_dir, labels), "orderings": _orderings(run_dir, labels),
-                    "paper": _paper(run_dir), "traces": _traces(run_dir, labels, guide)}
-    if "05_probing" in records:
-        content["probing"] = _probing(run_dir, rows, labels)
-    filled = {
-        "results": main or faults,
-        "differences": any(content[key] for key in ("differences", "orderings", "paper")),
-        "traces": content["traces"],
-        "probing": any(content["probing"].get(key) for key in ("rows", "more", "judged")),
-    }
-    shown = {key: bool(filled.get(key) or figures[key]) for key in figures}
-    contents = [*_FIRST, *_LATER, *_LAST, *([("rows", "All rows")] if rows else [])]
-    measured = {(setting, metric) for setting, metric, _ in MAIN_SETTINGS}
-    counts = {row["categories"]: row["n"] for row in rows
-              if row["dataset"] == "average" and (row["setting"], row["metric"]) in measured}
-    last = list(records.values())[-1] if records else None
+              for setting, *_ in MAIN_SETTINGS for kind in CATEGORIES]
+    evaluated = "04_evaluation" in records
+    tables = {
+        "main": [table for table in main if table[2]], "faults": [table for table in faults if table[2]],
+        "differences": _differences(run_dir, labels) if evaluated else None,
+        "orderings": _orderings(run_dir, labels) if evaluated else None,
+        "paper": _paper(run_dir) if evaluated else None,
+        "traces": _traces(run_dir, labels, guide) if evaluated else None,
+        "probing": _probing(run_dir, rows, labels) if "05_probing" in records else None}
+    shown = {key: found or any(tables[name] for name in _TABLES.get(key, ())) for key, found in images.items()}
+    shown |= {"run": True, "parameters": True, "cost": True, "rows": bool(rows)}
+    counts = {row["categories"]: row["n"] for row in rows if row["dataset"] == "average"
+              and (row["setting"], row["metric"]) in {column[:2] for column in MAIN_SETTINGS}}
+    last = list(records.values())[-1] if records else {}
+    commit = last.get("git_commit") or "no checkout"
     return {
-        **content,
-        "run": run_dir.name,
-        "partial": coverage_of(run_dir),
-        "facts": _facts(run_dir, records, labels, bool(guide)),
-        "reading": _reading(content["paper"], bool(guide)),
+        **tables, "run": run_dir.name, "partial": coverage_of(run_dir), "guided": bool(guide),
+        "images": images, "stages": list(records), "last": last, "commit": commit, "trace_style": STYLE,
+        "facts": _facts(run_dir, records, labels, data),
         "absent": [stage for stage in STAGES if stage not in records],
-        "contents": [entry for entry in contents if shown.get(entry[0], True)],
-        "shown": shown,
-        "images": figures,
+        "sections": {key: title for key, title in SECTIONS.items() if shown[key]},
         "counted": " and ".join(f"{counts[kind]} {kind}" for kind in CATEGORIES if kind in counts),
-        "later": [entry for entry in _LATER if shown[entry[0]]],
-        "parameters": [(stage, [[name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
-                                for name, value in record["parameters"].items()])
-                       for stage, record in records.items()],
+        "parameters": {stage: [[key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+                               for key, value in record["parameters"].items()]
+                       for stage, record in records.items()},
         "costs": [[stage, f"{record['seconds'] / 60:.1f}", record["opened"],
                    ", ".join(f"{name} {value:.2f}" for name, value in record["peak_memory_gb"].items()),
                    record["device"], record["written"]] for stage, record in records.items()],
-        "versions": [*last["versions"].items(), ("git commit", last.get("git_commit") or "no checkout")]
-                    if last else [],
+        "versions": [*last["versions"].items(), ("git commit", commit)] if last else [],
         "keys": KEYS,
         "rows": [["" if row[key] is None else round(row[key], 4) if isinstance(row[key], float) else row[key]
-                  for key in KEYS] for row in rows],
-        "trace_style": STYLE,
-    }
-
-
-# Tables --------------------------------------------------------------------------------------------
+                  for key in KEYS] for row in rows]}
 
 
 def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any]]]:
@@ -166,26 +144,23 @@ def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any
 
 def _value(text: Optional[str]) -> Any:
     try:
-        number = float(text)
+        return float(text) if math.isfinite(float(text)) else None
     except (TypeError, ValueError):
         return text or None
-    return number if math.isfinite(number) else None
 
 
-def points(row: Mapping[str, Any], scale: float = 100, form: str = "+.1f") -> str:
+def points(row: Optional[Mapping[str, Any]], scale: float = 100, form: str = "+.1f") -> str:
     """A difference with its interval and, where it differs from zero, its sign: "+12.5 [+3.0, +22.0] ▲"."""
-    return _number(row, "difference", scale, form) + (
-        "" if row["difference"] is None else SIGNS.get(row["reading"], ""))
+    text = _number(row, "difference", scale, form)
+    return text if text == "-" else text + SIGNS.get(row["reading"], "")
 
 
 def _number(row: Optional[Mapping], key: str = "value", scale: float = 1, form: str = ".3f") -> str:
     """A value with its interval; "-" where there is none."""
     if row is None or row[key] is None:
         return "-"
-    text = f"{scale * row[key]:{form}}"
-    if row["low"] is None or row["high"] is None:
-        return text
-    return f"{text} [{scale * row['low']:{form}}, {scale * row['high']:{form}}]"
+    text, *ends = (f"{scale * row[name]:{form}}" for name in (key, "low", "high") if row[name] is not None)
+    return f"{text} [{', '.join(ends)}]" if len(ends) == 2 else text
 
 
 def _plain(name: Optional[str]) -> str:
@@ -211,15 +186,15 @@ def _differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str,
     cells = {tuple(row[key] for key in keys): row for row in found}
     columns = {f"{words}, {kind}": (setting, metric, kind)
                for setting, metric, words in MAIN_SETTINGS for kind in CATEGORIES}
-    pairs = list(dict.fromkeys((row["first"], row["second"]) for row in found))
-    shown = [[cells.get((*pair, *column)) for column in columns.values()] for pair in pairs]
-    tested = [row for line in shown for row in line if row]
-    clear = sum(row["reading"] in SIGNS for row in tested)
+    shown = {pair: [cells.get((*pair, *column)) for column in columns.values()]
+             for pair in dict.fromkeys(key[:2] for key in cells)}
+    readings = [row["reading"] for line in shown.values() for row in line if row]
+    clear = sum(reading in SIGNS for reading in readings)
     return {
         "titles": ["first minus second", *columns],
-        "rows": [[" minus ".join(label_of(model, labels) for model in pair),
-                  *(points(row) if row else "-" for row in line)] for pair, line in zip(pairs, shown)],
-        "summary": f"{clear} of {len(tested)} differ from zero; among so many tests, a few would by chance.",
+        "rows": [[" minus ".join(label_of(model, labels) for model in pair), *map(points, line)]
+                 for pair, line in shown.items()],
+        "summary": f"{clear} of {len(readings)} differ from zero; among so many tests, a few would by chance.",
     }
 
 
@@ -237,7 +212,7 @@ def _orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, A
             "summary": findings(pd.DataFrame(found), labels)}
 
 
-def _probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -> dict[str, Any]:
+def _probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
     """Probes by model: the plain ones, the controls and variants, and what 05 says of their differences."""
     def named(metric: str, variant: Optional[str], model: str) -> list[str]:
         probe = PROBES.get(metric, _plain(metric)) + (f", {_plain(variant)}" if variant else "")
@@ -249,8 +224,8 @@ def _probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) 
             cells[row["metric"], row["variant"], row["model"]][row["categories"]] = row
     lines = {key: [*named(*key), *(_number(found.get(kind)) for kind in (*CATEGORIES, "all")),
                    max(row["n"] for row in found.values())] for key, found in cells.items()}
-    found = read_table(run_dir / "05_probing" / "comparisons.csv",
-                       ("metric", "variant", "model", "reference", "difference", "low", "high", "reading"))
+    compared = read_table(run_dir / "05_probing" / "comparisons.csv",
+                          ("metric", "variant", "model", "reference", "difference", "low", "high", "reading"))
     plain = [key for key in lines if key[0] in PROBES and key[1] is None]
     return {
         "titles": ["probe", "model", "seen", "unseen", "all", "n"],
@@ -259,8 +234,8 @@ def _probing(run_dir: Path, rows: Iterable[Mapping], labels: Mapping[str, str]) 
         "judged_titles": ["probe", "model", "reference", "difference", "margin", "reading"],
         "judged": [[*named(row["metric"], row["variant"], row["model"]), label_of(row["reference"], labels),
                     points(row, 1, "+.3f"), "-" if row.get("margin") is None else f"{row['margin']:.3g}",
-                    row["reading"]] for row in found or []],
-    }
+                    row["reading"]] for row in compared or []],
+    } if lines or compared else None
 
 
 def _paper(run_dir: Path) -> dict[str, Any]:
@@ -274,53 +249,25 @@ def _paper(run_dir: Path) -> dict[str, Any]:
     return {"refused": "", "titles": titles, "rows": rows, "notes": comparison.notes(found)}
 
 
-# Words and traces ----------------------------------------------------------------------------------
-
-
 def _facts(run_dir: Path, records: Mapping[str, Mapping], labels: Mapping[str, str],
-           guided: bool) -> list[tuple[str, Any]]:
-    """Names and values for the top of the page, as far as the finished stages have them."""
-    if not records:
-        return [("stages finished", "none")]
+           data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the top of the page says, as far as the finished stages have it; false where they have not."""
     numbers = {stage: read_json(run_dir / stage / "metrics.json") for stage in records}
-    data, last = numbers.get("01_data", {}), list(records.values())[-1]
-    kinds = read_json(run_dir / "01_data" / "data.json").get("super_categories", []) if data else []
-    seeds = dict.fromkeys(str(record["seed"]) for record in records.values())
-    own = {stage: record for stage, record in records.items() if "imported_from" not in record}
-    minutes = sum(record["seconds"] for record in own.values()) / 60
-    memory = max((max(record["peak_memory_gb"].values(), default=0) for record in own.values()), default=0)
-    facts = [("run", run_dir.name), ("seed", ", ".join(seeds))]
-    if "01_data" in records:
-        drawn = not records["01_data"]["parameters"].get("image_root")
-        world = "drawn by notebook 00" if drawn else "the user's own images"
-        how = "with a field guide, so that the claims of a trace can be checked"
-        facts.append(("world", f"{world}, {how if guided else 'without a field guide'}"))
-    if kinds:
-        facts.append(("super-categories", ", ".join(map(str, kinds))))
-    if {"seen", "unseen"} <= set(data):
-        facts.append(("sub-categories", f"{data['seen']} seen in training, {data['unseen']} unseen"))
-    if numbers.get("04_evaluation"):
-        facts += [("models", "; ".join(labels.values())),
-                  ("similarity of names", numbers["04_evaluation"].get("similarity", "-"))]
-    taken = {stage: record["imported_from"] for stage, record in records.items() if stage not in own}
-    if answers := read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from"):
+    counts, scores = numbers.get("01_data", {}), numbers.get("04_evaluation", {})
+    taken = {stage: record["imported_from"] for stage, record in records.items() if "imported_from" in record}
+    own = [record for stage, record in records.items() if stage not in taken]
+    if records and (answers := read_json(run_dir / "04_evaluation" / "imported.json").get("imported_from")):
         taken["the answers of 04_evaluation"] = answers
-    if taken:
-        origins = ", ".join(dict.fromkeys(taken.values()))
-        facts.append(("not of this machine", f"{', '.join(taken)}: imported from {origins}"))
-    facts.append(("time and memory", f"{minutes:.0f} min, at most {memory:.1f} GB, {last['device']}"))
-    return [*facts, ("finished", last["written"]), ("commit", last.get("git_commit") or "no checkout")]
-
-
-def _reading(paper: Any, guided: bool) -> list[str]:
-    """Two sentences: what this run shows, and what it cannot show."""
-    steps = "; and, by the field guide, the first wrong step of a trace" if guided else ""
-    beside = "" if paper and not paper["refused"] else (
-        ", nor anything about the height of the paper's numbers, which belong to other models and images")
-    return ["What this run shows: which of its models answers better on the same images, where the interval"
-            f" of the difference says so{steps}.",
-            "What it cannot show: what another training seed would give, for every model was trained once"
-            f" (the command finer1 seeds pools several runs){beside}."]
+    return {
+        "seeds": dict.fromkeys(record["seed"] for record in records.values()),
+        "own_images": "01_data" in records and records["01_data"]["parameters"].get("image_root"),
+        "kinds": data.get("super_categories", []) if counts else [],
+        "counts": counts if {"seen", "unseen"} <= set(counts) else {},
+        "models": labels.values() if scores else [], "similarity": scores.get("similarity", "-"),
+        "taken": taken, "origins": dict.fromkeys(taken.values()),
+        "minutes": f"{sum(record['seconds'] for record in own) / 60:.0f}",
+        "memory": f"{max((most for one in own for most in one['peak_memory_gb'].values()), default=0):.1f}",
+    }
 
 
 def _traces(run_dir: Path, labels: Mapping[str, str], guide: Mapping[str, Any]) -> Any:
@@ -333,8 +280,6 @@ def _traces(run_dir: Path, labels: Mapping[str, str], guide: Mapping[str, Any]) 
     root = run_dir / read_json(run_dir / "01_data" / "data.json").get("image_root", "")
     examples = choose_examples(records, guide=guide, labels=labels, number=EXAMPLES,
                                seed=read_json(run_dir / "04_evaluation" / "stage.json")["seed"])
-    if not examples:
-        return {"legend": "", "note": "No two open-world traces of this run make a pair.", "groups": []}
     missing, pairs, groups = set(), defaultdict(list), defaultdict(list)
     for example in examples:
         try:
@@ -343,19 +288,13 @@ def _traces(run_dir: Path, labels: Mapping[str, str], guide: Mapping[str, Any]) 
             image = None
             missing.add(example["image_id"])
         pairs[example["pair"]].append((example["role"], card(example, image)))
-    note = f"{len(examples)} open-world traces, chosen in turn from every kind: read shares from the figures."
-    if is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file():
-        note += " More of them, with filters: 05_probing/traces.html."
-    if missing:
-        note += f" {len(missing)} of the images are no longer where this run found them: they are not shown."
     for cards in pairs.values():
         heading = ("The same image before and after training" if cards[0][0] == "before"
                    else "Wrong and right, side by side")
         groups[heading].append("".join(text for _, text in cards))
-    return {"legend": legend(guide), "note": note, "groups": list(groups.items())}
-
-
-# Figures -------------------------------------------------------------------------------------------
+    more = is_current(run_dir, "05_probing") and (run_dir / "05_probing" / "traces.html").is_file()
+    return {"legend": legend(guide), "number": len(examples), "missing": len(missing), "more": more,
+            "groups": groups}
 
 
 @functools.cache
@@ -368,30 +307,24 @@ def captions() -> dict[str, tuple[str, str]]:
 
 
 def figures_of(run_dir: Path, stages: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Every figure of the finished stages, by its section (all of them) and in the order of `captions`.
+    """Every figure of the finished stages, by the section that can have one, in the order of `captions`.
 
     {section: [{name, title, see, csv, source, width, height}]}: `source` is a data URI, width and height are
-    pixels of the page, csv is "" where there is none.
-
-    Raises: UserError: a figure that cannot be read.
+    pixels of the page, csv is "" where there is none. Raises: UserError: a figure that cannot be read.
     """
-    found: dict[str, list[dict[str, Any]]] = {
-        section: [] for section in ("differences", "traces", *reversed(_SECTION.values()))}
-    known = captions()
-    order = {name: place for place, name in enumerate(known)}
-    for stage in stages:
-        for file in (run_dir / stage / "figures").glob("*.png"):
-            title, see = known.get(file.stem, (_plain(file.stem), ""))
-            table = f"{stage}/figures/{file.stem}.csv"
-            section = _SECTION[stage]
-            if file.stem in ("wrong_steps", "reading_and_use") or file.stem.startswith("trace_"):
-                section = "traces"
-            elif (stage, file.stem) == ("04_evaluation", "orderings"):
-                section = "differences"
-            found[section].append({"name": f"{stage}/{file.stem}", "title": title, "see": see, **pack(file),
-                                   "csv": table if (run_dir / table).is_file() else ""})
-    for figures in found.values():
-        figures.sort(key=lambda one: (order.get(one["name"].partition("/")[2], len(order)), one["name"]))
+    found: dict[str, list] = {section: [] for section in ("differences", "traces", *_OF_STAGE.values())}
+    known, order = captions(), list(captions())
+    files = [(stage, file) for stage in stages for file in (run_dir / stage / "figures").glob("*.png")]
+    for stage, file in sorted(files, key=lambda one: (
+            order.index(one[1].stem) if one[1].stem in known else len(order), one[0], one[1].stem)):
+        title, see = known.get(file.stem, (_plain(file.stem), ""))
+        section, table = _OF_STAGE[stage], f"{stage}/figures/{file.stem}.csv"
+        if file.stem in ("wrong_steps", "reading_and_use") or file.stem.startswith("trace_"):
+            section = "traces"
+        elif (stage, file.stem) == ("04_evaluation", "orderings"):
+            section = "differences"
+        found[section].append({"name": f"{stage}/{file.stem}", "title": title, "see": see, **pack(file),
+                               "csv": table if (run_dir / table).is_file() else ""})
     return found
 
 
@@ -399,9 +332,7 @@ def pack(file: Path) -> dict[str, Any]:
     """A PNG as a data URI: {source, width, height}, in pixels of the page.
 
     With a palette of 256 colours where that cannot be seen (lines and text, about a third of the size), as
-    WebP where it could (photographs).
-
-    Raises: UserError: the file is not an image.
+    WebP where it could (photographs). Raises: UserError: the file is not an image.
     """
     from PIL import Image, ImageChops, ImageStat
 
@@ -412,13 +343,13 @@ def pack(file: Path) -> dict[str, Any]:
     except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG chunk a SyntaxError
         raise UserError(f"{file} is not a readable image: delete its folder and run again") from error
     few = image.quantize(256, dither=Image.Dither.NONE)
-    change = ImageStat.Stat(ImageChops.difference(image, few.convert("RGB"))).mean
-    buffer = io.BytesIO()
-    kind = "png" if max(change) <= _VISIBLE else "webp"
-    if kind == "png":
-        few.save(buffer, format="PNG", optimize=True)
+    change, buffer = ImageStat.Stat(ImageChops.difference(image, few.convert("RGB"))).mean, io.BytesIO()
+    if max(change) <= _VISIBLE:
+        kind = "png"
+        few.save(buffer, format=kind, optimize=True)
     else:
-        image.save(buffer, format="WEBP", quality=90, method=6)
+        kind = "webp"
+        image.save(buffer, format=kind, quality=90, method=6)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     width, height = (round(_PIXELS * side) for side in image.size)
     return {"source": f"data:image/{kind};base64,{data}", "width": width, "height": height}

@@ -8,8 +8,7 @@
     aircraft  fgvc-aircraft-2013b/data/{images/*.jpg, images_variant_{trainval,test}.txt}
     a copy    hub/pet/{{train,test}/Abyssinian_201.jpg, index.json}: parquet at a fixed commit, written out
 
-torchvision reads four of the archives through private attributes; the tests compare these readers with it. An
-image of a copy whose file name is lost is named by its row, and never matched to an item.
+torchvision reads four of the archives through private attributes; the tests compare these readers with it.
 """
 
 import os
@@ -19,10 +18,10 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 from finer1_lib.core import files
 from finer1_lib.core.errors import UserError, first_line
+from finer1_lib.core.images import _unreadable
 from finer1_lib.core.network import settings_named
 from finer1_lib.data.data_sets.catalogue import (
-    DATA_SETS, DataSet, aircraft_name, bird_name, car_name, dog_name, flower_name, name_of_label, pet_name,
-)  # fmt: skip
+    DATA_SETS, DataSet, aircraft_name, bird_name, dog_name, flower_name, name_of_label, pet_name)
 
 BANNER = 20  # pixel rows of copyright notice at the bottom of every aircraft image
 
@@ -41,40 +40,36 @@ def find_archive(data_set: DataSet, data_root: "str | Path") -> Optional[Path]:
     Places: data_root/NAME, data_root/NAME/NAME (zip files often nest), data_root/WORD, data_root/WORD/NAME
     and data_root itself.
     """
-    root = Path(data_root)
-    places = [root / name for name in (*data_set.folders, data_set.word)]
-    places += [root / outer / name for name in data_set.folders for outer in (name, data_set.word)] + [root]
+    root, word = Path(data_root), data_set.word
+    nested = (f"{outer}/{name}" for name in data_set.folders for outer in (name, word))
+    places = [*data_set.folders, word, *nested, ""]
     try:
-        return next((place for place in places
-                     if any((place / marker).is_file() for marker in data_set.marker)), None)
+        return next((root / place for place in places for marker in data_set.marker
+                     if (root / place / marker).is_file()), None)
     except OSError as error:
-        raise _closed(error) from None
-
-
-def _closed(error: OSError) -> UserError:
-    return UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable")
+        raise _unreadable(error, Path(data_root)) from None
 
 
 def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False) -> list[Picture]:
     """All images that the archive's own lists name, in their order.
 
     `allow_incomplete` leaves out images that are listed and missing. Raises: UserError: a list is missing,
-    unreadable, or names an image that is missing.
+    unreadable, leads out of the folder, or names an image that is missing.
     """
     try:
-        pictures = list(_READERS[data_set.word](folder))
+        pictures = [Picture(*row) for row in _READERS[data_set.word](folder)]
     except FileNotFoundError as error:
         raise UserError(f"{data_set.title}: {error.filename} is missing; {data_set.how}") from None
     except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         said = f"a list in {folder} cannot be read ({type(error).__name__}: {error})"
         raise UserError(f"{data_set.title}: {said}; unpack it again") from None
     if outside := next((one.file for one in pictures if not one.file.is_relative_to(folder)), None):
-        raise UserError(f"{data_set.title}: a list in {folder} leads out of it, to {outside}; unpack it again")
+        raise UserError(f"{data_set.title}: a list in {folder} leads out of it, to {outside}; unpack again")
     try:
         held = {file for parent in {picture.file.parent for picture in pictures} if parent.is_dir()
                 for file in parent.iterdir()}
     except OSError as error:
-        raise _closed(error) from None
+        raise _unreadable(error, folder) from None
     absent = [picture for picture in pictures if picture.file not in held]
     if absent and not allow_incomplete:
         raise UserError(f"{data_set.title}: {len(absent)} of {len(pictures)} listed images are not there, "
@@ -82,86 +77,79 @@ def read_archive(data_set: DataSet, folder: Path, allow_incomplete: bool = False
     return [picture for picture in pictures if picture.file in held]
 
 
-def _lines(file: Path) -> Iterator[str]:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.strip() and not line.startswith("#"):
-            yield line.strip()
+def _lines(file: Path) -> Iterator[list[str]]:
+    """The lines of a list, each cut at its first space (variants hold spaces themselves)."""
+    for line in map(str.strip, file.read_text(encoding="utf-8").splitlines()):
+        if line and not line.startswith("#"):
+            yield line.split(" ", 1)
 
 
-def _mat(*places: Path) -> dict:
-    """The first of these .mat files that is there, structures as objects with attributes."""
+def _first(*places: Path) -> Path:
+    """The first of these places that is there, else the first."""
+    return next(filter(Path.exists, places), places[0])
+
+
+def _mat(name: str, *places: Path) -> Any:
+    """One variable of the first of these .mat files that is there: an array, structures as objects."""
+    import numpy
     from scipy.io import loadmat
 
-    for place in places:
-        if place.is_file():
-            try:
-                return loadmat(place, squeeze_me=True, struct_as_record=False)
-            except Exception as error:  # scipy has errors of its own, zlib's and struct's
-                raise ValueError(f"{place.name}: {first_line(error)}") from None
-    raise FileNotFoundError(2, "missing", str(places[0]))
+    file = _first(*places)
+    if not file.exists():
+        raise FileNotFoundError(2, "missing", str(file))
+    try:
+        return numpy.atleast_1d(loadmat(file, squeeze_me=True, struct_as_record=False)[name])
+    except Exception as error:  # scipy has errors of its own, zlib's and struct's
+        raise ValueError(f"{file.name}: {first_line(error)}") from None
 
 
-def _folder(*places: Path) -> Path:
-    """The first of these folders that is there, else the first."""
-    return next((place for place in places if place.is_dir()), places[0])
+Rows = Iterator[tuple[Path, str, str]]
 
 
-def _birds(root: Path) -> Iterator[Picture]:
-    training = dict(line.split() for line in _lines(root / "train_test_split.txt"))
-    for line in _lines(root / "images.txt"):
-        number, path = line.split(" ", 1)
+def _birds(root: Path) -> Rows:
+    training = dict(_lines(root / "train_test_split.txt"))
+    for number, path in _lines(root / "images.txt"):
         split = {"1": "train", "0": "test"}[training[number]]
-        yield Picture(root / "images" / path, bird_name(path.split("/")[0]), split)
+        yield root / "images" / path, bird_name(path.split("/")[0]), split
 
 
-def _cars(root: Path) -> Iterator[Picture]:
-    import numpy
-
-    devkit = _folder(root / "devkit", root / "car_devkit" / "devkit")
-    names = [str(name) for name in _mat(devkit / "cars_meta.mat")["class_names"]]
+def _cars(root: Path) -> Rows:
+    devkit = _first(root / "devkit", root / "car_devkit" / "devkit")
     labelled = "cars_test_annos_withlabels.mat"
-    for split, lists in (("train", (devkit / "cars_train_annos.mat",)),
-                         ("test", (root / labelled, devkit / labelled))):
+    names = _mat("class_names", devkit / "cars_meta.mat")
+    for split, lists in (("train", [devkit / "cars_train_annos.mat"]),
+                         ("test", [root / labelled, devkit / labelled])):
         inner = f"cars_{split}"  # Kaggle's copy nests it once more
-        pictures = _folder(root / inner / inner, root / inner)
-        for one in numpy.atleast_1d(_mat(*lists)["annotations"]):
-            name = names[int(getattr(one, "class")) - 1]
-            yield Picture(pictures / str(one.fname), car_name(name), split)
+        pictures = _first(root / inner / inner, root / inner)
+        for one in _mat("annotations", *lists):
+            yield pictures / str(one.fname), str(names[int(getattr(one, "class")) - 1]), split
 
 
-def _dogs(root: Path) -> Iterator[Picture]:
-    import numpy
-
-    pictures = _folder(root / "images" / "Images", root / "Images", root / "images")  # Kaggle's copy nests
+def _dogs(root: Path) -> Rows:
+    pictures = _first(root / "images" / "Images", root / "Images", root / "images")  # Kaggle's copy nests
     for split in ("train", "test"):
-        lists = _mat(root / f"{split}_list.mat", root / "lists" / f"{split}_list.mat")
-        for path in numpy.atleast_1d(lists["file_list"]):
-            yield Picture(pictures / str(path), dog_name(str(path).split("/")[0]), split)
+        file = f"{split}_list.mat"
+        for path in map(str, _mat("file_list", root / file, root / "lists" / file)):
+            yield pictures / path, dog_name(path.split("/")[0]), split
 
 
-def _flowers(root: Path) -> Iterator[Picture]:
-    import numpy
-
-    labels = numpy.atleast_1d(_mat(root / "imagelabels.mat")["labels"])
-    sets = _mat(root / "setid.mat")
+def _flowers(root: Path) -> Rows:
+    labels = _mat("labels", root / "imagelabels.mat")
     for key, split in (("trnid", "train"), ("valid", "train"), ("tstid", "test")):
-        for number in numpy.atleast_1d(sets[key]):
-            name = flower_name(int(labels[number - 1]))
-            yield Picture(root / "jpg" / f"image_{number:05d}.jpg", name, split)
+        for number in _mat(key, root / "setid.mat"):
+            yield root / "jpg" / f"image_{number:05d}.jpg", flower_name(int(labels[number - 1])), split
 
 
-def _pets(root: Path) -> Iterator[Picture]:
-    for file, split in (("trainval.txt", "train"), ("test.txt", "test")):
-        for line in _lines(root / "annotations" / file):
-            stem = line.split(" ")[0]
-            yield Picture(root / "images" / f"{stem}.jpg", pet_name(stem), split)
-
-
-def _aircraft(root: Path) -> Iterator[Picture]:
+def _pets(root: Path) -> Rows:
     for file, split in (("trainval", "train"), ("test", "test")):
-        for line in _lines(root / "data" / f"images_variant_{file}.txt"):
-            number, variant = line.split(" ", 1)  # variants hold spaces themselves
-            yield Picture(root / "data" / "images" / f"{number}.jpg", aircraft_name(variant), split)
+        for stem, *_ in _lines(root / "annotations" / f"{file}.txt"):
+            yield root / "images" / f"{stem}.jpg", pet_name(stem), split
+
+
+def _aircraft(root: Path) -> Rows:
+    for file, split in (("trainval", "train"), ("test", "test")):
+        for number, variant in _lines(root / "data" / f"images_variant_{file}.txt"):
+            yield root / "data" / "images" / f"{number}.jpg", aircraft_name(variant), split
 
 
 _READERS = {"aircraft": _aircraft, "bird": _birds, "car": _cars, "dog": _dogs, "flower": _flowers,
@@ -173,7 +161,7 @@ class NotToBeHad(UserError):
     """A copy that the Hub does not give now: no connection, no such repository, no permission."""
 
 
-_SIGNS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
+_SIGNS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp"}
 
 
 def read_hub_copy(data_set: DataSet, data_root: "str | Path", revision: Optional[str] = None,
@@ -186,16 +174,15 @@ def read_hub_copy(data_set: DataSet, data_root: "str | Path", revision: Optional
     `revision` is no commit, another one is there already, or the copy has changed (column, label or image
     missing).
     """
-    copy = data_set.hub
-    word, folder = data_set.word, Path(data_root) / "hub" / data_set.word
+    copy, folder = data_set.hub, Path(data_root) / "hub" / data_set.word
     known = files.read_json(folder / "index.json")
     held = known.get("revision") if known.get("repository") == copy.name else None
     commit = revision or copy.revision or held or (newest or _newest)(copy.name)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise UserError(f"hub_copies: {word}@{commit} names no commit of {copy.name}: give 40 hexadecimal "
-                        "digits from the copy's page under Files, History")
+        raise UserError(f"hub_copies: {data_set.word}@{commit} names no commit of {copy.name}: give 40 "
+                        "hexadecimal digits from the copy's page under Files, History")
     wanted = {"repository": copy.name, "revision": commit}
-    if {key: known.get(key) for key in wanted} != wanted:
+    if not wanted.items() <= known.items():
         if folder.exists():
             raise UserError(f"{folder} holds another copy ({known.get('repository')} at "
                             f"{known.get('revision')}); move it away or name that commit")
@@ -227,12 +214,8 @@ def _not_had(what: str, error: Exception) -> NotToBeHad:
     return NotToBeHad(f"{what} cannot be had: {first_line(error)}{settings_named(hub)}")
 
 
-def _changed(data_set: DataSet, what: str) -> UserError:
-    return UserError(f"{data_set.hub.name}: {what}: it is not the copy it was; {data_set.how}")
-
-
-def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -> Iterator[dict]:
-    """The rows of one split, images as the bytes they are stored in, labels as names."""
+def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -> Iterator[tuple[dict, str]]:
+    """The rows of one split, images as the bytes they are stored in, and the names of their labels."""
     from datasets import Image
 
     if load is None:
@@ -241,45 +224,39 @@ def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -
     try:
         found = load(copy.name, revision=commit, split=part, streaming=True)
         columns = found.column_names or []
-        for column in ("image", copy.label, *([copy.file] if copy.file else [])):
+        for column in filter(None, ("image", copy.label, copy.file)):
             if column not in columns:
-                raise _changed(data_set, f"no column {column!r} (it has {', '.join(columns)})")
+                raise data_set.changed(f"no column {column!r} (it has {', '.join(columns)})")
         labels = getattr(found.features[copy.label], "names", None)
-        names = dict(enumerate(_name(data_set, label) for label in labels)) if labels else None
+        names = {number: name_of_label(data_set.word, label) for number, label in enumerate(labels or ())}
         for row in found.cast_column("image", Image(decode=False)):
             label = row[copy.label]
             if names and label not in names:
-                raise _changed(data_set, f"an image of {part} has the label {label}")
-            yield {**row, copy.label: names[label] if names else _name(data_set, str(label))}
+                raise data_set.changed(f"an image of {part} has the label {label}")
+            yield row, names[label] if names else name_of_label(data_set.word, str(label))
     except UserError:
         raise
     except Exception as error:  # the Hub, its client and the reader each have their own
         raise _not_had(f"{copy.name} at {commit}, split {part!r},", error) from error
 
 
-def _name(data_set: DataSet, label: str) -> str:
-    try:
-        return name_of_label(data_set.word, label)
-    except ValueError as error:
-        raise _changed(data_set, str(error)) from None
-
-
-def _written(data_set: DataSet, rows: Iterator[dict], split: str, part: str, target: Path) -> Iterator[dict]:
-    """Write a split's images; a row of the index for each."""
+def _written(data_set: DataSet, rows: Iterator[tuple[dict, str]], split: str, part: str,
+             target: Path) -> Iterator[dict]:
+    """Write a split's images; a row of the index for each. One that lost its name is named by its row."""
     (target / split).mkdir(parents=True, exist_ok=True)
-    for number, row in enumerate(rows):
+    for number, (row, name) in enumerate(rows):
         data = (row["image"] or {}).get("bytes")
         if not data:
-            raise _changed(data_set, f"row {number} of {part} holds no image")
+            raise data_set.changed(f"row {number} of {part} holds no image")
         stem = _own_name(row, data_set.hub.file) or f"row-{part}-{number:05d}"
-        suffix = next((suffix for sign, suffix in _SIGNS if data.startswith(sign)), None)
+        suffix = next((suffix for sign, suffix in _SIGNS.items() if data.startswith(sign)), None)
         if suffix is None:
-            raise _changed(data_set, f"row {number} holds no JPEG, PNG, GIF or WebP image")
+            raise data_set.changed(f"row {number} holds no JPEG, PNG, GIF or WebP image")
         file = f"{split}/{stem}{suffix}"
         if (target / file).exists():
-            raise _changed(data_set, f"two images of {part} are called {stem}")
+            raise data_set.changed(f"two images of {part} are called {stem}")
         (target / file).write_bytes(data)
-        yield {"file": file, "sub_category": row[data_set.hub.label], "split": split}
+        yield {"file": file, "sub_category": name, "split": split}
 
 
 def _own_name(row: Mapping[str, Any], column: str) -> str:

@@ -10,10 +10,9 @@ Sources: Fine-R1 (arXiv 2602.07605), Section 5.1; the data sets' class lists; fo
 """
 
 import csv
-import importlib.resources
 import re
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NamedTuple, Optional
 
 import yaml
@@ -51,13 +50,13 @@ class DataSet(NamedTuple):
     licence: str  # in the owners' words, shortened
     hub: HubCopy
 
+    def changed(self, what: str) -> UserError:
+        """What is said of a copy that no longer fits."""
+        return UserError(f"{self.hub.name}: {what}: it is not the copy it was; {self.how}")
 
-def _data_set(word: str, *, hub: dict, **facts) -> DataSet:
-    return DataSet(word, hub=HubCopy(**hub), **facts)
 
-
-DATA_SETS = {word: _data_set(word, **facts) for word, facts in yaml.safe_load(
-    (importlib.resources.files(__package__) / "data_sets.yaml").read_text(encoding="utf-8")).items()}
+_FACTS = yaml.safe_load(Path(__file__).with_name("data_sets.yaml").read_text(encoding="utf-8"))
+DATA_SETS = {word: DataSet(word, **one | {"hub": HubCopy(**one["hub"])}) for word, one in _FACTS.items()}
 
 
 def copies_named(hub_copies: Iterable[str]) -> dict[str, Optional[str]]:
@@ -92,13 +91,15 @@ def find_images(word: str, table: "pandas.DataFrame", split: str) -> Callable[[s
     """
     rows = table[(table["super_category"] == word) & (table["split"] == split)]
     known: dict[str, Picture] = {}
+
+    def key(path: str) -> str:
+        return PurePosixPath(path).stem if word in DATA_SETS else path
+
     for row in rows.to_dict("records"):
-        key = _key(word, row["image_id"].partition("#")[0])
-        if key in known:
-            raise UserError(f"{known[key]['image_id']} and {row['image_id']}: two {split} images of one "
-                            "name; remove one of the two")
-        known[key] = row
-    return lambda path: known.get(_key(word, path))
+        if (other := known.setdefault(key(row["image_id"].partition("#")[0]), row)) is not row:
+            raise UserError(f"{other['image_id']} and {row['image_id']}: two {split} images of one name; "
+                            "remove one of the two")
+    return lambda path: known.get(key(path))
 
 
 def release_path(word: str, image_id: str) -> str:
@@ -120,11 +121,6 @@ def image_name(item: Mapping) -> str:
     return f"{word}/{file.parent.name}/{file.stem}" if word == "car" else f"{word}/{file.stem}"
 
 
-def _key(word: str, path: str) -> str:
-    """What an image is known by within its split."""
-    return PurePosixPath(path).stem if word in DATA_SETS else path
-
-
 # Other lists' names of the same flowers, by number: torchvision's, TensorFlow's, cat_to_name.json's.
 FLOWER_ALIASES = {16: ("globe-flower",), 60: ("pink-yellow dahlia", "pink-yellow dahlia?"),
                   78: ("lotus lotus",), 93: ("ball moss",)}
@@ -132,22 +128,17 @@ FLOWER_ALIASES = {16: ("globe-flower",), 60: ("pink-yellow dahlia", "pink-yellow
 
 def bird_name(folder: str) -> str:
     """The name of a CUB folder: what follows the number's dot."""
-    return folder.split(".", 1)[1].replace("_", " ").title()
+    return re.sub(r"^\d{3}\.", "", folder).replace("_", " ").title()
 
 
 def dog_name(folder: str) -> str:
     """The name of a Stanford Dogs folder: what follows the FIRST dash; seven breeds have more of them."""
-    return folder.split("-", 1)[1].replace("_", " ").replace("-", " ").title()
+    return re.sub(r"^n\d{8}-", "", folder).replace("_", " ").replace("-", " ").title()
 
 
 def pet_name(stem: str) -> str:
     """The name in a pet's file name: all before the last underscore."""
-    return stem.rsplit("_", 1)[0].replace("_", " ").title()
-
-
-def car_name(name: str) -> str:
-    """The devkit's class name, as it is ("Ram C/V Cargo Van Minivan 2012")."""
-    return name
+    return re.sub(r"_\d+$", "", stem).replace("_", " ").title()
 
 
 def flower_name(number: int) -> str:
@@ -159,9 +150,7 @@ def flower_name(number: int) -> str:
 
 def aircraft_name(variant: str) -> str:
     """The variant with its maker where the data set leaves it out: Boeing before 7x7-, Airbus before A3xx."""
-    if re.match(r"7\d7-", variant):
-        return f"Boeing {variant}"
-    return f"Airbus {variant}" if re.match(r"A3\d\d", variant) else variant
+    return re.sub(r"^(?=A3\d\d)", "Airbus ", re.sub(r"^(?=7\d7-)", "Boeing ", variant))
 
 
 @cache
@@ -172,9 +161,8 @@ def official_names(word: str) -> frozenset[str]:
 
 def _listed(word: str) -> list[str]:
     """The class list of a data set, flowers in the order of their numbers."""
-    file = "cub_taxonomy.csv" if word == "bird" else "sub_categories.csv"
-    text = (importlib.resources.files(__package__) / file).read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
+    file = Path(__file__).with_name("cub_taxonomy.csv" if word == "bird" else "sub_categories.csv")
+    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
     return [row["sub_category"] for row in rows if row.get("data_set", word) == word]
 
 
@@ -183,30 +171,22 @@ FLOWERS = tuple(_listed("flower"))
 
 def name_of_label(word: str, label: str) -> str:
     """The name behind a class label of a copy: official folder names, bare names, or flowers' other names.
-    Raises: ValueError: a label that gives no name of this data set.
+    Raises: UserError: a label that gives no name of this data set.
     """
-    if word == "bird" and re.match(r"\d{3}\.", label):
-        label = bird_name(label)
-    elif word == "dog" and re.match(r"n\d{8}-", label):
-        label = dog_name(label)
-    elif word == "pet":
-        label = label.replace("_", " ").title()
-    elif word == "flower":
-        other = [number for number, aliases in FLOWER_ALIASES.items() if label in aliases]
-        label = flower_name(other[0]) if other else label
-    elif word == "aircraft":
-        label = aircraft_name(label)
-    if label not in official_names(word):
-        raise ValueError(f"{label!r} is not a class label of the data set {word!r}")
-    return label
+    flowers = {alias: flower_name(number) for number, aliases in FLOWER_ALIASES.items() for alias in aliases}
+    rules = {"bird": bird_name, "dog": dog_name, "pet": pet_name, "aircraft": aircraft_name,
+             "flower": lambda label: flowers.get(label, label)}
+    name = rules.get(word, str)(label)
+    if name not in official_names(word):
+        raise DATA_SETS[word].changed(f"{name!r} is not a class label of the data set {word!r}")
+    return name
 
 
 def name_of_path(word: str, path: str) -> str:
     """The name that an image's path carries: birds and dogs in the folder, pets in the file.
     Raises: ValueError: cars, flowers and aircraft have numbers for names.
     """
-    rules = {"bird": bird_name, "dog": dog_name, "pet": pet_name}
+    found, rules = PurePosixPath(path), {"bird": bird_name, "dog": dog_name, "pet": pet_name}
     if word not in rules:
         raise ValueError(f"the path of a {word}'s image does not contain its name")
-    found = PurePosixPath(path)
     return rules[word](found.stem if word == "pet" else found.parent.name)

@@ -10,7 +10,7 @@ A concept is kept when it is near the descriptions of this image (D) and far fro
 Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values below.
 """
 
-from typing import TYPE_CHECKING, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Mapping, Sequence
 
 if TYPE_CHECKING:
     import numpy
@@ -25,22 +25,12 @@ STOP_WORDS = ("a an the this that these those it its their they is are was were 
               "picture photo shows").split()
 
 
-class Encoder(Protocol):
-    """Turns texts into unit vectors; fitted once per super-category on every text that will be encoded."""
-
-    def fit(self, texts: Sequence[str]) -> None:
-        """Learn what the encoder needs to learn from the texts (nothing, for a model's states)."""
-
-    def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
-        """(texts, dimensions) array of unit rows; a text without a known word is a row of zeros."""
-
-
 class TfidfEncoder:
-    """TF-IDF over words and pairs of words ("red crown"); the paper names no encoder, this needs no download.
+    """Turns texts into unit vectors: TF-IDF over words and pairs of words ("red crown"). The paper names no
+    encoder, and this one needs no download; another needs the same two methods.
     """
 
-    def __init__(self) -> None:
-        self._vectorizer = None
+    _vectorizer = None
 
     def fit(self, texts: Sequence[str]) -> None:
         """Learn the vocabulary and the document frequencies; texts without words make every row zeros."""
@@ -54,7 +44,7 @@ class TfidfEncoder:
         self._vectorizer = vectorizer.fit(texts)
 
     def encode(self, texts: Sequence[str]) -> "numpy.ndarray":
-        """(texts, vocabulary) unit rows. Raises: RuntimeError: before `fit`."""
+        """(texts, vocabulary) unit rows, zeros for a text without a known word. Raises: RuntimeError: no fit."""
         if self._vectorizer is None:
             raise RuntimeError("fit the encoder before encoding")
         return self._vectorizer.transform(texts).toarray()
@@ -62,8 +52,7 @@ class TfidfEncoder:
 
 def concept_scores(descriptions: "numpy.ndarray", concepts: "numpy.ndarray", others: "numpy.ndarray",
                    tau: float = TAU) -> "numpy.ndarray":
-    """(c,) scores <= 0; the larger, the better a concept distinguishes this image from the others.
-
+    """(c,) scores <= 0; the larger, the better a concept distinguishes this image from the others:
     score(c) = sum over d in D of log(e^(d.c/tau) / (e^(d.c/tau) + sum over n in N of e^(c.n/tau))), with D
     `descriptions` of this image (d, k), N `others` (n, k), and `concepts` (c, k), all of unit rows. Raises:
     ValueError: D or N is empty.
@@ -78,9 +67,8 @@ def concept_scores(descriptions: "numpy.ndarray", concepts: "numpy.ndarray", oth
 
 
 def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int = AT_LEAST) -> list[int]:
-    """Indices of the concepts scoring above mean + width * std, best first, at least `at_least` of them.
-
-    The code of arXiv 2502.14044 does not say which standard deviation; this is the population's.
+    """Indices of the concepts scoring above mean + width * std, best first, at least `at_least` of them. (The
+    code of arXiv 2502.14044 does not say which standard deviation; this is the population's.)
     """
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     passed = sum(scores > scores.mean() + width * scores.std()) if len(scores) else 0
@@ -88,12 +76,9 @@ def keep_concepts(scores: "numpy.ndarray", width: float = WIDTH, at_least: int =
 
 
 def select_concepts(descriptions: Mapping[str, Sequence[str]], concepts: Mapping[str, Sequence[str]],
-                    encoder: Encoder) -> dict[str, list[dict]]:
+                    encoder: TfidfEncoder) -> dict[str, list[dict]]:
     """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}, best
-    first].
-
-    `descriptions` maps image_id to the texts on that image (N of an image is all others'), `concepts` to its
-    concept texts; the encoder is fitted here on all of them.
+    first]. The mappings hold an image's texts (N of an image is all others'); the encoder is fitted here.
     """
     import numpy
 

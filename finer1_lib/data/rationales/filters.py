@@ -65,8 +65,7 @@ def reject_reason(text: str, label: str, names: Iterable[str] = (), foreign: Ite
     Source: Fine-R1 (arXiv 2602.07605), Stage 1: texts are resampled until the prediction equals the label.
     """
     on = {*check_filters(filters), TOO_LONG}
-    found = flaws(text, label, names, foreign, max_words, data_set)
-    return next((flaw for flaw in found if flaw in on), None)
+    return next((flaw for flaw in flaws(text, label, names, foreign, max_words, data_set) if flaw in on), None)
 
 
 def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[str] = (), max_words: int = 0,
@@ -83,15 +82,14 @@ def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[st
     others = {normalise(name) for name in foreign} - {normalise(name) for name in names}
     own = [name for name in trace.candidates if same_name(data_set, name, label)]
     said = all(name and same_name(data_set, name, label) for name in (trace.prediction, trace.answer))
-    whole = trace.layout == "tags" and trace.complete and is_target(text)
-    whole = whole and len(own) < 2  # two of its names would list the label twice
-    whole = whole and 2 <= len(candidates) == len(trace.candidates) <= MAX_CANDIDATES
+    whole = (trace.layout == "tags" and trace.complete and is_target(text)
+             and len(own) < 2  # two of its names would list the label twice
+             and 2 <= len(candidates) == len(trace.candidates) <= MAX_CANDIDATES)
     found = {"cut_off": text.endswith(CUT_OFF), "not_well_formed": not whole,
              "mixed_language": bool(_strange_letters(text, [label, *names])),
              "prompt_leak": bool(_LEAK.search(text)), "label_not_a_candidate": not own,
              "foreign_candidate": bool(candidates & others), "wrong_prediction": not said}
-    long = [TOO_LONG] if max_words and words(text) > max_words else []
-    return [name for name in REASONS if found[name]] + long
+    return [name for name in REASONS if found[name]] + [TOO_LONG] * bool(max_words and words(text) > max_words)
 
 
 def words(text: str) -> int:
@@ -105,9 +103,8 @@ def reasons_of(records: Iterable[Mapping]) -> tuple[str, ...]:
 
 
 def fix_punctuation(text: str) -> str:
-    """Typographic and full-width signs as plain ones: the only mixed language that is safe to fix.
-
-    Words of another script are not translated; `flaws` finds them and the text is requested again.
+    """Typographic and full-width signs as plain ones: the only mixed language that is safe to fix. (Words of
+    another script are no such signs: `flaws` finds them, and the text is requested again.)
 
     Source: Fine-R1 (arXiv 2602.07605), Stage 1 (texts of mixed language are fixed or dropped).
     """
@@ -123,9 +120,8 @@ def settle(text: str, label: str, rng: random.Random, place: Optional[int] = Non
     comparison of the form "A: ..; B: .." follows the new order. A text that is not well-formed, lacks the
     label or predicts another name (each passes only where its filter is off) is returned unchanged.
     """
-    trace = parse(text)
-    found = set(flaws(text, label, data_set=data_set))
-    if found & {"not_well_formed", "label_not_a_candidate", "wrong_prediction"}:
+    trace, found = parse(text), flaws(text, label, data_set=data_set)
+    if {"not_well_formed", "label_not_a_candidate", "wrong_prediction"} & set(found):
         return text
     candidates = [label if same_name(data_set, name, label) else name for name in trace.candidates]
     comparison, parts = trace.comparison, trace.comparison.split("; ")
@@ -133,8 +129,7 @@ def settle(text: str, label: str, rng: random.Random, place: Optional[int] = Non
     order = list(range(len(candidates)))
     rng.shuffle(order)
     if place is not None:
-        own = candidates.index(label)
-        order.remove(own)
+        order.remove(own := candidates.index(label))
         order.insert(place % len(candidates), own)
     if len(parts) == len(candidates) == len(pieces) and all(
             piece.startswith(f"{name}:") for name, piece in pieces.items()):

@@ -85,13 +85,11 @@ class Trace:
 
 
 def parse(completion: str, known: Iterable[str] = ()) -> Trace:
-    """Parse one completion; any string is accepted and nothing is raised.
-
-    `known` are names and their other spellings (`names.meanings`), searched first in a prediction that is a
-    sentence.
+    """Parse one completion; any string is accepted and nothing is raised. `known` are names and their other
+    spellings (`names.meanings`), searched first in a prediction that is a sentence.
     """
-    *_, answer, answer_problem = read_completion(completion)
-    problems = [] if answer_problem == WELL_FORMED else [f"{answer_problem}_answer"]
+    *_, answer, problem = read_completion(completion)
+    problems = [] if problem == WELL_FORMED else [f"{problem}_answer"]
     thought = thinking(completion)
     parts: dict[str, Optional[str]] = dict.fromkeys(FOUR_PARTS)
     layout, candidates, known = "none", (), frozenset(map(normalise, known))
@@ -104,17 +102,15 @@ def parse(completion: str, known: Iterable[str] = ()) -> Trace:
         candidates = split_names(parts["options"] or "", known)
     else:
         if CANDIDATE_MARKER in thought or PREDICTION_MARKER in thought:
-            layout = "markers"
-            parts, candidates = _by_markers(thought, known)
+            layout, (parts, candidates) = "markers", _by_markers(thought, known)
         problems += [f"missing_{part}" for part in FOUR_PARTS if not parts[part]]
-    return Trace(layout, *(parts[part] for part in FOUR_PARTS), tuple(candidates), answer, tuple(problems))
+    return Trace(layout, **parts, candidates=tuple(candidates), answer=answer, problems=tuple(problems))
 
 
 def release_layout(completion: str) -> str:
-    """How a rationale of the release is laid out (three layouts in its 404 texts).
-
-    "single": the markers, no heading for the comparison; "headings": one as well; "double": a whole chain up
-    to its final prediction, then a short repeat with the markers; "none": no candidates' marker.
+    """How a rationale of the release is laid out (three layouts in its 404 texts): "single": the markers, no
+    heading for the comparison; "headings": one as well; "double": a whole chain up to its final prediction,
+    then a short repeat with the markers; "none": no candidates' marker.
     """
     thought = thinking(completion)
     before, marker, _ = thought.rpartition(CANDIDATE_MARKER)
@@ -139,15 +135,13 @@ def split_names(text: str, known: Container[str] = ()) -> tuple[str, ...]:
     of a line may be joined by "and" if both are in `known` (normalised names).
     """
     items = [item for item in map(_LIST_ITEM.match, text.splitlines()) if item]
-    if len(items) == 1 and items[0].group(1)[0].isalpha():
-        items = []  # "E. coli" alone is no list
-    names = []
-    for piece in [item.group(2) for item in items] or [piece for line in text.splitlines() for piece in _listed(line, known)]:
-        piece = _JOIN.sub("", piece)
-        if len(piece) <= LONGEST_LEAD and not _is_name(_bare_name(piece)):
-            piece = _LEAD_IN.sub("", piece)
-        names += [_bare_name(piece)] if _is_name(_bare_name(piece)) else []
-    return tuple(names)
+    pieces = [item.group(2) for item in items]
+    if not items or len(items) == 1 and items[0].group(1)[0].isalpha():  # "E. coli" alone is no list
+        pieces = [piece for line in text.splitlines() for piece in _listed(line, known)]
+    pieces = [_JOIN.sub("", piece) for piece in pieces]
+    names = [_bare_name(piece if len(piece) > LONGEST_LEAD or _is_name(_bare_name(piece))
+                        else _LEAD_IN.sub("", piece)) for piece in pieces]
+    return tuple(filter(_is_name, names))
 
 
 def _listed(line: str, known: Container[str]) -> list[str]:
@@ -189,9 +183,9 @@ def check_claims(analysis: Optional[str], sub_category: str, guide: Mapping) -> 
     """An analysis compared with the guide: attribute -> "right", "wrong" (also two values) or "missing"."""
     truth = guide["sub_categories"][sub_category]["attributes"]
     claims = attribute_claims(analysis, truth)
-    return {attribute: "missing" if attribute not in claims else "right"
-            if set(claims[attribute]) == {normalise(value)} else "wrong" for attribute,
-            value in truth.items()}
+    return {attribute: "missing" if attribute not in claims else
+            "right" if set(claims[attribute]) == {normalise(value)} else "wrong"
+            for attribute, value in truth.items()}
 
 
 def thinking(completion: str) -> str:
@@ -217,8 +211,7 @@ def _by_markers(thought: str, known: frozenset[str]) -> tuple[dict[str, Optional
     body, marker, tail = thought.rpartition(PREDICTION_MARKER)
     body, tail = (body, tail) if marker else (thought, "")
     analysis, marker, block = body.rpartition(CANDIDATE_MARKER)
-    if not marker:  # 4 of the 404: nothing separates analysis and candidates
-        analysis, block = body, ""
+    analysis, block = (analysis, block) if marker else (body, "")  # 4 of the 404 have nothing between the two
     lines, names, last, numbered = block.strip().splitlines(), [], 0, None
     for number, line in enumerate(lines):
         item = _LIST_ITEM.match(line)
@@ -239,10 +232,8 @@ def _by_markers(thought: str, known: frozenset[str]) -> tuple[dict[str, Optional
             names, last = names + list(found), number + 1
         if names and (len(found) != 1 or len(names) >= MAX_CANDIDATES):
             break
-    parts = {"analysis": analysis.strip() or None, "options": "\n".join(lines[:last]).strip() or None,
-             "comparison": "\n".join(lines[last:]).strip() or None,
-             "prediction": named_in(tail, known) or None}
-    return parts, tuple(names)
+    read = (analysis, "\n".join(lines[:last]), "\n".join(lines[last:]), named_in(tail, known))
+    return {part: text.strip() or None for part, text in zip(FOUR_PARTS, read)}, tuple(names)
 
 
 def named_in(text: str, known: Iterable[str] = ()) -> str:
@@ -274,12 +265,12 @@ def _clause(sentence: str, bare: bool, loose: bool = False) -> str:
     """
     cues = [[cue for cue in form.finditer(sentence)
              if not _DENIED.search(sentence, max(0, cue.start() - 12), cue.start())]
-            for form in (_IS, _FITS)]  # fmt: skip
+            for form in (_IS, _FITS)]
     if not any(cues) and bare and _is_name(_bare_name(sentence)):
         return forms(_bare_name(sentence))[-1]
     capital = [[cue for cue in form if not cue["name"].islower()] for form in cues]
-    article = sorted((cue for form in cues for cue in form if cue["article"]), key=lambda cue: cue.start())
-    for form in (*capital, article, sorted(sum(cues, []), key=lambda cue: cue.start()) if loose else []):
+    every = sorted(sum(cues, []), key=re.Match.start)
+    for form in (*capital, [cue for cue in every if cue["article"]], every if loose else []):
         if form:
             rest = sentence[form[-1].start("name"):]
             if _GENERIC.match(rest):  # "the Il-76 is the best match"

@@ -4,8 +4,7 @@
     teacher.describe_all([Description(row, "shape", 3)])  # -> ["A round body with a short red tail."]
 
 A new teacher is a subclass of `Teacher`. Seeds come from `draw_seed`, so a repeated query gets the same text.
-`LocalModel` (on this machine) and `EndpointModel` (behind an address) turn queries (prompt, row or None,
-seed) into texts; an answer that reached the token limit ends in `CUT_OFF`.
+An answer that reached the token limit ends in `CUT_OFF`.
 
 Source: Fine-R1 (arXiv 2602.07605), Table 5: the teacher is Qwen2.5-VL-32B and writes four tagged parts. The
 paper's prompts are not released, so their wording is this kit's.
@@ -15,7 +14,8 @@ import hashlib
 import re
 from abc import abstractmethod
 from collections import Counter
-from typing import Any, Callable, Mapping, NamedTuple, Optional, Protocol, Sequence
+from functools import cache, partial
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Protocol, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
@@ -27,8 +27,6 @@ from finer1_lib.models.encoding import Encoder
 from finer1_lib.models.endpoint import ChatEndpoint, Question
 
 Row = Mapping[str, Any]
-Queries = Sequence[tuple[str, Optional[Row], int]]
-Generate = Callable[..., list]  # as `generation.generate`
 
 
 class Description(NamedTuple):
@@ -112,7 +110,7 @@ TEACHER_PROMPTS = {name: Prompt(name, text) for name, text in {
 SELF_CONCEPTS = 12  # phrases taken over from a self-teacher's descriptions
 
 
-def fill(name: str, **values: str) -> str:
+def fill(name: str, /, **values: Any) -> str:
     """A teacher prompt's text with every field replaced. Raises: ValueError: a field without a value."""
     text = TEACHER_PROMPTS[name].template
     if missing := set(re.findall(r"{(\w+)}", text)) - set(values):
@@ -120,49 +118,40 @@ def fill(name: str, **values: str) -> str:
     return re.sub(r"{(\w+)}", lambda match: values[match.group(1)], text)
 
 
-class LocalModel:
-    """A model on this machine, loaded at the first query; `generate` answers (default: the model's own)."""
+def local_model(load: Callable, *, generate: Optional[Callable] = None, temperature: float = 0.7,
+                **options: Any) -> Callable[[Sequence[Question]], list]:
+    """A model on this machine, loaded at the first query; `generate` answers (default: the model's own).
 
-    def __init__(self, load: Callable, image_root: Any, *, max_new_tokens: int, temperature: float = 0.7,
-                 batch_size: int = 8, generate: Optional[Generate] = None) -> None:
-        self._load, self._root, self._generate = load, str(image_root), generate
-        self._loaded: Any = None
-        self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature,
-                                         "batch_size": batch_size}
-
-    def __call__(self, queries: Queries) -> list[str]:
-        """One text for each query; a batch is sampled with one seed, drawn from all of its seeds."""
+    A batch is sampled with one seed, drawn from those of all its questions.
+    """
+    @cache
+    def loaded() -> Callable:
         from finer1_lib.models import generation
 
-        if self._loaded is None:
-            self._loaded = self._load()
-            if self._generate is None:
-                self._generate = generation.generate
-                if not isinstance(self._loaded, generation.AnyModel):  # an image's pixels serve every prompt
-                    self._options["encoder"] = Encoder(self._loaded.processor)
-        prompts = [user_message(prompt, _image(self._root, row)) for prompt, row, _ in queries]
-        seed = queries[0][2] if len(queries) == 1 else draw_seed(*(one[2] for one in queries))
-        answers = self._generate(self._loaded, prompts, seed=seed, **self._options)
-        return [answer.text + CUT_OFF * answer.truncated for answer in answers]
+        model = load()
+        if generate is None and not isinstance(model, generation.AnyModel):
+            options["encoder"] = Encoder(model.processor)  # an image's pixels serve every prompt
+        return partial(generate or generation.generate, model, temperature=temperature, **options)
 
+    def answer(questions: Sequence[Question]) -> list:
+        seeds = [one.seed for one in questions]
+        return loaded()([user_message(one.prompt, one.image) for one in questions],
+                        seed=seeds[0] if len(seeds) == 1 else draw_seed(*seeds))
 
-class EndpointModel:
-    """A model behind an address; every query keeps its own seed."""
-
-    def __init__(self, endpoint: ChatEndpoint, image_root: Any) -> None:
-        self._endpoint, self._root = endpoint, str(image_root)
-
-    def __call__(self, queries: Queries) -> list[str]:
-        questions = [Question(prompt, _image(self._root, row), seed) for prompt, row, seed in queries]
-        return [answer.text + CUT_OFF * answer.truncated for answer in self._endpoint.ask(questions)]
-
-
-def _image(root: str, row: Optional[Row]) -> Optional[ImageFile]:
-    return None if row is None else ImageFile(root, row["image_id"])
+    return answer
 
 
 class _BatchTeacher(Teacher):
-    """A teacher that answers whole batches; one answer is a batch of one."""
+    """A teacher that asks a model whole batches; one answer is a batch of one."""
+
+    def __init__(self, model: Callable[[Sequence[Question]], list], image_root: Any, batch_size: int) -> None:
+        self._model, self._root, self.batch_size = model, str(image_root), batch_size
+
+    def _ask(self, queries: Iterable[tuple[str, Optional[Row], int]]) -> list[str]:
+        """A text for each (prompt, row or None for no image, seed)."""
+        answers = self._model([Question(prompt, row and ImageFile(self._root, row["image_id"]), seed)
+                               for prompt, row, seed in queries])
+        return [answer.text + CUT_OFF * answer.truncated for answer in answers]
 
     def describe(self, row: Row, focus: str, seed: int) -> str:
         return self.describe_all([Description(row, focus, seed)])[0]
@@ -184,9 +173,9 @@ class SelfTeacher(_BatchTeacher):
 
     def __init__(self, load: Callable, image_root, table, similarity: Similarity, *, samples: int = 3,
                  max_new_tokens: int = 256, batch_size: int = 8, **how: Any) -> None:
-        how |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        self._model = LocalModel(load, image_root, **how)
-        self._samples, self._similarity, self.batch_size = samples, similarity, batch_size
+        model = local_model(load, max_new_tokens=max_new_tokens, batch_size=batch_size, **how)
+        super().__init__(model, image_root, batch_size)
+        self._samples, self._similarity = samples, similarity
         groups = table.groupby("super_category")["sub_category"]
         self._names = {super_category: sorted(set(names)) for super_category, names in groups}
 
@@ -195,7 +184,7 @@ class SelfTeacher(_BatchTeacher):
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
         """The model's text on each image, without analysis tags; of a truncated one, whole phrases."""
-        return [_whole(text, r"[,.;\n]") for text in self._analyses([(one.row, one.seed) for one in queries])]
+        return [_whole(text, r"[,.;\n]") for text in self._analyses(queries)]
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
         """The phrases of its own descriptions, the most frequent first."""
@@ -208,8 +197,7 @@ class SelfTeacher(_BatchTeacher):
     def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
         """A fresh description, the nearest names, and a comparison that says what is known of each."""
         texts = []
-        analyses = self._analyses([(one.row, one.seed) for one in queries])
-        for (row, _, _, seed), analysis in zip(queries, analyses):
+        for (row, _, _, seed), analysis in zip(queries, self._analyses(queries)):
             label, names = row["sub_category"], self._names[row["super_category"]]
             others = nearest_names(row["super_category"], label, names, self._similarity, 3, seed)
             pieces = [f"{label}: fits this picture"]
@@ -218,97 +206,85 @@ class SelfTeacher(_BatchTeacher):
             texts.append(write_rationale(seen, [label, *others], "; ".join(pieces), label) + cut)
         return texts
 
-    def _analyses(self, queries: Sequence[tuple[Row, int]]) -> list[str]:
+    def _analyses(self, queries: Sequence) -> list[str]:
         """The model's descriptions without their tags; a truncated one still ends in `CUT_OFF`."""
-        texts = self._model([(PROMPTS["describe"].text(), row, seed) for row, seed in queries])
-        found = [re.search(r"<analysis>(.*?)(?:</analysis>|$)", text, re.DOTALL) for text in texts]
-        texts = [match.group(1) if match else text for match, text in zip(found, texts)]
-        return [" ".join(text.removesuffix(CUT_OFF).split()) + CUT_OFF * text.endswith(CUT_OFF)
-                for text in texts]
+        found = []
+        for text in self._ask((PROMPTS["describe"].text(), one.row, one.seed) for one in queries):
+            match = re.search(r"<analysis>(.*?)(?:</analysis>|$)", text, re.DOTALL)
+            text = match.group(1) if match else text
+            found.append(" ".join(text.removesuffix(CUT_OFF).split()) + CUT_OFF * text.endswith(CUT_OFF))
+        return found
 
 
-class _LargeTeacher(_BatchTeacher):
-    """A larger instruction-tuned model under the structured prompts above, as in the paper."""
+class PromptedTeacher(_BatchTeacher):
+    """A larger instruction-tuned model under the structured prompts above, as in the paper: of any family, on
+    this machine. `words` limits a rationale, 0 for no limit.
+    """
 
-    def __init__(self, model: Callable[[Queries], list[str]], foci: Sequence[str], batch_size: int,
-                 words: int) -> None:
-        self._model, self._foci, self.batch_size, self._words = model, list(foci), batch_size, words
+    def __init__(self, load: Callable, image_root, foci: Sequence[str], *, max_new_tokens: int = 1536,
+                 batch_size: int = 8, words: int = 0, **how: Any) -> None:
+        model = local_model(load, max_new_tokens=max_new_tokens, batch_size=batch_size, **how)
+        super().__init__(model, image_root, batch_size)
+        self._foci, self._words = list(foci), words
 
     def foci(self, row: Row) -> list[str]:
         return self._foci
 
     def describe_all(self, queries: Sequence[Description]) -> list[str]:
         """A description each, stressing its focus; of a truncated one, the whole sentences."""
-        prompts = [(fill("teacher_describe", super_category=row["super_category"], focus=focus), row, seed)
-                   for row, focus, seed in queries]
-        return [_whole(text, r"[.!?\n]") for text in self._model(prompts)]
+        return [_whole(text, r"[.!?\n]") for text in self._ask(
+            (fill("teacher_describe", focus=focus, **row), row, seed)
+            for row, focus, seed in queries)]
 
     def concepts_all(self, queries: Sequence[tuple[Row, Sequence[str]]]) -> list[list[str]]:
         """The list for each sub-category, prompted without an image; without bullets and numbers."""
-        prompts = [(fill("teacher_concepts", super_category=row["super_category"],
-                         sub_category=row["sub_category"]), None, 0) for row, _ in queries]
-        lists = [_whole(text, r"\n").splitlines() for text in self._model(prompts)]
         bare = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])?\s*")
-        lists = [[bare.sub("", line).strip(" .") for line in lines] for lines in lists]
+        lists = [[bare.sub("", line).strip(" .") for line in _whole(text, r"\n").splitlines()]
+                 for text in self._ask((fill("teacher_concepts", **row), None, 0) for row, _ in queries)]
         return [list(filter(None, lines)) for lines in lists]
 
     def rationale_all(self, queries: Sequence[Rationale]) -> list[str]:
         """The answers to the structured prompt, as they come; the filters judge them."""
-        prompts = []
-        for row, concepts, question, seed in queries:
-            names = {"super_category": row["super_category"], "sub_category": row["sub_category"]}
-            filled = fill("teacher_rationale", question=question, concepts="; ".join(concepts), **names)
-            limit = fill("teacher_words", words=str(self._words)) if self._words else ""
-            prompts.append((filled + limit, row, seed))
-        return self._model(prompts)
+        limit = fill("teacher_words", words=str(self._words)) if self._words else ""
+        return self._ask(
+            (fill("teacher_rationale", question=question, concepts="; ".join(concepts), **row) + limit, row, seed)
+            for row, concepts, question, seed in queries)
 
 
-class PromptedTeacher(_LargeTeacher):
-    """A larger model on this machine, of any family; `words` is the longest rationale (0 for no limit)."""
-
-    def __init__(self, load: Callable, image_root, foci: Sequence[str], *, max_new_tokens: int = 1536,
-                 batch_size: int = 8, words: int = 0, **how: Any) -> None:
-        how |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        model = LocalModel(load, image_root, **how)
-        super().__init__(model, foci, batch_size, words)
-
-
-class EndpointTeacher(_LargeTeacher):
-    """A larger model behind an address; as many images per batch as parallel requests."""
+class EndpointTeacher(PromptedTeacher):
+    """The same behind an address; as many images per batch as parallel requests."""
 
     def __init__(self, endpoint: ChatEndpoint, image_root, foci: Sequence[str], *, words: int = 0) -> None:
-        super().__init__(EndpointModel(endpoint, image_root), foci, endpoint.concurrency, words)
+        _BatchTeacher.__init__(self, endpoint.ask, image_root, endpoint.concurrency)
+        self._foci, self._words = list(foci), words
 
 
 def _whole(text: str, end: str) -> str:
     """A text as it is; one that was cut off, up to the last of the signs that end a piece."""
     if not text.endswith(CUT_OFF):
         return text
-    found = list(re.finditer(end, text.removesuffix(CUT_OFF)))
-    return text[: found[-1].end()].strip() if found else ""
+    whole = re.match(rf".*{end}", text.removesuffix(CUT_OFF), re.DOTALL)
+    return whole.group().strip() if whole else ""
 
 
 def make_teacher(teacher: str, *, guide: Optional[Mapping], guide_teacher: Callable[[], Teacher],
                  load_base: Callable, load_large: Optional[Callable], endpoint: Callable[[], ChatEndpoint],
                  image_root, table, similarity: Similarity, foci: Sequence[str], max_new_tokens: int,
                  batch_size: int, words: int, rationales_file: str = "") -> tuple[str, Optional[Teacher]]:
-    """(kind, teacher) for the parameter `teacher`; ("release", None) where a file holds the rationales.
-
-    "auto" is "guide" where there is a guide, else "self". `guide_teacher` and `endpoint` are called only
-    where they are used; `load_large` is None without a checkpoint. Raises: UserError: an unknown kind, or one
-    that lacks its guide or checkpoint.
+    """(kind, teacher) for the parameter `teacher`; ("release", None) where a file holds the rationales. "auto" is
+    "guide" where there is one, else "self"; `guide_teacher` and `endpoint` are called where they are used.
+    Raises: UserError: an unknown kind, or one that lacks its guide or checkpoint (`load_large` is None).
     """
     if rationales_file:
         return "release", None
     kind = teacher if teacher != "auto" else "guide" if guide else "self"
+    how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     if kind == "guide" and guide:
         return kind, guide_teacher()
     if kind == "self":
-        return kind, SelfTeacher(load_base, image_root, table, similarity, max_new_tokens=max_new_tokens,
-                                 batch_size=batch_size)
+        return kind, SelfTeacher(load_base, image_root, table, similarity, **how)
     if kind == "model" and load_large:
-        return kind, PromptedTeacher(load_large, image_root, foci, max_new_tokens=max_new_tokens,
-                                     batch_size=batch_size, words=words)
+        return kind, PromptedTeacher(load_large, image_root, foci, words=words, **how)
     if kind == "endpoint":
         return kind, EndpointTeacher(endpoint(), image_root, foci, words=words)
     raise UserError(f"teacher {teacher!r}: use auto, self, guide (needs guide_file or the drawn world), "

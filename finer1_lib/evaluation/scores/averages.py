@@ -4,14 +4,13 @@
     Rock Wren        1       2          macro mean            (1/2 + 5/8) / 2 = 0.5625
     House Wren       5       8
 
-The sums are all that is needed, so records can be counted as they are read and never be held at once. The
-harmonic mean of seen S and unseen U, 2SU / (S + U), is high only where both are; of the average over
-super-categories it is the harmonic mean of the two averages. In its interval, and wherever both kinds are
-taken together, seen and unseen sub-categories are resampled apart.
+The sums are all that is needed, so records can be counted as they are read. The harmonic mean of seen S and
+unseen U (each an average over super-categories), 2SU / (S + U), is high only where both are. In its interval,
+and wherever both kinds are taken together, seen and unseen sub-categories are resampled apart.
 """
 
 from dataclasses import replace
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from finer1_lib.core.statistics import Estimate, clustered_mean_of, codes_of, resampled
 from finer1_lib.evaluation.summary import KEYS
@@ -20,15 +19,20 @@ AVERAGE = "average"
 VARIANT_MARK = "@"  # in scores: "relative_semantic_similarity@siglip"
 SIMILARITY = "relative_semantic_similarity"
 MAIN_METRICS = ("accuracy", "text_inclusion")
-_KEYS = ["model", "setting", "scorer", "metric", "categories", "option_order"]
+_KEYS = ["model", "setting", "scorer", "metric", "option_order", "categories"]
 _CLUSTER = ["super_category", "sub_category"]
+
+
+def main_reading(scores):
+    """The scores of the main reading: the shuffled order of the closed world, and the open world."""
+    return scores[scores["option_order"].isna() | (scores["option_order"] == "shuffled")]
 
 
 def cluster_sums(scores):
     """What each sub-category's scores add up to: the keys, total, n, and first.
 
-    first is the least item_id, by which sub-categories are ordered: the resamples must not depend on the order
-    of the lines. Groups keep the order of their appearance.
+    first is the least item_id, by which sub-categories are ordered: the resamples must not depend on the
+    order of the lines. Groups keep the order of their appearance.
     """
     import numpy as np
 
@@ -38,69 +42,54 @@ def cluster_sums(scores):
     codes = scores.assign(place=place).groupby(["place", *_CLUSTER], sort=False).ngroup().to_numpy()
     firsts = np.unique(codes, return_index=True)[1]
     sums = scores.iloc[firsts][[*_KEYS, *_CLUSTER]].assign(
-        first=scores["item_id"].to_numpy()[firsts],
-        total=np.bincount(codes, scores["value"].to_numpy(dtype=float)), n=np.bincount(codes),
-    )  # fmt: skip
+        first=scores["item_id"].to_numpy()[firsts], n=np.bincount(codes),
+        total=np.bincount(codes, scores["value"].to_numpy(dtype=float)))
     return sums.iloc[place[firsts].argsort(kind="stable")].reset_index(drop=True)
 
 
 def rows_of_sums(sums, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
     """Rows of the summary: model x super-category (and average) x setting, order, scorer, metric, categories.
 
-    `similarity`, the name of Sim, is the `variant` of relative_semantic_similarity; a metric that names one
-    ("...@siglip") keeps that. `low` and `high` are None where there is one sub-category only. After the means
+    `similarity`, the name of Sim, is the `variant` of relative_semantic_similarity where the metric names
+    none ("...@siglip"). `low` and `high` are None where there is one sub-category only. After the means
     follow, for accuracy and text inclusion in the main reading, macro_accuracy (seen, unseen, "all") and
-    harmonic_accuracy ("all").
+    harmonic_accuracy.
     """
+    right = main_reading(sums)
+    right = right[right["metric"].isin(MAIN_METRICS)]
     rows = []
-    for group, part in sums.groupby(_KEYS, sort=False, dropna=False):
-        known = _known(dict(zip(_KEYS, group)), similarity, seed)
-        rows += [_row({**known, "dataset": name}, clustered_mean_of(
-            inside["total"].to_numpy(), inside["n"].to_numpy(), inside["super_category"].tolist(), seed=seed
-        )) for name, inside in _data_sets(part)]  # fmt: skip
-    main = sums["option_order"].isna() | (sums["option_order"] == "shuffled")
-    keys = [key for key in _KEYS if key != "categories"]
-    for group, part in sums[main & sums["metric"].isin(MAIN_METRICS)].groupby(keys, sort=False, dropna=False):
-        known = _known(dict(zip(keys, group)), similarity, seed)
-        for name, inside in _data_sets(part):
-            rows += [_row({**known, "dataset": name, "metric": f"{kind}_{known['metric']}",
-                           "categories": categories}, estimate)
-                     for kind, categories, estimate in _by_class(inside, seed)]
+    for table, keys, estimates in ((sums, _KEYS, _means), (right, _KEYS[:-1], _by_class)):
+        for group, part in table.groupby(keys, sort=False, dropna=False):
+            named = dict(zip(keys, group))
+            metric, _, own = named["metric"].partition(VARIANT_MARK)
+            variant = own or (similarity if metric.startswith(SIMILARITY) else None)
+            order = named["option_order"] if isinstance(named["option_order"], str) else None
+            known = {**named, "variant": variant, "seed": seed, "option_order": order}
+            part = part.sort_values("first", kind="stable")  # the order in which clusters are drawn
+            for name, inside in [*part.groupby("super_category"), (AVERAGE, part)]:
+                for kind, found, estimate in estimates(inside, seed):
+                    known |= {"dataset": name, "metric": kind + metric, **found, **estimate.as_row()}
+                    rows.append({column: known[column] for column in KEYS})
     return rows
 
 
-def _known(named: Mapping[str, Any], similarity: Optional[str], seed: int) -> dict[str, Any]:
-    order = named["option_order"]
-    metric, _, own = named["metric"].partition(VARIANT_MARK)
-    variant = own or (similarity if metric.startswith(SIMILARITY) else None)
-    order = order if isinstance(order, str) else None
-    return {**named, "metric": metric, "option_order": order, "variant": variant, "seed": seed}
+def _means(part, seed: int) -> Iterator[tuple[str, dict, Estimate]]:
+    """(prefix of the metric, further keys, estimate) of one metric of one model, seen or unseen."""
+    columns = (part[name].to_numpy() for name in ("total", "n"))
+    yield "", {}, clustered_mean_of(*columns, part["super_category"].tolist(), seed=seed)
 
 
-def _row(known: Mapping[str, Any], estimate: Estimate) -> dict[str, Any]:
-    values = {**known, **estimate.as_row()}
-    return {column: values[column] for column in KEYS}
-
-
-def _data_sets(part) -> Iterator[tuple[str, Any]]:
-    """Each super-category by name, then the average; sub-categories by their first item."""
-    part = part.sort_values("first", kind="stable")
-    for name, inside in part.groupby("super_category"):
-        yield name, inside
-    yield AVERAGE, part
-
-
-def _by_class(part, seed: int) -> Iterator[tuple[str, str, Estimate]]:
-    """(macro or harmonic, categories, estimate) of one metric of one model."""
-    kinds = {name: inside for name, inside in part.groupby("categories")}
-    for name, inside in kinds.items():
-        yield "macro", name, _estimate(inside, _macro, seed)
-    if set(kinds) == {"seen", "unseen"}:
-        yield "macro", "all", _estimate(part, _macro, seed)
-        both = _estimate(part, _harmonic, seed)
+def _by_class(part, seed: int) -> Iterator[tuple[str, dict, Estimate]]:
+    """The same of macro and harmonic means, seen and unseen."""
+    kinds = dict(list(part.groupby("categories")))
+    both = set(kinds) == {"seen", "unseen"}
+    for name, inside in {**kinds, **({"all": part} if both else {})}.items():
+        yield "macro_", {"categories": name}, _estimate(inside, _macro, seed)
+    if both:
         # with one side all wrong the mean is 0 in every draw, and no draw tells how far that side may be off
         still = any(not inside["total"].any() for inside in kinds.values())
-        yield "harmonic", "all", replace(both, low=None, high=None) if still else both
+        found = _estimate(part, _harmonic, seed)
+        yield "harmonic_", {"categories": "all"}, replace(found, low=None, high=None) if still else found
 
 
 def _estimate(part, statistic: Callable[..., Any], seed: int) -> Estimate:

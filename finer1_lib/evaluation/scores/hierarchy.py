@@ -5,10 +5,10 @@
     car       genus (the make) > model > body > year > name
     drawn     super-category > genus > name
 
-An answer that is a sub-category (by its name or an alias) has the path of that one; an answer that names an
-inner node ("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; articles, and a car's body and year, are skipped)
-has the path down to it; any other answer, and none, has no node and counts as 0 in every denominator. Of the
-path y of the truth and y' of the answer, L levels:
+An answer that is a sub-category (by its name or an alias) has its path, one that names an inner node
+("Salpinctes", "a bird", "Chevy Tahoe SUV 2012"; articles, and a car's body and year, are skipped) the path
+down to it; any other, and none, has no node and counts as 0. Of the path y of the truth and y' of the answer,
+L levels:
 
     path_<rank>     y'_l = y_l                           the share right at each rank
     path_hca        all levels right                     hierarchical consistent accuracy
@@ -17,13 +17,14 @@ path y of the truth and y' of the answer, L levels:
     path_depth      right levels / L: depth of the lowest common ancestor
     path_near_miss  the right genus, another name
 
-A node is right only below right nodes: two cars of one year are not nearer for that. Levels are matched by
-rank; a rank that the truth lacks is not counted. TARA's path overlap ratio (POR) would equal path_depth here,
-because TARA queries each level separately and this reads one plain answer.
+A node is right only below right nodes: two cars of one year are not nearer for that. A rank that the truth
+lacks is not counted. TARA's path overlap ratio (POR), of levels queried separately, would equal path_depth
+here.
 """
 
 import re
-from typing import Any, Iterable, Mapping, Optional, Sequence
+from itertools import accumulate
+from typing import Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.completions import forms, normalise
 from finer1_lib.core.errors import UserError
@@ -48,9 +49,11 @@ class Tree:
         ranks = [rank for rank in ORDER if any(rank in known for known in taxonomy.values())]
         if ranks == [GENUS]:
             ranks = ["super_category", GENUS]
-        self.ranks = (*ranks, NAME)
-        self._word = word
-        self._paths = {normalise(name): self._path(name, known) for name, known in taxonomy.items()}
+        self.ranks, self._word, self._paths = (*ranks, NAME), word, {}
+        for name, known in taxonomy.items():
+            values = {**known, "super_category": word, NAME: name}
+            path = {rank: normalise(values[rank]) for rank in self.ranks if values.get(rank)}
+            self._paths[normalise(name)] = path
         self._inner: dict[str, Optional[Path]] = {}
         for path in self._paths.values():
             nodes: Path = {}
@@ -68,9 +71,10 @@ class Tree:
             return {}
         said = [normalise(form) for form in (name_of(self._word, text) or "", *forms(text))]
         for one in (*said, _ARTICLE.sub("", said[-1]), said[-1].replace(" ", "")):
-            inner = self._inner.get(one) if _may_be_alone(one) or one == normalise(self._word) else None
-            if one in self._paths or inner:
-                return self._paths.get(one) or inner
+            alone = len(one) > LETTERS or len(one) == LETTERS and not one.isdigit()
+            inner = self._inner.get(one) if alone or one == normalise(self._word) else None
+            if found := self._paths.get(one) or inner:
+                return found
         return self._car(text) if "year" in self.ranks else {}
 
     def _car(self, text: str) -> Path:
@@ -82,10 +86,6 @@ class Tree:
         one = len(makes) == len(named) == 1 and not odd and "?" not in text
         return self._inner.get(normalise(named[0])) or {} if one else {}
 
-    def _path(self, name: str, known: Mapping[str, str]) -> Path:
-        values = {**known, "super_category": self._word, NAME: name}
-        return {rank: normalise(values[rank]) for rank in self.ranks if values.get(rank)}
-
 
 def _spellings(value: str, *above: str) -> set[str]:
     """ "camry" and "toyota camry"; a number may stand close, "dc9"."""
@@ -93,58 +93,50 @@ def _spellings(value: str, *above: str) -> set[str]:
     return said | {one.replace(" ", "") for one in said if any(map(str.isdigit, one))}
 
 
-def _may_be_alone(said: str) -> bool:
-    return len(said) > LETTERS or (len(said) == LETTERS and not said.isdigit())
-
-
 def path_scores(truth: Path, said: Path) -> dict[str, float]:
     """The module's metrics of one answer; `said` is {} for an answer that names nothing."""
-    alike = [said.get(rank) == value for rank, value in truth.items()]
-    right = [all(alike[: depth + 1]) for depth in range(len(alike))]
-    levels, genus = len(right), dict(zip(truth, right)).get(GENUS, False)
-    pairs = sum(one and two for one, two in zip(right, right[1:]))
-    scores = {f"path_{rank}": float(hit) for rank, hit in zip(truth, right)}
-    return {
-        **scores, "path_hca": float(all(right)),
-        "path_tor": pairs / (levels - 1) if levels > 1 else float(all(right)),
-        "path_f1": 2 * sum(right) / (levels + len(said)), "path_depth": sum(right) / levels,
-        "path_near_miss": float(genus and not right[-1]),
-    }  # fmt: skip
+    alike = (said.get(rank) == value for rank, value in truth.items())
+    right = list(accumulate(alike, lambda above, here: above and here))
+    levels, whole, pairs = len(right), float(all(right)), sum(one and two for one, two in zip(right, right[1:]))
+    genus = dict(zip(truth, right)).get(GENUS, False)
+    return {**{f"path_{rank}": float(hit) for rank, hit in zip(truth, right)}, "path_hca": whole,
+            "path_tor": pairs / (levels - 1) if levels > 1 else whole,
+            "path_f1": 2 * sum(right) / (levels + len(said)), "path_depth": sum(right) / levels,
+            "path_near_miss": float(genus and not right[-1])}
 
 
-def trees_of(
-    records: Iterable[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
-) -> dict[str, Tree]:
+def trees_of(records: Iterable[Mapping], taxonomy: Taxonomy,
+             names: Mapping[str, Iterable[str]] = {}) -> dict[str, Tree]:
     """{super_category: its tree}, of the names in labels, options and `names` that the taxonomy knows.
 
     names: {super_category: all its sub-categories}. UserError: the taxonomy knows none of the records' names.
     """
-    known: dict[str, Taxonomy] = {}
+    found: dict[str, dict] = {}
     for record in records:
         word = record["super_category"]
-        if word not in known:
-            known[word] = {name: taxonomy[name] for name in names.get(word, ()) if name in taxonomy}
-        for name in (record["sub_category"], *(record.get("options") or ())):
-            if name in taxonomy:
-                known[word][name] = taxonomy[name]
-    known = {word: inside for word, inside in known.items() if inside}
+        own = found.setdefault(word, dict.fromkeys(names.get(word, ())))
+        own |= dict.fromkeys((record["sub_category"], *(record.get("options") or ())))
+    known = {word: inside for word, own in found.items()
+             if (inside := {name: taxonomy[name] for name in own if name in taxonomy})}
     if not known:
         raise UserError("the taxonomy knows none of the sub-categories in the records: near misses cannot be "
                         "measured; give 01_data a taxonomy_file")
     return {word: Tree(word, inside) for word, inside in known.items()}
 
 
-def hierarchy_scores(
-    records: Sequence[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}
-):
+def hierarchy_scores(records: Sequence[Mapping], taxonomy: Taxonomy, names: Mapping[str, Iterable[str]] = {}):
     """Every metric of every question in the main reading, in the columns of `scoring.score_records`.
 
     Of several samples the majority's answer counts. taxonomy: {sub_category: {rank: value}}, 01's
     taxonomy.json; questions about a name without a genus are left out, ranks outside `ORDER` ignored. names
     and errors: of `trees_of`.
     """
-    main = [record for record in records if record["option_order"] in (None, "shuffled")]
+    main = list(filter(_in_main_reading, records))
     return scores_in(trees_of(main, taxonomy, names), taxonomy, main)
+
+
+def _in_main_reading(record: Mapping) -> bool:
+    return record["option_order"] in (None, "shuffled")
 
 
 def scores_in(trees: Mapping[str, Tree], taxonomy: Taxonomy, records: Iterable[Mapping]):
@@ -152,49 +144,42 @@ def scores_in(trees: Mapping[str, Tree], taxonomy: Taxonomy, records: Iterable[M
     import pandas as pd
 
     rows = []
-    for record in settle(records):
+    for record in filter(_in_main_reading, settle(records)):
         tree, label = trees.get(record["super_category"]), record["sub_category"]
-        if record["option_order"] not in (None, "shuffled") or tree is None or not taxonomy.get(label, {}).get(GENUS):
-            continue
-        known = [record[column] for column in SCORE_COLUMNS]
-        found = path_scores(tree.path_of(label), tree.path_of(answer_of(record)))
-        rows += [(*known, "strict", metric, value) for metric, value in found.items()]
+        if tree is not None and taxonomy.get(label, {}).get(GENUS):
+            known = [record[column] for column in SCORE_COLUMNS]
+            found = path_scores(tree.path_of(label), tree.path_of(answer_of(record)))
+            rows += [(*known, "strict", metric, value) for metric, value in found.items()]
     return pd.DataFrame(rows, columns=[*SCORE_COLUMNS, "scorer", "metric", "value"])
 
 
 ELSEWHERE, UNKNOWN, OTHERS = "another genus", "no known name", "others of the genus"
-_COLUMNS = ("model", "setting", "super_category", "genus", "truth", "categories", "answered", "count", "n")
-_KEYS = list(_COLUMNS[:-2])
 
 
-def count_confusions(
-    records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[str, str]], *, rank: str = "genus"
-):
+def count_confusions(records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[str, str]], *,
+                     rank: str = "genus"):
     """What was answered for each sub-category, by model and setting, in the main reading.
 
     DataFrame of model, setting, super_category, genus, truth, categories, answered (the truth, a neighbour's
-    name, `ELSEWHERE` or `UNKNOWN`), count, n (answers about the truth). `rank` defines neighbours (of cars and
-    aircraft "genus" is the make, the family); sub-categories without one are left out.
+    name, `ELSEWHERE` or `UNKNOWN`), count, n (answers about the truth). `rank` defines neighbours (of cars
+    and aircraft "genus" is the make, the family); sub-categories without one are left out.
 
     Raises: UserError: the taxonomy has this rank for none of the sub-categories.
     """
     import pandas as pd
 
-    records = [record for record in settle(records) if record["option_order"] in (None, "shuffled")]
+    records = list(filter(_in_main_reading, settle(records)))
     genus = {normalise(name): ranks[rank] for name, ranks in taxonomy.items() if ranks.get(rank)}
     spelled = {normalise(name): name for name in [*taxonomy, *(record["sub_category"] for record in records)]}
-    rows = []
-    for record in records:
-        own = genus.get(normalise(record["sub_category"]))
-        if own is not None:
-            answered = _answered(record, own, genus, spelled)
-            known = [record[key] for key in ("model", "setting", "super_category")]
-            rows.append((*known, own, record["sub_category"], record["categories"], answered))
+    keys = ["model", "setting", "super_category", "genus", "truth", "categories", "answered"]
+    rows = [(*(record[key] for key in keys[:3]), own, record["sub_category"], record["categories"],
+             _answered(record, own, genus, spelled))
+            for record in records if (own := genus.get(normalise(record["sub_category"]))) is not None]
     if records and not rows:
         raise UserError(f"the taxonomy gives no {rank} to any sub-category in the records: no confusions")
-    counted = pd.DataFrame(rows, columns=_KEYS).groupby(_KEYS, sort=False).size().reset_index(name="count")
-    n = counted.groupby(["model", "setting", "super_category", "truth"])["count"].transform("sum")
-    return counted.assign(n=n)[list(_COLUMNS)]
+    counted = pd.DataFrame(rows, columns=keys).groupby(keys, sort=False).size().reset_index(name="count")
+    asked = counted.groupby(["model", "setting", "super_category", "truth"])["count"]
+    return counted.assign(n=asked.transform("sum"))
 
 
 def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapping[str, str]) -> str:
@@ -210,15 +195,13 @@ def _answered(record: Mapping, own: str, genus: Mapping[str, str], spelled: Mapp
 
 def answer_shares(table):
     """Each model's answers: model, setting, right, neighbour, elsewhere, unknown (fractions of n), n."""
-    kinds = {ELSEWHERE: "elsewhere", UNKNOWN: "unknown"}
-    kind = table["answered"].map(kinds).fillna("neighbour")
+    kind = table["answered"].map({ELSEWHERE: "elsewhere", UNKNOWN: "unknown"}).fillna("neighbour")
     table = table.assign(kind=kind.mask(table["answered"] == table["truth"], "right"))
     counts = table.pivot_table(
         index=["model", "setting"], columns="kind", values="count", aggfunc="sum", fill_value=0, sort=False)
     counts = counts.reindex(columns=["right", "neighbour", "elsewhere", "unknown"], fill_value=0)
     n = counts.sum(axis=1)
-    shares = counts.div(n, axis=0).assign(n=n).reset_index()
-    return shares.rename_axis(columns=None)
+    return counts.div(n, axis=0).assign(n=n).reset_index().rename_axis(columns=None)
 
 
 def most_confused(table, model: str, setting: str, *, most: int = 4) -> list[tuple[str, str]]:
@@ -237,7 +220,7 @@ def confusion_matrix(table, model: str, setting: str, super_category: str, genus
     the most errors are shown. UserError: the model was not queried about this genus.
     """
     part = table[(table["model"] == model) & (table["setting"] == setting)
-                 & (table["super_category"] == super_category) & (table["genus"] == genus)]  # fmt: skip
+                 & (table["super_category"] == super_category) & (table["genus"] == genus)]
     if not len(part):
         raise UserError(f"{model} was not queried about {super_category}, genus {genus!r}, in {setting}")
     truths, names = sorted(set(part["truth"])), {*part["truth"], *part["answered"]} - {ELSEWHERE, UNKNOWN}
@@ -250,9 +233,8 @@ def confusion_matrix(table, model: str, setting: str, super_category: str, genus
     counts = part.assign(answered=answered).pivot_table(
         index="truth", columns="answered", values="count", aggfunc="sum", fill_value=0)
     counts = counts.reindex(index=kept, columns=columns, fill_value=0)
-    known: dict[str, Any] = part.groupby("truth")[["n", "categories"]].first().loc[kept].to_dict()
     shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(index=None, columns=None)
-    shares.attrs = known
+    shares.attrs = part.groupby("truth")[["n", "categories"]].first().loc[kept].to_dict()
     return shares
 
 

@@ -5,11 +5,9 @@
     pass@k    the chance that at least one of k of the eight is right: pass@1 5/8, pass@4 1 for three wrong
 
 The scorers see one record a question, the majority's. Answers are compared after normalisation; a completion
-without a single answer has no vote, but counts in the denominator of the share. Of equal votes the answer
-drawn first wins.
+without a single answer has no vote, but counts in the share. Of equal votes the answer drawn first wins.
 
-Source: Chen et al. 2021, arXiv 2107.03374 (the unbiased pass@k); Wang et al. 2023, arXiv 2203.11171
-(self-consistency).
+Source: Chen et al. 2021, arXiv 2107.03374 (unbiased pass@k); Wang et al. 2023, arXiv 2203.11171.
 """
 
 from collections import Counter
@@ -25,12 +23,10 @@ _QUESTION = ("model", "setting", "item_id", "option_order", "rotation")
 
 
 def settle(records: Iterable[Record]) -> list[Record]:
-    """One record a question: of several samples the first that gives the majority's answer.
+    """One record a question: of several samples the first that gives the majority's answer, in the first's place.
 
-    Records without `samples` are unchanged. A question with several keeps the place of its first; beside the
-    keys of the majority's record it has `drawn`, all its records in the order of drawing.
-
-    Raises: UserError: a question that lacks a sample or has one twice.
+    It has `drawn` beside its keys, all records in the order of drawing; records without `samples` are
+    unchanged. Raises: UserError: a question that lacks a sample or has one twice.
     """
     settled: list[Any] = []
     groups: dict[tuple, list[Record]] = {}
@@ -50,11 +46,9 @@ def _majority(drawn: Sequence[Record]) -> Record:
     drawn = sorted(drawn, key=lambda record: record["sample"])
     first = drawn[0]
     if len(drawn) != first["samples"] or [record["sample"] for record in drawn] != list(range(len(drawn))):
-        raise UserError(
-            f"records.jsonl: {first['model']} has {len(drawn)} records of {first['item_id']} in "
-            f"{first['setting']}, not the samples 0 to {first['samples'] - 1} once each: "
-            "run 04_evaluation again"
-        )
+        raise UserError(f"records.jsonl: {first['model']} has {len(drawn)} records of {first['item_id']} in "
+                        f"{first['setting']}, not the samples 0 to {first['samples'] - 1} once each: run "
+                        "04_evaluation again")
     votes = [vote(record) for record in drawn]
     cast = Counter(answer for answer in votes if answer is not None)  # keeps the order of drawing
     chosen = max(cast, key=cast.__getitem__) if cast else votes[0]

@@ -6,13 +6,14 @@ wrong, so they are scored alike; a question in rotations counts only if it is ri
 """
 
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.statistics import (
-    LEVEL, Estimate, clusters_needed, holm, items_needed, mcnemar_p, paired_difference,
-)  # fmt: skip
-from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, rows_of_sums
+    LEVEL, Estimate, clusters_needed, holm, items_needed, mcnemar_p, paired_difference)
+from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, main_reading, rows_of_sums
 from finer1_lib.evaluation.scores.official import OfficialScorer, Scorer
 from finer1_lib.evaluation.scores.samples import sample_scores, settle
 from finer1_lib.evaluation.scores.similarity import Similarity, TrigramSimilarity
@@ -23,34 +24,25 @@ SETTINGS = ("closed_world", "open_world", "all_labels")
 # 2,000 flips find no p below 1/2001, which Holm's correction for a hundred tests raises to 0.05: small ones
 # are drawn again with more flips
 NEAR_FLOOR, FLIPS = 0.005, 50_000
-SCORE_COLUMNS = (
-    "model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order",
-)  # fmt: skip
-_COMPARED = (
-    "first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n", "needed",
-    "reading", "p_holm", "reading_holm", "p_mcnemar", "needed_items", "design_effect",
-)  # fmt: skip
+SCORE_COLUMNS = ("model", "setting", "item_id", "super_category", "sub_category", "categories", "option_order")
+_COMPARED = ("first", "second", "setting", "metric", "categories", "difference", "low", "high", "p", "n",
+             "needed", "reading", "p_holm", "reading_holm", "p_mcnemar", "needed_items", "design_effect")
 # To add a scorer: a class like these two (see `official.Scorer`), and a line here.
 SCORERS: dict[str, Any] = {"official": OfficialScorer, "strict": StrictScorer}
 
 
-def make_scorer(
-    name: str, *, similarity: Optional[Similarity] = None, guide: Optional[Mapping[str, Any]] = None,
-    **more: Any,
-) -> Scorer:
+def make_scorer(name: str, *, similarity: Optional[Similarity] = None, **known: Any) -> Scorer:
     """A scorer of `SCORERS`; UserError for an unknown name.
 
-    `similarity` is Sim of the open world (trigrams by default); `guide` serves metrics that need genera; the
-    kit's two also take `names` and `more` (further similarities).
+    `similarity` is Sim of the open world (trigrams by default); known: guide, names, more of `Scorer`.
 
-    Example:
         >>> record = {"completion": "<answer>House Wren, Rock Wren</answer>", "sub_category": "Rock Wren"}
         >>> make_scorer("official").closed(record), make_scorer("strict").closed(record)["accuracy"]
         ({'accuracy': 1.0}, 0.0)
     """
     if name not in SCORERS:
         raise UserError(f"unknown scorer {name!r}: one of {', '.join(sorted(SCORERS))}")
-    return SCORERS[name](similarity=similarity or TrigramSimilarity(), guide=guide, **more)
+    return SCORERS[name](similarity=similarity or TrigramSimilarity(), **known)
 
 
 def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
@@ -65,24 +57,19 @@ def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
     import pandas as pd
 
     records = settle(records)
-    known = pd.DataFrame([[record[key] for key in SCORE_COLUMNS] for record in records],
-                         columns=list(SCORE_COLUMNS), dtype=object)  # fmt: skip
+    known = pd.DataFrame([[record[key] for key in SCORE_COLUMNS] for record in records], columns=SCORE_COLUMNS,
+                         dtype=object)
     opened = [one for record in records if record["setting"] == "open_world"
               for one in record.get("drawn", (record,))]  # all samples included
-    parts = []
+    parts = [pd.DataFrame(columns=[*SCORE_COLUMNS, "scorer", "metric", "value"])]
     for scorer in scorers:
         scorer.prepare(opened)
-        # lists, not dictionaries: 100,000 records give more than a million scores
-        rows: tuple[list, list, list] = ([], [], [])
-        for place, metric, value in _scores(records, scorer):
-            for column, entry in zip(rows, (place, metric, value)):
-                column.append(entry)
-        part = known.iloc[rows[0]].reset_index(drop=True)
-        parts.append(part.assign(scorer=scorer.name, metric=pd.Series(rows[1], dtype=object),
-                                 value=pd.Series(rows[2], dtype=float)))  # fmt: skip
-    if not parts:
-        return pd.DataFrame(columns=[*SCORE_COLUMNS, "scorer", "metric", "value"])
-    return pd.concat(parts, ignore_index=True)
+        found = list(_scores(records, scorer))
+        places, metrics, values = zip(*found) if found else ((), (), ())
+        part = known.iloc[list(places)].reset_index(drop=True)
+        parts.append(part.assign(scorer=scorer.name, metric=pd.Series(metrics, dtype=object),
+                                 value=pd.Series(values, dtype=float)))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def _scores(records: Sequence[Mapping], scorer: Scorer) -> Iterator[tuple[int, str, float]]:
@@ -127,11 +114,6 @@ def _rotated(records: Sequence[Mapping]) -> Iterator[list[int]]:
         yield group
 
 
-def main_reading(scores):
-    """The scores of the main reading: the shuffled order of the closed world, and the open world."""
-    return scores[scores["option_order"].isna() | (scores["option_order"] == "shuffled")]
-
-
 def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list[dict[str, Any]]:
     """Rows of the summary, of `averages.rows_of_sums`; `similarity` is the name of Sim."""
     return rows_of_sums(cluster_sums(scores), seed=seed, similarity=similarity)
@@ -145,73 +127,44 @@ def pick(rows: Iterable[Mapping], **wanted: Any):
     return pd.DataFrame(chosen, columns=list(KEYS))
 
 
-def compare(
-    scores, first: str, second: str, *, setting: str, metric: str, scorer: str, categories: str, seed: int
-) -> tuple[Estimate, Optional[int]]:
-    """Paired difference `first - second` in the main reading on the same items, and the required sample size.
+def compare_all(scores, pairs: Iterable[tuple[str, str]], *, metrics: Sequence[tuple[str, str]], scorer: str,
+                seed: int):
+    """Paired differences first - second in the main reading on the same items: a row a (first, second) pair,
+    (setting, metric) pair, and seen or unseen; means over super-categories with interval and p-value.
 
-    The mean over super-categories with interval and p-value; the size is in sub-categories. ValueError: the
-    two models did not answer the same items.
-    """
-    where = (setting, metric, categories)
-    values, clusters, groups = _paired(_cells(scores, scorer, [(setting, metric)]), first, second, *where)
-    needed = clusters_needed(*values, list(zip(groups, clusters)))
-    return paired_difference(*values, clusters, groups, seed=seed), needed
-
-
-def _cells(scores, scorer: str, metrics: Iterable[tuple[str, str]]) -> dict[tuple, Any]:
-    """{(model, setting, metric, categories): scores of the main reading by item}."""
-    scores = scores[(scores["scorer"] == scorer) & scores["metric"].isin([metric for _, metric in metrics])]
-    parts = main_reading(scores).groupby(["model", "setting", "metric", "categories"], sort=False)
-    return {key: part.sort_values("item_id", ignore_index=True) for key, part in parts}
-
-
-def _paired(cells: Mapping[tuple, Any], first: str, second: str, *where: str) -> tuple[list, list, list]:
-    """(values of both models, sub-categories, super-categories) of the items that both answered."""
-    one, two = sides = [cells.get((model, *where)) for model in (first, second)]
-    if one is None or two is None or one["item_id"].tolist() != two["item_id"].tolist():
-        raise ValueError(f"{first} and {second} did not answer the same items in {where[0]}, {where[2]}")
-    columns = (one[name].tolist() for name in ("sub_category", "super_category"))
-    return [side["value"].tolist() for side in sides], *columns
-
-
-def compare_all(
-    scores, pairs: Iterable[tuple[str, str]], *, metrics: Sequence[tuple[str, str]], scorer: str, seed: int
-):
-    """`compare` for several model pairs, (setting, metric) pairs and both categories, as a table.
-
-    A pair is left out of a setting in which one of the two was not queried (an encoder has no open world).
-    Beside the columns of `compare`: p_holm and reading_holm, corrected for all tests of this table; p_mcnemar,
-    the exact test over items, which takes those of a sub-category for independent (None for a similarity);
-    needed_items and design_effect of `items_needed`. ValueError as in `compare`.
+    needed: the required number of sub-categories; needed_items and design_effect: of `items_needed`; p_holm
+    and reading_holm: corrected for all tests of this table; p_mcnemar: the exact test over items, which takes
+    those of a sub-category for independent (None for a similarity). A pair is left out of a setting in which
+    one of the two was not queried (an encoder has no open world). ValueError: the two did not answer the same
+    items.
     """
     import pandas as pd
 
-    cells, rows, estimates, sharp = _cells(scores, scorer, metrics), [], [], []
+    asked = scores["metric"].isin([name for _, name in metrics])
+    right = main_reading(scores[(scores["scorer"] == scorer) & asked])
+    cells = {key: part.sort_values("item_id", ignore_index=True)
+             for key, part in right.groupby(["model", "setting", "metric", "categories"], sort=False)}
     queried = {key[:2] for key in cells}
-    for first, second in pairs:
-        for setting, metric in metrics:
-            if not {(first, setting), (second, setting)} <= queried:
-                continue
-            for categories in ("seen", "unseen"):
-                where = {"setting": setting, "metric": metric, "categories": categories}
-                values, clusters, groups = _paired(cells, first, second, *where.values())
-                named = list(zip(groups, clusters))
-                e = paired_difference(*values, clusters, groups, seed=seed)
-                items, effect = items_needed(*values, named)
-                estimates.append(e)
-                sharp.append(paired_difference(*values, clusters, groups, seed=seed, flips=FLIPS).p
-                             if e.p <= NEAR_FLOOR else e.p)  # fmt: skip
-                rows.append({
-                    "first": first, "second": second, **where, "difference": e.value, "low": e.low,
-                    "high": e.high, "p": e.p, "n": e.n, "needed": clusters_needed(*values, named),
-                    "reading": reading(e), "p_mcnemar": mcnemar_p(*values), "needed_items": items,
-                    "design_effect": effect,
-                })  # fmt: skip
-    for row, e, p in zip(rows, estimates, holm(sharp)):
-        p = p if p is None or e.p is None else max(p, e.p)  # its p is drawn more finely
-        row.update(p_holm=p, reading_holm=reading(replace(e, p=p)))
-    return pd.DataFrame(rows, columns=_COMPARED)  # the columns are there for no pairs as well
+    asked = [(*pair, *metric, kind) for pair, metric, kind in product(pairs, metrics, ("seen", "unseen"))
+             if {(model, metric[0]) for model in pair} <= queried]
+    rows, estimates, sharp = [], [], []
+    for first, second, *where in asked:
+        one, two = sides = [cells.get((model, *where)) for model in (first, second)]
+        if one is None or two is None or one["item_id"].tolist() != two["item_id"].tolist():
+            raise ValueError(f"{first} and {second} did not answer the same items in {where[0]}, {where[2]}")
+        values = [side["value"].tolist() for side in sides]
+        clusters, groups = one["sub_category"].tolist(), one["super_category"].tolist()
+        difference = partial(paired_difference, *values, clusters, groups, seed=seed)
+        e, named = difference(), list(zip(groups, clusters))
+        items, effect = items_needed(*values, named)
+        estimates.append(e)
+        sharp.append(difference(flips=FLIPS).p if e.p <= NEAR_FLOOR else e.p)
+        rows.append((first, second, *where, e.value, e.low, e.high, e.p, e.n, clusters_needed(*values, named),
+                     reading(e), mcnemar_p(*values), items, effect))
+    # `max`: the corrected p is drawn more finely
+    corrected = [replace(e, p=max(p, e.p)) for e, p in zip(estimates, holm(sharp))]
+    table = pd.DataFrame(rows, columns=[name for name in _COMPARED if not name.endswith("_holm")])
+    return table.assign(p_holm=[e.p for e in corrected], reading_holm=[*map(reading, corrected)])[list(_COMPARED)]
 
 
 def order_effects(scores, *, scorer: str, seed: int):

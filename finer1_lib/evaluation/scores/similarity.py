@@ -1,29 +1,22 @@
-"""Text similarities for the open world: how near is a name to another one?
-
-Relative semantic similarity needs Sim(a, b). All are symmetric and 1 for equal texts:
+"""Text similarities for the open world: how near is a name to another one? Symmetric, and 1 for equal texts.
 
     siglip              the paper's text tower, its texts as they are, as in the release
     siglip_lower        the same with texts in small letters, as SigLIP was trained
     encoder:CHECKPOINT  another text encoder, on the Hub or in a folder; encoder_lower: in small letters
-    guide               taxonomy and attributes of a drawn world, no model
+    guide               what two texts share of a drawn world's taxonomy and attributes, no model
     trigram             shared character trigrams, no model and no guide; the stub of the oracle file
 
-Example:
-    >>> round(trigram_jaccard("House Wren", "Rock Wren"), 3)
-    0.235
-
-Source: Fine-R1 (arXiv 2602.07605), Section 4.1; release eval/evaluation.py (SigLIP).
-
-Relative semantic similarity: how near an answer is to the label, beside the super-category's word.
+Relative semantic similarity is how near an answer is to the label, beside the super-category's word:
 
     unclipped = (Sim(answer, label) - Sim(word, label)) / (1 - Sim(word, label))       SS = max(0, unclipped)
 
 1 is the label, 0 no nearer than "bird". The paper clips at 0, which hides answers that are worse than the
 word alone; the unclipped value shows them.
 
-Source: Fine-R1 (arXiv 2602.07605), Section 4.1.
+    >>> round(trigram_jaccard("House Wren", "Rock Wren"), 3)
+    0.235
 
-Sim(a, b) of a drawn world: what two texts share of the field guide's taxonomy and attributes.
+Source: Fine-R1 (arXiv 2602.07605), Section 4.1; release eval/evaluation.py (SigLIP).
 """
 
 import re
@@ -34,9 +27,7 @@ from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.encoders import EncoderSimilarity, SiglipSimilarity
 
-NAMES = (
-    "auto", "guide", "trigram", "siglip", "siglip_lower", "encoder:CHECKPOINT", "encoder_lower:CHECKPOINT",
-)  # fmt: skip
+NAMES = ("auto", "guide", "trigram", "siglip", "siglip_lower", "encoder:CHECKPOINT", "encoder_lower:CHECKPOINT")
 
 
 class Similarity(Protocol):
@@ -65,7 +56,7 @@ def trigram_jaccard(a: str, b: str) -> float:
 
 
 class TrigramSimilarity:
-    """`trigram_jaccard` as a `Similarity`: knows nothing of the world, needs nothing."""
+    """`trigram_jaccard` as a `Similarity`: knows nothing of the world, needs nothing; case counts."""
 
     name = "trigram"
 
@@ -73,7 +64,6 @@ class TrigramSimilarity:
         """Nothing to prepare."""
 
     def __call__(self, a: str, b: str) -> float:
-        """Shared trigrams; case counts."""
         return trigram_jaccard(a, b)
 
 
@@ -82,22 +72,22 @@ def make_similarity(name: str, guide: Optional[Mapping[str, Any]] = None, **opti
 
     Its `name` goes into every row that was computed with it; options: of `EncoderSimilarity`.
 
-    Raises: UserError: unknown name, "guide" for a data set without one, or a checkpoint without a text encoder.
+    Raises: UserError: unknown name, "guide" for a data set without one, or a checkpoint without a text
+    encoder.
     """
     if name == "auto":
         name = "trigram" if guide is None else "guide"
-    if name == "guide":
-        if guide is None:
-            raise UserError("similarity 'guide' needs a field guide and this data set has none: set "
-                            "text_similarity to 'siglip' or 'trigram'")
-        return GuideSimilarity(guide)
-    if name == "trigram":
-        return TrigramSimilarity()
+    if name == "guide" and guide is None:
+        raise UserError("similarity 'guide' needs a field guide and this data set has none: set "
+                        "text_similarity to 'siglip' or 'trigram'")
+    if name in ("guide", "trigram"):
+        return GuideSimilarity(guide) if name == "guide" else TrigramSimilarity()
+    kind, _, checkpoint = name.partition(":")
+    lower = kind.endswith("_lower")
     if name in ("siglip", "siglip_lower"):
-        return SiglipSimilarity(lower_case=name == "siglip_lower", **options)
-    kind, colon, checkpoint = name.partition(":")
+        return SiglipSimilarity(lower_case=lower, **options)
     if kind in ("encoder", "encoder_lower") and checkpoint:
-        return EncoderSimilarity(checkpoint, lower_case=kind == "encoder_lower", **options)
+        return EncoderSimilarity(checkpoint, lower_case=lower, **options)
     raise UserError(f"unknown similarity {name!r}: one of {', '.join(NAMES)}")
 
 
@@ -118,49 +108,38 @@ def unclipped_similarity(similarity: Similarity, answer: str, label: str, standa
     is undefined; the value is then 1 for an answer equal to the label and 0 for any other.
     """
     near, word = similarity(answer, label), similarity(standard, label)
-    if word >= 1.0:
-        return float(near >= 1.0)
-    return (near - word) / (1.0 - word)
+    return float(near >= 1.0) if word >= 1.0 else (near - word) / (1.0 - word)
 
 
-def relative_similarity(similarity: Similarity, answer: str, label: str, standard: str) -> float:
-    """SS of one answer: 0 at the super-category's word or below it, 1 at the label."""
-    return max(0.0, unclipped_similarity(similarity, answer, label, standard))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", normalise(text))
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", normalise(text)))
 
 
 class GuideSimilarity:
     """Shared taxonomy and attributes of two texts, as the Jaccard index of what they stand for.
 
-    A known name stands for its super-category, genus, own name and every attribute value; a genus word alone
-    for super-category, genus and the genus attributes; a super-category word for itself. Any other word
-    stands for itself only, so unknown text is 0 to every name, and a list of names is near to none of them.
+    A name stands for its super-category, genus, own name and every attribute value; a genus word alone for
+    super-category, genus and the genus attributes; a super-category word for itself. Any other word stands
+    for itself only, so unknown text is 0 to every name, and a list of names is near to none of them: the
+    order that SigLIP gives in the paper's Figure 1 sense (sibling > genus word > super-category word >
+    unrelated), with exact ground truth.
 
-    Args:
-        guide: the dictionary of `guide.json`.
-
-    The values keep the ordering that SigLIP gives in the paper's Figure 1 sense (sibling > genus word >
-        super-category word > unrelated), with exact ground truth.
+    guide: the dictionary of `guide.json`.
     """
 
     name = "guide"
 
     def __init__(self, guide: Mapping[str, Any]) -> None:
-        self._phrases: dict[tuple[str, ...], frozenset] = {}
-        for name in guide["super_categories"]:
-            self._phrases[tuple(_words(name))] = frozenset({("super_category", name)})
+        words = guide["super_categories"]
+        self._phrases = {_words(word): frozenset({("super_category", word)}) for word in words}
         for name, entry in guide["sub_categories"].items():
             super_category = entry["super_category"]
-            shared = guide["super_categories"][super_category].get("genus_attributes", ())
+            shared = words[super_category].get("genus_attributes", ())
             features = {("super_category", super_category), ("genus", entry["genus"])}
             values = {(key, super_category, value) for key, value in entry["attributes"].items()}
-            genus_words = tuple(_words(entry["genus"]))
-            self._phrases[genus_words] = frozenset(features | {v for v in values if v[0] in shared})
-            self._phrases[tuple(_words(name))] = frozenset(features | values | {("name", name)})
-        self._longest = max(len(phrase) for phrase in self._phrases)
+            self._phrases[_words(entry["genus"])] = frozenset(features | {v for v in values if v[0] in shared})
+            self._phrases[_words(name)] = frozenset(features | values | {("name", name)})
+        self._longest = max(map(len, self._phrases))
         self.features = lru_cache(maxsize=4096)(self._features)  # names come again record after record
 
     def prepare(self, texts: Iterable[str]) -> None:
@@ -170,15 +149,10 @@ class GuideSimilarity:
         """What a text stands for; at every word the longest known phrase is taken."""
         words, found, at = _words(text), set(), 0
         while at < len(words):
-            for length in range(min(self._longest, len(words) - at), 0, -1):
-                known = self._phrases.get(tuple(words[at : at + length]))
-                if known is not None:
-                    found |= known
-                    break
-            else:
-                length = 1
-                found.add(("word", words[at]))
-            at += length
+            ends = range(min(at + self._longest, len(words)), at, -1)
+            end = next((end for end in ends if words[at:end] in self._phrases), at + 1)
+            found |= self._phrases.get(words[at:end], {("word", words[at])})
+            at = end
         return frozenset(found)
 
     def __call__(self, a: str, b: str) -> float:

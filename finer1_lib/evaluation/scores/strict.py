@@ -10,10 +10,9 @@ Beside accuracy it counts format failures and other errors, in both worlds:
 * `genus_right_epithet_wrong`: a sibling was named; only where the guide knows the label;
 * `chose_first`: the answer is the first option shown; closed world only.
 
-Two more lenient metrics have their own rows: `..._with_aliases` (other names of the
-label, only for data sets that the alias table covers) and `boundary_inclusion` (both worlds: the label or
-another name of it, alone or in a plain statement, `answers.stated`). Of cars, whose body and year
-answers omit, there are `text_inclusion_make_model` and `text_inclusion_make_model_trim` (`cars`).
+More lenient metrics have their own rows: `..._with_aliases` (other names of the label, where the alias table
+covers the data set), `boundary_inclusion` (the label or another name of it, alone or in a plain statement,
+`answers.stated`) and, of cars, whose body and year answers omit, `text_inclusion_make_model` and `..._trim`.
 """
 
 import re
@@ -22,43 +21,34 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from finer1_lib.core.completions import normalise, read_completion, says
 from finer1_lib.data.answers import answer_of, kinds_of, known_names, names_several, stated
-from finer1_lib.data.names import (
-    car_scores, covers, meanings, name_of, names_by_spelling, same_name, table_for,
-)  # fmt: skip
+from finer1_lib.data.names import car_scores, covers, meanings, name_of, names_by_spelling, same_name, table_for
 from finer1_lib.data.rationales.parsing import PREDICTION_MARKER, parse, predicts
-from finer1_lib.evaluation.scores.averages import SIMILARITY, VARIANT_MARK
-from finer1_lib.evaluation.scores.official import Record
-from finer1_lib.evaluation.scores.similarity import Similarity, unclipped_similarity
+from finer1_lib.evaluation.scores.official import Record, Scorer
+from finer1_lib.evaluation.scores.similarity import Similarity
 
 
-class StrictScorer:
+class StrictScorer(Scorer):
     """The kit's own scorer; the module's docstring lists what it counts.
 
     Relative similarity is taken against the record's own super-category; without an answer it is 0, clipped
-    or not, and 1 for an answer that is right.
-
-    Args:
-        similarity: Sim of the open world.
-        guide: the field guide, for names and genera.
-        names: {super_category: all its sub-categories}, so that a second name in an answer is known as one;
-            the paper's six data sets need none.
-        more: further similarities, each a row of its own.
+    or not, and 1 for an answer that is right. The paper's six data sets need no `names`.
     """
 
     name = "strict"
 
-    def __init__(
-        self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
-        names: Optional[Mapping[str, Iterable[str]]] = None, more: Sequence[Similarity] = (),
-    ) -> None:
-        self._similarity, self._more = similarity, more
+    def __init__(self, similarity: Similarity, guide: Optional[Mapping[str, Any]] = None,
+                 names: Optional[Mapping[str, Iterable[str]]] = None,
+                 more: Sequence[Similarity] = ()) -> None:
+        super().__init__(similarity, more=more)
         known = guide["sub_categories"] if guide else {}
         self._genus = {normalise(name): normalise(entry["genus"]) for name, entry in known.items()}
-        self._names = {
-            word: frozenset(map(normalise, all_names)) | frozenset(self._genus) | _spellings(word, all_names)
-            for word, all_names in (names or {}).items()
-        }
         self._others = frozenset(self._genus)
+        self._names = {word: self._others.union(map(normalise, all_names), _spellings(word, all_names))
+                       for word, all_names in (names or {}).items()}
+
+    def texts(self, record: Record) -> tuple[Optional[str], str, str]:
+        """The one well-formed answer or None, the label, the super-category."""
+        return answer_of(record), record["sub_category"], record["super_category"]
 
     def closed(self, record: Record) -> dict[str, float]:
         """accuracy, boundary_inclusion, the faults, and chose_first where the record has options."""
@@ -68,31 +58,14 @@ class StrictScorer:
             scores["chose_first"] = float(says(answer or "", record["options"][0]))
         return scores
 
-    def prepare(self, records: Iterable[Record]) -> None:
-        """Embed answers, labels and words in batches."""
-        texts = list(dict.fromkeys(
-            text for record in records
-            for text in (answer_of(record), record["sub_category"], record["super_category"])
-            if text is not None
-        ))  # fmt: skip
-        for similarity in (self._similarity, *self._more):
-            similarity.prepare(texts)
-
     def open(self, record: Record) -> dict[str, float]:
         """text_inclusion (equality, in this scorer), boundary_inclusion, similarities and the faults."""
         answer = answer_of(record)
         scores, faults = self._right("text_inclusion", record, answer), self._faults(record, answer)
         if record["super_category"] == "car":
             scores |= car_scores(None if faults["multiple_answers"] else answer, record["sub_category"])
-        for similarity in (self._similarity, *self._more):
-            near = scores["text_inclusion"]
-            if answer is not None and not near:
-                near = unclipped_similarity(
-                    similarity, answer, record["sub_category"], record["super_category"])
-            mark = "" if similarity is self._similarity else VARIANT_MARK + similarity.name
-            scores[SIMILARITY + mark] = max(0.0, near)
-            scores[f"{SIMILARITY}_unclipped{mark}"] = near
-        return {**scores, **faults}
+        right = scores["text_inclusion"]
+        return {**scores, **self.nearness(record, right if right or answer is None else None), **faults}
 
     def _right(self, metric: str, record: Record, answer: Optional[str]) -> dict[str, float]:
         """The metric, boundary_inclusion, and the metric with aliases where the data set has any."""
@@ -120,38 +93,34 @@ class StrictScorer:
         return known if own <= known else known | own
 
     def _faults(self, record: Record, answer: Optional[str]) -> dict[str, float]:
-        completion, label = record["completion"], normalise(record["sub_category"])
-        known = self._known(record)
-        reading, data_set = read_completion(completion), record.get("super_category", "")
+        label, data_set, known = record["sub_category"], record.get("super_category", ""), self._known(record)
+        reading = read_completion(record["completion"])
         several = (reading.before + reading.after).count("<answer>") > 1
-        alias = answer and name_of(data_set, answer)
+        found: dict[str, float] = {}
         if answer is not None:
-            covered = table_for(data_set, record["sub_category"])
-            several = alias is None and names_several(stated(reading.answer, data_set), known, covered)
-        faults = {"format_failure": float(answer is None), "multiple_answers": float(several)}
-        if answer is not None:
+            alias, table = name_of(data_set, answer), table_for(data_set, label)
+            several = alias is None and names_several(stated(reading.answer, data_set), known, table)
             named = normalise(alias or answer)
-            faults |= self._inconsistencies(record, answer, known, named, reading.thinking)
-        if label in self._genus:
-            near = self._sibling(normalise(answer or ""), label)
+            found = self._inconsistencies(record, answer, known, named, reading.thinking, table)
+        faults = {"format_failure": float(answer is None), "multiple_answers": float(several), **found}
+        if normalise(label) in self._genus:
+            near = self._sibling(normalise(answer or ""), normalise(label))
             faults["genus_right_epithet_wrong"] = float(near and not several)
         return faults
 
-    def _inconsistencies(
-        self, record: Record, answer: str, known: frozenset, named: str, thinking: Optional[str]
-    ) -> dict[str, float]:
+    def _inconsistencies(self, record: Record, answer: str, known: frozenset, named: str,
+                         thinking: Optional[str], table: str) -> dict[str, float]:
         """Where the answer is not what the completion said before it: `named` is its name without alias."""
         found, completion = {}, record["completion"]
-        data_set = table_for(record.get("super_category", ""), record["sub_category"])
         if "<prediction>" in completion or PREDICTION_MARKER in completion:  # spares parsing all the others
-            trace = parse(completion, meanings(data_set))
+            trace = parse(completion, meanings(table))
             if trace.prediction is not None:
-                found["answer_differs_from_prediction"] = float(not predicts(trace, answer, data_set))
-        told = thinking if len(known) > 1 else None
-        thought = known_names(known).last_mentioned(thought_of(told)) if told else None
+                found["answer_differs_from_prediction"] = float(not predicts(trace, answer, table))
+        thought = None
+        if thinking and len(known) > 1:
+            thought = known_names(known).last_mentioned(re.sub(r"</?\w+>", " ", thinking))  # tags are no words
         if thought is not None:
-            same = thought == named or same_name(data_set, thought, answer)
-            found["think_answer_differs"] = float(not same)
+            found["think_answer_differs"] = float(thought != named and not same_name(table, thought, answer))
         return found
 
     def _sibling(self, said: str, label: str) -> bool:
@@ -171,8 +140,3 @@ def _spellings(data_set: str, names: Iterable[str]) -> frozenset:
     """Other names of a data set's sub-categories; none of a drawn world's, whatever its super-category."""
     own = set(names)
     return frozenset(said for said, name in names_by_spelling(data_set).items() if name in own)
-
-
-def thought_of(thinking: str) -> str:
-    """The thinking without its tags, which are no words of it."""
-    return re.sub(r"</?\w+>", " ", thinking)

@@ -33,30 +33,19 @@ if TYPE_CHECKING:
 
 KINDS = ("clip_photo", "clip_ensemble")
 _PHOTO = "a photo of a {{}}, a type of {kind}."
-_FORMS = (
-    _PHOTO, "a photo of the {{}}, a type of {kind}.", "a good photo of a {{}}, a type of {kind}.",
-    "a close-up photo of a {{}}, a type of {kind}.", "a cropped photo of a {{}}, a type of {kind}.",
-    "a bright photo of a {{}}, a type of {kind}.", "a dark photo of a {{}}, a type of {kind}.",
-    "a blurry photo of a {{}}, a type of {kind}.",
-)  # fmt: skip
-_CARS = (
-    "a photo of a {}.", "a photo of the {}.", "a photo of my {}.", "i love my {}!", "a photo of my dirty {}.",
-    "a photo of my clean {}.", "a photo of my new {}.", "a photo of my old {}.",
-)  # fmt: skip
+_FORMS = (_PHOTO, "a photo of the {{}}, a type of {kind}.", *(
+    f"a {adjective} photo of a {{{{}}}}, a type of {{kind}}."
+    for adjective in ("good", "close-up", "cropped", "bright", "dark", "blurry")))
+_CARS = ("a photo of a {}.", "a photo of the {}.", "a photo of my {}.", "i love my {}!", *(
+    f"a photo of my {adjective} {{}}." for adjective in ("dirty", "clean", "new", "old")))
 
 
 def templates(kind: str, super_category: str) -> tuple[str, ...]:
-    """The templates of one kind for one super-category, each with one {}.
-
-    Raises:
-        UserError: an unknown kind.
-    """
+    """The templates of one kind for one super-category, each with one {}. Raises: UserError: unknown kind."""
     if kind not in KINDS:
         raise UserError(f"prompts {kind!r}: an encoder takes one of {', '.join(KINDS)}")
-    if super_category == "car":
-        return _CARS if kind == "clip_ensemble" else _CARS[:1]
-    forms = _FORMS if kind == "clip_ensemble" else (_PHOTO,)
-    return tuple(form.format(kind=super_category) for form in forms)
+    forms = _CARS if super_category == "car" else [form.format(kind=super_category) for form in _FORMS]
+    return tuple(forms if kind == "clip_ensemble" else forms[:1])
 
 
 def encoder_prompt(kind: str, super_category: str) -> Prompt:
@@ -71,74 +60,60 @@ def sentences(kind: str, super_category: str, name: str) -> list[str]:
 
 SETTINGS = ("closed_world", "all_labels")
 TEXTS = 64  # sentences of one forward pass
-KEPT = 40_000  # pictures' vectors held, so that another order of the options costs no forward pass: 0.2 GB
+KEPT = 40_000  # image vectors held, so that another order of the options costs no forward pass: 0.2 GB
 
 
 class Encoder:
     """Answers by cosine: `answering.Answerer` for encoders.
 
-    Args:
-        towers: gives the vectors of pictures and of texts.
-        name: of the system, for messages.
-        prompts: "clip_photo" or "clip_ensemble".
-        image_root: folder that image ids are relative to.
-        labels: every sub-category of each super-category.
-        batch_size: pictures opened at a time.
+    `towers` give the vectors (`models.encoders.TOWERS`), `name` is the system's, `prompts` one of `KINDS`,
+    `labels` every sub-category of each super-category, `batch_size` the images opened at a time.
     """
 
-    def __init__(
-        self, towers: Any, name: str, prompts: str, image_root: "str | Path",
-        labels: Mapping[str, Sequence[str]], batch_size: int = BATCH,
-    ) -> None:
+    def __init__(self, towers: Any, name: str, prompts: str, image_root: "str | Path",
+                 labels: Mapping[str, Sequence[str]], batch_size: int = BATCH) -> None:
         self._towers, self._name, self._prompts, self._root = towers, name, prompts, image_root
         self._batch_size, self.engine = batch_size, "encoder"
         self._names = {word: sorted(set(names)) for word, names in labels.items()}
         self._vectors: dict[str, Any] = {}
-        self._pictures: dict[str, Any] = {}
+        self._images: dict[str, Any] = {}
         for word in self._names:
-            templates(prompts, word)  # an unknown kind is told now, not after the pictures were read
+            templates(prompts, word)  # an unknown kind is refused before images are read
 
-    def answer(
-        self, requests: Sequence[Mapping], *, max_new_tokens: int = 0, seed: int = 0
-    ) -> list[Generation]:
-        """The nearest name for each request, in their order.
+    def answer(self, requests: Sequence[Mapping], *, max_new_tokens: int = 0, seed: int = 0) -> list[Generation]:
+        """The nearest name for each request, in their order; nothing is generated or drawn.
 
-        Args:
-            requests: of settings "closed_world" (with options) and "all_labels".
-            max_new_tokens, seed: of every answerer; nothing is generated or drawn here.
-
-        Raises:
-            UserError: another setting, a super-category or an option that is not among the labels, a picture
-                that cannot be read, or vectors that are not finite.
+        Raises: UserError: another setting than `SETTINGS`, a super-category or an option that is not among
+        the labels, an unreadable image, or vectors that are not finite.
         """
         offered = [self._offered(request) for request in requests]
         self._read([request["image_id"] for request in requests])
         answers = []
         for request, names in zip(requests, offered):
             word = request["super_category"]
-            cosines = self._label_vectors(word) @ self._pictures[request["image_id"]]
+            cosines = self._label_vectors(word) @ self._images[request["image_id"]]
             near = dict(zip(self._names[word], cosines))
             best = max(near[name] for name in names)
             first, *others = sorted(name for name in names if near[name] == best)
             tie = f"Equally near: {', '.join([first, *others])}.\n" if others else ""
             answers.append(Generation(f"{tie}<answer>{first}</answer>", 0, False))
-        self._forget()
+        for image_id in list(self._images)[: max(0, len(self._images) - KEPT)]:  # the oldest
+            del self._images[image_id]
         return answers
 
     def _offered(self, request: Mapping) -> list[str]:
         """The names that a request lets the encoder choose from."""
         word, setting = request["super_category"], request["setting"]
         if setting not in SETTINGS:
-            raise UserError(f"{self._name} is an encoder: it chooses among names, so ask it in "
-                            f"{' or '.join(SETTINGS)}, not in {setting}")  # fmt: skip
+            raise UserError(f"{self._name} is an encoder: it chooses among names, so query it in "
+                            f"{' or '.join(SETTINGS)}, not in {setting}")
         if word not in self._names:
             raise UserError(f"{self._name}: no sub-categories of {word!r} were given to choose from")
         if setting == "all_labels":
             return self._names[word]
-        foreign = sorted(set(request["options"]) - set(self._names[word]))
-        if foreign:
+        if foreign := sorted(set(request["options"]) - set(self._names[word])):
             raise UserError(f"{self._name}: the option {foreign[0]!r} of {request['item_id']} is none of the "
-                            f"{len(self._names[word])} sub-categories of {word!r}")  # fmt: skip
+                            f"{len(self._names[word])} sub-categories of {word!r}")
         return list(request["options"])
 
     def _label_vectors(self, word: str) -> "numpy.ndarray":
@@ -154,34 +129,19 @@ class Encoder:
         return self._vectors[word]
 
     def _read(self, image_ids: Sequence[str]) -> None:
-        """Embed the pictures that are not held."""
-        new = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in self._pictures]
+        """Embed the images that are not held."""
+        new = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in self._images]
         for start in range(0, len(new), self._batch_size):  # photographs are large: a few at a time
             some = new[start : start + self._batch_size]
             found = self._towers.pictures([load_image(self._root, image_id) for image_id in some])
-            self._pictures.update(zip(some, _unit(found, f"{self._name}: picture vectors")))
-
-    def _forget(self) -> None:
-        """Let the oldest vectors go where more than `KEPT` are held."""
-        for image_id in list(self._pictures)[: max(0, len(self._pictures) - KEPT)]:
-            del self._pictures[image_id]
+            self._images.update(zip(some, _unit(found, f"{self._name}: image vectors")))
 
 
-def open_encoder(
-    system: Any, image_root: "str | Path", labels: Mapping[str, Sequence[str]], *, device: str = "auto",
-    batch_size: int = BATCH,
-) -> Encoder:
-    """An encoder of the registry, loaded.
+def open_encoder(system: Any, image_root: "str | Path", labels: Mapping[str, Sequence[str]], *,
+                 device: str = "auto", batch_size: int = BATCH) -> Encoder:
+    """An encoder of the registry (`systems.registry.System`), loaded; arguments as of `Encoder`.
 
-    Args:
-        system: with name, checkpoint, library and prompts (`systems.registry.System`, kind "encoder").
-        image_root: folder that image ids are relative to.
-        labels: {super_category: its sub-categories}, all of them.
-        device: "auto" is the GPU where there is one, else the CPU.
-        batch_size: pictures of one forward pass; it does not change the result beyond rounding.
-
-    Raises:
-        UserError: an unknown library, or what the towers say.
+    Raises: UserError: an unknown library, a bad batch size, or a checkpoint that the towers refuse.
     """
     if system.library not in TOWERS:
         raise UserError(f"{system.name}: library {system.library!r} is not one of {', '.join(TOWERS)}")

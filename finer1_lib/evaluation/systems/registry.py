@@ -31,7 +31,8 @@ from finer1_lib.core.files import read_yaml
 
 NAME = r"[a-z0-9][a-z0-9_.-]*"
 CHAT_PROMPTS, CLIP_PROMPTS = ("cot", "answer", "letter", "step"), ("clip_photo", "clip_ensemble")
-_ENDPOINT = ("key_variable", "requests_per_minute", "concurrency", "max_pixels")
+_OWNERS = {"concurrency": "endpoint", "key_variable": "endpoint", "library": "encoder", "max_pixels": "endpoint",
+           "requests_per_minute": "endpoint"}  # fields of one kind alone
 ENSEMBLE = "-ensemble"  # every encoder is listed twice: one sentence a name, and the ensemble of sentences
 
 
@@ -60,25 +61,23 @@ class System(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "System":
-        if not re.fullmatch(NAME, self.name):
-            raise ValueError(f"the name {self.name!r} is not of small letters, digits, '_', '.' and '-'")
-        if not self.label.strip() or not self.checkpoint.strip():
-            raise ValueError("label and checkpoint must not be empty")
-        if CONTROL.search(self.label):
-            raise ValueError("the label holds a line break or another control character: write plain words")
-        if (self.kind == "encoder") != (self.prompts in CLIP_PROMPTS):
-            known = CLIP_PROMPTS if self.kind == "encoder" else CHAT_PROMPTS
-            raise ValueError(f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}")
-        if (self.kind == "endpoint") != bool(self.url):
-            raise ValueError("an endpoint needs a url" if not self.url else "only an endpoint has a url")
-        foreign = set(_ENDPOINT if self.kind != "endpoint" else ())
-        foreign |= set(("library",) if self.kind != "encoder" else ())
-        fields = type(self).model_fields
-        if given := sorted(name for name in foreign if getattr(self, name) != fields[name].default):
-            raise ValueError(f"kind {self.kind!r} takes no {given[0]}")
-        if self.key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
-            raise ValueError("key_variable is no name of an environment variable: put the key into a variable"
-                             " and give that variable's name, not the key itself")
+        known = CLIP_PROMPTS if self.kind == "encoder" else CHAT_PROMPTS
+        foreign = [name for name, owner in _OWNERS.items() if owner != self.kind
+                   and getattr(self, name) != type(self).model_fields[name].default]
+        rules = {
+            f"the name {self.name!r} is not of small letters, digits, '_', '.' and '-'":
+                re.fullmatch(NAME, self.name),
+            "label and checkpoint must not be empty": self.label.strip() and self.checkpoint.strip(),
+            "the label holds a line break or another control character: write plain words":
+                not CONTROL.search(self.label),
+            f"prompts {self.prompts!r} of kind {self.kind!r}: one of {', '.join(known)}": self.prompts in known,
+            "an endpoint needs a url": self.url or self.kind != "endpoint",
+            "only an endpoint has a url": not self.url or self.kind == "endpoint",
+            f"kind {self.kind!r} takes no {', '.join(foreign)}": not foreign,
+            "key_variable is no name of an environment variable: put the key into a variable and give that variable's"
+            " name, not the key itself": re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", self.key_variable)}
+        if problem := next((problem for problem, fine in rules.items() if not fine), ""):
+            raise ValueError(problem)
         if self.url:
             from finer1_lib.models.endpoint import address_of
 
@@ -108,7 +107,10 @@ def find_systems(names: Sequence[str], systems_from: "str | Path" = "") -> list[
 
 
 def read_systems(path: "str | Path") -> dict[str, System]:
-    """The entries of a YAML file, by name; of each encoder its ensemble as well. UserError: a wrong file or entry."""
+    """The entries of a YAML file, by name; of each encoder with one sentence its ensemble as well.
+
+    Raises: UserError: a wrong file or entry.
+    """
     path = Path(path).expanduser()
     content = read_yaml(path, f"systems_from: {path}")
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
@@ -116,29 +118,21 @@ def read_systems(path: "str | Path") -> dict[str, System]:
     found: dict[str, System] = {}
     for name, entry in content.items():
         found[str(name)] = _system(path, str(name), entry)
-        ensemble, other = _ensemble(entry), f"{name}{ENSEMBLE}"
-        if ensemble is not None and other not in content:  # a user's entry of that name is kept
-            found[other] = _system(path, other, ensemble)
+        other, kind = f"{name}{ENSEMBLE}", (entry.get("kind"), entry.get("prompts"))
+        if kind == ("encoder", "clip_photo") and other not in content:  # a user's entry of that name is kept
+            more = {"label": f"{entry.get('label', '')}, ensemble", "prompts": "clip_ensemble"}
+            found[other] = _system(path, other, entry | more)
     return found
-
-
-def _ensemble(entry: Mapping) -> "dict | None":
-    """An encoder's entry again, with the ensemble of sentences."""
-    if entry.get("kind") != "encoder" or entry.get("prompts") != "clip_photo":
-        return None
-    return {**entry, "label": f"{entry.get('label', '')}, ensemble", "prompts": "clip_ensemble"}
 
 
 def _system(path: Path, name: str, entry: Mapping) -> System:
     try:
         return System(name=name, **{key: value for key, value in entry.items() if key != "name"})
-    except UserError as error:
-        raise UserError(f"systems_from: {path}, entry {name!r}: {error}") from None
-    except (ValidationError, TypeError) as error:
+    except (UserError, ValidationError, TypeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"msg": str(error), "loc": ()}
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(map(str, first["loc"])) + ": " * bool(first["loc"])
         what = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"systems_from: {path}, entry {name!r}: {f'{where}: ' if where else ''}{what}") from None
+        raise UserError(f"systems_from: {path}, entry {name!r}: {where}{what}") from None
 
 
 @cache

@@ -18,9 +18,9 @@ Source: eval/data/*.jsonl of the release (PKU-ICST-MIPL/FineR1_ICLR2026 at 84cdc
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import atomic_write_bytes, parse_json
@@ -29,6 +29,12 @@ from finer1_lib.data.data_sets.catalogue import DATA_SETS, find_images
 
 if TYPE_CHECKING:
     import pandas
+
+
+KINDS = ("seen", "unseen")
+OPTIONS = 4
+TIME_OUT = 60  # seconds without a byte
+COLUMNS = ["data_set", "categories", "image_path", "question", "options", "ground_truth"]
 
 
 class Question(NamedTuple):
@@ -40,6 +46,14 @@ class Question(NamedTuple):
     question: str
     options: tuple[str, ...]
     truth: str
+
+
+class ReleaseFiles(NamedTuple):
+    """What the evaluation files of some data sets contain, in the files' order."""
+
+    rows: "pandas.DataFrame"  # of `COLUMNS`, a row per question; options with the truth first
+    lists: dict[str, dict[str, list[str]]]  # {data set: {"seen": [...], "unseen": [...]}}
+    complete: dict[str, bool]  # {data set: whether it has the release's counts}
 
 
 def find_questions(folder: "str | Path", word: str, kind: str, must: bool = True) -> Optional[Path]:
@@ -54,9 +68,8 @@ def find_questions(folder: "str | Path", word: str, kind: str, must: bool = True
 
 def read_questions(path: Path, word: str, kind: str) -> list[Question]:
     """A file's questions; only their form is checked."""
-    return [Question(word, kind, row["image_path"], row["question"], tuple(row["options"]),
-                     row["ground_truth"])
-            for row in _rows(path.read_bytes(), str(path), _form)]
+    return [Question(word, kind, path, question, tuple(options), truth)
+            for path, question, options, truth in _rows(path.read_bytes(), str(path), _form)]
 
 
 def true_spelling(question: Question) -> str:
@@ -73,53 +86,32 @@ def true_spelling(question: Question) -> str:
     return question.truth
 
 
-KINDS = ("seen", "unseen")
-OPTIONS = 4
-TIME_OUT = 60  # seconds without a byte
-COLUMNS = ["data_set", "categories", "image_path", "question", "options", "ground_truth"]
-
-
-@dataclass(frozen=True)
-class ReleaseFiles:
-    """What the evaluation files of some data sets contain, in the files' order."""
-
-    rows: "pandas.DataFrame"  # of `COLUMNS`, a row per question; options with the truth first
-    lists: dict[str, dict[str, list[str]]]  # {data set: {"seen": [...], "unseen": [...]}}
-    complete: dict[str, bool]  # {data set: whether it has the release's counts}
-
-
 def read_lists(
     release: str, words: Sequence[str], cache: "str | Path | None" = None, *, allow_incomplete: bool = False
 ) -> ReleaseFiles:
     """Read and check the two files of each data set, e.g. of ["bird", "pet"].
 
     `release` is a checkout, its eval/data, any folder with the files, or their http(s) address, which needs a
-    `cache` folder. `allow_incomplete` accepts other counts than the release's (see `complete`).
-
-    Raises: UserError: a file that cannot be read, a line of another form, options that are not four different
-        names with the truth first, a sub-category or image on both sides, or other counts.
+    `cache` folder. `allow_incomplete` accepts other counts than the release's. UserError for a file or line
+    that is not as the release's, and for a sub-category or image that is on both sides.
     """
     import pandas
 
     rows, lists, complete = [], {}, {}
     for word in words:
-        names: dict[str, list[str]] = {}
-        own = []
-        for kind in KINDS:
-            where, content = _fetch(release, f"{word}_{kind}.jsonl", cache)
-            part = [{"data_set": word, "categories": kind, **row} for row in _rows(content, where, _problem)]
-            names[kind] = list(dict.fromkeys(row["ground_truth"] for row in part))
-            own += part
+        read = {kind: _rows(*_fetch(release, f"{word}_{kind}.jsonl", cache), _problem) for kind in KINDS}
+        names = {kind: list(dict.fromkeys(row[-1] for row in part)) for kind, part in read.items()}
+        own = [(word, kind, *row) for kind, part in read.items() for row in part]
         _check(word, own, names)
-        found = len(own), len(names["seen"]), len(names["unseen"])
-        known = DATA_SETS.get(word)
+        found, known = (len(own), *map(len, names.values())), DATA_SETS.get(word)
         expected = (known.test, known.seen, known.unseen) if known else found
         complete[word] = found == expected
         if not complete[word] and not allow_incomplete:
-            raise UserError(f"{release}: {word} has {_counts(found)}, the release {_counts(expected)}; take"
-                            " the whole files, or set allow_incomplete")
-        rows += own
-        lists[word] = names
+            here, there = ("{} questions on {} seen and {} unseen sub-categories".format(*counts)
+                           for counts in (found, expected))
+            raise UserError(f"{release}: {word} has {here}, the release {there}; take the whole files, or set "
+                            "allow_incomplete")
+        rows, lists[word] = rows + own, names
     return ReleaseFiles(pandas.DataFrame(rows, columns=COLUMNS), lists, complete)
 
 
@@ -128,12 +120,10 @@ def release_items(
 ) -> list[dict]:
     """The release's questions as lines of `items.jsonl`, each with its image, sorted by item_id.
 
-    `table` has images.parquet's columns and the official split. An item has item_id (the image_id up to "#"),
-    image_id, super_category, sub_category, categories, question, options (in the release's order) and, for
-    the six data sets, release_path. `allow_incomplete` leaves out questions whose image is missing. The
-    official split matters: training and test images of Stanford Cars share their file names.
-
-    Raises: UserError: an image that is missing, is for training, or has another label than in the release.
+    `table` has images.parquet's columns and the official split, which matters: training and test images of
+    Stanford Cars share their file names. An item_id is the image_id up to "#"; options are in the release's
+    order; release_path is of the six data sets alone. `allow_incomplete` leaves out questions whose image is
+    missing. UserError for an image that is missing, is for training, or has another label or side.
     """
     items, missing = [], []
     for word, part in files.rows.groupby("data_set", sort=False):
@@ -142,22 +132,20 @@ def release_items(
             raise UserError(f"{word}: none of the release's {len(part)} images is here by its file name;"
                             " a copy without the original names cannot be used: take the archive")
         for row in part.to_dict("records"):
-            picture = found(row["image_path"])
-            if picture is None:
-                missing.append(row["image_path"])
+            path = row["image_path"]
+            if (picture := found(path)) is None:
+                missing.append(path)
                 continue
-            for what, key in (("label", "sub_category"), ("side", "categories")):
-                said = row["ground_truth" if key == "sub_category" else key]
-                if picture[key] != said:
+            said = {"sub_category": row["ground_truth"], "categories": row["categories"]}
+            for key, what in (("sub_category", "label"), ("categories", "side")):
+                if picture[key] != said[key]:
                     raise UserError(
-                        f"{row['image_path']}: the release's {what} is {said!r}, {picture['image_id']} has "
+                        f"{path}: the release's {what} is {said[key]!r}, {picture['image_id']} has "
                         f"{picture[key]!r}; these are not the same images: take the official archive")
             items.append({
                 "item_id": picture["image_id"].partition("#")[0], "image_id": picture["image_id"],
-                "super_category": word, "sub_category": row["ground_truth"], "categories": row["categories"],
-                "question": row["question"], "options": list(row["options"]),
-                **({"release_path": row["image_path"]} if word in DATA_SETS else {}),
-            })  # fmt: skip
+                "super_category": word, **said, "question": row["question"], "options": list(row["options"]),
+                **({"release_path": path} if word in DATA_SETS else {})})
     if missing and not allow_incomplete:
         raise UserError(
             f"{len(missing)} of {len(files.rows)} images of the release's questions are not among the test "
@@ -165,22 +153,22 @@ def release_items(
     return sorted(items, key=lambda item: item["item_id"])
 
 
-def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[str, bytes]:
-    """(where a file was found, its content)."""
+def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[bytes, str]:
+    """(a file's content, where it was found)."""
     release = str(release)
     if not release.startswith(("http://", "https://")):
         path = find_questions(release, *name.removesuffix(".jsonl").rsplit("_", 1))
-        return str(path), path.read_bytes()
+        return path.read_bytes(), str(path)
     if cache is None:
         raise UserError(f"{release}: an address needs a cache folder for what is downloaded")
     address = f"{release.rstrip('/')}/{name}"
     kept = Path(cache) / hashlib.sha256(address.encode("utf-8")).hexdigest()[:16] / name
     if kept.is_file():
-        return str(kept), kept.read_bytes()
+        return kept.read_bytes(), str(kept)
     content = _download(address)
     _rows(content, address, _problem)  # a page that says "not found" is never kept
     atomic_write_bytes(kept, content)
-    return address, content
+    return content, address
 
 
 def _download(address: str) -> bytes:
@@ -198,8 +186,8 @@ def _download(address: str) -> bytes:
                         " https://raw.githubusercontent.com/<owner>/<name>/<commit>/eval/data") from None
 
 
-def _rows(content: bytes, where: str, problem: Callable[[Any], Optional[str]]) -> list[dict[str, Any]]:
-    """The lines of one file, each checked on its own by `problem`."""
+def _rows(content: bytes, where: str, problem: Callable[[Any], str]) -> list[list]:
+    """[image_path, question, options, ground_truth] of each line, checked on its own by `problem`."""
     rows = []
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
@@ -210,51 +198,43 @@ def _rows(content: bytes, where: str, problem: Callable[[Any], Optional[str]]) -
             row = None
         if wrong := problem(row):
             raise UserError(f"{where}, line {number}: {wrong}; take the release's file as it is")
-        rows.append({key: row[key] for key in COLUMNS[2:]})
+        rows.append([row[key] for key in COLUMNS[2:]])
     if not rows:
         raise UserError(f"{where}: no questions; take the release's file as it is")
     return rows
 
 
-def _form(row: Any) -> Optional[str]:
-    """What is wrong with the form of one line; None if nothing is."""
-    if isinstance(row, dict) and isinstance(row.get("options"), list) and row["options"]:
-        texts = [row.get(key) for key in ("image_path", "question", "ground_truth")]
-        if all(isinstance(text, str) and text for text in (*texts, *row["options"])):
-            return None
-    return "not a question with image_path, question, options and ground_truth"
-
-
-def _problem(row: Any) -> Optional[str]:
-    """What is wrong with one line; None if nothing is."""
+def _form(row: Any) -> str:
+    """What is wrong with the form of one line; "" if nothing is."""
     if not isinstance(row, dict):
         return "not a JSON object"
     texts = ("image_path", "question", "ground_truth")
     if absent := [key for key in texts if not isinstance(row.get(key), str) or not row[key].strip()]:
         return f"{absent[0]} is missing"
-    path, options = PurePosixPath(row["image_path"]), row.get("options")
+    options = row.get("options")
+    named = isinstance(options, list) and options and all(isinstance(one, str) and one for one in options)
+    return "" if named else "options is not a list of names"
+
+
+def _problem(row: Any) -> str:
+    """What is wrong with one line of the release; "" if nothing is."""
+    if wrong := _form(row):
+        return wrong
+    path, options = PurePosixPath(row["image_path"]), row["options"]
     if path.is_absolute() or ".." in path.parts:
         return f"image_path {row['image_path']!r} is not a path below the data"
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        return "options is not a list of names"
-    if len(options) != OPTIONS or len(set(options)) != OPTIONS:
+    if not len(options) == len(set(options)) == OPTIONS:
         return f"{len(set(options))} different options instead of {OPTIONS}"
-    return None if options[0] == row["ground_truth"] else "the first option is not the ground truth"
+    return "" if options[0] == row["ground_truth"] else "the first option is not the ground truth"
 
 
-def _check(word: str, rows: Sequence[Mapping], names: Mapping[str, Sequence[str]]) -> None:
+def _check(word: str, rows: Sequence[tuple], names: dict[str, list[str]]) -> None:
     """What no single line can show."""
     if both := sorted(set(names["seen"]) & set(names["unseen"])):
         raise UserError(f"{word}: {both[0]!r} is in the seen and in the unseen file")
-    paths = set()
-    for row in rows:
-        if row["image_path"] in paths:
-            raise UserError(f"{word}: {row['image_path']} has two questions")
-        paths.add(row["image_path"])
-    known = {name for kind in KINDS for name in names[kind]}
-    if foreign := sorted({option for row in rows for option in row["options"]} - known):
+    (path, times), = Counter(row[2] for row in rows).most_common(1)
+    if times > 1:
+        raise UserError(f"{word}: {path} has two questions")
+    known = {*names["seen"], *names["unseen"]}
+    if foreign := sorted({option for row in rows for option in row[4]} - known):
         raise UserError(f"{word}: the option {foreign[0]!r} is not a sub-category of the data set")
-
-
-def _counts(counts: Sequence[int]) -> str:
-    return "{} questions on {} seen and {} unseen sub-categories".format(*counts)

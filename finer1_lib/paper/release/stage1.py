@@ -28,9 +28,9 @@ IMAGE = "<image>"
 
 
 def read_stage1(path: "str | Path", words: Optional[Sequence[str]] = None) -> list[dict]:
-    """The items of a file of this form, each checked, unchanged; `words` are the data sets to keep.
+    """The items of such a file, unchanged; `words` are the data sets to keep.
 
-    Raises: UserError: not a list of such items, or two rationales for one image.
+    UserError for another form, or two rationales for one image.
     """
     try:
         items = parse_json(read_text(Path(path).expanduser()))
@@ -57,28 +57,31 @@ def rationale_records(
     The training images are looked up in `table` (images.parquet's columns, categories may be missing);
     without it image_id is the release's path. `source` has what only the release's form has: image (its path)
     and system (its message, or None). `allow_incomplete` leaves out rationales whose image is missing.
-
-    Raises: UserError: an image that is missing or not for training, a label that is not the answer, or an
-        unseen sub-category as the answer.
+    UserError for an image that is missing or not for training, an answer that is not its label or is unseen.
     """
-    found: dict[str, Any] = {}
     records, missing = [], []
+    words = {word_of(item["images"][0]) for item in items}
+    found = {} if table is None else {word: find_images(word, table, "train") for word in words}
     for item in items:
-        path, text = item["images"][0], item["messages"][-1]["content"]
-        word, answer = word_of(path), one_answer(text)[0]
-        if table is not None and word not in found:
-            found[word] = find_images(word, table, "train")
-        picture = found[word](path) if table is not None else {"image_id": path, "sub_category": answer}
+        (path,), (*system, user, assistant) = item["images"], item["messages"]
+        word, text = word_of(path), assistant["content"]
+        answer = one_answer(text)[0]
+        picture = found[word](path) if found else {"image_id": path, "sub_category": answer}
         if picture is None:
             missing.append(path)
             continue
         if picture["sub_category"] != answer:
             raise UserError(f"{path}: the rationale answers {answer!r}, {picture['image_id']} is "
                             f"{picture['sub_category']!r}; these are not the same images")
-        if picture.get("categories", "seen") == "unseen":
+        if picture.get("categories") == "unseen":
             raise UserError(f"{path}: a rationale for the unseen sub-category {answer!r}; take the seen and "
                             "unseen lists of the same release")
-        records.append(_record(item, picture["image_id"], word, answer))
+        records.append({
+            "image_id": picture["image_id"], "super_category": word, "sub_category": answer,
+            "question": user["content"].removeprefix(IMAGE), "text": text, "concepts": [],
+            "candidates": list(parse(text).candidates), "attempts": 1, "kept": True, "dropped_because": None,
+            "rejections": [], "texts": [text], "mended": 0,
+            "source": {"image": path, "system": system[0]["content"] if system else None}})
     if missing and not allow_incomplete:
         raise UserError(f"{len(missing)} of {len(items)} rationales' images are not among the training "
                         f"images, the first is {missing[0]}; complete the data set or set allow_incomplete")
@@ -91,25 +94,18 @@ def stage1_items(records: Sequence[Mapping]) -> list[dict]:
     Our own have their image_id as the path and no system message: LLaMA-Factory then takes the model's.
     """
     items = []
-    for record in records:
-        if not record["kept"]:
-            continue
+    for record in (record for record in records if record["kept"]):
         source = record.get("source") or {}
-        system = source.get("system")
-        messages = [] if system is None else [{"role": "system", "content": system}]
+        said = {"system": source.get("system"), "user": IMAGE + record["question"],
+                "assistant": record["text"]}
         items.append({
-            "messages": [
-                *messages,
-                {"content": IMAGE + record["question"], "role": "user"},
-                {"role": "assistant", "content": record["text"]},
-            ],
-            "images": [source.get("image", split_crop(record["image_id"])[0])],  # a file, uncropped
-        })  # fmt: skip
+            "messages": [{"role": role, "content": text} for role, text in said.items() if text is not None],
+            "images": [source.get("image", split_crop(record["image_id"])[0])]})  # a file, uncropped
     return items
 
 
 def write_stage1(records: Sequence[Mapping], path: "str | Path") -> int:
-    """Write kept rationales as such a file; returns how many. Raises: UserError: none was kept."""
+    """Write kept rationales as such a file; returns how many. UserError if none was kept."""
     items = stage1_items(records)
     if not items:
         raise UserError("no rationale was kept: there is nothing to export")
@@ -130,18 +126,5 @@ def _problem(item: Any) -> str:
         return "not exactly one image"
     if not messages[-2]["content"].startswith(IMAGE) or messages[-2]["content"].count(IMAGE) != 1:
         return f"the question does not begin with its one {IMAGE}"
-    if not is_target(messages[-1]["content"]):
-        return "the text is not <think>..</think> <answer>..</answer>"
-    return ""
-
-
-def _record(item: Mapping, image_id: str, word: str, answer: str) -> dict:
-    """One line of rationales.jsonl."""
-    *system, user, assistant = item["messages"]
-    text, question = assistant["content"], user["content"].removeprefix(IMAGE)
-    return {
-        "image_id": image_id, "super_category": word, "sub_category": answer, "question": question,
-        "text": text, "concepts": [], "candidates": list(parse(text).candidates), "attempts": 1, "kept": True,
-        "dropped_because": None, "rejections": [], "texts": [text], "mended": 0,
-        "source": {"image": item["images"][0], "system": system[0]["content"] if system else None},
-    }  # fmt: skip
+    good = is_target(messages[-1]["content"])
+    return "" if good else "the text is not <think>..</think> <answer>..</answer>"

@@ -46,9 +46,7 @@ def read_stage2(
     `stage2/` below it. `lists` is {data set: {"seen": [...], "unseen": [...]}}. `same_size` refuses a triplet
     whose images differ in size; `allow_incomplete` leaves out rows without a certain data set. The DataFrame
     has the columns of `build_triplets` (negative_sub_category is ""), problem, and paths of the three images.
-
-    Raises: UserError: a row without one of its three images, an unseen sub-category as the answer, or the
-        above.
+    UserError also for a row without one of its images, and an unseen sub-category as the answer.
     """
     import pandas
 
@@ -57,8 +55,7 @@ def read_stage2(
         where = f"{source.name}, row {number}"
         if problem := _problem(row):
             raise UserError(f"{where}: {problem}; take the release's file as it is")
-        word = _data_set(row, lists, where)
-        if word is None:
+        if (word := _data_set(row, lists, where)) is None:
             unknown.append(f"{where} ({row['answer']})")
             continue
         images = [_image(row[field][0], source, f"{where}, {NAMES[field]}") for field in FIELDS]
@@ -81,9 +78,8 @@ def write_stage2(
     """Write triplets in the release's form, `target/data/train-*.parquet`; returns how many.
 
     Images keep their bytes, so reading the files back gives the same triplets. `resize` stretches a positive
-    or negative to its anchor's size (as PNG), as the release needs.
-
-    Raises: UserError: the target exists, an image is missing, or sizes differ and `resize` is off.
+    or negative to its anchor's size (as PNG), as the release needs. UserError if the target exists, an image
+    is missing, or sizes differ without `resize`.
     """
     import pyarrow
     import pyarrow.parquet
@@ -115,9 +111,7 @@ def _read(source: Path) -> Iterator[dict]:
     import pyarrow.parquet
 
     files = sorted(source.glob("*.parquet")) or sorted(source.glob("data/*.parquet"))
-    if source.is_file():
-        files = [source]
-    if not files:
+    if not (files := [source] if source.is_file() else files):
         raise UserError(f"{source}: no parquet file; give the release's Stage-2 file or its folder")
     for path in files:
         try:
@@ -139,8 +133,7 @@ def _problem(row: Mapping) -> str:
     if row["problem"].count(IMAGE) != 1:
         return f"the problem has not exactly one {IMAGE}"
     for field, name in NAMES.items():
-        found = row[field]
-        if not isinstance(found, list) or len(found) != 1 or not found[0]:
+        if not isinstance(row[field], list) or len(row[field]) != 1 or not row[field][0]:
             return f"{field}, the {name}, is missing or not one image"
     return ""
 
@@ -152,16 +145,15 @@ def _data_set(row: Mapping, lists: Mapping[str, Mapping[str, Sequence[str]]], wh
         raise UserError(f"{where}: the answer {answer!r} is an unseen sub-category ({unseen[0]}); "
                         "nothing may be trained on it")
     named = [word for word in DATA_SETS if word in row["problem"].lower()]  # pets and dogs share names
-    words = [word for word in lists
-             if answer in lists[word]["seen"] and (len(named) != 1 or word == named[0])]
+    words = [word for word in lists if answer in lists[word]["seen"] and (len(named) != 1 or word in named)]
     return words[0] if len(words) == 1 else None
 
 
 def _image(value: Any, source: Path, where: str) -> tuple[bytes, Optional[str]]:
     """(bytes, path) of an image; one that is only a path is read from beside the parquet file."""
-    content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-    if isinstance(content, str):  # a path alone
-        content, path = None, content
+    if not isinstance(value, dict):
+        value = {"path" if isinstance(value, str) else "bytes": value}
+    content, path = value.get("bytes"), value.get("path")
     if content is None and path:
         folder = (source if source.is_dir() else source.parent).resolve()
         file = (folder / path).resolve()
@@ -222,8 +214,7 @@ def _row(record: Mapping, root: Path, resize: bool) -> dict:
     size = images[0].size
     if not resize:
         _check_sizes([image.size for image in images], record["image_id"])
-    paths = record.get("paths")
-    columns = []
+    paths, columns = record.get("paths"), []
     for image_id, path, image in zip(ids, ids if paths is None else paths, images):
         content = (root / split_crop(image_id)[0]).read_bytes()
         if image.size != size:
@@ -236,6 +227,5 @@ def _row(record: Mapping, root: Path, resize: bool) -> dict:
 
 
 def _png(image: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file := io.BytesIO(), "PNG")
     return file.getvalue()
