@@ -208,6 +208,32 @@ def test_one_window_asks_all_lists_before_the_next_one_begins(album, tmp_path, m
         assert len({image_id for batch in many[start : start + 3] for image_id in batch}) == 4
 
 
+def test_an_engine_gets_whole_windows_is_named_in_every_record_and_does_not_mix(album, tmp_path, monkeypatch):
+    items = [{**item, "item_id": f"{n}", "image_id": f"{n}"} for n, item in enumerate(album[1] * 4)]
+    asked = all_requests(FIXED[0], items, ["shuffled"], seed=0)
+    monkeypatch.setattr(evaluation, "WINDOW_PIXELS", 1)
+    answerer, path, options = Counting(), tmp_path / "records.jsonl", dict(max_new_tokens=1, batch_size=4)
+    answerer.engine = "vllm 1.0"
+    records = collect_records(asked, path, lambda: answerer, engine="vllm", **options)
+    assert [len(batch) for batch in answerer.batches] == [8, 8, 8]  # two questions about each of four pictures
+    assert {record["engine"] for record in records} == {"vllm 1.0"}
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))  # a kill in the second window
+    answerer.batches.clear()
+    assert collect_records(asked, path, lambda: answerer, engine="vllm", **options) == records
+    assert len(answerer.batches) == 2
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
+    answerer.engine = "transformers 5.0"
+    with pytest.raises(UserError, match="by vllm 1.0, the others would come from transformers 5.0: use that engine"):
+        collect_records(asked, path, lambda: answerer, **options)
+
+
+def test_a_models_own_engine_is_stated(tiny, album):
+    chat = opened(FIXED[0], tiny, album[0])
+    assert chat.engine.startswith("transformers 5.")
+    with pytest.raises(UserError, match="one of transformers, vllm"):
+        opened(FIXED[0], tiny, album[0], engine="sglang")
+
+
 @pytest.mark.parametrize("pixels", [evaluation.WINDOW_PIXELS, 4000])
 def test_a_picture_is_prepared_and_seen_once_for_every_prompt(tiny, album, tmp_path, monkeypatch, pixels):
     """Two orders and the open world over three pictures: three pictures opened, three passes of the tower."""
