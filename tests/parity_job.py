@@ -119,8 +119,8 @@ def run(backend: str, folder: Path, base: str) -> dict:
 def checked(folder: Path) -> dict[str, str]:
     """The checks of `finer1 gpu-check` that ask Unsloth, on the miniature: check -> level and finding."""
     from finer1_lib import models
-    from finer1_lib.commands import gpu_check
-    from finer1_lib.commands.gpu_check import Bench
+    from tools import gpu_check
+    from tools.gpu_check import Bench
     from finer1_lib.runs.presets import find_kit, make_plan
 
     plan = make_plan(find_kit(), "miniature", settings=["02_cot_sft.backend=unsloth"])

@@ -7,6 +7,5 @@
     rescore     every score again from the records
     findings    what a preflight check returns
     doctor      checks of data, texts and machine before a run
-    gpu_check   the first minutes on a GPU
     export      a merged checkpoint for lmms-eval
 """

@@ -156,11 +156,19 @@ def gpu_check(preset: Preset, run_name: RunName = None, output_root: PresetRoot 
 
     Example: finer1 gpu-check single_gpu_24gb
     """
-    from finer1_lib.commands.gpu_check import run
-
     check_targets(json_file)
     plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings or ())
-    _report("gpu-check", {"preset": preset}, run(plan, vllm=vllm), json_file)
+    found = _tool("tools.gpu_check", "gpu-check").run(plan, vllm=vllm)
+    _report("gpu-check", {"preset": preset}, found, json_file)
+
+
+def _tool(module: str, command: str) -> Any:
+    """A module below the checkout's tests/, where what measures the code itself is kept."""
+    file = find_kit() / "tests" / f"{module.replace('.', '/')}.py"
+    if not file.is_file():
+        raise UserError(f"{command}: no {file}: run it from a checkout of the kit")
+    sys.path.insert(0, str(find_kit() / "tests"))
+    return importlib.import_module(module)
 
 
 def _report(command: str, about: dict[str, Any], findings: Sequence[Finding], json_file: str | None,
@@ -209,12 +217,9 @@ _SCRIPTS = {  # of the checkout, in tests/tools or tests/benchmarks; their optio
 
 def _run_script(context: typer.Context) -> None:
     """Run a script of `_SCRIPTS` with the arguments as they are."""
-    name, tests = context.info_name, find_kit() / "tests"
-    room, script = "benchmarks" if name.startswith("benchmark") else "tools", name.replace("-", "_")
-    if not (tests / room / f"{script}.py").is_file():
-        raise UserError(f"{name}: no {tests / room / script}.py: run it from a checkout of the kit")
-    sys.path.insert(0, str(tests))
-    module = importlib.import_module(f"{room}.{script}")
+    name = context.info_name
+    room = "benchmarks" if name.startswith("benchmark") else "tools"
+    module = _tool(f"{room}.{name.replace('-', '_')}", name)
     if code := module.app(context.args, prog_name=f"finer1 {name}", standalone_mode=False):
         raise typer.Exit(code)
 

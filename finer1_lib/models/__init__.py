@@ -8,6 +8,7 @@
     sharing             the image's features and the prompt of a group are computed once
     generation          completions, greedy or sampled
     log_probabilities   log-probability and entropy of tokens, chunk by chunk
+    vllm_engine         vLLM in this process, for rollouts and evaluation
     hidden_states       pooled states for the probes
     out_of_memory       the next fallback when memory runs out
     encoders            CLIP, SigLIP and text encoders

@@ -571,7 +571,7 @@ def test_gpu_check_needs_a_gpu_and_ends_as_the_doctor_does(monkeypatch, tmp_path
     with pytest.raises(UserError, match="no CUDA GPU here"):
         cli.gpu_check("miniature")
     rows = [Finding("gradients", "pass", "finite", "", ""), Finding("memory", "fail", "too much", "", "less")]
-    monkeypatch.setattr("finer1_lib.commands.gpu_check.run", lambda plan, vllm: rows[: 1 + vllm])
+    monkeypatch.setattr("tools.gpu_check.run", lambda plan, vllm: rows[: 1 + vllm])
     cli.gpu_check("miniature", json_file=str(tmp_path / "found.json"))
     assert json.loads((tmp_path / "found.json").read_text())["findings"][0]["what"] == "finite"
     with pytest.raises(UserError, match="gpu-check: memory: fix"):

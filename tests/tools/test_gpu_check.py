@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tools import gpu_check
+from tools.gpu_check import SFT, TAPO, Bench
 
-from finer1_lib.commands import gpu_check
 from finer1_lib.commands.findings import NotYet, examine
-from finer1_lib.commands.gpu_check import SFT, TAPO, Bench
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.log_probabilities import Scored
 from finer1_lib.runs.presets import find_kit, make_plan
