@@ -48,9 +48,13 @@ def test_any_name_round_trips(base, text):
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_abilities_on_fresh_pictures_and_wordings(base):
+def test_abilities_on_fresh_pictures_and_wordings(base, tmp_path):
     """The card's bars, by free generation, under a seed that neither the pretraining nor the shipped card used."""
-    rows = card.make_model_card(base, GUIDE, seed=20260213, pictures=2, wordings=1)
+    path, told = tmp_path / "card.json", []
+    how = dict(seed=20260213, pictures=2, wordings=1, progress=lambda *step: told.append(step))
+    rows = card.stored_card(path, base, GUIDE, **how)
+    assert [step[:2] for step in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert card.stored_card(path, None, GUIDE, **how) == rows  # not measured anew
     missed = [line for line in card.summarise(rows) if not line["holds"]]
     assert not missed, missed
 
