@@ -6,7 +6,7 @@ Data in, a matplotlib figure out; nothing is shown or saved here.
 import textwrap
 from typing import Any, Sequence
 
-from finer1_lib.core.plots import INK, SEEN, UNSEEN, percent_axis
+from finer1_lib.core.plots import INK, SEEN, UNSEEN, panels, percent_axis
 from finer1_lib.core.prompts import FOUR_PARTS
 from finer1_lib.data.rationales.parsing import parse
 
@@ -14,7 +14,7 @@ from finer1_lib.data.rationales.parsing import parse
 def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
     """One image per sub-category, framed by its colour: entries (name, "seen" or "unseen", PIL image)."""
     lines = -(-len(entries) // columns)
-    fig, axes = _subplots(lines, columns, (1.9 * columns, 2.35 * lines), squeeze=False)
+    fig, axes = panels(lines, columns, (1.9 * columns, 2.35 * lines))
     for axis in axes.flat[len(entries) :]:
         axis.set_axis_off()
     for axis, (name, categories, image) in zip(axes.flat, entries):
@@ -25,7 +25,7 @@ def montage(entries: Sequence[tuple[str, str, Any]], columns: int = 6) -> Any:
 
 def rejections(df: Any) -> Any:
     """Texts that each filter sent back and images given up: columns reason, texts, images_dropped."""
-    fig, axis = _subplots(1, 1, (8.6, 0.62 * len(df) + 1.3))
+    fig, ((axis,),) = panels(1, 1, (8.6, 0.62 * len(df) + 1.3))
     shown = df[["texts", "images_dropped"]].set_axis(df["reason"].str.replace("_", " "))
     shown.columns = ["texts sent back", "images given up (last reason)"]
     shown.plot.barh(ax=axis, width=0.74, color=[INK, "white"], edgecolor=INK)
@@ -49,7 +49,7 @@ def prevented(df: Any) -> Any:
     A row per step: step, flaw, on, on_low, on_high, off, off_low, off_high (fractions; an interval may be
     missing), n_on, n_off.
     """
-    fig, axis = _subplots(1, 1, (10.5, 0.66 * len(df) + 1.5))
+    fig, ((axis,),) = panels(1, 1, (10.5, 0.66 * len(df) + 1.5))
     places = df.reset_index().index
     axis.hlines(places, 100 * df["on"], 100 * df["off"], color="#BBBBBB", linewidth=1.2, zorder=1)
     marks = ("on", -0.14, INK, INK, "o"), ("off", 0.14, SEEN, "white", "s")
@@ -78,7 +78,7 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
     for part in FOUR_PARTS:
         content = textwrap.wrap(getattr(trace, part) or "(not readable)", 88) or [""]
         lines += [(part, INK, "bold"), *((line, "black", "normal") for line in content)]
-    fig, (left, right) = _subplots(1, 2, (11, max(3.2, 0.27 * len(lines) + 0.6)), width_ratios=(1, 2.4))
+    fig, ((left, right),) = panels(1, 2, (11, max(3.2, 0.27 * len(lines) + 0.6)), width_ratios=(1, 2.4))
     _show(left, image, INK)
     left.set_title(_wrapped(title, 24), fontsize=13)
     right.set_axis_off()
@@ -90,7 +90,7 @@ def rationale_sheet(image: Any, text: str, title: str) -> Any:
 
 def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]]) -> Any:
     """Rows of anchor, positive and negative ((name, image) each), the last in a broken frame."""
-    fig, axes = _subplots(len(triplets), 3, (7.2, 2.55 * len(triplets)), squeeze=False)
+    fig, axes = panels(len(triplets), 3, (7.2, 2.55 * len(triplets)))
     for line, triplet in zip(axes, triplets):
         for axis, (name, image), style in zip(line, triplet, ("-", "-", "--")):
             _show(axis, image, INK, style)
@@ -99,15 +99,6 @@ def triplet_sheet(triplets: Sequence[tuple[tuple[str, Any], tuple[str, Any], tup
     for axis, role in zip(axes[0], roles):
         axis.set_title(role, fontsize=13)
     return fig
-
-
-def _subplots(rows: int, columns: int, inches: tuple[float, float], **how: Any) -> tuple[Any, Any]:
-    """A figure that pyplot does not keep open, and its axes."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(rows, columns, figsize=inches, layout="constrained", **how)
-    plt.close(fig)
-    return fig, axes
 
 
 def _show(axis: Any, image: Any, colour: str, style: str = "-") -> None:

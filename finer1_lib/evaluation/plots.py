@@ -14,7 +14,7 @@ import re
 from itertools import product
 from typing import Mapping, Optional, Sequence
 
-from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, WIDEST, percent_axis, plain_axis
+from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, WIDEST, panels as grid, percent_axis, plain_axis
 from finer1_lib.core.statistics import has_interval
 from finer1_lib.evaluation.scores.hierarchy import ELSEWHERE, OTHERS, confusion_matrix, most_confused
 from finer1_lib.training.methods import CONTROLS, colour_of, in_order, label_of
@@ -85,22 +85,13 @@ def _panels(df, wide: float, more: float, height: float, settings: Sequence[str]
     """(figure, [(axis, its rows)]): a row of panels a setting (or one), seen left; inches."""
     kinds = [kind for kind in KINDS if kind in set(df["categories"])]
     size = (min(WIDEST, wide * len(kinds) + more), height)
-    fig, axes = _figure(len(settings), len(kinds), size, sharex=True, sharey=True)
+    fig, axes = grid(len(settings), len(kinds), size, sharex=True, sharey=True)
     panels = []
     for axis, (setting, kind) in zip(axes.flat, product(settings, kinds)):
         axis.set_title((f"{SETTING_LABELS[setting]}, " if setting else "") + KINDS[kind], fontsize=14)
         part = df[df["categories"] == kind]
         panels.append((axis, part[part["setting"] == setting] if setting else part))
     return fig, panels
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float], **how):
-    """(figure, array of axes); closed, so that the notebook draws the returned figure only once."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **how)
-    plt.close(fig)
-    return fig, axes
 
 
 def _model_lines(axis, models, labels, size: int) -> None:
@@ -188,7 +179,7 @@ def data_set_bars(df, labels: Optional[Mapping[str, str]] = None):
     columns = min(A_ROW, len(data_sets))
     rows = -(-len(data_sets) // columns)
     size = (min(WIDEST, 4.1 * columns + 2.7), (0.56 * len(models) + 1.0) * rows * len(settings) + 0.7)
-    fig, axes = _figure(rows * len(settings), columns, size, sharex=True, sharey=True)
+    fig, axes = grid(rows * len(settings), columns, size, sharex=True, sharey=True)
     for axis, (setting, place) in zip(axes.flat, product(settings, range(rows * columns))):
         axis.set_visible(place < len(data_sets))
         if place >= len(data_sets):
@@ -308,7 +299,7 @@ def confusion_matrices(table, model: str, *, setting: str = "open_world",
     width = min(WIDEST, max(8, columns * (CELL * widest + 2.9)))
     cell = min(CELL, (width / columns - 2.9) / widest)
     heights = [cell * max(map(len, line)) + 1.7 for line in lines] or [1]
-    fig, axes = _figure(len(heights), columns, (width, sum(heights) + 0.4), height_ratios=heights)
+    fig, axes = grid(len(heights), columns, (width, sum(heights) + 0.4), height_ratios=heights)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, key, shares in zip(axes.flat, genera, matrices):

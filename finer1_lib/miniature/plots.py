@@ -2,23 +2,19 @@
 
 from typing import Any
 
-from finer1_lib.core.plots import INK, SEEN, UNSEEN
+from finer1_lib.core.plots import INK, SEEN, UNSEEN, panels
 from finer1_lib.miniature.model_card import BARS
 
 
 def genus_sheet(rows: list[tuple[str, list[Any]]]) -> Any:
     """A row a sub-category of a genus: `rows` are [(sub-category, [PIL images])], equally many in each."""
-    import matplotlib.pyplot as plt
-
     across = len(rows[0][1])
-    fig, axes = plt.subplots(len(rows), across, figsize=(1.55 * across + 1.6, 1.6 * len(rows)), squeeze=False,
-                             layout="constrained")
+    fig, axes = panels(len(rows), across, (1.55 * across + 1.6, 1.6 * len(rows)))
     for (name, pictures), line in zip(rows, axes):
         for axis, picture in zip(line, pictures):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=13)
-    plt.close(fig)
     return fig
 
 
@@ -28,11 +24,8 @@ def attribute_reading(df: Any) -> Any:
     `df` has the card's rows: super_category, attribute, categories, value, low, high, n (fractions, 95 %
     intervals).
     """
-    import matplotlib.pyplot as plt
-
     kinds = list(dict.fromkeys(df["super_category"]))
-    fig, axes = plt.subplots(1, len(kinds), figsize=(5.6 * len(kinds), 4.4), sharex=True, squeeze=False,
-                             layout="constrained")
+    fig, axes = panels(1, len(kinds), (5.6 * len(kinds), 4.4), sharex=True)
     for axis, kind in zip(axes[0], kinds):
         part = df[df["super_category"] == kind]
         attributes = list(dict.fromkeys(part["attribute"]))
@@ -55,5 +48,4 @@ def attribute_reading(df: Any) -> Any:
         axis.spines[["top", "right"]].set_visible(False)
     fig.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=13,
                frameon=False)
-    plt.close(fig)
     return fig

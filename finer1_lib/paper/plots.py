@@ -8,7 +8,7 @@ Source: Fine-R1 (arXiv 2602.07605), Figures 3a to 3c.
 
 from typing import Mapping, Optional
 
-from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, percent_axis
+from finer1_lib.core.plots import CATEGORY_LABELS, SETTING_LABELS, panels, percent_axis
 from finer1_lib.core.statistics import has_interval
 from finer1_lib.evaluation.plots import value_bar
 from finer1_lib.paper.orderings import TINY
@@ -28,13 +28,11 @@ def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
     `df` is of `orderings.bars_of` (fractions; low and high may be missing), `labels` is {model: label}; the
     paper's name of a bar is below ours. Raises: ValueError: no bars.
     """
-    import matplotlib.pyplot as plt
-
     if df.empty:
         raise ValueError("no bars: none of the figure's models was evaluated")
     first = df.iloc[0]
     names = {row.model: f"{label_of(row.model, labels)}\n({row.bar})" for row in df.itertuples()}
-    fig, axes = plt.subplots(1, 2, figsize=(12.6, 0.66 * len(names) + 2.0), sharey=True, layout="constrained")
+    fig, (axes,) = panels(1, 2, (12.6, 0.66 * len(names) + 2.0), sharey=True)
     for axis, (kind, words) in zip(axes, CATEGORY_LABELS.items()):
         part = df[df["categories"] == kind].set_index("model")
         counts = " to ".join(str(n) for n in dict.fromkeys((part["n"].min(), part["n"].max())))
@@ -49,7 +47,6 @@ def figure_bars(df, labels: Optional[Mapping[str, str]] = None):
     scorer = f"{first['scorer']} scorer" + (f", similarity {first['variant']}" if first["variant"] else "")
     how = f"{SETTING_LABELS[first['setting']]}, {scorer}, seed {first['seed']}, 95 % intervals over sub-categories"
     fig.suptitle(f"The bars of the paper's {first['figure']} in this run\n{how}", fontsize=15)
-    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig
 
 
@@ -60,7 +57,6 @@ def ordering_lines(df, told: str = ""):
     is below a point. `told` is the second line of the title: scorer, seeds. Seen is on the left, unseen on
     the right. Raises: ValueError: no orderings.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -70,7 +66,7 @@ def ordering_lines(df, told: str = ""):
     pairs = list(zip(rows["figure"], rows["first"], rows["second"]))
     versus = rows["claim"].str.replace(" above | below ", " vs ", regex=True)  # "SFT vs Zero-shot   3a"
     names = versus + "   " + rows["figure"].str.removeprefix("Figure ")
-    fig, axes = plt.subplots(1, 2, figsize=(12.6, 0.37 * len(pairs) + 2.2), sharey=True, layout="constrained")
+    fig, (axes,) = panels(1, 2, (12.6, 0.37 * len(pairs) + 2.2), sharey=True)
     for axis, (kind, words) in zip(axes, CATEGORY_LABELS.items()):
         for row in df[df["categories"] == kind].itertuples():
             _line(axis, pairs.index((row.figure, row.first, row.second)), row)
@@ -94,7 +90,6 @@ def ordering_lines(df, told: str = ""):
     title = "The paper's orderings in this world: accuracy (3a, 3b), relative semantic similarity (3c)"
     fig.suptitle(f"{title}\n{told}".strip(), fontsize=15)
     fig.legend(handles=[*marks, *sides], loc="outside lower center", ncols=5, fontsize=12, frameon=False)
-    plt.close(fig)
     return fig
 
 

@@ -5,7 +5,7 @@ DataFrames in, figures out; nothing is shown or saved here. A trained model has 
 
 from typing import Any, Mapping, Sequence
 
-from finer1_lib.core.plots import INK, SEEN, UNSEEN, WIDEST, percent_axis
+from finer1_lib.core.plots import INK, SEEN, UNSEEN, WIDEST, panels, percent_axis
 from finer1_lib.core.statistics import has_interval
 from finer1_lib.training.forgetting import METRICS, OPEN_WORLD
 from finer1_lib.training.methods import colour_of, label_of, model_name
@@ -85,10 +85,10 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
     """
     from matplotlib.lines import Line2D
 
-    panels = (("accuracy", "accuracy: rewarded (line), strict (dots)"), ("length", "length (tokens)"),
+    shown = (("accuracy", "accuracy: rewarded (line), strict (dots)"), ("length", "length (tokens)"),
               ("entropy", "entropy per token (nats)"), ("divergence", "divergence from the negative"))
     fig, axes = _panels(4, width=5.6, height=3.5, across=2)
-    for axis, (column, title) in zip(axes, panels):
+    for axis, (column, title) in zip(axes, shown):
         for part in beside.values():
             _line(axis, part, column, color=SOUND, linewidth=1.6)
         for name, part in turns.items():
@@ -141,17 +141,13 @@ def _line(axis: Any, part: Any, column: str, smooth: int = 1, **look: Any) -> No
 def _panels(count: int, width: float = 5.2, height: float = 3.9, across: int = 0, side: float = 0.0,
             **how: Any) -> tuple[Any, Any]:
     """(figure, its axes); `across` a row, all by default, and never wider than a projector shows well."""
-    import matplotlib.pyplot as plt
-
     across = across or count
     down = -(-count // across)
-    fig, axes = plt.subplots(down, across, squeeze=False, layout="constrained", **how,
-                             figsize=(min(WIDEST, width * across + side), height * down))
+    fig, axes = panels(down, across, (min(WIDEST, width * across + side), height * down), **how)
     for axis in axes.flat:
         axis.tick_params(labelsize=12)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top", "right"]].set_visible(False)
-    plt.close(fig)  # the notebook shows the returned figure; without this it would be drawn twice
     return fig, axes.flat
 
 
@@ -162,16 +158,16 @@ def before_and_after(df: Any) -> Any:
     """
     from matplotlib.lines import Line2D
 
-    panels = [(metric, "all", title, INK, "o") for metric, title in METRICS.items()]
-    panels += [(OPEN_WORLD, kind, f"learnt: open world, {kind}", colour, "s")
+    shown = [(metric, "all", title, INK, "o") for metric, title in METRICS.items()]
+    shown += [(OPEN_WORLD, kind, f"learnt: open world, {kind}", colour, "s")
                for kind, colour in (("seen", SEEN), ("unseen", UNSEEN))]
-    panels = [(part, *look) for metric, kind, *look in panels
+    shown = [(part, *look) for metric, kind, *look in shown
               if len(part := df[(df["gauge"] == metric) & (df["categories"] == kind)])]
-    labels, across = list(dict.fromkeys(df["label"])), min(3, len(panels))
-    fig, axes = _panels(len(panels), 3.5, 0.42 * len(labels) + 1.4, across, side=2.4, sharey=True, sharex=True)
-    for axis, (part, *look) in zip(axes, panels):
+    labels, across = list(dict.fromkeys(df["label"])), min(3, len(shown))
+    fig, axes = _panels(len(shown), 3.5, 0.42 * len(labels) + 1.4, across, side=2.4, sharey=True, sharex=True)
+    for axis, (part, *look) in zip(axes, shown):
         _panel(axis, part, labels, *look)
-    for axis in axes[len(panels):]:
+    for axis in axes[len(shown):]:
         axis.set_visible(False)
     for axis in axes[-across:]:
         axis.set_xlabel("right (%)", fontsize=13)
