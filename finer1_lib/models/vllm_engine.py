@@ -7,25 +7,25 @@
 
 TRL's own vLLM path is not used: vLLM expands image tokens that are expanded already a second time, without an
 error, so the policy would answer another prompt than the one it is scored under. Here each run of placeholders
-is collapsed to one, images arrive in the size that the processor gives them, and the prompt ids that vLLM
-returns must be ours. After a push both caches are reset: vLLM would otherwise miss images that it drops.
-
-Each request carries its own seed, so a resumed run repeats itself whatever else is in the batch.
-Source: vLLM's documentation (collective_rpc "reload_weights", sleep mode); the gap that a stale policy leaves:
-IMPALA (arXiv 1802.01561).
+is collapsed to one, images have the processor's size, and the prompt ids that vLLM returns must be ours. Each
+request carries its own seed, so a resumed run repeats itself whatever else is in the batch.
+Source: vLLM's documentation (collective_rpc "reload_weights", sleep mode).
 """
 
 import os
+import weakref
 from importlib import metadata, util
 from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError, first_line
+from finer1_lib.core.faces import Later
 from finer1_lib.models.checkpoint_files import local_copy
 from finer1_lib.models.encoding import Encoded, Encoder, pixels_of
 from finer1_lib.models.generation import PLACEHOLDERS, Generation, check_length, ending_ids, mix
 from finer1_lib.models.sharing import unwrap_base
 from finer1_lib.models.trainable import LoadedModel
 
+torch = Later("torch")
 ENGINES = ("transformers", "vllm")
 TEXT_TOKENS = 1024  # of a prompt, beside its images: the longest of the kit's prompts takes some 600
 CPU_CACHE = 256 * 2**20  # bytes of keys and values
@@ -79,16 +79,12 @@ class VllmEngine:
         self._mark = self._tokenizer.convert_tokens_to_ids(loaded.processor.image_token)
         self.dtype = str(loaded.dtype).removeprefix("torch.")
         self.key = key_of(loaded, max_new_tokens, images)
-        self.length = self._longest(loaded, max_new_tokens, images)
-        self.holds: Any = None  # the model whose weights were pushed last
-        self._asleep = False
-        self._llm = self._start(loaded, images)
-
-    def _longest(self, loaded: LoadedModel, max_new_tokens: int, images: int) -> int:
-        """Tokens of prompt and completion that a request may have."""
         token = (self._images.patch_size * self._images.merge_size) ** 2
         most = images * (pixels_of(loaded.processor)["max_pixels"] // token) + TEXT_TOKENS + max_new_tokens
-        return min(most, loaded.model.config.get_text_config().max_position_embeddings)
+        self.length = min(most, loaded.model.config.get_text_config().max_position_embeddings)  # of a request
+        self.holds: Any = lambda: None  # the model whose weights were pushed last, if it still lives
+        self._asleep = False
+        self._llm = self._start(loaded, images)
 
     def _start(self, loaded: LoadedModel, images: int) -> Any:
         # set before the import; the engine then lives and dies with this process
@@ -98,8 +94,8 @@ class VllmEngine:
         if not self._cuda:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
             # vLLM's CPU build ends on seeded sampling with chunked prefill
-            own = dict(kv_cache_memory_bytes=CPU_CACHE, enforce_eager=True, enable_chunked_prefill=False, skip_mm_profiling=True,
-                       max_num_batched_tokens=max(8192, self.length))
+            own = dict(kv_cache_memory_bytes=CPU_CACHE, enforce_eager=True, enable_chunked_prefill=False,
+                       skip_mm_profiling=True, max_num_batched_tokens=max(8192, self.length))
         try:
             from vllm import LLM
 
@@ -114,25 +110,20 @@ class VllmEngine:
 
     def push(self, model: Any) -> None:
         """Give the engine a model's weights as they are now, and forget what it computed with others."""
-        import torch
-
-        self._wake()
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
         with torch.no_grad():
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(model)})
-        self._llm.llm_engine.reset_encoder_cache()
+        self._llm.llm_engine.reset_encoder_cache()  # else it would miss images that the worker dropped
         self._llm.reset_prefix_cache()
-        self.holds = model
+        self.holds = weakref.ref(model)
 
     def sleep(self) -> None:
         """Free the engine's memory until the next push, on a GPU; the CPU build has no sleep."""
         if self._cuda and not self._asleep:
             self._llm.sleep(level=2)  # weights are dropped: a push brings them again
             self._asleep = True
-
-    def _wake(self) -> None:
-        if self._asleep:
-            self._llm.wake_up()
-            self._asleep = False
 
     def sample(self, chats: Sequence[Sequence[dict]], rows: Sequence[Encoded], *, seeds: Sequence[int],
                max_new_tokens: int, temperature: float, top_p: float) -> list[Sampled]:
@@ -204,7 +195,7 @@ def generate(loaded: LoadedModel, prompts: Sequence[Sequence[dict]], *, max_new_
     images = max(sum(part["type"] == "image" for turn in chat if not isinstance(turn["content"], str)
                      for part in turn["content"]) for chat in prompts)
     engine = open_engine(loaded, max_new_tokens=max_new_tokens, images=max(1, images))
-    if engine.holds is not loaded.model:
+    if engine.holds() is not loaded.model:
         engine.push(loaded.model)
     rows = {id(chat): encode(chat) for chat in prompts}
     drawn = engine.sample(prompts, [rows[id(chat)] for chat in prompts], max_new_tokens=max_new_tokens,
