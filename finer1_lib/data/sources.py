@@ -12,9 +12,10 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 from finer1_lib.core.images import image_size
 from finer1_lib.data.data_sets.archives import (
@@ -26,8 +27,7 @@ from finer1_lib.data.split import split_table
 from finer1_lib.runs.parameters import nearest
 from finer1_lib.runs.stage import Stage
 
-if TYPE_CHECKING:
-    import pandas
+pandas, pd = Later("pandas"), Later("pandas")
 
 WORLD = "00_miniature_world"
 
@@ -58,8 +58,6 @@ class Source:
         and train_share. `released`: words -> the release's lists (`lists`, `complete`), None for a seeded
         split; `first_images`: table -> records of the images that become shot 0.
         """
-        import pandas as pd
-
         path, info_path = self.stage.path("images.parquet"), self.stage.path("sets.json")
         if not path.exists():
             if self.data_sets:
@@ -162,8 +160,6 @@ def read_data_sets(words: Sequence[str], data_root: "str | Path", *, hub_copies:
     unreadable images go there. Raises: UserError: an unknown word, no data set, unofficial counts or names,
     an unreadable header.
     """
-    import pandas
-
     root = Path(os.path.expanduser(data_root))
     copies = _copies(words, hub_copies)
     if not root.is_dir() and set(words) - set(copies):

@@ -15,16 +15,16 @@ import zlib
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import append_jsonl, atomic_write_bytes, is_file, read_jsonl
 from finer1_lib.evaluation.requests import FILE_RULE, ITEM_RULE, record_of, rule_of
 from finer1_lib.evaluation.scores.scoring import SETTINGS
 from finer1_lib.evaluation.systems.strategies import draw_seed
 
-if TYPE_CHECKING:
-    import pandas
+pandas = Later("pandas")
 
 _TEXTS = ("model", "setting", "item_id", "image_id", "super_category", "sub_category", "categories",
           "completion")
@@ -313,8 +313,6 @@ def _answer(answerer: Any, batch: Sequence[Mapping], max_new_tokens: int) -> lis
 
 def without_text(records: Sequence[Mapping]) -> "pandas.DataFrame":
     """How many answers of each model came from an endpoint without text (they are wrong), a column a reason."""
-    import pandas
-
     rows = [(one["model"], one.get("no_text", "")) for one in records]
     table = pandas.DataFrame(rows, columns=["model", "why"])
     counts = pandas.crosstab(table["model"], table["why"]).drop(columns="", errors="ignore")

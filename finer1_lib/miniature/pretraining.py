@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import atomic_directory, atomic_write_json
 from finer1_lib.miniature.base import make_model, make_processor, make_tokenizer
 from finer1_lib.miniature.drawing import SIZE, draw_specimen
 from finer1_lib.miniature.pretraining_data import draw_specimen_values, image_sample, text_sample
+
+np, torch = Later("numpy"), Later("torch")
 
 POOL = 20_000        # images drawn once; mirrored, shifted and re-lit at every use
 LOOK_BATCH = 32      # images of a step of the vision tower
@@ -26,9 +29,6 @@ CHECKPOINT_EVERY = 250
 
 def draw_pool(guide: dict, count: int, seed: int) -> tuple[Any, list]:
     """`count` images, uint8 (count, 3, SIZE, SIZE), and what each shows: [(super_category, attributes)]."""
-    import numpy as np
-    import torch
-
     rng = random.Random(f"pool-{seed}")
     specimens = [draw_specimen_values(guide, rng) for _ in range(count)]
     pixels = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
@@ -39,8 +39,6 @@ def draw_pool(guide: dict, count: int, seed: int) -> tuple[Any, list]:
 
 def augment(pixels: Any, rng: random.Random) -> Any:
     """Mirror, shift by up to 5 pixels and re-light a uint8 batch (B, 3, S, S); attributes do not change."""
-    import torch
-
     out = pixels.clone()
     for index in range(len(out)):
         image = out[index].flip(-1) if rng.random() < 0.5 else out[index]
@@ -59,7 +57,6 @@ def build_tokenizer(guide: dict, seed: int) -> Any:
 
 def encode(samples: list[dict], processor: Any, image_tokens: int = 0) -> dict[str, Any]:
     """Token ids, mask, labels (-100 outside the assistant's turn), token types of a batch, right-padded."""
-    import torch
     from torch.nn.utils.rnn import pad_sequence
 
     tokenizer = processor.tokenizer
@@ -95,8 +92,6 @@ def text_batches(guide: dict, processor: Any, seed: int, chunk: int) -> list[lis
 
 def token_loss(model: Any, batch: dict[str, Any], **vision: Any) -> Any:
     """Mean cross-entropy over the assistant's tokens; logits are computed for these alone."""
-    import torch
-
     fields = {key: batch[key] for key in ("input_ids", "attention_mask", "mm_token_type_ids")}
     states = model.model(**fields, **vision, use_cache=False).last_hidden_state[:, :-1]
     labels = batch["labels"][:, 1:]
@@ -108,8 +103,6 @@ class _Heads:
     """Linear probes of every attribute on the mean image token, used in the first phase only."""
 
     def __init__(self, guide: dict, width: int) -> None:
-        import torch
-
         self.keys = [(kind, key, values) for kind, rules in guide["super_categories"].items()
                      for key, values in rules["attributes"].items()]
         self.layer = torch.nn.Sequential(
@@ -117,8 +110,6 @@ class _Heads:
 
     def loss(self, tokens: Any, specimens: list) -> Any:
         """Sum over attributes of the mean cross-entropy; `tokens` is (B, image tokens, width)."""
-        import torch
-
         total, scores = 0.0, self.layer(tokens.mean(1)).split([len(values) for *_, values in self.keys], -1)
         for (kind, key, values), part in zip(self.keys, scores):
             target = torch.tensor([values.index(a[key]) if s == kind else -100 for s, a in specimens])
@@ -144,8 +135,6 @@ def pretrained_base(
     `pool` drawn beforehand) and one of text each. `scratch` holds `state.pt`, to resume from (read with
     weights_only). Every 25 steps progress(step, total, phase, name=value, ..).
     """
-    import torch
-
     if checkpoint.exists():
         return str(checkpoint)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -207,8 +196,6 @@ def pretrained_base(
 
 
 def _save_state(path: Path, parts: dict[str, Any], step: int) -> None:
-    import torch
-
     states = {name: part.state_dict() for name, part in parts.items()}
     torch.save({"step": step} | states, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)

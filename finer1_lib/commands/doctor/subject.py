@@ -18,6 +18,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional
 from finer1_lib.commands.findings import NotYet, Row, fail, judged, passed, told, warn
 from finer1_lib.core.checkpoint_names import read_entry, split_adapter
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import read_json, read_jsonl
 from finer1_lib.data.data_sets.archives import find_archive
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, copies_named
@@ -35,6 +36,8 @@ from finer1_lib.paper.release.questions import read_lists, release_items
 from finer1_lib.paper.release.stage1 import rationale_records, read_stage1
 from finer1_lib.runs.fingerprints import earlier_digests, is_current, is_finished, signature_of
 from finer1_lib.runs.presets import Plan
+
+pandas = Later("pandas")
 
 DATA, WORLD, EVALUATION = "01_data", "00_miniature_world", "04_evaluation"
 Values = Mapping[str, Any]
@@ -140,8 +143,6 @@ class Subject:
     @cached_property
     def table(self) -> Any:
         """The images, in the form of images.parquet."""
-        import pandas
-
         if self.made:
             return pandas.read_parquet(self.made / "images.parquet")
         if self.listed.table is None:
@@ -237,8 +238,6 @@ class Subject:
     @cached_property
     def triplets(self) -> Any:
         """The triplets that 01 has made; None before."""
-        import pandas
-
         return pandas.read_parquet(self.made / "triplets.parquet") if self.made else None
 
 
@@ -252,8 +251,6 @@ def words_there(values: Values, root: Path) -> list[str]:
 
 def list_data_sets(root: Path, values: Values, progress: Progress) -> Listed:
     """The paper's data sets that 01's values name, each on its own."""
-    import pandas
-
     broken: dict[str, str] = {}
     found = [_data_set(word, root, values, broken, progress) for word in values["data_sets"]]
     tables = [table for table, _ in found if table is not None]

@@ -10,10 +10,11 @@ A concept is kept when it is near the descriptions of this image (D) and far fro
 Fine-R1 (arXiv 2602.07605), concept selection, after arXiv 2502.14044, whose code has the values below.
 """
 
-from typing import TYPE_CHECKING, Mapping, Sequence
+from typing import Mapping, Sequence
 
-if TYPE_CHECKING:
-    import numpy
+from finer1_lib.core.faces import Later
+
+numpy = Later("numpy")
 
 TAU = 0.1
 WIDTH = 0.4  # standard deviations above the mean
@@ -57,8 +58,6 @@ def concept_scores(descriptions: "numpy.ndarray", concepts: "numpy.ndarray", oth
     `descriptions` of this image (d, k), N `others` (n, k), and `concepts` (c, k), all of unit rows. Raises:
     ValueError: D or N is empty.
     """
-    import numpy
-
     if len(descriptions) == 0 or len(others) == 0:
         raise ValueError("concept scores need descriptions of this image and of others")
     own = descriptions @ concepts.T / tau  # (d, c)
@@ -80,8 +79,6 @@ def select_concepts(descriptions: Mapping[str, Sequence[str]], concepts: Mapping
     """The concepts of every image of one super-category: image_id -> [{"concept", "score", "kept"}, best
     first]. The mappings hold an image's texts (N of an image is all others'); the encoder is fitted here.
     """
-    import numpy
-
     chosen: dict[str, list[dict]] = {image_id: [] for image_id in descriptions}
     if not any(concepts.values()):
         return chosen

@@ -8,10 +8,11 @@ again under other seeds and reports which flaws it planted.
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.completions import normalise
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.statistics import clustered_mean
 from finer1_lib.data.names import cut_labels, meanings, same_name, table_for
 from finer1_lib.data.rationales.filters import flaws, reasons_of
@@ -20,8 +21,7 @@ from finer1_lib.data.rationales.parsing import (CANDIDATE_MARKER, MAX_CANDIDATES
                                                 check_claims, parse, predicts, release_layout, thinking)
 from finer1_lib.data.rationales.teachers import Row, Teacher, draw_seed
 
-if TYPE_CHECKING:
-    import pandas
+pandas, pd = Later("pandas"), Later("pandas")
 
 PLACES = ("first", "second", "third", "fourth")
 TEXT_COUNTS = ("tags", "single", "headings", "double", "none", "listed", "four", "label_listed",
@@ -139,8 +139,6 @@ def text_report(records: Sequence[Mapping]) -> list[dict]:
     year), label_exact (its whole name), first to fourth (its place); label_before (named before the
     candidates); leaks (the hidden prompt shows); answered (the prediction names the label).
     """
-    import pandas
-
     found = pandas.DataFrame([_look(record) for record in _kept(records)],
                              columns=["super_category", "words", *TEXT_COUNTS])
     return [{"super_category": group, "n": len(part), "words": float(part["words"].mean()),
@@ -330,8 +328,6 @@ def measure_steps(teacher: Optional[Teacher], kind: str, records: Sequence[Mappi
 
     Only a guide's teacher (`kind` "guide") is queried again and judged by what it planted.
     """
-    import pandas as pd
-
     again, planted, given = list(records), pd.DataFrame(), []
     if kind == "guide":
         again = query_again(teacher, rows, {key: kept_concepts(value) for key, value in chosen.items()}, **how)

@@ -12,8 +12,11 @@ and wherever both kinds are taken together, seen and unseen sub-categories are r
 from dataclasses import replace
 from typing import Any, Callable, Iterator, Optional
 
+from finer1_lib.core.faces import Later
 from finer1_lib.core.statistics import Estimate, clustered_mean_of, codes_of, resampled
 from finer1_lib.evaluation.summary import KEYS
+
+np = Later("numpy")
 
 AVERAGE = "average"
 VARIANT_MARK = "@"  # in scores: "relative_semantic_similarity@siglip"
@@ -34,8 +37,6 @@ def cluster_sums(scores):
     first is the least item_id, by which sub-categories are ordered: the resamples must not depend on the
     order of the lines. Groups keep the order of their appearance.
     """
-    import numpy as np
-
     place = scores.groupby(_KEYS, sort=False, dropna=False).ngroup().to_numpy()
     order = scores["item_id"].argsort(kind="stable").to_numpy()
     scores, place = scores.iloc[order], place[order]
@@ -100,8 +101,6 @@ def _estimate(part, statistic: Callable[..., Any], seed: int) -> Estimate:
 
 def _macro(part, weights) -> Any:
     """(draws,) means over super-categories of the mean over sub-categories of their share."""
-    import numpy as np
-
     rates, around = (part["total"] / part["n"]).to_numpy(), part["super_category"].to_numpy()
     masks = [around == name for name in dict.fromkeys(around)]
     return np.mean([weights[:, own] @ rates[own] / weights[:, own].sum(axis=1) for own in masks], axis=0)
@@ -109,8 +108,6 @@ def _macro(part, weights) -> Any:
 
 def _harmonic(part, weights) -> Any:
     """(draws,) harmonic means of the seen and the unseen pictures' averages; 0 where both are 0."""
-    import numpy as np
-
     totals, sizes = part["total"].to_numpy(), part["n"].to_numpy(dtype=float)
     keys = list(zip(part["categories"], part["super_category"]))
     sides: dict[str, list] = {"seen": [], "unseen": []}

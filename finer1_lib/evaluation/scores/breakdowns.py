@@ -14,9 +14,12 @@ from dataclasses import replace
 from typing import Any, Iterable, Mapping, Optional
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.statistics import Estimate, clustered_mean, codes_of, has_interval, resampled
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, main_reading
 from finer1_lib.evaluation.scores.samples import settle
+
+np, pd = Later("numpy"), Later("pandas")
 
 COLUMNS = ("model", "setting", "option_order", "scorer", "metric", "categories", "breakdown", "level", "value",
            "low", "high", "n", "clusters")
@@ -36,8 +39,6 @@ def breakdowns(scores, records: Iterable[Mapping], *, rationales: Iterable[Mappi
 
     Raises: UserError: a score has no record, or an option list lacks the truth.
     """
-    import pandas as pd
-
     answers = _answers(scores, records, rationales, scorer)
     rows = []
     for _, part in answers.groupby(["model", "setting", "categories"], sort=False):
@@ -54,8 +55,6 @@ def breakdowns(scores, records: Iterable[Mapping], *, rationales: Iterable[Mappi
 
 def _answers(scores, records: Iterable[Mapping], rationales: Iterable[Mapping], scorer: str):
     """The scores of what is right in the main reading, with the levels of each breakdown (or None)."""
-    import pandas as pd
-
     right = main_reading(scores[(scores["scorer"] == scorer) & scores["metric"].isin(MAIN_METRICS)])
     keys = ("model", "setting", "item_id")
     known = {tuple(record[key] for key in keys): record for record in settle(records)
@@ -86,8 +85,6 @@ def _rationale(record: Mapping, explained: set[tuple[str, str]]) -> Optional[str
 
 def _lengths(right) -> list[Optional[tuple[int, int]]]:
     """(least, most) tokens of the quarter that each answer falls into, of all answers of its setting."""
-    import numpy as np
-
     spans: dict[int, tuple[int, int]] = {}
     writes = right.groupby("model")["tokens"].transform("max") > 0
     for _, tokens in right[writes].groupby("setting")["tokens"]:
@@ -108,8 +105,6 @@ def _row(part, breakdown: str, level: Any, found: Estimate) -> dict[str, Any]:
 
 def _at_equal_length(both, first: str, second: str, seed: int) -> dict[str, Any]:
     """The row of two models' answers, in one setting, seen or unseen."""
-    import numpy as np
-
     both = both.sort_values("item_id", kind="stable")
     names = both[["super_category", "sub_category"]]
     place = names.groupby(list(names), sort=False).ngroup().to_numpy()

@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.statistics import (
     LEVEL, Estimate, clusters_needed, holm, items_needed, mcnemar_p, paired_difference)
 from finer1_lib.evaluation.scores.averages import MAIN_METRICS, cluster_sums, main_reading, rows_of_sums
@@ -19,6 +20,8 @@ from finer1_lib.evaluation.scores.samples import sample_scores, settle
 from finer1_lib.evaluation.scores.similarity import Similarity, TrigramSimilarity
 from finer1_lib.evaluation.scores.strict import StrictScorer
 from finer1_lib.evaluation.summary import KEYS
+
+pd = Later("pandas")
 
 SETTINGS = ("closed_world", "open_world", "all_labels")
 # 2,000 flips find no p below 1/2001, which Holm's correction for a hundred tests raises to 0.05: small ones
@@ -54,8 +57,6 @@ def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
 
     Raises: UserError: an item without all of its rotations or samples, or an unknown setting.
     """
-    import pandas as pd
-
     records = settle(records)
     known = pd.DataFrame([[record[key] for key in SCORE_COLUMNS] for record in records], columns=SCORE_COLUMNS,
                          dtype=object)
@@ -121,8 +122,6 @@ def summary_rows(scores, *, seed: int, similarity: Optional[str] = None) -> list
 
 def pick(rows: Iterable[Mapping], **wanted: Any):
     """The summary rows with these values, as a DataFrame: `pick(rows, dataset="average")`."""
-    import pandas as pd
-
     chosen = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
     return pd.DataFrame(chosen, columns=list(KEYS))
 
@@ -138,8 +137,6 @@ def compare_all(scores, pairs: Iterable[tuple[str, str]], *, metrics: Sequence[t
     one of the two was not queried (an encoder has no open world). ValueError: the two did not answer the same
     items.
     """
-    import pandas as pd
-
     asked = scores["metric"].isin([name for _, name in metrics])
     right = main_reading(scores[(scores["scorer"] == scorer) & asked])
     cells = {key: part.sort_values("item_id", ignore_index=True)
@@ -185,8 +182,6 @@ def order_effects(scores, *, scorer: str, seed: int):
 
 def findings(comparisons, first: str, second: str, *, setting: str, metric: str, categories: str) -> str:
     """One row of `compare_all` in words: "+12.5 points [3.0, 22.0], p = 0.012: higher"."""
-    import pandas as pd
-
     wanted = dict(first=first, second=second, setting=setting, metric=metric, categories=categories)
     (row,) = comparisons[(comparisons[list(wanted)] == list(wanted.values())).all(axis=1)].to_dict("records")
     span = "no interval" if pd.isna(row["low"]) else f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"

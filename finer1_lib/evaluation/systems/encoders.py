@@ -19,17 +19,17 @@ templates: data/prompts.md of openai/CLIP (none for CUB and Stanford Dogs, which
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.images import load_image
 from finer1_lib.core.prompts import Prompt
 from finer1_lib.models.vllm_engine import engine_version
 from finer1_lib.models.encoders import BATCH, TOWERS
 from finer1_lib.models.generation import Generation
 
-if TYPE_CHECKING:
-    import numpy
+numpy = Later("numpy")
 
 KINDS = ("clip_photo", "clip_ensemble")
 _PHOTO = "a photo of a {{}}, a type of {kind}."
@@ -118,8 +118,6 @@ class Encoder:
 
     def _label_vectors(self, word: str) -> "numpy.ndarray":
         """(names, width) unit vectors of a super-category's names, embedded at first use."""
-        import numpy
-
         if word not in self._vectors:
             texts = [text for name in self._names[word] for text in sentences(self._prompts, word, name)]
             rows = [self._towers.texts(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
@@ -155,8 +153,6 @@ def open_encoder(system: Any, image_root: "str | Path", labels: Mapping[str, Seq
 
 def _unit(rows: "numpy.ndarray", what: str, least: float = 1e-12) -> "numpy.ndarray":
     """Rows of length 1."""
-    import numpy
-
     length = numpy.linalg.norm(rows, axis=-1, keepdims=True)
     if not numpy.isfinite(rows).all() or (length < least).any():
         raise UserError(f"{what} are not finite or zero: choose another checkpoint")

@@ -20,15 +20,15 @@ import hashlib
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import atomic_write_bytes, parse_json
 from finer1_lib.core.network import client_options, settings_named
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, find_images
 
-if TYPE_CHECKING:
-    import pandas
+pandas = Later("pandas")
 
 
 KINDS = ("seen", "unseen")
@@ -95,8 +95,6 @@ def read_lists(
     `cache` folder. `allow_incomplete` accepts other counts than the release's. UserError for a file or line
     that is not as the release's, and for a sub-category or image that is on both sides.
     """
-    import pandas
-
     rows, lists, complete = [], {}, {}
     for word in words:
         read = {kind: _rows(*_fetch(release, f"{word}_{kind}.jsonl", cache), _problem) for kind in KINDS}

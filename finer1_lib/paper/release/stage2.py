@@ -17,17 +17,17 @@ TAPO/verl/trainer/ray_trainer.py:561-580 (what stands in for a missing negative)
 import hashlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
+from finer1_lib.core.faces import Later
 from finer1_lib.core.files import atomic_directory, atomic_write_bytes
 from finer1_lib.core.images import load_image, split_crop
 from finer1_lib.core.prompts import question_for
 from finer1_lib.data.data_sets.catalogue import DATA_SETS
 from finer1_lib.paper.release.stage1 import IMAGE
 
-if TYPE_CHECKING:
-    import pandas
+pandas = Later("pandas")
 
 FIELDS = {"images": "image_id", "image_noisy": "positive_id", "image_aug": "negative_id"}
 NAMES = {"images": "anchor", "image_noisy": "positive", "image_aug": "negative"}
@@ -48,8 +48,6 @@ def read_stage2(
     has the columns of `build_triplets` (negative_sub_category is ""), problem, and paths of the three images.
     UserError also for a row without one of its images, and an unseen sub-category as the answer.
     """
-    import pandas
-
     source, root, rows, unknown = Path(source).expanduser(), Path(root), [], []
     for number, row in enumerate(_read(source)):
         where = f"{source.name}, row {number}"
