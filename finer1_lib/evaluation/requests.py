@@ -45,7 +45,7 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
     for name, value in (("images_per_class", images_per_class), ("items_budget", budget)):
         if value < 0:
             raise UserError(f"{name} is {value}: give 0 for all, or a positive number")
-    sizes = dict(zip(images["image_id"], zip(images["width"].map(int), images["height"].map(int))))
+    sizes = dict(zip(images["image_id"], zip(map(int, images["width"]), map(int, images["height"]))))
     classes: dict[tuple, list[dict]] = {}
     for item in items:
         if item["image_id"] not in sizes:

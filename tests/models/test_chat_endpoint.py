@@ -230,8 +230,10 @@ def test_an_interrupt_keeps_what_is_under_way_and_a_notebook_s_loop_is_no_hindra
         return endpoint(standin, tmp_path).ask([Question("q0"), Question("new")])
 
     standin.script = script
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     with pytest.raises(KeyboardInterrupt):
         endpoint(standin, tmp_path, concurrency=2).ask([Question(f"q{n}") for n in range(20)])
+    signal.signal(signal.SIGINT, before)
     assert len(read_jsonl(tmp_path / "answers.jsonl")) == len(standin.requests) == 2
     assert [one.text for one in asyncio.run(cell())] == ["q0", "new"] and len(standin.requests) == 3
 
