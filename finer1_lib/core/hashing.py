@@ -82,9 +82,8 @@ def changed_outputs(folder: Path, outputs: Mapping[str, str]) -> list[str]:
     return [name for name in outputs if name not in same]
 
 
-def remember(
-    folder: Path, outputs: Mapping[str, str], began: int, states: Mapping = {}, seen: Mapping = {}
-) -> None:
+def remember(folder: Path, outputs: Mapping[str, str], began: int, states: Mapping = {},
+             seen: Mapping = {}) -> None:
     """Keep size and times of outputs that were hashed from `began` (time_ns) on, for `changed_outputs`."""
     found = {name: states.get(name) or _state(folder, name) for name in outputs}
     known = {**seen, **{name: [outputs[name], *state] for name, state in found.items()

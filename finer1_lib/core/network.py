@@ -67,9 +67,8 @@ def _certificates(address: str) -> "ssl.SSLContext | bool":
     """What the server's certificate is checked against; True for the usual authorities."""
     if not address.startswith("https:"):
         return True
-    for name, kind, there in (
-        ("SSL_CERT_FILE", "cafile", os.path.isfile), ("SSL_CERT_DIR", "capath", os.path.isdir)
-    ):  # fmt: skip
+    for name, kind, there in (("SSL_CERT_FILE", "cafile", os.path.isfile),
+                              ("SSL_CERT_DIR", "capath", os.path.isdir)):
         place = os.environ.get(name)
         if not place:
             continue

@@ -67,9 +67,8 @@ class Prompt:
         return hashlib.sha256(self.template.encode("utf-8")).hexdigest()[:12]
 
 
-_COT = (
-    "Think in <think></think> with <analysis>, <options>, <comparison> and <prediction>, then give the name "
-    "in <answer></answer>.")
+_COT = ("Think in <think></think> with <analysis>, <options>, <comparison> and <prediction>, then give the "
+        "name in <answer></answer>.")
 _ANSWER = "Give only the name in <answer></answer>."
 _STEP = "Think step by step, then give the name in <answer></answer>."
 _LETTER = "Give only its letter or its name in <answer></answer>."

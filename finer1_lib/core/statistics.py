@@ -160,9 +160,8 @@ def has_interval(low: Optional[float]) -> bool:
     return low is not None and low == low
 
 
-def clustered_mean(
-    values: Scores, clusters: Names, groups: Optional[Names] = None, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Estimate:
+def clustered_mean(values: Scores, clusters: Names, groups: Optional[Names] = None, *, seed: int = 0,
+                   resamples: int = RESAMPLES) -> Estimate:
     """Mean of scores in [0, 1], shape (n,), with a bootstrap interval over whole clusters.
 
     With `groups`, the super-category of each score, the value is the unweighted mean over groups of their
@@ -172,9 +171,8 @@ def clustered_mean(
     return _estimate(*_summed(values, clusters, groups), seed, resamples)
 
 
-def clustered_mean_of(
-    sums: Scores, sizes: Scores, groups: Optional[Names] = None, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Estimate:
+def clustered_mean_of(sums: Scores, sizes: Scores, groups: Optional[Names] = None, *, seed: int = 0,
+                      resamples: int = RESAMPLES) -> Estimate:
     """`clustered_mean` from each cluster's sum and number of scores, and its group, (K,) each, in the order in
     which `clustered_mean` meets the clusters: the draws depend on it."""
     sums, sizes = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
@@ -186,10 +184,9 @@ def clustered_mean_of(
     return _estimate(sums, sizes, codes_of(groups), seed, resamples)
 
 
-def paired_difference(
-    first: Scores, second: Scores, clusters: Names, groups: Optional[Names] = None, *,
-    seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL, flips: Optional[int] = None,
-) -> Estimate:
+def paired_difference(first: Scores, second: Scores, clusters: Names, groups: Optional[Names] = None, *,
+                      seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL,
+                      flips: Optional[int] = None) -> Estimate:
     """Mean of `first - second` over the same items, with a clustered interval and a sign-flip p-value.
 
     The test flips the sign of whole clusters: under the null either model could have been the first one. All
@@ -203,11 +200,9 @@ def paired_difference(
     return replace(estimate, p=_sign_flip_p(*summed, seed, flips or resamples))
 
 
-def resampled(
-    statistic: Callable[[Any], Any], groups: Sequence[int], *,
-    n: int, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL,
-    bounds: tuple[float, float] = (0.0, 1.0), stretched: bool = False,
-) -> Estimate:
+def resampled(statistic: Callable[[Any], Any], groups: Sequence[int], *, n: int, seed: int = 0,
+              resamples: int = RESAMPLES, level: float = LEVEL, bounds: tuple[float, float] = (0.0, 1.0),
+              stretched: bool = False) -> Estimate:
     """Any statistic of clusters with a bootstrap interval; none where a group has a single cluster.
 
     `statistic` takes weights (draws, K), how often each cluster was drawn, and returns (draws,) values within

@@ -6,11 +6,7 @@ pretraining (from scratch, an hour), teacher (rationales), model_card (what the 
 
 from finer1_lib.core.faces import face
 
-__getattr__, __all__ = face(__name__, {
-    "world": "make_guide",
-    "drawing": "draw_specimen write_world",
-    "base": "WEIGHTS",
-    "pretraining": "pretrained_base",
-    "model_card": "make_model_card stored_card summarise",
-    "plots": "attribute_reading genus_sheet",
-})
+__getattr__, __all__ = face(__name__, {"world": "make_guide", "drawing": "draw_specimen write_world",
+                                       "base": "WEIGHTS", "pretraining": "pretrained_base",
+                                       "model_card": "make_model_card stored_card summarise",
+                                       "plots": "attribute_reading genus_sheet"})

@@ -15,10 +15,8 @@ from finer1_lib.core.files import atomic_directory
 
 SIZE = 112  # pixels; 8 x 8 patches of 14, 16 image tokens after merging
 _OVERSAMPLE = 3
-_RGB = {
-    "black": (28, 28, 32), "white": (248, 248, 244), "red": (214, 36, 36),
-    "yellow": (246, 208, 36), "blue": (36, 84, 214), "green": (28, 150, 62),
-}
+_RGB = {"black": (28, 28, 32), "white": (248, 248, 244), "red": (214, 36, 36), "yellow": (246, 208, 36),
+        "blue": (36, 84, 214), "green": (28, 150, 62)}
 _BODY = (158, 138, 120)      # a neutral that is no value of any attribute
 _METAL = (168, 172, 180)
 _LINE = (40, 34, 34)
@@ -99,12 +97,10 @@ def _bird(pen: _Pen, a: dict[str, str], rng: random.Random) -> None:
 
 def _aircraft(pen: _Pen, a: dict[str, str], rng: random.Random) -> None:
     # One wing as (root front, tip front, tip back, root back); the other is its mirror image.
-    wings = {
-        "straight": [(0.22, 0.1), (0.18, 0.96), (-0.12, 0.96), (-0.16, 0.1)],
-        "swept": [(0.3, 0.1), (-0.34, 0.98), (-0.6, 0.98), (-0.14, 0.1)],
-        "forward": [(0.12, 0.1), (0.62, 0.98), (0.38, 0.98), (-0.3, 0.1)],
-        "delta": [(0.52, 0.08), (-0.46, 0.92), (-0.66, 0.92), (-0.66, 0.1)],
-    }
+    wings = {"straight": [(0.22, 0.1), (0.18, 0.96), (-0.12, 0.96), (-0.16, 0.1)],
+             "swept": [(0.3, 0.1), (-0.34, 0.98), (-0.6, 0.98), (-0.14, 0.1)],
+             "forward": [(0.12, 0.1), (0.62, 0.98), (0.38, 0.98), (-0.3, 0.1)],
+             "delta": [(0.52, 0.08), (-0.46, 0.92), (-0.66, 0.92), (-0.66, 0.1)]}
     front, tip_front, tip_back, back = wings[a["planform"]]
     between = lambda p, q, t: (p[0] + (q[0] - p[0]) * t, p[1] + (q[1] - p[1]) * t)
     inner = 0.52  # the wing tip is what lies beyond this share of the span
@@ -156,9 +152,8 @@ def _occluder(draw: ImageDraw.ImageDraw, size: int, rng: random.Random) -> None:
     draw.line((x - dx, y - dy, x + dx, y + dy), fill=shade, width=width)
 
 
-def draw_specimen(
-    super_category: str, attributes: dict[str, str], rng: random.Random, size: int = SIZE
-) -> Image.Image:
+def draw_specimen(super_category: str, attributes: dict[str, str], rng: random.Random,
+                  size: int = SIZE) -> Image.Image:
     """One image of a specimen, `size` x `size` pixels; equal states of `rng` give equal images.
 
     Raises: KeyError: a super-category or value that cannot be drawn.
@@ -187,10 +182,8 @@ def draw_specimen(
     return Image.merge("RGB", bands)
 
 
-def write_world(
-    guide: dict, root: Path, images_per_sub_category: int, seed: int,
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> list[dict]:
+def write_world(guide: dict, root: Path, images_per_sub_category: int, seed: int,
+                report: Callable[[int, int], None] = lambda done, total: None) -> list[dict]:
     """Draw the world into `root/<super_category>/<sub_category>/<nnn>.png`, whole or not at all.
 
     Each image depends on (seed, name, number) alone; report(done, total) follows each sub-category. One row

@@ -20,17 +20,13 @@ from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.miniature.drawing import draw_specimen
 
 # What the shipped base must reach; `holds` says whether it did.
-BARS = {
-    "attribute read from image, mean": (">=", 0.96), "attribute read from image, each": (">=", 0.92),
-    "name from attributes": (">=", 0.98), "attributes from name": (">=", 0.98),
-    "four-part reasoning in text": (">=", 0.90), "sub-category named over an image": ("<", 0.02),
-}
+BARS = {"attribute read from image, mean": (">=", 0.96), "attribute read from image, each": (">=", 0.92),
+        "name from attributes": (">=", 0.98), "attributes from name": (">=", 0.98),
+        "four-part reasoning in text": (">=", 0.90), "sub-category named over an image": ("<", 0.02)}
 
 
-def make_model_card(
-    loaded: Any, guide: dict, seed: int = 1, pictures: int = 4, wordings: int = 2,
-    report: Callable[[str], None] = lambda ability: None,
-) -> list[dict[str, Any]]:
+def make_model_card(loaded: Any, guide: dict, seed: int = 1, pictures: int = 4, wordings: int = 2,
+                    report: Callable[[str], None] = lambda ability: None) -> list[dict[str, Any]]:
     """Measure every ability of a base model that was pretrained on `guide`.
 
     `pictures` are images a sub-category, `wordings` texts a sub-category and ability; report(ability) follows
@@ -151,10 +147,9 @@ def _reasoning(loaded: Any, guide: dict, seed: int, count: int) -> list[dict]:
     return _count("four-part reasoning in text", outcomes, seed)
 
 
-def stored_card(
-    path: Path, loaded: Any, guide: dict, *, seed: int, pictures: int, wordings: int,
-    progress: Callable[[int, int, str], None], checkpoint: Optional[Path] = None,
-) -> list[dict[str, Any]]:
+def stored_card(path: Path, loaded: Any, guide: dict, *, seed: int, pictures: int, wordings: int,
+                progress: Callable[[int, int, str], None],
+                checkpoint: Optional[Path] = None) -> list[dict[str, Any]]:
     """The rows in the file `path`, measured first if it does not exist; with 0 pictures the shipped base's.
 
     `checkpoint` is a new base's folder, whose model card is then written beside its weights.

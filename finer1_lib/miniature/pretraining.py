@@ -125,10 +125,9 @@ def learning_rate(step: int, total: int, peak: float, warm_up: int = 100) -> flo
     return peak * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up))))
 
 
-def pretrained_base(
-    guide: dict, scratch: Path, checkpoint: Path, *, progress: Callable[..., None], look_steps: int = 2000,
-    tell_steps: int = 3300, peak: float = 1.5e-3, pool: int = POOL, seed: int = 0,
-) -> str:
+def pretrained_base(guide: dict, scratch: Path, checkpoint: Path, *, progress: Callable[..., None],
+                    look_steps: int = 2000, tell_steps: int = 3300, peak: float = 1.5e-3, pool: int = POOL,
+                    seed: int = 0) -> str:
     """The folder `checkpoint` of a base and its guide, pretrained on that guide unless it exists.
 
     First `look_steps` of the vision tower alone, then `tell_steps` of the whole model, a batch of images (of

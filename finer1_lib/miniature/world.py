@@ -20,19 +20,17 @@ COLOURS = ("black", "white", "red", "yellow", "blue", "green")
 # In the order in which a description lists them; the genus attributes come first.
 SUPER_CATEGORIES: dict[str, dict[str, Any]] = {
     "bird": {
-        "attributes": {
-            "bill": ("needle", "hooked", "stout", "curved"), "tail": ("forked", "fan", "pointed", "square"),
-            "crown": COLOURS, "back": COLOURS, "breast": COLOURS, "wings": ("plain", "barred", "spotted"),
-        },
+        "attributes": {"bill": ("needle", "hooked", "stout", "curved"),
+                       "tail": ("forked", "fan", "pointed", "square"), "crown": COLOURS, "back": COLOURS,
+                       "breast": COLOURS, "wings": ("plain", "barred", "spotted")},
         "genus_attributes": ("bill", "tail"), "kind": "animal",
         "genera": ("Wren", "Finch", "Tern", "Shrike", "Plover", "Warbler", "Starling", "Heron", "Kestrel",
                    "Lark"),
     },
     "aircraft": {
-        "attributes": {
-            "planform": ("straight", "swept", "delta", "forward"), "engines": ("nose", "twin", "quad", "aft"),
-            "fuselage": COLOURS, "tips": COLOURS, "fin": COLOURS, "livery": ("clean", "banded", "dotted"),
-        },
+        "attributes": {"planform": ("straight", "swept", "delta", "forward"),
+                       "engines": ("nose", "twin", "quad", "aft"), "fuselage": COLOURS, "tips": COLOURS,
+                       "fin": COLOURS, "livery": ("clean", "banded", "dotted")},
         "genus_attributes": ("planform", "engines"), "kind": "vehicle",
         "genera": ("Jetliner", "Glider", "Trainer", "Freighter", "Scout", "Clipper", "Courier", "Ranger",
                    "Meteor", "Voyager"),

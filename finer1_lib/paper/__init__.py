@@ -11,11 +11,9 @@
 
 from finer1_lib.core.faces import face
 
-__getattr__, __all__ = face(__name__, {
-    "comparison": "NotComparable look_over table_of to_markdown",
-    "orderings": "bars_of figure_of measured paper_says",
-    "plots": "figure_bars ordering_lines",
-    "release.questions": "read_lists release_items",
-    "release.stage1": "rationale_records read_stage1",
-    "release.stage2": "read_stage2",
-})
+__getattr__, __all__ = face(__name__, {"comparison": "NotComparable look_over table_of to_markdown",
+                                       "orderings": "bars_of figure_of measured paper_says",
+                                       "plots": "figure_bars ordering_lines",
+                                       "release.questions": "read_lists release_items",
+                                       "release.stage1": "rationale_records read_stage1",
+                                       "release.stage2": "read_stage2"})

@@ -96,10 +96,8 @@ def admit(run_dir: "str | Path") -> Admitted:
         systems=read_json(recorded(f"{STAGE}/systems.json"), list))
 
 
-def look_over(
-    name: str, *, guide: Any, records: Iterable[Mapping], rows: Sequence[Mapping], checkpoint: str,
-    data_sets: Mapping[str, Mapping] = {}, systems: Iterable[Mapping] = (),
-) -> Admitted:
+def look_over(name: str, *, guide: Any, records: Iterable[Mapping], rows: Sequence[Mapping], checkpoint: str,
+              data_sets: Mapping[str, Mapping] = {}, systems: Iterable[Mapping] = ()) -> Admitted:
     """The same for what a notebook has in memory; NotComparable as the module says.
 
     `guide` is the field guide or its place, empty for none; `rows` are of `summary_rows`; `checkpoint` is a
@@ -262,9 +260,8 @@ def _facts(size: str) -> Iterator[tuple[Mapping[str, Any], str]]:
             yield fact, model
 
 
-def _line(
-    fact: Mapping[str, Any], model: str, order: str, run: Optional[Admitted], released: Optional[Admitted]
-) -> Optional[dict[str, Any]]:
+def _line(fact: Mapping[str, Any], model: str, order: str, run: Optional[Admitted],
+          released: Optional[Admitted]) -> Optional[dict[str, Any]]:
     """One line, or None where neither run has the value."""
     def run_with(system: str) -> Optional[Admitted]:  # None: no row of this name is of the registry's weights
         return next((one for one in (run, released) if one and system in one.systems), None)
@@ -292,9 +289,8 @@ def _line(
         "reading": _reading(row, gaps), "run_strict": _percent(strict)}
 
 
-def _row(
-    run: Optional[Admitted], model: str, fact: Mapping[str, Any], order: str, scorer: str = "official"
-) -> Optional[Mapping[str, Any]]:
+def _row(run: Optional[Admitted], model: str, fact: Mapping[str, Any], order: str,
+         scorer: str = "official") -> Optional[Mapping[str, Any]]:
     """The run's row of a value; the open world, where no options are shown, counts as "shuffled"."""
     wanted = {key: fact[key] for key in ("setting", "metric", "categories")} | {"model": model, "scorer": scorer}
     found = [row for row in (run.rows if run else ()) if row["dataset"].capitalize() == fact["dataset"]

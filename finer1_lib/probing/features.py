@@ -112,11 +112,10 @@ class Probed:
     Raises: UserError: an unknown dtype (of the disk), a batch size below 1.
     """
 
-    def __init__(
-        self, model: str, folder: Path, image_root: Path, load: Callable[[], Any], *,
-        layers: Sequence[int], dtype: str = "float32", batch_size: int = 32,
-        progress: Optional[Callable[..., None]] = None, pooled_states: Optional[Callable] = None,
-    ) -> None:
+    def __init__(self, model: str, folder: Path, image_root: Path, load: Callable[[], Any], *,
+                 layers: Sequence[int], dtype: str = "float32", batch_size: int = 32,
+                 progress: Optional[Callable[..., None]] = None,
+                 pooled_states: Optional[Callable] = None) -> None:
         if dtype not in DTYPES:
             raise UserError(f"state_dtype is {dtype!r}: give one of {', '.join(DTYPES)}")
         if batch_size < 1:
@@ -172,10 +171,8 @@ class Probed:
         image = None if image_id is None else ImageFile(str(self.image_root), image_id)
         return user_message(PROMPTS[prompt].text(question=question), image)
 
-    def _states(
-        self, places: Mapping[str, str], items: Any, prompt: Callable[[Any], list[dict]],
-        spans: Optional[list[str]] = None, rows: Optional[list[int]] = None,
-    ) -> list[LayerStates]:
+    def _states(self, places: Mapping[str, str], items: Any, prompt: Callable[[Any], list[dict]],
+                spans: Optional[list[str]] = None, rows: Optional[list[int]] = None) -> list[LayerStates]:
         """The states of {file stem: where}, from file, or computed in parts that are joined at the end."""
         asked = [PROMPTS[name].text(question="?") for name in ("cot_open", "species_yes_no")]
         items = list(items)

@@ -28,9 +28,8 @@ H3_COLUMNS = ("image_id", "swapped_image_id", "sub_category", "name", "right", "
               "wrong_name", "super_category", "fold")
 
 
-def check_sizes(
-    h1_train: int, h1_test: int, h2_repeats: int, h3_images: int, h3_folds: int, most: int = 0
-) -> None:
+def check_sizes(h1_train: int, h1_test: int, h2_repeats: int, h3_images: int, h3_folds: int,
+                most: int = 0) -> None:
     """Refuse (UserError), before any work, numbers of images, draws and folds that leave nothing to probe."""
     if most and most < 2 * probes.MIN_SWAPS:
         raise UserError(f"max_sub_categories is {most}: give 0 for all, or {2 * probes.MIN_SWAPS} or more")
@@ -98,9 +97,8 @@ def plan_h1(table: Any, *, train_images: int, test_images: int, seed: int) -> tu
     return pd.DataFrame(rows, columns=list(H1_COLUMNS)), notes
 
 
-def probe_h1(
-    plan: Any, states: np.ndarray, *, seed: int, fit: Callable[..., dict] = probes.linear_probe
-) -> Any:
+def probe_h1(plan: Any, states: np.ndarray, *, seed: int,
+             fit: Callable[..., dict] = probes.linear_probe) -> Any:
     """Fit and test the classifier of each super-category on states [len(plan), D]; a row per test image, with
     what `fit` returns (the paper's own classifier is `probes.adam_probe`).
     """
@@ -186,10 +184,9 @@ def probe_h2(plan: Any, states: np.ndarray, *, seed: int, repeats: int) -> Any:
     return plan.assign(gap=gaps).dropna(subset=["gap"]).reset_index(drop=True)
 
 
-def plan_h3(
-    table: Any, *, num_images: int, num_folds: int, seed: int, wrong_names: str = "any",
-    taxonomy: Optional[Mapping[str, Mapping[str, str]]] = None, looks: Optional[Callable] = None,
-) -> tuple[Any, list[str]]:
+def plan_h3(table: Any, *, num_images: int, num_folds: int, seed: int, wrong_names: str = "any",
+            taxonomy: Optional[Mapping[str, Mapping[str, str]]] = None,
+            looks: Optional[Callable] = None) -> tuple[Any, list[str]]:
     """(plan, notes): right and wrong names for images of the test split, in swaps (`swaps`) and folds.
 
     `wrong_names` is "any", or "near", which needs the taxonomy and `looks` (of `looks_of`).

@@ -44,9 +44,8 @@ def separator(strength: float):
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3))
 
 
-def choose_strength(
-    x: np.ndarray, y: np.ndarray, held_out: np.ndarray, strengths: Sequence[float] = STRENGTHS
-) -> tuple[float, float]:
+def choose_strength(x: np.ndarray, y: np.ndarray, held_out: np.ndarray,
+                    strengths: Sequence[float] = STRENGTHS) -> tuple[float, float]:
     """(strength, accuracy) best on the part `held_out` [N] bool; of equals the most regularised."""
     accuracies = {strength: float(separator(strength).fit(x[~held_out], y[~held_out])
                                   .score(x[held_out], y[held_out])) for strength in sorted(strengths)}
@@ -54,10 +53,8 @@ def choose_strength(
     return best, accuracies[best]
 
 
-def linear_probe(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *,
-    seed: int, share: float = 0.25, strengths: Sequence[float] = STRENGTHS,
-) -> dict:
+def linear_probe(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *,
+                 seed: int, share: float = 0.25, strengths: Sequence[float] = STRENGTHS) -> dict:
     """H1 (Section 5.4): can a linear classifier read the sub-category from mean image-token states [N, D]?
 
     Logistic regression is convex and solved, its strength chosen on a validation split (two images of each
@@ -74,9 +71,8 @@ def linear_probe(
             "strength": strength, "validation_accuracy": validation}
 
 
-def genus_gaps(
-    states: np.ndarray, genera: Sequence[str], *, seed: int, repeats: int = 1, num_others: int = NUM_OTHERS
-) -> np.ndarray:
+def genus_gaps(states: np.ndarray, genera: Sequence[str], *, seed: int, repeats: int = 1,
+               num_others: int = NUM_OTHERS) -> np.ndarray:
     """H2: cosine of a name to one name of its genus, minus its mean cosine to four of other genera: [S].
 
     From the state [S, D] and genus of each name; nan without a mate in the genus or `num_others` outside it.
@@ -100,9 +96,8 @@ def genus_gaps(
     return gaps
 
 
-def grouped_folds(
-    groups: Sequence, num_folds: int, seed: int, strata: Optional[Sequence] = None
-) -> np.ndarray:
+def grouped_folds(groups: Sequence, num_folds: int, seed: int,
+                  strata: Optional[Sequence] = None) -> np.ndarray:
     """[N] folds: whole groups in turn, stratum by stratum; at most as many folds as groups."""
     groups = np.asarray(groups)
     strata = np.zeros(len(groups)) if strata is None else np.asarray(strata)
@@ -113,10 +108,8 @@ def grouped_folds(
     return np.array([number[group] for group in groups])
 
 
-def cross_validated_scores(
-    x: np.ndarray, right: np.ndarray, groups: np.ndarray, folds: np.ndarray, *,
-    seed: int, strengths: Sequence[float] = STRENGTHS,
-) -> np.ndarray:
+def cross_validated_scores(x: np.ndarray, right: np.ndarray, groups: np.ndarray, folds: np.ndarray, *,
+                           seed: int, strengths: Sequence[float] = STRENGTHS) -> np.ndarray:
     """H3 (Section 5.4): score every question by a linear separator that saw no question of its fold: [N].
 
     From the last states [N, D] of "Is the species NAME?", whether the name is right, its swap and fold. A
@@ -141,10 +134,9 @@ def cross_validated_scores(
 RATE, BATCH, EPOCHS = 1e-4, 512, 500  # Section 5.4
 
 
-def adam_probe(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, seed: int,
-    epochs: int = EPOCHS, share: float = 0.25, rate: float = RATE, batch: int = BATCH, device: str = "auto",
-) -> dict[str, Any]:
+def adam_probe(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, seed: int,
+               epochs: int = EPOCHS, share: float = 0.25, rate: float = RATE, batch: int = BATCH,
+               device: str = "auto") -> dict[str, Any]:
     """H1 with the paper's recipe, read at two epochs: chosen on a validation split, and best on the test.
 
     The paper reports the second reading, the best of 500 looks at the test images; the difference is what

@@ -56,10 +56,8 @@ class PairCounts:
         return np.mean(parts, axis=0)
 
 
-def pair_counts(
-    scores: Sequence[float], right: Sequence[bool], clusters: Sequence[int], folds: Sequence[int],
-    groups: Sequence[str],
-) -> PairCounts:
+def pair_counts(scores: Sequence[float], right: Sequence[bool], clusters: Sequence[int], folds: Sequence[int],
+                groups: Sequence[str]) -> PairCounts:
     """Compare every right with every wrong question [N] of the same fold and super-category.
 
     Scores of two folds come from two separators and have no common scale, so they are never compared. A
@@ -91,9 +89,8 @@ def auc(counts: PairCounts, *, seed: int, level: float = LEVEL, resamples: int =
     return _over_swaps(counts.value, counts, (0.0, 1.0), seed, level, resamples)
 
 
-def auc_difference(
-    first: PairCounts, second: PairCounts, *, seed: int, level: float = LEVEL, resamples: int = RESAMPLES
-) -> Estimate:
+def auc_difference(first: PairCounts, second: PairCounts, *, seed: int, level: float = LEVEL,
+                   resamples: int = RESAMPLES) -> Estimate:
     """AUC of `first` minus AUC of `second` over the same swaps, resampled together."""
     if first.pairs.shape != second.pairs.shape or not np.array_equal(first.groups, second.groups):
         raise ValueError("the two checkpoints were not probed on the same swaps")
@@ -113,9 +110,8 @@ def counts_of(items: Any) -> PairCounts:
                          ("score", "right", "swap", "fold", "super_category")))
 
 
-def difference(
-    items: Any, metric: str, first: str, second: str, *, seed: int, level: float = LEVEL
-) -> Estimate:
+def difference(items: Any, metric: str, first: str, second: str, *, seed: int,
+               level: float = LEVEL) -> Estimate:
     """`first` minus `second`, two models on the same items: of AUCs for H3, of paired values otherwise."""
     one, two = (items[items["model"] == model] for model in (first, second))
     if metric == "h3_auc":
@@ -142,9 +138,8 @@ def reading(wide: Ends, narrow: Ends, margin: Optional[float] = None, p: Optiona
     return "different" if differ else "undecided"
 
 
-def compare_gaps(
-    base: Sequence[float], trained: Sequence[float], genera: Sequence, *, margin: float = H2_MARGIN
-) -> dict:
+def compare_gaps(base: Sequence[float], trained: Sequence[float], genera: Sequence, *,
+                 margin: float = H2_MARGIN) -> dict:
     """H2 between two checkpoints: paired t-test and two one-sided tests on gaps [S], one value per genus.
 
     Names of a genus share mates and a genus word, so a genus is the unit. The paper treats the names of the
@@ -181,9 +176,8 @@ def compare_gaps(
             "welch_t": float(welch.statistic), "welch_p": float(welch.pvalue)}
 
 
-def compare_models(
-    items: Any, metric: str, *, reference: str, seed: int, variant: Optional[str] = None
-) -> list[dict[str, Any]]:
+def compare_models(items: Any, metric: str, *, reference: str, seed: int,
+                   variant: Optional[str] = None) -> list[dict[str, Any]]:
     """Every other model against the reference on the same items; none where the reference has none.
 
     The metric decides the test. H1's `smallest_margin` is the one that these data could have shown: the
@@ -210,9 +204,8 @@ def compare_models(
     return found
 
 
-def estimates(
-    items: Any, metric: str, column: str, seed: int, kinds: Sequence[str] = CATEGORIES
-) -> Iterator[tuple[str, str, Estimate]]:
+def estimates(items: Any, metric: str, column: str, seed: int,
+              kinds: Sequence[str] = CATEGORIES) -> Iterator[tuple[str, str, Estimate]]:
     """(dataset, categories, Estimate) of one model and layer: each super-category and the average of them."""
     for dataset in [*sorted(items["super_category"].unique()), "average"]:
         for categories in kinds:
@@ -227,10 +220,8 @@ def estimates(
                 yield dataset, categories, clustered_mean(part[column].to_numpy(), *names, seed=seed)
 
 
-def rows_of(
-    items: Any, *, model: str, metric: str, seed: int, column: Optional[str] = None,
-    variant: Optional[str] = None, kinds: Sequence[str] = CATEGORIES,
-) -> list[dict[str, Any]]:
+def rows_of(items: Any, *, model: str, metric: str, seed: int, column: Optional[str] = None,
+            variant: Optional[str] = None, kinds: Sequence[str] = CATEGORIES) -> list[dict[str, Any]]:
     """Summary rows of one model and one probe; none for no items.
 
     `column` is averaged, the metric's own unless given (a control of H1 has another); `variant` names a
@@ -242,10 +233,8 @@ def rows_of(
             dataset, categories, estimate in estimates(items, metric, column or COLUMNS[metric], seed, kinds)]
 
 
-def curve(
-    items: Any, metric: str, at: int, *, seed: int, controls: Sequence[str] = (),
-    variant: Optional[str] = None,
-) -> list[dict[str, Any]]:
+def curve(items: Any, metric: str, at: int, *, seed: int, controls: Sequence[str] = (),
+          variant: Optional[str] = None) -> list[dict[str, Any]]:
     """`rows_of` of every model and layer, with the key layer: seen, unseen and all at layer `at`, else all.
 
     `controls` are columns that hold controls, and their names as variants.
@@ -290,10 +279,8 @@ def principal_components(states: np.ndarray, items: Any, model: str, value: floa
                          "right": items["right"].to_numpy(), "auc": value})
 
 
-def findings(
-    rows: Iterable[Mapping[str, Any]], comparisons: Iterable[Mapping[str, Any]], metric: str,
-    variant: Optional[str] = None,
-) -> str:
+def findings(rows: Iterable[Mapping[str, Any]], comparisons: Iterable[Mapping[str, Any]], metric: str,
+             variant: Optional[str] = None) -> str:
     """One metric in words: every model's average with interval, then every comparison with its reading."""
     gap = metric == "h2_genus_gap"
     scale, unit = (1, "standard deviations") if gap else (100, "points")

@@ -93,10 +93,8 @@ class Models(NamedTuple):
     depths: list[int]
 
 
-def choose_models(
-    trained: Sequence[Mapping], more: Sequence[Any], models: Sequence[str], base: str, *,
-    wanted_layers: Sequence[int], layer: int, wrong_names: str = "any",
-) -> Models:
+def choose_models(trained: Sequence[Mapping], more: Sequence[Any], models: Sequence[str], base: str, *,
+                  wanted_layers: Sequence[int], layer: int, wrong_names: str = "any") -> Models:
     """Check names and layers before any work; `trained` are the rows of 03's models.json.
 
     Raises: UserError: an unknown or repeated model, a layer that does not exist, models of two sizes.
@@ -121,10 +119,9 @@ class Plans(NamedTuple):
     notes: list[str]
 
 
-def make_plans(
-    table: Any, guide: Mapping, taxonomy: Mapping, *, most: int, train_images: int, test_images: int,
-    num_images: int, num_folds: int, wrong_names: str, seed: int, states: Callable[[Any], Any],
-) -> Plans:
+def make_plans(table: Any, guide: Mapping, taxonomy: Mapping, *, most: int, train_images: int,
+               test_images: int, num_images: int, num_folds: int, wrong_names: str, seed: int,
+               states: Callable[[Any], Any]) -> Plans:
     """The items of all probes, the same for every checkpoint and layer.
 
     From images.parquet, guide.json (or {}) and taxonomy.json; `most` sub-categories of each super-category, 0
@@ -142,9 +139,8 @@ def make_plans(
     return Plans(h1, h2, h3, planned, [*notes, *h1_notes, *h2_notes, *h3_notes, *attribute_notes])
 
 
-def probe_layers(
-    states: Mapping[str, Mapping[str, Any]], what: str, depths: Sequence[int], probe: Callable[[Any], Any]
-) -> Any:
+def probe_layers(states: Mapping[str, Mapping[str, Any]], what: str, depths: Sequence[int],
+                 probe: Callable[[Any], Any]) -> Any:
     """The items of one probe, from states [N, D] to a DataFrame, with the columns model and layer.
 
     `states` are {model: of `Probed.everything`, or arrays [layers, items, hidden]}; `what` names those that

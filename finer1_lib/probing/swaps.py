@@ -41,9 +41,8 @@ def swap_groups(names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
     return groups
 
 
-def hard_negative_groups(
-    names: Sequence[str], genera: Mapping[str, str], looks: Optional[Looks], seed: int
-) -> list[Swap]:
+def hard_negative_groups(names: Sequence[str], genera: Mapping[str, str], looks: Optional[Looks],
+                         seed: int) -> list[Swap]:
     """Swaps within each genus of two or more names, then the others by visual similarity.
 
     Names without a mate are paired greedily: of all that are left, the two that look most alike. An odd one
@@ -70,10 +69,8 @@ def hard_negative_groups(
     return swaps + [Swap(tuple(rest[place] for place in pair), "nearest") for pair in pairs]
 
 
-def balanced_questions(
-    images: Mapping[tuple[str, str], Sequence[str]], *, num_images: int, seed: int,
-    group: Optional[Callable[[list[str]], list[Swap]]] = None,
-) -> list[dict]:
+def balanced_questions(images: Mapping[tuple[str, str], Sequence[str]], *, num_images: int, seed: int,
+                       group: Optional[Callable[[list[str]], list[Swap]]] = None) -> list[dict]:
     """H3's questions for one super-category, two an image: each name equally often right and wrong, in swaps.
 
     From {(sub_category, "seen" or "unseen"): [image ids]}, of which each sub-category gives `num_images` at

@@ -8,11 +8,6 @@ stage by stage).
 
 from finer1_lib.core.faces import face
 
-__getattr__, __all__ = face(__name__, {
-    "chain": "STAGES find_run",
-    "fingerprints": "is_current recorded_file",
-    "notebook": "open_stage",
-    "presets": "find_kit list_presets make_plan",
-    "runner": "run_chain",
-    "stage": "Stage",
-})  # fmt: skip
+__getattr__, __all__ = face(__name__, {"chain": "STAGES find_run", "fingerprints": "is_current recorded_file",
+                                       "notebook": "open_stage", "presets": "find_kit list_presets make_plan",
+                                       "runner": "run_chain", "stage": "Stage"})

@@ -17,9 +17,8 @@ from finer1_lib.core.checkpoint_names import read_entry, split_adapter
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import read_yaml
 from finer1_lib.runs.chain import STAGES, find_run, kit_folder
-from finer1_lib.runs.parameters import (
-    Parameter, check_parameters, check_utf8, from_text, nearest, parse_parameters, path_kind,
-)  # fmt: skip
+from finer1_lib.runs.parameters import (Parameter, check_parameters, check_utf8, from_text, nearest,
+                                        parse_parameters, path_kind)
 
 _RUN_WIDE = ("notebook", "run_name", "output_root")  # not to be set for one notebook alone
 
@@ -108,10 +107,8 @@ def _read_folder(kit: Path, preset: str) -> dict[str, dict[str, Any]]:
     return values
 
 
-def make_plan(
-    kit: Path, preset: str, run_name: Optional[str] = None, output_root: Optional[str] = None,
-    seed: Optional[int] = None, settings: Sequence[str] = (),
-) -> Plan:
+def make_plan(kit: Path, preset: str, run_name: Optional[str] = None, output_root: Optional[str] = None,
+              seed: Optional[int] = None, settings: Sequence[str] = ()) -> Plan:
     """Merge a preset with the command line; UserError for the first name or type that the notebooks lack.
 
     Args:

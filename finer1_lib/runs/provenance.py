@@ -21,19 +21,15 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.runs.chain import find_checkout
 
 KEYS = ("seconds", "opened", "peak_memory_gb", "device", "versions", "environment", "git_commit", "written")
-_PACKAGES = (
-    "torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas",
-    "scikit-learn", "pillow", "matplotlib", "papermill", "unsloth", "unsloth_zoo",
-)  # fmt: skip
+_PACKAGES = ("torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "numpy",
+             "pandas", "scikit-learn", "pillow", "matplotlib", "papermill", "unsloth", "unsloth_zoo")
 
 
 def collect(seconds: float, opened: int) -> dict[str, Any]:
     """The part of stage.json about how it was made: `seconds` of this session, the number of sessions."""
-    return {
-        "seconds": round(seconds, 1), "opened": opened, "peak_memory_gb": peak_memory(), "device": device(),
-        "versions": versions(), "environment": recorded(), "git_commit": git_commit(),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
+    return {"seconds": round(seconds, 1), "opened": opened, "peak_memory_gb": peak_memory(),
+            "device": device(), "versions": versions(), "environment": recorded(), "git_commit": git_commit(),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,14 +107,10 @@ _FOREIGN = (
     "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP",
     "PYTHONOPTIMIZE",  # it removes the notebooks' own checks
 )  # fmt: skip
-_FAMILIES = (
-    "ACCELERATE_", "FSDP_", "DEEPSPEED_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "TORCHELASTIC_",
-    "OMPI_COMM_", "PMI_", "MV2_COMM_",
-)  # fmt: skip
-_RECORDED = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED",
-    "NVIDIA_TF32_OVERRIDE", "HF_HUB_OFFLINE",
-)  # fmt: skip
+_FAMILIES = ("ACCELERATE_", "FSDP_", "DEEPSPEED_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "TORCHELASTIC_",
+             "OMPI_COMM_", "PMI_", "MV2_COMM_")
+_RECORDED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG",
+             "PYTHONHASHSEED", "NVIDIA_TF32_OVERRIDE", "HF_HUB_OFFLINE")
 _LEFT_OUT = "FINER1_LEFT_OUT"  # their names, for the record that the kernel writes
 _INLINE = "module://matplotlib_inline.backend_inline"
 

@@ -22,10 +22,8 @@ from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import system_line
 from finer1_lib.runs import provenance
 from finer1_lib.runs.chain import NEEDS, STAGES
-from finer1_lib.runs.fingerprints import (
-    earlier_digests, is_current, is_finished, other_code, other_inputs, read_record, read_start,
-    signature_of,
-)  # fmt: skip
+from finer1_lib.runs.fingerprints import (earlier_digests, is_current, is_finished, other_code, other_inputs,
+                                          read_record, read_start, signature_of)
 from finer1_lib.runs.parameters import nearest
 from finer1_lib.runs.presets import Plan
 from finer1_lib.runs.stage import set_aside
@@ -54,9 +52,8 @@ def chosen_stages(first: Optional[str], last: Optional[str], settings: Sequence[
     return STAGES[start:end]
 
 
-def run_chain(
-    plan: Plan, stages: Sequence[str], say: Say, keep_finished: bool = False, finish: Optional[Finish] = None
-) -> Optional[Path]:
+def run_chain(plan: Plan, stages: Sequence[str], say: Say, keep_finished: bool = False,
+              finish: Optional[Finish] = None) -> Optional[Path]:
     """Run the stages (a consecutive part of the chain) that are due; returns `finish(run_dir, stages, say)`.
 
     A stage is skipped if it finished with the same parameters, inputs and code (`keep_finished`: any code),

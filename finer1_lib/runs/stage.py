@@ -22,10 +22,9 @@ from finer1_lib.core.escaping import write_csv
 from finer1_lib.core.plots import file_of
 from finer1_lib.runs import provenance
 from finer1_lib.runs.chain import NEEDS, STAGES, check_kinds, find_run
-from finer1_lib.runs.fingerprints import (
-    check_outputs, digest_of, earlier_digests, is_finished, made_by, other_code, other_inputs, read_record,
-    read_start, short, signature_of,
-)  # fmt: skip
+from finer1_lib.runs.fingerprints import (check_outputs, digest_of, earlier_digests, is_finished, made_by,
+                                          other_code, other_inputs, read_record, read_start, short,
+                                          signature_of)
 from finer1_lib.runs.parameters import nearest
 
 SCRATCH = "checkpoints"  # what a stage needs only to resume; removed when it finishes
@@ -44,10 +43,8 @@ class Stage:
         note: a line for the reader: why the stage begins again, or which other code made what is kept.
     """
 
-    def __init__(
-        self, name: str, run_dir: Path, parameters: dict[str, Any], needs: dict[str, str],
-        values_now: Optional[Callable[[], dict[str, Any]]] = None,
-    ) -> None:
+    def __init__(self, name: str, run_dir: Path, parameters: dict[str, Any], needs: dict[str, str],
+                 values_now: Optional[Callable[[], dict[str, Any]]] = None) -> None:
         self.name, self.run_dir, self.dir, self.needs = name, run_dir, run_dir / name, needs
         self.parameters = MappingProxyType({key: value for key, value in parameters.items() if key != "notebook"})
         self._values_now, self._opened_with = values_now or (lambda: parameters), parameters
@@ -62,10 +59,8 @@ class Stage:
         return self.parameters["seed"]
 
     @classmethod
-    def open(
-        cls, notebook: str, parameters: dict[str, Any],
-        values_now: Optional[Callable[[], dict[str, Any]]] = None,
-    ) -> "Stage":
+    def open(cls, notebook: str, parameters: dict[str, Any],
+             values_now: Optional[Callable[[], dict[str, Any]]] = None) -> "Stage":
         """Open a stage for writing.
 
         `values_now` returns the parameters' present values, which must not have changed when something is

@@ -11,9 +11,6 @@ Files in reading order:
 
 from finer1_lib.core.faces import face
 
-__getattr__, __all__ = face(__name__, {
-    "statistics": "trace_table problems",
-    "changes": "Traces",
-    "sheet": "STYLE card choose_examples image_bytes write_sheet",
-    "plots": "dots wrong_steps flow_figure parts_of_gain",
-})
+__getattr__, __all__ = face(__name__, {"statistics": "trace_table problems", "changes": "Traces",
+                                       "sheet": "STYLE card choose_examples image_bytes write_sheet",
+                                       "plots": "dots wrong_steps flow_figure parts_of_gain"})

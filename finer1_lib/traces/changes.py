@@ -69,9 +69,7 @@ def _gains(before: Any, after: Any, seed: int) -> Iterable[tuple[str, Estimate]]
     return zip(PARTS, (whole, *two_parts(before, after, seed=seed)))
 
 
-def two_parts(
-    before: Any, after: Any, *, seed: int, resamples: int = RESAMPLES
-) -> tuple[Estimate, Estimate]:
+def two_parts(before: Any, after: Any, *, seed: int, resamples: int = RESAMPLES) -> tuple[Estimate, Estimate]:
     """(by reading, by use) of a gain, from rows of two models on the same items in the same order.
 
     P 0.5, 0.8 and 0.2 (accuracy 0.5) become 0.5, 1.0 and 0.4 (accuracy 0.7): reading 0.0, use 0.2. Clusters

@@ -39,9 +39,8 @@ Segment = tuple[str, str, str]  # text, mark ("", "right", "wrong", "doubt" or "
 Pair = list[tuple[dict, str]]  # rows of `trace_table` with their roles
 
 
-def choose_examples(
-    records: Iterable[Mapping], *, guide: Optional[Mapping], labels: Mapping[str, str], number: int, seed: int
-) -> list[dict[str, Any]]:
+def choose_examples(records: Iterable[Mapping], *, guide: Optional[Mapping], labels: Mapping[str, str],
+                    number: int, seed: int) -> list[dict[str, Any]]:
     """A few examples in pairs, for a page: the same image before and after, then a right and a wrong trace.
 
     Half of the pairs are of one image under the two models of `before_and_after`, those that changed sides
@@ -57,9 +56,8 @@ def choose_examples(
     return _examples(islice(chain(turned, others), number // 2), guide, labels)
 
 
-def choose_for_sheet(
-    records: Iterable[Mapping], *, guide: Optional[Mapping], labels: Mapping[str, str], number: int, seed: int
-) -> list[dict[str, Any]]:
+def choose_for_sheet(records: Iterable[Mapping], *, guide: Optional[Mapping], labels: Mapping[str, str],
+                     number: int, seed: int) -> list[dict[str, Any]]:
     """Many examples for a sheet: every kind of change between two models in turn, each image under both.
 
     With one thinking model: every step in turn, one trace an image. Arguments as in `choose_examples`.
@@ -136,9 +134,8 @@ def _examples(pairs: Iterable[Pair], guide: Optional[Mapping], labels: Mapping[s
     return examples
 
 
-def mark(
-    trace: Trace, sub_category: str, guide: Optional[Mapping], data_set: str = ""
-) -> dict[str, list[Segment]]:
+def mark(trace: Trace, sub_category: str, guide: Optional[Mapping],
+         data_set: str = "") -> dict[str, list[Segment]]:
     """The parts of a trace cut into segments that together are the part's text, letter for letter.
 
     Judged by the true name and its other names in the data set; without a guide only the names are marked.
@@ -237,10 +234,9 @@ def image_bytes(image_root, image_id: str, side: int = SIDE) -> bytes:
     return buffer.getvalue()
 
 
-def write_sheet(
-    path: Path, records: Sequence[Mapping], image_root, guide: Optional[Mapping], labels: Mapping[str, str],
-    *, seed: int, max_cards: int = MAX_CARDS, max_bytes: int = MAX_BYTES,
-) -> dict[str, int]:
+def write_sheet(path: Path, records: Sequence[Mapping], image_root, guide: Optional[Mapping],
+                labels: Mapping[str, str], *, seed: int, max_cards: int = MAX_CARDS,
+                max_bytes: int = MAX_BYTES) -> dict[str, int]:
     """Write the sheet of at most so many cards, two for each image, in a file of about so many bytes at most.
 
     {"cards": how many the page has, "left_out": how many more were chosen, as the page says, "bytes"}.

@@ -53,9 +53,8 @@ def is_trace(record: Mapping[str, Any], setting: str = "open_world") -> bool:
     return record["setting"] == setting and record["prompt_name"].startswith("cot") and main
 
 
-def trace_table(
-    records: Iterable[Mapping[str, Any]], guide: Optional[Mapping] = None, setting: str = "open_world"
-) -> Any:
+def trace_table(records: Iterable[Mapping[str, Any]], guide: Optional[Mapping] = None,
+                setting: str = "open_world") -> Any:
     """One row per completion of the models that think (`is_trace`), with all that is read from it.
 
     The record's keys and completion, `step` (of `STEPS`), and a column per `QUANTITIES`: words of each part
@@ -76,23 +75,18 @@ def _row(record: Mapping[str, Any], guide: Optional[Mapping]) -> dict[str, Any]:
     states = list(check_claims(trace.analysis, truth, guide).values()) if attributes_of(guide, truth) else []
     step = where_wrong(trace, truth, guide, data_set)
     words = {part: getattr(trace, part) for part in FOUR_PARTS}
-    return {
-        **{key: record[key] for key in _COPIED},
-        "step": step,
-        **{f"words_{part}": float(len(text.split())) if text else None for part, text in words.items()},
-        "tokens": record.get("tokens"),
-        "candidates": float(len(names)) if names else None,
-        "right": float(step == "right"),
-        "complete": float(trace.complete),
-        "truth_listed": float(any(same_name(data_set, name, truth) for name in trace.candidates)),
-        "repeats": float(len(set(names)) < len(names)),
-        "invents": float(bool(unknown_names(trace, guide))) if guide else None,
-        "attributes_right": _share(state == "right" for state in states),
-        "attributes_misread": _share(state == "wrong" for state in states),
-        "all_read": float(set(states) == {"right"}) if states else None,
-        "claims_true": _share(claim.true for claim in claims if claim.true is not None),
-        "marks_consistent": _share(claim.consistent for claim in claims if claim.consistent is not None),
-    }
+    return {**{key: record[key] for key in _COPIED}, "step": step,
+            **{f"words_{part}": float(len(text.split())) if text else None for part, text in words.items()},
+            "tokens": record.get("tokens"), "candidates": float(len(names)) if names else None,
+            "right": float(step == "right"), "complete": float(trace.complete),
+            "truth_listed": float(any(same_name(data_set, name, truth) for name in trace.candidates)),
+            "repeats": float(len(set(names)) < len(names)),
+            "invents": float(bool(unknown_names(trace, guide))) if guide else None,
+            "attributes_right": _share(state == "right" for state in states),
+            "attributes_misread": _share(state == "wrong" for state in states),
+            "all_read": float(set(states) == {"right"}) if states else None,
+            "claims_true": _share(claim.true for claim in claims if claim.true is not None),
+            "marks_consistent": _share(claim.consistent for claim in claims if claim.consistent is not None)}
 
 
 def _share(values: Iterable[bool]) -> Optional[float]:

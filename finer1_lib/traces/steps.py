@@ -18,14 +18,11 @@ from finer1_lib.core.completions import normalise
 from finer1_lib.data.names import same_name
 from finer1_lib.data.rationales.parsing import Trace, attribute_claims, check_claims, predicts
 
-STEP_LABELS = {
-    "unparsable": "trace cannot be read",
-    "misread_attribute": "an attribute is misread",
-    "candidate_missing": "truth not among the candidates",
-    "comparison_contradicts": "comparison contradicts the guide",
-    "prediction_differs": "wrong choice among the candidates",
-    "answer_differs": "answer differs from the prediction",
-}
+STEP_LABELS = {"unparsable": "trace cannot be read", "misread_attribute": "an attribute is misread",
+               "candidate_missing": "truth not among the candidates",
+               "comparison_contradicts": "comparison contradicts the guide",
+               "prediction_differs": "wrong choice among the candidates",
+               "answer_differs": "answer differs from the prediction"}
 WRONG_STEPS = tuple(STEP_LABELS)
 GUIDE_STEPS = ("misread_attribute", "comparison_contradicts")  # those that need a guide
 _ENTRY, _PIECE, _ANALYSIS_PIECE = re.compile(r"[^;\n]+"), re.compile(r"[^,]+"), re.compile(r"[^,;.\n]+")
@@ -97,9 +94,7 @@ def unknown_names(trace: Trace, guide: Optional[Mapping]) -> list[str]:
     return [name for name in trace.candidates if normalise(name) not in known]
 
 
-def where_wrong(
-    trace: Trace, sub_category: str, guide: Optional[Mapping] = None, data_set: str = ""
-) -> str:
+def where_wrong(trace: Trace, sub_category: str, guide: Optional[Mapping] = None, data_set: str = "") -> str:
     """The first step at which a trace goes wrong, or "right" when its answer is right (whatever comes before
     it: a trace may misread what decides nothing). The steps follow the parts in Table 5 of the paper:
 

@@ -80,16 +80,10 @@ class TripletRow(NamedTuple):
     sub_category: str
 
 
-SWITCHES = {
-    "score_positive_under": ("anchor", "positive"),
-    "negative_branch": ("fresh", "stale"),
-    "divergence": DIVERGENCES,
-    "entropy": ("true", "sampled"),
-    "token_mean": ("batch", "micro_batch"),
-    "accuracy_reward": tuple(ACCURACY),
-    "format_reward": tuple(FORMATS),
-    "nothing_survives": ("skip", "keep", "stop"), "engine": ENGINES,
-}
+SWITCHES = {"score_positive_under": ("anchor", "positive"), "negative_branch": ("fresh", "stale"),
+            "divergence": DIVERGENCES, "entropy": ("true", "sampled"), "token_mean": ("batch", "micro_batch"),
+            "accuracy_reward": tuple(ACCURACY), "format_reward": tuple(FORMATS),
+            "nothing_survives": ("skip", "keep", "stop"), "engine": ENGINES}
 PRESETS: dict[str, dict[str, Any]] = {
     "kit": {},
     "paper_text": dict(

@@ -86,9 +86,8 @@ def true_spelling(question: Question) -> str:
     return question.truth
 
 
-def read_lists(
-    release: str, words: Sequence[str], cache: "str | Path | None" = None, *, allow_incomplete: bool = False
-) -> ReleaseFiles:
+def read_lists(release: str, words: Sequence[str], cache: "str | Path | None" = None, *,
+               allow_incomplete: bool = False) -> ReleaseFiles:
     """Read and check the two files of each data set, e.g. of ["bird", "pet"].
 
     `release` is a checkout, its eval/data, any folder with the files, or their http(s) address, which needs a
@@ -113,9 +112,8 @@ def read_lists(
     return ReleaseFiles(pandas.DataFrame(rows, columns=COLUMNS), lists, complete)
 
 
-def release_items(
-    files: ReleaseFiles, table: "pandas.DataFrame", *, allow_incomplete: bool = False
-) -> list[dict]:
+def release_items(files: ReleaseFiles, table: "pandas.DataFrame", *,
+                  allow_incomplete: bool = False) -> list[dict]:
     """The release's questions as lines of `items.jsonl`, each with its image, sorted by item_id.
 
     `table` has images.parquet's columns and the official split, which matters: training and test images of

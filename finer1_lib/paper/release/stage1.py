@@ -49,9 +49,8 @@ def read_stage1(path: "str | Path", words: Optional[Sequence[str]] = None) -> li
     return [item for item in items if words is None or word_of(item["images"][0]) in words]
 
 
-def rationale_records(
-    items: Sequence[Mapping], table: "Optional[pandas.DataFrame]" = None, *, allow_incomplete: bool = False
-) -> list[dict]:
+def rationale_records(items: Sequence[Mapping], table: "Optional[pandas.DataFrame]" = None, *,
+                      allow_incomplete: bool = False) -> list[dict]:
     """Lines of `rationales.jsonl`, all kept: the release has what passed its filters, not what was rejected.
 
     The training images are looked up in `table` (images.parquet's columns, categories may be missing);

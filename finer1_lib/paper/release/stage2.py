@@ -36,10 +36,8 @@ ROWS, SHARD = 32, 512  # rows read or written at a time, rows a file
 _SUFFIXES = {"JPEG": ".jpg", "WEBP": ".webp"}  # else .png
 
 
-def read_stage2(
-    source: "str | Path", root: "str | Path", lists: Mapping[str, Mapping[str, Sequence[str]]], *,
-    same_size: bool = True, allow_incomplete: bool = False,
-) -> "pandas.DataFrame":
+def read_stage2(source: "str | Path", root: "str | Path", lists: Mapping[str, Mapping[str, Sequence[str]]], *,
+                same_size: bool = True, allow_incomplete: bool = False) -> "pandas.DataFrame":
     """Triplets of a parquet file or a folder of them, in the file's order.
 
     An image whose path is a file below `root` with the same bytes is that file; any other is written to
@@ -70,9 +68,8 @@ def read_stage2(
                                            "negative_sub_category", "problem", "paths"])
 
 
-def write_stage2(
-    triplets: "pandas.DataFrame", root: "str | Path", target: "str | Path", *, resize: bool = False
-) -> int:
+def write_stage2(triplets: "pandas.DataFrame", root: "str | Path", target: "str | Path", *,
+                 resize: bool = False) -> int:
     """Write triplets in the release's form, `target/data/train-*.parquet`; returns how many.
 
     Images keep their bytes, so reading the files back gives the same triplets. `resize` stretches a positive
