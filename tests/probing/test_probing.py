@@ -27,13 +27,9 @@ def planted(kind, sub_categories=16, per=3, width=24, seed=0):
     for question in questions:
         own = images.setdefault(question["image_id"], 0.3 * rng.normal(size=width))
         image, name = classes[question["sub_category"]] + own, classes[question["name"]]
-        rows.append({
-            "right": rng.normal(size=width) + 4 * direction * (1 if question["right"] else -1),
-            "noise": rng.normal(size=width),
-            "image": image,
-            "name": name,
-            "both": np.concatenate([image, name]),
-        }[kind])
+        rows.append({"right": rng.normal(size=width) + 4 * direction * (1 if question["right"] else -1),
+                     "noise": rng.normal(size=width), "image": image, "name": name,
+                     "both": np.concatenate([image, name])}[kind])
     return questions, np.array(rows)
 
 

@@ -4,15 +4,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from finer1_lib.data.rationales.parsing import parse
-from finer1_lib.traces.steps import (
-    GUIDE_STEPS,
-    STEP_LABELS,
-    WRONG_STEPS,
-    analysis_claims,
-    comparison_claims,
-    unknown_names,
-    where_wrong,
-)
+from finer1_lib.traces.steps import (GUIDE_STEPS, STEP_LABELS, WRONG_STEPS, analysis_claims,
+                                     comparison_claims, unknown_names, where_wrong)
 
 GUIDE = {
     "super_categories": {"bird": {"attributes": {"bill": ["needle", "stout"], "crown": ["red", "blue"],
