@@ -69,7 +69,6 @@ def run(preset: Preset, run_name: RunName = None, output_root: PresetRoot = None
     from finer1_lib.evaluation.requests import coverage_of
     from finer1_lib.evaluation.summary import labels_in, main_table
     from finer1_lib.runs.runner import chosen_stages, run_chain
-
     say, settings = _timed(), settings or []
     stages = chosen_stages(first, last, settings)
     plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings)
@@ -86,7 +85,6 @@ def run(preset: Preset, run_name: RunName = None, output_root: PresetRoot = None
 def _timed() -> Callable[[str], None]:
     """A function that prints a line after the time since now."""
     from finer1_lib.runs.runner import clock
-
     began = time.monotonic()
     return lambda line: print(f"{clock(time.monotonic() - began):>7}  {line}", flush=True)
 
@@ -98,7 +96,6 @@ def list_all(
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-
     console, kit = Console(), find_kit()
     if preset is None:
         console.print("presets: " + ", ".join(list_presets(kit)), highlight=False)
@@ -132,7 +129,6 @@ def doctor(preset: Preset, run_name: RunName = None, output_root: PresetRoot = N
     from finer1_lib.commands.doctor import CHECKS
     from finer1_lib.commands.doctor.machine import memory_lines
     from finer1_lib.commands.doctor.subject import Subject
-
     check_targets(json_file)
     plan = make_plan(find_kit(), preset, run_name, output_root, seed, settings or ())
 
@@ -197,7 +193,6 @@ def seeds(runs: Annotated[list[str], typer.Argument(help="Finished runs that dif
     """
     from finer1_lib.commands.seeds import draw, pool, read_runs, tables
     from finer1_lib.evaluation.requests import coverage_of
-
     check_targets(json_file, figure)
     pooled = pool(read_runs(runs, output_root))
     partial = sorted({coverage_of(find_run(output_root, name)) for name in runs} - {""})
@@ -237,7 +232,6 @@ def compare(run_name: Annotated[str, typer.Argument(help="A finished run on the 
             output_root: OutputRoot = None) -> None:
     """The paper's numbers beside a run's; a run on other data (the miniature's) is refused."""
     from finer1_lib.paper.comparison import compare_lines, comparison_table, to_csv
-
     run = find_run(output_root, run_name)
     check_targets(to)
     table = comparison_table(run, released and find_run(output_root, released))
@@ -259,10 +253,9 @@ def export_stage1(run_name: WithData, target: Annotated[str, typer.Argument(help
 
     Example: finer1 export-stage1 miniature stage1.json
     """
-    from finer1_lib.paper.release.stage1 import write_stage1
-
     check_targets(target)
-    count = write_stage1(read_jsonl(_data(run_name, output_root) / "rationales.jsonl"), target)
+    rationales = read_jsonl(_data(run_name, output_root) / "rationales.jsonl")
+    count = _tool("tools.export_release", "export-stage1").write_stage1(rationales, target)
     print(f"rationales: {count} in {target}")
 
 
@@ -275,12 +268,10 @@ def export_stage2(run_name: WithData, target: NewFolder, output_root: OutputRoot
     Example: finer1 export-stage2 miniature stage2
     """
     import pandas
-
-    from finer1_lib.paper.release.stage2 import write_stage2
-
     folder = _data(run_name, output_root)
     root = folder.parent / read_json(folder / "data.json")["image_root"]
-    count = write_stage2(pandas.read_parquet(folder / "triplets.parquet"), root, target, resize=resize)
+    triplets = pandas.read_parquet(folder / "triplets.parquet")
+    count = _tool("tools.export_release", "export-stage2").write_stage2(triplets, root, target, resize=resize)
     print(f"triplets: {count} in {target}/data")
 
 
@@ -301,7 +292,6 @@ def export_lmms(run_name: Annotated[str, typer.Argument(help="A run that trained
     Example: finer1 export-lmms paper_3b cot_sft_tapo tapo-checkpoint
     """
     from finer1_lib.commands.export import JUDGE, TASKS, WITHOUT_TASK, export_checkpoint, lmms_command
-
     run_dir = find_run(output_root, run_name)
     folder = export_checkpoint(run_dir, model, target)
     print(f"checkpoint: {folder}",
@@ -324,7 +314,6 @@ def systems(
     """
     from finer1_lib.evaluation.systems.registry import read_systems
     from finer1_lib.paper.rows import notes, systems_table
-
     if systems_from:
         columns = ["name", "label", "kind", "checkpoint", "prompts"]
         lines = [[getattr(one, name) for name in columns] for one in read_systems(systems_from).values()]
@@ -347,7 +336,6 @@ def lesson(
     outputs/reference, and prints what to open.
     """
     from finer1_lib.teaching.lesson import PRESET, make_lesson
-
     say, kit = _timed(), find_kit()
     plan = make_plan(kit, PRESET, run_name, output_root)
     copies = make_lesson(plan, kit / "outputs" / "reference", say)
@@ -377,7 +365,6 @@ def student_copy(
     Example: finer1 student-copy 03_tapo 04_evaluation --to handout
     """
     from finer1_lib.teaching.student_copy import find_notebooks, write_copies
-
     for path in write_copies(find_notebooks(find_kit(), notebooks or []), Path(folder).expanduser(), force):
         print(path)
 

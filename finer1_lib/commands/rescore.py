@@ -34,7 +34,6 @@ def find_source(records: str, output_root: Optional[str]) -> Source:
     from finer1_lib.evaluation.summary import labels_in
     from finer1_lib.runs.chain import find_run
     from finer1_lib.runs.fingerprints import parameters_of
-
     if is_file(records) or records.endswith((".jsonl", ".gz")) or len(Path(records).parts) != 1:
         return Source(Path(records))
     run = find_run(output_root, records)

@@ -173,7 +173,6 @@ def crossed_mean(values: Sequence[Sequence[float]], clusters: Sequence[Sequence]
     """
     import numpy as np
     from scipy.stats import norm
-
     keys = {key: code for code, key in enumerate(sorted(set(zip(groups[0], clusters[0]))))}
     sums, sizes = np.zeros((2, len(values), len(keys)))
     for r, (scores, inside, around) in enumerate(zip(values, clusters, groups)):
@@ -230,7 +229,6 @@ def draw(pooled: Mapping[str, Any], path: Path) -> None:
     Raises: UserError: a file type that matplotlib does not write.
     """
     import pandas as pd
-
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--figure {path}: the name must end in .png, .pdf or .svg")
     clean_this_process()

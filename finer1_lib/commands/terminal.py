@@ -42,7 +42,6 @@ def show_table(title: str, titles: list[str], rows: list[list[str]], note: str =
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
-
     table = Table(*(Column(words, overflow="fold") for words in titles),
                   title="\n".join(filter(None, (title, note))))
     for row in rows:  # labels are text, never markup nor control signs

@@ -16,4 +16,4 @@ __getattr__, __all__ = face(__name__, {
     "images": "ImageFile load_image",
     "prompts": "PROMPTS question_for",
     "statistics": "clustered_mean paired_difference",
-})  # fmt: skip
+})

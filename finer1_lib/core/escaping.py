@@ -41,7 +41,6 @@ def styled(frame: Any, caption: str = "", **form: Any) -> Any:
 def markdown(text: str) -> Any:
     """Markdown for a notebook's output in which HTML, links and bare addresses stay text."""
     from IPython.display import Markdown
-
     text = text.encode("utf-8", "replace").decode("utf-8")
     inert = re.sub(r"[&<>\[\]]|:(?=//)", lambda sign: f"&#{ord(sign[0])};", text)
     return Markdown(f'<div class="{_NO_MATH}">\n\n{inert}\n\n</div>')
@@ -50,7 +49,6 @@ def markdown(text: str) -> Any:
 def csv_text(frame: Any) -> str:
     """A DataFrame as CSV, without its index; numbers stay numbers, in a column of texts too."""
     import pandas as pd
-
     frame, torn = frame.copy(deep=False), False
     for place in range(frame.shape[1]):
         kind = frame.dtypes.iloc[place]

@@ -39,7 +39,6 @@ def load_image(image_root: "str | Path", image_id: str) -> "Image":
     UserError if it leaves the root (also through a symbolic link), is missing, or is not a whole image.
     """
     from PIL import Image, ImageOps
-
     file, rows = split_crop(image_id)
     path = _below(Path(image_root), file)
     with _opened(path) as opened:
@@ -74,7 +73,6 @@ def image_size(image_root: "str | Path", image_id: str) -> tuple[int, int]:
 def _opened(path: Path) -> Iterator[Any]:
     """An image opened by Pillow, whose errors on a damaged file become UserErrors."""
     from PIL import Image
-
     try:
         with Image.open(path, formats=_FORMATS) as opened:
             yield opened

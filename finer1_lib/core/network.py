@@ -49,7 +49,6 @@ def proxy_of(address: str) -> tuple[Optional[str], str]:
 def client_options(address: str) -> dict[str, Any]:
     """Arguments of an httpx client for an address; UserError for an unusable proxy or certificate."""
     import httpx
-
     proxy, name = proxy_of(address)
     if proxy and proxy.lower().startswith("socks") and not importlib.util.find_spec("socksio"):
         raise UserError(f"{name} names a SOCKS proxy, which is not supported here: unset it, give an http://"

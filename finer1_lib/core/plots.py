@@ -42,7 +42,6 @@ def plain_axis(axis, size: int = 11) -> None:
 def panels(rows: int, columns: int, size: tuple[float, float], **how: Any) -> tuple[Any, Any]:
     """(figure, axes [rows, columns]); closed, so that a notebook draws the returned figure only once."""
     import matplotlib.pyplot as plt
-
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **how)
     plt.close(fig)
     return fig, axes
@@ -69,7 +68,6 @@ def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) 
     """
     from matplotlib import rcParams
     from matplotlib.text import Text
-
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     content, missing = _draw(figure, kind)
@@ -89,7 +87,6 @@ def file_of(figure: Any, kind: str = "png", say: Callable[[str], None] = print) 
 def _draw(figure: Any, kind: str) -> tuple[bytes, set[str]]:
     """The file, and the signs without a glyph; other warnings are passed on."""
     from matplotlib import rc_context
-
     buffer, missing = io.BytesIO(), set()
     # what differs from run to run or from version to version stays out of the file
     dated = {"svg": "Date", "pdf": "CreationDate"}.get(kind, "Software")
@@ -108,7 +105,6 @@ def _draw(figure: Any, kind: str) -> tuple[bytes, set[str]]:
 def _fonts_with(missing: set[str]) -> list[str]:
     """Names of the fewest installed fonts that together cover the most signs."""
     from matplotlib import font_manager
-
     manager = font_manager.fontManager
     known = {Path(entry.fname) for entry in manager.ttflist}
     for file in font_manager.findSystemFonts():  # installed since matplotlib made its list

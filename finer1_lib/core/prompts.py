@@ -89,11 +89,6 @@ PROMPTS = {
 }
 
 
-def prompt_hash(name: str) -> str:
-    """The hash of a registered prompt's template."""
-    return PROMPTS[name].hash
-
-
 def question_for(super_category: str) -> str:
     """The species question about one super-category word ("bird", "aircraft").
 

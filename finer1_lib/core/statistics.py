@@ -57,7 +57,6 @@ def reach_of(clusters: int, groups: int, tail: float) -> float:
     """How many standard errors an interval reaches that leaves out `tail` on one side: Student's t, times
     sqrt(n / (n - groups))."""
     from scipy.stats import t
-
     freedom = clusters - groups
     return float(np.sqrt(clusters / freedom) * abs(t.ppf(tail, freedom)))
 
@@ -69,7 +68,6 @@ def expanded_interval(value, draws, clusters, groups, level, bounds) -> tuple[fl
     the exact binomial one for 0 of so many clusters. `bounds`: the least and the greatest value possible.
     """
     from scipy.stats import norm
-
     if np.ptp(draws) <= 1e-12:
         reach = 1 - ((1 - level) / 2) ** (1 / clusters)
         return min(value, max(bounds[0], value - reach)), max(value, min(bounds[1], value + reach))
@@ -81,7 +79,6 @@ def expanded_interval(value, draws, clusters, groups, level, bounds) -> tuple[fl
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number (Holm 1979), in the order given."""
     from statsmodels.stats.multitest import multipletests
-
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
@@ -92,7 +89,6 @@ def mcnemar_p(first: Scores, second: Scores) -> Optional[float]:
     never alone. None where a value is neither 0 nor 1 (a similarity).
     """
     from statsmodels.stats.contingency_tables import mcnemar
-
     if not {*first, *second} <= {0, 1}:
         return None
     pairs = list(zip(first, second))
@@ -135,7 +131,6 @@ def items_needed(first: Scores, second: Scores, clusters: Names) -> tuple[Option
 def _sample_size(difference: float, deviation: float) -> int:
     """Sample size of a two-sided paired comparison in the normal approximation, at least 2."""
     from statsmodels.stats.power import normal_sample_size_one_tail
-
     return max(2, int(np.ceil(normal_sample_size_one_tail(difference, POWER, (1 - LEVEL) / 2, deviation))))
 
 
@@ -211,7 +206,6 @@ def resampled(statistic: Callable[[Any], Any], groups: Sequence[int], *, n: int,
     resamples (of four clusters there are few).
     """
     from scipy.stats import norm
-
     groups = np.asarray(groups)
     count, kinds = len(groups), len(np.unique(groups))
     known = Estimate(float(statistic(np.ones((1, count)))[0]), None, None, n, count)

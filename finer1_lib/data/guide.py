@@ -47,7 +47,6 @@ def read_guide(path, table=None) -> dict:
 def _form_faults(guide: Any) -> list[str]:
     """What of a guide is missing or of another type, a line each."""
     from pydantic import ValidationError, conlist, create_model
-
     names, values = (list[str], ...), dict[str, conlist(str, min_length=1)]
     rules = create_model("Rules", attributes=(values, ...), genus_attributes=names)
     entry = create_model("Entry", super_category=(str, ...), genus=(str, ...), attributes=(dict[str, str], ...))

@@ -136,7 +136,6 @@ def prototype_features(path: Path, encoder: Callable, root: Path, image_ids: Seq
     from safetensors.numpy import load_file, save
 
     from finer1_lib.models.encoders import cached_features
-
     if not path.exists():
         vectors = cached_features(encoder(), root, image_ids, scratch, progress=progress)
         atomic_write_bytes(path, save({"features": vectors}))

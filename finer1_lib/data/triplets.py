@@ -95,7 +95,6 @@ def build_triplets(table, similarity: Similarity, *, seed: int, all_shots: bool 
     negative_sub_category. Raises: UserError: a sub-category with one shot only, or without another seen one.
     """
     import pandas
-
     shots = table[(table["categories"] == "seen") & (table["shot"] >= (0 if all_shots else 1))]
     rows = []
     for word, part in shots.groupby("super_category"):
@@ -175,7 +174,6 @@ def _share(name: str, amount: float) -> float:
 
 def _add_noise(picture: "Image", amount: float, seed: str) -> "Image":
     from PIL import Image
-
     x = numpy.asarray(picture, dtype="float64") / 127.5 - 1
     noise = numpy.random.default_rng(list(seed.encode())).standard_normal(x.shape)
     y = (1 - amount) ** 0.5 * x + amount**0.5 * noise

@@ -22,4 +22,4 @@ __getattr__, __all__ = face(__name__, {
     "scores.samples": "settle",
     "summary": "fault_table main_table percent",
     "plots": "accuracy_bars breakdown_dots confusion_matrices data_set_bars order_dots",
-})  # fmt: skip
+})

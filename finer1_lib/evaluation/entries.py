@@ -192,7 +192,6 @@ def _examine(checkpoint: str, adapter: Optional[str], opened: bool, reach: bool)
     from finer1_lib.models import checkpoint_files as files, loading
     from finer1_lib.models.adapter_files import check_base, read_adapter
     from finer1_lib.models.encoders import check_open_clip
-
     found, folder = None if adapter is None else read_adapter(adapter), is_folder(checkpoint)
     if not folder and not reach:
         return

@@ -123,14 +123,12 @@ def _legend(fig, signs: list, chance: Optional[float], columns: int = 9) -> None
 def _line(**how):
     """A sign of the legend."""
     from matplotlib.lines import Line2D
-
     return Line2D([], [], **how)
 
 
 def _white(width: float) -> list:
     """White around a line or a text, so that it is visible on a dark bar."""
     from matplotlib.patheffects import withStroke
-
     return [withStroke(linewidth=width, foreground="white")]
 
 
@@ -173,7 +171,6 @@ def data_set_bars(df, labels: Optional[Mapping[str, str]] = None):
     df: columns model, dataset, setting, categories, value, low, high, n; optional chance.
     """
     from matplotlib.patches import Patch
-
     models, data_sets = in_order(df["model"], labels), list(dict.fromkeys(df["dataset"]))
     settings = sorted(set(df["setting"]), key=[*SETTING_LABELS, *df["setting"]].index)
     columns = min(A_ROW, len(data_sets))
@@ -316,7 +313,6 @@ def _draw(axis, shares, colour: str) -> None:
     """One matrix: white is 0 %, the model's colour 100 %."""
     import seaborn
     from matplotlib.patches import Rectangle
-
     names, answers, known = list(shares.index), list(shares.columns), shares.attrs
     told = shares.map(lambda share: f"{100 * share:.0f}" if share else "")
     axis.set_axis_on()

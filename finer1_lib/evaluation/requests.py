@@ -247,12 +247,6 @@ def always_first(items: Sequence[Mapping], orders: Sequence[str], seed: int) -> 
 
     It never sees the image. With the truth first it is right every time; shuffled one time in four; under all
     four rotations never. What a model gains over it is not explained by the order of the options.
-
-        >>> item = {"item_id": "i", "image_id": "i", "super_category": "bird", "sub_category": "Rock Wren",
-        ...         "categories": "seen", "question": "What species is this bird?", "width": 28, "height": 28,
-        ...         "options": ["Rock Wren", "House Wren", "Marsh Wren", "Cactus Wren"]}
-        >>> always_first([item], ["release"], seed=0)[0]["completion"]
-        '<answer>Rock Wren</answer>'
     """
     ((model, row),) = CONTROLS.items()
     return [record_of(request, f"<answer>{request['options'][0]}</answer>", 0, False) for order in orders

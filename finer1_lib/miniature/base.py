@@ -32,7 +32,6 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
     from tokenizers import AddedToken
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
-
     letters = {letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}
     blank = Qwen2Tokenizer(
         vocab=letters, merges=[], unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>")
@@ -49,7 +48,6 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
 def make_processor(tokenizer: Any, size: int) -> Any:
     """A Qwen2_5_VLProcessor that brings every image to about `size` x `size` pixels."""
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(min_pixels=size * size, max_pixels=size * size),
         tokenizer=tokenizer, video_processor=Qwen2VLVideoProcessor(), chat_template=CHAT_TEMPLATE)
@@ -59,7 +57,6 @@ def make_model(tokenizer: Any, seed: int = 0) -> Any:
     """A freshly initialised Qwen2_5_VLForConditionalGeneration for this tokenizer, float32."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     hidden = 192
     config = Qwen2_5_VLConfig(

@@ -59,7 +59,6 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _answers(loaded: Any, texts: list[str], images: list = (), max_new_tokens: int = 48) -> list[str]:
     """Greedy answers to one-turn questions, with an image each where there are images."""
     from finer1_lib.models.generation import generate
-
     shown = [[{"type": "image", "image": image}] for image in images] or [[]] * len(texts)
     chats = [[{"role": "user", "content": image + [{"type": "text", "text": text}]}]
              for image, text in zip(shown, texts)]
@@ -69,7 +68,6 @@ def _answers(loaded: Any, texts: list[str], images: list = (), max_new_tokens: i
 def _count(ability: str, outcomes: list[tuple[str, str, str, bool]], seed: int) -> list[dict[str, Any]]:
     """Outcomes (super_category, attribute, categories, right) -> one row per cell."""
     from statsmodels.stats.proportion import proportion_confint
-
     rows = []
     for cell, group in itertools.groupby(sorted(outcomes), key=lambda outcome: outcome[:3]):
         hits = [right for *_, right in group]

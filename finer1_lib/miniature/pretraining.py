@@ -58,7 +58,6 @@ def build_tokenizer(guide: dict, seed: int) -> Any:
 def encode(samples: list[dict], processor: Any, image_tokens: int = 0) -> dict[str, Any]:
     """Token ids, mask, labels (-100 outside the assistant's turn), token types of a batch, right-padded."""
     from torch.nn.utils.rnn import pad_sequence
-
     tokenizer = processor.tokenizer
     rows, labels = [], []
     for sample in samples:

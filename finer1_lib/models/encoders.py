@@ -160,7 +160,6 @@ def open_clip_towers(checkpoint: str, device: str, batch_size: int) -> SimpleNam
     folder, device = local_copy(checkpoint), pick_device(device)
     check_open_clip(Path(folder))  # without safetensors open_clip would take pickled weights
     import open_clip
-
     with loading(checkpoint):
         model, _, prepare = open_clip.create_model_and_transforms(
             f"local-dir:{folder}", device=device, require_pretrained=True)

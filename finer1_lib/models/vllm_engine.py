@@ -132,7 +132,6 @@ class VllmEngine:
         Raises: UserError: a prompt that is too long, a prompt that vLLM reads otherwise, an engine that fails.
         """
         from vllm import SamplingParams
-
         requests, sampling, images = [], [], {}
         for chat, row, seed in zip(chats, rows, seeds, strict=True):
             if len(row.ids) + max_new_tokens > self.length:
@@ -159,12 +158,13 @@ class VllmEngine:
                 raise UserError("engine vllm reads another prompt than the trainer: "
                                 f"{len(one.prompt_token_ids)} tokens, not {len(row.ids)}; set engine to "
                                 "transformers, or install the versions of constraints.txt")
-        return [Sampled(list(one.outputs[0].token_ids), _logp(one.outputs[0])) for one in found]
+        drawn = [one.outputs[0] for one in found]
+        return [Sampled(list(one.token_ids), [step[token].logprob for token, step in zip(one.token_ids, one.logprobs)])
+                for one in drawn]
 
     def _resized(self, chat: Sequence[dict]) -> list[Any]:
         """A conversation's images in the sizes that the processor gives them, by its own resize."""
         from torchvision.transforms.v2 import functional
-
         parts = [part for turn in chat if not isinstance(turn["content"], str) for part in turn["content"]]
         found = []
         for image in (part["image"] for part in parts if part["type"] == "image"):
@@ -252,6 +252,3 @@ def collapsed(ids: Sequence[int], mark: int) -> list[int]:
     """
     return [token for place, token in enumerate(ids) if token != mark or not place or ids[place - 1] != mark]
 
-
-def _logp(output: Any) -> list[float]:
-    return [step[token].logprob for token, step in zip(output.token_ids, output.logprobs)]

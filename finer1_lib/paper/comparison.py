@@ -215,7 +215,6 @@ def to_markdown(table: "pd.DataFrame", every_dataset: bool = False) -> str:
 def lines_of(table: "pd.DataFrame", every_dataset: bool = False) -> tuple[list[str], list[list[str]]]:
     """(column titles, lines of cells) as text: the averages, with `every_dataset` the six data sets too."""
     from finer1_lib.training.methods import ROWS, label_of
-
     titles = ["table", "metric", "row of the paper", "our row", "categories", "paper", "released here",
               "our run", "difference [95 %]", "n", "reading", "strict"]
     labels = {name: system.label for name, system in known_systems().items()}

@@ -29,7 +29,6 @@ def facts(source: Optional[str] = None, **equal: Any):
     ValueError for an unknown source or column.
     """
     import pandas as pd
-
     return pd.DataFrame(_chosen(source, equal), columns=list(COLUMNS))
 
 

@@ -123,7 +123,6 @@ def table(scores, *, seed: int, scorer: str = "strict"):
     import pandas as pd
 
     from finer1_lib.evaluation.scores.scoring import compare_all
-
     claimed, rows = claims(scores["model"]), []
     for setting, metric in dict.fromkeys((claim["setting"], claim["metric"]) for claim in claimed):
         pairs = dict.fromkeys((claim["first"], claim["second"]) for claim in claimed
@@ -155,7 +154,6 @@ def bars_of(rows: Iterable[Mapping], figure: str, scorer: str = "strict"):
     import pandas as pd
 
     from finer1_lib.evaluation.summary import KEYS
-
     setting, metric = measured(figure)
     wanted = {"dataset": "average", "setting": setting, "metric": metric, "scorer": scorer}.items()
     chosen = [row for row in rows if row["option_order"] in (None, "shuffled") and wanted <= row.items()]

@@ -95,7 +95,6 @@ def ordering_lines(df, told: str = ""):
 
 def _line(axis, place: int, row) -> None:
     from matplotlib.patheffects import withStroke
-
     left = -118 if row.paper_difference < 0 else 0
     tiny = abs(row.paper_difference) < TINY
     axis.barh(place, 118, left=left, height=0.86, color="white" if tiny else _SIDE, zorder=0,

@@ -90,7 +90,6 @@ def probe_attributes(plan: Any, states: np.ndarray, *, seed: int) -> Any:
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-
     found = {name: np.zeros(len(plan), dtype=bool) for name in ("correct", *CONTROLS)}
     dealt_values = np.empty(len(plan), dtype=object)
     for place in plan.groupby(["super_category", "attribute"], sort=False).indices.values():

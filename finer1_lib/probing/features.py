@@ -103,13 +103,10 @@ class Probed:
     States are in `features/MODEL/WHAT_QUESTIONS.npy`, [layers, items, hidden], plain .npy without pickle. The
     stage's folder belongs to one set of parameters and inputs, so a file found there is the right one. A 3B
     model (hidden 2048) on CUB with 30 + 30 images of 200 birds, 5 of 37 layers, two places: 1.0 GB (half as
-    bfloat16), twice that while parts are joined. Time on one CPU core for states of that size: H1 12 s a
-    layer and place, H3 3 s a layer and variant, the paper's 500 epochs of Adam a quarter of an hour.
+    bfloat16), twice that while parts are joined.
 
-    `load` returns the LoadedModel and is called only if a file is missing; `progress` is called as
-    progress(done, total, label) after each chunk; `pooled_states` stands in for `models.hidden_states`'.
-
-    Raises: UserError: an unknown dtype (of the disk), a batch size below 1.
+    `load` returns the LoadedModel and is called only if a file is missing; progress(done, total, label) follows
+    each chunk. Raises: UserError: an unknown dtype (of the disk), a batch size below 1.
     """
 
     def __init__(self, model: str, folder: Path, image_root: Path, load: Callable[[], Any], *,

@@ -221,7 +221,6 @@ def looks_of(plan: Any, states: np.ndarray) -> Callable[[str, str, str], float]:
     where one of them has no image in H1's plan.
     """
     from finer1_lib.data.triplets import prototypes
-
     found = prototypes(np.asarray(states), plan)
 
     def looks(super_category: str, one: str, other: str) -> float:

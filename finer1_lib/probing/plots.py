@@ -198,7 +198,6 @@ def _curves(axis: Any, here: Any, models: Sequence[str], title: str, unit: float
 
 def _legend(fig: Any, models: Sequence[str], variants: set, labels: Labels, note: Optional[str] = None):
     from matplotlib.lines import Line2D
-
     marks = [Line2D([], [], color=colour_of(model), marker="o", mec="black", label=label_of(model, labels))
              for model in models]
     marks += [Line2D([], [], color="black", linestyle="--", marker=CONTROL_MARKERS[name], mfc="white",

@@ -40,7 +40,6 @@ def separator(strength: float):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3))
 
 
@@ -166,7 +165,6 @@ def _course(x, y, other_x, other_y, *, classes, seed, epochs, rate, batch, devic
     numbers: this run must neither depend on them nor move them.
     """
     import torch
-
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     x, other_x = (torch.as_tensor(np.ascontiguousarray(part), dtype=torch.float32, device=device)

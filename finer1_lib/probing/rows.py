@@ -150,7 +150,6 @@ def compare_gaps(base: Sequence[float], trained: Sequence[float], genera: Sequen
     Raises: ValueError: fewer than two genera, or gaps that do not vary.
     """
     from scipy import stats
-
     base, trained = np.asarray(base, dtype=float), np.asarray(trained, dtype=float)
     codes = np.unique(np.asarray(genera), return_inverse=True)[1]
     spread = float(np.sqrt((base.var(ddof=1) + trained.var(ddof=1)) / 2)) if codes.max() > 0 else 0.0
@@ -273,7 +272,6 @@ def principal_components(states: np.ndarray, items: Any, model: str, value: floa
     """Two principal components of the last states [N, D], as Figure 3 of the paper shows H3, with the AUC."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
-
     plane = PCA(n_components=2, random_state=0).fit_transform(StandardScaler().fit_transform(states))
     return pd.DataFrame({"model": model, "x": plane[:, 0], "y": plane[:, 1],
                          "right": items["right"].to_numpy(), "auc": value})

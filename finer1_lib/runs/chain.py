@@ -61,7 +61,7 @@ def find_run(output_root: Optional[str], run_name: str) -> Path:
             raise UserError(f"{what} {folder} is a file, or a link that leads nowhere: remove it or choose another"
                             " --output-root or --run-name")
     check_kinds(root / run_name, [*(f"{stage}.ipynb" for stage in STAGES), "summary.json", "report.html",
-                                  *(f".{stage}.lock" for stage in (*STAGES, "run"))], STAGES)  # fmt: skip
+                                  *(f".{stage}.lock" for stage in (*STAGES, "run"))], STAGES)
     return root / run_name
 
 

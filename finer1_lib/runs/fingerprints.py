@@ -31,7 +31,7 @@ UNREAD = ("figures/", "metrics.json")  # for people: later stages do not depend 
 _NEEDED = ("needs", "outputs", "digest")  # keys of a record without which it proves nothing
 _KINDS = {"signature": str, "opened": int, "seed": int, "seconds": (int, float), "device": str, "written": str,
           "digest": str, **dict.fromkeys(("needs", "outputs", "parameters", "made_by", "inputs", "versions",
-                                          "peak_memory_gb"), dict)}  # fmt: skip
+                                          "peak_memory_gb"), dict)}
 _OWN_TAGS = {"parameters", "injected-parameters", "attempt", "check", "solution"}  # not the stage's code
 _PLACE = ("run_name", "output_root", "notebook")  # where results are stored, not what they are
 
@@ -77,7 +77,7 @@ def made_by(stage: str) -> dict[str, Any]:
     code = None
     if notebook is not None and notebook.is_file():
         code = hashing.digest([_meaning(cell["source"]) for cell in read_cells(notebook)
-                               if cell.get("cell_type") == "code" and not cell["tags"] & _OWN_TAGS])  # fmt: skip
+                               if cell.get("cell_type") == "code" and not cell["tags"] & _OWN_TAGS])
     return {"version": finer1_lib.__version__, "code": code}
 
 
@@ -230,7 +230,7 @@ def _matches_earlier(run_dir: Path, record: Mapping[str, Any]) -> bool:
     """Whether the earlier stages have the digests that a record names, and so on down."""
     earlier = {need: read_record(run_dir / need) for need in record["needs"]}
     return all(known.get("digest") == record["needs"][need] and _matches_earlier(run_dir, known)
-               for need, known in earlier.items())  # fmt: skip
+               for need, known in earlier.items())
 
 
 def earlier_digests(run_dir: Path, notebook: str) -> dict[str, str]:

@@ -41,7 +41,7 @@ _RULES = (  # (in words, test, the parameters of any notebook that it is for); e
     ("from 0 to 1", lambda value: 0 <= value <= 1,
      "wrong_attribute hidden_attribute wrong_concept wrong_prediction missing_candidate language_slip"
      " prompt_leak broken_tag cut_off foreign_candidate wide_punctuation label_first noise mask_share"),
-)  # fmt: skip
+)
 _BOUNDS = {name: (words, test) for words, test, names in _RULES for name in names.split()}
 _BELOW = ": write a plain value there, and put what is computed or run into a cell below the parameters cell"
 
@@ -49,7 +49,7 @@ _PATHS = {  # endings of parameters' names
     **dict.fromkeys(("_root", "_file", "release", "_from"), "path"),
     **dict.fromkeys(("_model", "checkpoint", "encoder"), "checkpoint"),
     "more_models": "entries",
-}  # fmt: skip
+}
 
 
 def path_kind(name: str) -> str:
@@ -139,7 +139,6 @@ def from_text(text: str, parameter: Optional[Parameter], where: str) -> Any:
     except (KeyError, ValueError, TypeError, AttributeError):  # the last two: a list within a list
         raise UserError(f"{where} must be {_WORDS[parameter.kind]}, not {text[:200]!r}") from None
     import yaml
-
     try:
         if parameter.kind is list:
             items = yaml.load(text if text.startswith("[") else f"[{text}]", Loader=yaml.BaseLoader)

@@ -53,7 +53,7 @@ def read_cells(notebook: Path) -> list[dict[str, Any]]:
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         return [{**cell, "source": "".join(cell["source"]), "tags": set(cell.get("metadata", {}).get("tags", ()))}
-                for cell in cells]  # fmt: skip
+                for cell in cells]
     except FileNotFoundError:
         raise UserError(f"notebook {notebook} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -111,10 +111,8 @@ def make_plan(kit: Path, preset: str, run_name: Optional[str] = None, output_roo
               seed: Optional[int] = None, settings: Sequence[str] = ()) -> Plan:
     """Merge a preset with the command line; UserError for the first name or type that the notebooks lack.
 
-    Args:
-        run_name: default: the preset's own, else the preset's name.
-        output_root: counts from the current folder; default: the preset's, else `outputs` in the checkout.
-        settings: "STAGE.KEY=VALUE" each.
+    `run_name` is by default the preset's own, else its name; `output_root` counts from the current folder, by
+    default the preset's, else `outputs` in the checkout; `settings` are "STAGE.KEY=VALUE".
     """
     values, other = read_preset(kit, preset), _read_folder(kit, preset)["common"].get("extends")
     also = f" (or params/{other}, which it extends)" if other else ""

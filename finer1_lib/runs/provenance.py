@@ -85,7 +85,7 @@ def git_commit() -> Optional[str]:
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, timeout=20,
-                              check=True).stdout.strip()  # fmt: skip
+                              check=True).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
@@ -106,7 +106,7 @@ _FOREIGN = (
     *_SIZES, "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
     "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP",
     "PYTHONOPTIMIZE",  # it removes the notebooks' own checks
-)  # fmt: skip
+)
 _FAMILIES = ("ACCELERATE_", "FSDP_", "DEEPSPEED_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "TORCHELASTIC_",
              "OMPI_COMM_", "PMI_", "MV2_COMM_")
 _RECORDED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG",
@@ -154,7 +154,6 @@ def clean_this_process(figures: bool = True) -> None:
         return
     os.environ["MPLBACKEND"] = backend
     import matplotlib
-
     matplotlib.use(backend)
     matplotlib.rcdefaults()
     matplotlib.rcParams["text.parse_math"] = False  # as core.plots, for what is drawn before

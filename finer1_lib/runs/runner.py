@@ -57,11 +57,9 @@ def run_chain(plan: Plan, stages: Sequence[str], say: Say, keep_finished: bool =
     """Run the stages (a consecutive part of the chain) that are due; returns `finish(run_dir, stages, say)`.
 
     A stage is skipped if it finished with the same parameters, inputs and code (`keep_finished`: any code),
-    its outputs are what it recorded, and its executed notebook is there. `finish` is called while the run is
-    locked.
-
+    its outputs are what it recorded, and its executed notebook is there. The run is locked during `finish`.
     Raises: UserError: a missing earlier stage, a folder in use, removed or changed by hand, or one that a
-        notebook raised. NotebookFailure: a notebook failed otherwise.
+    notebook raised. NotebookFailure: a notebook failed otherwise.
     """
     run_dir = plan.run_dir
     missing = [stage for stage in NEEDS[stages[0]] if not is_current(run_dir, stage)]
@@ -120,7 +118,7 @@ def _run_stage(plan: Plan, stage: str, say: Say, keep_finished: bool) -> None:
     if found.other_code and not keep_finished:
         set_aside(run_dir / stage)
         why = (f" again: {found.other_code}; the earlier folder is {stage}.previous (--keep-finished keeps what"
-               " other code made)")  # fmt: skip
+               " other code made)")
     for old in ("summary.json", "report.html"):
         (run_dir / old).unlink(missing_ok=True)  # they describe another state of the run
     if shutil.disk_usage(run_dir).free < 200e6:
@@ -168,7 +166,7 @@ def run_notebook(stage: str, source: Path, parameters: dict[str, Any], run_dir: 
                 source, running, parameters, kernel_name="python3", language="python", progress_bar=False,
                 cwd=run_dir, start_timeout=300, stdout_file=_Lines(f"[{stage}]", show),
                 kernel_manager_class=_kernel_manager(_kernel_environment(settings), kernel_stderr),
-            )  # fmt: skip
+            )
     except PapermillExecutionError as error:
         os.replace(running, failed)
         message = str(error.evalue)

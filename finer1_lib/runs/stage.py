@@ -35,12 +35,9 @@ _locks: dict[Path, int] = {}
 class Stage:
     """One notebook's place in a run.
 
-    Attributes:
-        run_dir, dir: absolute folders of the run and of this stage.
-        parameters: the notebook's parameters, read-only.
-        finished: whether stage.json has this signature and its outputs are in place.
-        made_by: the code that made what the folder holds, of `fingerprints.made_by`.
-        note: a line for the reader: why the stage begins again, or which other code made what is kept.
+    `run_dir` and `dir` are absolute, `parameters` read-only; `finished`: stage.json has this signature and its
+    outputs are in place; `made_by`: the code that made what the folder holds; `note`: a line for the reader, why
+    the stage begins again or which other code made what is kept.
     """
 
     def __init__(self, name: str, run_dir: Path, parameters: dict[str, Any], needs: dict[str, str],
@@ -61,14 +58,10 @@ class Stage:
     @classmethod
     def open(cls, notebook: str, parameters: dict[str, Any],
              values_now: Optional[Callable[[], dict[str, Any]]] = None) -> "Stage":
-        """Open a stage for writing.
+        """Open a stage for writing; the values of `values_now` must not have changed when something is written.
 
-        `values_now` returns the parameters' present values, which must not have changed when something is
-        written.
-
-        Raises: UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing
-            or was made from other inputs, a folder that another process is writing, or one that may not be
-            written.
+        Raises: UserError: an unknown stage, a bad run name or output root, an earlier stage that is missing or
+        was made from other inputs, a folder that another process writes, or one that may not be written.
         """
         if notebook not in STAGES:
             raise UserError(f"unknown stage {notebook!r}{nearest(notebook, STAGES)}")
@@ -116,7 +109,7 @@ class Stage:
     def _note_start(self, **more: Any) -> None:
         files.atomic_write_json(self.dir / "started.json", {
             "signature": self.signature, "parameters": recorded(self.parameters), "needs": self.needs,
-            "made_by": self.made_by, "opened": self.opened, **more})  # fmt: skip
+            "made_by": self.made_by, "opened": self.opened, **more})
 
     def _check(self) -> None:
         """Refuse to write what the record would not describe."""
@@ -183,7 +176,7 @@ class Stage:
     def progress(self, step: int, total: int, /, label: str = "", **values: Any) -> None:
         """Print one line, "[02_cot_sft] cot_sft 10/60 loss 0.123"; `finer1 run` shows it live."""
         shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                 for key, value in values.items()]  # fmt: skip
+                 for key, value in values.items()]
         print(" ".join(filter(None, [f"[{self.name}]", label, f"{step}/{total}", *shown])), flush=True)
 
     def finish(self, metrics: dict[str, Any]) -> None:
@@ -201,7 +194,7 @@ class Stage:
             "stage": self.name, "signature": self.signature, "made_by": self.made_by,
             "parameters": recorded(self.parameters), "needs": self.needs,
             "inputs": dict(sorted(self.inputs.items())), "outputs": outputs, "digest": digest_of(outputs),
-            "seed": self.seed, **cost})  # fmt: skip
+            "seed": self.seed, **cost})
         self._note_start()
         self.finished = True
         shutil.rmtree(self.dir / SCRATCH, ignore_errors=True)

@@ -178,7 +178,6 @@ def _ready_copy(plan: Plan, stage: str) -> Path:
     import nbformat
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
-
     target, source = _copy_of(plan, stage), plan.notebooks[stage]
     if not target.exists():
         given = dict(plan.given[stage])

@@ -37,7 +37,6 @@ def find_notebooks(kit: Path, names: Sequence[str]) -> list[Path]:
 def clear(notebook: Any) -> Any:
     """The notebook without what an execution leaves in it: outputs, counts, run times, widgets."""
     from nbconvert.preprocessors import ClearOutputPreprocessor
-
     for holder in (notebook, *notebook.cells):
         for left in ("papermill", "widgets"):
             holder.metadata.pop(left, None)
@@ -50,7 +49,6 @@ def student_copy(notebook: Path) -> str:
     """
     import nbformat
     from nbconvert.preprocessors import TagRemovePreprocessor
-
     try:
         content = nbformat.read(notebook, as_version=4)
         nbformat.validate(content)

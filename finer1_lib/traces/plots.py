@@ -85,7 +85,6 @@ def dots(df: Any, labels: Labels = None, unit: str = "share") -> Any:
     unit are drawn, "share" in percent.
     """
     from matplotlib.lines import Line2D
-
     df, scale, word = df[df["unit"] == unit], *((100, "%") if unit == "share" else (1, unit))
     models, names = in_order(df["model"], labels), list(dict.fromkeys(df["label"]))
     pitch = len(models) + 0.9
@@ -164,7 +163,6 @@ def flow_figure(df: Any, first: str, second: str, labels: Labels = None) -> Any:
     `df`: of `traces.changes.flow`: categories, from_step, to_step, count; the models head the columns.
     """
     from matplotlib.patches import Patch
-
     kinds = _kinds(df)
     fig, axes = panels(1, len(kinds), (6.5 * len(kinds), 5.8))
     for axis, kind in zip(axes[0], kinds):
@@ -187,7 +185,6 @@ def flow_figure(df: Any, first: str, second: str, labels: Labels = None) -> Any:
 def _flows(axis: Any, part: Any, total: int) -> None:
     """Blocks, bands and labels of one panel; heights are numbers of items."""
     from matplotlib.patches import Rectangle
-
     gap, sides, bottom = 0.025 * total, {}, total
     for column in ("from_step", "to_step"):
         sizes, top, sides[column] = part.groupby(column)["count"].sum(), 0.0, {}
@@ -221,7 +218,6 @@ def _band(axis, start: float, end: float, count: int, colour: str, hatch: str) -
     """A band of this height from the left block at `start` to the right one at `end`: its upper edges."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
-
     x0, x1, half = _WIDTH, 1 - _WIDTH, 0.5
     points = [(x0, start), (half, start), (half, end), (x1, end), (x1, end + count), (half, end + count),
               (half, start + count), (x0, start + count), (x0, start)]

@@ -192,7 +192,6 @@ def _cut(text: Optional[str], spans: Sequence[tuple[int, int, str, str]]) -> lis
 def _templates() -> Any:
     """The macros of sheet.html; model text in them is escaped."""
     import jinja2
-
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.StrictUndefined, finalize=_valid)
     environment.globals.update(parts=PARTS, step_labels=STEP_LABELS, signs=SIGNS)
@@ -224,7 +223,6 @@ def image_bytes(image_root, image_id: str, side: int = SIDE) -> bytes:
     Raises: UserError: the image is missing, broken or outside the folder.
     """
     from finer1_lib.core.images import load_image
-
     image, buffer = load_image(image_root, image_id), io.BytesIO()
     if max(image.size) <= side:
         image.save(buffer, format="PNG")
@@ -242,7 +240,6 @@ def write_sheet(path: Path, records: Sequence[Mapping], image_root, guide: Optio
     {"cards": how many the page has, "left_out": how many more were chosen, as the page says, "bytes"}.
     """
     from markupsafe import Markup
-
     examples = choose_for_sheet(records, guide=guide, labels=labels, number=max_cards, seed=seed)
     pairs, shown, size = [], [], 0
     for _, pair in groupby(examples, key=lambda example: example["pair"]):

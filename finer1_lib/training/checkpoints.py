@@ -201,7 +201,6 @@ def _recorder(metrics: MetricsFile, name: str, progress: Optional[Progress], sho
 def common_arguments(loaded: Any, folder: Path, config: Any, save_steps: int) -> dict[str, Any]:
     """Trainer arguments that SFT and TAPO share, each explicit: Unsloth gives omitted ones other defaults."""
     import torch
-
     cuda, dtype = loaded.device.startswith("cuda"), loaded.dtype
     checkpointing = loaded.gradient_checkpointing and loaded.backend == "transformers"  # Unsloth has its own
     return dict(

@@ -197,7 +197,6 @@ def summarise(records: Sequence[Mapping], seed: int = 0) -> Any:
     intervals over sub-categories), change, change_low, change_high (paired), readable (share), n.
     """
     import pandas as pd
-
     table = pd.DataFrame(records)
     table["image_id"] = table["image_id"].fillna("")
     base, rows = table[table["setting"] == BASE], []
@@ -239,7 +238,6 @@ def unseen_answers(records: Sequence[Mapping], guide: Optional[Mapping]) -> Any:
     differ from the truth (None without a guide).
     """
     import pandas as pd
-
     tested = [r for r in records if r["gauge"] == OPEN_WORLD and r["setting"] in _KNOWN
               and r["prompt"] == _KNOWN[r["setting"]].prompt]
     seen = {normalise(r["sub_category"]) for r in tested if r["categories"] == "seen"}

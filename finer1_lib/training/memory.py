@@ -226,7 +226,6 @@ def lines(stage: str, parameters: Mapping[str, Any], checkpoint: "str | Path", *
 def _gpu() -> Optional[int]:
     """Bytes of this machine's GPU."""
     import torch
-
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 

@@ -142,7 +142,6 @@ def budget_table(configs: Mapping[str, TapoConfig], logs: Mapping[str, Any]) -> 
     which the budget cannot know beforehand), rollouts_trained, tokens_sampled, seconds.
     """
     import pandas
-
     spent = ("rollouts_sampled", "rollouts_trained", "tokens_sampled")
     rows = {name: {**budget(config), **{key: int(logs[name][key].sum()) for key in spent},
                    "seconds": round(float(logs[name]["seconds"].sum()), 1)}

@@ -78,7 +78,6 @@ class Shape:
 def known_config(name: str) -> Any:
     """The configuration of one of `KNOWN`, as its config.json has it."""
     from transformers import Qwen2_5_VLConfig
-
     own = {key: value for key, value in KNOWN[name].items() if key not in ("tied", "revision")}
     tied = KNOWN[name]["tied"]
     return Qwen2_5_VLConfig(
@@ -98,7 +97,6 @@ def on_meta(config: Any) -> Any:
     """The model of a configuration on the meta device: every module and shape, no numbers."""
     import torch
     from transformers import AutoModelForImageTextToText
-
     with loading(config.name_or_path or "the model", "plan"), torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
@@ -106,7 +104,6 @@ def on_meta(config: Any) -> Any:
 def measure(config: Any) -> Shape:
     """The shape of a configuration, its parameters counted on the meta device."""
     import torch
-
     model = on_meta(config)
     named = {PROJECTOR: "projector", VISION: "vision", "embed_tokens": "embedding", "lm_head": "head",
              "proj.weight": "linears", "": "norms"}  # the first of these words that is in a parameter's name

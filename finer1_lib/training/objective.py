@@ -47,7 +47,6 @@ def clipped_surrogate(ratio: "torch.Tensor", advantages: "torch.Tensor", clip_lo
     Source: DAPO (arXiv 2503.14476), clip-higher; dual clip: arXiv 1912.09729; release core_algos.py:497-516.
     """
     import torch
-
     a = advantages if advantages.dim() == 2 else advantages[:, None]
     plain, held = -a * ratio, -a * ratio.clamp(1 - clip_low, 1 + clip_high)  # clip-higher: 0.2 and 0.28
     loss, clipped = torch.maximum(plain, held), held > plain

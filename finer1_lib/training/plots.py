@@ -23,7 +23,6 @@ def curves(df: Any, columns: Sequence[tuple[str, str]], smooth: int = 1, log_sca
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogFormatter
-
     fig, axes = _panels(len(columns))
     for axis, (column, title) in zip(axes, columns):
         for model, part in df.groupby("model", sort=False):
@@ -48,7 +47,6 @@ def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
     """
     import pandas
     from matplotlib.patches import Patch
-
     names = [column for column, *_ in PARTS]
     parts = pandas.DataFrame([{"model": model, **log[names].mean(), "steps": len(log)}
                               for model, log in logs.items()])
@@ -73,7 +71,6 @@ def seconds_of_a_step(logs: Mapping[str, Any]) -> tuple[Any, Any]:
 def _face(colour: str, strength: float, hatch: str) -> dict[str, Any]:
     """A model's colour at full strength, paler, or as a hatch on white."""
     from matplotlib.colors import to_rgb
-
     face = tuple(1 - strength * (1 - part) for part in to_rgb(colour))
     return {"facecolor": face, "edgecolor": colour if hatch else "black", "hatch": hatch, "linewidth": 0.8}
 
@@ -84,7 +81,6 @@ def wrong_turns(turns: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
     `beside` is model -> the same of sound runs, in grey.
     """
     from matplotlib.lines import Line2D
-
     shown = (("accuracy", "accuracy: rewarded (line), strict (dots)"), ("length", "length (tokens)"),
               ("entropy", "entropy per token (nats)"), ("divergence", "divergence from the negative"))
     fig, axes = _panels(4, width=5.6, height=3.5, across=2)
@@ -157,7 +153,6 @@ def before_and_after(df: Any) -> Any:
     A panel a metric of `df` (of `forgetting.summarise`): first what may be forgotten, then what was learnt.
     """
     from matplotlib.lines import Line2D
-
     shown = [(metric, "all", title, INK, "o") for metric, title in METRICS.items()]
     shown += [(OPEN_WORLD, kind, f"learnt: open world, {kind}", colour, "s")
                for kind, colour in (("seen", SEEN), ("unseen", UNSEEN))]

@@ -125,7 +125,6 @@ def build_trainer(loaded: LoadedModel, examples: Sequence[SftExample], config: S
     """The trainer of one run; its checkpoints go to `folder`."""
     import trl
     from datasets import Dataset
-
     # Section 4.1 and release cot_sft_3b.sh:21-33: cosine, 6 warm-up steps, weight decay 0.1, 10 epochs
     rows = [{**e.image._asdict(), "prompt": e.prompt, "completion": e.completion} for e in examples]
     arguments = trl.SFTConfig(

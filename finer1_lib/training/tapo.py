@@ -273,7 +273,6 @@ def build_trainer(loaded: LoadedModel, rows: Sequence[TripletRow], config: TapoC
     """The trainer of one run; its checkpoints go to `folder`, always between two rollout batches."""
     import trl
     from datasets import Dataset
-
     check_engine(config.engine, load_in_4bit=getattr(loaded.model, "is_loaded_in_4bit", False))
     engine = open_engine(loaded, max_new_tokens=config.max_new_tokens) if config.engine == "vllm" else None
     rewards, weights = reward_functions(config.accuracy_reward, config.format_reward)

@@ -212,7 +212,6 @@ def tapo_config_from(parameters: Mapping[str, Any], **settings: Any) -> TapoConf
 def preset_table(config: TapoConfig) -> Any:
     """DataFrame: a column a preset, a row each switch that `PRESETS` sets in `config`."""
     import pandas
-
     made = pandas.DataFrame({preset: vars(dataclasses.replace(config, **changes))
                              for preset, changes in PRESETS.items()}, dtype=object)
     return made.loc[["dual_clip", "max_sampling_rounds", *(name for name in SWITCHES if name != "engine")]]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from shared_cases import GUIDE
 
 from finer1_lib.core.completions import normalise, well_formatted
 from finer1_lib.data.data_sets.catalogue import DATA_SETS, official_names
@@ -32,6 +31,21 @@ GOOD = (
     "<comparison>Dunen Wren: red crown; Marlo Wren: blue crown (differs)</comparison>\n"
     "<prediction>Dunen Wren</prediction>\n</think>\n<answer>Dunen Wren</answer>"
 )
+GUIDE = {
+    "super_categories": {
+        "bird": {
+            "attributes": {"bill": ["needle", "stout"], "crown": ["red", "blue"],
+                           "wings": ["plain", "barred"]},
+            "genus_attributes": ["bill"],
+        }
+    },
+    "sub_categories": {
+        "Dunen Wren": {"super_category": "bird", "genus": "Wren",
+                       "attributes": {"bill": "needle", "crown": "red", "wings": "barred"}},
+        "Marlo Wren": {"super_category": "bird", "genus": "Wren",
+                       "attributes": {"bill": "needle", "crown": "blue", "wings": "barred"}},
+    },
+}
 
 
 def changed(**parts):
@@ -66,10 +80,8 @@ def test_white_space_between_tags_is_free():
         (GOOD.replace("<analysis>", ""), "unclosed_analysis"),
         (GOOD.replace("</options>", ""), "unclosed_options"),
         (changed(options=" "), "empty_options"),
-        (
-            GOOD.replace("</prediction>", "</prediction><prediction>Marlo Wren</prediction>"),
-            "repeated_prediction",
-        ),
+        (GOOD.replace("</prediction>", "</prediction><prediction>Marlo Wren</prediction>"),
+         "repeated_prediction"),
         (
             GOOD.replace("<comparison>Dunen", "<comparison><comparison>Dunen").replace(
                 "</comparison>", "</comparison>" * 2
@@ -77,10 +89,8 @@ def test_white_space_between_tags_is_free():
             "nested_comparison",
         ),
         ("<think><answer>Dunen Wren</answer></think>", "misplaced_answer"),
-        (
-            "<think><prediction>A</prediction><analysis>red crown</analysis></think><answer>A</answer>",
-            "misplaced_prediction",
-        ),
+        ("<think><prediction>A</prediction><analysis>red crown</analysis></think><answer>A</answer>",
+         "misplaced_prediction"),
     ],
 )
 def test_broken_completions_are_named_not_dropped(text, problem):
@@ -108,24 +118,9 @@ def test_a_trace_that_begins_inside_the_thinking_or_speaks_of_tags_is_whole(begi
 @given(
     st.lists(
         st.sampled_from(
-            [
-                "<think>",
-                "</think>",
-                "<answer>",
-                "</answer>",
-                "<options>",
-                "</options>",
-                "<analysis>",
-                "</analysis>",
-                "<prediction>",
-                "</prediction>",
-                "The prediction is:",
-                "The analysis of candidate subcategories:",
-                "Dunen Wren",
-                "\n",
-                "- ",
-                ", ",
-            ]
+            ["<think>", "</think>", "<answer>", "</answer>", "<options>", "</options>", "<analysis>",
+             "</analysis>", "<prediction>", "</prediction>", "The prediction is:",
+             "The analysis of candidate subcategories:", "Dunen Wren", "\n", "- ", ", "]
         )
     )
 )
@@ -140,10 +135,8 @@ def test_any_string_parses(pieces):
     "text, names",
     [
         ("A B, C D", ("A B", "C D")),
-        (
-            "- Bank Swallow (Riparia riparia): small\n  - not a name\n- Tree Swallow",
-            ("Bank Swallow", "Tree Swallow"),
-        ),
+        ("- Bank Swallow (Riparia riparia): small\n  - not a name\n- Tree Swallow",
+         ("Bank Swallow", "Tree Swallow")),
         ("1. Least Auklet\n2) Parakeet Auklet", ("Least Auklet", "Parakeet Auklet")),
         ("1. Candidate 1: Boeing 737-400\n2. **Option B:** F/A-18 - a fighter", ("Boeing 737-400", "F/A-18")),
         ("House Wren, Rock Wren, and Sage Thrasher", ("House Wren", "Rock Wren", "Sage Thrasher")),
@@ -182,13 +175,9 @@ RELEASED = (
 
 @pytest.mark.parametrize(
     "sentence",
-    [
-        "House Wren",
-        "House Wren (Troglodytes aedon)",
-        "The bird is identified as a House Wren (T. aedon).\n",
-        "Based on the beak, the bird in the image is most likely a House Wren. It is small.",
-        "Final Prediction:\nThe beak shows that it is a House Wren (T. aedon).",
-    ],
+    ["House Wren", "House Wren (Troglodytes aedon)", "The bird is identified as a House Wren (T. aedon).\n",
+     "Based on the beak, the bird in the image is most likely a House Wren. It is small.",
+     "Final Prediction:\nThe beak shows that it is a House Wren (T. aedon)."],
 )
 def test_the_release_s_markers(sentence):
     trace = parse(RELEASED.format(sentence))

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pandas
 import pytest
+from tools.export_release import stage1_items, write_stage1
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl
 from finer1_lib.data.rationales.filters import write_rationale
 from finer1_lib.data.rationales.parsing import candidate_lines, parse, release_layout
 from finer1_lib.data.rationales.quality import label_order, text_report
-from finer1_lib.paper.release.stage1 import rationale_records, read_stage1, stage1_items, write_stage1
+from finer1_lib.paper.release.stage1 import rationale_records, read_stage1
 
 LIST = "The analysis of candidate subcategories: \n1. Bonfire Lily (Red Torch)\n2. Marsh Lily\n\n"
 SINGLE = (

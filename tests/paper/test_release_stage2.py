@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from tools.export_release import write_stage2
 
 from finer1_lib.commands.cli import export_stage1, export_stage2
 from finer1_lib.core.errors import UserError
@@ -15,7 +16,7 @@ from finer1_lib.core.files import append_jsonl
 from finer1_lib.core.images import load_image
 from finer1_lib.paper.release import stage2
 from finer1_lib.paper.release.stage1 import read_stage1
-from finer1_lib.paper.release.stage2 import FIELDS, read_stage2, write_stage2
+from finer1_lib.paper.release.stage2 import FIELDS, read_stage2
 from finer1_lib.training.tapo import triplet_rows
 
 IDS = ["image_id", "positive_id", "negative_id"]
@@ -52,7 +53,7 @@ def read_back(folder):
 
 
 def test_there_and_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage2, "SHARD", 2)
+    monkeypatch.setattr(export_release, "SHARD", 2)
     pink = picture("pink", form="JPEG")
     rows = [row(), row("House Wren", images=pink, image_noisy=[{"bytes": BLUE, "path": "x/7.png"}]),
             row("Pug", "<image>What pet?\nSay it.")]  # fmt: skip

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from tools.traps import COLUMNS, TRAPS, TWO_NAMES, app, count_traps, few, table
+from tools.traps import COLUMNS, TRAPS, TWO_NAMES, app, count_traps, few, table, true_spelling
 from typer.testing import CliRunner
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.data.data_sets.catalogue import official_names
-from finer1_lib.paper.release.questions import Question, true_spelling
+from finer1_lib.paper.release.questions import Question
 
 OFFICIAL = os.environ.get("FINER1_OFFICIAL_DATA")
 official = pytest.mark.skipif(not OFFICIAL, reason="FINER1_OFFICIAL_DATA is not set")

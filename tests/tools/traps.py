@@ -16,7 +16,7 @@ from collections import Counter
 from contextlib import suppress
 from functools import cache
 from itertools import combinations, pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import typer
@@ -30,7 +30,7 @@ from finer1_lib.evaluation.requests import always_first
 from finer1_lib.evaluation.scores.official import official_word
 from finer1_lib.evaluation.scores.scoring import make_scorer
 from finer1_lib.paper.release.questions import (
-    KINDS, OPTIONS, Question, find_questions, read_questions, true_spelling)
+    KINDS, OPTIONS, Question, find_questions, read_questions)
 
 COLUMNS = ("trap", "data_set", "categories", "count", "of", "what", "low", "high", "detail")
 CONTROL_ORDERS = ("release", "shuffled")
@@ -38,6 +38,20 @@ CONTROL_ORDERS = ("release", "shuffled")
 TWO_NAMES = (("Leonberger", "Leonberg"), ("Basset Hound", "Basset"),
              ("German Shorthaired", "German Short Haired Pointer"))
 WORDINGS = ("species", "model")
+
+
+def true_spelling(question: Question) -> str:
+    """A name with the hyphens that its image's folder still shows; the truth itself where it shows none.
+
+    CUB writes what follows a hyphen in small letters (`001.Black_footed_Albatross`), Stanford Dogs keeps the
+    hyphens (`n02086240-Shih-Tzu`).
+    """
+    folder = PurePosixPath(question.image_path).parent.name
+    if question.data_set == "bird" and re.match(r"\d+\.", folder):
+        return re.sub(r"_(?=[a-z])", "-", folder.split(".", 1)[1]).replace("_", " ")
+    if question.data_set == "dog" and "-" in folder:
+        return folder.split("-", 1)[1].replace("_", " ").title()
+    return question.truth
 
 
 class Part(NamedTuple):

@@ -93,7 +93,6 @@ def cached_file(checkpoint: str, name: str) -> Optional[Path]:
         file = Path(checkpoint) / name
         return file if file.is_file() else None
     from huggingface_hub import try_to_load_from_cache
-
     repository, revision = split_revision(checkpoint)
     found = try_to_load_from_cache(repository, name, revision=revision)
     return Path(found) if isinstance(found, str) else None
@@ -122,7 +121,6 @@ def key(subject: Subject) -> list[Row]:
 def versions(subject: Subject) -> list[Row]:
     """The installed packages are within the kit's ranges, and those that it was tested with."""
     from packaging.requirements import Requirement
-
     if _version(KIT) is None:
         return [fail("the kit itself is not installed", KIT, "pip install -e . -c constraints.txt")]
     four_bit = [subject.get(DATA, "teacher_4bit"), *(subject.get(stage, "load_in_4bit") for stage in STAGES)]
@@ -229,7 +227,6 @@ def _fits(subject: Subject, stage: str, found: list) -> Row:
 def _room(subject: Subject, stage: str) -> tuple[Optional[float], str]:
     """(bytes, of what) that a stage has; (None, ...) where it needs a GPU and there is none."""
     import torch
-
     if subject.gpu_bytes is not None:
         return subject.gpu_bytes, "GPU"
     if torch.cuda.is_available():

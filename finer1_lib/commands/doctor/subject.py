@@ -125,7 +125,6 @@ class Subject:
         Raises: UserError: what is wrong with it.
         """
         from transformers import GenerationConfig
-
         path = Path(folder)
         if (path / "open_clip_config.json").exists():
             checkpoints.check_files(path)

@@ -75,7 +75,6 @@ def _trained_on(subject: Subject) -> tuple[list[tuple[str, str]], list[str]]:
 def options(subject: Subject) -> list[Row]:
     """The place of the truth among the options shown."""
     from scipy.stats import chisquare
-
     items, orders = subject.items, subject.get(EVALUATION, "option_orders")
     odd = [one["item_id"] for one in items
            if len(set(one["options"])) != 4 or one["options"].count(one["sub_category"]) != 1]
@@ -172,7 +171,6 @@ def _counter(checkpoint: str) -> tuple[Callable[[str], int], str]:
     if file is None:
         return (lambda text: math.ceil(len(text.split()) * TOKENS_PER_WORD) + 1), "estimated from words"
     from tokenizers import Tokenizer
-
     with loading(file, "read"):
         tokenizer = Tokenizer.from_file(str(file))
     return (lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids) + 1), "the base's tokens"

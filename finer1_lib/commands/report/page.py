@@ -69,7 +69,6 @@ def write_report(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     Raises: UserError: a file of a finished stage is damaged or not what the stage recorded.
     """
     import jinja2
-
     run_dir = Path(run_dir)
     records = {stage: read_record(run_dir / stage, *_RECORDED)
                for stage in STAGES if is_current(run_dir, stage)}
@@ -201,7 +200,6 @@ def _differences(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str,
 def _orderings(run_dir: Path, labels: Mapping[str, str]) -> Optional[dict[str, Any]]:
     """The paper's orderings as 04 judged them: of the paper's numbers only the direction is shown."""
     import pandas as pd
-
     found = read_table(run_dir / "04_evaluation" / "orderings.csv", COLUMNS)
     if not found:
         return None
@@ -301,7 +299,6 @@ def _traces(run_dir: Path, labels: Mapping[str, str], guide: Mapping[str, Any]) 
 def captions() -> dict[str, tuple[str, str]]:
     """{figure: (title, also its alternative text; what to see in it)} of figures.yaml, in its order."""
     import yaml
-
     text = Path(__file__).with_name("figures.yaml").read_text(encoding="utf-8")
     return {name: tuple(texts) for name, texts in yaml.safe_load(text).items()}
 
@@ -335,7 +332,6 @@ def pack(file: Path) -> dict[str, Any]:
     WebP where it could (photographs). Raises: UserError: the file is not an image.
     """
     from PIL import Image, ImageChops, ImageStat
-
     try:
         with Image.open(file) as opened:
             image = Image.new("RGB", opened.size, "white")

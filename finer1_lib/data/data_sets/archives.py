@@ -93,7 +93,6 @@ def _mat(name: str, *places: Path) -> Any:
     """One variable of the first of these .mat files that is there: an array, structures as objects."""
     import numpy
     from scipy.io import loadmat
-
     file = _first(*places)
     if not file.exists():
         raise FileNotFoundError(2, "missing", str(file))
@@ -202,7 +201,6 @@ def read_hub_copy(data_set: DataSet, data_root: "str | Path", revision: Optional
 def _newest(name: str) -> str:
     """The newest commit of a data set on the Hub."""
     from huggingface_hub import HfApi
-
     try:
         return HfApi().dataset_info(name).sha
     except Exception as error:
@@ -217,7 +215,6 @@ def _not_had(what: str, error: Exception) -> NotToBeHad:
 def _rows(data_set: DataSet, part: str, commit: str, load: Optional[Callable]) -> Iterator[tuple[dict, str]]:
     """The rows of one split, images as the bytes they are stored in, and the names of their labels."""
     from datasets import Image
-
     if load is None:
         from datasets import load_dataset as load
     copy = data_set.hub

@@ -36,7 +36,6 @@ class TfidfEncoder:
     def fit(self, texts: Sequence[str]) -> None:
         """Learn the vocabulary and the document frequencies; texts without words make every row zeros."""
         from sklearn.feature_extraction.text import TfidfVectorizer
-
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), stop_words=STOP_WORDS, token_pattern=r"(?u)\b\w+\b",
                                      norm="l2")
         words = vectorizer.build_analyzer()

@@ -127,7 +127,6 @@ def local_model(load: Callable, *, generate: Optional[Callable] = None, temperat
     @cache
     def loaded() -> Callable:
         from finer1_lib.models import generation
-
         model = load()
         if generate is None and not isinstance(model, generation.AnyModel):
             options["encoder"] = Encoder(model.processor)  # an image's pixels serve every prompt

@@ -142,7 +142,6 @@ def _in_main_reading(record: Mapping) -> bool:
 def scores_in(trees: Mapping[str, Tree], taxonomy: Taxonomy, records: Iterable[Mapping]):
     """`hierarchy_scores` with trees of `trees_of`: those of a whole file, of which `records` may be a part."""
     import pandas as pd
-
     rows = []
     for record in filter(_in_main_reading, settle(records)):
         tree, label = trees.get(record["super_category"]), record["sub_category"]
@@ -167,7 +166,6 @@ def count_confusions(records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[
     Raises: UserError: the taxonomy has this rank for none of the sub-categories.
     """
     import pandas as pd
-
     records = list(filter(_in_main_reading, settle(records)))
     genus = {normalise(name): ranks[rank] for name, ranks in taxonomy.items() if ranks.get(rank)}
     spelled = {normalise(name): name for name in [*taxonomy, *(record["sub_category"] for record in records)]}

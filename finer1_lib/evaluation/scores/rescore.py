@@ -37,7 +37,6 @@ def rescore(file: RecordFile, scorers: Sequence[Scorer], *, similarity: Optional
     UserError: of `RecordFile` and `score_records`; a question with two different answers; nothing to score.
     """
     import pandas as pd
-
     groups = _by_sub_category(file)
     seed = next(iter(groups.values()))[0]["seed"]  # `RecordFile` refuses a second one
     sums = []

@@ -29,7 +29,6 @@ class ChatAnswerer:
                  generate: Optional[Callable[..., list[Generation]]] = None) -> None:
         from finer1_lib.models import generation, vllm_engine
         from finer1_lib.models.encoding import Encoder
-
         self._loaded, self._root, self._options = loaded, image_root, {"temperature": temperature}
         self._generate = generate or generation.generate
         by_vllm = generate is vllm_engine.generate
@@ -64,7 +63,6 @@ class EndpointAnswerer:
         """One completion a request, in order; a sample's seed is its number, so that each is queried once."""
         from finer1_lib.core.images import ImageFile
         from finer1_lib.models.endpoint import Question
-
         image = partial(ImageFile, str(self._root))
         questions = []
         for request in requests:
@@ -77,7 +75,6 @@ class EndpointAnswerer:
 
     def _endpoint(self, max_new_tokens: int) -> Any:
         from finer1_lib.models.endpoint import ChatEndpoint
-
         if max_new_tokens not in self._endpoints:
             one = self._system
             self._endpoints[max_new_tokens] = ChatEndpoint(
@@ -102,7 +99,6 @@ def open_answerer(entry: Entry, base: str, image_root: "str | Path", *, adapter:
     Raises: UserError: weights that cannot be loaded, or an endpoint whose address or key is wrong.
     """
     from finer1_lib.models import loading as models, vllm_engine
-
     vllm_engine.check_engine(engine, load_in_4bit=load_in_4bit)
     several = entry.strategy != "zero_shot" and STRATEGIES[entry.strategy].samples
     heat = temperature if several else 0.0

@@ -91,7 +91,6 @@ def find_systems(names: Sequence[str], systems_from: "str | Path" = "") -> list[
     Raises: UserError: an unknown or repeated name, an entry that would not run here, or a malformed file.
     """
     from finer1_lib.runs.parameters import nearest
-
     known = {**known_systems(), **(read_systems(systems_from) if systems_from else {})}
     found = []
     for name in names:

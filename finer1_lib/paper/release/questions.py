@@ -17,7 +17,6 @@ Source: eval/data/*.jsonl of the release (PKU-ICST-MIPL/FineR1_ICLR2026 at 84cdc
 """
 
 import hashlib
-import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, NamedTuple, Optional, Sequence
@@ -70,20 +69,6 @@ def read_questions(path: Path, word: str, kind: str) -> list[Question]:
     """A file's questions; only their form is checked."""
     return [Question(word, kind, path, question, tuple(options), truth)
             for path, question, options, truth in _rows(path.read_bytes(), str(path), _form)]
-
-
-def true_spelling(question: Question) -> str:
-    """A name with the hyphens that its image's folder still shows; the truth itself where it shows none.
-
-    CUB writes what follows a hyphen in small letters (`001.Black_footed_Albatross`), Stanford Dogs keeps the
-    hyphens (`n02086240-Shih-Tzu`).
-    """
-    folder = PurePosixPath(question.image_path).parent.name
-    if question.data_set == "bird" and re.match(r"\d+\.", folder):
-        return re.sub(r"_(?=[a-z])", "-", folder.split(".", 1)[1]).replace("_", " ")
-    if question.data_set == "dog" and "-" in folder:
-        return folder.split("-", 1)[1].replace("_", " ").title()
-    return question.truth
 
 
 def read_lists(release: str, words: Sequence[str], cache: "str | Path | None" = None, *,
@@ -169,7 +154,6 @@ def _fetch(release: str, name: str, cache: "str | Path | None") -> tuple[bytes, 
 
 def _download(address: str) -> bytes:
     import httpx
-
     try:
         answer = httpx.get(address, timeout=TIME_OUT, follow_redirects=True, **client_options(address))
         answer.raise_for_status()

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
 from finer1_lib.core.completions import is_target, one_answer
 from finer1_lib.core.errors import UserError
-from finer1_lib.core.files import atomic_write_json, parse_json, read_text
-from finer1_lib.core.images import split_crop
+from finer1_lib.core.files import parse_json, read_text
 from finer1_lib.data.data_sets.catalogue import find_images, word_of
 from finer1_lib.data.rationales.parsing import parse
 
@@ -85,31 +84,6 @@ def rationale_records(items: Sequence[Mapping], table: "Optional[pandas.DataFram
         raise UserError(f"{len(missing)} of {len(items)} rationales' images are not among the training "
                         f"images, the first is {missing[0]}; complete the data set or set allow_incomplete")
     return records
-
-
-def stage1_items(records: Sequence[Mapping]) -> list[dict]:
-    """Kept rationales in the release's form; those that came from it are equal to what was read.
-
-    Our own have their image_id as the path and no system message: LLaMA-Factory then takes the model's.
-    """
-    items = []
-    for record in (record for record in records if record["kept"]):
-        source = record.get("source") or {}
-        said = {"system": source.get("system"), "user": IMAGE + record["question"],
-                "assistant": record["text"]}
-        items.append({
-            "messages": [{"role": role, "content": text} for role, text in said.items() if text is not None],
-            "images": [source.get("image", split_crop(record["image_id"])[0])]})  # a file, uncropped
-    return items
-
-
-def write_stage1(records: Sequence[Mapping], path: "str | Path") -> int:
-    """Write kept rationales as such a file; returns how many. UserError if none was kept."""
-    items = stage1_items(records)
-    if not items:
-        raise UserError("no rationale was kept: there is nothing to export")
-    atomic_write_json(Path(path), items)
-    return len(items)
 
 
 def _problem(item: Any) -> str:

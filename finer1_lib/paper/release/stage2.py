@@ -1,4 +1,4 @@
-"""The release's Stage-2 parquet (triplets with their images inside) as our triplets, and back without loss.
+"""The release's Stage-2 parquet as our triplets; tests/tools/export_release.py writes it.
 
     problem          "<image>What is the birds name?"            question
     answer           "Bank Swallow"                              sub_category
@@ -21,9 +21,8 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.faces import Later
-from finer1_lib.core.files import atomic_directory, atomic_write_bytes
+from finer1_lib.core.files import atomic_write_bytes
 from finer1_lib.core.images import load_image, split_crop
-from finer1_lib.core.prompts import question_for
 from finer1_lib.data.data_sets.catalogue import DATA_SETS
 from finer1_lib.paper.release.stage1 import IMAGE
 
@@ -32,7 +31,7 @@ pandas = Later("pandas")
 FIELDS = {"images": "image_id", "image_noisy": "positive_id", "image_aug": "negative_id"}
 NAMES = {"images": "anchor", "image_noisy": "positive", "image_aug": "negative"}
 FOLDER = "stage2"  # below the root: images that came with the file
-ROWS, SHARD = 32, 512  # rows read or written at a time, rows a file
+ROWS = 32  # read or written at a time
 _SUFFIXES = {"JPEG": ".jpg", "WEBP": ".webp"}  # else .png
 
 
@@ -56,7 +55,7 @@ def read_stage2(source: "str | Path", root: "str | Path", lists: Mapping[str, Ma
             continue
         images = [_image(row[field][0], source, f"{where}, {NAMES[field]}") for field in FIELDS]
         if same_size:
-            _check_sizes([_size(content, where) for content, _ in images], where)
+            check_sizes([size_of(content, where) for content, _ in images], where)
         ids = [_keep(content, path, root, where) for content, path in images]
         rows.append((*ids, word, row["answer"], "", row["problem"], [path for _, path in images]))
     if unknown and not allow_incomplete:
@@ -68,43 +67,10 @@ def read_stage2(source: "str | Path", root: "str | Path", lists: Mapping[str, Ma
                                            "negative_sub_category", "problem", "paths"])
 
 
-def write_stage2(triplets: "pandas.DataFrame", root: "str | Path", target: "str | Path", *,
-                 resize: bool = False) -> int:
-    """Write triplets in the release's form, `target/data/train-*.parquet`; returns how many.
-
-    Images keep their bytes, so reading the files back gives the same triplets. `resize` stretches a positive
-    or negative to its anchor's size (as PNG), as the release needs. UserError if the target exists, an image
-    is missing, or sizes differ without `resize`.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    target = Path(target)
-    if target.exists():
-        raise UserError(f"{target}: is there already; remove it or choose another folder")
-    image = pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))
-    schema = pyarrow.schema([("problem", pyarrow.string()), ("answer", pyarrow.string()),
-                             *((field, image) for field in FIELDS)])
-    records = triplets.to_dict("records")
-    shards = [records[start : start + SHARD] for start in range(0, len(records), SHARD)]
-    if not shards:
-        raise UserError("there are no triplets to export")
-    with atomic_directory(target) as folder:
-        (folder / "data").mkdir()
-        for number, shard in enumerate(shards):
-            path = folder / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-            with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-                for start in range(0, len(shard), ROWS):
-                    rows = [_row(record, Path(root), resize) for record in shard[start : start + ROWS]]
-                    writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-    return len(records)
-
-
 def _read(source: Path) -> Iterator[dict]:
     """Rows of one file or of a folder's, a few at a time."""
     import pyarrow
     import pyarrow.parquet
-
     files = sorted(source.glob("*.parquet")) or sorted(source.glob("data/*.parquet"))
     if not (files := [source] if source.is_file() else files):
         raise UserError(f"{source}: no parquet file; give the release's Stage-2 file or its folder")
@@ -160,10 +126,9 @@ def _image(value: Any, source: Path, where: str) -> tuple[bytes, Optional[str]]:
     return content, path
 
 
-def _size(content: bytes, where: str) -> tuple[int, int, str]:
+def size_of(content: bytes, where: str) -> tuple[int, int, str]:
     """(width, height, format) from an image's header."""
     from PIL import Image
-
     try:
         with Image.open(io.BytesIO(content)) as image:
             return *image.size, image.format or ""
@@ -171,7 +136,7 @@ def _size(content: bytes, where: str) -> tuple[int, int, str]:
         raise UserError(f"{where}: not an image ({error})") from None
 
 
-def _check_sizes(sizes: Sequence[tuple], where: str) -> None:
+def check_sizes(sizes: Sequence[tuple], where: str) -> None:
     if len({size[:2] for size in sizes}) > 1:
         told = ", ".join(f"{name} {size[0]} x {size[1]}" for name, size in zip(NAMES.values(), sizes))
         raise UserError(f"{where}: images of different sizes ({told}); the release's trainer needs one: "
@@ -182,7 +147,7 @@ def _keep(content: bytes, path: Optional[str], root: Path, where: str) -> str:
     """The image id of an image: the file below the root that it is, else a new one."""
     if path and _shows(root, path, content):
         return path
-    suffix = _SUFFIXES.get(_size(content, where)[2], ".png")
+    suffix = _SUFFIXES.get(size_of(content, where)[2], ".png")
     image_id = f"{FOLDER}/{hashlib.sha256(content).hexdigest()[:20]}{suffix}"
     if not (root / image_id).is_file():
         atomic_write_bytes(root / image_id, content)
@@ -192,7 +157,6 @@ def _keep(content: bytes, path: Optional[str], root: Path, where: str) -> str:
 def _shows(root: Path, image_id: str, content: bytes) -> bool:
     """Whether an image id below the root is this image: the same bytes or, cropped, the same pixels."""
     from PIL import Image
-
     file, rows = split_crop(image_id)
     there = (root / file).resolve()
     if not there.is_relative_to(root.resolve()) or not there.is_file():
@@ -200,27 +164,3 @@ def _shows(root: Path, image_id: str, content: bytes) -> bool:
     if not rows:
         return there.read_bytes() == content
     return load_image(root, image_id).tobytes() == Image.open(io.BytesIO(content)).convert("RGB").tobytes()
-
-
-def _row(record: Mapping, root: Path, resize: bool) -> dict:
-    """One triplet as a row of the file."""
-    ids = [record[column] for column in FIELDS.values()]
-    images = [load_image(root, image_id) for image_id in ids]  # also: whole, and below the root
-    size = images[0].size
-    if not resize:
-        _check_sizes([image.size for image in images], record["image_id"])
-    paths, columns = record.get("paths"), []
-    for image_id, path, image in zip(ids, ids if paths is None else paths, images):
-        content = (root / split_crop(image_id)[0]).read_bytes()
-        if image.size != size:
-            content, path = _png(image.resize(size)), None
-        elif _size(content, image_id)[:2] != size:  # cropped or turned: the file's bytes are not the image
-            content = _png(image)
-        columns.append([{"bytes": content, "path": path}])
-    problem = record.get("problem") or IMAGE + question_for(record["super_category"])
-    return {"problem": problem, "answer": record["sub_category"], **dict(zip(FIELDS, columns))}
-
-
-def _png(image: Any) -> bytes:
-    image.save(file := io.BytesIO(), "PNG")
-    return file.getvalue()
