@@ -28,7 +28,6 @@ def export_checkpoint(run_dir: "str | Path", model: str, target: "str | Path") -
     """Write a model of a run (a name of `entries_in`) as one checkpoint in bfloat16, with its processor.
 
     Merged on the CPU in float32 and rounded once; a 7B model takes about 50 GB of memory.
-
     Raises: UserError: no such model, a target that exists, a model whose weights are not of this run, or
     weights that cannot be loaded.
     """

@@ -79,7 +79,6 @@ def read_runs(names: Sequence[str], output_root: Optional[str] = None) -> list[R
 
 def _settings(folder: Path) -> dict[str, Any]:
     """{"03_tapo.steps": 32, ...} of the stages up to 04, without seeds and names.
-
     Nor the settings of 03's failure modes (shown there and used by no later stage) and 04's further orders of
     the options (only the shuffled one is pooled).
     """

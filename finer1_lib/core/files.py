@@ -262,8 +262,7 @@ def lock(path: Path, what: str, patience: float = 10.0) -> Optional[int]:
 
     Own code, not filelock: the file keeps the holder's process id for the message, a user who may only read
     the lock file of a shared folder can still lock it, and a file system without locks is no error (None).
-    Raises UserError if another process holds `what` for longer than `patience` seconds: a kernel whose runner
-    was killed lives on for about one.
+    Raises UserError if another process holds `what` for more than `patience` seconds (a killed kernel: about 1).
     """
     try:
         import fcntl

@@ -106,7 +106,6 @@ def _kept(path: Path, height: int, rows: int) -> int:
 
 def _below(root: Path, file: str) -> Path:
     """The path of a file below the root, UserError if it leaves it by `..` or a symbolic link.
-
     Only a link directly in the root may lead elsewhere; the root itself may be a link.
     """
     first, _, _ = file.partition("/")

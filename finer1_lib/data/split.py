@@ -33,8 +33,7 @@ def split_table(table, lists: Optional[Mapping[str, Mapping]] = None, *, seed: i
     Per super-category the sub-categories of `lists` ({word: {"seen": names, "unseen": names}}) or of `guide`
     are seen, else the first floor(seen_share n) of a seeded shuffle; images are split per sub-category. Shots
     are training images of seen ones: 0 for the rationale (`first`: {(super_category, sub_category):
-    image_id}), 1.. for TAPO, -1 for none. Every draw has its own generator, so that a new folder leaves other
-    draws alone.
+    image_id}), 1.. for TAPO, -1 for none. Every draw has its own generator: a new folder leaves others alone.
     Raises: UserError: names that do not fit, all sub-categories that are too small, a wrong first.
     """
     if not 0 < seen_share < 1 or not 0 < train_share < 1:

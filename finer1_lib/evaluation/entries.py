@@ -98,10 +98,8 @@ def labels_of(entries: Iterable[Entry]) -> dict[str, str]:
 
 
 def start_of(entry: Entry) -> Optional[str]:
-    """The row that another is compared with first; None where its name does not say.
-
-    Under another strategy the same model zero-shot; else what the training started from: CoT SFT, or the base
-    (checkpoints from elsewhere too) under the prompt of the training.
+    """The row that another is compared with first: the same model zero-shot, or what its training started from
+    (checkpoints from elsewhere: the base, under their own prompt); None where its name does not say.
     """
     if entry.strategy != "zero_shot":
         return entry.model.removesuffix(f"-{entry.strategy}")
@@ -117,7 +115,6 @@ def pairs_of(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 
     The fixed rows as the paper compares them, each trained row with its start, then with the row that `ROWS`
     names (TAPO with DAPO, for one), and this run's TAPO with every checkpoint from elsewhere that thinks.
-
     Source: Fine-R1 (arXiv 2602.07605), Figure 3a to 3c.
     """
     pairs = [("base_cot_prompt", "base"), ("sft_answer_only", "base"), ("cot_sft", "sft_answer_only")]
@@ -132,7 +129,6 @@ def with_more(entries: Sequence[Entry], more_models: Sequence[str]) -> tuple[Ent
     """The entries and, after them, checkpoints that this run did not train.
 
     The name in records is the label in small letters: "Fine-R1-3B" becomes "fine-r1-3b".
-
     Raises: UserError: an entry of another form, or a name that is taken.
     """
     found = list(entries)
@@ -224,7 +220,6 @@ def with_systems(entries: Sequence[Entry], systems: Sequence[System]) -> tuple[E
 def with_strategies(entries: Sequence[Entry], strategies: Sequence[str], samples: int = 8) -> tuple[Entry, ...]:
     """The entries and, after them, some of them again: "cot_sft=self_consistency" (`samples` drawn answers)
     becomes the row "cot_sft-self_consistency".
-
     Raises: UserError: another form, an unknown or unfit model or strategy, or fewer than two samples.
     """
     known, found = {entry.model: entry for entry in entries}, list(entries)

@@ -51,11 +51,7 @@ class RecordFile:
         self._number = 0
 
     def __iter__(self) -> Iterator[dict]:
-        """One record after the other.
-
-        Raises: UserError: no file, a damaged one, no records, a line that is none or of another seed or
-        shuffle.
-        """
+        """Raises: UserError: no file, a damaged one, no records, a line that is none or of another seed."""
         self.torn, self.count, self.doubled = None, 0, 0
         before: dict[str, Any] = {}
         for self._number, line in enumerate(self.lines(), start=1):
@@ -168,7 +164,6 @@ def set_aside(path: "str | Path") -> str:
     """Move the lines of a record file that cannot be counted into a file beside it; what was done, in words.
 
     Only repeated lines are deleted. Of two different answers to one question the first stays.
-
     Raises: UserError: no file, a packed one, or fewer than half of the lines are records (nothing changes).
     """
     path = Path(path)
@@ -251,7 +246,6 @@ def collect_records(requests: Sequence[Sequence[Mapping]], path: Path, open_answ
     requests: of `all_requests`. open_answerer: called only if something is left to do. Records are appended
     after each batch (checkpointing), and `progress(done, total, label)` is called. engine: "vllm" makes its own
     batches and gets all requests of a window at once.
-
     Raises: UserError: the file holds an answer to another question under the same key, by another engine, or
     with options shuffled by another rule, or a line that is not a record; or an image is broken.
     """

@@ -39,7 +39,6 @@ def select_items(items: Iterable[Mapping], images: Any, *, images_per_class: int
     0 takes all. A budget is stratified: every super-category, seen and unseen, gives an equal share (or all
     it has), taken at equal distances along its sub-categories from a start drawn by the seed. So a stratum's
     mean is unbiased; its clustered interval ignores that strata are finite and is conservative.
-
     Raises: UserError: a negative number, a budget below one item a stratum, no items, no image of an item.
     """
     for name, value in (("images_per_class", images_per_class), ("items_budget", budget)):
@@ -71,10 +70,7 @@ def names_of(images: Any) -> dict[str, list[str]]:
 
 
 def _subset(items: Sequence[dict], budget: int, seed: int) -> list[dict]:
-    """So many items in equal shares of the strata, evenly spaced inside each; the items of a class adjoin.
-
-    What a small stratum cannot give goes to the others.
-    """
+    """Items in equal shares of the strata (the others give what a small one lacks), evenly spaced in each."""
     strata: dict[tuple, list[dict]] = {}
     for item in items:
         strata.setdefault((item["super_category"], item["categories"]), []).append(item)

@@ -123,7 +123,6 @@ def fault_table(rows: list[dict[str, Any]], setting: str,
 
 def _table(rows, scorer, columns, labels, leave_out=()) -> tuple[list[str], list[list[str]]]:
     """Lines of the models that have any value; a column is (setting, metric, categories) under its title.
-
     A cell is of the average and no variant, of the closed world in the shuffled order.
     """
     keys = ("model", "setting", "metric", "categories")

@@ -31,7 +31,6 @@ def read_prompts(source: "str | Path") -> dict[str, Prompt]:
     """The prompts of a checkout, of its evaluation.py, of a .jinja file or of a YAML file {name: template}.
 
     {name: prompt}, of `NAMES`, to be used in place of the kit's; their hashes differ.
-
     Raises: UserError: nothing there, an unknown name, a template with unknown fields, or one for the closed
     world that shows no options (or the other way round).
     """

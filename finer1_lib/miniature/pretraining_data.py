@@ -74,7 +74,6 @@ def _name(guide: Guide, rng: random.Random) -> tuple[str, Guide]:
 
 def _observed(guide: Guide, name: str, rng: random.Random) -> dict[str, str]:
     """The specimen as described: sometimes one attribute is hidden, sometimes one is misread.
-
     Whatever is misread, `name` remains the one sub-category that fits best, so the answer is still right.
     """
     entry = guide["sub_categories"][name]

@@ -87,10 +87,14 @@ def generate(loaded: "LoadedModel | AnyModel", prompts: Sequence[Sequence[dict]]
                                      seed=(seed, number), **sampling)
         for i, row in zip(batch, ids):
             completions[i] = row
-    ends, texts = ending_ids(loaded.model, tokenizer), tokenizer.batch_decode(
-        completions, skip_special_tokens=True)
-    return [Generation(text, len(row), not row or row[-1] not in ends)
-            for text, row in zip(texts, completions)]
+    return as_generations(loaded, completions)
+
+
+def as_generations(loaded: Any, completions: Sequence[Sequence[int]]) -> list[Generation]:
+    """Completions as token ids, with their texts."""
+    tokenizer = loaded.processor.tokenizer
+    ends, texts = ending_ids(loaded.model, tokenizer), tokenizer.batch_decode(completions, skip_special_tokens=True)
+    return [Generation(text, len(row), not row or row[-1] not in ends) for text, row in zip(texts, completions)]
 
 
 def cut_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -162,7 +162,6 @@ def _expectation(p: "torch.Tensor", values: "torch.Tensor") -> "torch.Tensor":
 @functools.lru_cache(maxsize=None)
 def _in_chunks() -> Any:
     """The autograd function of `values` and their `gradients` to the logits, a chunk of rows at a time.
-
     It is made on first use, so that importing this module does not import torch.
     """
     def logs_of(states, rows, weight, temperature):

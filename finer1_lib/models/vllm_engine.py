@@ -21,7 +21,7 @@ from finer1_lib.core.errors import UserError, first_line
 from finer1_lib.core.faces import Later
 from finer1_lib.models.checkpoint_files import local_copy
 from finer1_lib.models.encoding import Encoded, Encoder, pixels_of
-from finer1_lib.models.generation import PLACEHOLDERS, Generation, check_length, ending_ids, mix
+from finer1_lib.models.generation import PLACEHOLDERS, Generation, as_generations, check_length, ending_ids, mix
 from finer1_lib.models.sharing import unwrap_base
 from finer1_lib.models.trainable import LoadedModel
 
@@ -30,8 +30,7 @@ ENGINES = ("transformers", "vllm")
 TEXT_TOKENS = 1024  # of a prompt, beside its images: the longest of the kit's prompts takes some 600
 CPU_CACHE = 256 * 2**20  # bytes of keys and values
 GPU_SHARE = 0.45  # of a GPU's memory that the engine may take while the trainer's weights stay on it
-# How far its log-probabilities may be from the trainer's, on average (nats): rounding stays far below; another
-# policy, after an update that changes an answer, is far above.
+# mean nats between its log-probabilities and the trainer's that rounding may explain; another policy is far above
 GAPS = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 _OPEN: dict[str, "Optional[VllmEngine]"] = {"engine": None}  # the one of this process: an engine holds memory
 
@@ -177,10 +176,7 @@ class VllmEngine:
 
 
 def open_engine(loaded: LoadedModel, *, max_new_tokens: int, images: int = 1) -> VllmEngine:
-    """The engine of this process: the open one if it serves the same checkpoint and limits, else a new one.
-
-    Its weights are whatever was pushed last: push before you sample.
-    """
+    """The engine of this process, a new one for another checkpoint or other limits; push before you sample."""
     if _OPEN["engine"] is None or _OPEN["engine"].key != key_of(loaded, max_new_tokens, images):
         _OPEN["engine"] = None  # its memory first
         _OPEN["engine"] = VllmEngine(loaded, max_new_tokens=max_new_tokens, images=images)
@@ -197,21 +193,15 @@ def generate(loaded: LoadedModel, prompts: Sequence[Sequence[dict]], *, max_new_
     engine = open_engine(loaded, max_new_tokens=max_new_tokens, images=max(1, images))
     if engine.holds() is not loaded.model:
         engine.push(loaded.model)
-    rows = {id(chat): encode(chat) for chat in prompts}
+    rows = {key: encode(chat) for key, chat in {id(chat): chat for chat in prompts}.items()}
     drawn = engine.sample(prompts, [rows[id(chat)] for chat in prompts], max_new_tokens=max_new_tokens,
                           temperature=temperature, top_p=top_p,
                           seeds=[mix(seed, place) for place in range(len(prompts))])
-    texts = loaded.processor.tokenizer.batch_decode([one.ids for one in drawn], skip_special_tokens=True)
-    ends = set(ending_ids(loaded.model, loaded.processor.tokenizer))
-    return [Generation(text, len(one.ids), not one.ids or one.ids[-1] not in ends)
-            for text, one in zip(texts, drawn)]
+    return as_generations(loaded, [one.ids for one in drawn])
 
 
 def check_gap(mean: float, largest: float, dtype: str) -> dict[str, float]:
-    """The metrics of |log pi of the engine - log pi of the trainer| over a rollout batch.
-
-    Raises: UserError: the mean is more than rounding can explain in this dtype.
-    """
+    """The metrics of |log pi of the engine - log pi of the trainer|. Raises: UserError: more than rounding."""
     if not mean <= GAPS[dtype]:
         raise UserError(
             f"engine vllm samples another policy than the one trained: its log-probabilities differ by {mean:.2g}"
@@ -251,4 +241,3 @@ def collapsed(ids: Sequence[int], mark: int) -> list[int]:
     [5, 9, 6, 9]
     """
     return [token for place, token in enumerate(ids) if token != mark or not place or ids[place - 1] != mark]
-

@@ -70,7 +70,6 @@ def plan_attributes(images: Any, guide: Mapping[str, Any], *, seed: int) -> tupl
 
 def _units(shown: Any, genera: Mapping[str, Optional[str]]) -> tuple[Any, str]:
     """What to hold out together: whole genera, if most of those with several members have one value each.
-
     Otherwise one odd member would let the probe use the genus of all the others.
     """
     own = pd.Series({name: genera[name] for name in shown.index}, dtype=object)

@@ -154,7 +154,6 @@ def _comparable(genera: Any) -> bool:
 
 def _epithets(part: Any, super_category: str) -> tuple[Any, list[str]]:
     """(the epithets that the control may read, notes) of one super-category.
-
     Where names share other words (makers of cars come first), the control would prove nothing.
     """
     words = [set(epithet.lower().split()) for epithet in part["epithet"].fillna("")]

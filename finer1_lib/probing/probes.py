@@ -77,7 +77,6 @@ def genus_gaps(states: np.ndarray, genera: Sequence[str], *, seed: int, repeats:
     From the state [S, D] and genus of each name; nan without a mate in the genus or `num_others` outside it.
     The draws depend on seed and genera alone, so two checkpoints are compared over the same pairs. The paper
     does not say which embedding it takes, and draws once; here `repeats` draws are averaged.
-
     Source: Fine-R1, Section 5.4 (H2): 0.0088 and 0.0531, t = -0.3872, p = 0.6993.
     """
     genera, rng = np.asarray(genera), np.random.default_rng(seed)
@@ -115,7 +114,6 @@ def cross_validated_scores(x: np.ndarray, right: np.ndarray, groups: np.ndarray,
     whole swap is in one fold: were only images grouped, a name would be mostly right in training and mostly
     wrong in the test fold. The scores are comparable within a fold only: separators share no scale. (The
     paper plots two principal components of these states, Figure 3, without a number.)
-
     Raises: ValueError: fewer than `MIN_SWAPS` swaps.
     """
     right, groups = np.asarray(right), np.asarray(groups)
@@ -141,7 +139,6 @@ def adam_probe(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, tes
     The paper reports the second reading, the best of 500 looks at the test images; the difference is what
     that choice is worth. `correct`, `adam_best_test`: [M] bool per test image, read at `epoch`, `best_epoch`
     (from 1; of equals the first). States are not scaled, as the paper names no scaling.
-
     Source: Fine-R1, Section 5.4 (H1): Adam, learning rate 1e-4, batch 512, 500 epochs, best test accuracy.
     """
     if epochs < 1:
@@ -160,7 +157,6 @@ def adam_probe(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, tes
 
 def _course(x, y, other_x, other_y, *, classes, seed, epochs, rate, batch, device) -> np.ndarray:
     """[epochs, M] bool: which of the other items are classified right after each epoch.
-
     The layer is two tensors and not torch.nn.Linear, whose initial weights come from torch's global random
     numbers: this run must neither depend on them nor move them.
     """

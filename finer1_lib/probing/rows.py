@@ -146,7 +146,6 @@ def compare_gaps(base: Sequence[float], trained: Sequence[float], genera: Sequen
     two models as independent samples (Section 5.4: t = -0.3872, p = 0.6993): `welch_t` and `welch_p`. The
     difference is of cosines; effect_size, low, high (95 %), margin and smallest_margin are in standard
     deviations of the gap over names, pooled over both checkpoints.
-
     Raises: ValueError: fewer than two genera, or gaps that do not vary.
     """
     from scipy import stats

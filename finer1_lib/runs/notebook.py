@@ -39,7 +39,6 @@ def open_stage(namespace: dict[str, Any]) -> Stage:
 
     The parameters are the names that the parameters cell assigns (the latest cell run that sets `notebook` to
     a stage's name), with their present values, so papermill's injected values and edits by hand both count.
-
     Raises: UserError: no parameters cell was run, an injected key that it lacks, or as `Stage.open`.
     """
     clean_this_process()

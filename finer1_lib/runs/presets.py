@@ -171,7 +171,6 @@ def _read_settings(settings: Sequence[str], cells: dict[str, dict[str, Parameter
 
 def _absolute(name: str, value: Any, kit: Path) -> Any:
     """Make a path to the user's files absolute, since kernels run elsewhere.
-
     A relative one counts from the current folder, else from the kit; what exists in neither (a Hub id) is
     unchanged, except a folder that is still to be filled.
     """

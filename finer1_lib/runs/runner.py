@@ -147,7 +147,6 @@ def run_notebook(stage: str, source: Path, parameters: dict[str, Any], run_dir: 
     """Execute a notebook into RUN/STAGE.ipynb, or RUN/STAGE.failed.ipynb after a failure.
 
     `show` is called with each printed line that begins with "[STAGE]".
-
     Raises: UserError: the notebook raised one; the same message. NotebookFailure: it failed otherwise.
     """
     sys.modules.setdefault("rfc3987_syntax", None)  # a grammar that no notebook needs: 2 s
@@ -212,7 +211,6 @@ class _Lines(io.TextIOBase):
 
 def _kernel_environment(settings: str) -> dict[str, str]:
     """A clean environment, without telemetry, in which this very kit is importable.
-
     `settings` is an empty folder in place of the user's ~/.ipython, whose start-up files a run does not need.
     """
     environment = provenance.cleaned(os.environ)

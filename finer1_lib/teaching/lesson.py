@@ -125,7 +125,6 @@ def _shown(reference: Path) -> str:
 
 def _import_stage(run_dir: Path, reference: Path, stage: str) -> None:
     """Copy a stage's records and write a stage.json that fits this run: present outputs, this run's needs.
-
     No parameters give its signature: `finer1 run` never takes the stage for its own, moves it aside and
     trains.
     """

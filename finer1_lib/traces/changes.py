@@ -34,7 +34,6 @@ PARTS = {"gain": "gain in right answers", "reading": "by reading more right",
 def reading_and_use(table: Any, models: Sequence[str], *, seed: int) -> tuple[Any, Any]:
     """(levels, gains): rows per quantity of `LEVELS`, and per part of `PARTS` of each gain over the first
     model. Averages over super-categories; empty without a guide.
-
     Raises: UserError: two of the models did not answer the same items.
     """
     table = table[table["all_read"].notna()]

@@ -59,8 +59,7 @@ def trace_table(records: Iterable[Mapping[str, Any]], guide: Optional[Mapping] =
 
     The record's keys and completion, `step` (of `STEPS`), and a column per `QUANTITIES`: words of each part
     and number of candidates (NaN where the part cannot be read), shares of the trace's own attributes, claims
-    and marks (NaN where it makes none), and 1 or 0 for yes or no. An attribute left out is neither read right
-    nor misread.
+    and marks (NaN where it makes none), and 1 or 0 for yes or no; an attribute left out is neither.
     """
     rows = [_row(record, guide) for record in records if is_trace(record, setting)]
     return pd.DataFrame(rows, columns=[*_COPIED, "step", *QUANTITIES])

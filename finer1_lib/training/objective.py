@@ -28,7 +28,6 @@ DIVERGENCE_LIMIT = 10.0  # and the k3 value to 10 (line 601)
 def group_advantages(rewards: "torch.Tensor", eps: float = 1e-6) -> "torch.Tensor":
     """(r - mean) / (std + eps) within each group, anchor and positive alike; the std is the unbiased one.
     `rewards` and the result are (groups, rollouts); zeros where all rewards of a group are equal.
-
     Source: Section 4.2 (one group of n1 + n2 rollouts); release core_algos.py:213-254.
     """
     mean = rewards.mean(-1, keepdim=True)
@@ -43,7 +42,6 @@ def clipped_surrogate(ratio: "torch.Tensor", advantages: "torch.Tensor", clip_lo
 
     `ratio` (B, T) is pi / pi_old, clipped to [1 - clip_low, 1 + clip_high]; `advantages` (B,) or (B, T);
     `dual_clip` > 1, or 0 for none, as in the paper. Returns: (loss, whether a clip removed the gradient), (B, T).
-
     Source: DAPO (arXiv 2503.14476), clip-higher; dual clip: arXiv 1912.09729; release core_algos.py:497-516.
     """
     import torch
@@ -76,7 +74,6 @@ def divergence(kind: str, logp: "torch.Tensor", logp_negative: "torch.Tensor",
 
     `logp` and `logp_negative` are (B, T) log-probabilities of the same tokens. The result is (B, T); for
     "paper" every token of a rollout carries the rollout's value. Raises: ValueError: another kind.
-
     Source: Section 4.2 ("paper"); release core_algos.py:597-601 (k3 and its clamps); k1, k2, k3:
     http://joschu.net/blog/kl-approx.html.
     """
@@ -97,7 +94,6 @@ def divergence(kind: str, logp: "torch.Tensor", logp_negative: "torch.Tensor",
 def sampled_entropy(logp: "torch.Tensor") -> "torch.Tensor":
     """-log pi of the drawn token: an unbiased estimate of the entropy's VALUE. As a loss it is noise: on the
     policy's own samples its gradient is zero on average, and it lowers the surprise of whatever was drawn.
-
     Source: release TAPO/verl/workers/actor/dp_actor.py:272 and 359-360.
     """
     return -logp
@@ -107,7 +103,6 @@ def token_mean(values: "torch.Tensor", mask: "torch.Tensor", items: Any = None) 
     """sum(values * mask) / items: one mean over all tokens, so a long rollout weighs more than a short one.
     `items`: an update's share of its rollout batch's tokens (switch "batch": the same mean for any micro-batch
     size), or by default the mask's own, at least 1 ("micro_batch": short ones weigh more).
-
     Source: Eq. 4 (one mean over all tokens); release dp_actor.py:285 and 379 (a mean per micro-batch).
     """
     items = mask.sum() if items is None else items
@@ -132,7 +127,6 @@ def tapo_loss(logp: "torch.Tensor", old_logp: "torch.Tensor", advantages: "torch
     All (B, T) but `advantages` (B,). `logp` and `old_logp` are of the image the rollout is scored under, now
     and at rollout time (no gradient); `apart` is a divergence of any kind, raised with weight gamma; `items` as
     for `token_mean`. Raises: ValueError: a weight other than 0 without its tensor.
-
     Source: Section 4.2, Eq. 2-4; release dp_actor.py:336-379.
     """
     for weight, needed, name in ((gamma, apart, "apart"), (eta1, entropy, "entropy"),

@@ -158,7 +158,6 @@ def make_tapo_trainer_class() -> type:
 
         def _engine_gap(self, groups: Sequence[Group], result: dict[str, Any]) -> dict[str, float]:
             """How far an engine's log-probabilities are from the trainer's, over what both saw alike.
-
             Raises: UserError: farther than rounding: it samples another policy than the one trained.
             """
             c = self.tapo

@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from tools import export_release
 from tools.export_release import write_stage2
 
 from finer1_lib.commands.cli import export_stage1, export_stage2

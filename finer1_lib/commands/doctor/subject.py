@@ -121,7 +121,6 @@ class Subject:
         """Refuse a checkpoint that a stage would refuse, without loading it: files, headers, chat template.
 
         Its numbers are checked too, one weight at a time, unless `quick`.
-
         Raises: UserError: what is wrong with it.
         """
         from transformers import GenerationConfig

@@ -127,7 +127,6 @@ def read_table(path: Path, needed: Iterable[str]) -> Optional[list[dict[str, Any
     """The rows of a CSV file, numbers as numbers and empty cells as None; None where there is no file.
 
     pandas would give a column one type, so that a damaged cell makes texts of all its numbers.
-
     Raises: UserError: the file lacks a column, or is not text.
     """
     if not path.is_file():

@@ -170,8 +170,7 @@ def read_hub_copy(data_set: DataSet, data_root: "str | Path", revision: Optional
 
     `revision` (40 hexadecimal digits) replaces the catalogue's commit; `load` and `newest` replace
     `datasets.load_dataset` and the Hub in tests. Raises: NotToBeHad: the Hub does not give it. UserError:
-    `revision` is no commit, another one is there already, or the copy has changed (column, label or image
-    missing).
+    `revision` is no commit, another one is there already, or the copy lacks a column, label or image.
     """
     copy, folder = data_set.hub, Path(data_root) / "hub" / data_set.word
     known = files.read_json(folder / "index.json")

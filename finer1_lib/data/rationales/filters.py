@@ -74,8 +74,7 @@ def flaws(text: str, label: str, names: Iterable[str] = (), foreign: Iterable[st
 
     `names` are the super-category's sub-categories (letters of any script are allowed if a name has them),
     `foreign` those of others, none of which may be a candidate; `max_words` limits a text, 0 for no limit;
-    `data_set`: whose other names of the label count (`names.table_for`). Another language in Latin letters
-    passes.
+    `data_set`: whose other names of the label count (`names.table_for`). Other languages in Latin letters pass.
     """
     trace, names = parse(text), list(names)
     candidates = {normalise(name) for name in trace.candidates}
@@ -105,7 +104,6 @@ def reasons_of(records: Iterable[Mapping]) -> tuple[str, ...]:
 def fix_punctuation(text: str) -> str:
     """Typographic and full-width signs as plain ones: the only mixed language that is safe to fix. (Words of
     another script are no such signs: `flaws` finds them, and the text is requested again.)
-
     Source: Fine-R1 (arXiv 2602.07605), Stage 1 (texts of mixed language are fixed or dropped).
     """
     text = re.sub(f"([{''.join(_WIDE_STOPS)}]) ?", lambda stop: _WIDE_STOPS[stop.group(1)], text)

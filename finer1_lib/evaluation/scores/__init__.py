@@ -1,3 +1,1 @@
 """Scores: from what a model wrote to numbers, without a model."""
-
-

@@ -36,7 +36,6 @@ def breakdowns(scores, records: Iterable[Mapping], *, rationales: Iterable[Mappi
     for equal_length, which takes all answers together: there `level` is the other model and the value a
     difference in [-1, 1], None with n = 0 where the two never write at the same length, without an interval
     where some resamples hold no such answers. Encoders and controls, which write nothing, have no length.
-
     Raises: UserError: a score has no record, or an option list lacks the truth.
     """
     answers = _answers(scores, records, rationales, scorer)

@@ -162,7 +162,6 @@ def count_confusions(records: Iterable[Mapping], taxonomy: Mapping[str, Mapping[
     DataFrame of model, setting, super_category, genus, truth, categories, answered (the truth, a neighbour's
     name, `ELSEWHERE` or `UNKNOWN`), count, n (answers about the truth). `rank` defines neighbours (of cars
     and aircraft "genus" is the make, the family); sub-categories without one are left out.
-
     Raises: UserError: the taxonomy has this rank for none of the sub-categories.
     """
     import pandas as pd

@@ -54,7 +54,6 @@ def score_records(records: Iterable[Mapping], scorers: Iterable[Scorer]):
     Of the rotations one accuracy an item is left: 1 where the item is right in the shuffled order and in
     every rotation of it. A question with several samples has pass_at_1, pass_at_2, ... and majority_share
     beside the metrics of the majority's answer.
-
     Raises: UserError: an item without all of its rotations or samples, or an unknown setting.
     """
     records = settle(records)

@@ -71,7 +71,6 @@ def make_similarity(name: str, guide: Optional[Mapping[str, Any]] = None, **opti
     """A similarity by name (the table above), or auto: the guide's where there is one, else trigrams.
 
     Its `name` goes into every row that was computed with it; options: of `EncoderSimilarity`.
-
     Raises: UserError: unknown name, "guide" for a data set without one, or a checkpoint without a text
     encoder.
     """

@@ -1,3 +1,1 @@
-"""Systems: who can be asked, and how each of them is asked."""
-
-
+"""Systems: who can be queried, and how."""

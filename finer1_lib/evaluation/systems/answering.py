@@ -95,7 +95,6 @@ def open_answerer(entry: Entry, base: str, image_root: "str | Path", *, adapter:
     forward pass of an encoder, whose names are `labels`, {super_category: its sub-categories}. Models of
     other families take only load_in_4bit and max_pixels. answers: `.jsonl` file of an endpoint's answers.
     engine: "vllm" answers for Qwen2.5-VLs, base and adapter merged; for another family transformers does, and says so.
-
     Raises: UserError: weights that cannot be loaded, or an endpoint whose address or key is wrong.
     """
     from finer1_lib.models import loading as models, vllm_engine
