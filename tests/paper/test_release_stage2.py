@@ -15,7 +15,6 @@ from finer1_lib.commands.cli import export_stage1, export_stage2
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl
 from finer1_lib.core.images import load_image
-from finer1_lib.paper.release import stage2
 from finer1_lib.paper.release.stage1 import read_stage1
 from finer1_lib.paper.release.stage2 import FIELDS, read_stage2
 from finer1_lib.training.tapo import triplet_rows
