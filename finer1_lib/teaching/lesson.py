@@ -17,7 +17,7 @@ from typing import Callable
 from finer1_lib.core import files, hashing
 from finer1_lib.core.errors import UserError
 from finer1_lib.runs.fingerprints import UNREAD, earlier_digests, is_current, made_by, signature_of
-from finer1_lib.runs.presets import Plan
+from finer1_lib.runs.presets import Plan, read_parameters
 from finer1_lib.runs.provenance import of_record, versions
 from finer1_lib.runs.runner import chosen_stages, run_chain
 from finer1_lib.runs.stage import recorded, set_aside
@@ -102,7 +102,9 @@ def _check_reference(plan: Plan, reference: Path) -> None:
     for name in NEEDED:
         if not (reference / name).exists():
             raise UserError(f"{reference / name} is missing: a lesson needs the records of a whole run")
-    wanted, given = plan.parameters[EVALUATION], _record(reference, EVALUATION)["parameters"]
+    wanted, known = plan.parameters[EVALUATION], read_parameters(plan.notebooks[EVALUATION])
+    # a parameter that is newer than the records was at its default
+    given = {name: one.default for name, one in known.items()} | _record(reference, EVALUATION)["parameters"]
     for name in sorted((wanted.keys() | given.keys()) - {"notebook", "run_name", "output_root"}):
         if wanted.get(name) != given.get(name):
             raise UserError(f"the records were made with {name} = {given.get(name)!r} in 04_evaluation, and "
