@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +83,18 @@ def signatures() -> dict[str, list[str]]:
     return told
 
 
+@contextmanager
+def packed(decision: bool):
+    """The passes with packed prompts, where they are always or never packed."""
+    from finer1_lib.models import log_probabilities
+
+    before, passes = (log_probabilities.packs_prompts, log_probabilities.states_of_packed), []
+    log_probabilities.packs_prompts = lambda *given: decision
+    log_probabilities.states_of_packed = lambda *given: passes.append(1) or before[1](*given)
+    yield passes
+    log_probabilities.packs_prompts, log_probabilities.states_of_packed = before
+
+
 def run(backend: str, folder: Path, base: str) -> dict:
     """SFT with an adapter, SFT of the weights themselves and TAPO, all on one base."""
     import training_cases as cases
@@ -107,10 +120,13 @@ def run(backend: str, folder: Path, base: str) -> dict:
                                     metrics_path=log)
         else:
             config = cases.tapo_config(steps=4, learning_rate=1e-3)  # at 1e-2 the larger base falls apart
-            trained = tapo.train_tapo(loaded, cases.triplets(folder), config, out / case, metrics_path=log)
+            with packed(base == "tiny") as passes:
+                trained = tapo.train_tapo(loaded, cases.triplets(folder), config, out / case, metrics_path=log)
         chat = user_message(cases.QUESTION, cases.images(folder)[0])
         told[case] = {"history": history(log), "model": whose(trained.model),
                       "answer": generate(trained, [chat], max_new_tokens=8)[0].text}
+        if case == "tapo_lora":
+            told[case]["packed"] = len(passes)
         if case == "sft_lora":
             models.save_merged(trained, out / "merged")
     return told

@@ -17,6 +17,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, pad
+from finer1_lib.models.packing import packs_prompts, states_of_packed
 from finer1_lib.models.sharing import (distinct, embed, forget_positions, positions, read_prompts,
                                        shares_prompts, unwrap_base)
 
@@ -70,7 +71,7 @@ def score_completions(model: Any, prompts: Sequence[Encoded], completion_ids: "t
                       chunk: int = 0, keep_states: bool = False) -> Scored:
     """Log-probability and entropy of every completion token given its prompt, as two (B, T) tensors.
 
-    Rows that share one `Encoded` object share its forward pass (`sharing`). Completions are (B, T),
+    Rows that share one `Encoded` object share its forward pass (`sharing`, `packing`). Completions are (B, T),
     right-padded, their mask 1 on real tokens; `keep_states`: return `Scored.states` too.
     Raises: ValueError: an image token in a completion: no image belongs to it.
     """
@@ -78,8 +79,10 @@ def score_completions(model: Any, prompts: Sequence[Encoded], completion_ids: "t
     forget_positions(base)
     if (completion_ids == base.config.image_token_id).any():
         raise ValueError("an image token in a completion: no image belongs to it")
-    shared = shares_prompts(base) and len(distinct(prompts)[0]) < len(prompts)
-    read = _after_shared_prompts if shared else _whole_rows
+    read = _whole_rows
+    if len(distinct(prompts)[0]) < len(prompts):
+        read = (_after_shared_prompts if shares_prompts(base) else
+                states_of_packed if packs_prompts(base, prompts, mask.sum(1).tolist()) else _whole_rows)
     states = read(base, prompts, completion_ids, mask, pad_token_id)
     forget_positions(base)
     found = _score(base, states[mask.bool()], completion_ids, mask.bool(), temperature, chunk)

@@ -10,7 +10,7 @@ from tiny_checkpoint import add_lora
 
 from finer1_lib import models
 from finer1_lib.core.prompts import user_message
-from finer1_lib.models import sharing
+from finer1_lib.models import log_probabilities, packing, sharing
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import sample_ids
 from finer1_lib.models.log_probabilities import logp_and_entropy, score_completions, score_tokens
@@ -99,6 +99,47 @@ def test_shared_scores_and_gradients_equal_the_plain_ones(folder, batch, kind, c
     for name, gradient in given.items():
         scale = float(wanted[name].abs().max())
         torch.testing.assert_close(gradient, wanted[name], atol=1e-5 * scale + 1e-9, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["bare", "language", "vision"])
+def test_packed_scores_and_gradients_equal_the_plain_ones_under_checkpointing(folder, batch, kind, monkeypatch):
+    model = fresh(folder, kind).model
+    rows, ids, mask = batch
+    expected = row_by_row(model, rows, ids, mask)
+    wanted = gradients(model, *expected)
+    model.train()
+    model.gradient_checkpointing_enable(dict(use_reentrant=False))
+    passes = []
+    forward = sharing.unwrap_base(model).model.forward
+    monkeypatch.setattr(sharing.unwrap_base(model).model, "forward",
+                        lambda **given: passes.append(given["attention_mask"].shape) or forward(**given))
+    monkeypatch.setattr(log_probabilities, "packs_prompts", lambda *given: True)
+    found = score_completions(model, rows, ids, mask, pad_token_id=0, temperature=0.8, chunk=7)
+    longest = max(len(prompt.ids) + sum(int(n) for row, n in zip(rows, mask.sum(1)) if row is prompt)
+                  for prompt in rows)
+    assert passes == [(4, 1, longest, longest)]  # four prompts, each read once
+    for a, b in zip(found[:2], expected):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+    given = gradients(model, *found[:2])
+    assert given.keys() == wanted.keys()
+    for name, gradient in given.items():
+        scale = float(wanted[name].abs().max())
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-5 * scale + 1e-9, rtol=1e-5, msg=name)
+
+
+def test_prompts_are_packed_where_that_is_less_work(folder, monkeypatch):
+    base = fresh(folder).model
+    text = base.config.get_text_config()
+    monkeypatch.setattr(text, "hidden_size", 40)
+    monkeypatch.setattr(text, "intermediate_size", 40)  # a token is worth 40 + 60 = 100 pairs
+    prompt = Encoded(list(range(5, 25)), None, None)
+    # apart: 2 rows of 20 + n tokens, 2 (20 + n) (120 + n); packed: 20 + 2 n, (20 + 2 n) (120 + 2 n)
+    assert packing.packs_prompts(base, [prompt] * 2, [20, 20])  # 60 * 160 = 9,600 < 2 * 40 * 140 = 11,200
+    assert packing.packs_prompts(base, [prompt] * 2, [34, 34])  # 88 * 188 = 16,544 < 2 * 54 * 154 = 16,632
+    assert not packing.packs_prompts(base, [prompt] * 2, [35, 35])  # 90 * 190 = 17,100 > 2 * 55 * 155 = 17,050
+    assert not packing.packs_prompts(base, [prompt, prompt._replace(pixels=None)], [1, 1])  # equal, not one object
+    monkeypatch.setattr(text, "_attn_implementation", "eager")  # takes an additive mask
+    assert not packing.packs_prompts(base, [prompt] * 2, [20, 20])
 
 
 def test_rows_without_anything_in_common_and_one_alone(folder, prompts, batch):

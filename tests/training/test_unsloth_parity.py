@@ -80,6 +80,13 @@ def test_unsloth_takes_every_keyword_that_we_pass(told):
         assert not unknown, f"{target} has no {', '.join(sorted(unknown))}"
 
 
+def test_unsloth_is_compared_with_packed_prompts_and_without(told):
+    """The plain model continues from a cache; Unsloth's packs on the tiny base, and has rows apart on the other."""
+    passes = {(backend, base): told[backend][base]["tapo_lora"]["packed"]
+              for backend in ("transformers", "unsloth") for base in ("tiny", "miniature")}
+    assert passes.pop(("unsloth", "tiny")) > 4 and set(passes.values()) == {0}
+
+
 @pytest.mark.parametrize("base, case", CASES)
 def test_plain_and_unsloth_agree(told, base, case):
     plain, unsloth = told["transformers"][base][case], told["unsloth"][base][case]
