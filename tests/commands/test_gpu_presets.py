@@ -145,6 +145,29 @@ def test_hours_by_hand(plans):
     assert reading(shape, work, 1, 100, GPUS["A100"]) == pytest.approx(expected)
 
 
+def test_hours_with_vllm_by_hand():
+    """No completion waits: 100 of 0.7 x 1,000 tokens; the H200 writes as much faster as its memory is."""
+    work, shape = work_of("04_evaluation", dict(batch_size=64, max_new_tokens=1000, max_pixels=784)), shape_of(THREE)
+    rate = 4000 * 3.1e9 / (shape.counts["linears"] + shape.counts["embedding"])
+    assert gpu_hours.writing(shape, work, 100, GPUS["A100"], "vllm") == pytest.approx(100 * 700 / rate)
+    assert gpu_hours.writing(shape, work, 100, GPUS["H200"], "vllm") == pytest.approx(
+        100 * 700 / rate * 2039 / 4800)
+    # without it a batch takes as many steps as its longest: 1.5 x 700, but at most the cap
+    assert gpu_hours.writing(shape, work, 1, GPUS["A100"]) == pytest.approx(1000 * 36 * 0.8e-3)
+
+
+def test_rows_that_share_a_long_prompt_read_it_once():
+    work = replace(work_of("02_cot_sft", {}), text=100, picture=900)
+    shape, gpu = shape_of(THREE), GPUS["A100"]
+    apart, packed = (reading(shape, work, 10, 1100, gpu, together=size) for size in (1, 10))
+    numbers = shape.counts["linears"] + shape.counts["embedding"]
+    assert packed == pytest.approx((2 * 2000 * numbers + 2 * 900 * 4 * shape.counts["vision"]) / (0.3 * 312e12))
+    assert packed < 0.2 * apart
+    work = replace(work, text=1, picture=1)  # two tokens in common do not pay for attention over all
+    long = reading(shape, work, 10, 9000, gpu, together=10)
+    assert long == pytest.approx(reading(shape, work, 10, 9000, gpu), rel=1e-3)
+
+
 def test_a_backward_pass_costs_one_forward_more_or_two():
     """2 operations forward; 2 backward past frozen weights, 4 with theirs; 2 more to compute layers anew."""
     def factor(**parameters):
@@ -183,14 +206,14 @@ def test_the_table_of_params_is_computed():
 
 
 def test_the_readme_has_the_same_numbers():
-    """README.md shows some presets in fewer columns: peak GB and hours of 02 / 03 / 04."""
+    """README.md shows some presets in fewer columns: peak GB and hours of 02 / 03 / 04, hours of 03 / 04 with vLLM."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([\w ,]+) \| ([^|]+) \| ([^|]+) \|$", text, flags=re.M)
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([\w ,]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, flags=re.M)
     computed = {tuple(line.strip("| ").split(" | ")[:2]): line.strip("| ").split(" | ")[2:] for line in table(ROOT)}
     seen = 0
-    for presets, gpu, memory, hours in rows:
+    for presets, gpu, *cells in rows:
         if (presets.split(", ")[0], gpu) in computed:
-            for preset, gb, spent in zip(presets.split(", "), memory.split(", "), hours.split(", "), strict=True):
-                assert [*gb.split(" / "), *spent.split(" / ")] == computed[preset, gpu], preset
+            for preset, *figures in zip(*(cell.split(", ") for cell in (presets, *cells)), strict=True):
+                assert " / ".join(figures).split(" / ") == computed[preset, gpu], preset
                 seen += 1
     assert seen >= 4
