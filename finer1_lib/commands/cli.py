@@ -17,7 +17,7 @@ from finer1_lib.commands.findings import Finding, as_json, counts, examine
 from finer1_lib.commands.rescore import rescore
 from finer1_lib.commands.terminal import Json, OutputRoot, new_app, run_app, show_table, write_json
 from finer1_lib.core.errors import UserError
-from finer1_lib.core.files import atomic_write_text, check_targets, read_json, read_jsonl
+from finer1_lib.core.files import atomic_write_text, check_targets, read_json
 from finer1_lib.runs.chain import NEEDS, find_run
 from finer1_lib.runs.presets import find_kit, list_presets, make_plan, read_parameters
 
@@ -35,7 +35,6 @@ Settings = Annotated[list[str] | None, typer.Option(
     help="One parameter of one notebook; may be repeated. Lists as \\[a, b]. A relative folder"
     " or file counts from the current folder.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every notebook.", show_default="the preset's")]
-WithData = Annotated[str, typer.Argument(help="A run that finished 01_data.")]
 NewFolder = Annotated[str, typer.Argument(help="The folder to write; it must not exist.")]
 
 # Running a preset ---------------------------------------------------------------------------------
@@ -204,6 +203,8 @@ def seeds(runs: Annotated[list[str], typer.Argument(help="Finished runs that dif
 
 
 _SCRIPTS = {  # of the checkout, in tests/tools or tests/benchmarks; their options are their own
+    "export-stage1": "Write a run's kept rationales as the JSON list that the release trains Stage 1 on.",
+    "export-stage2": "Write a run's triplets, images inside, as the parquet files of the release's Stage 2.",
     "traps": "Count the traps in the release's evaluation files: the truth first, distractors that contain it, ...",
     "benchmark": "Time a step of TAPO against one of DAPO with equal rollouts, and what shared prompts save.",
     "benchmark-triplets": "Time the mining of negatives by prototypes against all pairs of images.",
@@ -242,45 +243,6 @@ def compare(run_name: Annotated[str, typer.Argument(help="A finished run on the 
         print(f"all {len(table)} lines, those of each data set too: {target}")
     else:
         print(f"{target} cannot be written: name a file with --to")
-
-
-# Exporting, and the paper's and the release's side ------------------------------------------------
-
-@app.command("export-stage1")
-def export_stage1(run_name: WithData, target: Annotated[str, typer.Argument(help="The JSON file to write.")],
-                  output_root: OutputRoot = None) -> None:
-    """Write a run's kept rationales as the JSON list that the release trains Stage 1 on.
-
-    Example: finer1 export-stage1 miniature stage1.json
-    """
-    check_targets(target)
-    rationales = read_jsonl(_data(run_name, output_root) / "rationales.jsonl")
-    count = _tool("tools.export_release", "export-stage1").write_stage1(rationales, target)
-    print(f"rationales: {count} in {target}")
-
-
-@app.command("export-stage2")
-def export_stage2(run_name: WithData, target: NewFolder, output_root: OutputRoot = None,
-                  resize: Annotated[bool, typer.Option(
-                      "--resize", help="Stretch positive and negative to the anchor's size.")] = False) -> None:
-    """Write a run's triplets, images inside, as the parquet files that the release trains Stage 2 on.
-
-    Example: finer1 export-stage2 miniature stage2
-    """
-    import pandas
-    folder = _data(run_name, output_root)
-    root = folder.parent / read_json(folder / "data.json")["image_root"]
-    triplets = pandas.read_parquet(folder / "triplets.parquet")
-    count = _tool("tools.export_release", "export-stage2").write_stage2(triplets, root, target, resize=resize)
-    print(f"triplets: {count} in {target}/data")
-
-
-def _data(run_name: str, output_root: str | None) -> Path:
-    """The folder of a run's 01_data; an error if it is not finished."""
-    folder = find_run(output_root, run_name) / "01_data"
-    if not (folder / "stage.json").is_file():
-        raise UserError(f"{folder}: 01_data is not finished; run it first: finer1 run ... --to 01_data")
-    return folder
 
 
 @app.command("export-lmms")

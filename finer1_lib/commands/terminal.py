@@ -16,13 +16,9 @@ from finer1_lib.core.errors import UserError, printable
 from finer1_lib.core.files import atomic_write_json, one_line_for_the_system
 from finer1_lib.runs.provenance import clean_this_process
 
-
-def _from_here(typed: Optional[str]) -> Optional[str]:
-    return typed and os.path.abspath(os.path.expanduser(typed))
-
-
 OutputRoot = Annotated[Optional[str], typer.Option(  # where commands that read runs look for them
-    "--output-root", help="Folder for all runs.", show_default="outputs/ in the checkout", callback=_from_here)]
+    "--output-root", help="Folder for all runs.", show_default="outputs/ in the checkout",
+    callback=lambda typed: typed and os.path.abspath(os.path.expanduser(typed)))]
 Json = Annotated[Optional[str], typer.Option("--json", help="Also write all numbers to this file.")]
 
 

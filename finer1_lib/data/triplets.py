@@ -148,9 +148,19 @@ class DistortedImage(NamedTuple):
 
     def open(self) -> "Image":
         """The distorted RGB image."""
+        from PIL import Image as pil
         picture = ImageFile(self.image_root, self.image_id).open()
         seed = f"{self.seed}/{self.kind}/{self.image_id}"
-        return (_add_noise if self.kind == "noised" else _blacken)(picture, self.amount, seed)
+        if self.kind == "noised":
+            x = numpy.asarray(picture, dtype="float64") / 127.5 - 1
+            noise = numpy.random.default_rng(list(seed.encode())).standard_normal(x.shape)
+            y = (1 - self.amount) ** 0.5 * x + self.amount**0.5 * noise
+            return pil.fromarray(((y.clip(-1, 1) + 1) * 127.5).round().astype("uint8"))
+        picture = picture.copy()
+        places = [(x, y) for y in range(0, picture.height, PATCH) for x in range(0, picture.width, PATCH)]
+        for x, y in random.Random(seed).sample(places, round(self.amount * len(places))):
+            picture.paste((0, 0, 0), (x, y, x + PATCH, y + PATCH))
+        return picture
 
 
 Picture = Union[ImageFile, DistortedImage]
@@ -170,19 +180,3 @@ def _share(name: str, amount: float) -> float:
     if not 0 <= amount <= 1:
         raise UserError(f"{name} is {amount}: give 0 to 1")
     return float(amount)
-
-
-def _add_noise(picture: "Image", amount: float, seed: str) -> "Image":
-    from PIL import Image
-    x = numpy.asarray(picture, dtype="float64") / 127.5 - 1
-    noise = numpy.random.default_rng(list(seed.encode())).standard_normal(x.shape)
-    y = (1 - amount) ** 0.5 * x + amount**0.5 * noise
-    return Image.fromarray(((y.clip(-1, 1) + 1) * 127.5).round().astype("uint8"))
-
-
-def _blacken(picture: "Image", amount: float, seed: str) -> "Image":
-    picture = picture.copy()
-    places = [(x, y) for y in range(0, picture.height, PATCH) for x in range(0, picture.width, PATCH)]
-    for x, y in random.Random(seed).sample(places, round(amount * len(places))):
-        picture.paste((0, 0, 0), (x, y, x + PATCH, y + PATCH))
-    return picture

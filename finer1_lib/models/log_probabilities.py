@@ -17,9 +17,8 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, pad
-from finer1_lib.models.packing import packs_prompts, states_of_packed
-from finer1_lib.models.sharing import (distinct, embed, forget_positions, positions, read_prompts,
-                                       shares_prompts, unwrap_base)
+from finer1_lib.models.sharing import (distinct, embed, forget_positions, packs_prompts, positions, read_prompts,
+                                       shares_prompts, states_of_packed, unwrap_base)
 
 torch, transformers = Later("torch"), Later("transformers")
 LOGIT_BYTES = 2**27  # of one float32 copy of the logits that exist at a time; a handful of copies are made
@@ -71,7 +70,7 @@ def score_completions(model: Any, prompts: Sequence[Encoded], completion_ids: "t
                       chunk: int = 0, keep_states: bool = False) -> Scored:
     """Log-probability and entropy of every completion token given its prompt, as two (B, T) tensors.
 
-    Rows that share one `Encoded` object share its forward pass (`sharing`, `packing`). Completions are (B, T),
+    Rows that share one `Encoded` object share its forward pass (`sharing`). Completions are (B, T),
     right-padded, their mask 1 on real tokens; `keep_states`: return `Scored.states` too.
     Raises: ValueError: an image token in a completion: no image belongs to it.
     """

@@ -192,15 +192,12 @@ def _cut(text: Optional[str], spans: Sequence[tuple[int, int, str, str]]) -> lis
 def _templates() -> Any:
     """The macros of sheet.html; model text in them is escaped."""
     import jinja2
+    # text without lone surrogates, which no file can hold; what is HTML already stays as it is
+    valid = lambda text: text.encode("utf-8", "replace").decode("utf-8") if type(text) is str else text  # noqa: E731
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined, finalize=_valid)
+                                     undefined=jinja2.StrictUndefined, finalize=valid)
     environment.globals.update(parts=PARTS, step_labels=STEP_LABELS, signs=SIGNS)
     return environment.from_string(Path(__file__).with_name("sheet.html").read_text(encoding="utf-8")).module
-
-
-def _valid(value: Any) -> Any:
-    """Text without lone surrogates, which no file can hold; what is HTML already stays as it is."""
-    return value.encode("utf-8", "replace").decode("utf-8") if type(value) is str else value
 
 
 def card(example: Mapping[str, Any], image: Optional[bytes]) -> str:

@@ -3,7 +3,7 @@
     PYTHONPATH=tests .venv/bin/python -m benchmarks.benchmark_packing
 
 Forward and backward of the mean log-probability, in turns in one process; ten completions of 120 tokens over
-one image of growing size. "chosen" is what `packing.packs_prompts` decides by itself.
+one image of growing size. "chosen" is what `sharing.packs_prompts` decides by itself.
 """
 
 import statistics
@@ -12,7 +12,7 @@ import time
 from finer1_lib import models
 from finer1_lib.core.prompts import user_message
 from finer1_lib.miniature.base import WEIGHTS
-from finer1_lib.models import log_probabilities, packing
+from finer1_lib.models import log_probabilities, sharing
 from finer1_lib.models.encoding import Encoder, set_pixels
 from finer1_lib.models.sharing import unwrap_base
 
@@ -31,7 +31,7 @@ def measure(repeats: int = 3) -> list[dict[str, float]]:
     loaded.model.train()
     loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = torch.randint(200, 1000, (COMPLETIONS, TOKENS), generator=torch.Generator().manual_seed(0))
-    found, decide = [], packing.packs_prompts
+    found, decide = [], sharing.packs_prompts
 
     def once(prompt, packed: bool):
         log_probabilities.packs_prompts = lambda *given: packed

@@ -10,7 +10,7 @@ from tiny_checkpoint import add_lora
 
 from finer1_lib import models
 from finer1_lib.core.prompts import user_message
-from finer1_lib.models import log_probabilities, packing, sharing
+from finer1_lib.models import log_probabilities, sharing
 from finer1_lib.models.encoding import Encoded, Encoder, pad, vision_inputs
 from finer1_lib.models.generation import sample_ids
 from finer1_lib.models.log_probabilities import logp_and_entropy, score_completions, score_tokens
@@ -134,12 +134,12 @@ def test_prompts_are_packed_where_that_is_less_work(folder, monkeypatch):
     monkeypatch.setattr(text, "intermediate_size", 40)  # a token is worth 40 + 60 = 100 pairs
     prompt = Encoded(list(range(5, 25)), None, None)
     # apart: 2 rows of 20 + n tokens, 2 (20 + n) (120 + n); packed: 20 + 2 n, (20 + 2 n) (120 + 2 n)
-    assert packing.packs_prompts(base, [prompt] * 2, [20, 20])  # 60 * 160 = 9,600 < 2 * 40 * 140 = 11,200
-    assert packing.packs_prompts(base, [prompt] * 2, [34, 34])  # 88 * 188 = 16,544 < 2 * 54 * 154 = 16,632
-    assert not packing.packs_prompts(base, [prompt] * 2, [35, 35])  # 90 * 190 = 17,100 > 2 * 55 * 155 = 17,050
-    assert not packing.packs_prompts(base, [prompt, prompt._replace(pixels=None)], [1, 1])  # equal, not one object
+    assert sharing.packs_prompts(base, [prompt] * 2, [20, 20])  # 60 * 160 = 9,600 < 2 * 40 * 140 = 11,200
+    assert sharing.packs_prompts(base, [prompt] * 2, [34, 34])  # 88 * 188 = 16,544 < 2 * 54 * 154 = 16,632
+    assert not sharing.packs_prompts(base, [prompt] * 2, [35, 35])  # 90 * 190 = 17,100 > 2 * 55 * 155 = 17,050
+    assert not sharing.packs_prompts(base, [prompt, prompt._replace(pixels=None)], [1, 1])  # equal, not one object
     monkeypatch.setattr(text, "_attn_implementation", "eager")  # takes an additive mask
-    assert not packing.packs_prompts(base, [prompt] * 2, [20, 20])
+    assert not sharing.packs_prompts(base, [prompt] * 2, [20, 20])
 
 
 def test_rows_without_anything_in_common_and_one_alone(folder, prompts, batch):

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from tools import export_release
 from tools.export_release import write_stage2
+from tools.export_stage1 import main as export_stage1
+from tools.export_stage2 import main as export_stage2
 
-from finer1_lib.commands.cli import export_stage1, export_stage2
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.files import append_jsonl
 from finer1_lib.core.images import load_image

@@ -1,6 +1,6 @@
 """A run's own data in the release's formats: Stage-1 rationales as JSON, Stage-2 triplets as parquet.
 
-`finer1 export-stage1` and `export-stage2` call it; reading back what is written gives the same data
+`finer1 export-stage1` and `export-stage2` (the scripts beside this one) call it; reading back what is written gives the same data
 (`finer1_lib.paper.release.stage1`, `stage2`, which read the release's files).
 """
 
@@ -14,6 +14,7 @@ from finer1_lib.core.images import load_image, split_crop
 from finer1_lib.core.prompts import question_for
 from finer1_lib.paper.release.stage1 import IMAGE
 from finer1_lib.paper.release.stage2 import FIELDS, ROWS, check_sizes, size_of
+from finer1_lib.runs.chain import find_run
 
 SHARD = 512  # rows a file
 
@@ -97,3 +98,11 @@ def _row(record: Mapping, root: Path, resize: bool) -> dict:
 def _png(image: Any) -> bytes:
     image.save(file := io.BytesIO(), "PNG")
     return file.getvalue()
+
+
+def data_of(run_name: str, output_root: "str | None") -> Path:
+    """The folder of a run's 01_data. Raises: UserError: it is not finished."""
+    folder = find_run(output_root, run_name) / "01_data"
+    if not (folder / "stage.json").is_file():
+        raise UserError(f"{folder}: 01_data is not finished; run it first: finer1 run ... --to 01_data")
+    return folder

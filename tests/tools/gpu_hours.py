@@ -6,7 +6,7 @@ A stage's hours are sums of three kinds of work:
 
     reading    tokens x 2 operations a weight (4 more for the backward of all weights, 2 of frozen ones, 2
                more with gradient checkpointing), at USED of the GPU's peak
-               (rows that share a prompt read it once: a cache or `models.packing`, where that is less work)
+               (rows that share a prompt read it once: a cache or packed, `models.sharing`, where that is less work)
     writing    transformers: a batch of completions takes as many steps as its longest; a step reads all weights
                and all keys and values at SPEED of the memory's rate, and never takes less than LAUNCH a layer;
                vLLM: no completion waits for another, VLLM tokens a second
@@ -69,7 +69,7 @@ def reading(shape: Shape, work: Work, rows: float, tokens: float, gpu: Gpu, trai
     if together > 1:
         prompt, whole = work.text + work.picture, tokens
         packed, linear = prompt + together * (tokens - prompt), shape.hidden + 1.5 * shape.intermediate
-        if packed * (linear + packed) < together * whole * (linear + whole):  # as packing.packs_prompts
+        if packed * (linear + packed) < together * whole * (linear + whole):  # as sharing.packs_prompts
             tokens = packed / together
     cost = 2.0
     if train:
