@@ -8,31 +8,37 @@ they get) to rows, as the doctor's; one that breaks stops no other.
 
 import importlib.metadata
 import math
+import statistics
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
-from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, judged, warn
+from finer1_lib.commands.findings import Check, Finding, NotYet, Row, examine, fail, judged, passed, warn
 from finer1_lib.core.errors import UserError
 from finer1_lib.core.images import ImageFile
 from finer1_lib.core.prompts import PROMPTS, question_for, user_message
 from finer1_lib.miniature.base import WEIGHTS
 from finer1_lib.models import loading as models
 from finer1_lib.models.encoding import Encoder, pixels_of, set_pixels, vision_inputs
+from finer1_lib.models.generation import evaluating, sample_ids
 from finer1_lib.models.log_probabilities import score_completions
 from finer1_lib.models.out_of_memory import memory_advice
 from finer1_lib.models.trainable import make_trainable
 from finer1_lib.runs.presets import Plan
 from finer1_lib.training import memory as plans, sft, tapo
-from finer1_lib.training.tapo_config import TripletRow, make_config
+from finer1_lib.training.methods import METHODS, method_config
+from finer1_lib.training.tapo_config import TapoConfig, TripletRow, make_config, tapo_config_from
+from tools.gpu_hours import AGAIN, mean_tokens
 
 WORLD, SFT, TAPO = "00_miniature_world", "02_cot_sft", "03_tapo"
 SIDE = 28  # pixels of an image token
 HALF, SINGLE = 0.05, 1e-3  # bounds of the mean difference of log-probabilities, and the relative one of norms
 UNDER, OVER = 0.6, 1.15  # measured bytes, relative to the planned ones
 TOKENS = 64  # of a completion, where only agreement counts
+TURNS, SAMPLED, WRITTEN = 3, 32, 128  # of the speed check: turns, rollouts together, tokens of each at most
 ANSWER = "<think> red crown, black back </think><answer> Dunen Wren </answer>"
 
 
@@ -307,6 +313,73 @@ def memory(bench: Bench, stage: str) -> list[Row]:
     return [judged(UNDER * planned <= measured <= OVER * planned, text, stage, advice, warn)]
 
 
+def speed(bench: Bench) -> list[Row]:
+    """Rollout tokens, updated rows and prepared images a second, and from them the hours of this preset's 03.
+
+    The model itself samples; an engine's speed shows in `seconds_rollout` of 03's own log.
+    """
+    loaded, values = bench.loaded, bench.plan.parameters
+    config = tapo_config_from(values[TAPO])
+    rows, limit = min(config.generation_batch_size, SAMPLED), min(config.max_new_tokens, WRITTEN)
+    prompt, tokens = bench.prompt(TAPO), []
+
+    def sample() -> None:
+        with evaluating(loaded.model), bench.autocast(), memory_advice(
+                "sampling rollouts", final=False, prompts=rows):
+            drawn = sample_ids(loaded.model, loaded.processor.tokenizer, [prompt] * rows, seed=(len(tokens),),
+                               max_new_tokens=limit, temperature=config.temperature, top_p=config.top_p)
+        tokens.append(sum(map(len, drawn)))
+
+    backward, full = bench.largest(TAPO)
+
+    def update() -> None:
+        bench.training(loaded.gradient_checkpointing or loaded.backend == "unsloth")
+        with memory_advice("a micro-batch of 03_tapo", loaded, training=True,
+                           micro_batch_size=config.micro_batch_size):
+            backward()
+        loaded.model.zero_grad()
+
+    seconds = {work.__name__: [_seconds(work) for _ in range(TURNS)]
+               for work in (sample, update, lambda: bench.prompt(TAPO))}
+    rates = [many / spent for many, spent in zip(tokens, seconds["sample"])]
+    images = [1 / spent for spent in seconds["<lambda>"]]
+    mean = mean_tokens(plans.work_of(TAPO, values[TAPO], trained=values[SFT]))
+    methods = [method_config(name, config) if name in METHODS else config for name in values[TAPO]["methods"]]
+    shorter = (len(prompt.ids) + mean) / (len(prompt.ids) + full)
+    hours = hours_of(methods, mean, statistics.median(rates), statistics.median(seconds["update"]) * shorter)
+    return [passed(f"rollouts {_spread(rates)} tokens/s ({rows} at a time, up to {limit} tokens); an update of "
+                   f"{config.micro_batch_size} rows of {full} tokens {_spread(seconds['update'])} s; images "
+                   f"{_spread(images)}/s; medians of {TURNS} turns [lowest, highest]. By these speeds 03 "
+                   f"({', '.join(values[TAPO]['methods'])}) takes about {hours:.3g} hours at {mean:.0f} tokens a "
+                   "rollout", bench.checkpoint)]
+
+
+def hours_of(methods: "Sequence[TapoConfig]", mean: float, rate: float, micro: float) -> float:
+    """Hours of stage 2: rollouts at `rate` tokens a second, and `micro` seconds for a micro-batch whose rows are
+    scored under their own image and the negative; half of it for a method without a negative.
+    """
+    spent = 0.0
+    for config in methods:
+        rows = config.steps * config.rows_per_step
+        spent += AGAIN * rows * mean / rate
+        spent += rows / config.micro_batch_size * micro * (1 if config.needs_negative else 0.5)
+    return spent / 3600
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    import torch
+
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _spread(values: "Sequence[float]") -> str:
+    return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
+
+
 def vllm(bench: Bench) -> list[Row]:
     """Whether an installed vLLM needs the installed torch."""
     if not bench.vllm:
@@ -332,5 +405,6 @@ CHECKS: dict[str, Check] = {
     "gradients": gradients,
     "memory of SFT": lambda bench: memory(bench, SFT),  # a step, against the plan
     "memory of TAPO": lambda bench: memory(bench, TAPO),
+    "speed": speed,  # tokens, updates and images a second, and this preset's hours from them
     "vLLM": vllm,  # if requested: whether it needs the installed torch
 }

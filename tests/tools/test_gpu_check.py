@@ -14,6 +14,7 @@ from finer1_lib.commands.findings import NotYet, examine
 from finer1_lib.core.errors import UserError
 from finer1_lib.models.log_probabilities import Scored
 from finer1_lib.runs.presets import find_kit, make_plan
+from finer1_lib.training.tapo_config import make_config
 
 SMALL = ["02_cot_sft.micro_batch_size=2", "02_cot_sft.batch_size=2", "03_tapo.micro_batch_size=4",
          "03_tapo.max_new_tokens=24"]
@@ -56,7 +57,8 @@ def test_the_whole_checklist_on_a_cpu(plan, monkeypatch):
     found = {one.check: one for one in gpu_check.run(plan, device="cpu")}
     assert {name: one.level for name, one in found.items()} == {
         "a small run": "pass", "fp16 scaler": "skip", "log-probabilities": "pass", "Unsloth's": "skip",
-        "gradients": "pass", "vLLM": "skip"}, found
+        "gradients": "pass", "speed": "pass", "vLLM": "skip"}, found
+    assert "tokens/s (" in found["speed"].what and " hours at " in found["speed"].what
     assert "TAPO: 2 steps" in found["a small run"].what and "float32" in found["a small run"].where
 
 
@@ -171,3 +173,23 @@ def test_the_presets_settings_reach_the_model(tmp_path):
     assert bench.loaded.trainable.full and bench.loaded.trainable.projector
     assert bench.loaded.gradient_checkpointing
     assert bench.prompt(SFT).grid.tolist() == [[1, 4, 4]]
+
+
+def test_hours_from_measured_speeds():
+    """10 steps of 4 x 4 rollouts: 160, sampled 1.5 times; 40 micro-batches of 4 rows."""
+    tapo = make_config("kit", steps=10, prompts_per_step=4, n_anchor=2, n_positive=2, micro_batch_size=4)
+    sampling = 1.5 * 160 * 90 / 1000
+    assert gpu_check.hours_of([tapo], 90, 1000, 3.0) == pytest.approx((sampling + 40 * 3) / 3600)
+    dapo = dataclasses.replace(tapo, gamma=0.0, eta2=0.0)  # no negative image
+    assert gpu_check.hours_of([tapo, dapo], 90, 1000, 3.0) == pytest.approx((2 * sampling + 40 * 4.5) / 3600)
+
+
+def test_speed_on_a_cpu(ready, monkeypatch):
+    """Its figures are those of the clock: two seconds a turn."""
+    ticks = iter(range(0, 1000, 2))
+    monkeypatch.setattr(gpu_check.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(gpu_check, "sample_ids", lambda model, tokenizer, prompts, **how: [[5] * 10] * len(prompts))
+    (row,) = gpu_check.speed(ready)
+    rows = min(ready.get(TAPO, "generation_batch_size"), gpu_check.SAMPLED)
+    assert f"rollouts {rows * 10 / 2:.3g} [" in row.what and "24 tokens 2 [2, 2] s; images 0.5 [" in row.what
+    assert all(p.grad is None for p in ready.loaded.model.parameters())
