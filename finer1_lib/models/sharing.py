@@ -7,7 +7,7 @@
     places    0  1  2 |  3  4 |  3  4  5      M-RoPE goes on from the prompt for each
 
 Rows have a prompt in common where they share one `Encoded` OBJECT. The results are those of the plain path to
-float rounding, gradients included; `packs_prompts` agrees with tests/benchmarks/benchmark_packing.py. Source: the model is called as in transformers' Qwen2_5_VLModel.forward.
+float rounding, gradients included. Source: the model is called as in transformers' Qwen2_5_VLModel.forward.
 """
 
 import math
