@@ -18,6 +18,7 @@ from finer1_lib.core.faces import Later
 from finer1_lib.models.encoding import Encoded, pad
 
 torch, transformers = Later("torch"), Later("transformers")
+PACKED_FROM = 256  # tokens of a prompt: with shorter ones the mask takes more memory than rows apart
 ROOM = 64  # tokens a cache grows by: keys and values are copied once in so many steps, not in every one
 _KEPT: "weakref.WeakKeyDictionary[Any, tuple]" = weakref.WeakKeyDictionary()  # tower -> (its state, features)
 
@@ -137,7 +138,7 @@ def packs_prompts(base: Any, prompts: Sequence[Encoded], lengths: Sequence[int])
     three of D x I) are (2 D + 3 I) / 2 such pairs. Only "sdpa" attention takes a mask of our own.
     """
     text, (rows, where) = base.config.get_text_config(), distinct(prompts)
-    if text._attn_implementation != "sdpa" or len(rows) == len(prompts):
+    if text._attn_implementation != "sdpa" or min(len(row.ids) for row in rows) < PACKED_FROM:
         return False
     linear = text.hidden_size + 1.5 * text.intermediate_size
     whole = max(len(row.ids) for row in rows) + max(lengths)

@@ -132,12 +132,16 @@ def test_prompts_are_packed_where_that_is_less_work(folder, monkeypatch):
     text = base.config.get_text_config()
     monkeypatch.setattr(text, "hidden_size", 40)
     monkeypatch.setattr(text, "intermediate_size", 40)  # a token is worth 40 + 60 = 100 pairs
+    monkeypatch.setattr(sharing, "PACKED_FROM", 20)
     prompt = Encoded(list(range(5, 25)), None, None)
     # apart: 2 rows of 20 + n tokens, 2 (20 + n) (120 + n); packed: 20 + 2 n, (20 + 2 n) (120 + 2 n)
     assert sharing.packs_prompts(base, [prompt] * 2, [20, 20])  # 60 * 160 = 9,600 < 2 * 40 * 140 = 11,200
     assert sharing.packs_prompts(base, [prompt] * 2, [34, 34])  # 88 * 188 = 16,544 < 2 * 54 * 154 = 16,632
     assert not sharing.packs_prompts(base, [prompt] * 2, [35, 35])  # 90 * 190 = 17,100 > 2 * 55 * 155 = 17,050
     assert not sharing.packs_prompts(base, [prompt, prompt._replace(pixels=None)], [1, 1])  # equal, not one object
+    monkeypatch.setattr(sharing, "PACKED_FROM", 21)
+    assert not sharing.packs_prompts(base, [prompt] * 2, [20, 20])  # too short for the mask's memory
+    monkeypatch.setattr(sharing, "PACKED_FROM", 20)
     monkeypatch.setattr(text, "_attn_implementation", "eager")  # takes an additive mask
     assert not sharing.packs_prompts(base, [prompt] * 2, [20, 20])
 
